@@ -1,0 +1,102 @@
+"""What an engine is: text chunk in, speech tokens, audio out. The pipeline knows nothing else.
+
+Async on purpose: behind these methods an engine owns its threads and may advance all its jobs
+together in one step loop. A job is cancelled by cancelling the task that awaits it; an engine
+looks for that between steps, and its awaitable returns only when the work has really stopped.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.messages import SynthesisParams
+
+TOKENS_PER_SECOND = 25
+"""Speech tokens per second of audio, the unit of `audio_tokens_per_slice`."""
+
+Samples = NDArray[np.float32]
+"""Mono audio, float32 [n], full scale ±1."""
+
+Voice = Any
+"""What an engine makes of a voice's audio: a value that belongs to that engine."""
+
+
+@dataclass(frozen=True)
+class TextChunk:
+    """One piece of the text, short enough to be spoken in one go."""
+
+    text: str
+    index: int
+
+
+@dataclass(frozen=True)
+class SpeechSlice:
+    """Some speech tokens of a text chunk, in the engine's own form; `last` ends the chunk.
+
+    The last slice may be empty: an engine often learns of the end after the fact.
+    """
+
+    tokens: Any
+    index: int
+    last: bool
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """What an engine may use: `device` "cpu" or "cuda", CPU `threads`, the folder of weights."""
+
+    device: str
+    threads: int
+    model_path: str
+
+
+class Decoder(Protocol):
+    """Turns the slices of one job into audio, in order; carries that stream's state."""
+
+    async def decode(self, piece: SpeechSlice) -> Any:
+        """The audio that this slice adds, float [n] at the engine's rate, on its device."""
+        ...
+
+
+class Engine(Protocol):
+    """A speech model. Constructed with an `EngineConfig` on the worker's main thread.
+
+    Raises `StartupError` from the constructor when it cannot load, naming file and reason.
+    """
+
+    name: str
+    sample_rate: int
+    clones_voices: bool
+    compiled: bool
+    default_voice: Voice
+    steps: int
+    """Counts units of work; standing still while jobs run means that the engine hangs."""
+
+    async def prepare_voice(self, samples: Samples, rate: int) -> Voice:
+        """The voice in `samples` (at their native rate, Hz), ready for immediate use."""
+        ...
+
+    def speech_tokens(
+        self, chunk: TextChunk, voice: Voice, params: SynthesisParams
+    ) -> AsyncIterator[SpeechSlice]:
+        """Stage 1: the chunk's speech tokens, `params.audio_tokens_per_slice` at a time."""
+        ...
+
+    def new_decoder(self, voice: Voice, params: SynthesisParams) -> Decoder:
+        """Stage 2, for one job."""
+        ...
+
+    def to_host(self, audio: Any) -> Samples:
+        """Stage 3's first step: what `decode` gave, in main memory. Blocks; called in a thread."""
+        ...
+
+    async def warm_up(self) -> None:
+        """Run every hot path once, so that the first request meets none of it cold."""
+        ...
+
+    async def close(self) -> None:
+        """Stop all threads; no other call follows."""
+        ...

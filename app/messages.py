@@ -1,0 +1,176 @@
+"""Every message between the master and its workers, grouped by channel.
+
+Each channel has one tagged union, so a decoder for a channel refuses anything else. Structs are
+frozen: a message is a value. PCM never sits in a struct: it travels as the frame after it.
+"""
+
+from typing import Literal
+
+import msgspec
+
+OverlapMethod = Literal["full", "zero"]
+
+
+class Message(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """What all messages share."""
+
+
+class SynthesisParams(msgspec.Struct, frozen=True):
+    """How a text is to be spoken; one value from the HTTP request to the engine.
+
+    Lengths are in characters (`text_processing_chunk_size`), in speech tokens of 40 ms
+    (`audio_tokens_per_slice`) or in milliseconds, as their names say. `seed` is always set: a
+    request without one gets a random one when it is accepted, so a retry says the same.
+    """
+
+    cfg_guidance_weight: float
+    synthesis_temperature: float
+    voice_exaggeration_factor: float
+    text_processing_chunk_size: int
+    audio_tokens_per_slice: int
+    remove_leading_milliseconds: int
+    remove_trailing_milliseconds: int
+    chunk_overlap_method: OverlapMethod
+    crossfade_duration_milliseconds: int
+    seed: int
+    repetition_penalty: float = 1.2
+    min_p: float = 0.05
+    top_p: float = 1.0
+
+
+# --- How a worker is told what it is: the first line of its standard input -------------------
+
+
+class WorkerConfig(msgspec.Struct, frozen=True):
+    """Everything a worker process needs to start; it reads no settings of its own."""
+
+    name: str  # of the slot it fills, for people: "gpu0.1"
+    incarnation: int  # unique within the master's life; on every message the worker sends
+    engine: str  # a name or an import path, see engines.registry
+    device: str  # "cpu", or "cuda": the one GPU that CUDA_VISIBLE_DEVICES leaves
+    threads: int  # CPU threads it may compute with
+    model_path: str
+    channels: str  # folder of the sockets
+    voices: str  # folder of decoded voices, one file per digest
+    log_level: str
+    speech_token_queue_max_size: int
+    pcm_chunk_queue_max_size: int
+
+
+# --- Jobs: master → one worker (PUSH/PULL) ----------------------------------------------------
+
+
+class Synthesize(Message):
+    """Speak `text`. `voice` is the digest of a decoded voice; None is the engine's own.
+
+    `live_version`: the job counts as live from that `LiveJobs` version on.
+    `credit`: how many samples it may send before it must wait for a `Credit`.
+    """
+
+    job: str
+    text: str
+    voice: str | None
+    params: SynthesisParams
+    live_version: int
+    credit: int
+
+
+class Credit(Message):
+    """The job may have sent `samples` samples *in all*; a repeated or lost one does no harm."""
+
+    job: str
+    samples: int
+
+
+ToWorker = Synthesize | Credit
+
+
+# --- Broadcast: master → all workers (PUB/SUB), state repeated every second -------------------
+
+
+class LiveJobs(Message):
+    """All jobs that are on some worker and still wanted. One that is not listed is cancelled."""
+
+    version: int
+    jobs: list[str]
+
+
+class Voices(Message):
+    """All voices by id and digest. A worker prepares what is new and drops what is gone."""
+
+    version: int
+    voices: dict[str, str]
+
+
+class Drain(Message):
+    """No further job will come; leave when the running ones are done."""
+
+
+Broadcast = LiveJobs | Voices | Drain
+
+
+# --- Results: workers → master (PUSH/PULL) ------------------------------------------------------
+
+
+class FromWorker(Message, frozen=True):
+    """`incarnation` names the process that sent it: what a dead one sent is dropped."""
+
+    incarnation: int
+
+
+class WorkerReady(FromWorker):
+    """Model loaded, warmed up, every voice of the first `Voices` prepared."""
+
+    model: str
+    sample_rate: int
+    compiled: bool
+
+
+class WorkerFailed(FromWorker):
+    """The worker cannot start, and says why before it exits."""
+
+    message: str
+
+
+class Heartbeat(FromWorker):
+    """Once a second. `steps` stands still while `working` jobs should move: the worker hangs.
+
+    A job that waits for credit is not `working`.
+    """
+
+    steps: int
+    working: int
+
+
+class AudioChunk(FromWorker):
+    """The next frame holds PCM (int16 little-endian, mono); `seq` counts from 0 without a gap."""
+
+    job: str
+    seq: int
+
+
+class JobDone(FromWorker):
+    """The job is complete; the totals must match what arrived."""
+
+    job: str
+    chunks: int
+    samples: int
+
+
+class JobFailed(FromWorker):
+    """The job ended with an error from `errors`, named by its code."""
+
+    job: str
+    code: str
+    message: str
+
+
+class JobCancelled(FromWorker):
+    """The job was no longer wanted, and its work has really stopped."""
+
+    job: str
+
+
+Result = (
+    WorkerReady | WorkerFailed | Heartbeat | AudioChunk | JobDone | JobFailed | JobCancelled
+)
