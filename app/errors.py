@@ -3,12 +3,14 @@
     StartupError                the process cannot start: one line on the terminal, exit code 2
     ServiceError                a request failed: code, HTTP status, error type
     ├── InvalidRequest          400
-    │   ├── EmptyText, UnsupportedFormat, InvalidVoiceId
+    │   ├── EmptyText, InvalidVoiceId
     │   ├── PreloadedVoice      403
+    │   ├── MethodNotAllowed    405
     │   ├── NotAcceptable       406
     │   ├── RequestTooSlow      408
     │   ├── VoiceExists         409
     │   ├── PayloadTooLarge     413
+    │   │   └── TextTooLong
     │   ├── UnsupportedMedia    415
     │   └── UnusableAudio       422
     ├── Unauthenticated         401
@@ -18,7 +20,7 @@
     └── ServerFault             500
         ├── EngineFailed, EncoderFailed, WorkerLost, PoisonRequest
         ├── NotReady, Draining, QueueTimeout, StorageUnavailable    503
-        ├── WorkerStalled       504
+        ├── ClientStalled, WorkerStalled    504
         └── StorageFull         507
 
 Raised anywhere, translated in two places: to HTTP by `api.errors`, to a `JobFailed` message by
@@ -54,10 +56,6 @@ class EmptyText(InvalidRequest):
     code = "empty_text"
 
 
-class UnsupportedFormat(InvalidRequest):
-    code = "unsupported_format"
-
-
 class InvalidVoiceId(InvalidRequest):
     code = "invalid_voice_id"
 
@@ -84,6 +82,10 @@ class VoiceExists(InvalidRequest):
 
 class PayloadTooLarge(InvalidRequest):
     code, status = "payload_too_large", 413
+
+
+class TextTooLong(PayloadTooLarge):
+    code = "text_too_long"
 
 
 class UnsupportedMedia(InvalidRequest):
@@ -144,6 +146,10 @@ class QueueTimeout(ServerFault):
 
 class StorageUnavailable(ServerFault):
     code, status, retry_after_s = "storage_unavailable", 503, 30
+
+
+class ClientStalled(ServerFault):
+    code, status = "client_stalled", 504
 
 
 class WorkerStalled(ServerFault):

@@ -10,6 +10,11 @@ import msgspec
 
 OverlapMethod = Literal["full", "zero"]
 
+SAMPLE_RATE = 24_000
+"""Of all audio between worker and client, in Hz; it is mono, int16 little-endian ("PCM")."""
+
+BYTES_PER_SAMPLE = 2
+
 
 class Message(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """What all messages share."""
@@ -45,7 +50,7 @@ class WorkerConfig(msgspec.Struct, frozen=True):
     """Everything a worker process needs to start; it reads no settings of its own."""
 
     name: str  # of the slot it fills, for people: "gpu0.1"
-    incarnation: int  # unique within the master's life; on every message the worker sends
+    incarnation: int  # unique within the master's life; names its two sockets
     engine: str  # a name or an import path, see engines.registry
     device: str  # "cpu", or "cuda": the one GPU that CUDA_VISIBLE_DEVICES leaves
     threads: int  # CPU threads it may compute with
@@ -60,7 +65,7 @@ class WorkerConfig(msgspec.Struct, frozen=True):
 # --- Jobs: master → one worker (PUSH/PULL) ----------------------------------------------------
 
 
-class Synthesize(Message):
+class Synthesize(Message, frozen=True):
     """Speak `text`. `voice` is the digest of a decoded voice; None is the engine's own.
 
     `live_version`: the job counts as live from that `LiveJobs` version on.
@@ -75,7 +80,7 @@ class Synthesize(Message):
     credit: int
 
 
-class Credit(Message):
+class Credit(Message, frozen=True):
     """The job may have sent `samples` samples *in all*; a repeated or lost one does no harm."""
 
     job: str
@@ -88,51 +93,47 @@ ToWorker = Synthesize | Credit
 # --- Broadcast: master → all workers (PUB/SUB), state repeated every second -------------------
 
 
-class LiveJobs(Message):
+class LiveJobs(Message, frozen=True):
     """All jobs that are on some worker and still wanted. One that is not listed is cancelled."""
 
     version: int
     jobs: list[str]
 
 
-class Voices(Message):
+class Voices(Message, frozen=True):
     """All voices by id and digest. A worker prepares what is new and drops what is gone."""
 
     version: int
     voices: dict[str, str]
 
 
-class Drain(Message):
+class Drain(Message, frozen=True):
     """No further job will come; leave when the running ones are done."""
 
 
 Broadcast = LiveJobs | Voices | Drain
 
 
-# --- Results: workers → master (PUSH/PULL) ------------------------------------------------------
+# --- Results: a worker → master (PUSH/PULL) -----------------------------------------------------
+# Each incarnation of a worker has a socket of its own, so nothing of a dead one can be mistaken.
 
 
-class FromWorker(Message, frozen=True):
-    """`incarnation` names the process that sent it: what a dead one sent is dropped."""
-
-    incarnation: int
-
-
-class WorkerReady(FromWorker):
+class WorkerReady(Message, frozen=True):
     """Model loaded, warmed up, every voice of the first `Voices` prepared."""
 
     model: str
     sample_rate: int
+    clones_voices: bool
     compiled: bool
 
 
-class WorkerFailed(FromWorker):
+class WorkerFailed(Message, frozen=True):
     """The worker cannot start, and says why before it exits."""
 
     message: str
 
 
-class Heartbeat(FromWorker):
+class Heartbeat(Message, frozen=True):
     """Once a second. `steps` stands still while `working` jobs should move: the worker hangs.
 
     A job that waits for credit is not `working`.
@@ -142,14 +143,14 @@ class Heartbeat(FromWorker):
     working: int
 
 
-class AudioChunk(FromWorker):
+class AudioChunk(Message, frozen=True):
     """The next frame holds PCM (int16 little-endian, mono); `seq` counts from 0 without a gap."""
 
     job: str
     seq: int
 
 
-class JobDone(FromWorker):
+class JobDone(Message, frozen=True):
     """The job is complete; the totals must match what arrived."""
 
     job: str
@@ -157,7 +158,7 @@ class JobDone(FromWorker):
     samples: int
 
 
-class JobFailed(FromWorker):
+class JobFailed(Message, frozen=True):
     """The job ended with an error from `errors`, named by its code."""
 
     job: str
@@ -165,12 +166,11 @@ class JobFailed(FromWorker):
     message: str
 
 
-class JobCancelled(FromWorker):
+class JobCancelled(Message, frozen=True):
     """The job was no longer wanted, and its work has really stopped."""
 
     job: str
 
 
-Result = (
-    WorkerReady | WorkerFailed | Heartbeat | AudioChunk | JobDone | JobFailed | JobCancelled
-)
+JobResult = AudioChunk | JobDone | JobFailed | JobCancelled
+Result = WorkerReady | WorkerFailed | Heartbeat | JobResult

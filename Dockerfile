@@ -1,0 +1,92 @@
+# syntax=docker/dockerfile:1
+
+# The speech service with its model, for an NVIDIA GPU (driver 525 or newer).
+#
+#   docker build -t chatterbox-tts:latest .
+#   docker build -t chatterbox-tts:latest --build-arg DOWNLOAD_WEIGHTS=0 .
+#
+# The second leaves the weights (3 GB) out: mount a folder that has them on /app/models, filled by
+# `docker run --rm -v FOLDER:/app/models chatterbox-tts:latest models download`.
+#
+# The service is uid 1000 in the container. To let it write to a host folder of another owner, run
+# it as that owner (`--user "$(id -u):$(id -g)"`, any uid works) or hand the folder over
+# (`sudo chown 1000:1000 voices`).
+#
+# It writes to its volumes, /tmp and /cache only, so the rest may be read-only:
+#
+#   docker run --read-only --tmpfs /tmp --tmpfs /cache:exec …
+#
+# `exec`, because compiled kernels are loaded from there. A volume on /cache (`-v tts-cache:/cache`)
+# keeps them for the next start.
+
+# "base" is the CUDA runtime without the math libraries: torch's wheels bring their own. 24.04 for
+# its Python 3.12.
+FROM nvidia/cuda:12.6.3-base-ubuntu24.04 AS base
+ENV PATH=/venv/bin:$PATH \
+    PYTHONUNBUFFERED=1
+
+
+FROM base AS packages
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends python3-venv \
+    && rm -rf /var/lib/apt/lists/* \
+    && python3 -m venv /venv
+# With the extra "preview", so that MODEL=preview works: piper-tts in it is under the GPL, version 3.
+COPY .ci/requirements.txt /tmp/
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip install --require-hashes -r /tmp/requirements.txt
+
+
+# `chatterbox-tts models download`, by the only files that it consists of: no other change of the
+# code makes 3 GB be fetched, pushed and pulled again.
+FROM packages AS weights
+ARG DOWNLOAD_WEIGHTS=1
+WORKDIR /app
+COPY app/__init__.py app/errors.py app/weights.py app/
+RUN mkdir models \
+    && if [ "$DOWNLOAD_WEIGHTS" != 0 ]; then \
+        python -c "from pathlib import Path; from app.weights import download; download(Path('models'))"; \
+    fi
+
+
+FROM base
+# What Triton needs to build its launchers at run time.
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends gcc libc6-dev python3 python3-dev \
+    && rm -rf /var/lib/apt/lists/*
+
+WORKDIR /app
+COPY --link --from=packages /venv /venv
+COPY --link --from=weights --chown=1000:1000 /app/models ./models
+COPY pyproject.toml README.md LICENSE ./
+COPY app ./app
+COPY preloaded-voices ./preloaded-voices
+# Like /tmp, for whatever uid the container runs as.
+RUN pip install --no-cache-dir --no-deps --no-build-isolation -e . \
+    && mkdir -p voices /cache \
+    && chmod 1777 voices preloaded-voices /cache
+
+# NVIDIA_REQUIRE_CUDA: the base image's own demand, 12.6, is more than torch's CUDA 12.4 has.
+ENV MODEL=chatterbox \
+    PORT=8000 \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    NVIDIA_REQUIRE_CUDA="cuda>=12.0" \
+    HOME=/cache \
+    HF_HOME=/cache/huggingface \
+    NUMBA_CACHE_DIR=/cache/numba \
+    TMPDIR=/tmp \
+    TORCHINDUCTOR_CACHE_DIR=/cache/inductor \
+    TRITON_CACHE_DIR=/cache/triton \
+    XDG_CACHE_HOME=/cache
+
+USER 1000:1000
+VOLUME ["/app/voices", "/app/preloaded-voices"]
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+# Not urllib, which would send this through a proxy; digits only, because a PORT that comes by
+# --env-file still has its quotes and comments.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=10m --retries=3 \
+    CMD ["python", "-c", "import http.client, os, re, sys; port = re.search('[0-9]+', os.environ['PORT'])[0]; api = http.client.HTTPConnection('127.0.0.1', int(port), timeout=4); api.request('GET', '/ready'); sys.exit(api.getresponse().status != 200)"]
+ENTRYPOINT ["chatterbox-tts"]
+CMD ["serve"]

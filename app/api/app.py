@@ -1,0 +1,59 @@
+"""The FastAPI application: routes, their order of middleware, the documentation pages."""
+
+from urllib.parse import quote
+
+from fastapi import FastAPI, Request
+from fastapi.openapi.docs import get_swagger_ui_html
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import HTMLResponse
+
+from app import __version__
+from app.api.dependencies import Services
+from app.api.errors import handle_errors
+from app.api.middleware import ApiKey, RequestLog
+from app.api.routes import speech, system, voices
+
+EXPOSED_HEADERS = ("X-Request-ID", "X-TTS-Model", "X-TTS-Notice", "X-Sample-Rate", "Retry-After")
+
+
+def create_app(services: Services) -> FastAPI:
+    """The whole API. Outermost first: CORS (answers preflights), the log, the key, the routes."""
+    settings = services.master.settings
+    app = FastAPI(
+        title="Chatterbox TTS Server",
+        version=__version__,
+        debug=settings.debug,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.services = services
+    for router in (speech.router, voices.router, system.router, system.probes):
+        app.include_router(router)
+    app.add_api_route("/docs", _docs, include_in_schema=False)
+    handle_errors(app)
+    app.add_middleware(ApiKey, api_key=settings.api_key.get_secret_value().strip())
+    app.add_middleware(RequestLog)
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=settings.cors_origins,
+        allow_methods=("GET", "HEAD", "POST", "DELETE"),
+        allow_headers=("*",),
+        expose_headers=EXPOSED_HEADERS,
+    )
+    return app
+
+
+def create_probe_app(services: Services) -> FastAPI:
+    """What `PORT_HEALTH` serves: liveness and readiness, without a key."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.services = services
+    app.include_router(system.probes)
+    handle_errors(app)
+    return app
+
+
+async def _docs(request: Request) -> HTMLResponse:
+    """The page asks for the schema with the key that it was asked for with."""
+    key = request.query_params.get("api_key")
+    schema = f"openapi.json?api_key={quote(key, safe='')}" if key else "openapi.json"
+    return get_swagger_ui_html(openapi_url=schema, title=request.app.title)

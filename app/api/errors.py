@@ -1,0 +1,54 @@
+"""The one place where an error becomes an HTTP answer, in the one error shape."""
+
+import logging
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from app.errors import InvalidRequest, MethodNotAllowed, NotFound, ServiceError
+
+log = logging.getLogger(__name__)
+
+
+def error_response(error: ServiceError) -> JSONResponse:
+    """The error's status, body and headers."""
+    body = {
+        "message": error.message,
+        "type": error.type,
+        "code": error.code,
+        "param": error.param,
+    }
+    headers = {"Cache-Control": "no-store"}
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(error.retry_after_s)
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse({"error": body}, error.status, headers)
+
+
+def handle_errors(app: FastAPI) -> None:
+    """Translate everything that a route may raise."""
+
+    @app.exception_handler(ServiceError)
+    async def ours(request: Request, error: ServiceError) -> JSONResponse:
+        return error_response(error)
+
+    @app.exception_handler(HTTPException)
+    async def the_frameworks(request: Request, error: HTTPException) -> JSONResponse:
+        kinds = {404: NotFound, 405: MethodNotAllowed}
+        response = error_response(kinds.get(error.status_code, InvalidRequest)(str(error.detail)))
+        response.headers.update(error.headers or {})
+        return response
+
+    @app.exception_handler(RequestValidationError)
+    async def its_validation(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        param = str(first["loc"][-1]) if first["loc"] else None
+        return error_response(InvalidRequest(first["msg"], param=param))
+
+    @app.exception_handler(Exception)
+    async def a_bug(request: Request, error: Exception) -> JSONResponse:
+        log.error("a bug in %s", request.url.path, exc_info=error)
+        return error_response(ServiceError("an internal error; the log has the details"))

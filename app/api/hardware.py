@@ -1,0 +1,70 @@
+"""The load of the machine, in the shape that `/system-status` shows. Blocking; for a thread."""
+
+from typing import Any
+
+import psutil
+from pydantic import BaseModel
+
+from app.master.devices import handles, nvml_session
+
+GIB = 2**30
+"""What the contract calls a GB."""
+
+
+class Memory(BaseModel):
+    total: float
+    used: float
+    free: float
+
+
+class Ram(Memory):
+    percent_used: float
+
+
+class Cpu(BaseModel):
+    utilization_percent: float
+    ram_gb: Ram
+
+
+class GpuUtilization(BaseModel):
+    gpu: int
+    memory: int
+
+
+class Gpu(BaseModel):
+    device_id: int
+    utilization_percent: GpuUtilization
+    memory_gb: Memory
+
+
+def cpu_load() -> Cpu:
+    """Utilisation since the last call; used memory is what is not available."""
+    memory = psutil.virtual_memory()
+    used = memory.total - memory.available
+    ram = Ram(
+        total=_gib(memory.total),
+        used=_gib(used),
+        free=_gib(memory.available),
+        percent_used=memory.percent,
+    )
+    return Cpu(utilization_percent=psutil.cpu_percent(), ram_gb=ram)
+
+
+def gpu_load() -> list[Gpu]:
+    """Every GPU of the machine; none without a driver."""
+    with nvml_session() as nvml:
+        return [_gpu(nvml, index, handle) for index, handle in handles(nvml)]
+
+
+def _gpu(nvml: Any, index: int, handle: Any) -> Gpu:
+    rates = nvml.nvmlDeviceGetUtilizationRates(handle)
+    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    return Gpu(
+        device_id=index,
+        utilization_percent=GpuUtilization(gpu=rates.gpu, memory=rates.memory),
+        memory_gb=Memory(total=_gib(memory.total), used=_gib(memory.used), free=_gib(memory.free)),
+    )
+
+
+def _gib(size: int) -> float:
+    return round(size / GIB, 2)

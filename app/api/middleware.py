@@ -1,0 +1,94 @@
+"""What every request passes before its route: a name and a log line, then the key.
+
+Plain ASGI, so that nothing is buffered and no body is read before the key was seen.
+"""
+
+import hashlib
+import hmac
+import logging
+import re
+from time import monotonic
+from urllib.parse import parse_qs
+from uuid import uuid4
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.errors import error_response
+from app.errors import Unauthenticated
+
+log = logging.getLogger(__name__)
+
+OPEN_PATHS = frozenset({"/", "/health", "/ready", "/ping"})
+"""What may be asked without a key; everything else may not."""
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
+
+
+class RequestLog:
+    """Gives each request an id (the client's, if it sent a proper one) and a line in the log.
+
+    Routes find it as `request.state.request_id`. The query is not logged: it may hold the key.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        sent = Headers(scope=scope).get("x-request-id", "")
+        request_id = sent if _REQUEST_ID.fullmatch(sent) else uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+        began, status = monotonic(), 0
+
+        async def with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, with_id)
+        finally:
+            log.log(
+                logging.DEBUG if scope["path"] in OPEN_PATHS else logging.INFO,
+                "%s %s %s %d %.3f s",
+                request_id,
+                scope["method"],
+                scope["path"],
+                status,
+                monotonic() - began,
+            )
+
+
+class ApiKey:
+    """Lets through what carries the key: `X-API-Key`, `Authorization: Bearer`, or `?api_key=`."""
+
+    def __init__(self, app: ASGIApp, api_key: str) -> None:
+        self._app = app
+        self._digest = _digest(api_key)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in OPEN_PATHS or self._has_key(scope):
+            await self._app(scope, receive, send)
+            return
+        refusal = Unauthenticated("the API key is missing or wrong")
+        await error_response(refusal)(scope, receive, send)
+
+    def _has_key(self, scope: Scope) -> bool:
+        headers = Headers(scope=scope)
+        given = [headers.get("x-api-key", "")]
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer":
+            given.append(token.strip())
+        query = scope["query_string"].decode("latin-1")
+        given += parse_qs(query, max_num_fields=100).get("api_key", []) if query else []
+        # Digests, so that the time taken tells nothing of the key, not even its length.
+        return any(hmac.compare_digest(_digest(key), self._digest) for key in given)
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode(errors="surrogateescape")).digest()

@@ -1,0 +1,44 @@
+"""Which audio format an `Accept` header asks for."""
+
+from app.api.schemas import FormatName
+from app.errors import NotAcceptable
+
+_FORMATS: dict[str, FormatName] = {
+    "audio/wav": "wav",
+    "audio/x-wav": "wav",
+    "audio/wave": "wav",
+    "audio/mpeg": "mp3",
+    "audio/mp3": "mp3",
+    "audio/mp4": "fmp4",
+    "audio/webm": "webm",
+    "audio/pcm": "raw_pcm",
+    "audio/*": "wav",
+    "*/*": "wav",
+}
+
+
+def negotiate(accept: str) -> FormatName:
+    """The supported type that the client likes best, the first of equals; nothing asked → wav.
+
+    Raises `NotAcceptable` if every type it names is one that this service does not make.
+    """
+    wishes = [wish for wish in map(_parse, accept.split(",")) if wish]
+    if not wishes:
+        return "wav"
+    for media_type, quality in sorted(wishes, key=lambda wish: -wish[1]):
+        if quality > 0 and media_type in _FORMATS:
+            return _FORMATS[media_type]
+    raise NotAcceptable(f"none of {accept} is made here; see the parameter 'format'")
+
+
+def _parse(item: str) -> tuple[str, float] | None:
+    media_type, *parameters = (part.strip().lower() for part in item.split(";"))
+    quality = 1.0
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.strip() == "q":
+            try:
+                quality = float(value)
+            except ValueError:
+                quality = 0.0
+    return (media_type, quality) if media_type else None

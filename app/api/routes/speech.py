@@ -1,0 +1,123 @@
+"""`/tts/generate`: a text in, audio out while it is being made."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from app.api.body import read_json_object
+from app.api.dependencies import Services, ServicesOf
+from app.api.negotiation import negotiate
+from app.api.schemas import FormatName, SpeechRequest, from_json, from_query
+from app.api.speech_response import SpeechResponse
+from app.audio.encoder import ENCODERS, Encoder
+from app.errors import TextTooLong
+from app.messages import SAMPLE_RATE
+from app.text import clean
+
+router = APIRouter(tags=["speech"])
+
+BYTES_PER_CHARACTER = 12
+"""Of JSON, at most: one outside the Basic Multilingual Plane, written as two \\u escapes."""
+
+BYTES_OF_OTHER_PARAMETERS = 16_384
+
+_SCHEMA = SpeechRequest.model_json_schema(by_alias=False)
+_AUDIO = {"200": {"description": "The audio.", "content": {"audio/*": {}}}}
+_BODY: dict[str, Any] = {
+    "responses": _AUDIO,
+    "requestBody": {"required": True, "content": {"application/json": {"schema": _SCHEMA}}},
+}
+_QUERY: dict[str, Any] = {
+    "responses": _AUDIO,
+    "parameters": [
+        {
+            "name": name,
+            "in": "query",
+            "required": name in _SCHEMA["required"],
+            "description": schema.get("description", ""),
+            "schema": schema,
+        }
+        for name, schema in _SCHEMA["properties"].items()
+    ],
+}
+
+
+@router.post("/tts/generate", openapi_extra=_BODY, summary="Speak a text (JSON)")
+async def generate(request: Request, services: ServicesOf) -> Response:
+    """For long texts and servers; parameters in a JSON object."""
+    longest = services.master.settings.max_text_length * BYTES_PER_CHARACTER
+    values = await read_json_object(request, longest + BYTES_OF_OTHER_PARAMETERS)
+    return _speak(request, services, from_json(values))
+
+
+@router.get("/tts/generate", openapi_extra=_QUERY, summary="Speak a text (URL)")
+async def generate_from_url(request: Request, services: ServicesOf) -> Response:
+    """For an audio tag's `src`; the same parameters in the query."""
+    return _speak(request, services, from_query(request.query_params))
+
+
+@router.head("/tts/generate", include_in_schema=False)
+async def describe(request: Request, services: ServicesOf) -> Response:
+    """What GET would answer, without a job."""
+    wanted = from_query(request.query_params)
+    _checked_text(wanted, services)
+    encoder = _encoder(request, wanted)
+    response = Response(headers=_headers(services, encoder, wanted))
+    del response.headers["content-length"]  # of a stream, it is not known
+    return response
+
+
+def _speak(request: Request, services: Services, wanted: SpeechRequest) -> SpeechResponse:
+    """Check everything, then pin the voice, submit the job and answer with its stream."""
+    master = services.master
+    text = _checked_text(wanted, services)
+    encoder = _encoder(request, wanted)
+    voice = master.voices.pin(wanted.voice_id) if wanted.voice_id is not None else None
+
+    def release_voice() -> None:
+        if voice is not None:
+            master.voices.unpin(voice)
+
+    try:
+        params = wanted.params(master.settings.synthesis_params())
+        stream = master.dispatcher.submit(request.state.request_id, text, voice, params)
+    except BaseException:
+        release_voice()
+        raise
+    return SpeechResponse(
+        stream,
+        encoder,
+        services.encoder_threads,
+        _headers(services, encoder, wanted),
+        whole=not wanted.stream,
+        on_end=release_voice,
+    )
+
+
+def _checked_text(wanted: SpeechRequest, services: Services) -> str:
+    text, longest = clean(wanted.text), services.master.settings.max_text_length
+    if len(text) > longest:
+        raise TextTooLong(
+            f"the text has {len(text)} characters, {longest} are allowed", param="text"
+        )
+    return text
+
+
+def _encoder(request: Request, wanted: SpeechRequest) -> Encoder:
+    name: FormatName = wanted.format or negotiate(request.headers.get("accept", ""))
+    return ENCODERS[name](SAMPLE_RATE)
+
+
+def _headers(services: Services, encoder: Encoder, wanted: SpeechRequest) -> dict[str, str]:
+    headers = {
+        "Content-Type": encoder.media_type,
+        "Cache-Control": "no-store",
+        "X-Accel-Buffering": "no",
+        "X-Sample-Rate": str(SAMPLE_RATE),
+    }
+    if ready := services.master.supervisor.ready:
+        headers["X-TTS-Model"] = ready.model
+        if wanted.voice_id is not None and not ready.clones_voices:
+            headers["X-TTS-Notice"] = f"the {ready.model} voice ignores voice_id"
+    return headers

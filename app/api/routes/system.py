@@ -1,0 +1,126 @@
+"""`/system-status`, `/health`, `/ready`, `/ping`: how the service is."""
+
+import asyncio
+from typing import Any, Literal
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from app import __version__
+from app.api.dependencies import Services, ServicesOf
+from app.api.hardware import Cpu, Gpu, cpu_load, gpu_load
+from app.errors import Draining, NotReady, ServerFault
+from app.master.supervisor import Seat
+
+router = APIRouter(tags=["system"])
+probes = APIRouter(tags=["system"])
+"""What `PORT_HEALTH` serves too."""
+
+
+class WorkerStatus(BaseModel):
+    id: str
+    device: str
+    state: str
+    slots: int
+    busy: int
+    restarts: int
+    pid: int | None
+    last_error: str | None
+
+
+class QueueStatus(BaseModel):
+    waiting: int
+    running: int
+    limit: int
+
+
+class SystemStatus(BaseModel):
+    cpu: Cpu
+    gpus: list[Gpu]
+    workers: list[WorkerStatus]
+    queue: QueueStatus
+
+
+class Health(BaseModel):
+    status: Literal["starting", "ready", "draining", "degraded"]
+    model: str
+    version: str
+    compiled: bool
+    notice: str | None = None
+
+
+@router.get("/system-status", summary="CPU, memory, GPUs, workers, queue")
+async def system_status(services: ServicesOf) -> SystemStatus:
+    """Measured in a thread: the drivers may take their time."""
+    cpu, gpus = await asyncio.to_thread(lambda: (cpu_load(), gpu_load()))
+    dispatcher, supervisor = services.master.dispatcher, services.master.supervisor
+    slots = services.master.settings.concurrent_requests_per_worker
+    return SystemStatus(
+        cpu=cpu,
+        gpus=gpus,
+        workers=[_worker(seat, slots) for seat in supervisor.seats],
+        queue=QueueStatus(
+            waiting=dispatcher.waiting, running=dispatcher.running, limit=dispatcher.limit
+        ),
+    )
+
+
+@probes.api_route("/health", methods=["GET", "HEAD"], summary="The process is alive")
+async def health(services: ServicesOf) -> Health:
+    """200 whatever `status` says."""
+    ready = services.master.supervisor.ready
+    notice = None
+    if ready and not ready.clones_voices:
+        notice = f"the {ready.model} voice ignores voice_id: voice cloning needs Chatterbox"
+    return Health(
+        status=_status(services),
+        model=services.master.model,
+        version=__version__,
+        compiled=bool(ready and ready.compiled),
+        notice=notice,
+    )
+
+
+@probes.api_route("/ready", methods=["GET", "HEAD"], summary="Speech can be had")
+async def ready(services: ServicesOf) -> dict[str, str]:
+    """200 when a worker is warm and every voice present at start is prepared, else 503."""
+    if fault := _why_not_ready(services):
+        raise fault
+    return {"status": "ready"}
+
+
+@probes.api_route("/ping", methods=["GET", "HEAD"], summary="For RunPod's load balancer")
+async def ping(services: ServicesOf) -> Response:
+    """200 when ready, 204 while starting."""
+    return Response(status_code=204 if _why_not_ready(services) else 200)
+
+
+def _why_not_ready(services: Services) -> ServerFault | None:
+    if services.master.dispatcher.draining:
+        return Draining("the server is shutting down")
+    if not services.master.supervisor.ready:
+        return NotReady("no worker is ready")
+    return None
+
+
+def _status(services: Services) -> Any:
+    seats = services.master.supervisor.seats
+    if services.master.dispatcher.draining:
+        return "draining"
+    if services.master.supervisor.ready:
+        return "ready"
+    return "starting" if any(seat.state == "starting" for seat in seats) else "degraded"
+
+
+def _worker(seat: Seat, slots: int) -> WorkerStatus:
+    return WorkerStatus(
+        id=seat.id,
+        device=seat.device.name,
+        state=seat.state,
+        slots=slots,
+        busy=seat.busy,
+        restarts=seat.restarts,
+        pid=seat.pid,
+        last_error=seat.last_error,
+    )

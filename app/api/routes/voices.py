@@ -1,0 +1,73 @@
+"""`/voices`: upload, list, delete."""
+
+import errno
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel
+from starlette.datastructures import UploadFile
+
+from app.api.body import limit_body
+from app.api.dependencies import ServicesOf
+from app.errors import InvalidRequest, StorageFull
+from app.master.master import MB
+from app.voice_files import checked_voice_id
+
+router = APIRouter(prefix="/voices", tags=["voices"])
+
+MULTIPART_OVERHEAD_BYTES = 65_536
+
+_UPLOAD = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {"file": {"type": "string", "format": "binary"}},
+                }
+            }
+        },
+    }
+}
+
+
+class Uploaded(BaseModel):
+    voice_id: str
+    message: str
+
+
+class Deleted(BaseModel):
+    message: str
+
+
+@router.post("", status_code=201, openapi_extra=_UPLOAD, summary="Upload a voice")
+async def upload(request: Request, services: ServicesOf, replace: bool = False) -> Uploaded:
+    """The file name becomes the `voice_id`. `replace=true` swaps an existing one."""
+    voices, settings = services.master.voices, services.master.settings
+    limited = limit_body(request, settings.max_upload_mb * MB + MULTIPART_OVERHEAD_BYTES)
+    try:
+        async with limited.form(max_files=1, max_fields=4) as form:
+            file = form.get("file")
+            if not isinstance(file, UploadFile) or not file.filename:
+                raise InvalidRequest("send one file, as the multipart field 'file'", param="file")
+            voice_id = checked_voice_id(file.filename)
+            await voices.add(voice_id, file.file, replace=replace)
+    except OSError as error:  # of the temporary file that the upload is spooled to
+        if error.errno == errno.ENOSPC:
+            raise StorageFull("there is no space left for the upload") from None
+        raise
+    return Uploaded(voice_id=voice_id, message="Voice uploaded successfully.")
+
+
+@router.get("", summary="List voices")
+async def list_voices(services: ServicesOf) -> list[str]:
+    """The ids of all voices that can be asked for."""
+    return services.master.voices.ids()
+
+
+@router.delete("/{voice_id}", summary="Delete a voice")
+async def delete(voice_id: str, services: ServicesOf) -> Deleted:
+    """Only uploaded ones; a generation that was accepted before ends with the voice it had."""
+    await services.master.voices.delete(voice_id)
+    return Deleted(message=f"Voice '{voice_id}' deleted successfully.")

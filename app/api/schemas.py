@@ -1,0 +1,139 @@
+"""What `/tts/generate` accepts, in a query or in JSON, and what becomes of it."""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from starlette.datastructures import QueryParams
+
+from app.errors import InvalidRequest
+from app.messages import OverlapMethod, SynthesisParams
+
+FormatName = Literal["wav", "mp3", "fmp4", "raw_pcm", "webm"]
+
+
+def _also(name: str, *aliases: str) -> AliasChoices:
+    return AliasChoices(name, *aliases)
+
+
+class SpeechRequest(BaseModel):
+    """A text and how to speak it; what is left out comes from the settings."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+
+    text: Annotated[
+        str, Field(description="The text to be spoken.", examples=["Hello, this is a voice."])
+    ]
+    voice_id: Annotated[
+        str | None,
+        Field(None, description="A voice that `GET /voices` lists; the default voice if absent."),
+    ]
+    format: Annotated[
+        FormatName | None,
+        Field(None, description="The audio format; overrides the `Accept` header."),
+    ]
+    cfg_guidance_weight: Annotated[
+        float | None,
+        Field(
+            None,
+            ge=0,
+            le=3,
+            validation_alias=_also("cfg_guidance_weight", "cfg_weight"),
+            description="How closely the speech follows the text.",
+        ),
+    ]
+    synthesis_temperature: Annotated[
+        float | None,
+        Field(
+            None,
+            ge=0.05,
+            le=5,
+            validation_alias=_also("synthesis_temperature", "temperature"),
+            description="Randomness: higher is more varied.",
+        ),
+    ]
+    voice_exaggeration_factor: Annotated[
+        float | None,
+        Field(
+            None,
+            ge=0,
+            le=2,
+            validation_alias=_also("voice_exaggeration_factor", "exaggeration"),
+            description="Expressiveness of the voice.",
+        ),
+    ]
+    text_processing_chunk_size: Annotated[
+        int | None, Field(None, ge=20, le=500, description="Characters per text chunk, at most.")
+    ]
+    audio_tokens_per_slice: Annotated[
+        int | None,
+        Field(None, ge=5, le=500, description="Speech tokens (40 ms each) per slice of audio."),
+    ]
+    remove_leading_milliseconds: Annotated[
+        int | None, Field(None, ge=0, le=5000, description="Trimmed from each chunk's start.")
+    ]
+    remove_trailing_milliseconds: Annotated[
+        int | None, Field(None, ge=0, le=5000, description="Trimmed from each chunk's end.")
+    ]
+    chunk_overlap_method: Annotated[
+        OverlapMethod | None,
+        Field(
+            None,
+            validation_alias=_also("chunk_overlap_method", "chunk_overlap_strategy"),
+            description="`full`: seamless; `zero`: simply concatenated.",
+        ),
+    ]
+    crossfade_duration_milliseconds: Annotated[
+        int | None, Field(None, ge=0, le=500, description="Crossfade between audio chunks.")
+    ]
+    seed: Annotated[
+        int | None,
+        Field(None, ge=0, le=2**32 - 1, description="The same seed gives the same audio."),
+    ]
+    repetition_penalty: Annotated[
+        float | None, Field(None, ge=1, le=3, description="Discourages repeated speech tokens.")
+    ]
+    min_p: Annotated[
+        float | None, Field(None, ge=0, le=1, description="Least relative probability.")
+    ]
+    top_p: Annotated[
+        float | None, Field(None, gt=0, le=1, description="Nucleus of the probability.")
+    ]
+    stream: Annotated[
+        bool, Field(True, description="False: the whole file at once, with its true size.")
+    ]
+
+    def params(self, defaults: SynthesisParams) -> SynthesisParams:
+        """`defaults`, with what was asked for in their place."""
+        asked = {name: getattr(self, name) for name in SynthesisParams.__struct_fields__}
+        given = {name: value for name, value in asked.items() if value is not None}
+        return msgspec.structs.replace(defaults, **given)
+
+
+def from_json(values: dict[str, Any]) -> SpeechRequest:
+    """Strict: no strings or booleans for numbers. Raises `InvalidRequest` naming the parameter."""
+    try:
+        return SpeechRequest.model_validate(values, strict=True)
+    except ValidationError as error:
+        raise _complaint(error) from None
+
+
+def from_query(query: QueryParams) -> SpeechRequest:
+    """As `from_json`, of the same names and bounds; `api_key` is none of its business."""
+    values: dict[str, str] = {}
+    for name, value in query.multi_items():
+        if name in values:
+            raise InvalidRequest(f"{name!r} is given twice", param=name)
+        if name != "api_key":
+            values[name] = value
+    try:
+        return SpeechRequest.model_validate_strings(values)
+    except ValidationError as error:
+        raise _complaint(error) from None
+
+
+def _complaint(error: ValidationError) -> InvalidRequest:
+    first = error.errors(include_url=False, include_input=False)[0]
+    param = str(first["loc"][0]) if first["loc"] else None
+    what = "no such parameter" if first["type"] == "extra_forbidden" else first["msg"]
+    return InvalidRequest(f"{param}: {what}", param=param)

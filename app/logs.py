@@ -1,0 +1,25 @@
+"""How log lines look, in the master and in its workers alike."""
+
+import logging
+import multiprocessing
+import sys
+
+LINE = "%(asctime)s %(levelname)-7s %(processName)s: %(message)s"
+
+
+class OneLine(logging.Formatter):
+    """Escapes line breaks in messages, so that no client can forge a line."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = record.message.replace("\r", "\\r").replace("\n", "\\n")
+        return super().formatMessage(record)
+
+
+def set_up_logging(level: str, process: str) -> None:
+    """One handler on standard error for everything; `process` says who is speaking."""
+    multiprocessing.current_process().name = process
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(OneLine(LINE))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    for chatty in ("httpx", "urllib3", "filelock", "multipart", "python_multipart"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -1,0 +1,84 @@
+"""The devices that workers run on: every visible GPU, or else the CPU.
+
+Counted with NVML, because the master never loads torch. A GPU is named by its UUID wherever it
+matters: NVML's order is not CUDA's.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pynvml
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Device:
+    """`name` is for people (`gpu0`, `cpu`); `uuid` is None for the CPU."""
+
+    name: str
+    kind: str  # "cuda" or "cpu"
+    uuid: str | None = None
+
+    def environment(self) -> dict[str, str]:
+        """What pins a process to this device."""
+        return {"CUDA_VISIBLE_DEVICES": self.uuid or ""}
+
+
+CPU = Device("cpu", "cpu")
+
+
+def detect(visible: str | None) -> list[Device]:
+    """All GPUs that `visible` (`CUDA_VISIBLE_DEVICES`: indices or UUIDs) allows; else the CPU."""
+    with nvml_session() as nvml:
+        gpus = [
+            Device(f"gpu{index}", "cuda", _text(nvml.nvmlDeviceGetUUID(handle)))
+            for index, handle in handles(nvml)
+        ]
+    return _allowed(gpus, visible) or [CPU]
+
+
+@contextmanager
+def nvml_session() -> Iterator[Any]:
+    """NVML, initialised; None where there is no driver."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        log.debug("no NVML: %s", error)
+        yield None
+        return
+    try:
+        yield pynvml
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def handles(nvml: Any) -> Iterator[tuple[int, Any]]:
+    """Index and handle of each GPU."""
+    for index in range(nvml.nvmlDeviceGetCount() if nvml else 0):
+        yield index, nvml.nvmlDeviceGetHandleByIndex(index)
+
+
+def _allowed(gpus: list[Device], visible: str | None) -> list[Device]:
+    if visible is None:
+        return gpus
+    chosen = []
+    for wanted in (part.strip() for part in visible.split(",")):
+        match = next((gpu for gpu in gpus if _is(gpu, wanted)), None)
+        if match is None:
+            break  # as CUDA does: what follows an invalid entry is invisible
+        chosen.append(match)
+    return chosen
+
+
+def _is(gpu: Device, wanted: str) -> bool:
+    if wanted.isdigit():
+        return gpu.name == f"gpu{int(wanted)}"
+    return bool(wanted) and (gpu.uuid or "").startswith(wanted)
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value

@@ -1,0 +1,341 @@
+"""The dispatcher: accepted jobs enter, each leaves by exactly one end of its stream.
+
+Called by the speech route (`submit`, and through the stream it returns), by the supervisor
+(`attach`, `detach`, `handle`) and by the master's clock (`tick`). It owns the queue, the map of
+which worker has which job, and the streams; it knows neither processes nor HTTP.
+
+    submit → queue (FIFO, bounded) → a worker with a free slot → JobStream → done | error | closed
+
+A slot is busy from `Synthesize` until the worker's word that the job is over, or its death.
+"""
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from time import monotonic
+
+from app.errors import (
+    ClientStalled,
+    Draining,
+    NotReady,
+    PoisonRequest,
+    QueueFull,
+    QueueTimeout,
+    ServerFault,
+    ServiceError,
+    WorkerLost,
+    from_code,
+)
+from app.master.stream import JobStream
+from app.messages import (
+    BYTES_PER_SAMPLE,
+    AudioChunk,
+    Broadcast,
+    Credit,
+    JobCancelled,
+    JobDone,
+    JobFailed,
+    JobResult,
+    LiveJobs,
+    SynthesisParams,
+    Synthesize,
+    ToWorker,
+)
+
+log = logging.getLogger(__name__)
+
+MAX_KILLS = 2
+"""A job that was on so many workers when they died is not given to another."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """All bounds of the dispatcher; audio in samples, times in seconds."""
+
+    queued: int
+    queue_timeout_s: float
+    ahead_samples: int
+    client_stall_s: float
+
+
+@dataclass(eq=False)
+class Worker:
+    """One ready worker process, as far as dispatching is concerned."""
+
+    name: str
+    slots: int
+    send: Callable[[ToWorker], bool]
+    jobs: dict[str, "Job"] = field(default_factory=dict)
+    last_used: int = 0
+    finished: int = 0
+
+    @property
+    def free(self) -> bool:
+        return len(self.jobs) < self.slots
+
+
+@dataclass(eq=False)
+class Job:
+    """One accepted request on its way."""
+
+    id: str
+    text: str
+    voice: str | None
+    params: SynthesisParams
+    stream: JobStream
+    accepted_at: float
+    deadline: asyncio.TimerHandle | None = None
+    worker: Worker | None = None
+    kills: int = 0
+    granted: int = 0
+    chunks: int = 0
+    samples: int = 0
+
+
+class Dispatcher:
+    """See the module. All methods run on the event loop and none of them waits."""
+
+    def __init__(self, limits: Limits, broadcast: Callable[[Broadcast], None]) -> None:
+        self._limits = limits
+        self._broadcast = broadcast
+        self._queue: OrderedDict[str, Job] = OrderedDict()
+        self._workers: list[Worker] = []
+        self._open: set[JobStream] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._live_version = 0
+        self._accepted = 0
+        self._turn = 0
+        self._accepting = False
+        self.draining = False
+
+    # --- what the speech route does -------------------------------------------------------------
+
+    def submit(
+        self, request_id: str, text: str, voice: str | None, params: SynthesisParams
+    ) -> JobStream:
+        """Accept a job, or raise `Draining`, `NotReady` or `QueueFull`."""
+        if self.draining:
+            raise Draining("the server is shutting down")
+        if not self._accepting:
+            raise NotReady("no worker is ready yet")
+        if len(self._queue) >= self._limits.queued and not self._free_worker():
+            raise QueueFull(f"{len(self._queue)} requests are waiting already")
+        stream = JobStream()
+        self._accepted += 1
+        job = Job(f"{request_id}#{self._accepted}", text, voice, params, stream, monotonic())
+        stream.on_taken = lambda samples: self._grant(job, samples)
+        stream.on_close = lambda: self._closed(job)
+        self._open.add(stream)
+        self._idle.clear()
+        self._enqueue(job)
+        self._dispatch()
+        return stream
+
+    # --- what the supervisor does ---------------------------------------------------------------
+
+    def attach(self, worker: Worker) -> None:
+        """A worker is ready for jobs."""
+        self._workers.append(worker)
+        self._dispatch()
+
+    def detach(self, worker: Worker, reason: ServerFault) -> None:
+        """A worker is gone, and all that it sent has been handled.
+
+        Its jobs of which the client has heard nothing yet are given to another worker, unless
+        they have killed one before or `reason` is not `WorkerLost`.
+        """
+        if worker in self._workers:
+            self._workers.remove(worker)
+        lost, worker.jobs = list(worker.jobs.values()), {}
+        for job in reversed(lost):
+            job.worker = None
+            job.kills += 1
+            if job.stream.ended:
+                continue
+            if job.stream.started or not isinstance(reason, WorkerLost):
+                self._end(job, reason)
+            elif job.kills >= MAX_KILLS:
+                self._end(job, PoisonRequest("the workers that tried this request died of it"))
+            else:
+                log.info(
+                    "job %s retried: worker %s died before its first byte", job.id, worker.name
+                )
+                job.stream.restart()
+                self._enqueue(job, first=True)
+        self._dispatch()
+
+    def accept(self, accepting: bool) -> None:
+        """Whether a worker is ready or will be again; if not, what waits is told so."""
+        self._accepting = accepting
+        if not accepting:
+            for job in list(self._queue.values()):
+                self._leave_queue(job)
+                self._end(job, NotReady("no worker can be started"))
+
+    def handle(self, worker: Worker, message: JobResult, pcm: bytes) -> None:
+        """One message of a live worker's about one of its jobs."""
+        job = worker.jobs.get(message.job)
+        if job is None:
+            return  # of a job it was never given: nobody's
+        match message:
+            case AudioChunk():
+                self._chunk(job, message.seq, pcm)
+            case JobDone():
+                worker.finished += 1
+                self._done(job, message)
+            case JobFailed():
+                self._end(job, from_code(message.code, message.message))
+            case JobCancelled():
+                self._end(job, ServerFault("the job was cancelled"))
+        if not isinstance(message, AudioChunk):
+            job.worker = None
+            del worker.jobs[job.id]
+            self._dispatch()
+
+    # --- what the master does -------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Once a second: repeat what broadcasts may have lost, look for stalled clients."""
+        self._publish()
+        now = monotonic()
+        for job in self._running():
+            if not job.stream.ended and job.stream.untaken_s(now) > self._limits.client_stall_s:
+                self._end(job, ClientStalled("the client took nothing for too long"))
+
+    def drain(self) -> None:
+        """Accept nothing more; what was accepted goes on."""
+        self.draining = True
+
+    async def idle(self) -> None:
+        """Returns when no stream is open."""
+        await self._idle.wait()
+
+    def abort(self) -> None:
+        """End every open stream with an error."""
+        for job in [*self._queue.values(), *self._running()]:
+            self._leave_queue(job)
+            self._end(job, Draining("the server is shutting down"))
+        for stream in self._open:
+            stream.end(Draining("the server is shutting down"))
+
+    @property
+    def limit(self) -> int:
+        return self._limits.queued
+
+    @property
+    def waiting(self) -> int:
+        return len(self._queue)
+
+    @property
+    def running(self) -> int:
+        return sum(len(worker.jobs) for worker in self._workers)
+
+    # --- inside ---------------------------------------------------------------------------------
+
+    def _enqueue(self, job: Job, *, first: bool = False) -> None:
+        self._queue[job.id] = job
+        if first:
+            self._queue.move_to_end(job.id, last=False)
+        job.deadline = asyncio.get_running_loop().call_later(
+            self._limits.queue_timeout_s, self._timed_out, job
+        )
+
+    def _leave_queue(self, job: Job) -> None:
+        self._queue.pop(job.id, None)
+        if job.deadline:
+            job.deadline.cancel()
+
+    def _timed_out(self, job: Job) -> None:
+        self._leave_queue(job)
+        self._end(job, QueueTimeout(f"no worker was free for {self._limits.queue_timeout_s:g} s"))
+
+    def _free_worker(self) -> Worker | None:
+        free = [worker for worker in self._workers if worker.free]
+        return min(free, key=lambda worker: worker.last_used, default=None)
+
+    def _dispatch(self) -> None:
+        while self._queue and (worker := self._free_worker()):
+            job = next(iter(self._queue.values()))
+            self._leave_queue(job)
+            self._start(job, worker)
+
+    def _start(self, job: Job, worker: Worker) -> None:
+        self._turn += 1
+        worker.last_used = self._turn
+        worker.jobs[job.id] = job
+        job.worker = worker
+        self._live_version += 1
+        job.chunks = job.samples = 0
+        job.granted = self._limits.ahead_samples
+        message = Synthesize(
+            job.id, job.text, job.voice, job.params, self._live_version, job.granted
+        )
+        log.info("job %s sent to worker %s after %.3f s", job.id, worker.name, _age(job))
+        if not worker.send(message):
+            log.error("worker %s takes no messages; job %s waits for its end", worker.name, job.id)
+
+    def _chunk(self, job: Job, seq: int, pcm: bytes) -> None:
+        if job.stream.ended:
+            return
+        if seq != job.chunks:
+            self._end(job, WorkerLost(f"audio chunk {seq} came in place of {job.chunks}"))
+            return
+        job.chunks += 1
+        job.samples += len(pcm) // BYTES_PER_SAMPLE
+        job.stream.put(pcm)
+
+    def _done(self, job: Job, message: JobDone) -> None:
+        if (message.chunks, message.samples) == (job.chunks, job.samples):
+            self._end(job, None)
+        else:
+            self._end(job, WorkerLost("audio was lost between worker and master"))
+
+    def _end(self, job: Job, error: ServiceError | None) -> None:
+        """The one terminal event of a job; a second one is no event."""
+        if job.stream.ended:
+            return
+        verb = f"failed ({error.code}: {error.message})" if error else "done"
+        log.info("job %s %s after %.3f s, %d samples", job.id, verb, _age(job), job.samples)
+        job.stream.end(error)
+        if error:
+            self._cancel_on_worker()
+
+    def _grant(self, job: Job, taken: int) -> None:
+        """The client has taken `taken` samples in all: let the worker go on, in quarter windows."""
+        allowed = taken + self._limits.ahead_samples
+        if job.worker and allowed - job.granted >= self._limits.ahead_samples // 4:
+            job.granted = allowed
+            job.worker.send(Credit(job.id, allowed))
+
+    def _closed(self, job: Job) -> None:
+        """The route is done with the stream: the job's end, or a client that left before it."""
+        self._open.discard(job.stream)
+        if not self._open:
+            self._idle.set()
+        if job.id in self._queue:
+            self._leave_queue(job)
+            log.info("job %s cancelled while queued, after %.3f s", job.id, _age(job))
+        elif not job.stream.ended:
+            log.info("job %s cancelled after %.3f s", job.id, _age(job))
+        if not job.stream.ended:
+            job.stream.end(ServerFault("the job was cancelled"))
+            self._cancel_on_worker()
+
+    def _running(self) -> list[Job]:
+        return [job for worker in self._workers for job in worker.jobs.values()]
+
+    def _cancel_on_worker(self) -> None:
+        """A job has left the live ones: say so at once."""
+        self._live_version += 1
+        self._publish()
+
+    def _publish(self) -> None:
+        live = [job.id for job in self._running() if not job.stream.ended]
+        self._broadcast(LiveJobs(self._live_version, live))
+
+
+def _age(job: Job) -> float:
+    return monotonic() - job.accepted_at

@@ -1,0 +1,133 @@
+"""The master: everything behind the HTTP server, put together.
+
+`running` is its whole life: channels, voices, dispatcher and supervisor come up in this order and
+go down in the other. The API holds one `Master` and calls its parts.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import zmq
+
+from app.master.devices import Device, detect
+from app.master.dispatcher import Dispatcher, Limits
+from app.master.runtime import RuntimeFolder, runtime_folder
+from app.master.supervisor import Policy, Supervisor
+from app.messages import SAMPLE_RATE, Voices, WorkerConfig
+from app.settings import Settings, cpu_count, visible_cuda_devices
+from app.transport import Broadcaster, broadcast_address
+from app.voices import VoiceStore
+
+log = logging.getLogger(__name__)
+
+REPEAT_STATE_S = 1.0
+WATCH_VOICES_S = 2.0
+MB = 1_048_576
+
+
+class Master:
+    """The service without HTTP. `model` names the engine that its workers run."""
+
+    def __init__(self, settings: Settings, model: str, folder: RuntimeFolder) -> None:
+        self.settings = settings
+        self.model = model
+        self._folder = folder
+        self._context: zmq.Context[Any] = zmq.Context()
+        self._broadcaster = Broadcaster(self._context, broadcast_address(folder.channels))
+        self._voices_version = 0
+        self.voices = VoiceStore(
+            settings.voices_dir,
+            settings.preloaded_voices_dir,
+            folder.voices,
+            settings.max_upload_mb * MB,
+        )
+        self.voices.on_change = self._voices_changed
+        limits = Limits(
+            settings.max_queued_requests,
+            settings.queue_timeout_seconds,
+            int(settings.max_ahead_seconds * SAMPLE_RATE),
+            settings.client_stall_seconds,
+        )
+        self.dispatcher = Dispatcher(limits, self._broadcaster.send)
+        policy = Policy(
+            settings.concurrent_requests_per_worker,
+            settings.worker_start_seconds,
+            settings.worker_stall_seconds,
+        )
+        self.supervisor = Supervisor(self._context, self.dispatcher, self._broadcaster.send, policy)
+
+    @classmethod
+    @asynccontextmanager
+    async def running(cls, settings: Settings, model: str) -> AsyncIterator["Master"]:
+        """Raises `StartupError` if the folders for voices or sockets cannot be used."""
+        with runtime_folder() as folder:
+            master = cls(settings, model, folder)
+            try:
+                master._start_workers(detect(visible_cuda_devices()))
+                await master.voices.scan()
+                background = [
+                    asyncio.create_task(master._repeat_state(), name="repeat state"),
+                    asyncio.create_task(master.voices.watch(WATCH_VOICES_S), name="watch voices"),
+                ]
+                try:
+                    yield master
+                finally:
+                    for task in background:
+                        task.cancel()
+                    await asyncio.gather(*background, return_exceptions=True)
+            finally:
+                await master.supervisor.stop()
+                master._close()
+
+    async def drain(self, grace_s: float) -> None:
+        """Refuse new jobs; returns when the accepted ones are over, aborting what takes longer."""
+        self.dispatcher.drain()
+        try:
+            await asyncio.wait_for(self.dispatcher.idle(), grace_s)
+        except TimeoutError:
+            self.dispatcher.abort()
+
+    def _start_workers(self, devices: list[Device]) -> None:
+        per_device = self.settings.workers_per_device
+        threads = max(1, cpu_count() // (len(devices) * per_device))
+        for device in devices:
+            for number in range(per_device):
+                config = self._worker_config(f"{device.name}.{number}", device.kind, threads)
+                self.supervisor.start(config, device)
+
+    def _worker_config(self, name: str, device_kind: str, threads: int) -> WorkerConfig:
+        settings = self.settings
+        return WorkerConfig(
+            name=name,
+            incarnation=0,
+            engine=self.model,
+            device=device_kind,
+            threads=threads,
+            model_path=str(settings.model_path),
+            channels=str(self._folder.channels),
+            voices=str(self._folder.voices),
+            log_level=settings.effective_log_level,
+            speech_token_queue_max_size=settings.tts_speech_token_queue_max_size,
+            pcm_chunk_queue_max_size=settings.tts_pcm_chunk_queue_max_size,
+        )
+
+    async def _repeat_state(self) -> None:
+        while True:
+            await asyncio.sleep(REPEAT_STATE_S)
+            self.dispatcher.tick()
+            self._publish_voices(self.voices.snapshot())
+
+    def _voices_changed(self, snapshot: dict[str, str]) -> None:
+        self._voices_version += 1
+        self._publish_voices(snapshot)
+
+    def _publish_voices(self, snapshot: dict[str, str]) -> None:
+        self._broadcaster.send(Voices(self._voices_version, snapshot))
+
+    def _close(self) -> None:
+        self.voices.close()
+        self._broadcaster.close()
+        self._context.term()

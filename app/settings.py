@@ -1,0 +1,263 @@
+"""The settings: one `Settings` value, read once from the environment and `.env`.
+
+Nothing else in the project reads the environment. Field names in capitals are the variables'
+names; descriptions and defaults here are what `.env.example` and the README's tables show.
+"""
+
+import difflib
+import os
+import re
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from dotenv import dotenv_values
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from app.errors import StartupError
+from app.messages import OverlapMethod, SynthesisParams
+
+ENV_FILE = Path(".env")
+
+_QUOTED = re.compile(r"""^(['"])(?P<value>.*?)\1\s*(?:#.*)?$""")
+_COMMENT = re.compile(r"\s+#.*$")
+
+
+class Settings(BaseSettings):
+    """How this process is to run. Raises `ValidationError` for values out of range."""
+
+    model_config = SettingsConfigDict(
+        env_file=ENV_FILE, extra="ignore", frozen=True, protected_namespaces=()
+    )
+
+    # Core
+    api_key: SecretStr = Field(
+        SecretStr(""), description="**(Required)** Your secret API key for securing the service."
+    )
+    host: str = Field("0.0.0.0", description="The host address for the application server.")  # noqa: S104
+    port: int = Field(8000, ge=1, le=65535, description="The port for the application server.")
+    debug: bool = Field(False, description="Debug logging and FastAPI's debug pages.")
+    log_level: Literal["CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG"] = Field(
+        "INFO", description="The logging level (e.g., `INFO`, `DEBUG`)."
+    )
+    workers_per_device: int = Field(
+        1, ge=1, le=64, description="Worker processes to spawn per detected GPU or CPU device."
+    )
+    concurrent_requests_per_worker: int = Field(
+        1, ge=1, le=256, description="Maximum number of concurrent TTS requests per worker."
+    )
+    voices_dir: Path = Field(
+        Path("voices/"), description="Directory where custom voices are stored."
+    )
+    preloaded_voices_dir: Path = Field(
+        Path("preloaded-voices/"), description="Directory for preloaded voices."
+    )
+    model_path: Path = Field(
+        Path("models"), description="Path to the directory containing TTS models."
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("*",), description="Comma-separated list of allowed origins."
+    )
+
+    # Engine
+    model: str = Field(
+        "auto",
+        pattern=r"^(auto|chatterbox|preview|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$",
+        description="`chatterbox`, `preview` (the built-in voice), `auto` (Chatterbox if its "
+        "weights are in `MODEL_PATH`, else preview), or `module:Class` of an engine of your own.",
+    )
+    tts_voice_exaggeration_factor: float = Field(
+        0.5, ge=0, le=2, description="Controls the expressiveness of the voice."
+    )
+    tts_cfg_guidance_weight: float = Field(
+        0.5, ge=0, le=3, description="How strongly the model adheres to the text prompt."
+    )
+    tts_synthesis_temperature: float = Field(
+        0.8, ge=0.05, le=5, description="Controls the randomness of the output."
+    )
+    tts_text_processing_chunk_size: int = Field(
+        150,
+        ge=20,
+        le=500,
+        description="Max characters per text chunk. Smaller values can reduce latency.",
+    )
+    tts_audio_tokens_per_slice: int = Field(
+        35,
+        ge=5,
+        le=500,
+        description="Number of audio tokens per slice during streaming. Affects granularity.",
+    )
+    tts_remove_leading_milliseconds: int = Field(
+        0, ge=0, le=5000, description="Milliseconds to trim from the start of the audio."
+    )
+    tts_remove_trailing_milliseconds: int = Field(
+        0, ge=0, le=5000, description="Milliseconds to trim from the end of the audio."
+    )
+    tts_chunk_overlap_strategy: OverlapMethod = Field(
+        "full", description='Strategy for overlapping audio chunks: `"full"` or `"zero"`.'
+    )
+    tts_crossfade_duration_milliseconds: int = Field(
+        30, ge=0, le=500, description="Duration of the crossfade between audio chunks."
+    )
+    tts_speech_token_queue_max_size: int = Field(
+        2,
+        ge=1,
+        le=1000,
+        description="Buffer size between T3 and S3Gen. Smaller values (`~2`) reduce initial "
+        "latency.",
+    )
+    tts_pcm_chunk_queue_max_size: int = Field(
+        3,
+        ge=1,
+        le=1000,
+        description="Buffer size for outgoing audio. Smaller values (`~3`) reduce latency but "
+        "increase stutter risk.",
+    )
+
+    # Limits
+    max_text_length: int = Field(20_000, ge=1, le=1_000_000, description="Characters per request.")
+    max_upload_mb: int = Field(25, ge=1, le=1024, description="Largest voice file, in MB.")
+    max_queued_requests: int = Field(
+        100, ge=0, le=100_000, description="Requests that may wait; more are answered 429."
+    )
+    queue_timeout_seconds: float = Field(
+        60, gt=0, le=86_400, description="Longest wait in the queue; then 503 `queue_timeout`."
+    )
+    max_ahead_seconds: float = Field(
+        60, gt=0, le=3600, description="Audio a job may be ahead of its client before it pauses."
+    )
+    client_stall_seconds: float = Field(
+        600,
+        gt=0,
+        le=86_400,
+        description="A client that takes nothing for so long, while its job holds a slot, is "
+        "cancelled.",
+    )
+    worker_stall_seconds: float = Field(
+        120,
+        gt=0,
+        le=86_400,
+        description="A busy worker that makes no step for so long is killed and replaced.",
+    )
+    worker_start_seconds: float = Field(
+        900, gt=0, le=86_400, description="A worker that is not ready after so long is replaced."
+    )
+    shutdown_grace_seconds: float = Field(
+        30,
+        ge=0,
+        le=86_400,
+        description="How long running streams may finish after SIGTERM (Docker's own limit is 10 "
+        "unless `--stop-timeout` says more).",
+    )
+    port_health: int | None = Field(
+        None, ge=1, le=65535, description="A second port that answers `/ping` (RunPod)."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_a_shell_would_read_them(cls, values: Any) -> Any:
+        """`docker run --env-file` hands on quotes and comments verbatim."""
+        return {name: _unquote(value) for name, value in values.items()}
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper(cls, value: Any) -> Any:
+        return value.upper() if isinstance(value, str) else value
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(
+                origin.strip().rstrip("/") for origin in value.split(",") if origin.strip()
+            )
+        return value
+
+    @field_validator("port_health", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: Any) -> Any:
+        return None if value == "" else value
+
+    def synthesis_params(self) -> SynthesisParams:
+        """The parameters of a request that asks for nothing special; a new seed each time."""
+        return SynthesisParams(
+            cfg_guidance_weight=self.tts_cfg_guidance_weight,
+            synthesis_temperature=self.tts_synthesis_temperature,
+            voice_exaggeration_factor=self.tts_voice_exaggeration_factor,
+            text_processing_chunk_size=self.tts_text_processing_chunk_size,
+            audio_tokens_per_slice=self.tts_audio_tokens_per_slice,
+            remove_leading_milliseconds=self.tts_remove_leading_milliseconds,
+            remove_trailing_milliseconds=self.tts_remove_trailing_milliseconds,
+            chunk_overlap_method=self.tts_chunk_overlap_strategy,
+            crossfade_duration_milliseconds=self.tts_crossfade_duration_milliseconds,
+            seed=secrets.randbits(32),
+        )
+
+    @property
+    def effective_log_level(self) -> str:
+        return "DEBUG" if self.debug else self.log_level
+
+
+def load_settings(*, api_key_required: bool) -> Settings:
+    """The settings of this process.
+
+    Raises `StartupError` with one line for each variable that is wrong.
+    """
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        raise StartupError("\n".join(_complaints(error))) from None
+    if api_key_required and not settings.api_key.get_secret_value().strip():
+        raise StartupError("API_KEY is not set: choose a secret key, e.g. API_KEY=… in .env")
+    return settings
+
+
+def unknown_names(env_file: Path = ENV_FILE) -> list[str]:
+    """One warning for each name in `.env` that looks like one of ours but is none."""
+    if not env_file.is_file():
+        return []
+    return list(_doubtful(dotenv_values(env_file)))
+
+
+def _doubtful(names: Iterable[str]) -> Iterable[str]:
+    ours = [field.upper() for field in Settings.model_fields]
+    for name in names:
+        if name.upper() in ours:
+            continue
+        near = difflib.get_close_matches(name.upper(), ours, n=1, cutoff=0.8)
+        if near:
+            yield f"{name} in .env is not a setting; did you mean {near[0]}?"
+        elif name.startswith("TTS_"):
+            yield f"{name} in .env is not a setting"
+
+
+def _unquote(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    value = value.strip()
+    quoted = _QUOTED.match(value)
+    return quoted["value"] if quoted else _COMMENT.sub("", value)
+
+
+def _complaints(error: ValidationError) -> Iterable[str]:
+    for detail in error.errors():
+        name = str(detail["loc"][0]).upper() if detail["loc"] else "settings"
+        shown = "" if name == "API_KEY" else f" (it is {detail['input']!r})"
+        yield f"{name}: {detail['msg']}{shown}"
+
+
+def visible_cuda_devices() -> str | None:
+    """`CUDA_VISIBLE_DEVICES`, by which an operator keeps GPUs from this service."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def child_environment(**extra: str) -> dict[str, str]:
+    """What a child process sees of this one's environment: all but the key, and `extra`."""
+    return {name: value for name, value in os.environ.items() if name != "API_KEY"} | extra
+
+
+def cpu_count() -> int:
+    """The cores this process may use, which a container may have limited."""
+    return len(os.sched_getaffinity(0))

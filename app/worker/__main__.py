@@ -1,0 +1,3 @@
+from app.worker.main import main
+
+main()

@@ -1,0 +1,134 @@
+"""The jobs of one worker: id → task, each with its credit and exactly one last message.
+
+Called by `worker.main` with what arrives on the channels.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable
+from time import monotonic
+from typing import Protocol
+
+from app.errors import EngineFailed, ServiceError
+from app.messages import (
+    BYTES_PER_SAMPLE,
+    AudioChunk,
+    Credit,
+    JobCancelled,
+    JobDone,
+    JobFailed,
+    LiveJobs,
+    Result,
+    Synthesize,
+)
+from app.worker.pipeline import Pipeline
+from app.worker.voices import PreparedVoices
+
+log = logging.getLogger(__name__)
+
+
+class Send(Protocol):
+    """How a message leaves for the master."""
+
+    def __call__(self, message: Result, pcm: bytes | None = None) -> Awaitable[None]: ...
+
+
+class Job:
+    """One text being spoken. Sends its audio, but not more of it than it has credit for."""
+
+    def __init__(self, message: Synthesize, send: Send) -> None:
+        self.id = message.job
+        self.live_version = message.live_version
+        self.began_at = monotonic()
+        self.waits_for_credit = False
+        self.chunks = 0
+        self.samples = 0
+        self._credit = message.credit
+        self._credit_came = asyncio.Event()
+        self._send = send
+
+    def grant(self, samples: int) -> None:
+        """`samples` in all may be sent; less than before is an old message."""
+        self._credit = max(self._credit, samples)
+        self._credit_came.set()
+
+    async def emit(self, pcm: bytes) -> None:
+        """Send PCM as the next audio chunk, as soon as there is credit left."""
+        while self.samples >= self._credit:
+            self._credit_came.clear()
+            self.waits_for_credit = True
+            try:
+                await self._credit_came.wait()
+            finally:
+                self.waits_for_credit = False
+        await self._send(AudioChunk(self.id, self.chunks), pcm)
+        self.chunks += 1
+        self.samples += len(pcm) // BYTES_PER_SAMPLE
+
+
+class Jobs:
+    """All running jobs; forgets each when its last message has left."""
+
+    def __init__(self, pipeline: Pipeline, voices: PreparedVoices, send: Send) -> None:
+        self._pipeline = pipeline
+        self._voices = voices
+        self._send = send
+        self._running: dict[str, tuple[Job, asyncio.Task[None]]] = {}
+        self._ends: set[asyncio.Task[None]] = set()
+
+    def start(self, message: Synthesize) -> None:
+        job = Job(message, self._send)
+        speaking = asyncio.create_task(self._speak(job, message), name=f"speak {job.id}")
+        self._running[job.id] = (job, speaking)
+        end = asyncio.create_task(self._end(job, speaking), name=f"end {job.id}")
+        self._ends.add(end)
+        end.add_done_callback(self._ends.discard)
+
+    def credit(self, message: Credit) -> None:
+        if message.job in self._running:
+            self._running[message.job][0].grant(message.samples)
+
+    def keep(self, live: LiveJobs) -> None:
+        """Cancel what is no longer wanted; a list older than a job says nothing about it."""
+        for job, speaking in self._running.values():
+            unwanted = job.id not in live.jobs and job.live_version <= live.version
+            if unwanted and not speaking.cancelling():
+                speaking.cancel()
+
+    async def finish(self) -> None:
+        """Returns when no job runs."""
+        while self._ends:
+            await asyncio.wait(self._ends)
+
+    @property
+    def working(self) -> int:
+        return sum(not job.waits_for_credit for job, _ in self._running.values())
+
+    async def _speak(self, job: Job, message: Synthesize) -> None:
+        voice = await self._voices.get(message.voice)
+        await self._pipeline.run(message.text, voice, message.params, job.emit)
+
+    async def _end(self, job: Job, speaking: "asyncio.Task[None]") -> None:
+        """However the speaking ends: exactly one last message."""
+        await asyncio.wait([speaking])
+        message = _last_message(job, speaking)
+        await self._send(message)
+        del self._running[job.id]
+        log.info("job %s %s after %.3f s", job.id, _verb(message), monotonic() - job.began_at)
+
+
+def _last_message(job: Job, speaking: "asyncio.Task[None]") -> JobDone | JobFailed | JobCancelled:
+    if speaking.cancelled():
+        return JobCancelled(job.id)
+    match speaking.exception():
+        case None:
+            return JobDone(job.id, job.chunks, job.samples)
+        case ServiceError() as error:
+            return JobFailed(job.id, error.code, error.message)
+        case error:
+            log.error("job %s failed in the engine", job.id, exc_info=error)
+            return JobFailed(job.id, EngineFailed.code, "the speech engine failed")
+
+
+def _verb(message: JobDone | JobFailed | JobCancelled) -> str:
+    return {JobDone: "spoken", JobFailed: "failed", JobCancelled: "cancelled"}[type(message)]

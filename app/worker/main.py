@@ -1,0 +1,152 @@
+"""A worker process: configuration on standard input, jobs in, audio out, until its master goes.
+
+Started by `master.process`. Standard input stays open as a lifeline: its end, like the parent's
+death, ends the worker at once. Signals meant for the whole service are the master's business.
+"""
+
+import asyncio
+import ctypes
+import faulthandler
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import msgspec
+import zmq.asyncio
+
+from app.engines.base import Engine, EngineConfig
+from app.engines.registry import load_engine
+from app.errors import StartupError
+from app.logs import set_up_logging
+from app.messages import (
+    Credit,
+    Drain,
+    Heartbeat,
+    LiveJobs,
+    Synthesize,
+    Voices,
+    WorkerConfig,
+    WorkerFailed,
+    WorkerReady,
+)
+from app.transport import (
+    BroadcastReceiver,
+    JobReceiver,
+    ResultSender,
+    broadcast_address,
+    jobs_address,
+    results_address,
+)
+from app.worker.jobs import Jobs
+from app.worker.pipeline import Pipeline, QueueSizes
+from app.worker.voices import PreparedVoices
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_S = 1.0
+LAST_WORDS_MS = 2000
+PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    _die_with_the_master()
+    config = msgspec.json.decode(sys.stdin.buffer.readline(), type=WorkerConfig)
+    threading.Thread(target=_watch_lifeline, name="lifeline", daemon=True).start()
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    set_up_logging(config.log_level, config.name)
+    sys.exit(asyncio.run(_live(config)))
+
+
+async def _live(config: WorkerConfig) -> int:
+    """Load, say so, work until drained; the exit code."""
+    context = zmq.asyncio.Context()
+    channels = Path(config.channels)
+    results = ResultSender(context, results_address(channels, config.incarnation))
+    broadcast = BroadcastReceiver(context, broadcast_address(channels))
+    jobs = JobReceiver(context, jobs_address(channels, config.incarnation))
+    try:
+        engine = load_engine(
+            config.engine, EngineConfig(config.device, config.threads, config.model_path)
+        )
+        await _work(config, engine, jobs, broadcast, results)
+        await engine.close()
+    except StartupError as error:
+        await results.send(WorkerFailed(str(error)))
+        return 1
+    finally:
+        jobs.close()
+        broadcast.close()
+        results.close(LAST_WORDS_MS)
+        context.term()
+    return 0
+
+
+async def _work(
+    config: WorkerConfig,
+    engine: Engine,
+    incoming: JobReceiver,
+    broadcast: BroadcastReceiver,
+    results: ResultSender,
+) -> None:
+    sizes = QueueSizes(config.speech_token_queue_max_size, config.pcm_chunk_queue_max_size)
+    pipeline = Pipeline(engine, sizes)
+    voices = PreparedVoices(engine, Path(config.voices))
+    jobs = Jobs(pipeline, voices, results.send)
+    voices_known = asyncio.Event()
+    drained = asyncio.Event()
+
+    async def take_jobs() -> None:
+        while True:
+            match await incoming.receive():
+                case Synthesize() as job:
+                    jobs.start(job)
+                case Credit() as credit:
+                    jobs.credit(credit)
+
+    async def follow_broadcast() -> None:
+        while True:
+            match await broadcast.receive():
+                case LiveJobs() as live:
+                    jobs.keep(live)
+                case Voices() as known:
+                    voices.follow(set(known.voices.values()))
+                    voices_known.set()
+                case Drain():
+                    drained.set()
+
+    async def beat() -> None:
+        while True:
+            await results.send(Heartbeat(pipeline.steps, jobs.working))
+            await asyncio.sleep(HEARTBEAT_S)
+
+    async with asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(job()) for job in (take_jobs, follow_broadcast, beat)]
+        await engine.warm_up()
+        await voices_known.wait()
+        await voices.settled()
+        await results.send(
+            WorkerReady(engine.name, engine.sample_rate, engine.clones_voices, engine.compiled)
+        )
+        log.info("ready")
+        await drained.wait()
+        await jobs.finish()
+        for task in running:
+            task.cancel()
+    pipeline.close()
+
+
+def _die_with_the_master() -> None:
+    """The kernel kills this process when the master dies, however it dies (Linux)."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _watch_lifeline() -> None:
+    """The master never writes again: whatever ends this read, the master is gone."""
+    os.read(sys.stdin.fileno(), 1)
+    os._exit(0)

@@ -1,0 +1,59 @@
+"""The voices a worker has prepared, by digest. Follows the master's `Voices` broadcast."""
+
+import asyncio
+import logging
+from pathlib import Path
+from time import monotonic
+
+from app.audio.decode import load_decoded
+from app.engines.base import Engine, Voice
+
+log = logging.getLogger(__name__)
+
+
+class PreparedVoices:
+    """Prepares each voice once, one after the other; a job holds the value it was given."""
+
+    def __init__(self, engine: Engine, folder: Path) -> None:
+        self._engine = engine
+        self._folder = folder
+        self._prepared: dict[str, asyncio.Task[Voice]] = {}
+        self._one_at_a_time = asyncio.Lock()
+
+    def follow(self, digests: set[str]) -> None:
+        """Begin to prepare what is new, drop what is gone."""
+        for digest in digests - self._prepared.keys():
+            self._begin(digest)
+        for digest in self._prepared.keys() - digests:
+            del self._prepared[digest]
+
+    async def settled(self) -> None:
+        """Returns when all voices followed now are prepared, or have been found not to be fit."""
+        if self._prepared:
+            await asyncio.wait(self._prepared.values())
+
+    async def get(self, digest: str | None) -> Voice:
+        """The voice; None is the engine's own. One that was dropped meanwhile is prepared anew."""
+        if digest is None:
+            return self._engine.default_voice
+        task = self._prepared.get(digest) or self._begin(digest)
+        return await asyncio.shield(task)
+
+    def _begin(self, digest: str) -> asyncio.Task[Voice]:
+        task = asyncio.create_task(self._prepare(digest), name=f"voice {digest[:8]}")
+        self._prepared[digest] = task
+        task.add_done_callback(_report)
+        return task
+
+    async def _prepare(self, digest: str) -> Voice:
+        async with self._one_at_a_time:
+            began = monotonic()
+            samples, rate = await asyncio.to_thread(load_decoded, self._folder / digest)
+            voice = await self._engine.prepare_voice(samples, rate)
+            log.info("voice %s prepared after %.3f s", digest[:8], monotonic() - began)
+            return voice
+
+
+def _report(task: asyncio.Task[Voice]) -> None:
+    if not task.cancelled() and (error := task.exception()):
+        log.error("%s cannot be prepared", task.get_name(), exc_info=error)

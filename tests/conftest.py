@@ -1,0 +1,48 @@
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.service import ROOT, Service, running_service
+
+CHROMIUM = shutil.which("chromium")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Without a browser the browser tests say that they were skipped; CI demands it."""
+    if CHROMIUM or os.environ.get("REQUIRE_BROWSER"):
+        return
+    for item in items:
+        if item.get_closest_marker("browser"):
+            item.add_marker(pytest.mark.skip(reason="no chromium on this machine"))
+
+
+@pytest.fixture(scope="session")
+def preview(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One service with the built-in voice, two workers and the shipped voice, for all tests."""
+    folder = tmp_path_factory.mktemp("preview")
+    with running_service(
+        folder,
+        MODEL="preview",
+        WORKERS_PER_DEVICE=2,
+        PRELOADED_VOICES_DIR=ROOT / "preloaded-voices",
+    ) as service:
+        service.wait_until(lambda: service.ready_workers() == 2, 60)
+        yield service
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Service]]:
+    """`start(NAME=value, …)`: a service of this test's own, with the scripted engine."""
+    with ExitStack() as services:
+
+        def start(**env: Any) -> Service:
+            folder = tmp_path / f"service-{len(list(tmp_path.iterdir()))}"
+            folder.mkdir()
+            return services.enter_context(running_service(folder, **env))
+
+        yield start

@@ -1,0 +1,107 @@
+"""An engine that does what the text says, for faults: loaded by import path into real workers.
+
+    MODEL=tests.scripted:ScriptedEngine
+
+Each word of the text is one step: `audio30` makes 30 speech tokens of audio, `sleep0.5` waits as
+an engine does, `raise` fails, `die` kills the process, `block` never returns and holds the event
+loop. Any other word is one token. Of the audio, even samples tell the seed and odd ones the voice
+(`expected_pcm`), so that a client can tell whose it is.
+"""
+
+import asyncio
+import os
+import re
+import signal
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import numpy as np
+
+from app.engines.base import EngineConfig, Samples, SpeechSlice, TextChunk
+from app.messages import SAMPLE_RATE, SynthesisParams
+
+SAMPLES_PER_TOKEN = 960
+STEP = re.compile(r"(?P<verb>[a-z]+)(?P<amount>[0-9.]*)")
+
+
+def tokens_of(text: str) -> int:
+    """How many tokens of audio a text makes."""
+    return sum(_tokens(word) for word in text.split())
+
+
+def voice_code(samples: Samples) -> int:
+    """What a voice leaves in the audio."""
+    return 1 + len(samples) % 997
+
+
+def expected_pcm(text: str, seed: int, voice: int = 0) -> bytes:
+    """All PCM of a text without crossfade or trimming (one text chunk)."""
+    return _pcm(tokens_of(text), seed, voice).tobytes()
+
+
+class ScriptedEngine:
+    name = "scripted"
+    sample_rate = SAMPLE_RATE
+    clones_voices = True
+    compiled = False
+    default_voice = 0
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.steps = 0
+
+    async def prepare_voice(self, samples: Samples, rate: int) -> int:
+        return voice_code(samples)
+
+    async def speech_tokens(
+        self, chunk: TextChunk, voice: int, params: SynthesisParams
+    ) -> AsyncIterator[SpeechSlice]:
+        words = chunk.text.split()
+        for index, word in enumerate(words):
+            self.steps += 1
+            step = STEP.match(word)
+            match step["verb"] if step else "":
+                case "sleep":
+                    await asyncio.sleep(float(step["amount"].rstrip(".")))
+                case "raise":
+                    raise RuntimeError("scripted")
+                case "die":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                case "block":
+                    time.sleep(3600)
+            yield SpeechSlice(_tokens(word), index, last=index == len(words) - 1)
+
+    def new_decoder(self, voice: int, params: SynthesisParams) -> "ScriptedDecoder":
+        return ScriptedDecoder(voice, params.seed)
+
+    def to_host(self, audio: Any) -> Samples:
+        return audio
+
+    async def warm_up(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+
+class ScriptedDecoder:
+    def __init__(self, voice: int, seed: int) -> None:
+        self._voice = voice
+        self._seed = seed
+
+    async def decode(self, piece: SpeechSlice) -> Samples:
+        return _pcm(piece.tokens, self._seed, self._voice).astype(np.float32) / 32767
+
+
+def _tokens(word: str) -> int:
+    step = STEP.match(word)
+    if step and step["verb"] == "audio":
+        return int(step["amount"].rstrip("."))
+    return 0 if step and step["verb"] in ("sleep", "raise", "die", "block") else 1
+
+
+def _pcm(tokens: int, seed: int, voice: int) -> np.ndarray:
+    pcm = np.empty(tokens * SAMPLES_PER_TOKEN, "<i2")
+    pcm[0::2] = 1 + seed % 9973
+    pcm[1::2] = 10_000 + voice
+    return pcm

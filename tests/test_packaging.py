@@ -1,0 +1,351 @@
+"""What ships: the locks, the image's recipe, the workflows, and the script that CI runs."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import tomllib
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+LOCKS = {
+    "requirements.txt": ["preview"],
+    "requirements-test.txt": ["preview", "test"],
+}
+
+
+def test_the_top_level_holds_what_the_layout_names_and_nothing_else() -> None:
+    ignored = [line.rstrip("/") for line in (ROOT / ".gitignore").read_text().splitlines()]
+    visible = {
+        path.name
+        for path in ROOT.iterdir()
+        if not path.name.startswith(".") and not any(fnmatch(path.name, rule) for rule in ignored)
+    }
+    folders = {"app", "tests", "voices", "preloaded-voices", "models"}
+    assert visible == folders | {"Dockerfile", "LICENSE", "README.md", "pyproject.toml"}
+    assert all((ROOT / name).exists() for name in (".ci", ".github", ".env.example"))
+
+
+# --- The locks ----------------------------------------------------------------------------------
+
+
+def entries(lock: str) -> list[str]:
+    """One string per requirement: the pin, its marker and its hashes."""
+    text = (ROOT / ".ci" / lock).read_text().replace("\\\n", " ")
+    return [line for line in text.splitlines() if not line.startswith("#")]
+
+
+def pins(lock: str) -> dict[str, list[Version]]:
+    """Several versions of a name are for different Pythons."""
+    found: dict[str, list[Version]] = {}
+    for entry in entries(lock):
+        requirement = Requirement(entry.split("--hash")[0])
+        ((_, version),) = [(rule.operator, rule.version) for rule in requirement.specifier]
+        found.setdefault(canonicalize_name(requirement.name), []).append(Version(version))
+    return found
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_every_locked_package_has_one_version_and_hashes(lock: str) -> None:
+    for entry in entries(lock):
+        pin, *hashes = re.split(r"\s+--hash=sha256:", entry)
+        assert re.fullmatch(r"[a-z0-9.-]+==[^\s;]+( ; .+)?", pin)
+        assert hashes
+        assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in hashes), pin
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_the_lock_names_no_index_and_no_path(lock: str) -> None:
+    text = (ROOT / ".ci" / lock).read_text()
+    assert "://" not in text
+    assert not re.search(r"^-|(^|\s)/", text, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize(("lock", "extras"), LOCKS.items())
+def test_the_lock_agrees_with_pyproject(lock: str, extras: list[str]) -> None:
+    locked = pins(lock)
+    wanted = PROJECT["dependencies"] + [
+        line for extra in extras for line in PROJECT["optional-dependencies"][extra]
+    ]
+    for requirement in map(Requirement, wanted):
+        versions = locked[canonicalize_name(requirement.name)]
+        assert all(version in requirement.specifier for version in versions), requirement
+
+
+def test_what_is_tested_is_what_ships() -> None:
+    shipped, tested = (pins(lock) for lock in LOCKS)
+    assert shipped == {name: tested[name] for name in shipped}
+
+
+# --- The image ------------------------------------------------------------------------------------
+
+
+def instructions() -> list[tuple[str, str]]:
+    """The Dockerfile as (instruction, arguments), comments dropped and lines joined."""
+    text = re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)
+    lines = re.sub(r"\\\n\s*", "", text).splitlines()
+    return [(name, rest) for name, _, rest in (line.partition(" ") for line in lines) if name]
+
+
+def final_stage() -> list[tuple[str, str]]:
+    steps = instructions()
+    start = max(index for index, (name, _) in enumerate(steps) if name == "FROM")
+    return steps[start:]
+
+
+def only(name: str) -> str:
+    (rest,) = [rest for instruction, rest in final_stage() if instruction == name]
+    return rest
+
+
+def environment() -> dict[str, str]:
+    return dict(re.findall(r'(\w+)="?([^"\s]+)"?', only("ENV")))
+
+
+def test_the_base_image_is_pinned_to_a_release() -> None:
+    stages = [rest.split(" AS ") for name, rest in instructions() if name == "FROM"]
+    names = {stage[1] for stage in stages if len(stage) == 2}
+    bases = {stage[0] for stage in stages} - names
+    assert all(re.fullmatch(r"nvidia/cuda:\d+\.\d+\.\d+-base-ubuntu24\.04", base) for base in bases)
+
+
+def test_the_service_is_not_root_and_its_command_is_the_projects() -> None:
+    assert only("USER") == "1000:1000"
+    assert json.loads(only("ENTRYPOINT")) == ["chatterbox-tts"] == list(PROJECT["scripts"])
+    assert json.loads(only("CMD")) == ["serve"]
+    assert only("STOPSIGNAL") == "SIGTERM"
+
+
+def test_the_image_has_a_c_compiler_and_no_other_build_tool() -> None:
+    (apt,) = [rest for name, rest in final_stage() if name == "RUN" and "apt-get" in rest]
+    packages = re.search(r"--no-install-recommends ([a-z0-9 -]+?) *&&", apt)
+    assert packages
+    assert packages[1].split() == ["gcc", "libc6-dev", "python3", "python3-dev"]
+
+
+def test_every_package_is_installed_by_hash() -> None:
+    installs = [rest for _, rest in instructions() if "pip install" in rest]
+    assert len(installs) == 2
+    assert all("--require-hashes" in run or "--no-deps --no-build" in run for run in installs)
+
+
+def test_everything_that_the_service_writes_has_a_writable_place() -> None:
+    assert json.loads(only("VOLUME")) == ["/app/voices", "/app/preloaded-voices"]
+    places = {
+        name: value for name, value in environment().items() if re.search("HOME|CACHE|TMP", name)
+    }
+    assert len(places) == 7
+    assert all(re.match(r"/(tmp|cache)(/|$)", value) for value in places.values())
+
+
+def test_the_image_speaks_with_the_real_model_on_all_gpus() -> None:
+    wanted = {"MODEL": "chatterbox", "NVIDIA_VISIBLE_DEVICES": "all", "PORT": "8000"}
+    assert wanted.items() <= environment().items()
+    assert environment()["NVIDIA_DRIVER_CAPABILITIES"] == "compute,utility"
+
+
+def test_the_image_holds_no_secret() -> None:
+    for name, rest in instructions():
+        if name in {"ARG", "ENV"}:
+            assert not re.search("KEY|TOKEN|SECRET|PASSWORD", rest)
+
+
+def excluded(path: str) -> bool:
+    """Whether .dockerignore keeps `path` out of the build: the last rule that fits decides."""
+    verdict = False
+    parents = [path, *map(str, Path(path).parents)][:-1]
+    for line in (ROOT / ".dockerignore").read_text().splitlines():
+        rule = line.removeprefix("!").removeprefix("**/")
+        names = Path(path).parts if "**/" in line else parents
+        if line and not line.startswith("#") and any(fnmatch(name, rule) for name in names):
+            verdict = not line.startswith("!")
+    return verdict
+
+
+@pytest.mark.parametrize(
+    "path",
+    [".git/config", ".venv/bin/python", ".env", "voices/me.wav", "models/conds.pt", "tests/x.py"],
+)
+def test_the_build_never_sees(path: str) -> None:
+    assert excluded(path)
+
+
+def test_the_build_sees_all_that_it_copies() -> None:
+    for name, rest in instructions():
+        if name == "COPY" and "--from" not in rest:
+            for source in rest.split()[:-1]:
+                assert (ROOT / source).exists()
+                assert not excluded(source)
+
+
+def build_weights(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the stage that downloads the weights, without Docker, in `folder`."""
+    steps = instructions()
+    start = steps.index(("FROM", "packages AS weights"))
+    (copied, script) = [rest for name, rest in steps[start:] if name in {"COPY", "RUN"}][:2]
+    *sources, target = copied.split()
+    (folder / target).mkdir()
+    for source in sources:
+        (folder / source).write_bytes((ROOT / source).read_bytes())
+    python = Path(sys.executable).parent
+    return subprocess.run(
+        ["sh", "-c", script],
+        cwd=folder,
+        env={"PATH": f"{python}:{os.environ['PATH']}", "PYTHONSAFEPATH": ""} | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_weights_are_downloaded_unless_the_build_says_no(tmp_path: Path) -> None:
+    (tmp_path / "with").mkdir()
+    tried = build_weights(tmp_path / "with", DOWNLOAD_WEIGHTS="1", HF_HUB_OFFLINE="1")
+    assert tried.returncode != 0
+    assert "StartupError: cannot reach the hub: HF_HUB_OFFLINE is set" in tried.stderr
+
+    (tmp_path / "without").mkdir()
+    assert build_weights(tmp_path / "without", DOWNLOAD_WEIGHTS="0").returncode == 0
+    assert list((tmp_path / "without" / "models").iterdir()) == []
+
+
+class Ready(BaseHTTPRequestHandler):
+    status: int
+
+    def do_GET(self) -> None:
+        self.send_response(self.status if self.path == "/ready" else 404)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def service() -> Iterator[HTTPServer]:
+    server = HTTPServer(("127.0.0.1", 0), Ready)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize(("status", "healthy"), [(200, True), (503, False)])
+@pytest.mark.parametrize("port", ["{}", '"{}" # the default'])
+def test_the_health_check_asks_whether_the_service_is_ready(
+    service: HTTPServer, port: str, status: int, healthy: bool
+) -> None:
+    Ready.status = status
+    _, _, command = only("HEALTHCHECK").partition("CMD ")
+    python, *arguments = json.loads(command)
+    assert python == "python"
+    check = subprocess.run(
+        [sys.executable, *arguments],
+        env={"PORT": port.format(service.server_port), "http_proxy": "http://127.0.0.1:1"},
+        check=False,
+    )
+    assert (check.returncode == 0) is healthy
+
+
+# --- The workflows --------------------------------------------------------------------------------
+
+
+def workflow(name: str) -> dict[Any, Any]:
+    return yaml.safe_load((ROOT / ".github" / "workflows" / name).read_text())
+
+
+def triggers(name: str) -> Any:
+    return workflow(name)[True]  # YAML 1.1 reads the key `on` as a boolean
+
+
+@pytest.mark.parametrize("name", ["ci.yml", "publish-docker.yml"])
+def test_a_workflow_may_only_read_and_ends_in_time(name: str) -> None:
+    assert workflow(name)["permissions"] == {"contents": "read"}
+    assert "concurrency" in workflow(name)
+    assert all(job["timeout-minutes"] <= 120 for job in workflow(name)["jobs"].values())
+
+
+def test_every_push_publishes_latest_and_its_commit() -> None:
+    assert triggers("publish-docker.yml") == "push"
+    steps = workflow("publish-docker.yml")["jobs"]["publish"]["steps"]
+    used = {step["uses"].split("@")[0]: step.get("with") for step in steps if "uses" in step}
+    assert used["docker/login-action"] == {
+        "username": "${{ vars.DOCKERHUB_USERNAME }}",
+        "password": "${{ secrets.DOCKERHUB_TOKEN }}",
+    }
+    build = used["docker/build-push-action"]
+    assert build["push"] is True
+    assert build["tags"].split("\n")[:2] == [
+        "${{ env.IMAGE }}:latest",
+        "${{ env.IMAGE }}:${{ github.sha }}",
+    ]
+
+
+def test_ci_runs_what_developers_run() -> None:
+    assert triggers("ci.yml") == ["push", "pull_request"]
+    (job,) = workflow("ci.yml")["jobs"].values()
+    assert job["steps"][-1] == {"run": "bash .ci/run"}
+
+
+# --- .ci/run --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A git repository with .ci/run, one ignored and one deleted file; Chromium counts as there."""
+    for folder in ("bin", "tree/.ci"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "bin" / "chromium").touch(mode=0o755)
+    tree = tmp_path / "tree"
+    (tree / ".ci" / "run").write_bytes((ROOT / ".ci" / "run").read_bytes())
+    (tree / ".gitignore").write_text("ignored\n")
+    (tree / "deleted").touch()
+    subprocess.run(["git", "init", "--quiet", tree], check=True)
+    subprocess.run(["git", "add", "."], cwd=tree, check=True)
+    (tree / "deleted").unlink()
+    (tree / "ignored").touch()
+    return tree
+
+
+def run_ci(checkout: Path) -> subprocess.CompletedProcess[str]:
+    path = f"{checkout.parent / 'bin'}:{os.environ['PATH']}"
+    return subprocess.run(
+        ["bash", ".ci/run"],
+        cwd=checkout,
+        env={"PATH": path, "TMPDIR": str(checkout.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_ci_runs_the_readmes_test_command_on_a_clean_copy(checkout: Path) -> None:
+    readme = "<!-- test-command -->\n```bash\nls -A; pwd\nfalse\necho unreached\n```\n"
+    (checkout / "README.md").write_text(readme)
+    outcome = run_ci(checkout)
+    assert outcome.returncode == 1
+    *_, first, second, third, folder = outcome.stdout.splitlines()
+    assert [first, second, third] == [".ci", ".gitignore", "README.md"]
+    assert Path(folder).parent == checkout.parent
+    assert not Path(folder).exists()
+
+
+def test_ci_fails_when_the_readme_has_no_test_command(checkout: Path) -> None:
+    (checkout / "README.md").write_text("```bash\ntrue\n```\n")
+    outcome = run_ci(checkout)
+    assert outcome.returncode == 1
+    assert "<!-- test-command -->" in outcome.stderr
