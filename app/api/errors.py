@@ -5,6 +5,7 @@ import logging
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 
 from app.errors import InvalidRequest, MethodNotAllowed, NotFound, ServiceError
@@ -47,6 +48,10 @@ def handle_errors(app: FastAPI) -> None:
         first = error.errors()[0]
         param = str(first["loc"][-1]) if first["loc"] else None
         return error_response(InvalidRequest(first["msg"], param=param))
+
+    @app.exception_handler(ClientDisconnect)
+    async def nobody_listens(request: Request, error: ClientDisconnect) -> JSONResponse:
+        return error_response(InvalidRequest("the client left"))
 
     @app.exception_handler(Exception)
     async def a_bug(request: Request, error: Exception) -> JSONResponse:
