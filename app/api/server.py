@@ -9,9 +9,10 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import uvicorn
 from fastapi import FastAPI
@@ -23,6 +24,8 @@ from app.master.master import Master
 from app.settings import Settings, cpu_count
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 INTERRUPT_GRACE_S = 3.0
 """Someone who presses Ctrl-C is waiting."""
@@ -53,15 +56,15 @@ async def serve(settings: Settings, model: str) -> None:
 
 
 async def _until_signalled(master: Master, grace_s: float) -> None:
-    """Returns when a signal has come and the running streams are over."""
+    """Returns when a signal has come and the running streams are over; raises what crashed."""
     loop = asyncio.get_running_loop()
-    signals: asyncio.Queue[int] = asyncio.Queue()
+    signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signals.put_nowait, number)
-    received = await signals.get()
+    received = await _unless_crashed(master, signals.get())
     if received == signal.SIGINT:
         grace_s = min(grace_s, INTERRUPT_GRACE_S)
-    log.info("%s: running streams have %g s to end", signal.Signals(received).name, grace_s)
+    log.info("%s: running streams have %g s to end", received.name, grace_s)
     draining = asyncio.create_task(master.drain(grace_s))
     again = asyncio.create_task(signals.get())
     await asyncio.wait({draining, again}, return_when=asyncio.FIRST_COMPLETED)
@@ -69,6 +72,16 @@ async def _until_signalled(master: Master, grace_s: float) -> None:
     if not draining.done():
         master.dispatcher.abort()
         await draining
+
+
+async def _unless_crashed(master: Master, event: Coroutine[Any, Any, T]) -> T:
+    waiting = asyncio.create_task(event)
+    either: set[asyncio.Future[Any]] = {waiting, master.crashed}
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    if not waiting.done():
+        waiting.cancel()
+        master.crashed.result()
+    return await waiting
 
 
 class _Server(uvicorn.Server):

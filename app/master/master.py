@@ -6,7 +6,7 @@ go down in the other. The API holds one `Master` and calls its parts.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -29,7 +29,10 @@ MB = 1_048_576
 
 
 class Master:
-    """The service without HTTP. `model` names the engine that its workers run."""
+    """The service without HTTP. `model` names the engine that its workers run.
+
+    `crashed` fails when a part of it does that should never end.
+    """
 
     def __init__(self, settings: Settings, model: str, folder: RuntimeFolder) -> None:
         self.settings = settings
@@ -57,7 +60,10 @@ class Master:
             settings.worker_start_seconds,
             settings.worker_stall_seconds,
         )
-        self.supervisor = Supervisor(self._context, self.dispatcher, self._broadcaster.send, policy)
+        self.supervisor = Supervisor(
+            self._context, self.dispatcher, self._broadcaster.send, policy, self._own
+        )
+        self.crashed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @classmethod
     @asynccontextmanager
@@ -68,16 +74,15 @@ class Master:
             try:
                 master._start_workers(detect(visible_cuda_devices()))
                 await master.voices.scan()
-                background = [
-                    asyncio.create_task(master._repeat_state(), name="repeat state"),
-                    asyncio.create_task(master.voices.watch(WATCH_VOICES_S), name="watch voices"),
+                repeating = [
+                    master._own(master._repeat_state(), "repeat state"),
+                    master._own(master.voices.watch(WATCH_VOICES_S), "watch voices"),
                 ]
                 try:
                     yield master
                 finally:
-                    for task in background:
+                    for task in repeating:
                         task.cancel()
-                    await asyncio.gather(*background, return_exceptions=True)
             finally:
                 await master.supervisor.stop()
                 master._close()
@@ -126,6 +131,17 @@ class Master:
 
     def _publish_voices(self, snapshot: dict[str, str]) -> None:
         self._broadcaster.send(Voices(self._voices_version, snapshot))
+
+    def _own(self, work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None]":
+        """A task that runs as long as the service; its crash is known by `crashed`."""
+
+        def report(task: "asyncio.Task[None]") -> None:
+            if not task.cancelled() and (fault := task.exception()) and not self.crashed.done():
+                self.crashed.set_exception(fault)
+
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(report)
+        return task
 
     def _close(self) -> None:
         self.voices.close()

@@ -7,7 +7,7 @@ workers are there (`attach`, `detach`) and whether it makes sense to accept jobs
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -32,6 +32,9 @@ from app.messages import (
 from app.transport import JobSender, ResultReceiver, jobs_address, results_address
 
 log = logging.getLogger(__name__)
+
+Own = Callable[[Coroutine[Any, Any, None], str], "asyncio.Task[None]"]
+"""Makes a task of a coroutine; should it crash, the service does."""
 
 State = Literal["starting", "ready", "restarting", "failed", "stopped"]
 
@@ -60,12 +63,14 @@ class Supervisor:
         dispatcher: Dispatcher,
         broadcast: Callable[[Broadcast], None],
         policy: Policy,
+        own: Own,
     ) -> None:
         self.context = context
         self.dispatcher = dispatcher
         self.policy = policy
         self.seats: list[Seat] = []
         self._broadcast = broadcast
+        self._own = own
         self._lives: list[asyncio.Task[None]] = []
         self._incarnations = 0
 
@@ -73,7 +78,7 @@ class Supervisor:
         """Fill one more seat; `config.incarnation` is set anew for each process."""
         seat = Seat(self, config, device)
         self.seats.append(seat)
-        self._lives.append(asyncio.create_task(seat.live(), name=f"seat {seat.id}"))
+        self._lives.append(self._own(seat.live(), f"seat {seat.id}"))
 
     async def stop(self) -> None:
         """Let idle workers leave by themselves, then end those that did not."""
@@ -148,14 +153,17 @@ class Seat:
         results = ResultReceiver(context, results_address(channels, incarnation), self._hear)
         self._worker = self._new_worker(jobs)
         self._pulse, self._last_words = Pulse(), None
-        self._process = process = await WorkerProcess.start(config, self.device)
-        log.info("worker %s started on %s, pid %d", self.id, self.device.name, process.pid)
         reason: ServerFault = WorkerLost("the service is ending")
         try:
-            reason = await self._until_death(process)
+            self._process = await WorkerProcess.start(config, self.device)
+            log.info("worker %s started on %s, pid %d", self.id, self.device.name, self.pid)
+            reason = await self._until_death(self._process)
             await self._hear_to_the_end(results)
+        except OSError as fault:
+            reason = WorkerLost(f"no process can be started: {fault}")
         finally:
-            await process.kill()
+            if self._process:
+                await self._process.kill()
             self._process = self.ready = None
             self._supervisor.dispatcher.detach(self._worker, reason)
             results.close()
