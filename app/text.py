@@ -138,7 +138,10 @@ _CLAUSE_END = _pattern(
 )
 _WORD_END = _pattern(r"\S(?=\s+[^\s!?:;,.%»)\]}])")  # French puts a space before its marks
 _ADDRESS_EDGE = _pattern(r"\S(?=\s[!-~])|[!-~](?=\s)")
-_PART_END = _pattern(r"(?w)(?<=[^\s\p{Ps}\p{Pi}\p{Sc}\p{LB=SA}])\b(?=[^\s\p{P}\p{M}\p{Sc}])")
+# Unicode's word boundaries, for text without spaces; it has none for Thai and its like (LB=SA).
+_PART_END = _pattern(
+    r"(?w)(?<=[^\s\p{Ps}\p{Pi}\p{Sc}\p{LB=SA}])\b(?=[[^\s\p{P}\p{M}\p{Sc}]\p{Ps}\p{Pi}])"
+)
 # Some Thai and Lao vowels lead their letter and some follow, as letters in their own right.
 _GRAPHEME_END = _pattern(r"[\u0E40-\u0E44\u0EC0-\u0EC4]?\X\p{M}*[\u0E30\u0E32\u0EB0\u0EB2]?")
 _LETTER_END = _pattern(rf"{_SPOKEN.pattern}|.")
