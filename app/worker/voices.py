@@ -42,7 +42,7 @@ class PreparedVoices:
     def _begin(self, digest: str) -> asyncio.Task[Voice]:
         task = asyncio.create_task(self._prepare(digest), name=f"voice {digest[:8]}")
         self._prepared[digest] = task
-        task.add_done_callback(_report)
+        task.add_done_callback(lambda task: self._report(digest, task))
         return task
 
     async def _prepare(self, digest: str) -> Voice:
@@ -53,7 +53,12 @@ class PreparedVoices:
             log.info("voice %s prepared after %.3f s", digest[:8], monotonic() - began)
             return voice
 
-
-def _report(task: asyncio.Task[Voice]) -> None:
-    if not task.cancelled() and (error := task.exception()):
-        log.error("%s cannot be prepared", task.get_name(), exc_info=error)
+    def _report(self, digest: str, task: asyncio.Task[Voice]) -> None:
+        if task.cancelled() or not (error := task.exception()):
+            return
+        if isinstance(error, FileNotFoundError):
+            log.info("voice %s was deleted before it was prepared", digest[:8])
+            if self._prepared.get(digest) is task:
+                del self._prepared[digest]  # it may come back
+        else:
+            log.error("voice %s cannot be prepared", digest[:8], exc_info=error)
