@@ -255,7 +255,7 @@ def visible_cuda_devices() -> str | None:
 
 def child_environment(**extra: str) -> dict[str, str]:
     """What a child process sees of this one's environment: all but the key, and `extra`."""
-    return {name: value for name, value in os.environ.items() if name != "API_KEY"} | extra
+    return {name: value for name, value in os.environ.items() if name.upper() != "API_KEY"} | extra
 
 
 def cpu_count() -> int:

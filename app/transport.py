@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 M = TypeVar("M")
 _encode = msgspec.msgpack.Encoder().encode
+_JUNK = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 HIGH_WATER_MARK = 1000
 """Messages a socket holds in each direction. What happens beyond is said at each `send`."""
@@ -146,7 +147,7 @@ class ResultReceiver:
             header, *rest = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
             try:
                 message = self._decode(header.buffer)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            except _JUNK as error:
                 self.rejected += 1
                 log.warning("dropped a message that does not decode: %s", error)
                 continue
@@ -200,7 +201,7 @@ class _Receiver(Generic[M]):
             frame = await self._socket.recv()
             try:
                 message: M = self._decode(frame)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            except _JUNK as error:
                 log.warning("dropped a message that does not decode: %s", error)
                 continue
             return message

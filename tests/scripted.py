@@ -14,6 +14,7 @@ import re
 import signal
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,14 @@ class ScriptedEngine:
 
     async def close(self) -> None:
         pass
+
+
+class LoadingEngine(ScriptedEngine):
+    """Is not warm before there is a file called `go` in the service's folder."""
+
+    async def warm_up(self) -> None:
+        while not await asyncio.to_thread(Path("go").exists):
+            await asyncio.sleep(0.02)
 
 
 class ScriptedDecoder:

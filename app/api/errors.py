@@ -1,6 +1,8 @@
 """The one place where an error becomes an HTTP answer, in the one error shape."""
 
+import json
 import logging
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -26,7 +28,14 @@ def error_response(error: ServiceError) -> JSONResponse:
         headers["Retry-After"] = str(error.retry_after_s)
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse({"error": body}, error.status, headers)
+    return _AsciiJson({"error": body}, error.status, headers)
+
+
+class _AsciiJson(JSONResponse):
+    """What it quotes of a client's request may be no text at all: a lone surrogate, say."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, separators=(",", ":")).encode()
 
 
 def handle_errors(app: FastAPI) -> None:

@@ -136,4 +136,4 @@ def _complaint(error: ValidationError) -> InvalidRequest:
     first = error.errors(include_url=False, include_input=False)[0]
     param = str(first["loc"][0]) if first["loc"] else None
     what = "no such parameter" if first["type"] == "extra_forbidden" else first["msg"]
-    return InvalidRequest(f"{param}: {what}", param=param)
+    return InvalidRequest(f"{param}: {what}" if param else what, param=param)

@@ -40,8 +40,9 @@ def runtime_folder() -> Iterator[RuntimeFolder]:
         if len(os.fsencode(root)) > LONGEST_PATH:
             root.rmdir()
             raise StartupError(f"the temporary folder's path is too long for sockets: {root}")
-        lock = os.open(root / "lock", os.O_CREAT | os.O_RDWR, 0o600)
+        lock = os.open(root / "unlocked", os.O_CREAT | os.O_RDWR, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX)
+        (root / "unlocked").rename(root / "lock")  # whoever finds a lock finds it held
         folder = RuntimeFolder(root, root / "voices")
         folder.voices.mkdir()
     except OSError as error:

@@ -1,28 +1,325 @@
-"""Jobs through real workers, with an engine that does what the text says."""
+"""Jobs through real workers: who gets which audio, who waits, who runs, and who has left."""
 
-from collections.abc import Callable
+import asyncio
+import io
+import random
+import re
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
 
-from tests.scripted import expected_pcm
-from tests.service import Service
+import httpx
+import psutil
+import pytest
 
+from tests.audio.media import audio_file, tone
+from tests.scripted import expected_pcm, voice_code
+from tests.service import API_KEY, Service, running_service
+
+ROUTE = "/tts/generate"
 RAW = {"format": "raw_pcm"}
+QUEUED = 3
+AHEAD_S = 2
+HELD = "audio10 sleep60"
 
 
-def test_a_job_gives_exactly_its_audio(start: Callable[..., Service]) -> None:
-    service = start()
-    with service.client() as client:
-        answer = client.post("/tts/generate", json={"text": "audio30 audio5", "seed": 7, **RAW})
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Two workers with one slot each."""
+    with running_service(tmp_path_factory.mktemp("pair"), WORKERS_PER_DEVICE=2) as service:
+        service.wait_until(lambda: service.ready_workers() == 2)
+        yield service
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One worker with one slot, and few places to wait."""
+    folder = tmp_path_factory.mktemp("single")
+    with running_service(folder, MAX_QUEUED_REQUESTS=QUEUED) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One worker with two slots; who waits or stalls is given little time."""
+    with running_service(
+        tmp_path_factory.mktemp("impatient"),
+        CONCURRENT_REQUESTS_PER_WORKER=2,
+        QUEUE_TIMEOUT_SECONDS=0.5,
+        MAX_AHEAD_SECONDS=AHEAD_S,
+        CLIENT_STALL_SECONDS=3,
+    ) as service:
+        yield service
+
+
+def job(text: str, seed: int = 7, **values: Any) -> dict[str, Any]:
+    return {"text": text, "seed": seed, **RAW, **values}
+
+
+async def speak(client: httpx.AsyncClient, text: str, name: str = "", **values: Any) -> bytes:
+    """The audio; `name` is the request's id."""
+    headers = {"X-Request-ID": name}
+    answer = await client.post(ROUTE, json=job(text, **values), headers=headers)
+    assert answer.status_code == 200, answer.text
+    return answer.content
+
+
+@asynccontextmanager
+async def held_slot(client: httpx.AsyncClient) -> AsyncIterator[None]:
+    """A stream that has begun and goes on until the client leaves."""
+    async with client.stream("POST", ROUTE, json=job(HELD)) as answer:
+        assert await anext(answer.aiter_raw())
+        yield
+
+
+async def until(service: Service, condition: Callable[[], bool], timeout_s: float = 10) -> None:
+    """`service.wait_until`, while the clients here go on."""
+    await asyncio.to_thread(service.wait_until, condition, timeout_s)
+
+
+def queue(service: Service, name: str) -> int:
+    return service.status()["queue"][name]
+
+
+def started(service: Service) -> list[str]:
+    """The ids of all requests that were given to a worker, in order."""
+    return re.findall(r"job (\S*)#\d+ sent to worker", service.log())
+
+
+async def queued(
+    service: Service, client: httpx.AsyncClient, names: list[str]
+) -> list["asyncio.Task[bytes]"]:
+    """Requests that wait behind each other."""
+    tasks = []
+    for name in names:
+        before = queue(service, "waiting")
+        tasks.append(asyncio.create_task(speak(client, "audio1", name)))
+        await until(service, lambda before=before: queue(service, "waiting") == before + 1)
+    return tasks
+
+
+# --- who gets which audio -----------------------------------------------------------------------
+
+
+def test_a_job_gives_exactly_its_audio(single: Service) -> None:
+    with single.client() as client:
+        answer = client.post(ROUTE, json=job("audio30 audio5"))
     assert answer.status_code == 200
     assert answer.content == expected_pcm("audio30 audio5", 7)
 
 
-async def test_a_client_that_leaves_frees_its_slot(start: Callable[..., Service]) -> None:
-    service = start()
-    async with service.async_client() as client:
-        body = {"text": "audio10 " + "sleep0.2 audio1 " * 30, **RAW}
-        async with client.stream("POST", "/tts/generate", json=body) as answer:
-            await anext(answer.aiter_raw())
-            assert service.busy() == 1
-        service.wait_until(lambda: service.busy() == 0, 1)
-        answer = await client.post("/tts/generate", json={"text": "audio1", **RAW})
-        assert answer.status_code == 200
+async def test_each_of_many_clients_gets_its_own_text_seed_and_voice(pair: Service) -> None:
+    codes = {"": 0}
+    async with pair.async_client() as client:
+        for number in range(3):
+            samples = tone(1 + number / 10, hz=200 + number)
+            voice_id = f"voice {number}.wav"
+            codes[voice_id] = voice_code(samples)
+            files = {"file": (voice_id, io.BytesIO(audio_file(samples)))}
+            assert (await client.post("/voices", files=files)).status_code == 201
+        assert len(set(codes.values())) == 4
+
+        async def check(number: int) -> None:
+            voice_id = list(codes)[number % 4]
+            text = f"audio{10 + number} sleep0.01 audio{number + 1}"
+            asked = {"voice_id": voice_id} if voice_id else {}
+            audio = await speak(client, text, seed=number, **asked)
+            assert audio == expected_pcm(text, number, codes[voice_id])
+
+        await asyncio.gather(*map(check, range(20)))
+
+
+async def test_speech_is_the_same_alone_and_among_twenty(preview: Service) -> None:
+    texts = [f"This is the request with number {number}." for number in range(20)]
+    async with preview.async_client() as client:
+        alone = [await speak(client, text, seed=seed) for seed, text in enumerate(texts)]
+        among = await asyncio.gather(
+            *(speak(client, text, seed=seed) for seed, text in enumerate(texts))
+        )
+    assert among == alone
+    assert len(set(alone)) == 20
+
+
+async def test_a_long_text_comes_whole_through_small_credit(impatient: Service) -> None:
+    text = "audio50 " * 20
+    async with impatient.async_client() as client:
+        audio = await speak(client, text, chunk_overlap_method="zero")
+    assert len(audio) > 5 * AHEAD_S * 48_000
+    assert audio == expected_pcm(text, 7)
+
+
+# --- who runs -----------------------------------------------------------------------------------
+
+
+async def test_every_worker_takes_a_job(pair: Service) -> None:
+    async with pair.async_client() as client, held_slot(client), held_slot(client):
+        workers = pair.status()["workers"]
+        assert [worker["id"].split(".")[1] for worker in workers] == ["0", "1"]
+        assert [worker["busy"] for worker in workers] == [1, 1]
+        assert queue(pair, "running") == 2
+
+
+async def test_a_worker_runs_as_many_jobs_as_it_has_slots(impatient: Service) -> None:
+    async with impatient.async_client() as client, held_slot(client), held_slot(client):
+        [worker] = impatient.status()["workers"]
+        assert (worker["slots"], worker["busy"]) == (2, 2)
+
+
+async def test_a_long_job_does_not_hold_up_short_ones(pair: Service) -> None:
+    async with pair.async_client() as client, held_slot(client):
+        for seed in range(6):
+            assert await speak(client, "audio2", seed=seed) == expected_pcm("audio2", seed)
+        assert pair.busy() == 1
+
+
+# --- who waits ----------------------------------------------------------------------------------
+
+
+async def test_first_come_first_served(single: Service) -> None:
+    names = ["one", "two", "three"]
+    async with single.async_client() as client:
+        async with held_slot(client):
+            waiting = await queued(single, client, names)
+            assert not set(names) & set(started(single))
+        assert await asyncio.gather(*waiting) == [expected_pcm("audio1", 7)] * 3
+    assert [name for name in started(single) if name in names] == names
+
+
+async def test_a_full_queue_refuses_at_once(single: Service) -> None:
+    async with single.async_client() as client:
+        async with held_slot(client):
+            answers = [
+                asyncio.create_task(client.post(ROUTE, json=job("audio1"))) for _ in range(60)
+            ]
+            await until(single, lambda: sum(task.done() for task in answers) == 60 - QUEUED)
+            assert queue(single, "waiting") == queue(single, "limit") == QUEUED
+            refused = [task.result() for task in answers if task.done()]
+        served = [answer for answer in await asyncio.gather(*answers) if answer not in refused]
+    for answer in refused:
+        assert answer.status_code == 429
+        assert int(answer.headers["Retry-After"]) > 0
+        assert answer.json()["error"]["type"] == "rate_limit_error"
+    assert [answer.content for answer in served] == [expected_pcm("audio1", 7)] * QUEUED
+
+
+async def test_who_waits_too_long_is_told_so_and_never_runs(impatient: Service) -> None:
+    async with impatient.async_client() as client, held_slot(client), held_slot(client):
+        headers = {"X-Request-ID": "too-late"}
+        answer = await client.post(ROUTE, json=job("audio1"), headers=headers)
+        assert answer.status_code == 503
+        assert answer.json()["error"]["code"] == "queue_timeout"
+        assert "Retry-After" in answer.headers
+        assert queue(impatient, "waiting") == 0
+    assert "too-late" not in started(impatient)
+
+
+# --- who has left -------------------------------------------------------------------------------
+
+
+async def test_who_leaves_the_queue_frees_the_place_and_never_runs(single: Service) -> None:
+    async with single.async_client() as client:
+        async with held_slot(client):
+            first, left, last = await queued(single, client, ["before", "left", "after"])
+            left.cancel()
+            await until(single, lambda: queue(single, "waiting") == 2, 1)
+            [late] = await queued(single, client, ["late"])
+        await asyncio.gather(first, last, late)
+    assert [name for name in started(single) if name][-3:] == ["before", "after", "late"]
+    assert "left" not in started(single)
+
+
+@pytest.mark.parametrize("text", ["sleep60", HELD, "audio10 " + "sleep0.2 audio1 " * 30])
+async def test_a_client_that_leaves_frees_its_slot(single: Service, text: str) -> None:
+    async with single.async_client() as client:
+        leaving = asyncio.create_task(speak(client, text))
+        await until(single, lambda: single.busy() == 1)
+        leaving.cancel()
+        await until(single, lambda: single.busy() == 0, 1)
+        assert await speak(client, "audio1") == expected_pcm("audio1", 7)
+
+
+async def test_a_client_that_leaves_amid_speech_frees_its_slot(preview: Service) -> None:
+    text = "This goes on for a very long time. " * 100
+    async with (
+        preview.async_client() as client,
+        client.stream("POST", ROUTE, json=job(text)) as answer,
+    ):
+        await anext(answer.aiter_raw())
+        assert preview.busy() == 1
+    await until(preview, lambda: preview.busy() == 0, 1)
+
+
+async def test_clients_that_leave_at_any_moment_leave_nothing_behind(pair: Service) -> None:
+    moments = random.Random(1)
+    text = "audio5 sleep0.02 audio5 sleep0.02 audio5"
+    processes = [psutil.Process(pid) for pid in (pair.process.pid, *pair.worker_pids())]
+
+    async def leave(client: httpx.AsyncClient) -> None:
+        try:
+            async with asyncio.timeout(moments.uniform(0, 0.08)):
+                assert await speak(client, text) == expected_pcm(text, 7)
+        except TimeoutError:
+            pass
+
+    async def all_leave() -> list[int]:
+        async with pair.async_client() as client:
+            await asyncio.gather(*(leave(client) for _ in range(40)))
+            await until(pair, lambda: pair.busy() == queue(pair, "waiting") == 0, 2)
+            assert await speak(client, text) == expected_pcm(text, 7)
+        await until(pair, lambda: not _connections(pair))
+        return [process.num_fds() for process in processes]
+
+    before = await all_leave()
+    after = await all_leave()
+    assert all(abs(now - then) <= 2 for now, then in zip(after, before, strict=True))
+
+
+def _connections(service: Service) -> list[Any]:
+    master = psutil.Process(service.process.pid)
+    return [each for each in master.net_connections("tcp") if each.status == "ESTABLISHED"][1:]
+
+
+# --- who does not read --------------------------------------------------------------------------
+
+
+async def test_a_client_that_does_not_read_is_neither_waited_for_nor_served_for_ever(
+    impatient: Service,
+) -> None:
+    """Its job pauses, the other slot goes on, and in the end it is cut off."""
+    text = "audio50 " * 400
+    whole = 400 * AHEAD_S * 48_000
+    with _request(impatient, text) as stalled:
+        await until(impatient, lambda: impatient.busy() == 1)
+        async with impatient.async_client() as client:
+            beside = "audio50 " * 10
+            audio = await speak(client, beside, chunk_overlap_method="zero")
+            assert audio == expected_pcm(beside, 7)
+        assert impatient.busy() == 1
+        await until(impatient, lambda: impatient.busy() == 0)
+        received = await asyncio.to_thread(_rest, stalled)
+    assert not received.endswith(b"0\r\n\r\n")
+    [made] = re.findall(r"client_stalled.* (\d+) samples", impatient.log())
+    assert 2 * int(made) < whole / 2
+    ahead_s = (2 * int(made) - len(received)) / 48_000
+    assert ahead_s <= 3 * AHEAD_S  # the credit, the piece that crosses it, and one at the socket
+
+
+def _request(service: Service, text: str) -> socket.socket:
+    """A request whose answer nobody reads, on a connection that holds little."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.settimeout(20)
+    connection.connect(("127.0.0.1", service.port))
+    query = f"format=raw_pcm&text={text.strip().replace(' ', '+')}"
+    connection.sendall(
+        f"GET {ROUTE}?{query} HTTP/1.1\r\nHost: x\r\nX-API-Key: {API_KEY}\r\n\r\n".encode()
+    )
+    return connection
+
+
+def _rest(connection: socket.socket) -> bytes:
+    received = b""
+    while data := connection.recv(1 << 20):
+        received += data
+    return received

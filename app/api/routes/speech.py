@@ -63,6 +63,8 @@ async def describe(request: Request, services: ServicesOf) -> Response:
     wanted = from_query(request.query_params)
     _checked_text(wanted, services)
     encoder = _encoder(request, wanted)
+    if wanted.voice_id is not None:
+        services.master.voices.unpin(services.master.voices.pin(wanted.voice_id))
     response = Response(headers=_headers(services, encoder, wanted))
     del response.headers["content-length"]  # of a stream, it is not known
     return response

@@ -4,11 +4,12 @@ import errno
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
+from python_multipart.exceptions import FormParserError
 from starlette.datastructures import UploadFile
 
 from app.api.body import limit_body
 from app.api.dependencies import ServicesOf
-from app.errors import InvalidRequest, StorageFull
+from app.errors import InvalidRequest, InvalidVoiceId, StorageFull
 from app.master.master import MB
 from app.voice_files import checked_voice_id
 
@@ -51,8 +52,10 @@ async def upload(request: Request, services: ServicesOf, replace: bool = False) 
             file = form.get("file")
             if not isinstance(file, UploadFile) or not file.filename:
                 raise InvalidRequest("send one file, as the multipart field 'file'", param="file")
-            voice_id = checked_voice_id(file.filename)
+            voice_id = checked_voice_id(_name_as_sent(file))
             await voices.add(voice_id, file.file, replace=replace)
+    except (FormParserError, UnicodeError) as error:
+        raise InvalidRequest(f"the body is not valid multipart/form-data: {error}") from None
     except OSError as error:  # of the temporary file that the upload is spooled to
         if error.errno == errno.ENOSPC:
             raise StorageFull("there is no space left for the upload") from None
@@ -71,3 +74,10 @@ async def delete(voice_id: str, services: ServicesOf) -> Deleted:
     """Only uploaded ones; a generation that was accepted before ends with the voice it had."""
     await services.master.voices.delete(voice_id)
     return Deleted(message=f"Voice '{voice_id}' deleted successfully.")
+
+
+def _name_as_sent(file: UploadFile) -> str:
+    """The parser takes the last part of `C:\\path\\voice.wav`; here no path is a name."""
+    if "\\" in file.headers["content-disposition"]:
+        raise InvalidVoiceId("a voice id has no backslash", param="file")
+    return file.filename or ""
