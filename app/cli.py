@@ -80,10 +80,12 @@ def speak(
     settings = load_settings(api_key_required=False)
     set_up_logging("WARNING", "speak")
     if text == "-":
-        text = sys.stdin.read()
+        text = sys.stdin.buffer.read().decode(errors="replace")
     ending = output.suffix.lower()
     if ending not in FORMAT_OF_ENDING:
         raise InvalidRequest(f"{output}: the ending must be one of {' '.join(FORMAT_OF_ENDING)}")
+    if output.is_dir():
+        raise InvalidRequest(f"{output} is a folder")
     partial = output.with_name(f".{output.name}.part")
     try:
         with _writable(partial) as file:
@@ -148,6 +150,7 @@ async def _speak(
         f"first audio after {timing.first_audio_s * 1000:.0f} ms, "
         f"real-time factor {timing.real_time_factor:.3f}, voice {engine.name}",
         highlight=False,
+        soft_wrap=True,
     )
 
 
@@ -158,15 +161,19 @@ def list_voices(context: typer.Context) -> None:
         return
     settings = load_settings(api_key_required=False)
     table = Table("voice_id", "folder", "size")
-    from app.voice_files import checked_voice_id
+    from app.voice_files import VoiceFolder, checked_voice_id
 
     for folder in (settings.voices_dir, settings.preloaded_voices_dir):
-        for path in sorted(folder.glob("*")):
+        try:
+            files = sorted(VoiceFolder(folder).files().items())
+        except OSError as error:
+            raise StartupError(f"cannot read {folder}: {error.strerror}") from None
+        for path, signature in files:
             try:
                 checked_voice_id(path.name)
             except InvalidRequest:
                 continue
-            table.add_row(path.name, str(folder), f"{path.stat().st_size:,}")
+            table.add_row(path.name, str(folder), f"{signature.size:,}")
     Console().print(table)
 
 

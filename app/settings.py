@@ -13,8 +13,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from dotenv import dotenv_values
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from app.errors import StartupError
 from app.messages import OverlapMethod, SynthesisParams
@@ -22,7 +29,7 @@ from app.messages import OverlapMethod, SynthesisParams
 ENV_FILE = Path(".env")
 
 _QUOTED = re.compile(r"""^(['"])(?P<value>.*?)\1\s*(?:#.*)?$""")
-_COMMENT = re.compile(r"\s+#.*$")
+_COMMENT = re.compile(r"\s#.*$")
 
 
 class Settings(BaseSettings):
@@ -155,11 +162,16 @@ class Settings(BaseSettings):
         None, ge=1, le=65535, description="A second port that answers `/ping` (RunPod)."
     )
 
-    @model_validator(mode="before")
     @classmethod
-    def _as_a_shell_would_read_them(cls, values: Any) -> Any:
-        """`docker run --env-file` hands on quotes and comments verbatim."""
-        return {name: _unquote(value) for name, value in values.items()}
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, _Environment(settings_cls), dotenv_settings
 
     @field_validator("log_level", mode="before")
     @classmethod
@@ -200,6 +212,14 @@ class Settings(BaseSettings):
         return "DEBUG" if self.debug else self.log_level
 
 
+class _Environment(EnvSettingsSource):
+    """`docker run --env-file` puts quotes and comments into it; who reads `.env` removes them."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        value, name, is_complex = super().get_field_value(field, field_name)
+        return _unquote(value), name, is_complex
+
+
 def load_settings(*, api_key_required: bool) -> Settings:
     """The settings of this process.
 
@@ -236,9 +256,8 @@ def _doubtful(names: Iterable[str]) -> Iterable[str]:
 def _unquote(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    value = value.strip()
-    quoted = _QUOTED.match(value)
-    return quoted["value"] if quoted else _COMMENT.sub("", value)
+    quoted = _QUOTED.match(value.strip())
+    return quoted["value"] if quoted else _COMMENT.sub("", value).strip()
 
 
 def _complaints(error: ValidationError) -> Iterable[str]:

@@ -16,7 +16,7 @@ BODY_S = 30.0
 def limit_body(request: Request, most_bytes: int) -> Request:
     """The request, made to raise `PayloadTooLarge` once its body is longer than `most_bytes`."""
     declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > most_bytes:
+    if declared.isdecimal() and int(declared) > most_bytes:
         raise PayloadTooLarge(f"the body has more than {most_bytes} bytes")
     received = 0
     receive = request.receive

@@ -85,7 +85,8 @@ class Supervisor:
         for seat in self.seats:
             seat.leaving = True
         self._broadcast(Drain())
-        await asyncio.wait(self._lives, timeout=LAST_WORDS_S)
+        if self._lives:
+            await asyncio.wait(self._lives, timeout=LAST_WORDS_S)
         for life in self._lives:
             life.cancel()
         await asyncio.gather(*self._lives, return_exceptions=True)
@@ -157,8 +158,9 @@ class Seat:
         try:
             self._process = await WorkerProcess.start(config, self.device)
             log.info("worker %s started on %s, pid %d", self.id, self.device.name, self.pid)
-            reason = await self._until_death(self._process)
+            death = await self._until_death(self._process)
             await self._hear_to_the_end(results)
+            reason = WorkerLost(self._last_words) if self._last_words else death
         except OSError as fault:
             reason = WorkerLost(f"no process can be started: {fault}")
         finally:
@@ -178,7 +180,7 @@ class Seat:
                 await process.kill_after_stack_dump()
                 await exit_
                 return stall
-        return WorkerLost(self._last_words or f"the worker {exit_.result()}")
+        return WorkerLost(f"the worker {exit_.result()}")
 
     async def _hear_to_the_end(self, results: ResultReceiver) -> None:
         try:

@@ -1,0 +1,106 @@
+"""How soon there is something to hear, measured from the request to the first decoded sample."""
+
+import io
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from statistics import median
+from time import monotonic
+
+import av
+import httpx
+import pytest
+
+from app.messages import SAMPLE_RATE
+from tests.recogniser import CONTAINERS, decode_audio
+from tests.service import Service
+
+FORMATS = ["raw_pcm", "mp3", "fmp4", "webm"]
+MAX_FIRST_AUDIO_S = 0.4
+MAX_SHARE_OF_TOTAL = 0.1
+
+TWELVE_WORDS = "The train to the city was late this morning because of snow."
+NAMES = "Mary John Anna Peter Helen Robert Alice George Susan Thomas Laura Henry Jane Paul Emma Max"
+ONE_MINUTE = " ".join(
+    f"{name} walked home along the river, and the evening was warm and quiet."
+    for name in NAMES.split()
+)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One answer, read as fast as it came. Times are since the request."""
+
+    first_audio_s: float
+    total_s: float
+    body: bytes
+
+
+@pytest.fixture(scope="module")
+def client(preview: Service) -> Iterator[httpx.Client]:
+    """Of a service that has spoken before, in both workers."""
+    with preview.client() as client:
+        for _ in range(2):
+            read(client, TWELVE_WORDS, "raw_pcm")
+        yield client
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_a_sentence_is_heard_at_once(client: httpx.Client, format_name: str) -> None:
+    readings = [read(client, TWELVE_WORDS, format_name) for _ in range(5)]
+    first = median(reading.first_audio_s for reading in readings)
+    print(f"{format_name}: first audio after {first * 1000:.0f} ms")
+    assert first <= MAX_FIRST_AUDIO_S
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_a_minute_is_heard_long_before_it_is_complete(
+    client: httpx.Client, format_name: str
+) -> None:
+    readings = [read(client, ONE_MINUTE, format_name) for _ in range(3)]
+    share = median(reading.first_audio_s / reading.total_s for reading in readings)
+    spoken_s = len(decode_audio(readings[0].body, format_name)) / SAMPLE_RATE
+    print(f"{format_name}: {spoken_s:.0f} s of audio, the first after {share:.1%} of the time")
+    assert 58 < spoken_s < 66
+    assert share < MAX_SHARE_OF_TOTAL
+
+
+@pytest.mark.parametrize(
+    ("format_name", "first_audio_mark"),
+    [("fmp4", b"moof"), ("webm", bytes.fromhex("1f43b675"))],
+    ids=["fmp4", "webm"],
+)
+def test_a_header_is_nothing_to_hear(
+    client: httpx.Client, format_name: str, first_audio_mark: bytes
+) -> None:
+    body = read(client, TWELVE_WORDS, format_name).body
+    header = body[: body.index(first_audio_mark)]
+    assert not audible(header, format_name)
+    assert audible(body, format_name)
+
+
+def read(client: httpx.Client, text: str, format_name: str) -> Reading:
+    request = {"text": text, "format": format_name, "seed": 1}
+    received = bytearray()
+    first_audio_s = None
+    started = monotonic()
+    with client.stream("POST", "/tts/generate", json=request) as answer:
+        assert answer.status_code == 200
+        for piece in answer.iter_raw():
+            arrived_s = monotonic() - started
+            received += piece
+            if first_audio_s is None and audible(bytes(received), format_name):
+                first_audio_s = arrived_s
+    assert first_audio_s is not None
+    return Reading(first_audio_s, monotonic() - started, bytes(received))
+
+
+def audible(received: bytes, format_name: str) -> bool:
+    """Whether the first bytes of an answer decode to at least one sample."""
+    if format_name == "raw_pcm":
+        return len(received) >= 2
+    container = CONTAINERS[format_name]
+    with suppress(av.FFmpegError), av.open(io.BytesIO(received), format=container) as file:
+        return any(frame.samples for frame in file.decode(*file.streams.audio))
+    return False
