@@ -124,7 +124,10 @@ async def _speak(
         task = bar.add_task("loading", total=None)
         name = choose_engine(settings.model, settings.model_path)
         device = detect(visible_cuda_devices())[0]
-        engine = load_engine(name, EngineConfig(device.kind, cpu_count(), str(settings.model_path)))
+        may = EngineConfig(
+            device.kind, cpu_count(), str(settings.model_path), watermark=settings.watermark
+        )
+        engine = load_engine(name, may)
         try:
             if source and not engine.clones_voices:
                 console.print(f"the {engine.name} voice ignores --voice")

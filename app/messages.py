@@ -54,6 +54,8 @@ class WorkerConfig(msgspec.Struct, frozen=True):
     engine: str  # a name or an import path, see engines.registry
     device: str  # "cpu", or "cuda": the one GPU that CUDA_VISIBLE_DEVICES leaves
     threads: int  # CPU threads it may compute with
+    slots: int  # jobs at a time
+    watermark: bool  # whether speech is marked as synthetic
     model_path: str
     channels: str  # folder of the sockets
     voices: str  # folder of decoded voices, one file per digest

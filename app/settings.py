@@ -75,6 +75,9 @@ class Settings(BaseSettings):
         description="`chatterbox`, `preview` (the built-in voice), `auto` (Chatterbox if its "
         "weights are in `MODEL_PATH`, else preview), or `module:Class` of an engine of your own.",
     )
+    watermark: bool = Field(
+        True, description="Mark Chatterbox's speech as synthetic (Perth), inaudibly."
+    )
     tts_voice_exaggeration_factor: float = Field(
         0.5, ge=0, le=2, description="Controls the expressiveness of the voice."
     )

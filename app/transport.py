@@ -111,6 +111,8 @@ class ResultReceiver:
         self._decode = msgspec.msgpack.Decoder(Result).decode
         self._socket = context.socket(zmq.PULL)
         _set_up(self._socket)
+        # What a dead worker left unread in the kernel, ZeroMQ would forget at a high-water mark.
+        self._socket.set(zmq.RCVHWM, 0)  # credit is the limit
         self._monitor = self._socket.get_monitor_socket(
             zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
         )
@@ -176,7 +178,7 @@ class ResultSender:
         self._socket.connect(address)
 
     async def send(self, message: Result, pcm: bytes | None = None) -> None:
-        """Waits while the master has `HIGH_WATER_MARK` messages unread."""
+        """Waits while `HIGH_WATER_MARK` messages have not left yet."""
         frames = [_encode(message)] if pcm is None else [_encode(message), pcm]
         copy = pcm is None or len(pcm) < COPY_BELOW_BYTES
         await self._socket.send_multipart(frames, copy=copy)

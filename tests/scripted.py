@@ -13,7 +13,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ class ScriptedEngine:
 
     async def speech_tokens(
         self, chunk: TextChunk, voice: int, params: SynthesisParams
-    ) -> AsyncIterator[SpeechSlice]:
+    ) -> AsyncGenerator[SpeechSlice, None]:
         words = chunk.text.split()
         for index, word in enumerate(words):
             self.steps += 1
@@ -69,7 +69,7 @@ class ScriptedEngine:
                 case "die":
                     os.kill(os.getpid(), signal.SIGKILL)
                 case "block":
-                    time.sleep(3600)
+                    time.sleep(3600)  # noqa: ASYNC251 - the event loop is to be held up
             yield SpeechSlice(_tokens(word), index, last=index == len(words) - 1)
 
     def new_decoder(self, voice: int, params: SynthesisParams) -> "ScriptedDecoder":
@@ -77,6 +77,9 @@ class ScriptedEngine:
 
     def to_host(self, audio: Any) -> Samples:
         return audio
+
+    def new_watermark(self) -> None:
+        pass
 
     async def warm_up(self) -> None:
         pass
@@ -89,7 +92,7 @@ class LoadingEngine(ScriptedEngine):
     """Is not warm before there is a file called `go` in the service's folder."""
 
     async def warm_up(self) -> None:
-        while not await asyncio.to_thread(Path("go").exists):
+        while not await asyncio.to_thread(Path("go").exists):  # noqa: ASYNC110 - a test makes it
             await asyncio.sleep(0.02)
 
 

@@ -1,11 +1,12 @@
 """The service as its users meet it: `python -m app serve` in a process of its own, over HTTP."""
 
+import asyncio
 import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, sleep
@@ -90,13 +91,17 @@ class Service:
     def worker_pids(self) -> list[int]:
         return [worker["pid"] for worker in self.status()["workers"] if worker["pid"]]
 
-    def wait_until(self, condition: Any, timeout_s: float = 10.0) -> None:
+    def wait_until(self, condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
         """Ask again and again; fails with the service's log after `timeout_s`."""
         deadline = monotonic() + timeout_s
         while not condition():
             if self.process.poll() is not None or monotonic() > deadline:
                 raise AssertionError(f"never came true; the log says:\n{self.log()[-4000:]}")
             sleep(0.02)
+
+    async def until(self, condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+        """`wait_until`, while the clients of an async test go on."""
+        await asyncio.to_thread(self.wait_until, condition, timeout_s)
 
     def log(self) -> str:
         return self.log_path.read_text(errors="replace")

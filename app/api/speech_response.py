@@ -19,6 +19,9 @@ from app.master.stream import JobStream
 
 log = logging.getLogger(__name__)
 
+TELL_FAILURE_S = 1.0
+"""A client that reads nothing for so long after its job has failed is not waited for."""
+
 
 class SpeechResponse(Response):
     """Reads `stream`, encodes it in `threads` (if that is real work) and sends it.
@@ -48,16 +51,20 @@ class SpeechResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         answering = asyncio.create_task(self._answer(send))
         leaving = asyncio.create_task(_disconnect(receive))
+        failing = asyncio.create_task(self._stream.failed())
+        tasks = {answering, leaving, failing}
         try:
-            await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if failing.done():  # it is told by `answering`, unless that waits for the client
+                await asyncio.wait({answering}, timeout=TELL_FAILURE_S)
             if answering.done():
                 answering.result()
         finally:
             self._stream.close()
             self._on_end()
-            answering.cancel()
-            leaving.cancel()
-            await asyncio.wait({answering, leaving})
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
 
     async def _answer(self, send: Send) -> None:
         if self._whole:

@@ -5,7 +5,7 @@ together in one step loop. A job is cancelled by cancelling the task that awaits
 looks for that between steps, and its awaitable returns only when the work has really stopped.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -46,11 +46,17 @@ class SpeechSlice:
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """What an engine may use: `device` "cpu" or "cuda", CPU `threads`, the folder of weights."""
+    """What an engine may use and is asked for.
+
+    `device` is "cpu" or "cuda"; `threads` are the CPU's; `slots` jobs may come at the same time;
+    `watermark` says whether the speech is to be marked as synthetic, if the engine can.
+    """
 
     device: str
     threads: int
     model_path: str
+    slots: int = 1
+    watermark: bool = True
 
 
 class Decoder(Protocol):
@@ -58,6 +64,17 @@ class Decoder(Protocol):
 
     async def decode(self, piece: SpeechSlice) -> Any:
         """The audio that this slice adds, float [n] at the engine's rate, on its device."""
+        ...
+
+
+class Watermark(Protocol):
+    """Marks the joined audio of one job as synthetic, while it passes."""
+
+    def push(self, audio: Samples, last: bool) -> Samples:
+        """What is settled after `audio`, float32 [n], of which `last` ends the stream.
+
+        Returns float32 [m], in all as much as went in.
+        """
         ...
 
 
@@ -81,8 +98,11 @@ class Engine(Protocol):
 
     def speech_tokens(
         self, chunk: TextChunk, voice: Voice, params: SynthesisParams
-    ) -> AsyncIterator[SpeechSlice]:
-        """Stage 1: the chunk's speech tokens, `params.audio_tokens_per_slice` at a time."""
+    ) -> AsyncGenerator[SpeechSlice, None]:
+        """Stage 1: the chunk's speech tokens, `params.audio_tokens_per_slice` at a time.
+
+        The caller closes the generator, which returns when the work has really stopped.
+        """
         ...
 
     def new_decoder(self, voice: Voice, params: SynthesisParams) -> Decoder:
@@ -91,6 +111,10 @@ class Engine(Protocol):
 
     def to_host(self, audio: Any) -> Samples:
         """Stage 3's first step: what `decode` gave, in main memory. Blocks; called in a thread."""
+        ...
+
+    def new_watermark(self) -> Watermark | None:
+        """For the audio of one job; None where it is to stay as it is."""
         ...
 
     async def warm_up(self) -> None:

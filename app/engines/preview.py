@@ -8,9 +8,8 @@ registry, run by the worker's pipeline.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import count, pairwise
@@ -29,6 +28,7 @@ from app.engines.base import (
     TextChunk,
     Voice,
 )
+from app.engines.threads import run_to_its_end
 from app.errors import StartupError
 from app.messages import SynthesisParams
 
@@ -117,7 +117,7 @@ class PreviewEngine:
 
     async def speech_tokens(
         self, chunk: TextChunk, voice: Voice, params: SynthesisParams
-    ) -> AsyncIterator[SpeechSlice]:
+    ) -> AsyncGenerator[SpeechSlice, None]:
         """The chunk's `Window`s, none across two sentences, then an empty slice as its end.
 
         Text without anything to say gives that empty slice alone.
@@ -138,6 +138,9 @@ class PreviewEngine:
     def to_host(self, audio: Samples) -> Samples:
         """The audio itself: it never left main memory."""
         return audio
+
+    def new_watermark(self) -> None:
+        """None: this voice is nobody's."""
 
     async def warm_up(self) -> None:
         decoder = self.new_decoder(self.default_voice, _WARM_UP)
@@ -219,17 +222,3 @@ class PreviewDecoder:
 
     def _new_resampler(self) -> soxr.ResampleStream:
         return soxr.ResampleStream(self._rate, SAMPLE_RATE, 1, "float32")
-
-
-async def run_to_its_end(thread: ThreadPoolExecutor, step: Callable[[], T]) -> T:
-    """`step()` on that thread. Cancelled, it lets a running step end before it returns.
-
-    A step that has not begun by then never runs.
-    """
-    work = thread.submit(step)
-    try:
-        return await asyncio.wrap_future(work)
-    finally:
-        while not work.done():
-            with suppress(asyncio.CancelledError):  # the first one is on its way already
-                await asyncio.wait([asyncio.wrap_future(work)])

@@ -57,9 +57,12 @@ def nvml_session() -> Iterator[Any]:
 
 
 def handles(nvml: Any) -> Iterator[tuple[int, Any]]:
-    """Index and handle of each GPU."""
+    """Index and handle of each GPU that answers."""
     for index in range(nvml.nvmlDeviceGetCount() if nvml else 0):
-        yield index, nvml.nvmlDeviceGetHandleByIndex(index)
+        try:
+            yield index, nvml.nvmlDeviceGetHandleByIndex(index)
+        except nvml.NVMLError as error:
+            log.error("gpu%d does not answer: %s", index, error)
 
 
 def _allowed(gpus: list[Device], visible: str | None) -> list[Device]:

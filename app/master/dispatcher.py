@@ -306,9 +306,9 @@ class Dispatcher:
     def _grant(self, job: Job, taken: int) -> None:
         """The client has taken `taken` samples in all: let the worker go on, in quarter windows."""
         allowed = taken + self._limits.ahead_samples
-        if job.worker and allowed - job.granted >= self._limits.ahead_samples // 4:
+        due = allowed - job.granted >= self._limits.ahead_samples // 4
+        if job.worker and due and job.worker.send(Credit(job.id, allowed)):
             job.granted = allowed
-            job.worker.send(Credit(job.id, allowed))
 
     def _closed(self, job: Job) -> None:
         """The route is done with the stream: the job's end, or a client that left before it."""

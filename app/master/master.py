@@ -111,6 +111,8 @@ class Master:
             engine=self.model,
             device=device_kind,
             threads=threads,
+            slots=settings.concurrent_requests_per_worker,
+            watermark=settings.watermark,
             model_path=str(settings.model_path),
             channels=str(self._folder.channels),
             voices=str(self._folder.voices),

@@ -24,6 +24,7 @@ class JobStream:
         self._chunks: deque[bytes] = deque()
         self._error: ServiceError | None = None
         self._changed = asyncio.Event()
+        self._failed = asyncio.Event()
         self._taken = 0
         self._last_taken_at = monotonic()
 
@@ -42,6 +43,8 @@ class JobStream:
         self.ended = True
         self._error = error
         self._changed.set()
+        if error:
+            self._failed.set()
 
     def restart(self) -> None:
         """Forget what nobody has taken: another worker begins anew."""
@@ -68,6 +71,10 @@ class JobStream:
         self._taken += len(pcm) // BYTES_PER_SAMPLE
         self.on_taken(self._taken)
         return pcm
+
+    async def failed(self) -> None:
+        """Returns when the job has ended with an error."""
+        await self._failed.wait()
 
     def close(self) -> None:
         """The reader is done; a job that goes on is cancelled."""

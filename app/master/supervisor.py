@@ -8,6 +8,7 @@ workers are there (`attach`, `detach`) and whether it makes sense to accept jobs
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -146,31 +147,35 @@ class Seat:
 
     async def _one_life(self) -> ServerFault:
         """One process, from its start until all that it said has been heard; why it ended."""
-        incarnation = self._supervisor.next_incarnation()
-        config = msgspec.structs.replace(self._config, incarnation=incarnation)
-        channels = Path(config.channels)
-        context = self._supervisor.context
-        jobs = JobSender(context, jobs_address(channels, incarnation))
-        results = ResultReceiver(context, results_address(channels, incarnation), self._hear)
-        self._worker = self._new_worker(jobs)
-        self._pulse, self._last_words = Pulse(), None
         reason: ServerFault = WorkerLost("the service is ending")
-        try:
-            self._process = await WorkerProcess.start(config, self.device)
-            log.info("worker %s started on %s, pid %d", self.id, self.device.name, self.pid)
-            death = await self._until_death(self._process)
-            await self._hear_to_the_end(results)
-            reason = WorkerLost(self._last_words) if self._last_words else death
-        except OSError as fault:
-            reason = WorkerLost(f"no process can be started: {fault}")
-        finally:
-            if self._process:
-                await self._process.kill()
-            self._process = self.ready = None
-            self._supervisor.dispatcher.detach(self._worker, reason)
-            results.close()
-            jobs.close()
+        self._worker, self._pulse, self._last_words = self._new_worker(), Pulse(), None
+        with ExitStack() as sockets:
+            try:
+                config, results = self._open_channels(sockets)
+                self._process = await WorkerProcess.start(config, self.device)
+                log.info("worker %s started on %s, pid %d", self.id, self.device.name, self.pid)
+                death = await self._until_death(self._process)
+                await self._hear_to_the_end(results)
+                reason = WorkerLost(self._last_words) if self._last_words else death
+            except (OSError, zmq.ZMQError) as fault:
+                reason = WorkerLost(f"no process can be started: {fault}")
+            finally:
+                if self._process:
+                    await self._process.kill()
+                self._process = self.ready = None
+                self._supervisor.dispatcher.detach(self._worker, reason)
         return reason
+
+    def _open_channels(self, sockets: ExitStack) -> tuple[WorkerConfig, ResultReceiver]:
+        """A new incarnation's sockets, closed with `sockets`, and what its process is to know."""
+        incarnation = self._supervisor.next_incarnation()
+        channels, context = Path(self._config.channels), self._supervisor.context
+        jobs = JobSender(context, jobs_address(channels, incarnation))
+        sockets.callback(jobs.close)
+        self._worker = self._new_worker(jobs)
+        results = ResultReceiver(context, results_address(channels, incarnation), self._hear)
+        sockets.callback(results.close)
+        return msgspec.structs.replace(self._config, incarnation=incarnation), results
 
     async def _until_death(self, process: WorkerProcess) -> ServerFault:
         exit_ = asyncio.create_task(process.exited())

@@ -68,9 +68,10 @@ async def _live(config: WorkerConfig) -> int:
     broadcast = BroadcastReceiver(context, broadcast_address(channels))
     jobs = JobReceiver(context, jobs_address(channels, config.incarnation))
     try:
-        engine = load_engine(
-            config.engine, EngineConfig(config.device, config.threads, config.model_path)
+        may = EngineConfig(
+            config.device, config.threads, config.model_path, config.slots, config.watermark
         )
+        engine = load_engine(config.engine, may)
         await _work(config, engine, jobs, broadcast, results)
         await engine.close()
     except StartupError as error:

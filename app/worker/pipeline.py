@@ -11,11 +11,12 @@ import asyncio
 import itertools
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
 from app.audio.pcm import ChunkJoiner, to_int16
-from app.engines.base import Engine, SpeechSlice, TextChunk, Voice
+from app.engines.base import Engine, Samples, SpeechSlice, TextChunk, Voice
 from app.messages import SynthesisParams
 from app.text import split
 
@@ -94,9 +95,11 @@ class Pipeline:
         slices: "asyncio.Queue[SpeechSlice | None]",
     ) -> None:
         for index, chunk in enumerate(chunks):
-            async for piece in self._engine.speech_tokens(TextChunk(chunk, index), voice, params):
-                self._steps += 1
-                await slices.put(piece)
+            pieces = self._engine.speech_tokens(TextChunk(chunk, index), voice, params)
+            async with aclosing(pieces):
+                async for piece in pieces:
+                    self._steps += 1
+                    await slices.put(piece)
         await slices.put(None)
 
     async def _s3gen(
@@ -122,11 +125,16 @@ class Pipeline:
     ) -> None:
         loop = asyncio.get_running_loop()
         joiner = ChunkJoiner(params, self._engine.sample_rate)
+        watermark = self._engine.new_watermark()
+
+        def joined(piece: AudioPiece | None) -> Samples:
+            if piece is None:
+                return joiner.finish()
+            return joiner.push(self._engine.to_host(piece.audio), piece.last)
 
         def convert(piece: AudioPiece | None) -> bytes:
-            if piece is None:
-                return to_int16(joiner.finish())
-            return to_int16(joiner.push(self._engine.to_host(piece.audio), piece.last))
+            audio = joined(piece)
+            return to_int16(watermark.push(audio, last=piece is None) if watermark else audio)
 
         more = True
         while more:

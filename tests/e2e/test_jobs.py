@@ -5,7 +5,7 @@ import io
 import random
 import re
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -69,13 +69,9 @@ async def speak(client: httpx.AsyncClient, text: str, name: str = "", **values: 
 async def held_slot(client: httpx.AsyncClient) -> AsyncIterator[None]:
     """A stream that has begun and goes on until the client leaves."""
     async with client.stream("POST", ROUTE, json=job(HELD)) as answer:
-        assert await anext(answer.aiter_raw())
+        audio = answer.aiter_raw()  # dropped, it would close the connection
+        assert await anext(audio)
         yield
-
-
-async def until(service: Service, condition: Callable[[], bool], timeout_s: float = 10) -> None:
-    """`service.wait_until`, while the clients here go on."""
-    await asyncio.to_thread(service.wait_until, condition, timeout_s)
 
 
 def queue(service: Service, name: str) -> int:
@@ -95,7 +91,7 @@ async def queued(
     for name in names:
         before = queue(service, "waiting")
         tasks.append(asyncio.create_task(speak(client, "audio1", name)))
-        await until(service, lambda before=before: queue(service, "waiting") == before + 1)
+        await service.until(lambda before=before: queue(service, "waiting") == before + 1)
     return tasks
 
 
@@ -131,7 +127,7 @@ async def test_each_of_many_clients_gets_its_own_text_seed_and_voice(pair: Servi
 
 
 async def test_speech_is_the_same_alone_and_among_twenty(preview: Service) -> None:
-    texts = [f"This is the request with number {number}." for number in range(20)]
+    texts = [f"Request {number}." for number in range(20)]
     async with preview.async_client() as client:
         alone = [await speak(client, text, seed=seed) for seed, text in enumerate(texts)]
         among = await asyncio.gather(
@@ -192,7 +188,7 @@ async def test_a_full_queue_refuses_at_once(single: Service) -> None:
             answers = [
                 asyncio.create_task(client.post(ROUTE, json=job("audio1"))) for _ in range(60)
             ]
-            await until(single, lambda: sum(task.done() for task in answers) == 60 - QUEUED)
+            await single.until(lambda: sum(task.done() for task in answers) == 60 - QUEUED)
             assert queue(single, "waiting") == queue(single, "limit") == QUEUED
             refused = [task.result() for task in answers if task.done()]
         served = [answer for answer in await asyncio.gather(*answers) if answer not in refused]
@@ -222,7 +218,7 @@ async def test_who_leaves_the_queue_frees_the_place_and_never_runs(single: Servi
         async with held_slot(client):
             first, left, last = await queued(single, client, ["before", "left", "after"])
             left.cancel()
-            await until(single, lambda: queue(single, "waiting") == 2, 1)
+            await single.until(lambda: queue(single, "waiting") == 2, 1)
             [late] = await queued(single, client, ["late"])
         await asyncio.gather(first, last, late)
     assert [name for name in started(single) if name][-3:] == ["before", "after", "late"]
@@ -233,9 +229,9 @@ async def test_who_leaves_the_queue_frees_the_place_and_never_runs(single: Servi
 async def test_a_client_that_leaves_frees_its_slot(single: Service, text: str) -> None:
     async with single.async_client() as client:
         leaving = asyncio.create_task(speak(client, text))
-        await until(single, lambda: single.busy() == 1)
+        await single.until(lambda: single.busy() == 1)
         leaving.cancel()
-        await until(single, lambda: single.busy() == 0, 1)
+        await single.until(lambda: single.busy() == 0, 1)
         assert await speak(client, "audio1") == expected_pcm("audio1", 7)
 
 
@@ -245,9 +241,10 @@ async def test_a_client_that_leaves_amid_speech_frees_its_slot(preview: Service)
         preview.async_client() as client,
         client.stream("POST", ROUTE, json=job(text)) as answer,
     ):
-        await anext(answer.aiter_raw())
+        audio = answer.aiter_raw()
+        assert await anext(audio)
         assert preview.busy() == 1
-    await until(preview, lambda: preview.busy() == 0, 1)
+    await preview.until(lambda: preview.busy() == 0, 1)
 
 
 async def test_clients_that_leave_at_any_moment_leave_nothing_behind(pair: Service) -> None:
@@ -265,9 +262,9 @@ async def test_clients_that_leave_at_any_moment_leave_nothing_behind(pair: Servi
     async def all_leave() -> list[int]:
         async with pair.async_client() as client:
             await asyncio.gather(*(leave(client) for _ in range(40)))
-            await until(pair, lambda: pair.busy() == queue(pair, "waiting") == 0, 2)
+            await pair.until(lambda: pair.busy() == queue(pair, "waiting") == 0, 2)
             assert await speak(client, text) == expected_pcm(text, 7)
-        await until(pair, lambda: not _connections(pair))
+        await pair.until(lambda: not _connections(pair))
         return [process.num_fds() for process in processes]
 
     before = await all_leave()
@@ -277,7 +274,7 @@ async def test_clients_that_leave_at_any_moment_leave_nothing_behind(pair: Servi
 
 def _connections(service: Service) -> list[Any]:
     master = psutil.Process(service.process.pid)
-    return [each for each in master.net_connections("tcp") if each.status == "ESTABLISHED"][1:]
+    return [each for each in master.net_connections("tcp") if each.status == "ESTABLISHED"]
 
 
 # --- who does not read --------------------------------------------------------------------------
@@ -290,13 +287,13 @@ async def test_a_client_that_does_not_read_is_neither_waited_for_nor_served_for_
     text = "audio50 " * 400
     whole = 400 * AHEAD_S * 48_000
     with _request(impatient, text) as stalled:
-        await until(impatient, lambda: impatient.busy() == 1)
+        await impatient.until(lambda: impatient.busy() == 1)
         async with impatient.async_client() as client:
             beside = "audio50 " * 10
             audio = await speak(client, beside, chunk_overlap_method="zero")
             assert audio == expected_pcm(beside, 7)
         assert impatient.busy() == 1
-        await until(impatient, lambda: impatient.busy() == 0)
+        await impatient.until(lambda: impatient.busy() == 0)
         received = await asyncio.to_thread(_rest, stalled)
     assert not received.endswith(b"0\r\n\r\n")
     [made] = re.findall(r"client_stalled.* (\d+) samples", impatient.log())

@@ -1,0 +1,109 @@
+"""Workers on several GPUs, which a stand-in for NVML makes the service see."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.scripted import expected_pcm
+from tests.service import ROOT, Service
+
+# The order of NVML, which is not the one that CUDA would choose by itself.
+UUIDS = ["GPU-cccc0000-2", "GPU-aaaa0000-0", "GPU-bbbb0000-1"]
+
+NVML = f"""
+from types import SimpleNamespace
+
+UUIDS = {UUIDS!r}
+GIB = 2**30
+
+
+class NVMLError(Exception):
+    pass
+
+
+def nvmlInit():
+    pass
+
+
+def nvmlShutdown():
+    pass
+
+
+def nvmlDeviceGetCount():
+    return len(UUIDS)
+
+
+def nvmlDeviceGetHandleByIndex(index):
+    return index
+
+
+def nvmlDeviceGetUUID(index):
+    return UUIDS[index].encode()  # bytes, as old versions gave them
+
+
+def nvmlDeviceGetUtilizationRates(index):
+    return SimpleNamespace(gpu=40 + index, memory=20 + index)
+
+
+def nvmlDeviceGetMemoryInfo(index):
+    return SimpleNamespace(total=16 * GIB, used=(index + 1) * GIB, free=(15 - index) * GIB)
+"""
+
+
+@pytest.fixture
+def path_of_nvml(tmp_path: Path) -> str:
+    """A `PYTHONPATH` on which the stand-in comes first."""
+    folder = tmp_path / "stand-in"
+    folder.mkdir()
+    (folder / "pynvml.py").write_text(NVML)
+    return f"{folder}:{ROOT}"
+
+
+def environment_of(pid: int) -> dict[str, str]:
+    content = Path(f"/proc/{pid}/environ").read_text()
+    return dict(entry.split("=", 1) for entry in content.split("\0") if entry)
+
+
+def test_every_gpu_gets_its_workers(start: Callable[..., Service], path_of_nvml: str) -> None:
+    service = start(PYTHONPATH=path_of_nvml, WORKERS_PER_DEVICE=2)
+    service.wait_until(lambda: service.ready_workers() == 6, 30)
+    workers = service.status()["workers"]
+    assert [worker["id"] for worker in workers] == [
+        f"gpu{index}.{number}" for index in range(3) for number in range(2)
+    ]
+    for position, worker in enumerate(workers):
+        index = position // 2
+        environment = environment_of(worker["pid"])
+        assert worker["device"] == f"gpu{index}"
+        assert environment["CUDA_VISIBLE_DEVICES"] == UUIDS[index]
+        assert environment["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    assert service.status()["gpus"] == [
+        {
+            "device_id": index,
+            "utilization_percent": {"gpu": 40 + index, "memory": 20 + index},
+            "memory_gb": {"total": 16.0, "used": 1.0 + index, "free": 15.0 - index},
+        }
+        for index in range(3)
+    ]
+    with service.client() as client:
+        asked = {"text": "audio3", "seed": 7, "format": "raw_pcm"}
+        for _ in workers:
+            answer = client.post("/tts/generate", json=asked)
+            assert answer.content == expected_pcm("audio3", 7)
+    for worker in workers:
+        assert f"sent to worker {worker['id']} " in service.log()
+
+
+@pytest.mark.parametrize(
+    ("visible", "devices"),
+    [("2,0", ["gpu2", "gpu0"]), ("GPU-aaaa", ["gpu1"]), ("", ["cpu"])],
+)
+def test_only_visible_gpus_are_used(
+    start: Callable[..., Service], path_of_nvml: str, visible: str, devices: list[str]
+) -> None:
+    service = start(PYTHONPATH=path_of_nvml, CUDA_VISIBLE_DEVICES=visible)
+    workers = service.status()["workers"]
+    assert [worker["device"] for worker in workers] == devices
+    pinned = [environment_of(worker["pid"])["CUDA_VISIBLE_DEVICES"] for worker in workers]
+    assert pinned == ["" if device == "cpu" else UUIDS[int(device[3:])] for device in devices]

@@ -1,0 +1,518 @@
+"""`/voices` over HTTP: good uploads, hostile ones, and what becomes of the folder."""
+
+import asyncio
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.audio.media import audio_file, tone
+from tests.scripted import expected_pcm, voice_code
+from tests.service import API_KEY, Service, running_service
+
+RATE = 16_000
+LIMIT_BYTES = 1_048_576
+BOUNDARY = b"its-boundary"
+WATCHED_WITHIN_S = 6
+HELD = "audio10 sleep2 audio1"
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("around") / "the-service"
+    folder.mkdir()
+    with running_service(folder, MAX_UPLOAD_MB=1) as service:
+        yield service
+
+
+@pytest.fixture
+def client(service: Service) -> Iterator[httpx.Client]:
+    """To a service that has no voice, before and after."""
+    with service.client() as client:
+        yield client
+        for voice_id in client.get("/voices").raise_for_status().json():
+            if client.delete(f"/voices/{voice_id}").status_code == 403:
+                (service.preloaded_dir / voice_id).unlink()
+        service.wait_until(lambda: client.get("/voices").json() == [])
+        assert all_files(service) == {}
+
+
+def wav(seconds: float = 1.0, hz: float = 220) -> bytes:
+    return audio_file(tone(seconds, RATE, hz=hz), rate=RATE)
+
+
+def code(seconds: float) -> int:
+    """What is heard of the voice in `wav(seconds)`."""
+    return voice_code(tone(seconds, RATE))
+
+
+def upload(client: httpx.Client, name: str, content: bytes, **query: Any) -> httpx.Response:
+    return client.post("/voices", files={"file": (name, content)}, params=query)
+
+
+def part(content: bytes, disposition: bytes = b'name="file"; filename="v.wav"') -> bytes:
+    return b"--%b\r\nContent-Disposition: form-data; %b\r\n\r\n%b\r\n" % (
+        BOUNDARY,
+        disposition,
+        content,
+    )
+
+
+def form(*parts: bytes) -> bytes:
+    return b"".join(parts) + b"--%b--\r\n" % BOUNDARY
+
+
+def upload_raw(client: httpx.Client, body: Any, charset: str = "") -> httpx.Response:
+    """A body as it is, with whatever no client library would write."""
+    media_type = f"multipart/form-data; boundary={BOUNDARY.decode()}{charset}"
+    return client.post("/voices", content=body, headers={"Content-Type": media_type})
+
+
+def error_code(answer: httpx.Response, status: int) -> str:
+    assert answer.status_code == status, answer.text
+    return answer.json()["error"]["code"]
+
+
+def all_files(service: Service) -> dict[str, tuple[int, int]]:
+    """Everything in and beside the service's folder but its log, with size and time."""
+    return {
+        str(path): (path.lstat().st_size, path.lstat().st_mtime_ns)
+        for path in service.folder.parent.rglob("*")
+        if path != service.log_path and (path.is_symlink() or path.is_file())
+    }
+
+
+def heard(client: httpx.Client, voice_id: str) -> int | None:
+    """The code of the voice that speaks; None if there is none of this id."""
+    asked = {"text": "audio1", "seed": 7, "format": "raw_pcm", "voice_id": voice_id}
+    answer = client.post("/tts/generate", json=asked)
+    if answer.status_code == 404:
+        assert error_code(answer, 404) == "voice_not_found"
+        return None
+    assert answer.status_code == 200
+    voice = int(np.frombuffer(answer.content, "<i2")[1]) - 10_000
+    assert answer.content == expected_pcm("audio1", 7, voice)
+    return voice
+
+
+# --- good ones ------------------------------------------------------------------------------------
+
+
+def test_upload_list_speak_delete(client: httpx.Client, service: Service) -> None:
+    answer = upload(client, "My voice-1.wav", wav(1.2))
+    assert answer.status_code == 201
+    assert answer.json() == {
+        "voice_id": "My voice-1.wav",
+        "message": "Voice uploaded successfully.",
+    }
+    assert client.get("/voices").json() == ["My voice-1.wav"]
+    assert heard(client, "My voice-1.wav") == code(1.2)
+    stored = service.voices_dir / "My voice-1.wav"
+    assert stored.read_bytes() == wav(1.2)
+    assert stored.stat().st_mode & 0o777 == 0o600
+
+    answer = client.delete("/voices/My voice-1.wav")
+    assert answer.status_code == 200
+    assert answer.json() == {"message": "Voice 'My voice-1.wav' deleted successfully."}
+    assert client.get("/voices").json() == []
+    assert heard(client, "My voice-1.wav") is None
+    assert error_code(client.delete("/voices/My voice-1.wav"), 404) == "voice_not_found"
+
+
+@pytest.mark.parametrize(
+    ("name", "container", "codec"),
+    [
+        ("v.wav", "wav", "pcm_s16le"),
+        ("v.mp3", "mp3", "libmp3lame"),
+        ("v.flac", "flac", "flac"),
+        ("v.ogg", "ogg", "libopus"),
+        ("v.opus", "ogg", "libopus"),
+        ("v.m4a", "ipod", "aac"),
+        ("v.webm", "webm", "libopus"),
+        ("V.WAV", "wav", "pcm_f32le"),
+    ],
+)
+def test_every_allowed_kind_of_file_becomes_a_voice(
+    client: httpx.Client, name: str, container: str, codec: str
+) -> None:
+    content = audio_file(tone(1.5, 48_000), rate=48_000, container=container, codec=codec)
+    assert upload(client, name, content).json()["voice_id"] == name
+    assert heard(client, name)
+
+
+def test_voices_are_listed_in_order(client: httpx.Client) -> None:
+    for name in ("b.wav", "a 2.wav", "B.wav.wav", "é.wav", "10.wav"):
+        assert upload(client, name, wav()).status_code == 201
+    assert client.get("/voices").json() == sorted(
+        ["b.wav", "a 2.wav", "B.wav.wav", "é.wav", "10.wav"]
+    )
+
+
+def test_a_taken_id_is_refused_unless_it_is_to_be_replaced(client: httpx.Client) -> None:
+    assert upload(client, "v.wav", wav(1.1)).status_code == 201
+    for alike in ("v.wav", "V.wav"):
+        answer = upload(client, alike, wav(1.2))
+        assert error_code(answer, 409) == "voice_exists"
+    assert error_code(upload(client, "v.wav", wav(1.2), replace="false"), 409) == "voice_exists"
+    assert heard(client, "v.wav") == code(1.1)
+    assert upload(client, "v.wav", wav(1.3), replace="true").status_code == 201
+    assert heard(client, "v.wav") == code(1.3)
+    assert client.get("/voices").json() == ["v.wav"]
+
+
+def test_composed_and_decomposed_names_are_one_voice(client: httpx.Client) -> None:
+    assert upload(client, "e\u0301.wav", wav(1.1)).json()["voice_id"] == "\xe9.wav"
+    for alike in ("\xe9.wav", "e\u0301.wav", "\xc9.wav"):
+        assert error_code(upload(client, alike, wav()), 409) == "voice_exists"
+    assert heard(client, "\xe9.wav") == heard(client, "e\u0301.wav") == code(1.1)
+    assert client.delete("/voices/e\u0301.wav").status_code == 200
+    assert client.get("/voices").json() == []
+
+
+def test_a_users_voice_hides_a_preloaded_one(client: httpx.Client, service: Service) -> None:
+    (service.preloaded_dir / "v.wav").write_bytes(wav(1.1))
+    service.wait_until(lambda: heard(client, "v.wav") == code(1.1), WATCHED_WITHIN_S)
+    assert error_code(client.delete("/voices/v.wav"), 403) == "preloaded_voice"
+
+    assert upload(client, "v.wav", wav(1.2)).status_code == 201
+    assert heard(client, "v.wav") == code(1.2)
+    assert client.get("/voices").json() == ["v.wav"]
+
+    assert client.delete("/voices/v.wav").status_code == 200
+    assert heard(client, "v.wav") == code(1.1)
+    assert client.get("/voices").json() == ["v.wav"]
+    assert (service.preloaded_dir / "v.wav").read_bytes() == wav(1.1)
+
+
+def test_the_folder_may_be_changed_by_hand(client: httpx.Client, service: Service) -> None:
+    by_hand = service.voices_dir / "by hand.wav"
+    by_hand.write_bytes(wav(1.1))
+    service.wait_until(lambda: heard(client, "by hand.wav") == code(1.1), WATCHED_WITHIN_S)
+    by_hand.write_bytes(wav(1.2))
+    service.wait_until(lambda: heard(client, "by hand.wav") == code(1.2), WATCHED_WITHIN_S)
+    by_hand.unlink()
+    service.wait_until(lambda: heard(client, "by hand.wav") is None, WATCHED_WITHIN_S)
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_a_queued_job_ends_with_the_voice_that_it_was_accepted_with(
+    client: httpx.Client, service: Service, replaced: bool
+) -> None:
+    def asked(text: str) -> dict[str, Any]:
+        return {"text": text, "voice_id": "v.wav", "seed": 7, "format": "raw_pcm"}
+
+    upload(client, "v.wav", wav(1.1)).raise_for_status()
+    async with (
+        service.async_client() as clients,
+        clients.stream("POST", "/tts/generate", json=asked(HELD)) as running,
+    ):
+        audio = running.aiter_raw()
+        began = await anext(audio)
+        queued = asyncio.create_task(clients.post("/tts/generate", json=asked("audio3")))
+        await service.until(lambda: service.status()["queue"]["waiting"] == 1)
+        if replaced:
+            files = {"file": ("v.wav", wav(1.2))}
+            changed = await clients.post("/voices?replace=true", files=files)
+        else:
+            changed = await clients.delete("/voices/v.wav")
+        assert changed.is_success
+        assert service.status()["queue"]["waiting"] == 1
+        rest = b"".join([piece async for piece in audio])
+        assert began + rest == expected_pcm(HELD, 7, code(1.1))
+        assert (await queued).content == expected_pcm("audio3", 7, code(1.1))
+    assert heard(client, "v.wav") == (code(1.2) if replaced else None)
+
+
+# --- hostile ones ---------------------------------------------------------------------------------
+
+HOSTILE_NAMES = [
+    b"../v.wav",
+    b"..",
+    b"../../../../tmp/v.wav",
+    b"/v.wav",
+    b"/etc/v.wav",
+    b"..\\v.wav",
+    b"a\\v.wav",
+    b"C:\\v.wav",
+    b"\\\\host\\share\\v.wav",
+    b"%2e%2e%2fv.wav",
+    b"..%2fv.wav",
+    b".v.wav",
+    b".wav",
+    b"v.wav/",
+    b"sub/v.wav",
+    b"v",
+    b"v.txt",
+    b"v.wav.exe",
+    b"v\x00.wav",
+    b"v.wav\x00",
+    b"v\x1b.wav",
+    b"v\r.wav",
+    b"v\n.wav",
+    b"v\r\nX-Evil: 1.wav",
+    b"v\x7f.wav",
+    b'v\\".wav',
+    b"v:stream.wav",
+    b"v*.wav",
+    b"<v>.wav",
+    b"v" * 125 + b".wav",
+    b"v" * 300 + b".wav",
+    "\u202ev.wav".encode(),
+    "v\u2028.wav".encode(),
+    "\U0001f600.wav".encode(),
+    b"README.md",
+]
+
+
+@pytest.mark.parametrize("name", HOSTILE_NAMES, ids=lambda name: ascii(name[:20]))
+def test_a_hostile_name_is_refused_and_nothing_is_written(
+    client: httpx.Client, service: Service, name: bytes
+) -> None:
+    before = all_files(service)
+    disposition = b'name="file"; filename="%b"' % name
+    for charset in ("", "; charset=utf-16", "; charset=punycode", "; charset=no-such"):
+        answer = upload_raw(client, form(part(wav(), disposition)), charset)
+        assert error_code(answer, 400) in ("invalid_voice_id", "invalid_request")
+    assert client.get("/voices").json() == []
+    assert all_files(service) == before
+
+
+def test_the_encoded_form_of_a_name_counts_for_nothing(client: httpx.Client) -> None:
+    disposition = b'name="file"; filename="v.wav"; filename*=UTF-8\'\'..%2fevil.wav'
+    assert upload_raw(client, form(part(wav(), disposition))).json()["voice_id"] == "v.wav"
+
+
+def bad_wav(*, rate: int = RATE, channels: int = 1, data_bytes: int = 2 * RATE) -> bytes:
+    """A header that promises so much, before one second of audio."""
+    samples = wav()[-2 * RATE :]
+    return (
+        struct.pack("<4sI4s", b"RIFF", 0xFFFFFFFF, b"WAVE")
+        + struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, channels, rate, rate * 2, 2, 16)
+        + struct.pack("<4sI", b"data", data_bytes)
+        + samples
+    )
+
+
+def silence(seconds: float, **options: Any) -> bytes:
+    return audio_file(np.zeros(round(seconds * RATE), np.float32), rate=RATE, **options)
+
+
+UNUSABLE = {
+    "empty": b"",
+    "text": b"This is not audio.",
+    "header only": wav()[:44],
+    "truncated mp3": audio_file(tone(2), container="mp3", codec="libmp3lame")[:300],
+    "no rate": bad_wav(rate=0),
+    "65535 channels": bad_wav(channels=65_535),
+    "silence": silence(2),
+    "0.2 s": wav(0.2),
+    "an hour": silence(3600, container="flac", codec="flac"),
+    "over 5 minutes": audio_file(tone(301, 8000), rate=8000, container="mp3", codec="libmp3lame"),
+    "ffconcat": b"ffconcat version 1.0\nfile /etc/passwd\n",
+    "m3u8": b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n",
+    "dash": b'<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011"><Period/></MPD>',
+}
+
+
+@pytest.mark.parametrize("what", UNUSABLE)
+def test_what_is_no_voice_is_refused_and_not_kept(
+    client: httpx.Client, service: Service, what: str
+) -> None:
+    before = all_files(service)
+    answer = upload(client, "v.wav", UNUSABLE[what])
+    assert error_code(answer, 422) == "unusable_audio"
+    assert len(answer.json()["error"]["message"]) > 20
+    assert "/etc/passwd" not in answer.text
+    assert client.get("/voices").json() == []
+    assert all_files(service) == before
+
+
+def test_a_file_that_is_no_voice_leaves_the_one_that_it_was_to_replace(
+    client: httpx.Client,
+) -> None:
+    upload(client, "v.wav", wav(1.1)).raise_for_status()
+    for content, status in ((b"no", 422), (bytes(LIMIT_BYTES + 1), 413)):
+        assert upload(client, "v.wav", content, replace="true").status_code == status
+    assert heard(client, "v.wav") == code(1.1)
+
+
+def test_a_length_that_lies_is_not_believed(client: httpx.Client) -> None:
+    answer = upload(client, "v.wav", bad_wav(data_bytes=0xFFFFFFF0))
+    assert answer.status_code in (201, 422)
+    assert heard(client, "v.wav") == (code(1) if answer.status_code == 201 else None)
+
+
+def test_other_rates_channels_and_tracks_are_voices_too(client: httpx.Client) -> None:
+    left, right = tone(1.5, 44_100, hz=200), tone(1.5, 44_100, hz=300)
+    video = audio_file(tone(1.5, 48_000), rate=48_000, container="mp4", codec="aac", video=True)
+    good = {
+        "8 kHz.wav": audio_file(tone(1.5, 8000), rate=8000),
+        "stereo.wav": audio_file(np.stack([left, right]), rate=44_100),
+        "video.m4a": video,
+    }
+    for name, content in good.items():
+        assert upload(client, name, content).status_code == 201, name
+        assert heard(client, name)
+
+
+# --- hostile requests -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"garbage",
+        form(),
+        form(part(b"v", b'name="voice"; filename="v.wav"')),
+        form(part(b"v", b'name="file"')),
+        form(part(b"v", b'name="file"; filename=""')),
+        form(part(b"v", b'filename="v.wav"')),
+        form(part(wav()), part(wav(), b'name="file"; filename="w.wav"')),
+        part(wav()),
+        form(*[part(b"x", b'name="a"')] * 10_000),
+        form(*[part(b"", b'name="file"; filename="v.wav"')] * 10_000),
+        form(part(b"x", b"name=" + b"a" * 500_000)),
+        b"--%b\r\n" % BOUNDARY + b"A: b\r\n" * 100_000 + b"\r\n" + form(),
+        form(part(bytes(900_000), b'name="a"'), part(bytes(900_000), b'name="b"')),
+    ],
+    ids=lambda body: f"{body[44:64]!a} {len(body)}",
+)
+def test_what_is_not_one_file_in_a_form_is_refused(
+    client: httpx.Client, service: Service, body: bytes
+) -> None:
+    before = all_files(service)
+    answer = upload_raw(client, body)
+    assert answer.status_code in (400, 413)
+    assert answer.json()["error"]["type"] == "invalid_request_error"
+    assert all_files(service) == before
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Content-Type": "application/json"},
+        {"Content-Type": "multipart/form-data"},
+        {"Content-Type": "multipart/form-data; boundary=" + "x" * 1000},
+        {"Content-Type": "application/x-www-form-urlencoded"},
+    ],
+)
+def test_another_kind_of_body_is_refused(client: httpx.Client, headers: dict[str, str]) -> None:
+    answer = client.post("/voices", content=form(part(wav())), headers=headers)
+    assert error_code(answer, 400) == "invalid_request"
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("size", [LIMIT_BYTES + 1, 3 * LIMIT_BYTES])
+def test_a_file_over_the_limit_is_refused(
+    client: httpx.Client, service: Service, size: int, chunked: bool
+) -> None:
+    before = all_files(service)
+    body = form(part(bytes(size)))
+    answer = upload_raw(client, iter([body]) if chunked else body)
+    assert error_code(answer, 413) == "payload_too_large"
+    assert all_files(service) == before
+
+
+def test_a_file_of_exactly_the_limit_is_not_too_large(client: httpx.Client) -> None:
+    content = wav(1.1)
+    padded = content + bytes(LIMIT_BYTES - len(content))
+    assert upload(client, "v.wav", padded).status_code in (201, 422)
+
+
+def test_an_upload_that_breaks_off_leaves_nothing_behind(
+    client: httpx.Client, service: Service
+) -> None:
+    before = all_files(service)
+    body = form(part(wav(5)))
+    with service.connect() as connection:
+        connection.sendall(
+            f"POST /voices HTTP/1.1\r\nHost: x\r\nX-API-Key: {API_KEY}\r\n"
+            f"Content-Type: multipart/form-data; boundary={BOUNDARY.decode()}\r\n"
+            f"X-Request-ID: broken-off\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+            + body[: len(body) // 2]
+        )
+    service.wait_until(lambda: "broken-off POST /voices" in service.log())
+    assert "Traceback" not in service.log()
+    assert all_files(service) == before
+    assert client.get("/voices").json() == []
+
+
+# --- the folder -----------------------------------------------------------------------------------
+
+
+def test_a_symlink_is_neither_followed_nor_listed(
+    client: httpx.Client, service: Service, tmp_path: Path
+) -> None:
+    target = tmp_path / "elsewhere.wav"
+    target.write_bytes(wav(1.1))
+    links = [service.voices_dir / "link.wav", service.preloaded_dir / "dir.wav"]
+    links[0].symlink_to(target)
+    links[1].symlink_to(tmp_path)
+    (service.voices_dir / "real.wav").write_bytes(wav(1.2))
+    service.wait_until(lambda: client.get("/voices").json() != [], WATCHED_WITHIN_S)
+    assert client.get("/voices").json() == ["real.wav"]
+    assert heard(client, "link.wav") is None
+    assert client.delete("/voices/link.wav").status_code == 404
+    assert upload(client, "link.wav", wav(1.3), replace="true").status_code in (201, 409)
+    assert target.read_bytes() == wav(1.1)
+    for link in links:
+        link.unlink(missing_ok=True)
+
+
+async def test_of_many_uploads_of_one_name_one_wins(client: httpx.Client, service: Service) -> None:
+    async with service.async_client() as clients:
+        answers = await asyncio.gather(
+            *(
+                clients.post("/voices", files={"file": ("v.wav", wav(1 + n / 100))})
+                for n in range(20)
+            )
+        )
+    statuses = [answer.status_code for answer in answers]
+    assert sorted(statuses) == [201] + [409] * 19
+    assert (service.voices_dir / "v.wav").read_bytes() == wav(1 + statuses.index(201) / 100)
+    assert list(service.voices_dir.iterdir()) == [service.voices_dir / "v.wav"]
+
+
+async def test_whoever_speaks_while_a_voice_changes_hears_one_version_or_none(
+    client: httpx.Client, service: Service
+) -> None:
+    versions = {code(length): wav(length) for length in (1.1, 1.2, 1.3)}
+    seen = set()
+    done = asyncio.Event()
+
+    async def change(clients: httpx.AsyncClient) -> None:
+        for content in versions.values():
+            files = {"file": ("v.wav", content)}
+            await clients.post("/voices", files=files, params={"replace": "true"})
+            await clients.delete("/voices/v.wav")
+        done.set()
+
+    async def listen() -> None:
+        while not done.is_set():
+            seen.add(await asyncio.to_thread(heard, client, "v.wav"))
+
+    async with service.async_client() as clients:
+        await asyncio.gather(change(clients), listen())
+    assert seen <= {None, *versions}
+    assert len(seen) > 1
+
+
+def test_a_folder_that_cannot_be_written_is_no_end_of_the_service(
+    client: httpx.Client, service: Service
+) -> None:
+    service.voices_dir.rmdir()
+    service.voices_dir.write_text("no folder")
+    try:
+        assert error_code(upload(client, "v.wav", wav()), 503) == "storage_unavailable"
+        assert client.post("/tts/generate", json={"text": "audio1"}).status_code == 200
+    finally:
+        service.voices_dir.unlink()
+        service.voices_dir.mkdir()
+    assert upload(client, "v.wav", wav(1.1)).status_code == 201
+    assert heard(client, "v.wav") == code(1.1)

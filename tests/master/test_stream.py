@@ -1,0 +1,108 @@
+import asyncio
+
+import pytest
+
+import app.master.stream as stream_module
+from app.errors import EngineFailed, WorkerLost
+from app.master.stream import JobStream
+
+PCM = b"\1\0" * 480
+
+
+async def test_audio_comes_out_as_it_went_in() -> None:
+    stream = JobStream()
+    for number in range(3):
+        stream.put(bytes([number]) * 4)
+    stream.end()
+    assert [await stream.read() for _ in range(4)] == [b"\0" * 4, b"\1" * 4, b"\2" * 4, None]
+    assert await stream.read() is None
+
+
+async def test_a_reader_waits_for_audio() -> None:
+    stream = JobStream()
+    reading = asyncio.create_task(stream.read())
+    await asyncio.sleep(0)
+    assert not reading.done()
+    stream.put(PCM)
+    assert await reading == PCM
+
+
+async def test_a_waiting_reader_learns_of_the_end() -> None:
+    stream = JobStream()
+    reading = asyncio.create_task(stream.read())
+    await asyncio.sleep(0)
+    stream.end()
+    assert await reading is None
+
+
+async def test_an_error_overtakes_the_audio() -> None:
+    stream = JobStream()
+    stream.put(PCM)
+    stream.end(EngineFailed("it failed"))
+    for _ in range(2):
+        with pytest.raises(EngineFailed, match="it failed"):
+            await stream.read()
+
+
+async def test_only_the_first_end_counts() -> None:
+    complete, broken = JobStream(), JobStream()
+    complete.end()
+    complete.end(WorkerLost("too late"))
+    assert await complete.read() is None
+    broken.end(WorkerLost("lost"))
+    broken.end()
+    with pytest.raises(WorkerLost):
+        await broken.read()
+
+
+async def test_what_was_taken_is_reported_in_samples() -> None:
+    stream = JobStream()
+    taken: list[int] = []
+    stream.on_taken = taken.append
+    stream.put(PCM)
+    stream.put(PCM[:20])
+    assert taken == []
+    await stream.read()
+    await stream.read()
+    assert taken == [480, 490]
+
+
+async def test_a_stream_has_started_when_its_first_audio_was_taken() -> None:
+    stream = JobStream()
+    stream.put(PCM)
+    assert not stream.started
+    await stream.read()
+    assert stream.started
+
+
+async def test_a_restart_forgets_what_nobody_has_taken() -> None:
+    stream = JobStream()
+    stream.put(b"old!")
+    stream.restart()
+    stream.put(b"new!")
+    stream.end()
+    assert [await stream.read(), await stream.read()] == [b"new!", None]
+
+
+async def test_audio_counts_as_untaken_while_it_lies_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(stream_module, "monotonic", lambda: now)
+    stream = JobStream()
+    assert stream.untaken_s(500.0) == 0
+    now = 500.0
+    stream.put(PCM)
+    stream.put(PCM)
+    assert stream.untaken_s(503.0) == 3
+    now = 504.0
+    await stream.read()
+    assert stream.untaken_s(506.0) == 2
+    await stream.read()
+    assert stream.untaken_s(900.0) == 0
+
+
+async def test_closing_is_told() -> None:
+    stream = JobStream()
+    told: list[str] = []
+    stream.on_close = lambda: told.append("closed")
+    stream.close()
+    assert told == ["closed"]

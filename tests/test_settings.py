@@ -1,0 +1,382 @@
+"""The environment of each test is its own: no setting and no `.env` of the machine's."""
+
+import os
+import re
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.errors import StartupError
+from app.settings import (
+    Settings,
+    child_environment,
+    cpu_count,
+    load_settings,
+    unknown_names,
+    visible_cuda_devices,
+)
+from tests.service import ROOT
+
+PROMISED = {
+    "API_KEY": None,
+    "HOST": "0.0.0.0",  # noqa: S104
+    "PORT": 8000,
+    "DEBUG": False,
+    "LOG_LEVEL": "INFO",
+    "WORKERS_PER_DEVICE": 1,
+    "CONCURRENT_REQUESTS_PER_WORKER": 1,
+    "VOICES_DIR": "voices/",
+    "PRELOADED_VOICES_DIR": "preloaded-voices/",
+    "MODEL_PATH": "models",
+    "CORS_ORIGINS": "*",
+    "TTS_VOICE_EXAGGERATION_FACTOR": 0.5,
+    "TTS_CFG_GUIDANCE_WEIGHT": 0.5,
+    "TTS_SYNTHESIS_TEMPERATURE": 0.8,
+    "TTS_TEXT_PROCESSING_CHUNK_SIZE": 150,
+    "TTS_AUDIO_TOKENS_PER_SLICE": 35,
+    "TTS_REMOVE_LEADING_MILLISECONDS": 0,
+    "TTS_REMOVE_TRAILING_MILLISECONDS": 0,
+    "TTS_CHUNK_OVERLAP_STRATEGY": "full",
+    "TTS_CROSSFADE_DURATION_MILLISECONDS": 30,
+    "TTS_SPEECH_TOKEN_QUEUE_MAX_SIZE": 2,
+    "TTS_PCM_CHUNK_QUEUE_MAX_SIZE": 3,
+}
+"""Names and defaults that were promised before the project began."""
+
+EXAMPLE = """\
+# Server Settings
+API_KEY="your-super-secret-api-key"
+CONCURRENT_REQUESTS_PER_WORKER=2 # Allow 2 TTS tasks per GPU
+
+# TTS Tuning for Low Latency
+TTS_SPEECH_TOKEN_QUEUE_MAX_SIZE=2
+TTS_PCM_CHUNK_QUEUE_MAX_SIZE=3
+"""
+"""The `.env` file that was promised to work."""
+
+GROUPS = {
+    "api_key": "Core application settings",
+    "model": "TTS engine",
+    "max_text_length": "Limits",
+}
+"""Headings in `.env.example`, each above this setting."""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in os.environ.keys() & {field.upper() for field in Settings.model_fields}:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Settings]:
+    """`given(NAME=value)`: the settings in this environment."""
+
+    def given(**environment: Any) -> Settings:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, str(value))
+        return load_settings(api_key_required=False)
+
+    return given
+
+
+def complaints(given: Callable[..., Settings], **environment: Any) -> list[str]:
+    with pytest.raises(StartupError) as refusal:
+        given(**environment)
+    return str(refusal.value).splitlines()
+
+
+def shown(value: Any) -> str:
+    """A default as it is written in tables and files."""
+    if isinstance(value, tuple):
+        return ",".join(value)
+    return "" if value is None else str(value)
+
+
+# --- names and defaults ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PROMISED)
+def test_a_promised_variable_has_its_promised_default(name: str) -> None:
+    default = PROMISED[name]
+    value = getattr(load_settings(api_key_required=False), name.lower())
+    match name:
+        case "API_KEY":
+            assert not value.get_secret_value()
+        case "CORS_ORIGINS":
+            assert value == (default,)
+        case _ if isinstance(value, Path):
+            assert value == Path(str(default))
+        case _:
+            assert value == default
+
+
+@pytest.mark.parametrize("name", [name for name in PROMISED if name.startswith("TTS_")])
+def test_what_is_tuned_reaches_the_worker(name: str, given: Callable[..., Settings]) -> None:
+    if name.endswith("QUEUE_MAX_SIZE"):
+        assert getattr(given(**{name: 7}), name.lower()) == 7
+        return
+    value = "zero" if name == "TTS_CHUNK_OVERLAP_STRATEGY" else 1 if "MILLI" in name else 2
+    value = 100 if name.endswith(("CHUNK_SIZE", "PER_SLICE")) else value
+    field = name.removeprefix("TTS_").lower().replace("strategy", "method")
+    assert getattr(given(**{name: value}).synthesis_params(), field) == value
+
+
+def test_every_request_has_a_seed_of_its_own() -> None:
+    settings = load_settings(api_key_required=False)
+    assert len({settings.synthesis_params().seed for _ in range(20)}) > 15
+
+
+def test_the_environment_wins_over_the_file(folder: Path, given: Callable[..., Settings]) -> None:
+    (folder / ".env").write_text("PORT=9001\nHOST=::1\n")
+    assert given().port == 9001
+    settings = given(PORT=9002)
+    assert (settings.port, settings.host) == (9002, "::1")
+
+
+def test_debug_means_debug_logging(given: Callable[..., Settings]) -> None:
+    assert given(LOG_LEVEL="warning").effective_log_level == "WARNING"
+    assert given(DEBUG="true").effective_log_level == "DEBUG"
+
+
+def test_a_health_port_is_optional(given: Callable[..., Settings]) -> None:
+    assert given().port_health is None
+    assert given(PORT_HEALTH="").port_health is None
+    assert given(PORT_HEALTH="9003").port_health == 9003
+
+
+@pytest.mark.parametrize(
+    ("value", "origins"),
+    [
+        ("*", ("*",)),
+        ("https://one.test", ("https://one.test",)),
+        (
+            "http://localhost:3000, https://your-frontend.com/ ,",
+            ("http://localhost:3000", "https://your-frontend.com"),
+        ),
+        ('"http://one.test,http://two.test"', ("http://one.test", "http://two.test")),
+        ("", ()),
+    ],
+)
+def test_origins_are_a_list(
+    value: str, origins: tuple[str, ...], given: Callable[..., Settings]
+) -> None:
+    assert given(CORS_ORIGINS=value).cors_origins == origins
+
+
+# --- quotes and comments --------------------------------------------------------------------------
+
+
+def as_docker_hands_over(env_file: str) -> dict[str, str]:
+    """`docker run --env-file`: lines split at the first `=`, and nothing else."""
+    lines = [line for line in env_file.splitlines() if line and not line.startswith("#")]
+    return {name: value for name, _, value in (line.partition("=") for line in lines)}
+
+
+def test_the_promised_example_works_as_a_file(folder: Path) -> None:
+    (folder / ".env").write_text(EXAMPLE)
+    settings = load_settings(api_key_required=True)
+    assert settings.api_key.get_secret_value() == "your-super-secret-api-key"
+    assert settings.concurrent_requests_per_worker == 2
+    assert unknown_names() == []
+
+
+def test_the_promised_example_works_through_docker(given: Callable[..., Settings]) -> None:
+    environment = as_docker_hands_over(EXAMPLE)
+    assert environment["CONCURRENT_REQUESTS_PER_WORKER"] == "2 # Allow 2 TTS tasks per GPU"
+    settings = given(**environment)
+    assert settings.api_key.get_secret_value() == "your-super-secret-api-key"
+    assert settings.concurrent_requests_per_worker == 2
+
+
+@pytest.mark.parametrize(
+    ("written", "key"),
+    [
+        ("plain", "plain"),
+        ("  spaced  ", "spaced"),
+        ('"quoted"', "quoted"),
+        ("'quoted' # and why", "quoted"),
+        ('"a # in it"', "a # in it"),
+        ("a#b", "a#b"),
+        ("#a", "#a"),
+        ("key # comment", "key"),
+        (" # only a comment", ""),
+        ("it's", "it's"),
+        ("a=b=c", "a=b=c"),
+    ],
+)
+def test_a_file_means_the_same_with_docker_and_without(
+    written: str, key: str, folder: Path, given: Callable[..., Settings]
+) -> None:
+    (folder / ".env").write_text(f"API_KEY={written}\n")
+    assert given().api_key.get_secret_value() == key
+    assert given(API_KEY=written).api_key.get_secret_value() == key
+
+
+def test_what_is_quoted_in_the_file_is_taken_whole(folder: Path) -> None:
+    (folder / ".env").write_text("API_KEY=\"correct # horse\"\nHOST='::1' # loopback\n")
+    settings = load_settings(api_key_required=True)
+    assert settings.api_key.get_secret_value() == "correct # horse"
+    assert settings.host == "::1"
+
+
+# --- what is wrong --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", [None, "", "   ", '""', "# later"])
+def test_without_a_key_there_is_no_service(key: str | None, given: Callable[..., Settings]) -> None:
+    if key is not None:
+        given(API_KEY=f" {key}")
+    with pytest.raises(StartupError, match="API_KEY is not set"):
+        load_settings(api_key_required=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PORT", "0"),
+        ("PORT", "65536"),
+        ("PORT", "http"),
+        ("PORT_HEALTH", "-1"),
+        ("LOG_LEVEL", "LOUD"),
+        ("DEBUG", "perhaps"),
+        ("WORKERS_PER_DEVICE", "0"),
+        ("WORKERS_PER_DEVICE", "1.5"),
+        ("CONCURRENT_REQUESTS_PER_WORKER", "-1"),
+        ("MODEL", "gpt"),
+        ("MODEL", "os; rm"),
+        ("TTS_VOICE_EXAGGERATION_FACTOR", "2.1"),
+        ("TTS_CFG_GUIDANCE_WEIGHT", "-0.1"),
+        ("TTS_SYNTHESIS_TEMPERATURE", "0"),
+        ("TTS_SYNTHESIS_TEMPERATURE", "nan"),
+        ("TTS_TEXT_PROCESSING_CHUNK_SIZE", "19"),
+        ("TTS_AUDIO_TOKENS_PER_SLICE", "501"),
+        ("TTS_REMOVE_LEADING_MILLISECONDS", "5001"),
+        ("TTS_REMOVE_TRAILING_MILLISECONDS", "-1"),
+        ("TTS_CHUNK_OVERLAP_STRATEGY", "half"),
+        ("TTS_CROSSFADE_DURATION_MILLISECONDS", "501"),
+        ("TTS_SPEECH_TOKEN_QUEUE_MAX_SIZE", "0"),
+        ("TTS_PCM_CHUNK_QUEUE_MAX_SIZE", "0"),
+        ("QUEUE_TIMEOUT_SECONDS", "inf"),
+        ("QUEUE_TIMEOUT_SECONDS", "0"),
+        ("MAX_UPLOAD_MB", "0"),
+    ],
+)
+def test_a_wrong_value_is_one_line_with_its_name(
+    name: str, value: str, given: Callable[..., Settings]
+) -> None:
+    [line] = complaints(given, **{name: value})
+    assert line.startswith(f"{name}: ")
+    assert line.endswith(f"(it is {value!r})")
+
+
+def test_every_wrong_value_has_a_line(given: Callable[..., Settings]) -> None:
+    lines = complaints(given, PORT="x", MODEL="?", MAX_UPLOAD_MB="-1")
+    assert sorted(line.partition(":")[0] for line in lines) == ["MAX_UPLOAD_MB", "MODEL", "PORT"]
+
+
+def test_the_key_is_never_shown(given: Callable[..., Settings]) -> None:
+    settings = given(API_KEY="hush-1234")
+    assert "hush" not in f"{settings!r} {settings} {settings.model_dump_json()}"
+    assert "hush" not in "\n".join(complaints(given, PORT="x"))
+
+
+def test_settings_do_not_change(given: Callable[..., Settings]) -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        given().port = 1  # type: ignore[misc]
+
+
+def test_a_name_that_is_nearly_one_of_ours_is_doubted(folder: Path) -> None:
+    (folder / ".env").write_text(
+        "API_KEY=x\nWORKER_PER_DEVICE=2\nTTS_SPEED=1\nHF_HOME=/cache\nport=8000\n"
+    )
+    warnings = unknown_names()
+    assert len(warnings) == 2
+    assert "WORKER_PER_DEVICE" in warnings[0]
+    assert "did you mean WORKERS_PER_DEVICE?" in warnings[0]
+    assert warnings[1].startswith("TTS_SPEED in .env is not a setting")
+
+
+def test_without_a_file_nothing_is_doubted() -> None:
+    assert unknown_names() == []
+
+
+# --- the environment of others --------------------------------------------------------------------
+
+
+def test_a_child_never_sees_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_KEY", "hush")
+    monkeypatch.setenv("HF_HOME", "/cache")
+    child = child_environment(OMP_NUM_THREADS="2")
+    assert "hush" not in child.values()
+    assert child["HF_HOME"] == "/cache"
+    assert child["OMP_NUM_THREADS"] == "2"
+
+
+def test_an_operators_choice_of_gpus_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert visible_cuda_devices() is None
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert visible_cuda_devices() == "0,1"
+
+
+def test_the_cores_are_those_of_this_process() -> None:
+    assert cpu_count() == len(os.sched_getaffinity(0))
+
+
+# --- what is written about them -------------------------------------------------------------------
+
+
+def env_example() -> str:
+    """What `.env.example` must be: every setting, explained, at its default."""
+    lines = [
+        "# Copy this file to .env and choose a key. What is commented out is at its default.",
+    ]
+    for name, field in Settings.model_fields.items():
+        if name in GROUPS:
+            lines += ["", "", f"# --- {GROUPS[name]} ---"]
+        description = str(field.description).replace("**", "")
+        wrapped = textwrap.wrap(description, 98, break_on_hyphens=False)
+        lines += ["", *(f"# {line}" for line in wrapped)]
+        if name == "api_key":
+            lines.append("API_KEY=")
+        else:
+            lines.append(f"# {name.upper()}={shown(field.default)}")
+    return "\n".join(lines) + "\n"
+
+
+def test_the_example_file_explains_every_setting() -> None:
+    assert (ROOT / ".env.example").read_text() == env_example()
+
+
+def test_the_example_file_changes_nothing_but_asks_for_a_key(folder: Path) -> None:
+    (folder / ".env").write_text((ROOT / ".env.example").read_text())
+    assert load_settings(api_key_required=False) == Settings.model_construct()
+    with pytest.raises(StartupError, match="API_KEY"):
+        load_settings(api_key_required=True)
+
+
+def test_the_example_file_holds_the_real_defaults(folder: Path) -> None:
+    """All of it taken at its word, comments and all."""
+    example = (ROOT / ".env.example").read_text()
+    settings = re.sub(r"^# (?=[A-Z_]+=)", "", example, flags=re.MULTILINE)
+    (folder / ".env").write_text(settings)
+    assert load_settings(api_key_required=False) == Settings.model_construct()
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_the_readme_has_a_row_for_every_setting(name: str) -> None:
+    field = Settings.model_fields[name]
+    default = {"api_key": "None", "port_health": "None"}.get(name, shown(field.default))
+    if isinstance(field.default, Path) and name.endswith("_dir"):
+        default += "/"
+    if name == "tts_chunk_overlap_strategy":
+        default = f'"{default}"'
+    row = rf"^\| +`{name.upper()}` +\| +(?P<description>\S.*\S) +\| +`{re.escape(default)}` +\|$"
+    readme = (ROOT / "README.md").read_text()
+    assert len(re.findall(row, readme, re.MULTILINE)) == 1

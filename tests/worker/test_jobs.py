@@ -1,0 +1,249 @@
+"""Jobs on a real pipeline with the scripted engine; `Outbox` keeps what they say to the master."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from app.engines.base import EngineConfig
+from app.messages import (
+    AudioChunk,
+    Credit,
+    JobCancelled,
+    JobDone,
+    JobFailed,
+    JobResult,
+    LiveJobs,
+    Result,
+    Synthesize,
+)
+from app.worker.jobs import Jobs
+from app.worker.pipeline import Pipeline, QueueSizes
+from app.worker.voices import PreparedVoices
+from tests.scripted import SAMPLES_PER_TOKEN, ScriptedEngine, expected_pcm
+from tests.test_messages import PARAMS
+from tests.waiting import PATIENCE_S, until
+
+PLAIN = msgspec.structs.replace(PARAMS, crossfade_duration_milliseconds=0)
+TOKEN = SAMPLES_PER_TOKEN
+
+
+class Outbox:
+    """The master, as far as one worker's jobs know it."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[Result, bytes]] = []
+        self._sent_more = asyncio.Event()
+
+    async def send(self, message: Result, pcm: bytes | None = None) -> None:
+        self.sent.append((message, pcm or b""))
+        self._sent_more.set()
+
+    async def holds(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            while not condition():
+                self._sent_more.clear()
+                await self._sent_more.wait()
+
+    def audio(self, job: str) -> bytes:
+        return b"".join(pcm for message, pcm in self.sent if message.job == job)
+
+    def samples(self, job: str) -> int:
+        return len(self.audio(job)) // 2
+
+    def ends(self, job: str) -> list[JobResult]:
+        return [m for m, _ in self.sent if m.job == job and not isinstance(m, AudioChunk)]
+
+
+@pytest.fixture
+def outbox() -> Outbox:
+    return Outbox()
+
+
+@pytest.fixture
+def engine() -> ScriptedEngine:
+    return ScriptedEngine(EngineConfig("cpu", 1, ""))
+
+
+@pytest.fixture
+async def jobs(engine: ScriptedEngine, outbox: Outbox, tmp_path: Path) -> AsyncIterator[Jobs]:
+    pipeline = Pipeline(engine, QueueSizes(2, 3))
+    jobs = Jobs(pipeline, PreparedVoices(engine, tmp_path), outbox.send)
+    yield jobs
+    jobs.keep(LiveJobs(10**9, []))
+    await jobs.finish()
+    pipeline.close()
+
+
+def request(job: str, text: str, *, live_version: int = 1, credit: int = 10**9) -> Synthesize:
+    return Synthesize(job, text, None, PLAIN, live_version, credit)
+
+
+async def finished(jobs: Jobs) -> None:
+    await asyncio.wait_for(jobs.finish(), PATIENCE_S)
+
+
+# --- how a job goes -------------------------------------------------------------------------------
+
+
+async def test_a_job_sends_its_audio_and_then_its_totals(jobs: Jobs, outbox: Outbox) -> None:
+    jobs.start(request("j", "audio2 one"))
+    await finished(jobs)
+    assert [message for message, _ in outbox.sent] == [
+        AudioChunk("j", 0),
+        AudioChunk("j", 1),
+        JobDone("j", 2, 3 * TOKEN),
+    ]
+    assert outbox.audio("j") == expected_pcm("audio2 one", PLAIN.seed)
+
+
+async def test_an_engines_error_is_told_without_its_details(jobs: Jobs, outbox: Outbox) -> None:
+    jobs.start(request("j", "one raise"))
+    await finished(jobs)
+    assert outbox.ends("j") == [JobFailed("j", "engine_error", "the speech engine failed")]
+
+
+async def test_an_error_of_ours_says_what_it_is(
+    jobs: Jobs, outbox: Outbox, engine: ScriptedEngine
+) -> None:
+    engine.to_host = lambda audio: audio * np.nan  # type: ignore[method-assign]
+    jobs.start(request("j", "one"))
+    await finished(jobs)
+    [end] = outbox.ends("j")
+    assert isinstance(end, JobFailed)
+    assert "not numbers" in end.message
+
+
+async def test_jobs_run_side_by_side(jobs: Jobs, outbox: Outbox) -> None:
+    for number in range(5):
+        jobs.start(request(str(number), "one sleep0 audio3 " * 5))
+    assert jobs.working == 5
+    await finished(jobs)
+    assert jobs.working == 0
+    for number in range(5):
+        assert outbox.audio(str(number)) == expected_pcm("one sleep0 audio3 " * 5, PLAIN.seed)
+
+
+# --- credit ---------------------------------------------------------------------------------------
+
+
+async def test_a_job_waits_when_its_credit_is_used_up(jobs: Jobs, outbox: Outbox) -> None:
+    jobs.start(request("j", "one " * 10, credit=2 * TOKEN))
+    await outbox.holds(lambda: outbox.samples("j") == 2 * TOKEN)
+    await until(lambda: jobs.working == 0)
+    jobs.credit(Credit("j", 5 * TOKEN))
+    assert outbox.samples("j") == 2 * TOKEN
+    await outbox.holds(lambda: outbox.samples("j") == 5 * TOKEN)
+    jobs.credit(Credit("j", 100 * TOKEN))
+    await finished(jobs)
+    assert outbox.ends("j") == [JobDone("j", 10, 10 * TOKEN)]
+
+
+async def test_old_and_repeated_credit_does_no_harm(jobs: Jobs, outbox: Outbox) -> None:
+    jobs.start(request("j", "one " * 10, credit=2 * TOKEN))
+    for samples in (4 * TOKEN, TOKEN, 4 * TOKEN, TOKEN):  # an old one comes last
+        jobs.credit(Credit("j", samples))
+    await outbox.holds(lambda: outbox.samples("j") == 4 * TOKEN)
+    await until(lambda: jobs.working == 0)
+    assert outbox.ends("j") == []
+
+
+async def test_credit_for_a_job_that_is_over_is_ignored(jobs: Jobs, outbox: Outbox) -> None:
+    jobs.credit(Credit("j", 1))
+    assert outbox.sent == []
+
+
+async def test_who_waits_for_credit_keeps_nobody_waiting(jobs: Jobs, outbox: Outbox) -> None:
+    jobs.start(request("slow", "one " * 100, credit=TOKEN))
+    await until(lambda: jobs.working == 0)
+    jobs.start(request("quick", "one " * 100))
+    await outbox.holds(lambda: outbox.ends("quick") != [])
+    assert outbox.samples("slow") == TOKEN
+
+
+# --- cancelling -----------------------------------------------------------------------------------
+
+
+async def test_a_job_that_is_not_listed_is_cancelled(jobs: Jobs, outbox: Outbox) -> None:
+    jobs.start(request("j", "one sleep30"))
+    jobs.start(request("other", "one sleep0 one"))
+    await outbox.holds(lambda: outbox.samples("j") > 0)
+    jobs.keep(LiveJobs(1, ["other"]))
+    await finished(jobs)
+    assert outbox.ends("j") == [JobCancelled("j")]
+    assert outbox.ends("other") == [JobDone("other", 2, 2 * TOKEN)]
+
+
+async def test_a_list_older_than_a_job_says_nothing_about_it(jobs: Jobs, outbox: Outbox) -> None:
+    jobs.start(request("j", "sleep0 one", live_version=5))
+    jobs.keep(LiveJobs(4, []))
+    await finished(jobs)
+    assert outbox.ends("j") == [JobDone("j", 1, TOKEN)]
+
+
+async def test_a_job_cancelled_before_it_began_says_so_once(jobs: Jobs, outbox: Outbox) -> None:
+    jobs.start(request("j", "one"))
+    jobs.keep(LiveJobs(1, []))
+    await finished(jobs)
+    assert outbox.sent == [(JobCancelled("j"), b"")]
+
+
+async def test_a_job_is_cancelled_while_it_waits_for_credit(jobs: Jobs, outbox: Outbox) -> None:
+    jobs.start(request("j", "one " * 10, credit=TOKEN))
+    await until(lambda: jobs.working == 0)
+    jobs.keep(LiveJobs(1, []))
+    await finished(jobs)
+    assert outbox.ends("j") == [JobCancelled("j")]
+    assert outbox.samples("j") == TOKEN
+
+
+async def test_being_told_twice_cancels_once(jobs: Jobs, outbox: Outbox) -> None:
+    jobs.start(request("j", "one sleep30"))
+    await outbox.holds(lambda: outbox.samples("j") > 0)
+    for version in range(1, 5):
+        jobs.keep(LiveJobs(version, []))
+        await asyncio.sleep(0)
+    await finished(jobs)
+    assert outbox.ends("j") == [JobCancelled("j")]
+
+
+async def test_a_list_after_the_end_changes_nothing(jobs: Jobs, outbox: Outbox) -> None:
+    jobs.start(request("j", "one"))
+    await outbox.holds(lambda: outbox.ends("j") != [])
+    jobs.keep(LiveJobs(1, []))
+    await finished(jobs)
+    assert outbox.ends("j") == [JobDone("j", 1, TOKEN)]
+
+
+async def test_whenever_it_is_cancelled_a_job_has_exactly_one_end(
+    jobs: Jobs, outbox: Outbox
+) -> None:
+    dice = random.Random(1)
+    for number in range(300):
+        jobs.start(request(str(number), dice.choice(("one", "one raise"))))
+        if number % 10:
+            for _ in range(dice.randrange(60)):
+                await asyncio.sleep(0)
+            jobs.keep(LiveJobs(1, []))
+        else:
+            await finished(jobs)
+    await finished(jobs)
+    ends = [outbox.ends(str(number)) for number in range(300)]
+    assert all(len(end) == 1 for end in ends)
+    assert {type(end) for [end] in ends} == {JobDone, JobFailed, JobCancelled}
+    assert jobs.working == 0
+
+
+async def test_nothing_is_said_after_the_end(jobs: Jobs, outbox: Outbox) -> None:
+    for number in range(20):
+        jobs.start(request(str(number), "one " * number))
+        await asyncio.sleep(0)
+    jobs.keep(LiveJobs(1, [str(number) for number in range(0, 20, 2)]))
+    await finished(jobs)
+    for number in range(20):
+        last = [message for message, _ in outbox.sent if message.job == str(number)][-1]
+        assert not isinstance(last, AudioChunk)
