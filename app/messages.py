@@ -49,7 +49,7 @@ class SynthesisParams(msgspec.Struct, frozen=True):
 class WorkerConfig(msgspec.Struct, frozen=True):
     """Everything a worker process needs to start; it reads no settings of its own."""
 
-    name: str  # of the slot it fills, for people: "gpu0.1"
+    name: str  # of the seat it fills, for people: "gpu0.1"
     incarnation: int  # unique within the master's life; names its two sockets
     engine: str  # a name or an import path, see engines.registry
     device: str  # "cpu", or "cuda": the one GPU that CUDA_VISIBLE_DEVICES leaves

@@ -232,6 +232,8 @@ def load_settings(*, api_key_required: bool) -> Settings:
         settings = Settings()
     except ValidationError as error:
         raise StartupError("\n".join(_complaints(error))) from None
+    except (OSError, UnicodeError) as error:
+        raise StartupError(f"cannot read {ENV_FILE}: {error}") from None
     if api_key_required and not settings.api_key.get_secret_value().strip():
         raise StartupError("API_KEY is not set: choose a secret key, e.g. API_KEY=… in .env")
     return settings
@@ -278,6 +280,11 @@ def visible_cuda_devices() -> str | None:
 def child_environment(**extra: str) -> dict[str, str]:
     """What a child process sees of this one's environment: all but the key, and `extra`."""
     return {name: value for name, value in os.environ.items() if name.upper() != "API_KEY"} | extra
+
+
+def python_path(first: Path) -> str:
+    """`PYTHONPATH` with `first` in front."""
+    return os.pathsep.join(filter(None, (str(first), os.environ.get("PYTHONPATH"))))
 
 
 def cpu_count() -> int:

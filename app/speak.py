@@ -49,24 +49,26 @@ async def speak_to_file(
     output: BinaryIO,
     on_chunk: Callable[[int, int], None],
 ) -> Timing:
-    """Write the speech to `output` as it is made; `on_chunk(done, in all)` counts text chunks."""
+    """Write the speech to `output`; `on_chunk(done, in all)` counts text chunks."""
     pipeline = Pipeline(engine, sizes)
     timing = Timing(0.0, 0.0, 0.0)
     began = perf_counter()
     samples = 0
+    pieces: list[bytes] = []
 
     async def write(pcm: bytes) -> None:
         nonlocal samples
         if not samples:
             timing.first_audio_s = perf_counter() - began
         samples += len(pcm) // BYTES_PER_SAMPLE
-        output.write(encoder.encode(pcm))
+        pieces.append(encoder.encode(pcm))
 
     try:
         await pipeline.run(text, voice, params, write, on_chunk)
     finally:
         pipeline.close()
-    output.write(encoder.finish())
+    pieces.append(encoder.finish())
+    output.write(encoder.as_file(b"".join(pieces)))
     timing.total_s = perf_counter() - began
     timing.audio_s = samples / SAMPLE_RATE
     return timing

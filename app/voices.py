@@ -141,6 +141,13 @@ class VoiceStore:
             raise _not_found()
         log.info("voice %s deleted", voice_id)
 
+    def check(self) -> None:
+        """Raises StartupError if a folder cannot be read. Blocks: for before all else."""
+        try:
+            self._list()
+        except OSError as fault:
+            self._note_unreadable(fault)
+
     async def scan(self) -> None:
         """Take note of what is new in the folders, what has changed and what is gone.
 

@@ -5,6 +5,7 @@ import os
 import pty
 import subprocess
 import sys
+import wave
 from pathlib import Path
 from typing import Any
 
@@ -230,3 +231,9 @@ def test_without_a_command_there_is_help(tmp_path: Path) -> None:
     shown = command(tmp_path).stdout.decode()
     for name in ("serve", "speak", "voices", "models"):
         assert name in shown
+
+
+def test_a_wav_states_its_true_length(tmp_path: Path) -> None:
+    speak(tmp_path, "audio25", "-o", "true.wav")
+    with wave.open(str(tmp_path / "true.wav")) as file:
+        assert file.getnframes() == 24_000

@@ -32,7 +32,7 @@ def create_app(services: Services) -> FastAPI:
     app.add_api_route("/docs", _docs, include_in_schema=False)
     handle_errors(app)
     app.add_middleware(ApiKey, api_key=settings.api_key.get_secret_value().strip())
-    app.add_middleware(RequestLog)
+    app.add_middleware(RequestLog, debug=settings.debug)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=settings.cors_origins,

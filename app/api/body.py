@@ -13,6 +13,11 @@ BODY_S = 30.0
 """A body of JSON must be there within this time, in seconds."""
 
 
+def media_type(request: Request) -> str:
+    """Of the body, in lower case and without parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
 def limit_body(request: Request, most_bytes: int) -> Request:
     """The request, made to raise `PayloadTooLarge` once its body is longer than `most_bytes`."""
     declared = request.headers.get("content-length", "")
@@ -34,8 +39,7 @@ def limit_body(request: Request, most_bytes: int) -> Request:
 
 async def read_json_object(request: Request, most_bytes: int) -> dict[str, Any]:
     """The JSON object in the body; stricter than `json`, and never a RecursionError."""
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
+    if media_type(request) != "application/json":
         raise UnsupportedMedia("the Content-Type must be application/json")
     try:
         body = await asyncio.wait_for(limit_body(request, most_bytes).body(), BODY_S)

@@ -1,7 +1,6 @@
 """The one place where an error becomes an HTTP answer, in the one error shape."""
 
 import json
-import logging
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -11,8 +10,6 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 
 from app.errors import InvalidRequest, MethodNotAllowed, NotFound, ServiceError
-
-log = logging.getLogger(__name__)
 
 
 def error_response(error: ServiceError) -> JSONResponse:
@@ -61,8 +58,3 @@ def handle_errors(app: FastAPI) -> None:
     @app.exception_handler(ClientDisconnect)
     async def nobody_listens(request: Request, error: ClientDisconnect) -> JSONResponse:
         return error_response(InvalidRequest("the client left"))
-
-    @app.exception_handler(Exception)
-    async def a_bug(request: Request, error: Exception) -> JSONResponse:
-        log.error("a bug in %s", request.url.path, exc_info=error)
-        return error_response(ServiceError("an internal error; the log has the details"))

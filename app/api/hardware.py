@@ -1,11 +1,14 @@
 """The load of the machine, in the shape that `/system-status` shows. Blocking; for a thread."""
 
+import logging
 from typing import Any
 
 import psutil
 from pydantic import BaseModel
 
 from app.master.devices import handles, nvml_session
+
+log = logging.getLogger(__name__)
 
 GIB = 2**30
 """What the contract calls a GB."""
@@ -51,12 +54,21 @@ def cpu_load() -> Cpu:
 
 
 def gpu_load() -> list[Gpu]:
-    """Every GPU of the machine; none without a driver."""
+    """Every GPU of the machine that tells its load; none without a driver."""
     with nvml_session() as nvml:
-        return [_gpu(nvml, index, handle) for index, handle in handles(nvml)]
+        told = [_gpu(nvml, index, handle) for index, handle in handles(nvml)]
+    return [gpu for gpu in told if gpu]
 
 
-def _gpu(nvml: Any, index: int, handle: Any) -> Gpu:
+def _gpu(nvml: Any, index: int, handle: Any) -> Gpu | None:
+    try:
+        return _load_of(nvml, index, handle)
+    except nvml.NVMLError as error:  # a slice of a GPU, or a virtual one
+        log.debug("gpu%d does not tell its load: %s", index, error)
+        return None
+
+
+def _load_of(nvml: Any, index: int, handle: Any) -> Gpu:
     rates = nvml.nvmlDeviceGetUtilizationRates(handle)
     memory = nvml.nvmlDeviceGetMemoryInfo(handle)
     return Gpu(

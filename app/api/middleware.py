@@ -15,7 +15,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import error_response
-from app.errors import Unauthenticated
+from app.errors import ServiceError, Unauthenticated
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +31,9 @@ class RequestLog:
     Routes find it as `request.state.request_id`. The query is not logged: it may hold the key.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, debug: bool) -> None:
         self._app = app
+        self._debug = debug  # then FastAPI's page shows a bug
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -52,6 +53,12 @@ class RequestLog:
 
         try:
             await self._app(scope, receive, with_id)
+        except Exception as bug:
+            if status or self._debug:
+                raise
+            log.error("%s: a bug in %s", request_id, scope["path"], exc_info=bug)
+            fault = ServiceError("an internal error; the log has the details")
+            await error_response(fault)(scope, receive, with_id)
         finally:
             log.log(
                 logging.DEBUG if scope["path"] in OPEN_PATHS else logging.INFO,
@@ -69,7 +76,7 @@ class ApiKey:
 
     def __init__(self, app: ASGIApp, api_key: str) -> None:
         self._app = app
-        self._digest = _digest(api_key)
+        self._digest = _digest(api_key.encode())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in OPEN_PATHS or self._has_key(scope):
@@ -80,15 +87,15 @@ class ApiKey:
 
     def _has_key(self, scope: Scope) -> bool:
         headers = Headers(scope=scope)
-        given = [headers.get("x-api-key", "")]
+        given = [headers.get("x-api-key", "").encode("latin-1")]
         scheme, _, token = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
-            given.append(token.strip())
+            given.append(token.strip().encode("latin-1"))
         query = scope["query_string"].decode("latin-1")
-        given += parse_qs(query).get("api_key", [])
+        given += [key.encode(errors="replace") for key in parse_qs(query).get("api_key", [])]
         # Digests, so that the time taken tells nothing of the key, not even its length.
         return any(hmac.compare_digest(_digest(key), self._digest) for key in given)
 
 
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode(errors="surrogateescape")).digest()
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()

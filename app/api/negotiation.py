@@ -5,15 +5,13 @@ from app.errors import NotAcceptable
 
 _FORMATS: dict[str, FormatName] = {
     "audio/wav": "wav",
-    "audio/x-wav": "wav",
-    "audio/wave": "wav",
     "audio/mpeg": "mp3",
-    "audio/mp3": "mp3",
     "audio/mp4": "fmp4",
     "audio/webm": "webm",
     "audio/pcm": "raw_pcm",
-    "audio/*": "wav",
-    "*/*": "wav",
+    "audio/x-wav": "wav",
+    "audio/wave": "wav",
+    "audio/mp3": "mp3",
 }
 
 
@@ -25,10 +23,18 @@ def negotiate(accept: str) -> FormatName:
     wishes = [wish for wish in map(_parse, accept.split(",")) if wish]
     if not wishes:
         return "wav"
-    for media_type, quality in sorted(wishes, key=lambda wish: -wish[1]):
-        if quality > 0 and media_type in _FORMATS:
-            return _FORMATS[media_type]
+    refused = {media_type for media_type, quality in wishes if quality <= 0}
+    for media_type, _ in sorted(wishes, key=lambda wish: -wish[1]):
+        if media_type not in refused and (found := _first_of(media_type, refused)):
+            return found
     raise NotAcceptable(f"none of {accept} is made here; see the parameter 'format'")
+
+
+def _first_of(media_type: str, refused: set[str]) -> FormatName | None:
+    """The format of a type, or the first that a wildcard leaves open."""
+    if media_type in ("*/*", "audio/*"):
+        return next((_FORMATS[known] for known in _FORMATS if known not in refused), None)
+    return _FORMATS.get(media_type)
 
 
 def _parse(item: str) -> tuple[str, float] | None:

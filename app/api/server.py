@@ -6,7 +6,6 @@ new work is refused with 503 while running streams are completed. A second signa
 
 import asyncio
 import logging
-import os
 import signal
 import socket
 from collections.abc import Coroutine, Iterator
@@ -123,7 +122,5 @@ def _bind(host: str, port: int) -> socket.socket:
         listener.listen(1024)
     except OSError as error:
         listener.close()
-        raise StartupError(
-            f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}"
-        ) from None
+        raise StartupError(f"cannot listen on {host}:{port}: {error.strerror}") from None
     return listener

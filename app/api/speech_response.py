@@ -92,6 +92,8 @@ class SpeechResponse(Response):
                 raise
             log.warning("response aborted: %s", error.message)
             return  # without a last message: the server closes the connection
+        if not started:  # nothing was said, and there is no header to say so
+            await self._send_start(send)
         await send({"type": "http.response.body", "body": b""})
 
     async def _send_start(self, send: Send) -> None:

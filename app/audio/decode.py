@@ -27,6 +27,7 @@ from uuid import uuid4
 
 import numpy as np
 
+from app.audio.loudness import SoundMeter
 from app.errors import StorageFull, UnusableAudio
 
 if TYPE_CHECKING:
@@ -37,13 +38,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class DecodeLimits:
-    """What a file may be (`min_s` to `max_s`, `rates` in Hz, a peak), and cost its decoder."""
+    """What a file may be (`min_s` to `max_s`, `rates` in Hz, …), and cost its decoder."""
 
     min_s: float = 1.0
     max_s: float = 300.0
     rates: tuple[int, int] = (4_000, 384_000)
     max_channels: int = 8
     min_peak: float = 1e-3  # -60 dBFS
+    min_sounding_s: float = 1.0  # silence not counted
     wall_s: float = 30.0
     cpu_s: int = 20
     memory_bytes: int = 1 << 30
@@ -64,6 +66,7 @@ class Ending(IntEnum):
     TOO_SHORT = 18
     TOO_LONG = 19
     SILENT = 20
+    MOSTLY_SILENT = 21
 
 
 _REASONS = {
@@ -77,6 +80,7 @@ _REASONS = {
     Ending.TOO_SHORT: "it is shorter than {min_s:g} s",
     Ending.TOO_LONG: "it is longer than {max_s:g} s",
     Ending.SILENT: "it is silent",
+    Ending.MOSTLY_SILENT: "there is less than {min_sounding_s:g} s of sound in it",
 }
 
 
@@ -213,12 +217,13 @@ def _decode(media: BinaryIO, result: BinaryIO, limits: DecodeLimits) -> None:
     container, stream = _open(media)
     rate = _checked_rate(stream, limits)
     result.write(np.uint32(rate).astype("<u4").tobytes())
-    length, peak = 0, 0.0
+    length, peak, meter = 0, 0.0, SoundMeter(rate)
     for mono in _mono_frames(container, stream, rate):
         length += mono.size
         if length > limits.max_s * rate:
             raise _Refused(Ending.TOO_LONG)
         peak = max(peak, float(np.abs(mono).max(initial=0.0)))
+        meter.add(mono)
         result.write(mono.astype("<f4").tobytes())
     if not length:
         raise _Refused(Ending.NO_SOUND)
@@ -228,6 +233,8 @@ def _decode(media: BinaryIO, result: BinaryIO, limits: DecodeLimits) -> None:
         raise _Refused(Ending.TOO_SHORT)
     if peak < limits.min_peak:
         raise _Refused(Ending.SILENT)
+    if meter.sounding_s() < limits.min_sounding_s:
+        raise _Refused(Ending.MOSTLY_SILENT)
 
 
 def _open(media: BinaryIO) -> tuple[Any, Any]:

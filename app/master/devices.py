@@ -38,7 +38,10 @@ def detect(visible: str | None) -> list[Device]:
             Device(f"gpu{index}", "cuda", _text(nvml.nvmlDeviceGetUUID(handle)))
             for index, handle in handles(nvml)
         ]
-    return _allowed(gpus, visible) or [CPU]
+    allowed = _allowed(gpus, visible)
+    if visible and gpus and not allowed:
+        log.warning("CUDA_VISIBLE_DEVICES=%s names no GPU of this machine: using the CPU", visible)
+    return allowed or [CPU]
 
 
 @contextmanager
@@ -68,9 +71,11 @@ def handles(nvml: Any) -> Iterator[tuple[int, Any]]:
 def _allowed(gpus: list[Device], visible: str | None) -> list[Device]:
     if visible is None:
         return gpus
-    chosen = []
+    chosen: list[Device] = []
     for wanted in (part.strip() for part in visible.split(",")):
         match = next((gpu for gpu in gpus if _is(gpu, wanted)), None)
+        if wanted.startswith("MIG-"):  # a slice of a GPU, which NVML lists elsewhere
+            match = Device(f"mig{len(chosen)}", "cuda", wanted)
         if match is None:
             break  # as CUDA does: what follows an invalid entry is invisible
         chosen.append(match)

@@ -46,6 +46,7 @@ from app.messages import (
 
 log = logging.getLogger(__name__)
 
+RESEND_S = 0.05
 MAX_KILLS = 2
 """A job that was on so many workers when they died is not given to another."""
 
@@ -117,10 +118,7 @@ class Dispatcher:
         self, request_id: str, text: str, voice: str | None, params: SynthesisParams
     ) -> JobStream:
         """Accept a job, or raise `Draining`, `NotReady` or `QueueFull`."""
-        if self.draining:
-            raise Draining("the server is shutting down")
-        if not self._accepting:
-            raise NotReady("no worker is ready yet")
+        self.refuse_if_closed()
         if len(self._queue) >= self._limits.queued and not self._free_worker():
             raise QueueFull(f"{len(self._queue)} requests are waiting already")
         stream = JobStream()
@@ -133,6 +131,13 @@ class Dispatcher:
         self._enqueue(job)
         self._dispatch()
         return stream
+
+    def refuse_if_closed(self) -> None:
+        """Raise `Draining` or `NotReady` where no job at all would be accepted."""
+        if self.draining:
+            raise Draining("the server is shutting down")
+        if not self._accepting:
+            raise NotReady("no worker is ready yet")
 
     # --- what the supervisor does ---------------------------------------------------------------
 
@@ -260,9 +265,13 @@ class Dispatcher:
         while self._queue and (worker := self._free_worker()):
             job = next(iter(self._queue.values()))
             self._leave_queue(job)
-            self._start(job, worker)
+            if not self._start(job, worker):
+                self._enqueue(job, first=True)
+                asyncio.get_running_loop().call_later(RESEND_S, self._dispatch)
+                return
 
-    def _start(self, job: Job, worker: Worker) -> None:
+    def _start(self, job: Job, worker: Worker) -> bool:
+        """False if the worker takes no message: it is not connected yet, or not for long."""
         self._turn += 1
         worker.last_used = self._turn
         worker.jobs[job.id] = job
@@ -273,9 +282,12 @@ class Dispatcher:
         message = Synthesize(
             job.id, job.text, job.voice, job.params, self._live_version, job.granted
         )
-        log.info("job %s sent to worker %s after %.3f s", job.id, worker.name, _age(job))
         if not worker.send(message):
-            log.error("worker %s takes no messages; job %s waits for its end", worker.name, job.id)
+            job.worker = None
+            del worker.jobs[job.id]
+            return False
+        log.info("job %s sent to worker %s after %.3f s", job.id, worker.name, _age(job))
+        return True
 
     def _chunk(self, job: Job, seq: int, pcm: bytes) -> None:
         if job.stream.ended:

@@ -41,6 +41,7 @@ class Master:
         self._context: zmq.Context[Any] = zmq.Context()
         self._broadcaster = Broadcaster(self._context, broadcast_address(folder.channels))
         self._voices_version = 0
+        self._voices_known = False
         self.voices = VoiceStore(
             settings.voices_dir,
             settings.preloaded_voices_dir,
@@ -72,11 +73,11 @@ class Master:
         with runtime_folder() as folder:
             master = cls(settings, model, folder)
             try:
+                master.voices.check()
                 master._start_workers(detect(visible_cuda_devices()))
-                await master.voices.scan()
                 repeating = [
                     master._own(master._repeat_state(), "repeat state"),
-                    master._own(master.voices.watch(WATCH_VOICES_S), "watch voices"),
+                    master._own(master._follow_voices(), "follow voices"),
                 ]
                 try:
                     yield master
@@ -125,7 +126,14 @@ class Master:
         while True:
             await asyncio.sleep(REPEAT_STATE_S)
             self.dispatcher.tick()
-            self._publish_voices(self.voices.snapshot())
+            if self._voices_known:
+                self._publish_voices(self.voices.snapshot())
+
+    async def _follow_voices(self) -> None:
+        """Workers get ready when they have prepared what the first scan finds."""
+        await self.voices.scan()
+        self._voices_known = True
+        await self.voices.watch(WATCH_VOICES_S)
 
     def _voices_changed(self, snapshot: dict[str, str]) -> None:
         self._voices_version += 1

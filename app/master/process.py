@@ -4,14 +4,16 @@ import asyncio
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
+from pathlib import Path
 
 import msgspec
 
 from app.master.devices import Device
 from app.messages import WorkerConfig
-from app.settings import child_environment
+from app.settings import child_environment, python_path
 
 STACK_DUMP_S = 1.0
+PACKAGE_PARENT = Path(__file__).parents[2]
 
 
 class WorkerProcess:
@@ -25,6 +27,7 @@ class WorkerProcess:
     async def start(cls, config: WorkerConfig, device: Device) -> "WorkerProcess":
         process = await asyncio.create_subprocess_exec(
             sys.executable,
+            "-P",  # nothing in the working folder is taken for a module
             "-m",
             "app.worker",
             stdin=PIPE,
@@ -33,6 +36,7 @@ class WorkerProcess:
                 **device.environment(),
                 CUDA_DEVICE_ORDER="PCI_BUS_ID",
                 OMP_NUM_THREADS=str(config.threads),
+                PYTHONPATH=python_path(PACKAGE_PARENT),
             ),
         )
         lifeline = process.stdin
@@ -45,7 +49,7 @@ class WorkerProcess:
         """Returns when the process is gone: how it ended, in words."""
         code = await self._process.wait()
         if code < 0:
-            return f"killed by {signal.Signals(-code).name}"
+            return f"was killed by signal {-code} ({signal.strsignal(-code) or 'no name'})"
         return f"exited with code {code}"
 
     async def kill_after_stack_dump(self) -> None:

@@ -72,10 +72,15 @@ async def _live(config: WorkerConfig) -> int:
             config.device, config.threads, config.model_path, config.slots, config.watermark
         )
         engine = load_engine(config.engine, may)
+        await engine.warm_up()
         await _work(config, engine, jobs, broadcast, results)
         await engine.close()
     except StartupError as error:
         await results.send(WorkerFailed(str(error)))
+        return 1
+    except Exception as error:  # the boundary of the process: its master is to know why
+        log.exception("the worker ends")
+        await results.send(WorkerFailed(f"{type(error).__name__}: {error}"))
         return 1
     finally:
         jobs.close()
@@ -125,7 +130,6 @@ async def _work(
 
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(job()) for job in (take_jobs, follow_broadcast, beat)]
-        await engine.warm_up()
         await voices_known.wait()
         await voices.settled()
         await results.send(

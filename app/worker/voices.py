@@ -18,11 +18,13 @@ class PreparedVoices:
         self._engine = engine
         self._folder = folder
         self._prepared: dict[str, asyncio.Task[Voice]] = {}
+        self._unfit: set[str] = set()  # failed once: only tried again for a job that wants it
         self._one_at_a_time = asyncio.Lock()
 
     def follow(self, digests: set[str]) -> None:
         """Begin to prepare what is new, drop what is gone."""
-        for digest in digests - self._prepared.keys():
+        self._unfit &= digests
+        for digest in digests - self._prepared.keys() - self._unfit:
             self._begin(digest)
         for digest in self._prepared.keys() - digests:
             del self._prepared[digest]
@@ -56,9 +58,10 @@ class PreparedVoices:
     def _report(self, digest: str, task: asyncio.Task[Voice]) -> None:
         if task.cancelled() or not (error := task.exception()):
             return
+        if self._prepared.get(digest) is task:
+            del self._prepared[digest]
         if isinstance(error, FileNotFoundError):
             log.info("voice %s was deleted before it was prepared", digest[:8])
-            if self._prepared.get(digest) is task:
-                del self._prepared[digest]  # it may come back
         else:
+            self._unfit.add(digest)
             log.error("voice %s cannot be prepared", digest[:8], exc_info=error)

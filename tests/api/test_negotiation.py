@@ -34,6 +34,7 @@ def test_a_type_has_its_format(accept: str, made: str) -> None:
         ("audio/mpeg; q=0, audio/mp4; q=0.001", "fmp4"),
         ("audio/mpeg;q=high, audio/mp4;q=0.2", "fmp4"),
         (FIREFOX_AUDIO, "webm"),
+        ("audio/wav;q=0, */*", "mp3"),
     ],
 )
 def test_the_best_liked_is_made(accept: str, made: str) -> None:

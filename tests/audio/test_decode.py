@@ -158,6 +158,11 @@ WEBM = audio_file(tone(3, 48_000), rate=48_000, container="webm", codec="libopus
         pytest.param(MP4[: len(MP4) // 2], "not a whole wav", id="half an mp4"),
         pytest.param(audio_file(tone(0.2)), "shorter than 1 s", id="short"),
         pytest.param(audio_file(tone(2, level=5e-4)), "it is silent", id="silent"),
+        pytest.param(
+            audio_file(np.concatenate([tone(0.9), tone(4, level=1e-3)])),
+            "less than 1 s of sound",
+            id="mostly silent",
+        ),
         pytest.param(with_wav_field(2, b"\xff\xff"), "1 to 8 channels", id="65535 channels"),
         pytest.param(with_wav_field(2, b"\0\0"), "1 to 8 channels", id="no channel"),
         pytest.param(with_wav_field(4, bytes(4)), "not a whole wav", id="rate 0"),

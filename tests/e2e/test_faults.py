@@ -249,3 +249,10 @@ def test_a_worker_that_cannot_start_says_why(tmp_path: Path) -> None:
         assert "Traceback" not in service.log()
     finally:
         service.stop()
+
+
+def test_a_worker_ended_by_a_signal_without_a_name_is_replaced(service: Service) -> None:
+    [first, *_] = service.worker_pids()
+    os.kill(first, signal.SIGRTMIN + 6)
+    service.wait_until(lambda: first not in service.worker_pids(), 5)
+    service.wait_until(lambda: all_ready(service), 20)

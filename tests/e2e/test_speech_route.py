@@ -441,3 +441,13 @@ def test_a_seed_gives_the_same_audio_again_and_another_gives_other(speaker: http
     assert speech(seed=1) == speech(seed=1)
     assert speech(seed=1) != speech(seed=2)
     assert speech() != speech()
+
+
+@pytest.mark.parametrize("name", ["wav", "mp3", "fmp4", "raw_pcm", "webm"])
+def test_speech_that_was_trimmed_to_nothing_is_an_empty_answer(
+    client: httpx.Client, name: str
+) -> None:
+    body = {"text": "audio5", "format": name, "remove_leading_milliseconds": 5000}
+    answer = client.post("/tts/generate", json=body)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("audio/")

@@ -166,7 +166,7 @@ async def test_while_a_worker_restarts_requests_wait(house: House) -> None:
     stream = house.submit("audio3")
     assert await heard(stream) == expected_pcm("audio3", PLAIN.seed)
     assert seat.pid != first
-    assert seat.last_error == "the worker killed by SIGKILL"
+    assert seat.last_error == "the worker was killed by signal 9 (Killed)"
 
 
 async def test_a_job_whose_worker_is_killed_is_done_by_the_next(house: House) -> None:

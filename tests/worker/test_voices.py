@@ -146,3 +146,16 @@ async def test_a_voice_that_is_gone_may_come_back(voices: PreparedVoices, tmp_pa
 
 async def test_nothing_to_prepare_is_settled_at_once(voices: PreparedVoices) -> None:
     await voices.settled()
+
+
+async def test_a_voice_that_failed_once_is_tried_again_for_a_job_but_not_by_itself(
+    voices: PreparedVoices, engine: CountingEngine, tmp_path: Path
+) -> None:
+    store(tmp_path / "d", np.zeros(0, np.float32))
+    voices.follow({"d"})
+    await voices.settled()
+    voices.follow({"d"})
+    await voices.settled()
+    assert engine.prepared == 1
+    store(tmp_path / "d", np.zeros(400, np.float32))
+    assert await voices.get("d") == code(400)

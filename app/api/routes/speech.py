@@ -75,6 +75,7 @@ def _speak(request: Request, services: Services, wanted: SpeechRequest) -> Speec
     master = services.master
     text = _checked_text(wanted, services)
     encoder = _encoder(request, wanted)
+    master.dispatcher.refuse_if_closed()
     voice = master.voices.pin(wanted.voice_id) if wanted.voice_id is not None else None
 
     def release_voice() -> None:

@@ -7,9 +7,9 @@ from pydantic import BaseModel
 from python_multipart.exceptions import FormParserError
 from starlette.datastructures import UploadFile
 
-from app.api.body import limit_body
+from app.api.body import limit_body, media_type
 from app.api.dependencies import ServicesOf
-from app.errors import InvalidRequest, InvalidVoiceId, StorageFull
+from app.errors import InvalidRequest, InvalidVoiceId, StorageFull, UnsupportedMedia
 from app.master.master import MB
 from app.voice_files import checked_voice_id
 
@@ -45,6 +45,8 @@ class Deleted(BaseModel):
 @router.post("", status_code=201, openapi_extra=_UPLOAD, summary="Upload a voice")
 async def upload(request: Request, services: ServicesOf, replace: bool = False) -> Uploaded:
     """The file name becomes the `voice_id`. `replace=true` swaps an existing one."""
+    if media_type(request) != "multipart/form-data":
+        raise UnsupportedMedia("send the file as multipart/form-data")
     voices, settings = services.master.voices, services.master.settings
     limited = limit_body(request, settings.max_upload_mb * MB + MULTIPART_OVERHEAD_BYTES)
     try:
