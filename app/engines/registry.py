@@ -17,6 +17,7 @@ from app.weights import missing
 log = logging.getLogger(__name__)
 
 ENGINES = {
+    "chatterbox": "app.engines.chatterbox.engine:ChatterboxEngine",
     "preview": "app.engines.preview:PreviewEngine",
 }
 
@@ -34,14 +35,12 @@ def choose_engine(model: str, weights: Path) -> str:
             f"MODEL=chatterbox, but {weights} lacks {', '.join(absent)}: "
             "run 'chatterbox-tts models download'"
         )
-    if model == "chatterbox" and "chatterbox" not in ENGINES:
-        raise StartupError("this version has no Chatterbox engine yet: set MODEL=preview")
     if model == "auto":
-        model = "chatterbox" if "chatterbox" in ENGINES and not absent else "preview"
-        if model == "preview":
+        model = "preview" if absent else "chatterbox"
+        if absent:
             log.warning(
                 "speaking with the built-in preview voice, which ignores voice cloning: "
-                "no Chatterbox model in %s",
+                "%s has no Chatterbox model",
                 weights,
             )
     if model == "preview" and not all(map(importlib.util.find_spec, PREVIEW_EXTRA)):

@@ -1,0 +1,178 @@
+"""The Chatterbox engine: T3 and S3Gen behind the protocol of `engines.base`.
+
+Text chunks go to T3's step loop, which has a thread of its own and advances all jobs together;
+slices go to S3Gen's thread, one at a time. Everything in here is glue: what the models do is in
+the modules beside this one.
+"""
+
+import asyncio
+import logging
+import threading
+from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from app.engines.base import EngineConfig, Samples, SpeechSlice, TextChunk, Watermark
+from app.engines.chatterbox.loading import load
+from app.engines.chatterbox.s3gen import S3Gen, StreamDecoder
+from app.engines.chatterbox.step_loop import StepLoop
+from app.engines.chatterbox.t3 import Ending, T3Batch, T3Request, max_tokens, tokenize
+from app.engines.chatterbox.voices import ChatterboxVoice, VoiceCache
+from app.engines.chatterbox.watermark import StreamingWatermark, load_watermarker
+from app.engines.threads import run_to_its_end
+from app.errors import StartupError
+from app.messages import SAMPLE_RATE, SynthesisParams
+
+log = logging.getLogger(__name__)
+
+SLICES_AHEAD = 2
+"""How far T3 may be in front of S3Gen, in slices, before a job stands aside."""
+
+VOICE_CACHE = ".voices"
+
+WARM_UP_PARAMS = SynthesisParams(
+    cfg_guidance_weight=0.5,
+    synthesis_temperature=0.8,
+    voice_exaggeration_factor=0.5,
+    text_processing_chunk_size=150,
+    audio_tokens_per_slice=10,
+    remove_leading_milliseconds=0,
+    remove_trailing_milliseconds=0,
+    chunk_overlap_method="full",
+    crossfade_duration_milliseconds=30,
+    seed=0,
+)
+WARM_UP_TOKENS = 25
+
+
+class ChatterboxEngine:
+    """Resemble AI's Chatterbox, English, from the weights in `config.model_path`."""
+
+    name = "chatterbox"
+    sample_rate = SAMPLE_RATE
+    clones_voices = True
+    compiled = False
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.runaways = 0
+        self._solves = 0
+        self._mark = load_watermarker() if config.watermark else None
+        folder = Path(config.model_path)
+        self._models = load(folder, config.device)
+        if self._models.default_voice is None:
+            raise StartupError(f"{folder / 'conds.pt'} is missing: it holds the default voice")
+        self.default_voice = self._models.default_voice
+        self._voices = VoiceCache(folder / VOICE_CACHE, self._models)
+        self._s3gen = S3Gen.of(self._models.s3gen)
+        self._batch = T3Batch(self._models.t3, config.slots)
+        self._t3 = StepLoop(self._batch)
+        self._s3gen_thread = ThreadPoolExecutor(1, "s3gen")
+        self._voice_thread = ThreadPoolExecutor(1, "voices")
+
+    @property
+    def steps(self) -> int:
+        """T3's steps and the flow's."""
+        return self._t3.steps + self._solves
+
+    async def prepare_voice(self, samples: Samples, rate: int) -> ChatterboxVoice:
+        """Running streams go on meanwhile, on the other threads."""
+        return await run_to_its_end(self._voice_thread, partial(self._voices.voice, samples, rate))
+
+    async def speech_tokens(
+        self, chunk: TextChunk, voice: ChatterboxVoice, params: SynthesisParams
+    ) -> AsyncGenerator[SpeechSlice, None]:
+        """Slices of int64 [n] on the models' device; n is `audio_tokens_per_slice` but at the end.
+
+        A chunk that takes implausibly many tokens is cut, which the log says.
+        """
+        mixed = np.random.SeedSequence((params.seed, chunk.index)).generate_state(1)
+        request = T3Request(
+            text_tokens=tokenize(self._models.tokenizer, chunk.text),
+            voice=voice,
+            params=params,
+            seed=int(mixed[0]),
+            max_tokens=max_tokens(chunk.text),
+        )
+        ahead = SLICES_AHEAD * params.audio_tokens_per_slice
+        tokens: list[int] = []
+        index = 0
+        async with aclosing(self._t3.speak(request, ahead)) as steps:
+            async for step in steps:
+                if step.token is not None:
+                    tokens.append(step.token)
+                if step.ending is Ending.CUT:
+                    self.runaways += 1
+                    log.warning("a text chunk was cut after %d tokens", request.max_tokens)
+                if step.ending or len(tokens) == params.audio_tokens_per_slice:
+                    yield SpeechSlice(self._on_device(tokens), index, last=bool(step.ending))
+                    tokens, index = [], index + 1
+
+    def new_decoder(self, voice: ChatterboxVoice, params: SynthesisParams) -> "_Decoder":
+        return _Decoder(self, StreamDecoder(self._s3gen, voice.s3gen, params))
+
+    def to_host(self, audio: Tensor) -> Samples:
+        return audio.cpu().numpy()
+
+    def new_watermark(self) -> Watermark | None:
+        return StreamingWatermark(self._mark) if self._mark else None
+
+    async def warm_up(self) -> None:
+        """Speak a few slices, through both stages."""
+        await run_to_its_end(self._voice_thread, self._batch.warm_up)
+        decoder = self.new_decoder(self.default_voice, WARM_UP_PARAMS)
+        chunk = TextChunk("This is a warm up.", 0)
+        spoken = 0
+        async with aclosing(
+            self.speech_tokens(chunk, self.default_voice, WARM_UP_PARAMS)
+        ) as slices:
+            async for piece in slices:
+                await decoder.decode(piece)
+                spoken += len(piece.tokens)
+                if spoken >= WARM_UP_TOKENS:
+                    break
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._t3.close)
+        for thread in (self._s3gen_thread, self._voice_thread):
+            await asyncio.to_thread(thread.shutdown, cancel_futures=True)
+
+    async def decode(self, stream: StreamDecoder, piece: SpeechSlice) -> Tensor:
+        """`piece` on S3Gen's thread. Cancelled, it ends at the next step of the flow."""
+        unwanted = threading.Event()
+
+        def on_step() -> None:
+            self._solves += 1
+            if unwanted.is_set():
+                raise _Unwanted
+
+        def solve() -> Tensor:
+            try:
+                return stream.decode(piece.tokens, piece.last, on_step)
+            except _Unwanted:
+                return torch.empty(0)  # for nobody
+
+        return await run_to_its_end(self._s3gen_thread, solve, unwanted.set)
+
+    def _on_device(self, tokens: list[int]) -> Tensor:
+        return torch.tensor(tokens, dtype=torch.int64, device=self._models.device)
+
+
+class _Unwanted(Exception):
+    pass
+
+
+class _Decoder:
+    """S3Gen's state of one job."""
+
+    def __init__(self, engine: ChatterboxEngine, stream: StreamDecoder) -> None:
+        self._engine = engine
+        self._stream = stream
+
+    async def decode(self, piece: SpeechSlice) -> Tensor:
+        return await self._engine.decode(self._stream, piece)

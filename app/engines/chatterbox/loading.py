@@ -1,0 +1,211 @@
+"""The loader: the folder MODEL_PATH enters, upstream's modules with its weights leave.
+
+Does what upstream's `ChatterboxTTS.from_local` does, but says what is wrong with a folder, puts
+the weights straight onto the device, and draws no random numbers for modules that get weights
+anyway. Called once, by the engine's constructor.
+"""
+
+import hashlib
+import logging
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from chatterbox.models.s3gen import S3Gen
+from chatterbox.models.t3 import T3
+from chatterbox.models.t3.modules.t3_config import T3Config
+from chatterbox.models.tokenizers import EnTokenizer
+from chatterbox.models.voice_encoder import VoiceEncoder
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from app.engines.chatterbox.voices import ChatterboxVoice, saved_voice
+from app.errors import StartupError
+from app.weights import FILES
+
+log = logging.getLogger(__name__)
+
+Module = TypeVar("Module", bound=nn.Module)
+Weights = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Models:
+    """A checkpoint, loaded: modules in evaluation mode, float32, on `device`.
+
+    `default_voice` is the one in conds.pt, None without that file. `digest`, in hex, is another
+    one whenever a file was replaced.
+    """
+
+    t3: T3
+    s3gen: S3Gen
+    voice_encoder: VoiceEncoder
+    tokenizer: EnTokenizer
+    default_voice: ChatterboxVoice | None
+    device: torch.device
+    digest: str
+
+
+def load(model_path: Path, device: str) -> Models:
+    """The model in the folder `model_path`. Raises StartupError, naming file and reason."""
+    _refuse_other_variants(model_path)
+    return Models(
+        t3=_loaded(T3, model_path / "t3_cfg.safetensors", device),
+        s3gen=_loaded(S3Gen, model_path / "s3gen.safetensors", device),
+        voice_encoder=_loaded(VoiceEncoder, model_path / "ve.safetensors", device),
+        tokenizer=_tokenizer(model_path / "tokenizer.json"),
+        default_voice=_default_voice(model_path / "conds.pt", device),
+        device=torch.device(device),
+        digest=_digest(model_path),
+    )
+
+
+# --- Which model it is ------------------------------------------------------------------------
+
+
+_VARIANTS = {
+    "t3_turbo_v1.safetensors": "Chatterbox Turbo",
+    "s3gen_meanflow.safetensors": "Chatterbox Turbo",
+    "t3_mtl23ls_v2.safetensors": "Chatterbox Multilingual",
+    "grapheme_mtl_merged_expanded_v1.json": "Chatterbox Multilingual",
+}
+_VOCABULARIES = {2454: "Chatterbox Multilingual", 50_276: "Chatterbox Turbo"}  # of T3's text
+
+
+def _refuse_other_variants(folder: Path) -> None:
+    """The folder of the English model may hold others' files too: its own one decides."""
+    if (folder / "t3_cfg.safetensors").exists():
+        return
+    for name, variant in _VARIANTS.items():
+        if (folder / name).exists():
+            raise _wrong_variant(folder / name, variant)
+
+
+def _variant(weights: Weights) -> str | None:
+    """The variant that these weights are of, if they are of a known one."""
+    if any(".time_embed_mixer." in name for name in weights):
+        return "Chatterbox Turbo"
+    text = weights.get("text_emb.weight")
+    return None if text is None else _VOCABULARIES.get(len(text))
+
+
+def _wrong_variant(path: Path, variant: str) -> StartupError:
+    return StartupError(f"{path} is of {variant}; only the English Chatterbox is supported")
+
+
+# --- Weights ----------------------------------------------------------------------------------
+
+
+def _loaded(kind: Callable[[], Module], path: Path, device: str) -> Module:
+    weights = _read(path, device)
+    with _NoRandomFilling():
+        module = kind()
+    _compare(module, weights, path)
+    module.load_state_dict(weights, strict=False, assign=True)
+    return module.to(device, torch.float32).eval().requires_grad_(False)
+
+
+def _read(path: Path, device: str) -> Weights:
+    """All tensors in a safetensors file; on the CPU they stay in the file until they are used."""
+    try:
+        return load_file(path, device=device)
+    except SafetensorError as damage:
+        raise StartupError(f"{path} is damaged or cut off: {damage}") from damage
+    except OSError as fault:
+        raise _unreadable(path, fault) from fault
+
+
+class _NoRandomFilling(TorchFunctionMode):
+    """Inside, new parameters keep what was in their memory: their values are on the way.
+
+    What a constructor computes (windows, rotary frequencies) comes out right, which it would not
+    on the meta device.
+    """
+
+    FILLERS = frozenset({"normal_", "uniform_", "kaiming_normal_", "kaiming_uniform_"})
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func.__name__ in self.FILLERS:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+def _compare(module: nn.Module, weights: Weights, path: Path) -> None:
+    """Raises StartupError unless the file has every tensor of the module, in its shape."""
+    expected = module.state_dict()
+    computed = getattr(module, "ignore_state_dict_missing", ())
+    absent = sorted(expected.keys() - weights.keys() - set(computed))
+    surplus = sorted(weights.keys() - expected.keys())
+    odd = [
+        name for name in weights if name in expected and weights[name].shape != expected[name].shape
+    ]
+    if variant := _variant(weights):
+        raise _wrong_variant(path, variant)
+    if absent:
+        raise StartupError(f"{path} lacks {len(absent)} tensors, {absent[0]} for one")
+    if odd:
+        found, wanted = (list(tensors[odd[0]].shape) for tensors in (weights, expected))
+        raise StartupError(f"{path} does not fit: {odd[0]} has shape {found}, not {wanted}")
+    if surplus:
+        log.warning("%s: %d surplus tensors, %s for one", path, len(surplus), surplus[0])
+
+
+# --- The other files --------------------------------------------------------------------------
+
+
+def _tokenizer(path: Path) -> EnTokenizer:
+    config = T3Config.english_only()
+    try:
+        path.open().close()  # the tokenizer has one exception for everything
+        tokenizer = EnTokenizer(str(path))
+    except OSError as fault:
+        raise _unreadable(path, fault) from fault
+    except Exception as damage:
+        raise StartupError(f"{path} is not a tokenizer: {damage}") from damage
+    vocabulary = tokenizer.tokenizer.get_vocab()
+    if (
+        vocabulary["[START]"] != config.start_text_token
+        or vocabulary["[STOP]"] != config.stop_text_token
+        or max(vocabulary.values()) >= config.text_tokens_dict_size
+    ):
+        raise StartupError(f"{path} is another model's tokenizer: it has {len(vocabulary)} tokens")
+    return tokenizer
+
+
+_BROKEN_PICKLE = (
+    pickle.UnpicklingError,
+    *(EOFError, RuntimeError),  # torch's, for what is no archive
+    *(LookupError, TypeError, ValueError),  # for one that holds something else
+)
+
+
+def _default_voice(path: Path, device: str) -> ChatterboxVoice | None:
+    if not path.exists():
+        return None
+    try:
+        content = BytesIO(path.read_bytes())
+    except OSError as fault:
+        raise _unreadable(path, fault) from fault
+    try:
+        return saved_voice(torch.load(content, map_location=device, weights_only=True))
+    except _BROKEN_PICKLE as damage:
+        raise StartupError(f"{path} is not a voice: {damage}") from damage
+
+
+def _unreadable(path: Path, fault: OSError) -> StartupError:
+    return StartupError(f"cannot read {path}: {fault.strerror or fault}")
+
+
+def _digest(folder: Path) -> str:
+    stats = [(name, (folder / name).stat()) for name in FILES if (folder / name).exists()]
+    files = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+    return hashlib.sha256(repr(files).encode()).hexdigest()

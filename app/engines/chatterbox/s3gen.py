@@ -1,0 +1,106 @@
+"""S3Gen: a stream's speech tokens enter, slice by slice, and audio leaves; called by the engine.
+
+    s3gen = S3Gen.of(models.s3gen)                             once a worker
+    stream = StreamDecoder(s3gen, voice.s3gen, params)         one for each job
+    audio = stream.decode(tokens, last)                        for each slice
+
+A slice is solved together with all of its text chunk that came before it, so that it fits on to
+it, and only what is new is given out ("full"), or for itself ("zero"). All calls come from one
+thread.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from chatterbox.models.s3gen import S3GEN_SR
+from chatterbox.models.s3gen import S3Gen as UpstreamS3Gen
+from torch import Tensor
+
+from app.engines.chatterbox.flow import FRAMES_PER_TOKEN, MEL_BANDS, Flow, OnStep
+from app.engines.chatterbox.noise import Noise, Use
+from app.engines.chatterbox.vocoder import Vocoder, Waveform
+from app.engines.chatterbox.voices import S3GenReference
+from app.messages import SynthesisParams
+
+
+@dataclass(frozen=True)
+class S3Gen:
+    """What all streams share. `fade_in`, float32 [960], is the gain at a text chunk's start."""
+
+    flow: Flow
+    vocoder: Vocoder
+    fade_in: Tensor
+
+    @classmethod
+    def of(cls, upstream: UpstreamS3Gen, bucket: int = 1) -> "S3Gen":
+        """`upstream` is changed in place: see `fold_weight_norm`. `bucket`: see `Flow`."""
+        return cls(Flow(upstream.flow, bucket), Vocoder(upstream.mel2wav), upstream.trim_fade)
+
+
+def _go_on() -> None:
+    pass
+
+
+class StreamDecoder:
+    """The audio of one job, at 24 kHz: 960 samples for every token of a text chunk.
+
+    A chunk's sum is exact, a slice's is not: its end is held back until it is known what follows.
+    """
+
+    def __init__(self, s3gen: S3Gen, reference: S3GenReference, params: SynthesisParams) -> None:
+        self._s3gen = s3gen
+        self._reference = reference
+        self._seed = params.seed
+        self._slices_alone = params.chunk_overlap_method == "zero"
+        self._fade = params.crossfade_duration_milliseconds * S3GEN_SR // 1000
+        self._utterances = 0
+        self._utterance = self._begin_utterance()
+        self._given = 0  # samples of this text chunk
+
+    @torch.inference_mode()
+    def decode(self, tokens: Tensor, last: bool, on_step: OnStep = _go_on) -> Tensor:
+        """The audio that a slice adds, float32 [samples], on the device.
+
+        `tokens`: int64 [n], all below 6561; may be empty. `last` ends the text chunk. `on_step`:
+        see `Flow.solve`. A call that raises changes nothing, so that it can be made again.
+        """
+        ends = last or self._slices_alone
+        audio = self._utterance.extend(tokens, ends, on_step)
+        gain = self._s3gen.fade_in[self._given :][: len(audio)]
+        audio[: len(gain)] *= gain
+        self._given = 0 if last else self._given + len(audio)
+        if ends:
+            self._utterance = self._begin_utterance()
+        return audio
+
+    def _begin_utterance(self) -> "_Utterance":
+        noise = Noise(self._seed, self._utterances, self._s3gen.fade_in.device)
+        self._utterances += 1
+        return _Utterance(self._s3gen, self._reference, noise, self._fade)
+
+
+class _Utterance:
+    """What is solved together: a text chunk, or, with "zero", a slice."""
+
+    def __init__(self, s3gen: S3Gen, reference: S3GenReference, noise: Noise, fade: int) -> None:
+        self._flow = s3gen.flow
+        self._reference = reference
+        self._noise = noise
+        self._waveform = Waveform(s3gen.vocoder, noise, fade)
+        self._tokens = reference.prompt_token[0, :0]
+        self._mel = reference.prompt_feat[0, :0].T
+
+    def extend(self, tokens: Tensor, last: bool, on_step: OnStep) -> Tensor:
+        """What `tokens`, int64 [n], add to the waveform: float32 [samples]."""
+        spoken = torch.cat([self._tokens, tokens])
+        if not len(spoken):
+            return torch.empty(0, device=tokens.device)
+        mel = self._solve(spoken, on_step) if len(tokens) else self._mel
+        audio = self._waveform.extend(mel, last)
+        self._tokens, self._mel = spoken, mel
+        return audio
+
+    def _solve(self, tokens: Tensor, on_step: OnStep) -> Tensor:
+        frames = FRAMES_PER_TOKEN * (self._reference.prompt_token.shape[1] + len(tokens))
+        noise = self._noise.frames(Use.FLOW, 0, frames, MEL_BANDS)
+        return self._flow.solve(tokens, self._reference, noise, on_step)

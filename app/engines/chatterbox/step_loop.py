@@ -1,0 +1,150 @@
+"""The thread on which T3 runs: text chunks of many jobs enter, each gets its tokens one by one.
+
+    async for step in loop.speak(request, ahead)      on the event loop, one for each text chunk
+
+All jobs advance in the same steps; they join between two of them, and leave between two of them
+when they have ended or their generator is closed. A job that is `ahead` tokens in front of its
+reader stands aside until it is read, so that T3 does not take from S3Gen what nobody waits for.
+"""
+
+import asyncio
+import queue
+import threading
+from collections.abc import AsyncGenerator
+from typing import Protocol
+
+from app.engines.chatterbox.t3 import Step, T3Request
+from app.engines.threads import in_spite_of_cancellation
+
+
+class Batch(Protocol):
+    """What the loop drives: `t3.T3Batch`, from this one thread only."""
+
+    @property
+    def free(self) -> int: ...
+    def admit(self, request: T3Request) -> int: ...
+    def step(self, waiting: frozenset[int]) -> dict[int, Step]: ...
+    def release(self, slot: int) -> None: ...
+
+
+class _Turn:
+    """One text chunk on its way through the batch."""
+
+    def __init__(self, request: T3Request, ahead: int) -> None:
+        self.request = request
+        self.steps: asyncio.Queue[Step | Exception] = asyncio.Queue()
+        self.gone = asyncio.Event()
+        self.wanted = True
+        self.read = 0  # counted on the event loop; `_told` on the thread
+        self._told = 0
+        self._ahead = ahead
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def waits(self) -> bool:
+        return self._told - self.read >= self._ahead
+
+    def tell(self, step: Step | Exception) -> None:
+        self._told += 1
+        self._loop.call_soon_threadsafe(self.steps.put_nowait, step)
+
+    def leave(self) -> None:
+        self._loop.call_soon_threadsafe(self.gone.set)
+
+
+class StepLoop:
+    """Owns the thread; `steps` counts what the batch has done."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.steps = 0
+        self._batch = batch
+        self._arrivals: queue.SimpleQueue[_Turn | None] = queue.SimpleQueue()
+        self._queued: list[_Turn] = []
+        self._running: dict[int, _Turn] = {}
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="t3", daemon=True)
+        self._thread.start()
+
+    async def speak(self, request: T3Request, ahead: int) -> AsyncGenerator[Step, None]:
+        """The steps of one text chunk; the last has an ending. Raises what the batch raised.
+
+        Closed or cancelled, it returns when the batch has let go of the job.
+        """
+        turn = _Turn(request, ahead)
+        self._arrivals.put(turn)
+        try:
+            while True:
+                step = await turn.steps.get()
+                turn.read += 1
+                self._arrivals.put(None)  # if it waited for this, it may go on
+                if isinstance(step, Exception):
+                    raise step
+                yield step
+                if step.ending:
+                    return
+        finally:
+            turn.wanted = False
+            self._arrivals.put(None)
+            while not turn.gone.is_set():
+                await in_spite_of_cancellation(turn.gone.wait())
+
+    def close(self) -> None:
+        """No turn may be under way; the thread ends."""
+        self._closing = True
+        self._arrivals.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._closing:
+            self._take_arrivals()
+            self._dismiss_unwanted()
+            self._admit()
+            self._step()
+
+    def _take_arrivals(self) -> None:
+        """What has arrived; waits for something if there is nothing else to do."""
+        idle = not self._queued and all(turn.waits for turn in self._running.values())
+        while idle or not self._arrivals.empty():
+            if turn := self._arrivals.get():
+                self._queued.append(turn)
+            idle = False
+
+    def _dismiss_unwanted(self) -> None:
+        for slot, turn in list(self._running.items()):
+            if not turn.wanted:
+                self._dismiss(slot)
+        for turn in [turn for turn in self._queued if not turn.wanted]:
+            self._queued.remove(turn)
+            turn.leave()
+
+    def _admit(self) -> None:
+        while self._queued and self._batch.free:
+            turn = self._queued.pop(0)
+            try:
+                slot = self._batch.admit(turn.request)
+            except Exception as error:  # noqa: BLE001 – a job's boundary: the others go on
+                turn.tell(error)
+                turn.leave()
+            else:
+                self._running[slot] = turn
+
+    def _step(self) -> None:
+        waiting = frozenset(slot for slot, turn in self._running.items() if turn.waits)
+        if len(waiting) == len(self._running):
+            return
+        try:
+            steps = self._batch.step(waiting)
+        except Exception as error:  # noqa: BLE001 – the batch's boundary: each job is told
+            for slot, turn in list(self._running.items()):
+                turn.tell(error)
+                self._dismiss(slot)
+            return
+        self.steps += 1
+        for slot, step in steps.items():
+            self._running[slot].tell(step)
+            if step.ending:
+                self._dismiss(slot)
+
+    def _dismiss(self, slot: int) -> None:
+        self._batch.release(slot)
+        self._running.pop(slot).leave()

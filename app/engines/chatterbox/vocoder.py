@@ -1,0 +1,155 @@
+"""The vocoder: mel frames enter, samples leave; called by `s3gen` slice by slice.
+
+It is upstream's HiFT: a pitch for each frame, a harmonic source with that pitch, and a network
+that filters the source into what the mel says. Upstream takes whole utterances only. Here one can
+grow slice by slice, because all that upstream begins anew in each call is carried over (the source
+and its phase) or depends on the position alone (the noise).
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from chatterbox.models.s3gen.hifigan import HiFTGenerator
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from app.engines.chatterbox.noise import Noise, Use
+
+PITCH_REACH = 5
+"""Frames, to either side, that have a say in a frame's pitch."""
+
+FILTER_REACH = 12
+"""Frames, to either side, of mel and source that have a say in a sample; the thirteenth and
+fourteenth have one that is lost in rounding."""
+
+HELD_BACK = PITCH_REACH + FILTER_REACH
+"""Frames at the end of a mel whose samples may still change when more of it comes."""
+
+
+class Vocoder:
+    """HiFT's three parts, without state; 480 samples a frame.
+
+    `pitch` and `filter` are plain attributes, to be replaced by their compiled selves. `hift` is
+    changed in place: see `fold_weight_norm`.
+    """
+
+    pitch: Callable[[Tensor], Tensor]
+    """Mel, float32 [1, 80, n] → Hz, float32 [1, n]."""
+
+    filter: Callable[[Tensor, Tensor], Tensor]
+    """Mel, float32 [1, 80, n], and source, float32 [1, 1, 480·n] → audio, float32 [1, 480·n]."""
+
+    def __init__(self, hift: HiFTGenerator) -> None:
+        fold_weight_norm(hift)
+        for convolution in hift.source_downs:  # given NumPy's integers, which break the graph
+            convolution.stride = tuple(map(int, convolution.stride))
+            convolution.padding = tuple(map(int, convolution.padding))
+        hift.stft_window = hift.stft_window.to(hift.conv_post.weight.device)
+        self.pitch = hift.f0_predictor
+        self.filter = hift.decode
+        self.samples_per_frame = int(hift.f0_upsamp.scale_factor)
+        self.harmonics = hift.nb_harmonics + 1
+        self._sines = hift.m_source.l_sin_gen
+        self._merge = nn.Sequential(hift.m_source.l_linear, hift.m_source.l_tanh)
+
+    def source(
+        self, pitch: Tensor, start: Tensor, phases: Tensor, noise: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The source for `pitch`, float32 [n] in Hz: float32 [480·n], and how many periods have
+        passed before each frame and after the last, float64 [n + 1].
+
+        `start`, float64 [], have passed before the first; `phases`, float32 [9], are where the
+        harmonics began, in radians; `noise`, float32 [480·n, 9], is standard normal.
+
+        Upstream's `SineGen` counts in float32, and after ten seconds its harmonics are 0.01 rad
+        out of phase; otherwise this is the same.
+        """
+        sines, length = self._sines, self.samples_per_frame
+        per_sample = pitch.double() / sines.sampling_rate
+        edges = start + F.pad(per_sample.cumsum(0) * length, (1, 0))
+        steps = torch.arange(1, length + 1, device=pitch.device)
+        passed = (edges[:-1, None] + per_sample[:, None] * steps).view(-1, 1)
+        orders = torch.arange(1, self.harmonics + 1, device=pitch.device)
+        angles = 2 * torch.pi * (passed * orders % 1).float() + phases
+        voiced = (pitch > sines.voiced_threshold).float().repeat_interleave(length)[:, None]
+        loudness = voiced * sines.noise_std + (1 - voiced) * sines.sine_amp / 3
+        merged: Tensor = self._merge(voiced * sines.sine_amp * angles.sin() + loudness * noise)
+        return merged[:, 0], edges
+
+
+class Waveform:
+    """The waveform of one utterance, growing with its mel.
+
+    Every rendition of the mel may differ from the one before. Samples once given stay, and the
+    next ones are crossfaded from the older rendition to the newer over `fade` samples.
+    """
+
+    def __init__(self, vocoder: Vocoder, noise: Noise, fade: int) -> None:
+        self._vocoder = vocoder
+        self._noise = noise
+        self._fade = fade
+        self._phases = noise.phases(vocoder.harmonics)
+        self._phases[0] = 0  # the fundamental's
+        self._source = self._phases[:0]  # as far as no later frame can change it
+        self._periods = self._phases.new_zeros((), dtype=torch.float64)  # passed by then
+        self._given = 0
+        self._tail = self._source  # what the last rendition made of the samples that come next
+
+    def extend(self, mel: Tensor, last: bool) -> Tensor:
+        """The samples that are certain now, float32 [n]; all that are left, if `last`.
+
+        `mel`, float32 [80, n], is the newest rendition of all frames so far. A call that raises
+        changes nothing.
+        """
+        frames, length = mel.shape[1], self._vocoder.samples_per_frame
+        first = max(0, self._given // length - FILTER_REACH)
+        window = mel[None, :, first:].contiguous()
+        source, edges = self._excite(window, first)
+        audio = self._vocoder.filter(window, source[first * length :][None, None])[0]
+
+        ready = frames if last else max(0, frames - HELD_BACK)
+        fresh = audio[self._given - first * length : (ready - first) * length]
+        fresh = crossfade(self._tail, fresh)
+        certain = len(fresh) if last else max(0, len(fresh) - self._fade)
+
+        settled = max(0, frames - PITCH_REACH)
+        self._periods = edges[settled - frames - 1] % 1
+        self._source = source[: settled * length]
+        self._given += certain
+        self._tail = fresh[certain:]
+        return fresh[:certain]
+
+    def _excite(self, window: Tensor, first: int) -> tuple[Tensor, Tensor]:
+        """The source of all frames, float32 [480·n], and `Vocoder.source`'s edges of the new ones.
+
+        `window`: the mel from frame `first` on, float32 [1, 80, n - first].
+        """
+        settled = len(self._source) // self._vocoder.samples_per_frame
+        pitch = self._vocoder.pitch(window)[0, settled - first :]
+        width = self._vocoder.samples_per_frame * self._vocoder.harmonics
+        noise = self._noise.frames(Use.SOURCE, settled, settled + len(pitch), width)
+        source, edges = self._vocoder.source(
+            pitch, self._periods, self._phases, noise.view(-1, self._vocoder.harmonics)
+        )
+        return torch.cat([self._source, source]), edges
+
+
+def crossfade(before: Tensor, after: Tensor) -> Tensor:
+    """`after`, float32 [n], but for its start, which changes linearly from `before` to it.
+
+    `before`, float32 [at most n], is the same moment: another rendition, not earlier audio.
+    """
+    weight = torch.linspace(0, 1, len(before), device=after.device)
+    return torch.cat([before.lerp(after[: len(before)], weight), after[len(before) :]])
+
+
+def fold_weight_norm(module: nn.Module) -> None:
+    """Compute the normalised weights of `module` once and for all, in place.
+
+    Upstream's own remover is for an older kind of weight norm. This one changes the modules'
+    classes, so a deep copy made before cannot be used afterwards.
+    """
+    for part in module.modules():
+        if parametrize.is_parametrized(part, "weight"):
+            parametrize.remove_parametrizations(part, "weight")

@@ -1,0 +1,107 @@
+"""The whole engine on the tiny checkpoint, through the pipeline and through the service."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import pytest_asyncio
+
+from app.engines.base import EngineConfig, TextChunk
+from app.engines.chatterbox.engine import WARM_UP_PARAMS, ChatterboxEngine
+from app.worker.pipeline import Pipeline, QueueSizes
+from tests.engines.chatterbox.tiny import TinyChatterbox
+from tests.service import ROOT, Service
+
+TEXT = "Hello there, this is a test. It has two sentences."
+SAMPLES_PER_TOKEN = 960
+PARAMS = msgspec.structs.replace(WARM_UP_PARAMS, audio_tokens_per_slice=20)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def engine(tiny_checkpoint: Path) -> AsyncIterator[ChatterboxEngine]:
+    config = EngineConfig("cpu", 1, str(tiny_checkpoint), slots=3, watermark=False)
+    engine = TinyChatterbox(config)
+    await engine.warm_up()
+    yield engine
+    await engine.close()
+
+
+async def speak(engine: ChatterboxEngine, text: str = TEXT, **changes: Any) -> bytes:
+    pieces: list[bytes] = []
+
+    async def emit(pcm: bytes) -> None:
+        pieces.append(pcm)
+
+    pipeline = Pipeline(engine, QueueSizes(2, 3))
+    params = msgspec.structs.replace(PARAMS, **changes)
+    await pipeline.run(text, engine.default_voice, params, emit)
+    pipeline.close()
+    return b"".join(pieces)
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_the_same_seed_says_the_same_whoever_speaks_beside_it(
+    engine: ChatterboxEngine,
+) -> None:
+    alone = await speak(engine, seed=1)
+    beside = await asyncio.gather(*(speak(engine, seed=seed) for seed in (1, 2, 3)))
+    assert beside[0] == alone
+    assert len(set(beside)) == 3
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize("method", ["full", "zero"])
+async def test_the_audio_has_the_length_that_its_tokens_imply(
+    engine: ChatterboxEngine, method: str
+) -> None:
+    params = msgspec.structs.replace(PARAMS, chunk_overlap_method=method, seed=1)
+    chunk = TextChunk(TEXT, 0)
+    slices = engine.speech_tokens(chunk, engine.default_voice, params)
+    tokens = sum([len(piece.tokens) async for piece in slices])
+    pcm = await speak(engine, chunk_overlap_method=method, seed=1)
+    assert tokens > 0
+    assert len(pcm) == 2 * SAMPLES_PER_TOKEN * tokens
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_cancelled_job_leaves_its_place_to_others(engine: ChatterboxEngine) -> None:
+    long = asyncio.create_task(speak(engine, "This is a long text to be cut off. " * 20))
+    await asyncio.sleep(0.2)  # somewhere in the middle
+    long.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await long
+    assert engine._batch.free == 3
+    assert await speak(engine, seed=1) == await speak(engine, seed=1)
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_exaggeration_and_guidance_change_what_is_said(engine: ChatterboxEngine) -> None:
+    said = await asyncio.gather(
+        speak(engine, seed=1),
+        speak(engine, seed=1, voice_exaggeration_factor=2.0),
+        speak(engine, seed=1, cfg_guidance_weight=0.0),
+    )
+    assert len(set(said)) == 3
+
+
+def test_the_service_speaks_in_an_uploaded_voice(
+    start: Callable[..., Service], tiny_checkpoint: Path
+) -> None:
+    service = start(
+        MODEL="tests.engines.chatterbox.tiny:TinyChatterbox", MODEL_PATH=tiny_checkpoint
+    )
+    recording = (ROOT / "preloaded-voices" / "austen.wav").read_bytes()
+    body = {"text": TEXT, "seed": 1, "format": "raw_pcm"}
+    with service.client() as client:
+        own = client.post("/tts/generate", json=body).raise_for_status()
+        assert own.headers["X-TTS-Model"] == "chatterbox"
+        uploaded = client.post("/voices", files={"file": ("austen.wav", recording)})
+        assert uploaded.status_code == 201
+        cloned = client.post("/tts/generate", json={**body, "voice_id": "austen.wav"})
+    cloned.raise_for_status()
+    assert "X-TTS-Notice" not in cloned.headers
+    assert len(cloned.content) > 0
+    assert cloned.content != own.content

@@ -1,0 +1,158 @@
+from dataclasses import dataclass, replace
+from itertools import count
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounter
+
+from app.engines.chatterbox import flow as flow_module
+from app.engines.chatterbox.flow import EulerStep, Flow, step_times
+from app.engines.chatterbox.noise import Noise, Use
+from app.engines.chatterbox.voices import S3GenReference
+from tests.engines.chatterbox.speech import (
+    CPU,
+    mel_error,
+    speech_tokens,
+    upstreams_mel,
+)
+
+CLOSE = 1e-4  # of the mel's range
+NOISE = Noise(1, 0, CPU)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One solve, all that it depends on."""
+
+    flow: Flow
+    tokens: torch.Tensor
+    reference: S3GenReference
+    noise: torch.Tensor
+
+    @torch.inference_mode()
+    def mel(self, on_step=lambda: None):
+        return self.flow.solve(self.tokens, self.reference, self.noise, on_step)
+
+
+@pytest.fixture(scope="module")
+def case(models):
+    """60 tokens, 2.4 s, after a prompt of 50."""
+    reference = models.default_voice.s3gen
+    noise = NOISE.frames(Use.FLOW, 0, 2 * (50 + 60), 80)
+    return Case(Flow(models.s3gen.flow), speech_tokens(60), reference, noise)
+
+
+@pytest.fixture(scope="module")
+def right(case, upstream):
+    return upstreams_mel(upstream.s3gen, case.tokens, case.reference, NOISE)
+
+
+def test_the_mel_is_upstreams(case, right):
+    mel = case.mel()
+
+    assert mel.shape == (80, 120)
+    assert mel_error(mel, right) < CLOSE
+
+
+def with_guidance(case, guidance):
+    flow = Flow(case.flow._flow)
+    flow.step = EulerStep(case.flow._flow.decoder.estimator, guidance)
+    return replace(case, flow=flow)
+
+
+def with_one_other_token(case):
+    tokens = case.tokens.clone()
+    tokens[30] += 1
+    return replace(case, tokens=tokens)
+
+
+def with_prompt_noiseless(case):
+    noise = case.noise.clone()
+    noise[: case.reference.prompt_feat.shape[1]] = 0
+    return replace(case, noise=noise)
+
+
+def with_prompt_cut(case):
+    whole = case.reference
+    reference = replace(
+        whole, prompt_token=whole.prompt_token[:, 1:], prompt_feat=whole.prompt_feat[:, 2:]
+    )
+    return replace(case, reference=reference, noise=case.noise[2:])
+
+
+def with_prompt_unheard(case):
+    silent = torch.zeros_like(case.reference.prompt_feat)
+    return replace(case, reference=replace(case.reference, prompt_feat=silent))
+
+
+def with_another_speaker(case):
+    other = case.reference.embedding.flip(1)
+    return replace(case, reference=replace(case.reference, embedding=other))
+
+
+MUTATIONS = {
+    "one other token": with_one_other_token,
+    "noise shifted by a frame": lambda case: replace(case, noise=case.noise.roll(1, 0)),
+    "no noise for the prompt": with_prompt_noiseless,
+    "prompt cut": with_prompt_cut,
+    "prompt unheard": with_prompt_unheard,
+    "another speaker": with_another_speaker,
+    "guidance sign": lambda case: with_guidance(case, -0.7),
+    "no guidance": lambda case: with_guidance(case, 0),
+}
+
+
+@pytest.mark.parametrize("mutate", MUTATIONS.values(), ids=MUTATIONS.keys())
+def test_that_comparison_notices(case, right, mutate):
+    assert mel_error(mutate(case).mel(), right) > 30 * CLOSE
+
+
+def test_that_comparison_notices_steps_of_equal_length(case, right, monkeypatch):
+    monkeypatch.setattr(flow_module, "step_times", lambda _: torch.linspace(0, 1, 11))
+
+    assert mel_error(case.mel(), right) > 30 * CLOSE
+
+
+def test_masked_frames_change_nothing(case, right):
+    lengths = set()
+    flow = Flow(case.flow._flow, bucket=64)
+    step = flow.step
+    flow.step = lambda x, *rest: lengths.add(x.shape[2]) or step(x, *rest)
+
+    assert mel_error(replace(case, flow=flow).mel(), right) < CLOSE
+    assert lengths == {256}
+
+
+def test_a_solve_ends_at_the_step_that_raises(case):
+    steps = count(1)
+
+    def give_up_at_the_third():
+        if next(steps) == 3:
+            raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        case.mel(give_up_at_the_third)
+    assert next(steps) == 4
+
+
+def test_the_caller_hears_of_ten_steps(case):
+    steps = []
+    case.mel(lambda: steps.append(None))
+
+    assert len(steps) == 10
+
+
+@torch.inference_mode()
+def test_a_step_is_one_graph_for_all_lengths(case):
+    counter = CompileCounter()
+    step = torch.compile(case.flow.step, fullgraph=True, backend=counter, dynamic=True)
+    start, stop = step_times(CPU)[3:5]
+    context = case.flow._context(case.tokens, case.reference)
+
+    for frames in (130, 170, 220):
+        x = case.noise[:frames].T[None]
+        given = context[:, :, :frames]
+        torch.testing.assert_close(
+            step(x, given, start, stop, None), case.flow.step(x, given, start, stop, None)
+        )
+    assert counter.frame_count == 1

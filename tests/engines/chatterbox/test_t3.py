@@ -1,0 +1,442 @@
+import copy
+import random
+from functools import partial
+
+import msgspec
+import psutil
+import pytest
+import torch
+import torch.nn.functional as F
+from chatterbox.models.t3 import T3
+from chatterbox.models.t3.llama_configs import LLAMA_CONFIGS
+from chatterbox.models.t3.modules.cond_enc import T3Cond
+from chatterbox.tts import punc_norm
+
+from app.engines.chatterbox import sampling, t3
+from app.engines.chatterbox.sampling import guide, penalise
+from app.engines.chatterbox.t3 import (
+    Decoder,
+    Ending,
+    Step,
+    T3Batch,
+    T3Request,
+    embed_prompt,
+    max_tokens,
+    tokenize,
+)
+from app.errors import EmptyText, TextTooLong
+from app.messages import SynthesisParams
+from tests.checkpoint import tiny_sizes
+
+START = 6561
+
+TEXT = "The train to the city was late; we walked home..."
+
+DEFAULTS = SynthesisParams(
+    cfg_guidance_weight=0.5,
+    synthesis_temperature=0.8,
+    voice_exaggeration_factor=0.5,
+    text_processing_chunk_size=100,
+    audio_tokens_per_slice=35,
+    remove_leading_milliseconds=0,
+    remove_trailing_milliseconds=0,
+    chunk_overlap_method="full",
+    crossfade_duration_milliseconds=8,
+    seed=1,
+)
+
+
+@pytest.fixture(scope="module")
+def model(models):
+    return models.t3
+
+
+@pytest.fixture(scope="module")
+def original(upstream):
+    """The same weights, loaded by the package itself."""
+    return upstream.t3
+
+
+@pytest.fixture(scope="module")
+def request_for(models):
+    """`request_for(text, seed=…, max_tokens=…, **params)` with the checkpoint's own voice."""
+
+    def request_for(text=TEXT, seed=1, max_tokens=200, **params):
+        wanted = msgspec.structs.replace(DEFAULTS, **params)
+        return T3Request(
+            tokenize(models.tokenizer, text), models.default_voice, wanted, seed, max_tokens
+        )
+
+    return request_for
+
+
+def advance(batch, slot):
+    """All that the job in `slot` has to say, steps shared with whatever else is there."""
+    steps = [batch.step()[slot]]
+    while not steps[-1].ending:
+        steps.append(batch.step()[slot])
+    return steps
+
+
+def speak(batch, request):
+    slot = batch.admit(request)
+    steps = advance(batch, slot)
+    batch.release(slot)
+    return [step.token for step in steps]
+
+
+# --- Upstream, for comparison ---------------------------------------------------------------------
+
+
+def upstreams_inputs(request):
+    text = F.pad(F.pad(request.text_tokens, (1, 0), value=255), (0, 1), value=0)
+    voice = T3Cond(
+        speaker_emb=request.voice.speaker_embedding,
+        cond_prompt_speech_tokens=request.voice.prompt_tokens,
+        emotion_adv=request.params.voice_exaggeration_factor * torch.ones(1, 1, 1),
+    )
+    return {"t3_cond": voice, "text_tokens": torch.cat([text, text])}
+
+
+def upstreams_tokens(original, request):
+    """Given two rows, upstream works without guidance too. What is not speech is None."""
+    torch.manual_seed(request.seed)
+    tokens = original.inference(
+        **upstreams_inputs(request),
+        max_new_tokens=request.max_tokens,
+        temperature=request.params.synthesis_temperature,
+        cfg_weight=request.params.cfg_guidance_weight,
+        repetition_penalty=request.params.repetition_penalty,
+        min_p=request.params.min_p,
+        top_p=request.params.top_p,
+    )
+    return [token if token < START else None for token in tokens[0].tolist()]
+
+
+@torch.inference_mode()
+def upstreams_logits(original, request, tokens):
+    """Both rows' logits after the prompt and after each of `tokens`, by one pass over it all."""
+    start = torch.full((2, 1), START)
+    prompt, _ = original.prepare_input_embeds(
+        **upstreams_inputs(request), speech_tokens=start, cfg_weight=0.5
+    )
+    speech = torch.cat([start, tokens.expand(2, -1)], dim=1)
+    embedded = original.speech_emb(speech) + original.speech_pos_emb(speech)
+    hidden = original.tfmr(inputs_embeds=torch.cat([prompt, embedded], dim=1)).last_hidden_state
+    return original.speech_head(hidden[:, prompt.shape[1] :]).transpose(0, 1)
+
+
+@torch.inference_mode()
+def own_logits(model, request, tokens):
+    """The same, step by step, with `tokens` put in place of what is drawn."""
+    batch = T3Batch(model, slots=1)
+    batch.admit(request)
+    decoder = batch._decoder
+    logits = [decoder.logits(1, 256)]
+    for token in tokens:
+        decoder.token[0] = token
+        decoder.spoken[0] += 1
+        logits.append(decoder.logits(1, 256))
+    return torch.cat(logits)
+
+
+def largest_deviation(model, original, request):
+    """Of the logits from upstream's over 100 tokens, as a share of their range."""
+    tokens = torch.randint(START, (100,), generator=torch.Generator().manual_seed(3))
+    theirs = upstreams_logits(original, request, tokens)
+    ours = own_logits(model, request, tokens)
+    return float((ours - theirs).abs().max() / (theirs.max() - theirs.min()))
+
+
+def test_logits_are_upstreams(model, original, request_for):
+    assert largest_deviation(model, original, request_for()) < 1e-5
+
+
+def test_logits_are_upstreams_where_heads_share_keys(request_for, monkeypatch):
+    with tiny_sizes():
+        shared = LLAMA_CONFIGS["Llama_520M"] | {"num_key_value_heads": 1}
+        monkeypatch.setitem(LLAMA_CONFIGS, "Llama_520M", shared)
+        torch.manual_seed(0)
+        model = T3().eval()
+    assert largest_deviation(model, model, request_for()) < 1e-5
+
+
+@pytest.mark.parametrize("guidance", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"synthesis_temperature": 1.5, "min_p": 0.0, "voice_exaggeration_factor": 1.0},
+        {"synthesis_temperature": 0.3, "repetition_penalty": 1.0, "top_p": 0.8},
+        {"synthesis_temperature": 1.0, "repetition_penalty": 2.0, "top_p": 0.9},
+    ],
+)
+def test_tokens_are_upstreams_given_the_same_random_numbers(
+    model, original, request_for, guidance, settings
+):
+    request = request_for(cfg_guidance_weight=guidance, seed=7, **settings)
+    tokens = speak(T3Batch(model, slots=1), request)
+    assert tokens == upstreams_tokens(original, request)
+    assert 50 < len(tokens) < request.max_tokens  # the end token came
+
+
+def begin_and_then(change):
+    """`Decoder.begin`, with `change(decoder, slot)` after it."""
+
+    def begin(decoder, slot, *args, original=Decoder.begin):
+        original(decoder, slot, *args)
+        change(decoder, slot)
+
+    return begin
+
+
+def move(decoder, slot, length=0, spoken=0):
+    decoder.length[slot] += length
+    decoder.spoken[slot] += spoken
+
+
+def with_prompt(change):
+    return lambda model, request: change(embed_prompt(model, request))
+
+
+MUTATIONS = {
+    "start token once": (t3, "embed_prompt", with_prompt(lambda prompt: prompt[:, :-1])),
+    "voice cut": (t3, "embed_prompt", with_prompt(lambda prompt: prompt[:, 1:])),
+    "text in both rows": (t3, "embed_prompt", with_prompt(lambda prompt: prompt[[0, 0]])),
+    "rows swapped": (t3, "embed_prompt", with_prompt(lambda prompt: prompt.flip(0))),
+    "speech position one off": (
+        Decoder,
+        "begin",
+        begin_and_then(lambda decoder, slot: move(decoder, slot, length=-1, spoken=1)),
+    ),
+    "cache position one off": (
+        Decoder,
+        "begin",
+        begin_and_then(lambda decoder, slot: move(decoder, slot, length=1)),
+    ),
+    "not rotated": (t3, "rotate", lambda x, place: x),
+    "guidance the wrong way": (sampling, "guide", lambda logits, weight: guide(logits, -weight)),
+    "no penalty": (sampling, "penalise", lambda scores, seen, penalty: scores),
+}
+IN_THE_SAMPLER = {"guidance the wrong way", "no penalty"}
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS)
+def test_comparing_tokens_notices(model, original, request_for, monkeypatch, mutation):
+    monkeypatch.setattr(*MUTATIONS[mutation])
+    request = request_for()
+    assert speak(T3Batch(model, slots=1), request) != upstreams_tokens(original, request)
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS.keys() - IN_THE_SAMPLER)
+def test_comparing_logits_notices(model, original, request_for, monkeypatch, mutation):
+    monkeypatch.setattr(*MUTATIONS[mutation])
+    assert largest_deviation(model, original, request_for()) > 1e-3
+
+
+def without_start(penalise, scores, seen, penalty):
+    seen = seen.clone()
+    seen[:, START] = False
+    return penalise(scores, seen, penalty)
+
+
+def test_the_start_token_counts_as_said(model, request_for, monkeypatch):
+    """It is made likelier than what comes first otherwise; only the penalty holds it back."""
+    model, request = copy.deepcopy(model), request_for(repetition_penalty=2.0)
+    first = speak(T3Batch(model, slots=1), request)[0]
+    model.speech_head.weight[START] = 1.5 * model.speech_head.weight[first]
+    assert speak(T3Batch(model, slots=1), request) == upstreams_tokens(model, request)
+    monkeypatch.setattr(sampling, "penalise", partial(without_start, penalise))
+    assert speak(T3Batch(model, slots=1), request) != upstreams_tokens(model, request)
+
+
+# --- Jobs side by side ----------------------------------------------------------------------------
+
+
+def jobs(request_for, number):
+    return [
+        request_for(
+            TEXT[: 10 + 7 * (i % 6)],
+            seed=i,
+            max_tokens=(150, 40, 90)[i % 3],
+            cfg_guidance_weight=(0.0, 0.5, 1.0)[i % 3],
+            synthesis_temperature=(0.8, 0.3, 1.5, 1.0)[i % 4],
+            repetition_penalty=(1.2, 1.0, 2.0)[i % 3],
+            min_p=(0.05, 0.0)[i % 2],
+            top_p=(1.0, 0.8, 0.9)[i % 3],
+        )
+        for i in range(number)
+    ]
+
+
+@pytest.fixture(scope="module")
+def alone(model, request_for):
+    """What each of twelve jobs says when nothing runs beside it."""
+    return [speak(T3Batch(model, slots=4), request) for request in jobs(request_for, 12)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_jobs_that_join_and_leave_at_random_say_what_they_say_alone(
+    model, request_for, alone, seed
+):
+    chance = random.Random(seed)
+    batch = T3Batch(model, slots=4)
+    waiting, running, said = list(enumerate(jobs(request_for, 12))), {}, {}
+    cancelled = chance.sample(range(12), 3)
+    while waiting or running:
+        while waiting and batch.free and chance.random() < 0.1:
+            job, request = waiting.pop(0)
+            running[batch.admit(request)] = job
+            said[job] = []
+        for slot, step in batch.step().items():
+            said[running[slot]].append(step.token)
+            gone = running[slot] in cancelled and chance.random() < 0.05
+            if step.ending or gone:
+                batch.release(slot)
+                del running[slot]
+    assert batch.free == 4
+    for job, tokens in said.items():
+        assert tokens == alone[job][: len(tokens)]
+        assert len(tokens) == len(alone[job]) or job in cancelled
+
+
+@torch.inference_mode()
+def test_not_a_bit_of_a_jobs_logits_depends_on_what_runs_beside_it(model, request_for):
+    request, *others = jobs(request_for, 4)
+    lonely, crowded = T3Batch(model, slots=4), T3Batch(model, slots=4)
+    lonely.admit(request)
+    for other in [*others, request]:
+        crowded.admit(other)
+    for _ in range(20):
+        alone = lonely._decoder.logits(width=2, span=256)[0]
+        assert torch.equal(alone, crowded._decoder.logits(width=4, span=512)[3])
+        assert lonely.step()[0] == crowded.step()[3]
+
+
+def test_a_job_that_waits_says_afterwards_what_it_would_have_said(model, request_for):
+    patient, other, long_text = [*jobs(request_for, 2), request_for(200 * "ab ", max_tokens=99)]
+    alone = speak(T3Batch(model, slots=4), patient)
+    batch = T3Batch(model, slots=4)
+    slot = batch.admit(patient)
+    said = [batch.step()[slot].token for _ in range(10)]
+    for neighbour in (other, long_text):
+        batch.admit(neighbour)
+    batch.warm_up()
+    for _ in range(20):
+        assert slot not in batch.step(waiting=frozenset({slot}))
+    assert batch.step(waiting=frozenset(range(4))) == {}
+    assert said + [step.token for step in advance(batch, slot)] == alone
+
+
+def test_a_released_slot_is_taken_again_and_remembers_nothing(model, request_for):
+    first, second = jobs(request_for, 2)
+    batch = T3Batch(model, slots=2)
+    fresh = speak(T3Batch(model, slots=2), second)
+    slot = batch.admit(first)
+    for _ in range(30):
+        batch.step()
+    batch.release(slot)
+    assert batch.free == 2
+    assert batch.admit(second) == slot
+    assert [step.token for step in advance(batch, slot)] == fresh
+
+
+def test_the_seed_decides(model, request_for):
+    batch = T3Batch(model, slots=1)
+    said = [speak(batch, request_for(seed=seed)) for seed in (1, 1, 2)]
+    assert said[0] == said[1] != said[2]
+
+
+# --- The end --------------------------------------------------------------------------------------
+
+
+def test_the_end_token_ends_a_job_and_is_no_speech(model, request_for):
+    batch = T3Batch(model, slots=1)
+    slot = batch.admit(request_for())
+    steps = advance(batch, slot)
+    assert steps[-1] == Step(None, Ending.SPOKEN)
+    assert batch.step() == {}
+
+
+def test_what_is_no_speech_is_fed_back_but_not_handed_on(model, original, request_for):
+    request = request_for(synthesis_temperature=5.0, min_p=0.0, max_tokens=60)
+    tokens = speak(T3Batch(model, slots=1), request)
+    assert None in tokens[:-1]
+    assert tokens == upstreams_tokens(original, request)
+
+
+def test_a_job_that_runs_away_is_cut_and_says_so(model, request_for):
+    batch = T3Batch(model, slots=1)
+    steps = advance(batch, batch.admit(request_for(max_tokens=12)))
+    assert [step.ending for step in steps] == [None] * 11 + [Ending.CUT]
+    assert steps[-1].token is not None
+
+
+@pytest.mark.parametrize(
+    ("length", "tokens"), [(1, 32), (10, 101), (100, 785), (128, 997), (129, 1000), (500, 1000)]
+)
+def test_a_text_may_take_four_times_the_tokens_that_are_usual(length, tokens):
+    assert max_tokens("x" * length) == tokens
+
+
+def test_a_job_never_outgrows_its_cache(model, request_for):
+    request = request_for()
+    prompt = embed_prompt(model, request).shape[1]
+    batch = T3Batch(model, slots=1, max_positions=prompt + 16)
+    assert len(advance(batch, batch.admit(request))) == 16
+    with pytest.raises(TextTooLong):
+        T3Batch(model, slots=1, max_positions=prompt).admit(request)
+
+
+def test_memory_is_taken_as_it_is_needed(model, request_for):
+    process = psutil.Process()
+    before = process.memory_info().rss
+    batch = T3Batch(model, slots=4, max_positions=32_768)
+    reserved = 2 * sum(layer.keys.nbytes for layer in batch._decoder.layers)
+    speak(batch, request_for(max_tokens=10))
+    assert reserved > 300e6
+    assert process.memory_info().rss - before < 50e6
+
+
+# --- Text -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", [TEXT, "hello: world", "Já — “yes”", "你好", "[STOP]"])
+def test_text_is_normalised_and_tokenised_as_upstream_does(models, text):
+    expected = models.tokenizer.text_to_tokens(punc_norm(text))
+    assert torch.equal(tokenize(models.tokenizer, text), expected.long())
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n\t "])
+def test_text_with_nothing_in_it_is_refused(models, text):
+    with pytest.raises(EmptyText):
+        tokenize(models.tokenizer, text)
+
+
+# --- Compilation ----------------------------------------------------------------------------------
+
+
+def test_a_step_is_one_graph_and_a_warm_batch_needs_no_other(model, original, request_for):
+    built, runs = [], []
+
+    def backend(graph, inputs):
+        built.append(graph)
+
+        def run(*args):
+            runs.append(graph)
+            return graph(*args)
+
+        return run
+
+    def compiled(decoder):
+        return torch.compile(decoder, backend=backend, fullgraph=True, dynamic=False)
+
+    batch = T3Batch(model, slots=1, compiler=compiled)
+    batch.warm_up()
+    warm = len(built)
+    assert warm == 4  # one for each span
+    runs.clear()
+    tokens = speak(batch, request_for())
+    assert tokens == upstreams_tokens(original, request_for())
+    assert len(runs) == len(tokens)
+    assert len(built) == warm

@@ -1,0 +1,11 @@
+"""The Chatterbox engine at tiny size, for worker processes: loaded by import path."""
+
+from app.engines.base import EngineConfig
+from app.engines.chatterbox.engine import ChatterboxEngine
+from tests.checkpoint import tiny_sizes
+
+
+class TinyChatterbox(ChatterboxEngine):
+    def __init__(self, config: EngineConfig) -> None:
+        with tiny_sizes():
+            super().__init__(config)
