@@ -78,7 +78,7 @@ def speak(
 ) -> None:
     """Say TEXT into a file, in this process."""
     settings = load_settings(api_key_required=False)
-    set_up_logging("WARNING", "speak")
+    set_up_logging("ERROR", "speak")
     if text == "-":
         text = sys.stdin.buffer.read().decode(errors="replace")
     ending = output.suffix.lower()
@@ -107,6 +107,7 @@ async def _speak(
     from app.worker.pipeline import QueueSizes
 
     text = clean(text)
+    name = choose_engine(settings.model, settings.model_path)
     params = settings.synthesis_params()
     if seed is not None:
         params = msgspec.structs.replace(params, seed=seed)
@@ -115,14 +116,12 @@ async def _speak(
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("{task.completed}/{task.total} chunks"),
-        TimeRemainingColumn(),
+        TextColumn("{task.percentage:3.0f}%"),
         console=console,
         disable=not console.is_terminal,
     )
     with bar:
         task = bar.add_task("loading", total=None)
-        name = choose_engine(settings.model, settings.model_path)
         device = detect(visible_cuda_devices())[0]
         may = EngineConfig(
             device.kind, cpu_count(), str(settings.model_path), watermark=settings.watermark
@@ -151,7 +150,7 @@ async def _speak(
     console.print(
         f"{timing.audio_s:.2f} s of audio in {timing.total_s:.2f} s: "
         f"first audio after {timing.first_audio_s * 1000:.0f} ms, "
-        f"real-time factor {timing.real_time_factor:.3f}, voice {engine.name}",
+        f"real-time factor {timing.real_time_factor:.3f}, {engine.name} model",
         highlight=False,
         soft_wrap=True,
     )

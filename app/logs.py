@@ -15,11 +15,20 @@ class OneLine(logging.Formatter):
         return super().formatMessage(record)
 
 
+class _Expected(logging.Filter):
+    """Drops what uvicorn calls an error and this service does on purpose, and logs itself."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        return not message.startswith(("ASGI callable returned without completing", "Cancel "))
+
+
 def set_up_logging(level: str, process: str) -> None:
     """One handler on standard error for everything; `process` says who is speaking."""
     multiprocessing.current_process().name = process
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(OneLine(LINE))
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.getLogger("uvicorn.error").addFilter(_Expected())
     for chatty in ("httpx", "urllib3", "filelock", "multipart", "python_multipart"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -18,6 +18,7 @@ from fastapi import FastAPI
 
 from app.api.app import create_app, create_probe_app
 from app.api.dependencies import Services
+from app.api.hardware import cpu_load
 from app.errors import StartupError
 from app.master.master import Master
 from app.settings import Settings, cpu_count
@@ -35,6 +36,7 @@ CONNECTIONS_GRACE_S = 3
 async def serve(settings: Settings, model: str) -> None:
     """Runs until a signal. Raises `StartupError` if a port or a folder cannot be used."""
     listeners = _listen(settings)
+    cpu_load()  # the next one measures from here
     threads = ThreadPoolExecutor(cpu_count(), thread_name_prefix="encoder")
     async with Master.running(settings, model) as master:
         services = Services(master, threads)

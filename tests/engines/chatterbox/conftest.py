@@ -9,7 +9,7 @@ from app.engines.chatterbox.loading import Models, load
 from tests.checkpoint import make_checkpoint, tiny_sizes
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def _one_thread() -> Iterator[None]:
     """At tiny size more of them only wait for each other."""
     before = torch.get_num_threads()

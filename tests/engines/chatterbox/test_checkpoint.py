@@ -87,7 +87,7 @@ def test_a_few_tokens_are_far_likelier_than_the_others(upstream: ChatterboxTTS) 
         ).speech_logits
     best = logits.softmax(-1).max(-1).values
     assert best.median() > 0.5
-    assert best.quantile(0.3) < 0.8  # and yet the dice matter
+    assert best.quantile(0.2) < 0.8  # and yet the dice matter
 
 
 def test_what_is_said_depends_on_everything(upstream: ChatterboxTTS) -> None:
