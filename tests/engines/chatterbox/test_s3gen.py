@@ -245,15 +245,15 @@ def test_a_slice_that_was_given_up_can_be_decoded_again(decoder_for):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_whole_text_chunk_is_upstreams_at_full_size():
-    folder = full_checkpoint()
-    models, upstream = load(folder, "cpu"), load(folder, "cpu").s3gen
-    reference, noise = models.default_voice.s3gen, Noise(7, 0, CPU)
-    tokens = TOKENS[:35]
+    models = load(full_checkpoint(), "cpu")
+    reference, noise, tokens = models.default_voice.s3gen, Noise(7, 0, CPU), TOKENS[:35]
     right, different = (
-        upstreams_audio(upstream, tokens, reference, noise) for tokens in (tokens, tokens.flip(0))
+        upstreams_audio(models.s3gen, tokens, reference, noise)
+        for tokens in (tokens, tokens.flip(0))
     )
 
+    s3gen = S3Gen.of(models.s3gen)  # upstream's modules are of no use after that
     params = msgspec.structs.replace(DEFAULTS, seed=7)
-    audio = StreamDecoder(S3Gen.of(models.s3gen), reference, params).decode(tokens, last=True)
+    audio = StreamDecoder(s3gen, reference, params).decode(tokens, last=True)
 
     assert decibels(audio - right, different - right) < -60
