@@ -70,6 +70,7 @@ class Supervisor:
         self.dispatcher = dispatcher
         self.policy = policy
         self.seats: list[Seat] = []
+        self.one_dump_at_a_time = asyncio.Lock()  # else their lines would be mixed
         self._broadcast = broadcast
         self._own = own
         self._lives: list[asyncio.Task[None]] = []
@@ -181,8 +182,9 @@ class Seat:
         exit_ = asyncio.create_task(process.exited())
         while not (await asyncio.wait([exit_], timeout=WATCH_INTERVAL_S))[0]:
             if stall := self._stall():
-                log.error("worker %s: %s; its stack follows", self.id, stall.message)
-                await process.kill_after_stack_dump()
+                async with self._supervisor.one_dump_at_a_time:
+                    log.error("worker %s: %s; its stack follows", self.id, stall.message)
+                    await process.kill_after_stack_dump()
                 await exit_
                 return stall
         return WorkerLost(f"the worker {exit_.result()}")

@@ -242,7 +242,7 @@ def test_a_slice_that_was_given_up_can_be_decoded_again(decoder_for):
 # --- Full size ------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.full_size
 @pytest.mark.timeout(900)
 def test_a_whole_text_chunk_is_upstreams_at_full_size():
     models = load(full_checkpoint(), "cpu")
