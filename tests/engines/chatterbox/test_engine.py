@@ -29,11 +29,19 @@ async def engine(tiny_checkpoint: Path) -> AsyncIterator[ChatterboxEngine]:
     await engine.close()
 
 
-async def speak(engine: ChatterboxEngine, text: str = TEXT, **changes: Any) -> bytes:
+async def speak(
+    engine: ChatterboxEngine,
+    text: str = TEXT,
+    begun: asyncio.Event | None = None,
+    **changes: Any,
+) -> bytes:
+    """All PCM of `text`; `begun` is set with the first of it."""
     pieces: list[bytes] = []
 
     async def emit(pcm: bytes) -> None:
         pieces.append(pcm)
+        if begun:
+            begun.set()
 
     pipeline = Pipeline(engine, QueueSizes(2, 3))
     params = msgspec.structs.replace(PARAMS, **changes)
@@ -68,13 +76,15 @@ async def test_the_audio_has_the_length_that_its_tokens_imply(
 
 @pytest.mark.asyncio(loop_scope="module")
 async def test_a_cancelled_job_leaves_its_place_to_others(engine: ChatterboxEngine) -> None:
-    long = asyncio.create_task(speak(engine, "This is a long text to be cut off. " * 20))
-    await asyncio.sleep(0.2)  # somewhere in the middle
+    before = await speak(engine, seed=1)
+    begun = asyncio.Event()
+    long = asyncio.create_task(speak(engine, "This is a long text to be cut off. " * 20, begun))
+    await begun.wait()
     long.cancel()
     with pytest.raises(asyncio.CancelledError):
         await long
     assert engine._batch.free == 3
-    assert await speak(engine, seed=1) == await speak(engine, seed=1)
+    assert await speak(engine, seed=1) == before
 
 
 @pytest.mark.asyncio(loop_scope="module")
