@@ -3,9 +3,13 @@
 # The speech service with its model, for an NVIDIA GPU (driver 525 or newer).
 #
 #   docker build -t chatterbox-tts:latest .
+#   docker build -t chatterbox-tts:latest --build-arg TORCH=newest .
 #   docker build -t chatterbox-tts:latest --build-arg DOWNLOAD_WEIGHTS=0 .
 #
-# The second leaves the weights (3 GB) out: mount a folder that has them on /app/models, filled by
+# The second is for cards that chatterbox-tts's own torch does not know, such as the RTX 50 series
+# (driver 580 or newer).
+#
+# The third leaves the weights (3 GB) out: mount a folder that has them on /app/models, filled by
 # `docker run --rm -v FOLDER:/app/models chatterbox-tts:latest models download`.
 #
 # The service is uid 1000 in the container. To let it write to a host folder of another owner, run
@@ -19,6 +23,8 @@
 # `exec`, because compiled kernels are loaded from there. A volume on /cache (`-v tts-cache:/cache`)
 # keeps them for the next start.
 
+ARG TORCH=pinned
+
 # "base" is the CUDA runtime without the math libraries: torch's wheels bring their own. 24.04 for
 # its Python 3.12.
 FROM nvidia/cuda:12.6.3-base-ubuntu24.04 AS base
@@ -26,15 +32,26 @@ ENV PATH=/venv/bin:$PATH \
     PYTHONUNBUFFERED=1
 
 
-FROM base AS packages
+# NVIDIA_REQUIRE_CUDA: torch's CUDA 12.4 runs on less than the 12.6 that the base image demands.
+FROM base AS torch-pinned
+ENV NVIDIA_REQUIRE_CUDA="cuda>=12.0"
+COPY .ci/requirements.txt /requirements.txt
+
+# With CUDA 13.0.
+FROM base AS torch-newest
+ENV NVIDIA_REQUIRE_CUDA="cuda>=13.0"
+COPY .ci/requirements-newest.txt /requirements.txt
+
+
+FROM torch-$TORCH AS packages
 RUN apt-get update \
     && apt-get install -y --no-install-recommends python3-venv \
     && rm -rf /var/lib/apt/lists/* \
     && python3 -m venv /venv
 # With the extra "preview", so that MODEL=preview works: piper-tts in it is under the GPL, version 3.
-COPY .ci/requirements.txt /tmp/
+# Without dependencies, since the lock has them all, and not those that chatterbox-tts is pinned to.
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --require-hashes -r /tmp/requirements.txt
+    pip install --require-hashes --no-deps -r /requirements.txt
 
 
 # `chatterbox-tts models download`, by the only files that it consists of: no other change of the
@@ -49,7 +66,7 @@ RUN mkdir models \
     fi
 
 
-FROM base
+FROM torch-$TORCH
 # What Triton needs to build its launchers at run time.
 RUN apt-get update \
     && apt-get install -y --no-install-recommends gcc libc6-dev python3 python3-dev \
@@ -66,12 +83,10 @@ RUN pip install --no-cache-dir --no-deps --no-build-isolation -e . \
     && mkdir -p voices /cache \
     && chmod 1777 voices preloaded-voices /cache
 
-# NVIDIA_REQUIRE_CUDA: the base image's own demand, 12.6, is more than torch's CUDA 12.4 has.
 ENV MODEL=chatterbox \
     PORT=8000 \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
-    NVIDIA_REQUIRE_CUDA="cuda>=12.0" \
     HOME=/cache \
     HF_HOME=/cache/huggingface \
     NUMBA_CACHE_DIR=/cache/numba \
