@@ -12,7 +12,8 @@
     │   ├── PayloadTooLarge     413
     │   │   └── TextTooLong
     │   ├── UnsupportedMedia    415
-    │   └── UnusableAudio       422
+    │   ├── UnusableAudio       422
+    │   └── HeadersTooLong      431
     ├── Unauthenticated         401
     ├── NotFound                404
     │   └── VoiceNotFound
@@ -94,6 +95,10 @@ class UnsupportedMedia(InvalidRequest):
 
 class UnusableAudio(InvalidRequest):
     code, status = "unusable_audio", 422
+
+
+class HeadersTooLong(InvalidRequest):
+    code, status = "headers_too_long", 431
 
 
 class Unauthenticated(ServiceError):

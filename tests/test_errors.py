@@ -18,6 +18,7 @@ DOCUMENTED = {
     415: {"unsupported_media_type"},
     422: {"unusable_audio"},
     429: {"queue_full"},
+    431: {"headers_too_long"},
     500: {"internal_error", "engine_error", "encoder_error", "worker_lost", "poison_request"},
     503: {"not_ready", "shutting_down", "queue_timeout", "storage_unavailable"},
     504: {"client_stalled", "worker_stalled"},

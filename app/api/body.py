@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from time import monotonic
 from typing import Any, NoReturn
 
 from starlette.requests import Request
@@ -9,8 +10,9 @@ from starlette.types import Message
 
 from app.errors import InvalidRequest, PayloadTooLarge, RequestTooSlow, UnsupportedMedia
 
-BODY_S = 30.0
-"""A body of JSON must be there within this time, in seconds."""
+GRACE_S = 10.0
+SLOWEST_BYTES_PER_S = 16_384
+"""After the time of grace, a body must have come at this rate on average."""
 
 
 def media_type(request: Request) -> str:
@@ -19,16 +21,24 @@ def media_type(request: Request) -> str:
 
 
 def limit_body(request: Request, most_bytes: int) -> Request:
-    """The request, made to raise `PayloadTooLarge` once its body is longer than `most_bytes`."""
+    """The request, made to raise while its body is read.
+
+    `PayloadTooLarge` once it is longer than `most_bytes`, `RequestTooSlow` once it is late.
+    """
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > most_bytes:
         raise PayloadTooLarge(f"the body has more than {most_bytes} bytes")
-    received = 0
+    began, received = monotonic(), 0
     receive = request.receive
 
     async def counted() -> Message:
         nonlocal received
-        message = await receive()
+        due_s = began + GRACE_S + received / SLOWEST_BYTES_PER_S - monotonic()
+        try:
+            async with asyncio.timeout(due_s):
+                message = await receive()
+        except TimeoutError:
+            raise RequestTooSlow(f"only {received} bytes of the body came in time") from None
         received += len(message.get("body", b""))
         if received > most_bytes:
             raise PayloadTooLarge(f"the body has more than {most_bytes} bytes")
@@ -41,10 +51,7 @@ async def read_json_object(request: Request, most_bytes: int) -> dict[str, Any]:
     """The JSON object in the body; stricter than `json`, and never a RecursionError."""
     if media_type(request) != "application/json":
         raise UnsupportedMedia("the Content-Type must be application/json")
-    try:
-        body = await asyncio.wait_for(limit_body(request, most_bytes).body(), BODY_S)
-    except TimeoutError:
-        raise RequestTooSlow(f"the body was not there within {BODY_S:g} s") from None
+    body = await limit_body(request, most_bytes).body()
     try:
         value = json.loads(body, object_pairs_hook=_without_duplicates, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:

@@ -25,6 +25,8 @@ def error_response(error: ServiceError) -> JSONResponse:
         headers["Retry-After"] = str(error.retry_after_s)
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
+    if error.status in (408, 431):  # the rest of the request is not waited for
+        headers["Connection"] = "close"
     return _AsciiJson({"error": body}, error.status, headers)
 
 

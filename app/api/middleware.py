@@ -42,13 +42,15 @@ class RequestLog:
         sent = Headers(scope=scope).get("x-request-id", "")
         request_id = sent if _REQUEST_ID.fullmatch(sent) else uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
-        began, status = monotonic(), 0
+        began, status, media_type = monotonic(), 0, "-"
 
         async def with_id(message: Message) -> None:
-            nonlocal status
+            nonlocal status, media_type
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = request_id
+                media_type = headers.get("content-type", "-")
             await send(message)
 
         try:
@@ -62,11 +64,12 @@ class RequestLog:
         finally:
             log.log(
                 logging.DEBUG if scope["path"] in OPEN_PATHS else logging.INFO,
-                "%s %s %s %d %.3f s",
+                "%s %s %s %d %s %.3f s",
                 request_id,
                 scope["method"],
                 scope["path"],
                 status,
+                media_type,
                 monotonic() - began,
             )
 

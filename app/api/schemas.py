@@ -1,5 +1,6 @@
 """What `/tts/generate` accepts, in a query or in JSON, and what becomes of it."""
 
+import json
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -118,18 +119,26 @@ def from_json(values: dict[str, Any]) -> SpeechRequest:
         raise _complaint(error) from None
 
 
+_WORDS = {"text", "voice_id", "format", "chunk_overlap_method", "chunk_overlap_strategy"}
+"""What is text in a query; all else is written there as in JSON."""
+
+
 def from_query(query: QueryParams) -> SpeechRequest:
-    """As `from_json`, of the same names and bounds; `api_key` is none of its business."""
-    values: dict[str, str] = {}
+    """As `from_json`, and exactly as strict; `api_key` is none of its business."""
+    values: dict[str, Any] = {}
     for name, value in query.multi_items():
         if name in values:
             raise InvalidRequest(f"{name!r} is given twice", param=name)
         if name != "api_key":
-            values[name] = value
+            values[name] = value if name in _WORDS else _as_json(value)
+    return from_json(values)
+
+
+def _as_json(value: str) -> Any:
     try:
-        return SpeechRequest.model_validate_strings(values)
-    except ValidationError as error:
-        raise _complaint(error) from None
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value  # no number, no boolean: to be refused by name
 
 
 def _complaint(error: ValidationError) -> InvalidRequest:

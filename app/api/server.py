@@ -19,6 +19,7 @@ from fastapi import FastAPI
 from app.api.app import create_app, create_probe_app
 from app.api.dependencies import Services
 from app.api.hardware import cpu_load
+from app.api.protocol import BoundedProtocol
 from app.errors import StartupError
 from app.master.master import Master
 from app.settings import Settings, cpu_count
@@ -90,7 +91,7 @@ class _Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http="httptools",
+                http=BoundedProtocol,
                 ws="none",
                 lifespan="off",
                 access_log=False,

@@ -31,6 +31,7 @@ from app.errors import (
 from app.master.stream import JobStream
 from app.messages import (
     BYTES_PER_SAMPLE,
+    SAMPLE_RATE,
     AudioChunk,
     Broadcast,
     Credit,
@@ -93,6 +94,9 @@ class Job:
     granted: int = 0
     chunks: int = 0
     samples: int = 0
+    sent_at: float | None = None
+    ran_s: float = 0.0  # on workers that died
+    first_audio_at: float | None = None
 
 
 class Dispatcher:
@@ -149,14 +153,13 @@ class Dispatcher:
     def detach(self, worker: Worker, reason: ServerFault) -> None:
         """A worker is gone, and all that it sent has been handled.
 
-        Its jobs of which the client has heard nothing yet are given to another worker, unless
+        Its jobs of which nothing has yet left for the client are given to another worker, unless
         they have killed one before or `reason` is not `WorkerLost`.
         """
         if worker in self._workers:
             self._workers.remove(worker)
         lost, worker.jobs = list(worker.jobs.values()), {}
         for job in reversed(lost):
-            job.worker = None
             job.kills += 1
             if job.stream.ended:
                 continue
@@ -165,9 +168,10 @@ class Dispatcher:
             elif job.kills >= MAX_KILLS:
                 self._end(job, PoisonRequest("the workers that tried this request died of it"))
             else:
-                log.info(
-                    "job %s retried: worker %s died before its first byte", job.id, worker.name
-                )
+                log.info("job %s retried: worker=%s died before the answer", job.id, worker.name)
+                job.worker = None
+                if job.sent_at:
+                    job.ran_s += monotonic() - job.sent_at
                 job.stream.restart()
                 self._enqueue(job, first=True)
         self._dispatch()
@@ -244,9 +248,9 @@ class Dispatcher:
         self._queue[job.id] = job
         if first:
             self._queue.move_to_end(job.id, last=False)
-        job.deadline = asyncio.get_running_loop().call_later(
-            self._limits.queue_timeout_s, self._timed_out, job
-        )
+        waited_s = monotonic() - job.accepted_at - job.ran_s
+        left_s = self._limits.queue_timeout_s - waited_s
+        job.deadline = asyncio.get_running_loop().call_later(left_s, self._timed_out, job)
 
     def _leave_queue(self, job: Job) -> None:
         self._queue.pop(job.id, None)
@@ -255,7 +259,9 @@ class Dispatcher:
 
     def _timed_out(self, job: Job) -> None:
         self._leave_queue(job)
-        self._end(job, QueueTimeout(f"no worker was free for {self._limits.queue_timeout_s:g} s"))
+        self._end(
+            job, QueueTimeout(f"no worker was free within {self._limits.queue_timeout_s:g} s")
+        )
 
     def _free_worker(self) -> Worker | None:
         free = [worker for worker in self._workers if worker.free]
@@ -286,7 +292,8 @@ class Dispatcher:
             job.worker = None
             del worker.jobs[job.id]
             return False
-        log.info("job %s sent to worker %s after %.3f s", job.id, worker.name, _age(job))
+        job.sent_at, job.first_audio_at = monotonic(), None
+        log.debug("job %s sent to worker %s", job.id, worker.name)
         return True
 
     def _chunk(self, job: Job, seq: int, pcm: bytes) -> None:
@@ -295,6 +302,7 @@ class Dispatcher:
         if seq != job.chunks:
             self._end(job, WorkerLost(f"audio chunk {seq} came in place of {job.chunks}"))
             return
+        job.first_audio_at = job.first_audio_at or monotonic()
         job.chunks += 1
         job.samples += len(pcm) // BYTES_PER_SAMPLE
         job.stream.put(pcm)
@@ -310,7 +318,7 @@ class Dispatcher:
         if job.stream.ended:
             return
         verb = f"failed ({error.code}: {error.message})" if error else "done"
-        log.info("job %s %s after %.3f s, %d samples", job.id, verb, _age(job), job.samples)
+        log.info("job %s %s: %s", job.id, verb, _account(job))
         job.stream.end(error)
         if error:
             self._cancel_on_worker()
@@ -327,12 +335,9 @@ class Dispatcher:
         self._open.discard(job.stream)
         if not self._open:
             self._idle.set()
-        if job.id in self._queue:
-            self._leave_queue(job)
-            log.info("job %s cancelled while queued, after %.3f s", job.id, _age(job))
-        elif not job.stream.ended:
-            log.info("job %s cancelled after %.3f s", job.id, _age(job))
+        self._leave_queue(job)
         if not job.stream.ended:
+            log.info("job %s cancelled: %s", job.id, _account(job))
             job.stream.end(ServerFault("the job was cancelled"))
             self._cancel_on_worker()
 
@@ -349,5 +354,15 @@ class Dispatcher:
         self._broadcast(LiveJobs(self._live_version, live))
 
 
-def _age(job: Job) -> float:
-    return monotonic() - job.accepted_at
+def _account(job: Job) -> str:
+    """Of a job that ends now, what an operator wants to know, and nothing of what it says."""
+    now = monotonic()
+    figures = {
+        "characters": f"{len(job.text)}",
+        "worker": job.worker and job.worker.name,
+        "wait_s": f"{(job.sent_at or now) - job.accepted_at:.3f}",
+        "first_audio_s": job.first_audio_at and f"{job.first_audio_at - job.accepted_at:.3f}",
+        "audio_s": f"{job.samples / SAMPLE_RATE:.3f}",
+        "total_s": f"{now - job.accepted_at:.3f}",
+    }
+    return " ".join(f"{name}={value}" for name, value in figures.items() if value)

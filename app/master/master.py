@@ -40,7 +40,6 @@ class Master:
         self._folder = folder
         self._context: zmq.Context[Any] = zmq.Context()
         self._broadcaster = Broadcaster(self._context, broadcast_address(folder.channels))
-        self._voices_version = 0
         self._voices_known = False
         self.voices = VoiceStore(
             settings.voices_dir,
@@ -48,7 +47,7 @@ class Master:
             folder.voices,
             settings.max_upload_mb * MB,
         )
-        self.voices.on_change = self._voices_changed
+        self.voices.on_change = self._publish_voices
         limits = Limits(
             settings.max_queued_requests,
             settings.queue_timeout_seconds,
@@ -114,6 +113,7 @@ class Master:
             threads=threads,
             slots=settings.concurrent_requests_per_worker,
             watermark=settings.watermark,
+            torch_compile=settings.compiles_for(device_kind),
             model_path=str(settings.model_path),
             channels=str(self._folder.channels),
             voices=str(self._folder.voices),
@@ -135,12 +135,8 @@ class Master:
         self._voices_known = True
         await self.voices.watch(WATCH_VOICES_S)
 
-    def _voices_changed(self, snapshot: dict[str, str]) -> None:
-        self._voices_version += 1
-        self._publish_voices(snapshot)
-
     def _publish_voices(self, snapshot: dict[str, str]) -> None:
-        self._broadcaster.send(Voices(self._voices_version, snapshot))
+        self._broadcaster.send(Voices(snapshot))
 
     def _own(self, work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None]":
         """A task that runs as long as the service; its crash is known by `crashed`."""

@@ -2,6 +2,8 @@
 
 It ends once, complete or with an error; an error overtakes the audio that was not taken yet, so
 that a client learns of it at once. Its size is bounded by the credit its worker has.
+
+Until the reader says `start`, the job may be given to another worker, and all begins anew.
 """
 
 import asyncio
@@ -11,6 +13,10 @@ from time import monotonic
 
 from app.errors import ServiceError
 from app.messages import BYTES_PER_SAMPLE
+
+
+class Restarted(Exception):
+    """All that was read is void: another worker says everything from the beginning."""
 
 
 class JobStream:
@@ -23,6 +29,7 @@ class JobStream:
         self.ended = False
         self._chunks: deque[bytes] = deque()
         self._error: ServiceError | None = None
+        self._restarted = False
         self._changed = asyncio.Event()
         self._failed = asyncio.Event()
         self._taken = 0
@@ -47,8 +54,11 @@ class JobStream:
             self._failed.set()
 
     def restart(self) -> None:
-        """Forget what nobody has taken: another worker begins anew."""
+        """Forget everything: another worker begins anew. Not of a stream that has `started`."""
         self._chunks.clear()
+        self._taken = 0
+        self._restarted = True
+        self._changed.set()
 
     def untaken_s(self, now: float) -> float:
         """For how long audio has been lying here without being taken."""
@@ -57,25 +67,43 @@ class JobStream:
     # --- speech route ---------------------------------------------------------------------------
 
     async def read(self) -> bytes | None:
-        """The next PCM (int16 mono), or None at the complete end. Raises the job's error."""
-        while not (self._chunks or self.ended):
+        """The next PCM (int16 mono), or None at the complete end.
+
+        Raises the job's error, or `Restarted`.
+        """
+        while not (self._chunks or self.ended or self._restarted):
             self._changed.clear()
             await self._changed.wait()
-        if self._error:
-            raise self._error
+        self._check()
         if not self._chunks:
             return None
         pcm = self._chunks.popleft()
-        self.started = True
         self._last_taken_at = monotonic()
         self._taken += len(pcm) // BYTES_PER_SAMPLE
         self.on_taken(self._taken)
         return pcm
 
-    async def failed(self) -> None:
-        """Returns when the job has ended with an error."""
-        await self._failed.wait()
+    def start(self) -> None:
+        """The client is about to be sent what was read: from now on there is no restart.
+
+        Raises, in place of that, what `read` would.
+        """
+        self._check()
+        self.started = True
+
+    async def failed(self) -> ServiceError:
+        """The error that the job has ended with, as soon as it has."""
+        while self._error is None:
+            await self._failed.wait()
+        return self._error
 
     def close(self) -> None:
         """The reader is done; a job that goes on is cancelled."""
         self.on_close()
+
+    def _check(self) -> None:
+        if self._error:
+            raise self._error
+        if self._restarted:
+            self._restarted = False
+            raise Restarted

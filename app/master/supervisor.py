@@ -116,6 +116,7 @@ class Seat:
         self.state: State = "starting"
         self.restarts = 0
         self.last_error: str | None = None
+        self.runaways = 0  # of the present process
         self.leaving = False
         self.ready: WorkerReady | None = None
         self._supervisor = supervisor
@@ -199,6 +200,7 @@ class Seat:
         match message:
             case Heartbeat():
                 self._pulse.beat(message)
+                self.runaways = message.runaways
             case WorkerReady():
                 log.info("worker %s ready: %s", self.id, message.model)
                 self.ready, self._was_ready = message, True

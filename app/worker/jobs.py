@@ -114,7 +114,7 @@ class Jobs:
         message = _last_message(job, speaking)
         await self._send(message)
         del self._running[job.id]
-        log.info("job %s %s after %.3f s", job.id, _verb(message), monotonic() - job.began_at)
+        log.debug("job %s %s after %.3f s", job.id, _verb(message), monotonic() - job.began_at)
 
 
 def _last_message(job: Job, speaking: "asyncio.Task[None]") -> JobDone | JobFailed | JobCancelled:

@@ -110,12 +110,40 @@ async def test_no_declared_length_helps_a_body_that_is_too_long(length: str | No
         await limited.body()
 
 
+async def late(pieces: Iterable[bytes], pause_s: float) -> bytes:
+    """The body, read while each of its pieces comes after a pause."""
+    coming = list(pieces)
+
+    async def receive() -> Message:
+        await asyncio.sleep(pause_s)
+        return {"type": "http.request", "body": coming.pop(0), "more_body": bool(coming)}
+
+    scope = {"type": "http", "method": "POST", "headers": []}
+    return await limit_body(Request(scope, receive), 10**6).body()
+
+
 async def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(body_module, "BODY_S", 0.01)
-
-    async def silent() -> Message:
-        return await asyncio.Event().wait()  # type: ignore[return-value]
-
-    scope = {"type": "http", "method": "POST", "headers": [(b"content-type", JSON.encode())]}
+    monkeypatch.setattr(body_module, "GRACE_S", 0.01)
     with pytest.raises(RequestTooSlow):
-        await read_json_object(Request(scope, silent), MOST)
+        await late([b"{}"], 60)
+
+
+async def test_a_body_that_trickles_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body_module, "GRACE_S", 0.2)
+    with pytest.raises(RequestTooSlow, match="only 2 bytes"):
+        await late([b"x"] * 100, 0.08)
+
+
+async def test_a_slow_line_is_waited_for_beyond_the_time_of_grace(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(body_module, "GRACE_S", 0.1)
+    pieces = [b"x" * 16_384] * 10
+    assert await late(pieces, 0.05) == b"".join(pieces)
+
+
+async def test_what_has_come_is_not_late_because_the_server_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(body_module, "GRACE_S", -60)
+    assert await limit_body(request([b"x", b"y"]), MOST).body() == b"xy"

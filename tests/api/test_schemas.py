@@ -129,8 +129,14 @@ def test_what_is_out_of_bounds_is_refused_by_name(parse: Parse, name: str) -> No
 
 
 @pytest.mark.parametrize("name", BOUNDS)
-@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999", "loud", "", "0x10", "1_0_"])
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999", "loud", "", "0x10", "1_0", "[1]"])
 def test_what_is_no_number_is_refused_by_name(parse: Parse, name: str, value: str) -> None:
+    assert refused(parse, **{name: value}) == name
+
+
+@pytest.mark.parametrize("name", WHOLE_NUMBERS)
+@pytest.mark.parametrize("value", [30.0, 30.5, 1e2])
+def test_a_fraction_does_not_do_for_a_whole_number(parse: Parse, name: str, value: float) -> None:
     assert refused(parse, **{name: value}) == name
 
 
@@ -138,11 +144,6 @@ def test_what_is_no_number_is_refused_by_name(parse: Parse, name: str, value: st
 @pytest.mark.parametrize("value", [True, "1", [1], {"a": 1}, float("inf"), float("nan")])
 def test_json_is_taken_at_its_word(name: str, value: Any) -> None:
     assert refused(from_json, **{name: value}) == name
-
-
-@pytest.mark.parametrize("name", WHOLE_NUMBERS)
-def test_a_fraction_does_not_do_for_a_whole_number(parse: Parse, name: str) -> None:
-    assert refused(parse, **{name: 100.5}) == name
 
 
 def test_a_text_is_required(parse: Parse) -> None:
@@ -169,6 +170,11 @@ def test_an_unknown_overlap_is_refused(parse: Parse, value: str) -> None:
 @pytest.mark.parametrize("value", [0, 1, "false"])
 def test_a_yes_or_no_in_json_is_a_boolean(value: Any) -> None:
     assert refused(from_json, stream=value) == "stream"
+
+
+@pytest.mark.parametrize("value", ["0", "1", "yes", "True", ""])
+def test_a_yes_or_no_in_a_query_is_written_as_in_json(value: str) -> None:
+    assert refused(via_query, stream=value) == "stream"
 
 
 def test_an_unknown_parameter_is_refused_by_name(parse: Parse) -> None:

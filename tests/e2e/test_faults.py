@@ -4,7 +4,7 @@ import asyncio
 import os
 import re
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from time import monotonic
@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from tests.scripted import expected_pcm
-from tests.service import ROOT, Service, running_service
+from tests.service import API_KEY, ROOT, Service, running_service
 
 ROUTE = "/tts/generate"
 STALL_S = 3
@@ -129,6 +129,38 @@ async def test_a_job_whose_worker_dies_before_its_first_byte_is_tried_again(
     assert answer.status_code == 200
     assert answer.content == expected_pcm("audio30", 7)
     assert "retried" in service.log()
+
+
+async def killed_at(service: Service, hold: str, asked: dict[str, Any]) -> httpx.Response:
+    """The answer, though the job's worker is killed when it comes to the word `hold`."""
+    async with service.async_client() as client:
+        speaking = asyncio.create_task(client.post(ROUTE, json=asked))
+        await service.until((service.folder / hold).exists)
+        [killed] = busy_pids(service)
+        os.kill(killed, signal.SIGKILL)
+        return await speaking
+
+
+async def test_a_whole_file_is_complete_though_a_worker_died_amid_it(service: Service) -> None:
+    """Of more audio than a worker has credit for, some has been taken when the last is made."""
+    text = "audio100 " * 30 + "hold1 audio30"
+    answer = await killed_at(service, "hold1", job(text) | {"format": "wav", "stream": False})
+    assert answer.status_code == 200
+    assert answer.headers["Content-Length"] == str(len(answer.content))
+    assert answer.content[44:] == expected_pcm(text, 7)
+
+
+@pytest.mark.parametrize(("hold", "format_"), [("hold2", "mp3"), ("hold3", "fmp4")])
+async def test_a_stream_is_complete_though_a_worker_died_when_it_was_in_the_encoder_only(
+    service: Service, hold: str, format_: str
+) -> None:
+    """Of one token's audio, these formats make nothing yet."""
+    asked = job(f"audio1 sleep0.3 {hold} audio30") | {"format": format_}
+    answer = await killed_at(service, hold, asked)
+    async with service.async_client() as client:
+        undisturbed = await client.post(ROUTE, json=asked)
+    assert answer.status_code == undisturbed.status_code == 200
+    assert answer.content == undisturbed.content
 
 
 async def test_an_idle_worker_that_is_killed_is_replaced_and_no_request_fails(
@@ -256,3 +288,48 @@ def test_a_worker_ended_by_a_signal_without_a_name_is_replaced(service: Service)
     os.kill(first, signal.SIGRTMIN + 6)
     service.wait_until(lambda: first not in service.worker_pids(), 5)
     service.wait_until(lambda: all_ready(service), 20)
+
+
+# --- clients that never come to the point ---------------------------------------------------------
+
+HEAD = f"Host: x\r\nX-API-Key: {API_KEY}\r\n"
+JSON = "Content-Type: application/json\r\nContent-Length: 500\r\n\r\n"
+FORM = "Content-Type: multipart/form-data; boundary=b\r\nTransfer-Encoding: chunked\r\n\r\n"
+FILE = '--b\r\nContent-Disposition: form-data; name="file"; filename="slow.wav"\r\n\r\n'
+
+
+@pytest.mark.slow
+async def test_a_byte_now_and_then_is_not_enough(service: Service) -> None:
+    """In the headers, in a body of JSON, in an upload: all at once, since each takes its time."""
+    upload = f"POST /voices HTTP/1.1\r\n{HEAD}{FORM}{len(FILE):x}\r\n{FILE}\r\n"
+    async with asyncio.timeout(16):
+        answers = await asyncio.gather(
+            trickle(service, "", "GET / HTTP/1.1\r\nX: " + "x" * 200),
+            trickle(service, f"POST {ROUTE} HTTP/1.1\r\n{HEAD}{JSON}", " " * 200),
+            trickle(service, upload, ["1\r\nx\r\n"] * 200),
+        )
+    for answer in answers:
+        assert answer.startswith(b"HTTP/1.1 408 "), answer
+        assert b'"request_too_slow"' in answer
+    with service.client() as client:
+        assert client.get("/voices").json() == []
+
+
+async def test_headers_without_end_are_not_read_to_it(service: Service) -> None:
+    answer = await trickle(service, "GET / HTTP/1.1\r\n", ["X: x\r\n" * 1000] * 100, pause_s=0.05)
+    assert answer.startswith(b"HTTP/1.1 431 ")
+
+
+async def trickle(
+    service: Service, head: str, pieces: Iterable[str], pause_s: float = 0.3
+) -> bytes:
+    """All that the server says to one who sends `head`, and then a piece now and then."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+    answer = asyncio.create_task(reader.read())
+    writer.write(head.encode())
+    for piece in pieces:
+        writer.write(piece.encode())
+        if (await asyncio.wait([answer], timeout=pause_s))[0]:
+            break
+    writer.close()
+    return await answer

@@ -36,7 +36,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 def single(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """One worker with one slot, and few places to wait."""
     folder = tmp_path_factory.mktemp("single")
-    with running_service(folder, MAX_QUEUED_REQUESTS=QUEUED) as service:
+    with running_service(folder, MAX_QUEUED_REQUESTS=QUEUED, LOG_LEVEL="DEBUG") as service:
         yield service
 
 
@@ -49,6 +49,7 @@ def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         QUEUE_TIMEOUT_SECONDS=0.5,
         MAX_AHEAD_SECONDS=AHEAD_S,
         CLIENT_STALL_SECONDS=3,
+        LOG_LEVEL="DEBUG",
     ) as service:
         yield service
 
@@ -169,6 +170,32 @@ async def test_a_long_job_does_not_hold_up_short_ones(pair: Service) -> None:
         assert pair.busy() == 1
 
 
+async def test_a_job_is_two_lines_in_the_log_and_none_of_what_it_says(pair: Service) -> None:
+    async with pair.async_client() as client:
+        for text, outcome in (("audio5 audio20", "done"), ("audio5 raise", "failed")):
+            name = f"named-{outcome}"
+            headers = {"X-Request-ID": name}
+            await client.post(ROUTE, json=job(text, format="mp3", stream=False), headers=headers)
+            await pair.until(lambda name=name: f"{name} POST" in pair.log())
+            of_job, of_request = lines_of_master(pair, name)
+            assert re.search(
+                rf"job {name}#\d+ {outcome}.*: characters={len(text)} worker=\S+ wait_s=\S+ .*"
+                r"audio_s=\S+ total_s=\d",
+                of_job,
+            )
+            assert f"{name} POST {ROUTE} " in of_request
+    [done] = [line for line in lines_of_master(pair, "named-done") if "#" in line]
+    assert "first_audio_s=" in done
+    assert "audio_s=1.000 " in done
+    assert " 200 audio/mpeg " in pair.log()
+    for secret in ("audio5", "audio20", API_KEY):
+        assert secret not in pair.log()
+
+
+def lines_of_master(service: Service, name: str) -> list[str]:
+    return [line for line in service.log().splitlines() if name in line and " master: " in line]
+
+
 # --- who waits ----------------------------------------------------------------------------------
 
 
@@ -285,7 +312,7 @@ async def test_a_client_that_does_not_read_is_neither_waited_for_nor_served_for_
 ) -> None:
     """Its job pauses, the other slot goes on, and in the end it is cut off."""
     text = "audio50 " * 400
-    whole = 400 * AHEAD_S * 48_000
+    whole_s = 400 * AHEAD_S
     with _request(impatient, text) as stalled:
         await impatient.until(lambda: impatient.busy() == 1)
         async with impatient.async_client() as client:
@@ -296,9 +323,9 @@ async def test_a_client_that_does_not_read_is_neither_waited_for_nor_served_for_
         await impatient.until(lambda: impatient.busy() == 0)
         received = await asyncio.to_thread(_rest, stalled)
     assert not received.endswith(b"0\r\n\r\n")
-    [made] = re.findall(r"client_stalled.* (\d+) samples", impatient.log())
-    assert 2 * int(made) < whole / 2
-    ahead_s = (2 * int(made) - len(received)) / 48_000
+    [made_s] = re.findall(r"client_stalled.* audio_s=([\d.]+)", impatient.log())
+    assert float(made_s) < whole_s / 2
+    ahead_s = float(made_s) - len(received) / 48_000
     assert ahead_s <= 3 * AHEAD_S  # the credit, the piece that crosses it, and one at the socket
 
 

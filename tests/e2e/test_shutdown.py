@@ -253,3 +253,12 @@ def test_missing_weights_are_one_line_that_names_the_command(tmp_path: Path) -> 
     [line] = lines
     assert "models download" in line
     assert "t3_cfg.safetensors" in line
+
+
+@pytest.mark.parametrize("model", ["auto", "chatterbox"])
+def test_another_models_folder_is_one_line_that_names_it(tmp_path: Path, model: str) -> None:
+    (tmp_path / "t3_turbo_v1.safetensors").touch()
+    code, lines = serve(tmp_path, MODEL=model, MODEL_PATH=tmp_path)
+    assert code == 2
+    [line] = lines
+    assert "is of Chatterbox Turbo; only the English Chatterbox is supported" in line

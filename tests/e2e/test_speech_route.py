@@ -54,7 +54,7 @@ TYPES = {
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with running_service(
-        tmp_path_factory.mktemp("speech"), CONCURRENT_REQUESTS_PER_WORKER=2
+        tmp_path_factory.mktemp("speech"), CONCURRENT_REQUESTS_PER_WORKER=2, LOG_LEVEL="DEBUG"
     ) as service:
         yield service
 

@@ -32,7 +32,7 @@ from app.errors import (
     WorkerStalled,
 )
 from app.master.dispatcher import MAX_KILLS, Dispatcher, Limits, Worker
-from app.master.stream import JobStream
+from app.master.stream import JobStream, Restarted
 from app.messages import (
     AudioChunk,
     Broadcast,
@@ -383,8 +383,11 @@ async def test_a_job_of_which_nothing_was_heard_is_tried_again_first_of_all() ->
     stream = bench.submit("a")
     for name in "bcd":
         bench.submit(name)
-    bench.say(one, AudioChunk(one.given[0].job, 0), b"\1\1" * 5)  # here, but not with the client
+    bench.say(one, AudioChunk(one.given[0].job, 0), b"\1\1" * 5)
+    await stream.read()  # taken, but not on its way to the client
     bench.dispatcher.detach(one, WorkerLost("it died"))
+    with pytest.raises(Restarted):
+        await stream.read()
     bench.finish(other)
     assert given_to(other) == [["b", "a"]]
     bench.say(other, AudioChunk(other.given[-1].job, 0), b"\2\2" * 7)
@@ -418,6 +421,7 @@ async def test_a_job_that_was_heard_is_not_tried_again() -> None:
     stream = bench.submit("a")
     bench.say(one, AudioChunk(one.given[0].job, 0), pcm(5))
     await stream.read()
+    stream.start()
     bench.dispatcher.detach(one, WorkerLost("it died"))
     assert await ends_with(stream, WorkerLost)
     assert other.given == []
@@ -452,15 +456,37 @@ async def test_a_job_whose_client_has_left_is_not_tried_again() -> None:
     assert bench.dispatcher.running == 0
 
 
-async def test_a_job_that_is_tried_again_waits_its_time_anew(clock: Clock) -> None:
+async def test_a_job_that_is_tried_again_waits_no_longer_than_any_other(clock: Clock) -> None:
     bench = Bench()
-    [worker] = bench.attach("w")
     stream = bench.submit("a")
     await clock.forward(50)
+    [worker] = bench.attach("w")
+    await clock.forward(1000)  # which is no waiting
     bench.dispatcher.detach(worker, WorkerLost("it died"))
-    await clock.forward(50)
+    await clock.forward(9)
     assert not stream.ended
-    await clock.forward(11)
+    await clock.forward(2)
+    assert await ends_with(stream, QueueTimeout)
+
+
+async def test_a_late_death_is_no_reason_not_to_use_a_free_worker(clock: Clock) -> None:
+    bench = Bench()
+    one, other = bench.attach("1", "2")
+    stream = bench.submit("a")
+    await clock.forward(1000)
+    bench.dispatcher.detach(one, WorkerLost("it died"))
+    await clock.forward(1)
+    assert given_to(other) == [["a"]]
+    assert not stream.ended
+
+
+async def test_a_worker_that_takes_no_message_does_not_prolong_the_wait(clock: Clock) -> None:
+    bench = Bench()
+    bench.dispatcher.attach(Worker("deaf", 1, lambda message: False))
+    stream = bench.submit("a")
+    for _ in range(61):
+        assert not stream.ended
+        await clock.forward(1)
     assert await ends_with(stream, QueueTimeout)
 
 
@@ -491,6 +517,22 @@ async def test_a_client_that_takes_all_never_leaves_its_worker_without_credit() 
             assert granted > seq
             bench.say(worker, AudioChunk(worker.given[0].job, seq), pcm(1))
             await stream.read()
+
+
+async def test_a_job_that_is_tried_again_begins_with_new_credit() -> None:
+    bench = Bench()
+    one, other = bench.attach("1", "2")
+    stream = bench.submit("a")
+    bench.say(one, AudioChunk(one.given[0].job, 0), pcm(900))
+    await stream.read()
+    assert one.credits == [1900]
+    bench.dispatcher.detach(one, WorkerLost("it died"))
+    assert (other.given[0].credit, other.credits) == (1000, [])
+    bench.say(other, AudioChunk(other.given[0].job, 0), pcm(300))
+    with pytest.raises(Restarted):
+        await stream.read()
+    await stream.read()
+    assert other.credits == [1300]
 
 
 async def test_a_finished_job_gets_no_credit() -> None:
@@ -579,6 +621,60 @@ async def test_an_abort_leaves_what_is_complete_complete() -> None:
     bench.finish(worker)
     bench.dispatcher.abort()
     assert await stream.read() is None
+
+
+# --- what the log tells ---------------------------------------------------------------------------
+
+
+async def test_the_log_tells_of_a_job_once_and_nothing_of_what_it_says(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    bench = Bench()
+    stream = bench.submit("request")
+    await clock.forward(2)
+    [worker] = bench.attach("gpu0.0")
+    await clock.forward(0.25)
+    bench.say(worker, AudioChunk(worker.given[0].job, 0), pcm(12_000))
+    await clock.forward(1)
+    bench.say(worker, AudioChunk(worker.given[0].job, 1), pcm(24_000))
+    bench.finish(worker, 2, 36_000)
+    stream.close()
+    [line] = caplog.messages
+    assert line == (
+        "job request#1 done: characters=15 worker=gpu0.0 "
+        "wait_s=2.000 first_audio_s=2.250 audio_s=1.500 total_s=3.250"
+    )
+
+
+async def test_the_log_tells_how_a_job_was_tried_again_and_failed(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    bench = Bench()
+    one, other = bench.attach("gpu0.0", "gpu1.0")
+    bench.submit("request")
+    bench.dispatcher.detach(one, WorkerLost("it died"))
+    await clock.forward(2)
+    bench.say(other, JobFailed(other.given[0].job, "engine_error", "it failed"))
+    assert caplog.messages == [
+        "job request#1 retried: worker=gpu0.0 died before the answer",
+        "job request#1 failed (engine_error: it failed): characters=15 worker=gpu1.0 "
+        "wait_s=0.000 audio_s=0.000 total_s=2.000",
+    ]
+
+
+async def test_the_log_tells_who_has_left(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    bench = Bench()
+    bench.attach("gpu0.0")
+    for stream in (bench.submit("a"), bench.submit("b")):
+        await clock.forward(1)
+        stream.close()
+    assert caplog.messages == [
+        "job a#1 cancelled: characters=9 worker=gpu0.0 wait_s=0.000 audio_s=0.000 total_s=1.000",
+        "job b#2 cancelled: characters=9 wait_s=2.000 audio_s=0.000 total_s=2.000",
+    ]
 
 
 # --- any order of events --------------------------------------------------------------------------
@@ -670,6 +766,8 @@ class AnyOrder(RuleBasedStateMachine):
             for job in worker.given[known:]:
                 self.all_given.append((worker, job))
                 self.on[worker][job.job] = Progress()
+                stream = self.streams.get(name_of(job.job))
+                assert not (stream and stream.started)
 
     # clients
 
@@ -688,21 +786,24 @@ class AnyOrder(RuleBasedStateMachine):
             assert not full
 
     @precondition(lambda self: self.streams)
-    @rule(pick=PICK)
-    def take(self, pick: int) -> None:
-        self.read(str(pick % len(self.streams)))
+    @rule(pick=PICK, start=st.booleans())
+    def take(self, pick: int, start: bool) -> None:
+        self.read(str(pick % len(self.streams)), start)
 
-    def read(self, name: str) -> None:
+    def read(self, name: str, start: bool = False) -> None:
         async def read() -> str | None:
             reading = asyncio.create_task(self.streams[name].read())
             await asyncio.sleep(0)
             reading.cancel()
             try:
-                return "done" if await reading is None else None
+                ended = await reading is None
+                if start:
+                    self.streams[name].start()
             except ServiceError as error:
                 return error.code
-            except asyncio.CancelledError:
+            except (Restarted, asyncio.CancelledError):
                 return None
+            return "done" if ended else None
 
         outcome = self.loop.run_until_complete(read())
         if outcome or name in self.outcomes:

@@ -4,7 +4,7 @@ import pytest
 
 import app.master.stream as stream_module
 from app.errors import EngineFailed, WorkerLost
-from app.master.stream import JobStream
+from app.master.stream import JobStream, Restarted
 
 PCM = b"\1\0" * 480
 
@@ -67,21 +67,91 @@ async def test_what_was_taken_is_reported_in_samples() -> None:
     assert taken == [480, 490]
 
 
-async def test_a_stream_has_started_when_its_first_audio_was_taken() -> None:
+async def test_a_stream_has_started_when_its_reader_says_so() -> None:
     stream = JobStream()
     stream.put(PCM)
-    assert not stream.started
     await stream.read()
+    assert not stream.started
+    stream.start()
     assert stream.started
 
 
-async def test_a_restart_forgets_what_nobody_has_taken() -> None:
+async def test_a_restart_forgets_everything_and_the_reader_is_told_once() -> None:
     stream = JobStream()
+    stream.put(b"old!" * 2)
     stream.put(b"old!")
+    await stream.read()
     stream.restart()
     stream.put(b"new!")
     stream.end()
+    with pytest.raises(Restarted):
+        await stream.read()
     assert [await stream.read(), await stream.read()] == [b"new!", None]
+
+
+async def test_a_reader_that_waits_learns_of_a_restart() -> None:
+    stream = JobStream()
+    reading = asyncio.create_task(stream.read())
+    await asyncio.sleep(0)
+    stream.restart()
+    with pytest.raises(Restarted):
+        await reading
+
+
+async def test_what_was_read_before_a_restart_cannot_be_started_with() -> None:
+    stream = JobStream()
+    stream.put(PCM)
+    await stream.read()
+    stream.restart()
+    with pytest.raises(Restarted):
+        stream.start()
+    assert not stream.started
+    stream.put(PCM)
+    await stream.read()
+    stream.start()
+    assert stream.started
+
+
+async def test_a_failed_stream_cannot_be_started() -> None:
+    stream = JobStream()
+    stream.put(PCM)
+    await stream.read()
+    stream.end(EngineFailed("it failed"))
+    with pytest.raises(EngineFailed):
+        stream.start()
+    assert not stream.started
+
+
+async def test_an_error_overtakes_a_restart() -> None:
+    stream = JobStream()
+    stream.restart()
+    stream.end(WorkerLost("lost"))
+    with pytest.raises(WorkerLost):
+        await stream.read()
+
+
+async def test_a_failure_is_told_to_who_does_not_read() -> None:
+    stream = JobStream()
+    failing = asyncio.create_task(stream.failed())
+    await asyncio.sleep(0)
+    assert not failing.done()
+    error = EngineFailed("it failed")
+    stream.end(error)
+    assert await failing is error
+
+
+async def test_what_is_taken_after_a_restart_is_counted_anew() -> None:
+    stream = JobStream()
+    taken: list[int] = []
+    stream.on_taken = taken.append
+    stream.put(PCM)
+    await stream.read()
+    stream.restart()
+    stream.put(PCM[:20])
+    with pytest.raises(Restarted):
+        await stream.read()
+    await stream.read()
+    assert taken == [480, 10]
 
 
 async def test_audio_counts_as_untaken_while_it_lies_there(monkeypatch: pytest.MonkeyPatch) -> None:

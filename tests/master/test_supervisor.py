@@ -20,7 +20,7 @@ import app.master.supervisor as supervisor_module
 from app.errors import NotReady, PoisonRequest, WorkerLost, WorkerStalled
 from app.master.devices import CPU
 from app.master.dispatcher import Dispatcher, Limits
-from app.master.stream import JobStream
+from app.master.stream import JobStream, Restarted
 from app.master.supervisor import Policy, Pulse, Seat, Supervisor
 from app.messages import Heartbeat, Voices, WorkerConfig
 from app.transport import Broadcaster, broadcast_address
@@ -82,6 +82,7 @@ class House:
             device="cpu",
             threads=1,
             slots=1,
+            torch_compile=False,
             watermark=False,
             model_path=str(self.folder / "model"),
             channels=str(self.folder),
@@ -98,7 +99,7 @@ class House:
 
     async def _repeat_state(self) -> None:
         while True:
-            self.broadcaster.send(Voices(1, {}))
+            self.broadcaster.send(Voices({}))
             self.dispatcher.tick()
             await asyncio.sleep(0.02)
 
@@ -130,10 +131,14 @@ async def ready(seat: Seat, *, after: int | None = None) -> int:
 
 
 async def heard(stream: JobStream) -> bytes:
+    """All of it, of the last attempt."""
     pieces = []
-    async with asyncio.timeout(PATIENCE_S):
-        while (pcm := await stream.read()) is not None:
-            pieces.append(pcm)
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            while (pcm := await stream.read()) is not None:
+                pieces.append(pcm)
+    except Restarted:
+        return await heard(stream)
     stream.close()
     return b"".join(pieces)
 

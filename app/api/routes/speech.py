@@ -1,5 +1,7 @@
 """`/tts/generate`: a text in, audio out while it is being made."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -62,10 +64,10 @@ async def describe(request: Request, services: ServicesOf) -> Response:
     """What GET would answer, without a job."""
     wanted = from_query(request.query_params)
     _checked_text(wanted, services)
-    encoder = _encoder(request, wanted)
+    media_type = _new_encoder(request, wanted)().media_type
     if wanted.voice_id is not None:
         services.master.voices.unpin(services.master.voices.pin(wanted.voice_id))
-    response = Response(headers=_headers(services, encoder, wanted))
+    response = Response(headers=_headers(services, media_type, wanted))
     del response.headers["content-length"]  # of a stream, it is not known
     return response
 
@@ -74,7 +76,8 @@ def _speak(request: Request, services: Services, wanted: SpeechRequest) -> Speec
     """Check everything, then pin the voice, submit the job and answer with its stream."""
     master = services.master
     text = _checked_text(wanted, services)
-    encoder = _encoder(request, wanted)
+    new_encoder = _new_encoder(request, wanted)
+    headers = _headers(services, new_encoder().media_type, wanted)
     master.dispatcher.refuse_if_closed()
     voice = master.voices.pin(wanted.voice_id) if wanted.voice_id is not None else None
 
@@ -90,9 +93,9 @@ def _speak(request: Request, services: Services, wanted: SpeechRequest) -> Speec
         raise
     return SpeechResponse(
         stream,
-        encoder,
+        new_encoder,
         services.encoder_threads,
-        _headers(services, encoder, wanted),
+        headers,
         whole=not wanted.stream,
         on_end=release_voice,
     )
@@ -107,14 +110,14 @@ def _checked_text(wanted: SpeechRequest, services: Services) -> str:
     return text
 
 
-def _encoder(request: Request, wanted: SpeechRequest) -> Encoder:
+def _new_encoder(request: Request, wanted: SpeechRequest) -> Callable[[], Encoder]:
     name: FormatName = wanted.format or negotiate(request.headers.get("accept", ""))
-    return ENCODERS[name](SAMPLE_RATE)
+    return partial(ENCODERS[name], SAMPLE_RATE)
 
 
-def _headers(services: Services, encoder: Encoder, wanted: SpeechRequest) -> dict[str, str]:
+def _headers(services: Services, media_type: str, wanted: SpeechRequest) -> dict[str, str]:
     headers = {
-        "Content-Type": encoder.media_type,
+        "Content-Type": media_type,
         "Cache-Control": "no-store",
         "X-Accel-Buffering": "no",
         "X-Sample-Rate": str(SAMPLE_RATE),

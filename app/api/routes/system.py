@@ -27,6 +27,9 @@ class WorkerStatus(BaseModel):
     restarts: int
     pid: int | None
     last_error: str | None
+    compiled: bool
+    notice: str | None
+    runaways: int
 
 
 class QueueStatus(BaseModel):
@@ -70,15 +73,12 @@ async def system_status(services: ServicesOf) -> SystemStatus:
 async def health(services: ServicesOf) -> Health:
     """200 whatever `status` says."""
     ready = services.master.supervisor.ready
-    notice = None
-    if ready and not ready.clones_voices:
-        notice = f"the {ready.model} voice ignores voice_id: voice cloning needs Chatterbox"
     return Health(
         status=_status(services),
         model=services.master.model,
         version=__version__,
         compiled=bool(ready and ready.compiled),
-        notice=notice,
+        notice=ready.notice if ready else None,
     )
 
 
@@ -123,4 +123,7 @@ def _worker(seat: Seat, slots: int) -> WorkerStatus:
         restarts=seat.restarts,
         pid=seat.pid,
         last_error=seat.last_error,
+        compiled=bool(seat.ready and seat.ready.compiled),
+        notice=seat.ready.notice if seat.ready else None,
+        runaways=seat.runaways,
     )

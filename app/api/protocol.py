@@ -1,0 +1,103 @@
+"""HTTP/1.1 as uvicorn speaks it, but not for ever with clients that never come to the point.
+
+uvicorn alone waits without limit for the rest of a request's headers, keeps whatever comes of
+them, and goes on taking the body of a request that was answered long ago. The time for a body
+that a route reads is `api.body`'s business.
+"""
+
+import asyncio
+import logging
+from typing import Any, Literal
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from app.api.errors import error_response
+from app.errors import HeadersTooLong, RequestTooSlow, ServiceError
+
+log = logging.getLogger(__name__)
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """One connection, on which headers, and what an answered request still sends, have limits."""
+
+    patience_s = 10.0
+    most_header_bytes = 65_536
+    """More are refused, unless they came all at once (a read of a socket has a limit too)."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._incoming: Literal["nothing", "headers", "body"] = "nothing"
+        self._header_bytes = 0
+        self._deadline: asyncio.TimerHandle | None = None
+
+    # --- called by the transport ----------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._set_deadline()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._clear_deadline()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._incoming == "nothing" and not data.strip(b"\r\n"):
+            return  # blank lines may precede a request, but are none: no timer stops for them
+        if self._incoming == "headers":
+            self._header_bytes += len(data)
+        super().data_received(data)
+        if self._incoming == "headers" and self._header_bytes > self.most_header_bytes:
+            self._refuse(HeadersTooLong(f"headers have at most {self.most_header_bytes} bytes"))
+
+    # --- called by the parser, and when a response has been sent --------------------------------
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._incoming, self._header_bytes = "headers", 0
+        if not self._deadline:
+            self._set_deadline()
+
+    def on_headers_complete(self) -> None:
+        self._incoming = "body"
+        self._clear_deadline()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._incoming = "nothing"
+        self._clear_deadline()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._incoming == "body":
+            self._set_deadline()
+
+    # --- limits ---------------------------------------------------------------------------------
+
+    def _set_deadline(self) -> None:
+        self._deadline = self.loop.call_later(self.patience_s, self._give_up)
+
+    def _clear_deadline(self) -> None:
+        if self._deadline:
+            self._deadline.cancel()
+            self._deadline = None
+
+    @property
+    def _answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _give_up(self) -> None:
+        if self._answering:  # what is late is the next request: its turn has not come
+            self._set_deadline()
+        elif self._incoming == "headers":
+            self._refuse(RequestTooSlow(f"the headers did not come within {self.patience_s:g} s"))
+        else:
+            self.transport.close()
+
+    def _refuse(self, error: ServiceError) -> None:
+        log.info("connection closed: %s", error.message)
+        if not self._answering:
+            answer = error_response(error)
+            headers = b"".join(b"%b: %b\r\n" % header for header in answer.raw_headers)
+            self.transport.write(STATUS_LINE[error.status] + headers + b"\r\n" + answer.body)
+        self.transport.close()

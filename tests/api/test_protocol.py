@@ -1,0 +1,192 @@
+"""A real server with little patience, asked over bare connections."""
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Iterable
+from time import monotonic
+
+import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
+
+from app.api.protocol import BoundedProtocol
+
+PATIENCE_S = 0.4
+KEEP_ALIVE_S = 1
+STEP_S = 0.1
+GET = b"GET /now HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+class Impatient(BoundedProtocol):
+    patience_s = PATIENCE_S
+
+
+async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    """`/now` answers at once, `/later` after all patience, `/read` with the length of the body."""
+    length = 0
+    match scope["path"]:
+        case "/later":
+            await asyncio.sleep(3 * PATIENCE_S)
+        case "/read":
+            more = True
+            while more:
+                message = await receive()
+                length += len(message["body"])
+                more = message["more_body"]
+    body = str(length).encode()
+    headers = [(b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+class Connection:
+    """One end of a connection to the server."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    def send(self, data: bytes) -> None:
+        self._writer.write(data)
+
+    async def trickle(self, pieces: Iterable[bytes]) -> None:
+        """A piece at a time, until the server has had enough."""
+        for piece in pieces:
+            if self._reader.at_eof():
+                return
+            self.send(piece)
+            await asyncio.sleep(STEP_S)
+
+    async def answer(self) -> bytes:
+        """One answer that says its length, without its headers."""
+        head = await self._reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 ")
+        length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
+        return await self._reader.readexactly(int(length))
+
+    async def rest(self) -> bytes:
+        """All until the server closes the connection."""
+        async with asyncio.timeout(10):
+            return await self._reader.read()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+@pytest.fixture
+async def connection() -> AsyncIterator[Connection]:
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(
+        app, http=Impatient, lifespan="off", log_config=None, timeout_keep_alive=KEEP_ALIVE_S
+    )
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve([listener]))
+    connection = Connection(*await asyncio.open_connection(*listener.getsockname()))
+    yield connection
+    connection.close()
+    server.should_exit = True
+    await serving
+
+
+def every_byte(data: bytes) -> list[bytes]:
+    return [data[index : index + 1] for index in range(len(data))]
+
+
+def refusal(answer: bytes) -> tuple[int, str]:
+    """The status and the code of an answer in the one error shape."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"\r\nconnection: close" in head
+    return int(head.split()[1]), json.loads(body)["error"]["code"]
+
+
+# --- headers --------------------------------------------------------------------------------------
+
+
+async def test_headers_that_trickle_are_not_waited_for(connection: Connection) -> None:
+    trickling = asyncio.create_task(connection.trickle(every_byte(GET)))
+    began = monotonic()
+    assert refusal(await connection.rest()) == (408, "request_too_slow")
+    assert PATIENCE_S / 2 < monotonic() - began < len(GET) * STEP_S / 2
+    await trickling
+
+
+async def test_a_connection_on_which_nothing_comes_is_closed(connection: Connection) -> None:
+    assert await connection.rest() == b""
+
+
+async def test_each_request_of_a_connection_has_its_deadline(connection: Connection) -> None:
+    for _ in range(3):
+        connection.send(GET[:5])
+        await asyncio.sleep(PATIENCE_S / 2)
+        connection.send(GET[5:])
+        assert await connection.answer() == b"0"
+    trickling = asyncio.create_task(connection.trickle(every_byte(GET)))
+    assert refusal(await connection.rest()) == (408, "request_too_slow")
+    await trickling
+
+
+async def test_blank_lines_keep_no_connection_open(connection: Connection) -> None:
+    connection.send(b"\r\n\r\n" + GET)
+    await connection.answer()
+    trickling = asyncio.create_task(connection.trickle([b"\r\n"] * 100))
+    assert await connection.rest() == b""
+    await trickling
+
+
+@pytest.mark.parametrize(
+    "piece", [b"x" * 8192, b"X-Filler: x\r\n" * 600], ids=["one line", "many lines"]
+)
+async def test_headers_without_end_are_refused(connection: Connection, piece: bytes) -> None:
+    connection.send(GET[:-2] + b"X: ")
+    trickling = asyncio.create_task(flood(connection, piece))
+    try:
+        assert refusal(await connection.rest()) == (431, "headers_too_long")
+    except ConnectionResetError:
+        pass  # what was on its way when the server closed may cost the answer
+    finally:
+        trickling.cancel()
+
+
+async def flood(connection: Connection, piece: bytes) -> None:
+    for _ in range(12):
+        connection.send(piece)
+        await asyncio.sleep(0.01)
+
+
+async def test_headers_may_be_long(connection: Connection) -> None:
+    connection.send(GET[:-2] + b"X-Long: " + b"x" * 60_000 + b"\r\n\r\n")
+    assert await connection.answer() == b"0"
+
+
+# --- answers and bodies ---------------------------------------------------------------------------
+
+
+async def test_an_answer_may_take_its_time(connection: Connection) -> None:
+    connection.send(GET.replace(b"now", b"later"))
+    assert await connection.answer() == b"0"
+
+
+async def test_an_answer_is_not_cut_for_the_next_request(connection: Connection) -> None:
+    connection.send(GET.replace(b"now", b"later") + GET[:5])
+    assert await connection.answer() == b"0"
+
+
+async def test_a_body_that_is_read_is_not_hurried_here(connection: Connection) -> None:
+    connection.send(b"POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n")
+    await connection.trickle([b"x"] * 10)
+    assert await connection.answer() == b"10"
+
+
+async def test_a_body_that_nobody_wants_any_more_is_not_taken_for_ever(
+    connection: Connection,
+) -> None:
+    connection.send(b"POST /now HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+    trickling = asyncio.create_task(connection.trickle([b"x"] * 1000))
+    assert await connection.answer() == b"0"
+    try:
+        assert await connection.rest() == b""
+    except ConnectionResetError:
+        pass
+    finally:
+        trickling.cancel()

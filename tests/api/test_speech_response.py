@@ -1,0 +1,187 @@
+"""A worker and a client are played here; stream, encoders and threads are the real ones."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import pytest
+from starlette.types import Message
+
+import app.api.speech_response as response_module
+from app.api.speech_response import SpeechResponse
+from app.audio.encoder import ENCODERS, Encoder, RawPcmEncoder
+from app.errors import EngineFailed
+from app.master.stream import JobStream
+from app.messages import SAMPLE_RATE
+from tests.audio.media import tone
+from tests.waiting import until
+
+FORMATS = list(ENCODERS)
+
+
+def pcm(seconds: float, hz: int) -> bytes:
+    return (tone(seconds, SAMPLE_RATE, hz=hz) * 20_000).astype("<i2").tobytes()
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(1) as threads:
+        yield threads
+
+
+class Client:
+    """Takes all that it is sent, and never leaves."""
+
+    def __init__(self, stream: JobStream) -> None:
+        self.sent: list[Message] = []
+        self._stream = stream
+
+    async def receive(self) -> Message:
+        return await asyncio.Event().wait()  # type: ignore[return-value]
+
+    async def send(self, message: Message) -> None:
+        assert self._stream.started
+        self.sent.append(message)
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(message.get("body", b"") for message in self.sent)
+
+    @property
+    def complete(self) -> bool:
+        last = self.sent[-1]
+        return last["type"] == "http.response.body" and not last.get("more_body")
+
+
+class HeldEncoder(RawPcmEncoder):
+    """Its thread goes no further than a test lets it."""
+
+    blocking = True
+
+    def __init__(self, entered: threading.Event, may_go_on: threading.Event) -> None:
+        super().__init__(SAMPLE_RATE)
+        self._entered = entered
+        self._may_go_on = may_go_on
+
+    def encode(self, pcm: bytes) -> bytes:
+        self._entered.set()
+        assert self._may_go_on.wait(20)
+        return pcm
+
+
+class Answer:
+    """A response on its way to a client."""
+
+    def __init__(
+        self, new_encoder: Callable[[], Encoder], threads: ThreadPoolExecutor, whole: bool = False
+    ) -> None:
+        self.stream = JobStream()
+        self.client = Client(self.stream)
+        self.taken = 0
+        self.stream.on_taken = self._note
+        response = SpeechResponse(
+            self.stream, new_encoder, threads, {}, whole=whole, on_end=lambda: None
+        )
+        self.ending = asyncio.create_task(response({}, self.client.receive, self.client.send))  # type: ignore[func-returns-value]
+
+    def _note(self, samples: int) -> None:
+        self.taken = samples
+
+    async def swallow(self, audio: bytes) -> None:
+        """The response has taken this, and waits for more."""
+        self.stream.put(audio)
+        await until(lambda: self.taken == len(audio) // 2)
+
+
+def file_of(name: str, *pieces: bytes, whole: bool = False) -> bytes:
+    encoder = ENCODERS[name](SAMPLE_RATE)
+    stream = b"".join([*map(encoder.encode, pieces), encoder.finish()])
+    return encoder.as_file(stream) if whole else stream
+
+
+@pytest.mark.parametrize("name", FORMATS)
+async def test_a_whole_file_of_a_job_that_began_anew_is_as_if_it_had_not(
+    name: str, threads: ThreadPoolExecutor
+) -> None:
+    answer = Answer(partial(ENCODERS[name], SAMPLE_RATE), threads, whole=True)
+    await answer.swallow(pcm(1, hz=300))
+    answer.stream.restart()
+    for _ in range(3):
+        answer.stream.put(pcm(0.5, hz=500))
+    answer.stream.end()
+    await answer.ending
+    assert answer.client.body == file_of(name, *[pcm(0.5, hz=500)] * 3, whole=True)
+    headers = dict(answer.client.sent[0]["headers"])
+    assert int(headers[b"content-length"]) == len(answer.client.body)
+
+
+@pytest.mark.parametrize("name", ["mp3", "fmp4", "webm"])
+async def test_what_an_encoder_keeps_to_itself_may_begin_anew(
+    name: str, threads: ThreadPoolExecutor
+) -> None:
+    answer = Answer(partial(ENCODERS[name], SAMPLE_RATE), threads)
+    await answer.swallow(pcm(0.01, hz=300))
+    assert answer.client.sent == []
+    answer.stream.restart()
+    for _ in range(3):
+        answer.stream.put(pcm(0.5, hz=500))
+    answer.stream.end()
+    await answer.ending
+    assert answer.client.body == file_of(name, *[pcm(0.5, hz=500)] * 3)
+    assert answer.client.complete
+
+
+async def test_a_restart_while_the_first_bytes_are_being_made_is_in_time(
+    threads: ThreadPoolExecutor,
+) -> None:
+    entered, may_go_on = threading.Event(), threading.Event()
+    answer = Answer(partial(HeldEncoder, entered, may_go_on), threads)
+    answer.stream.put(b"old!")
+    await asyncio.to_thread(entered.wait, 20)
+    answer.stream.restart()
+    answer.stream.put(b"new!")
+    answer.stream.end()
+    may_go_on.set()
+    await answer.ending
+    assert answer.client.body == b"new!"
+
+
+async def test_a_stream_starts_with_its_first_bytes(threads: ThreadPoolExecutor) -> None:
+    answer = Answer(partial(RawPcmEncoder, SAMPLE_RATE), threads)
+    await asyncio.sleep(0)
+    assert not answer.stream.started
+    await answer.swallow(b"some")
+    await until(lambda: answer.client.body == b"some")
+    assert answer.stream.started
+    answer.stream.end()
+    await answer.ending
+
+
+async def test_a_failure_before_the_answer_is_told_whatever_the_encoder_does(
+    threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(response_module, "TELL_FAILURE_S", 0.01)
+    entered, may_go_on = threading.Event(), threading.Event()
+    answer = Answer(partial(HeldEncoder, entered, may_go_on), threads)
+    answer.stream.put(b"some")
+    await asyncio.to_thread(entered.wait, 20)
+    answer.stream.end(EngineFailed("it failed"))
+    try:
+        with pytest.raises(EngineFailed):
+            await asyncio.wait_for(answer.ending, 5)
+    finally:
+        may_go_on.set()
+    assert answer.client.sent == []
+
+
+async def test_a_failure_amid_the_answer_leaves_it_without_an_end(
+    threads: ThreadPoolExecutor,
+) -> None:
+    answer = Answer(partial(RawPcmEncoder, SAMPLE_RATE), threads)
+    await answer.swallow(b"some")
+    await until(lambda: answer.client.body == b"some")
+    answer.stream.end(EngineFailed("it failed"))
+    await answer.ending
+    assert not answer.client.complete
