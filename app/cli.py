@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from app import weights
+from app import __version__, weights
 from app.errors import InvalidRequest, ServiceError, StartupError
 from app.logs import set_up_logging
 from app.messages import SAMPLE_RATE
@@ -24,7 +24,6 @@ cli = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Speech in any cloned voice, streamed while it is being generated.",
 )
 voices = typer.Typer(help="The voices in the voice folders.", invoke_without_command=True)
 models = typer.Typer(help="The Chatterbox model in MODEL_PATH.", invoke_without_command=True)
@@ -50,6 +49,24 @@ def main() -> None:
         sys.exit(2 if isinstance(error, StartupError) else 1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"chatterbox-tts {__version__}")
+        raise typer.Exit
+
+
+@cli.callback()
+def service(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Speech in any cloned voice, streamed while it is being generated."""
 
 
 @cli.command()
@@ -124,7 +141,11 @@ async def _speak(
         task = bar.add_task("loading", total=None)
         device = detect(visible_cuda_devices())[0]
         may = EngineConfig(
-            device.kind, cpu_count(), str(settings.model_path), watermark=settings.watermark
+            device.kind,
+            cpu_count(),
+            str(settings.model_path),
+            watermark=settings.watermark,
+            torch_compile=settings.compiles_for(device.kind),
         )
         engine = load_engine(name, may)
         try:

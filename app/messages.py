@@ -24,20 +24,20 @@ class SynthesisParams(msgspec.Struct, frozen=True):
     """How a text is to be spoken; one value from the HTTP request to the engine.
 
     Lengths are in characters (`text_processing_chunk_size`), in speech tokens of 40 ms
-    (`audio_tokens_per_slice`) or in milliseconds, as their names say. `seed` is always set: a
-    request without one gets a random one when it is accepted, so a retry says the same.
+    (`audio_tokens_per_slice`) or in milliseconds, as their names say. A request without a `seed`
+    gets a random one when it is accepted, so a retry says the same.
     """
 
-    cfg_guidance_weight: float
-    synthesis_temperature: float
-    voice_exaggeration_factor: float
-    text_processing_chunk_size: int
-    audio_tokens_per_slice: int
-    remove_leading_milliseconds: int
-    remove_trailing_milliseconds: int
-    chunk_overlap_method: OverlapMethod
-    crossfade_duration_milliseconds: int
-    seed: int
+    cfg_guidance_weight: float = 0.5
+    synthesis_temperature: float = 0.8
+    voice_exaggeration_factor: float = 0.5
+    text_processing_chunk_size: int = 150
+    audio_tokens_per_slice: int = 35
+    remove_leading_milliseconds: int = 0
+    remove_trailing_milliseconds: int = 0
+    chunk_overlap_method: OverlapMethod = "full"
+    crossfade_duration_milliseconds: int = 30
+    seed: int = 0
     repetition_penalty: float = 1.2
     min_p: float = 0.05
     top_p: float = 1.0
@@ -56,6 +56,7 @@ class WorkerConfig(msgspec.Struct, frozen=True):
     threads: int  # CPU threads it may compute with
     slots: int  # jobs at a time
     watermark: bool  # whether speech is marked as synthetic
+    torch_compile: bool  # whether the model goes through torch.compile
     model_path: str
     channels: str  # folder of the sockets
     voices: str  # folder of decoded voices, one file per digest
@@ -105,7 +106,6 @@ class LiveJobs(Message, frozen=True):
 class Voices(Message, frozen=True):
     """All voices by id and digest. A worker prepares what is new and drops what is gone."""
 
-    version: int
     voices: dict[str, str]
 
 
@@ -127,6 +127,7 @@ class WorkerReady(Message, frozen=True):
     sample_rate: int
     clones_voices: bool
     compiled: bool
+    notice: str | None = None  # what whoever runs the service should know of it
 
 
 class WorkerFailed(Message, frozen=True):
@@ -138,11 +139,12 @@ class WorkerFailed(Message, frozen=True):
 class Heartbeat(Message, frozen=True):
     """Once a second. `steps` stands still while `working` jobs should move: the worker hangs.
 
-    A job that waits for credit is not `working`.
+    A job that waits for credit is not `working`. `runaways`: text chunks cut so far.
     """
 
     steps: int
     working: int
+    runaways: int = 0
 
 
 class AudioChunk(Message, frozen=True):

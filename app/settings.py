@@ -78,6 +78,11 @@ class Settings(BaseSettings):
     watermark: bool = Field(
         True, description="Mark Chatterbox's speech as synthetic (Perth), inaudibly."
     )
+    torch_compile: Literal["auto", "true", "false"] = Field(
+        "auto",
+        description="Compile Chatterbox's hot path with `torch.compile` while a worker starts: "
+        "`true`, `false`, or `auto`, on GPUs only (on a CPU it takes minutes and gains little).",
+    )
     tts_voice_exaggeration_factor: float = Field(
         0.5, ge=0, le=2, description="Controls the expressiveness of the voice."
     )
@@ -181,6 +186,11 @@ class Settings(BaseSettings):
     def _upper(cls, value: Any) -> Any:
         return value.upper() if isinstance(value, str) else value
 
+    @field_validator("torch_compile", mode="before")
+    @classmethod
+    def _lower(cls, value: Any) -> Any:
+        return value.lower() if isinstance(value, str) else value
+
     @field_validator("cors_origins", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
@@ -208,6 +218,12 @@ class Settings(BaseSettings):
             chunk_overlap_method=self.tts_chunk_overlap_strategy,
             crossfade_duration_milliseconds=self.tts_crossfade_duration_milliseconds,
             seed=secrets.randbits(32),
+        )
+
+    def compiles_for(self, device_kind: str) -> bool:
+        """Whether a model on that kind of device, "cuda" or "cpu", is to be compiled."""
+        return self.torch_compile == "true" or (
+            self.torch_compile == "auto" and device_kind == "cuda"
         )
 
     @property

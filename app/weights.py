@@ -23,6 +23,14 @@ import httpx
 from app.errors import StartupError
 
 FILES = ("ve.safetensors", "t3_cfg.safetensors", "s3gen.safetensors", "tokenizer.json", "conds.pt")
+OTHER_VARIANTS = {
+    "t3_turbo_v1.safetensors": "Chatterbox Turbo",
+    "s3gen_meanflow.safetensors": "Chatterbox Turbo",
+    "t3_mtl23ls_v2.safetensors": "Chatterbox Multilingual",
+    "grapheme_mtl_merged_expanded_v1.json": "Chatterbox Multilingual",
+}
+"""Models that are none of ours, by a file that only they have."""
+
 REPOSITORY = "ResembleAI/chatterbox"
 REVISION = "1b475dffa71fb191cb6d5901215eb6f55635a9b6"
 
@@ -49,6 +57,20 @@ def inventory(folder: Path) -> list[WeightFile]:
 def missing(folder: Path) -> list[str]:
     """The names of those that are not there; empty when the model can be loaded."""
     return [file.name for file in inventory(folder) if file.size is None]
+
+
+def refuse_other_variants(folder: Path) -> None:
+    """Raise `StartupError` if `folder` is another model's; others' files beside ours do no harm."""
+    if (folder / "t3_cfg.safetensors").exists():
+        return
+    for name, variant in OTHER_VARIANTS.items():
+        if (folder / name).exists():
+            raise wrong_variant(folder / name, variant)
+
+
+def wrong_variant(path: Path, variant: str) -> StartupError:
+    """What to raise when `path` turns out to be of `variant`."""
+    return StartupError(f"{path} is of {variant}; only the English Chatterbox is supported")
 
 
 def _silent(name: str, done: int, total: int) -> None:

@@ -4,8 +4,9 @@
 
 Each word of the text is one step: `audio30` makes 30 speech tokens of audio, `sleep0.5` waits as
 an engine does, `raise` fails, `die` kills the process, `block` never returns and holds the event
-loop. Any other word is one token. Of the audio, even samples tell the seed and odd ones the voice
-(`expected_pcm`), so that a client can tell whose it is.
+loop, `hold1` leaves a file of that name where the service runs and waits until its process is
+killed; where that file is, it goes on. Any other word is one token. Of the audio, even samples tell
+the seed and odd ones the voice (`expected_pcm`), so that a client can tell whose it is.
 """
 
 import asyncio
@@ -23,6 +24,7 @@ from app.engines.base import EngineConfig, Samples, SpeechSlice, TextChunk
 from app.messages import SAMPLE_RATE, SynthesisParams
 
 SAMPLES_PER_TOKEN = 960
+SILENT = ("sleep", "raise", "die", "hold", "block")
 STEP = re.compile(r"(?P<verb>[a-z]+)(?P<amount>[0-9.]*)")
 
 
@@ -46,6 +48,8 @@ class ScriptedEngine:
     sample_rate = SAMPLE_RATE
     clones_voices = True
     compiled = False
+    notice = None
+    runaways = 0
     default_voice = 0
 
     def __init__(self, config: EngineConfig) -> None:
@@ -68,6 +72,9 @@ class ScriptedEngine:
                     raise RuntimeError("scripted")
                 case "die":
                     os.kill(os.getpid(), signal.SIGKILL)
+                case "hold":
+                    if _first_to_leave(Path(step[0].rstrip("."))):
+                        await asyncio.Event().wait()
                 case "block":
                     time.sleep(3600)  # noqa: ASYNC251 - the event loop is to be held up
             yield SpeechSlice(_tokens(word), index, last=index == len(words) - 1)
@@ -105,11 +112,19 @@ class ScriptedDecoder:
         return _pcm(piece.tokens, self._seed, self._voice).astype(np.float32) / 32767
 
 
+def _first_to_leave(mark: Path) -> bool:
+    try:
+        mark.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
 def _tokens(word: str) -> int:
     step = STEP.match(word)
     if step and step["verb"] == "audio":
         return int(step["amount"].rstrip("."))
-    return 0 if step and step["verb"] in ("sleep", "raise", "die", "block") else 1
+    return 0 if step and step["verb"] in SILENT else 1
 
 
 def _pcm(tokens: int, seed: int, voice: int) -> np.ndarray:

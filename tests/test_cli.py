@@ -13,6 +13,7 @@ import av
 import numpy as np
 import pytest
 
+from app import __version__
 from app.weights import FILES
 from tests.audio.media import audio_file, tone
 from tests.scripted import expected_pcm, voice_code
@@ -237,3 +238,12 @@ def test_a_wav_states_its_true_length(tmp_path: Path) -> None:
     speak(tmp_path, "audio25", "-o", "true.wav")
     with wave.open(str(tmp_path / "true.wav")) as file:
         assert file.getnframes() == 24_000
+
+
+# --- version --------------------------------------------------------------------------------------
+
+
+def test_the_version_is_told_without_any_setting(tmp_path: Path) -> None:
+    done = command(tmp_path, "--version")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode() == f"chatterbox-tts {__version__}\n"

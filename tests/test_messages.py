@@ -29,13 +29,13 @@ from app.messages import (
 CHANNELS = {"jobs": ToWorker, "broadcast": Broadcast, "results": Result}
 KINDS = {name: get_args(kinds) for name, kinds in CHANNELS.items()}
 
-PARAMS = SynthesisParams(0.5, 0.8, 0.5, 150, 35, 0, 0, "full", 30, seed=7)
+PARAMS = SynthesisParams(seed=7)
 SAMPLES: list[tuple[str, Message]] = [
     ("jobs", Synthesize("j", "Grüße, 世界 🎧", "digest", PARAMS, live_version=1, credit=10)),
     ("jobs", Synthesize("j", "", None, PARAMS, live_version=2**63, credit=0)),
     ("jobs", Credit("j", 2**40)),
     ("broadcast", LiveJobs(3, ["j", "k"])),
-    ("broadcast", Voices(4, {"é.wav": "digest"})),
+    ("broadcast", Voices({"é.wav": "digest"})),
     ("broadcast", Drain()),
     ("results", WorkerReady("preview", 24_000, False, True)),
     ("results", WorkerFailed("no such file")),

@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCKS = {
     "requirements.txt": ["preview"],
+    "requirements-newest.txt": ["preview"],
     "requirements-test.txt": ["preview", "test"],
 }
 
@@ -86,8 +88,22 @@ def test_the_lock_agrees_with_pyproject(lock: str, extras: list[str]) -> None:
 
 
 def test_what_is_tested_is_what_ships() -> None:
-    shipped, tested = (pins(lock) for lock in LOCKS)
+    shipped, tested = pins("requirements.txt"), pins("requirements-test.txt")
     assert shipped == {name: tested[name] for name in shipped}
+
+
+def test_without_its_pins_chatterbox_needs_the_same_packages() -> None:
+    (unpinned,) = tomllib.loads((ROOT / ".ci" / "unpinned.toml").read_text())["dependency-metadata"]
+    assert f"{unpinned['name']}=={unpinned['version']}" in PROJECT["dependencies"]
+    needed, stated = (
+        {canonicalize_name(Requirement(line).name) for line in lines}
+        for lines in (metadata.requires(unpinned["name"]) or (), unpinned["requires-dist"])
+    )
+    assert stated == needed
+
+
+def test_the_newest_torch_knows_the_rtx_50_series() -> None:
+    assert min(pins("requirements-newest.txt")["torch"]) >= Version("2.7")
 
 
 # --- The image ------------------------------------------------------------------------------------
@@ -118,8 +134,31 @@ def environment() -> dict[str, str]:
 def test_the_base_image_is_pinned_to_a_release() -> None:
     stages = [rest.split(" AS ") for name, rest in instructions() if name == "FROM"]
     names = {stage[1] for stage in stages if len(stage) == 2}
-    bases = {stage[0] for stage in stages} - names
+    bases = {stage[0].replace("$TORCH", "pinned") for stage in stages} - names
     assert all(re.fullmatch(r"nvidia/cuda:\d+\.\d+\.\d+-base-ubuntu24\.04", base) for base in bases)
+
+
+@pytest.mark.parametrize(
+    ("torch", "lock", "cuda"),
+    [("pinned", "requirements.txt", 12), ("newest", "requirements-newest.txt", 13)],
+)
+def test_a_variant_has_packages_of_its_own_and_the_driver_for_them(
+    torch: str, lock: str, cuda: int
+) -> None:
+    steps = instructions()
+    start = steps.index(("FROM", f"base AS torch-{torch}"))
+    assert steps[start + 1 : start + 3] == [
+        ("ENV", f'NVIDIA_REQUIRE_CUDA="cuda>={cuda}.0"'),
+        ("COPY", f".ci/{lock} /requirements.txt"),
+    ]
+    assert f"nvidia-cudnn-cu{cuda}" in pins(lock)
+
+
+def test_the_image_has_the_pinned_torch_unless_the_build_says_otherwise() -> None:
+    steps = instructions()
+    assert steps[0] == ("ARG", "TORCH=pinned")
+    assert ("FROM", "torch-$TORCH AS packages") in steps
+    assert final_stage()[0] == ("FROM", "torch-$TORCH")
 
 
 def test_the_service_is_not_root_and_its_command_is_the_projects() -> None:

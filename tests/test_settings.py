@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from app.errors import StartupError
+from app.messages import SynthesisParams
 from app.settings import (
     Settings,
     child_environment,
@@ -125,6 +126,11 @@ def test_what_is_tuned_reaches_the_worker(name: str, given: Callable[..., Settin
     value = 100 if name.endswith(("CHUNK_SIZE", "PER_SLICE")) else value
     field = name.removeprefix("TTS_").lower().replace("strategy", "method")
     assert getattr(given(**{name: value}).synthesis_params(), field) == value
+
+
+def test_the_defaults_of_a_synthesis_are_those_of_the_settings() -> None:
+    params = load_settings(api_key_required=False).synthesis_params()
+    assert params == SynthesisParams(seed=params.seed)
 
 
 def test_every_request_has_a_seed_of_its_own() -> None:

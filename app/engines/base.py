@@ -49,7 +49,8 @@ class EngineConfig:
     """What an engine may use and is asked for.
 
     `device` is "cpu" or "cuda"; `threads` are the CPU's; `slots` jobs may come at the same time;
-    `watermark` says whether the speech is to be marked as synthetic, if the engine can.
+    `watermark` says whether the speech is to be marked as synthetic, `torch_compile` whether the
+    model is to be compiled, if the engine can.
     """
 
     device: str
@@ -57,6 +58,7 @@ class EngineConfig:
     model_path: str
     slots: int = 1
     watermark: bool = True
+    torch_compile: bool = False
 
 
 class Decoder(Protocol):
@@ -88,9 +90,15 @@ class Engine(Protocol):
     sample_rate: int
     clones_voices: bool
     compiled: bool
+    notice: str | None
+    """What whoever runs the service should know, once the engine is warm."""
+
     default_voice: Voice
     steps: int
     """Counts units of work; standing still while jobs run means that the engine hangs."""
+
+    runaways: int
+    """Counts text chunks that were cut since they took implausibly long."""
 
     async def prepare_voice(self, samples: Samples, rate: int) -> Voice:
         """The voice in `samples` (at their native rate, Hz), ready for immediate use."""

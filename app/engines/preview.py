@@ -72,19 +72,6 @@ class Window:
 
 NOTHING = Window(np.empty((CHANNELS, 0), np.float32), left=0, frames=0)
 
-_WARM_UP = SynthesisParams(
-    cfg_guidance_weight=0.5,
-    synthesis_temperature=0.8,
-    voice_exaggeration_factor=0.5,
-    text_processing_chunk_size=100,
-    audio_tokens_per_slice=35,
-    remove_leading_milliseconds=0,
-    remove_trailing_milliseconds=0,
-    chunk_overlap_method="full",
-    crossfade_duration_milliseconds=0,
-    seed=0,
-)
-
 
 class PreviewEngine:
     """Piper's `joe`, an American English voice, always on the CPU.
@@ -99,6 +86,8 @@ class PreviewEngine:
     sample_rate = SAMPLE_RATE
     clones_voices = False
     compiled = False
+    notice = "the preview voice ignores voice_id: voice cloning needs Chatterbox"
+    runaways = 0
     default_voice: Voice = "joe"
 
     def __init__(self, config: EngineConfig) -> None:
@@ -143,9 +132,10 @@ class PreviewEngine:
         """None: this voice is nobody's."""
 
     async def warm_up(self) -> None:
-        decoder = self.new_decoder(self.default_voice, _WARM_UP)
+        params = SynthesisParams()
+        decoder = self.new_decoder(self.default_voice, params)
         chunk = TextChunk("This voice is warming up. It will be ready in a moment.", 0)
-        async for piece in self.speech_tokens(chunk, self.default_voice, _WARM_UP):
+        async for piece in self.speech_tokens(chunk, self.default_voice, params):
             await decoder.decode(piece)
 
     async def close(self) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from app.engines.base import Engine, EngineConfig
 from app.errors import StartupError
-from app.weights import missing
+from app.weights import missing, refuse_other_variants
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,9 @@ def choose_engine(model: str, weights: Path) -> str:
 
     Raises `StartupError` when that engine cannot run, saying which command mends it.
     """
-    absent = missing(weights)
+    absent = missing(weights) if model in ("auto", "chatterbox") else []
+    if absent:
+        refuse_other_variants(weights)
     if model == "chatterbox" and absent:
         raise StartupError(
             f"MODEL=chatterbox, but {weights} lacks {', '.join(absent)}: "

@@ -69,7 +69,12 @@ async def _live(config: WorkerConfig) -> int:
     jobs = JobReceiver(context, jobs_address(channels, config.incarnation))
     try:
         may = EngineConfig(
-            config.device, config.threads, config.model_path, config.slots, config.watermark
+            device=config.device,
+            threads=config.threads,
+            model_path=config.model_path,
+            slots=config.slots,
+            watermark=config.watermark,
+            torch_compile=config.torch_compile,
         )
         engine = load_engine(config.engine, may)
         await engine.warm_up()
@@ -125,7 +130,7 @@ async def _work(
 
     async def beat() -> None:
         while True:
-            await results.send(Heartbeat(pipeline.steps, jobs.working))
+            await results.send(Heartbeat(pipeline.steps, jobs.working, engine.runaways))
             await asyncio.sleep(HEARTBEAT_S)
 
     async with asyncio.TaskGroup() as tasks:
@@ -133,7 +138,13 @@ async def _work(
         await voices_known.wait()
         await voices.settled()
         await results.send(
-            WorkerReady(engine.name, engine.sample_rate, engine.clones_voices, engine.compiled)
+            WorkerReady(
+                model=engine.name,
+                sample_rate=engine.sample_rate,
+                clones_voices=engine.clones_voices,
+                compiled=engine.compiled,
+                notice=engine.notice,
+            )
         )
         log.info("ready")
         await drained.wait()

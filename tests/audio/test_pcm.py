@@ -19,16 +19,10 @@ def params(
     lead: int = 0, trail: int = 0, fade: int = 0, method: OverlapMethod = "full"
 ) -> SynthesisParams:
     return SynthesisParams(
-        cfg_guidance_weight=0.5,
-        synthesis_temperature=0.8,
-        voice_exaggeration_factor=0.5,
-        text_processing_chunk_size=150,
-        audio_tokens_per_slice=35,
         remove_leading_milliseconds=lead,
         remove_trailing_milliseconds=trail,
         chunk_overlap_method=method,
         crossfade_duration_milliseconds=fade,
-        seed=0,
     )
 
 

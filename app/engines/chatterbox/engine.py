@@ -1,8 +1,9 @@
 """The Chatterbox engine: T3 and S3Gen behind the protocol of `engines.base`.
 
 Text chunks go to T3's step loop, which has a thread of its own and advances all jobs together;
-slices go to S3Gen's thread, one at a time. Everything in here is glue: what the models do is in
-the modules beside this one.
+slices go to S3Gen's thread, one at a time. What these two threads call at every step is compiled,
+or, where that fails, left as it is. Everything in here is glue: what the models do is in the
+modules beside this one.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from app.engines.base import EngineConfig, Samples, SpeechSlice, TextChunk, Watermark
+from app.engines.chatterbox.compilation import NO_COMPILER, Compiler, TorchCompiler
 from app.engines.chatterbox.loading import load
 from app.engines.chatterbox.s3gen import S3Gen, StreamDecoder
 from app.engines.chatterbox.step_loop import StepLoop
@@ -36,19 +38,8 @@ SLICES_AHEAD = 2
 
 VOICE_CACHE = ".voices"
 
-WARM_UP_PARAMS = SynthesisParams(
-    cfg_guidance_weight=0.5,
-    synthesis_temperature=0.8,
-    voice_exaggeration_factor=0.5,
-    text_processing_chunk_size=150,
-    audio_tokens_per_slice=10,
-    remove_leading_milliseconds=0,
-    remove_trailing_milliseconds=0,
-    chunk_overlap_method="full",
-    crossfade_duration_milliseconds=30,
-    seed=0,
-)
-WARM_UP_TOKENS = 25
+WARM_UP_PARAMS = SynthesisParams(audio_tokens_per_slice=10)
+WARM_UP_SLICES = 3
 
 
 class ChatterboxEngine:
@@ -57,11 +48,12 @@ class ChatterboxEngine:
     name = "chatterbox"
     sample_rate = SAMPLE_RATE
     clones_voices = True
-    compiled = False
 
     def __init__(self, config: EngineConfig) -> None:
+        self.notice: str | None = None
         self.runaways = 0
         self._solves = 0
+        self._slots = config.slots
         self._mark = load_watermarker() if config.watermark else None
         folder = Path(config.model_path)
         self._models = load(folder, config.device)
@@ -69,11 +61,20 @@ class ChatterboxEngine:
             raise StartupError(f"{folder / 'conds.pt'} is missing: it holds the default voice")
         self.default_voice = self._models.default_voice
         self._voices = VoiceCache(folder / VOICE_CACHE, self._models)
-        self._s3gen = S3Gen.of(self._models.s3gen)
-        self._batch = T3Batch(self._models.t3, config.slots)
-        self._t3 = StepLoop(self._batch)
-        self._s3gen_thread = ThreadPoolExecutor(1, "s3gen")
         self._voice_thread = ThreadPoolExecutor(1, "voices")
+        self._assemble(TorchCompiler(self._models.device) if config.torch_compile else NO_COMPILER)
+
+    def _assemble(self, compiler: Compiler) -> None:
+        """The hot path: both stages and the threads that they stay on."""
+        self.compiled = compiler is not NO_COMPILER
+        batch = T3Batch(self._models.t3, self._slots, compiler=compiler)
+        self._t3 = StepLoop(batch, compiler.adopt_thread)
+        self._s3gen = S3Gen.of(self._models.s3gen, compiler)
+        self._s3gen_thread = ThreadPoolExecutor(1, "s3gen", compiler.adopt_thread)
+
+    async def _dismantle(self) -> None:
+        await asyncio.to_thread(self._t3.close)
+        await asyncio.to_thread(self._s3gen_thread.shutdown, cancel_futures=True)
 
     @property
     def steps(self) -> int:
@@ -123,24 +124,38 @@ class ChatterboxEngine:
         return StreamingWatermark(self._mark) if self._mark else None
 
     async def warm_up(self) -> None:
-        """Speak a few slices, through both stages."""
-        await run_to_its_end(self._voice_thread, self._batch.warm_up)
-        decoder = self.new_decoder(self.default_voice, WARM_UP_PARAMS)
+        """Run both stages in every shape. If they cannot be compiled, `notice` says why."""
+        try:
+            await self._run_hot_path()
+        except Exception as error:  # a compiler's errors have no common type
+            if not self.compiled:
+                raise
+            self.notice = f"not compiled, speech takes longer: {_root(error)}"
+            log.warning(self.notice)
+            log.debug("while compiling", exc_info=True)
+            await self._dismantle()
+            self._assemble(NO_COMPILER)
+            await self._run_hot_path()
+
+    async def _run_hot_path(self) -> None:
+        """One stage after the other: torch compiles as the thread that came last has asked for."""
+        await self._t3.warm()
         chunk = TextChunk("This is a warm up.", 0)
-        spoken = 0
-        async with aclosing(
-            self.speech_tokens(chunk, self.default_voice, WARM_UP_PARAMS)
-        ) as slices:
-            async for piece in slices:
-                await decoder.decode(piece)
-                spoken += len(piece.tokens)
-                if spoken >= WARM_UP_TOKENS:
+        said = self.speech_tokens(chunk, self.default_voice, WARM_UP_PARAMS)
+        slices = []
+        async with aclosing(said):
+            async for piece in said:
+                slices.append(piece)
+                if len(slices) == WARM_UP_SLICES:
                     break
+        await run_to_its_end(self._s3gen_thread, self._s3gen.warm_up)
+        decoder = self.new_decoder(self.default_voice, WARM_UP_PARAMS)
+        for piece in slices:
+            await decoder.decode(piece)
 
     async def close(self) -> None:
-        await asyncio.to_thread(self._t3.close)
-        for thread in (self._s3gen_thread, self._voice_thread):
-            await asyncio.to_thread(thread.shutdown, cancel_futures=True)
+        await self._dismantle()
+        await asyncio.to_thread(self._voice_thread.shutdown, cancel_futures=True)
 
     async def decode(self, stream: StreamDecoder, piece: SpeechSlice) -> Tensor:
         """`piece` on S3Gen's thread. Cancelled, it ends at the next step of the flow."""
@@ -165,6 +180,13 @@ class ChatterboxEngine:
 
 class _Unwanted(Exception):
     pass
+
+
+def _root(error: BaseException) -> str:
+    """One line on what an error came from; a compiler may put the whole program into others."""
+    while inner := getattr(error, "inner_exception", None):
+        error = inner
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
 class _Decoder:

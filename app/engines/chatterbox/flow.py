@@ -16,10 +16,14 @@ from chatterbox.models.s3gen.flow import CausalMaskedDiffWithXvec
 from chatterbox.models.s3gen.transformer.upsample_encoder import UpsampleConformerEncoder
 from torch import Tensor, nn
 
+from app.engines.chatterbox.compilation import NO_COMPILER, Compiler
 from app.engines.chatterbox.voices import S3GenReference
 
 MEL_BANDS = 80
 FRAMES_PER_TOKEN = 2
+LONGEST = FRAMES_PER_TOKEN * (250 + 1000)
+"""Frames: ten seconds of a voice and as many tokens as T3 says in one go."""
+
 STEPS = 10
 
 OnStep = Callable[[], None]
@@ -28,16 +32,26 @@ OnStep = Callable[[], None]
 class Flow:
     """Upstream's flow matching model, without state.
 
-    `step`, an `EulerStep`, is a plain attribute, to be replaced by its compiled self. It sees
-    frames in multiples of `bucket` only, the last of which may be masked: few shapes to compile.
+    Its step sees frames in multiples of the compiler's bucket only, the last of which may be
+    masked.
     """
 
-    step: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], Tensor]
-
-    def __init__(self, flow: CausalMaskedDiffWithXvec, bucket: int = 1) -> None:
-        self.step = EulerStep(flow.decoder.estimator, flow.decoder.inference_cfg_rate)
+    def __init__(self, flow: CausalMaskedDiffWithXvec, compiler: Compiler = NO_COMPILER) -> None:
+        step = EulerStep(flow.decoder.estimator, flow.decoder.inference_cfg_rate)
+        self.step = compiler.bucketed(step)
         self._flow = flow
-        self._bucket = bucket
+        self._bucket = compiler.bucket
+
+    def warm_up(self) -> None:
+        """Run the step in every length, if there are few; otherwise it fits them all."""
+        if self._bucket == 1:
+            return
+        weight = self._flow.encoder_proj.weight
+        start, stop = step_times(weight.device)[:2]
+        for frames in range(self._bucket, LONGEST + self._bucket, self._bucket):
+            x = weight.new_zeros(1, MEL_BANDS, frames)
+            context = weight.new_zeros(2, 3 * MEL_BANDS, frames)
+            self.step(x, context, start, stop, weight.new_zeros(2, 1, frames))
 
     def solve(
         self, tokens: Tensor, reference: S3GenReference, noise: Tensor, on_step: OnStep
@@ -47,7 +61,7 @@ class Flow:
         `noise`, float32 [2·(prompt + n), 80], is standard normal. `on_step` is called after each
         of the ten steps, and what it raises ends the solve.
         """
-        x = noise.T[None]
+        x = noise.T[None].contiguous()
         context = self._context(tokens, reference)
         frames = x.shape[2]
         padding = (0, -frames % self._bucket)

@@ -27,7 +27,7 @@ from torch.overrides import TorchFunctionMode
 
 from app.engines.chatterbox.voices import ChatterboxVoice, saved_voice
 from app.errors import StartupError
-from app.weights import FILES
+from app.weights import FILES, refuse_other_variants, wrong_variant
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class Models:
 
 def load(model_path: Path, device: str) -> Models:
     """The model in the folder `model_path`. Raises StartupError, naming file and reason."""
-    _refuse_other_variants(model_path)
+    refuse_other_variants(model_path)
     return Models(
         t3=_loaded(T3, model_path / "t3_cfg.safetensors", device),
         s3gen=_loaded(S3Gen, model_path / "s3gen.safetensors", device),
@@ -69,22 +69,7 @@ def load(model_path: Path, device: str) -> Models:
 # --- Which model it is ------------------------------------------------------------------------
 
 
-_VARIANTS = {
-    "t3_turbo_v1.safetensors": "Chatterbox Turbo",
-    "s3gen_meanflow.safetensors": "Chatterbox Turbo",
-    "t3_mtl23ls_v2.safetensors": "Chatterbox Multilingual",
-    "grapheme_mtl_merged_expanded_v1.json": "Chatterbox Multilingual",
-}
 _VOCABULARIES = {2454: "Chatterbox Multilingual", 50_276: "Chatterbox Turbo"}  # of T3's text
-
-
-def _refuse_other_variants(folder: Path) -> None:
-    """The folder of the English model may hold others' files too: its own one decides."""
-    if (folder / "t3_cfg.safetensors").exists():
-        return
-    for name, variant in _VARIANTS.items():
-        if (folder / name).exists():
-            raise _wrong_variant(folder / name, variant)
 
 
 def _variant(weights: Weights) -> str | None:
@@ -93,10 +78,6 @@ def _variant(weights: Weights) -> str | None:
         return "Chatterbox Turbo"
     text = weights.get("text_emb.weight")
     return None if text is None else _VOCABULARIES.get(len(text))
-
-
-def _wrong_variant(path: Path, variant: str) -> StartupError:
-    return StartupError(f"{path} is of {variant}; only the English Chatterbox is supported")
 
 
 # --- Weights ----------------------------------------------------------------------------------
@@ -149,7 +130,7 @@ def _compare(module: nn.Module, weights: Weights, path: Path) -> None:
         name for name in weights if name in expected and weights[name].shape != expected[name].shape
     ]
     if variant := _variant(weights):
-        raise _wrong_variant(path, variant)
+        raise wrong_variant(path, variant)
     if absent:
         raise StartupError(f"{path} lacks {len(absent)} tensors, {absent[0]} for one")
     if odd:

@@ -1,6 +1,6 @@
 """S3Gen: a stream's speech tokens enter, slice by slice, and audio leaves; called by the engine.
 
-    s3gen = S3Gen.of(models.s3gen)                             once a worker
+    s3gen = S3Gen.of(models.s3gen, compiler)                   once a worker
     stream = StreamDecoder(s3gen, voice.s3gen, params)         one for each job
     audio = stream.decode(tokens, last)                        for each slice
 
@@ -16,6 +16,7 @@ from chatterbox.models.s3gen import S3GEN_SR
 from chatterbox.models.s3gen import S3Gen as UpstreamS3Gen
 from torch import Tensor
 
+from app.engines.chatterbox.compilation import NO_COMPILER, Compiler
 from app.engines.chatterbox.flow import FRAMES_PER_TOKEN, MEL_BANDS, Flow, OnStep
 from app.engines.chatterbox.noise import Noise, Use
 from app.engines.chatterbox.vocoder import Vocoder, Waveform
@@ -32,9 +33,15 @@ class S3Gen:
     fade_in: Tensor
 
     @classmethod
-    def of(cls, upstream: UpstreamS3Gen, bucket: int = 1) -> "S3Gen":
-        """`upstream` is changed in place: see `fold_weight_norm`. `bucket`: see `Flow`."""
-        return cls(Flow(upstream.flow, bucket), Vocoder(upstream.mel2wav), upstream.trim_fade)
+    def of(cls, upstream: UpstreamS3Gen, compiler: Compiler = NO_COMPILER) -> "S3Gen":
+        """`upstream` is changed in place: see `fold_weight_norm`."""
+        vocoder = Vocoder(upstream.mel2wav, compiler)
+        return cls(Flow(upstream.flow, compiler), vocoder, upstream.trim_fade)
+
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Run what has a graph for each length in all lengths, on the thread that will use them."""
+        self.flow.warm_up()
 
 
 def _go_on() -> None:

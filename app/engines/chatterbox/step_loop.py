@@ -2,15 +2,17 @@
 
     async for step in loop.speak(request, ahead)      on the event loop, one for each text chunk
 
-All jobs advance in the same steps; they join between two of them, and leave between two of them
-when they have ended or their generator is closed. A job that is `ahead` tokens in front of its
-reader stands aside until it is read, so that T3 does not take from S3Gen what nobody waits for.
+First the batch is warmed up. Then all jobs advance in the same steps; they join between two of
+them, and leave between two of them when they have ended or their generator is closed. A job that is
+`ahead` tokens in front of its reader stands aside until it is read, so that T3 does not take from
+S3Gen what nobody waits for.
 """
 
 import asyncio
 import queue
 import threading
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import Future
 from typing import Protocol
 
 from app.engines.chatterbox.t3 import Step, T3Request
@@ -22,6 +24,7 @@ class Batch(Protocol):
 
     @property
     def free(self) -> int: ...
+    def warm_up(self) -> None: ...
     def admit(self, request: T3Request) -> int: ...
     def step(self, waiting: frozenset[int]) -> dict[int, Step]: ...
     def release(self, slot: int) -> None: ...
@@ -52,18 +55,28 @@ class _Turn:
         self._loop.call_soon_threadsafe(self.gone.set)
 
 
-class StepLoop:
-    """Owns the thread; `steps` counts what the batch has done."""
+def _nothing() -> None:
+    pass
 
-    def __init__(self, batch: Batch) -> None:
+
+class StepLoop:
+    """Owns the thread, on which `adopt` is called first; `steps` counts what the batch has done."""
+
+    def __init__(self, batch: Batch, adopt: Callable[[], None] = _nothing) -> None:
         self.steps = 0
         self._batch = batch
+        self._adopt = adopt
+        self._warm: Future[None] = Future()
         self._arrivals: queue.SimpleQueue[_Turn | None] = queue.SimpleQueue()
         self._queued: list[_Turn] = []
         self._running: dict[int, _Turn] = {}
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="t3", daemon=True)
         self._thread.start()
+
+    async def warm(self) -> None:
+        """Returns when the batch has warmed up. Raises what it raised; then nothing else works."""
+        await asyncio.wrap_future(self._warm)
 
     async def speak(self, request: T3Request, ahead: int) -> AsyncGenerator[Step, None]:
         """The steps of one text chunk; the last has an ending. Raises what the batch raised.
@@ -95,6 +108,13 @@ class StepLoop:
         self._thread.join()
 
     def _run(self) -> None:
+        try:
+            self._adopt()
+            self._batch.warm_up()
+        except Exception as error:  # noqa: BLE001 – told to whoever waits for it
+            self._warm.set_exception(error)
+            return
+        self._warm.set_result(None)
         while not self._closing:
             self._take_arrivals()
             self._dismiss_unwanted()

@@ -9,7 +9,7 @@ The weights are those of upstream's `T3`, the loop around them is not: upstream 
 a time. All calls come from one thread, the engine's step loop.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum, auto
 from itertools import product
@@ -25,6 +25,7 @@ from chatterbox.models.tokenizers import EnTokenizer
 from chatterbox.tts import punc_norm
 from torch import Tensor, nn
 
+from app.engines.chatterbox.compilation import NO_COMPILER, Compiler
 from app.engines.chatterbox.sampling import Controls, controls_row, sample
 from app.engines.chatterbox.voices import ChatterboxVoice
 from app.errors import EmptyText, TextTooLong
@@ -96,9 +97,7 @@ class T3Batch:
     """Up to `slots` jobs that advance together; each gets the tokens that it would get alone.
 
     Each slot has a cache of two rows, `max_positions` long: at full size in float32 491,520 bytes
-    a position, at once on a GPU and as they are reached on the CPU. `compiler` may replace the
-    function that every step calls; it is called with few different arguments, all of which
-    `warm_up` goes through.
+    a position, at once on a GPU and as they are reached on the CPU.
     """
 
     def __init__(
@@ -106,10 +105,10 @@ class T3Batch:
         t3: T3,
         slots: int,
         max_positions: int = DEFAULT_POSITIONS,
-        compiler: Callable[["Decoder"], Callable[[int, int], Tensor]] = lambda decoder: decoder,
+        compiler: Compiler = NO_COMPILER,
     ) -> None:
         self._decoder = Decoder(t3, slots, max_positions)
-        self._advance = compiler(self._decoder)
+        self._advance = compiler.fixed(self._decoder)
         self._widths = _doubling(min(_FEWEST_SLOTS, slots), slots)
         self._spans = _doubling(min(_FIRST_SPAN, max_positions), max_positions)
         self._idle = set(range(slots))

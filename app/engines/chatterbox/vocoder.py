@@ -14,6 +14,7 @@ from chatterbox.models.s3gen.hifigan import HiFTGenerator
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from app.engines.chatterbox.compilation import NO_COMPILER, Compiler
 from app.engines.chatterbox.noise import Noise, Use
 
 PITCH_REACH = 5
@@ -30,24 +31,21 @@ HELD_BACK = PITCH_REACH + FILTER_REACH
 class Vocoder:
     """HiFT's three parts, without state; 480 samples a frame.
 
-    `pitch` and `filter` are plain attributes, to be replaced by their compiled selves. `hift` is
-    changed in place: see `fold_weight_norm`.
+    `hift` is changed in place: see `fold_weight_norm`.
     """
 
     pitch: Callable[[Tensor], Tensor]
     """Mel, float32 [1, 80, n] → Hz, float32 [1, n]."""
 
-    filter: Callable[[Tensor, Tensor], Tensor]
-    """Mel, float32 [1, 80, n], and source, float32 [1, 1, 480·n] → audio, float32 [1, 480·n]."""
-
-    def __init__(self, hift: HiFTGenerator) -> None:
+    def __init__(self, hift: HiFTGenerator, compiler: Compiler = NO_COMPILER) -> None:
         fold_weight_norm(hift)
         for convolution in hift.source_downs:  # given NumPy's integers, which break the graph
             convolution.stride = tuple(map(int, convolution.stride))
             convolution.padding = tuple(map(int, convolution.padding))
         hift.stft_window = hift.stft_window.to(hift.conv_post.weight.device)
-        self.pitch = hift.f0_predictor
-        self.filter = hift.decode
+        self.pitch = compiler.flexible(hift.f0_predictor)
+        self._spectrum = compiler.flexible(SpectrumFilter(hift))
+        self._hift = hift
         self.samples_per_frame = int(hift.f0_upsamp.scale_factor)
         self.harmonics = hift.nb_harmonics + 1
         self._sines = hift.m_source.l_sin_gen
@@ -76,6 +74,45 @@ class Vocoder:
         loudness = voiced * sines.noise_std + (1 - voiced) * sines.sine_amp / 3
         merged: Tensor = self._merge(voiced * sines.sine_amp * angles.sin() + loudness * noise)
         return merged[:, 0], edges
+
+    def filter(self, mel: Tensor, source: Tensor) -> Tensor:
+        """The audio, float32 [1, 480·n], for `mel`, float32 [1, 80, n], and `source`, [1, 480·n].
+
+        As upstream's `HiFTGenerator.decode`.
+        """
+        hift = self._hift
+        spectrum = torch.cat(hift._stft(source), dim=1)
+        audio: Tensor = hift._istft(*self._spectrum(mel, spectrum))
+        return audio.clamp(-hift.audio_limit, hift.audio_limit)
+
+
+class SpectrumFilter(nn.Module):
+    """Filters the source into what the mel says, both as spectra: all of HiFT that has weights.
+
+    The transforms around it are left out, since the inverse compiles for one length only.
+    """
+
+    def __init__(self, hift: HiFTGenerator) -> None:
+        super().__init__()
+        self.hift = hift
+        self.bins = hift.istft_params["n_fft"] // 2 + 1
+
+    def forward(self, mel: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
+        """Magnitude and phase, float32 [1, 9, 120·n + 1] each.
+
+        `mel`: float32 [1, 80, n]. `source`: real and imaginary parts, float32 [1, 18, 120·n + 1].
+        """
+        hift, kernels = self.hift, self.hift.num_kernels
+        x = hift.conv_pre(mel)
+        for stage, upsample in enumerate(hift.ups):
+            x = upsample(F.leaky_relu(x, hift.lrelu_slope))
+            if stage == hift.num_upsamples - 1:
+                x = hift.reflection_pad(x)
+            x = x + hift.source_resblocks[stage](hift.source_downs[stage](source))
+            blocks = hift.resblocks[stage * kernels : (stage + 1) * kernels]
+            x = sum(block(x) for block in blocks) / kernels
+        x = hift.conv_post(F.leaky_relu(x))
+        return x[:, : self.bins].exp(), x[:, self.bins :].sin()
 
 
 class Waveform:
@@ -106,7 +143,7 @@ class Waveform:
         first = max(0, self._given // length - FILTER_REACH)
         window = mel[None, :, first:].contiguous()
         source, edges = self._excite(window, first)
-        audio = self._vocoder.filter(window, source[first * length :][None, None])[0]
+        audio = self._vocoder.filter(window, source[None, first * length :])[0]
 
         ready = frames if last else max(0, frames - HELD_BACK)
         fresh = audio[self._given - first * length : (ready - first) * length]

@@ -18,18 +18,7 @@ CPU = torch.device("cpu")
 HARMONICS = 9
 SAMPLES_PER_FRAME = 480
 
-DEFAULTS = SynthesisParams(
-    cfg_guidance_weight=0.5,
-    synthesis_temperature=0.8,
-    voice_exaggeration_factor=0.5,
-    text_processing_chunk_size=100,
-    audio_tokens_per_slice=35,
-    remove_leading_milliseconds=0,
-    remove_trailing_milliseconds=0,
-    chunk_overlap_method="full",
-    crossfade_duration_milliseconds=30,
-    seed=1,
-)
+DEFAULTS = SynthesisParams(seed=1)
 
 
 @cache

@@ -83,7 +83,7 @@ async def test_a_cancelled_job_leaves_its_place_to_others(engine: ChatterboxEngi
     long.cancel()
     with pytest.raises(asyncio.CancelledError):
         await long
-    assert engine._batch.free == 3
+    assert engine._t3._batch.free == 3
     assert await speak(engine, seed=1) == before
 
 

@@ -297,7 +297,7 @@ def test_a_replaced_file_changes_the_digest(folder: Path) -> None:
     assert tiny(folder).digest != before
 
 
-@pytest.mark.full_size
+@pytest.mark.heavy
 @pytest.mark.timeout(600)
 def test_every_tensor_is_upstreams_at_full_size() -> None:
     checkpoint = full_checkpoint()
