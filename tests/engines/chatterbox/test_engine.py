@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,15 @@ import pytest
 import pytest_asyncio
 
 from app.engines.base import EngineConfig, TextChunk
-from app.engines.chatterbox.engine import WARM_UP_PARAMS, ChatterboxEngine
+from app.engines.chatterbox.engine import ChatterboxEngine
+from app.messages import SynthesisParams
 from app.worker.pipeline import Pipeline, QueueSizes
 from tests.engines.chatterbox.tiny import TinyChatterbox
 from tests.service import ROOT, Service
 
 TEXT = "Hello there, this is a test. It has two sentences."
 SAMPLES_PER_TOKEN = 960
-PARAMS = msgspec.structs.replace(WARM_UP_PARAMS, audio_tokens_per_slice=20)
+PARAMS = SynthesisParams(audio_tokens_per_slice=20)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -97,21 +99,30 @@ async def test_exaggeration_and_guidance_change_what_is_said(engine: ChatterboxE
     assert len(set(said)) == 3
 
 
-def test_the_service_speaks_in_an_uploaded_voice(
+def test_every_worker_speaks_in_an_uploaded_voice_even_while_it_is_deleted(
     start: Callable[..., Service], tiny_checkpoint: Path
 ) -> None:
     service = start(
-        MODEL="tests.engines.chatterbox.tiny:TinyChatterbox", MODEL_PATH=tiny_checkpoint
+        MODEL="tests.engines.chatterbox.tiny:TinyChatterbox",
+        MODEL_PATH=tiny_checkpoint,
+        WORKERS_PER_DEVICE=2,
     )
     recording = (ROOT / "preloaded-voices" / "austen.wav").read_bytes()
     body = {"text": TEXT, "seed": 1, "format": "raw_pcm"}
-    with service.client() as client:
+    cloned = {**body, "voice_id": "uploaded.wav"}
+    with service.client() as client, ThreadPoolExecutor(2) as clients:
         own = client.post("/tts/generate", json=body).raise_for_status()
         assert own.headers["X-TTS-Model"] == "chatterbox"
-        uploaded = client.post("/voices", files={"file": ("austen.wav", recording)})
+        uploaded = client.post("/voices", files={"file": ("uploaded.wav", recording)})
         assert uploaded.status_code == 201
-        cloned = client.post("/tts/generate", json={**body, "voice_id": "austen.wav"})
-    cloned.raise_for_status()
-    assert "X-TTS-Notice" not in cloned.headers
-    assert len(cloned.content) > 0
-    assert cloned.content != own.content
+        assert client.get("/voices").json() == ["uploaded.wav"]
+        one, other = clients.map(lambda _: client.post("/tts/generate", json=cloned), range(2))
+        assert "X-TTS-Notice" not in one.headers
+        assert one.raise_for_status().content == other.raise_for_status().content != own.content
+
+        with client.stream("POST", "/tts/generate", json=cloned) as running:
+            pieces = running.iter_bytes()
+            begun = next(pieces)
+            assert client.delete("/voices/uploaded.wav").status_code == 200
+            assert begun + b"".join(pieces) == one.content
+        assert client.post("/tts/generate", json=cloned).status_code == 404
