@@ -103,6 +103,15 @@ class LoadingEngine(ScriptedEngine):
             await asyncio.sleep(0.02)
 
 
+class NoteworthyEngine(ScriptedEngine):
+    compiled = True
+    notice = "something to know"
+
+    def __init__(self, config: EngineConfig) -> None:
+        super().__init__(config)
+        self.runaways = 3
+
+
 class ScriptedDecoder:
     def __init__(self, voice: int, seed: int) -> None:
         self._voice = voice

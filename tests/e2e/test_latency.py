@@ -54,7 +54,7 @@ def test_a_sentence_is_heard_at_once(client: httpx.Client, format_name: str) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("format_name", FORMATS)
+@pytest.mark.parametrize("format_name", ["mp3", "fmp4"])
 def test_a_minute_is_heard_long_before_it_is_complete(
     client: httpx.Client, format_name: str
 ) -> None:

@@ -1,7 +1,7 @@
 """What the service says of itself: `/system-status`, `/health`, `/ready`, `/ping`."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic
 
@@ -95,6 +95,16 @@ def test_a_ready_service_says_so_on_every_probe(preview: Service) -> None:
         "version": __version__,
         "compiled": False,
     }
+
+
+def test_what_an_engine_says_of_itself_is_passed_on(start: Callable[..., Service]) -> None:
+    service = start(MODEL="tests.scripted:NoteworthyEngine")
+    with service.client() as client:
+        health = client.get("/health").json()
+    assert (health["compiled"], health["notice"]) == (True, "something to know")
+    service.wait_until(lambda: service.status()["workers"][0]["runaways"] == 3)
+    [worker] = service.status()["workers"]
+    assert (worker["compiled"], worker["notice"]) == (True, "something to know")
 
 
 def test_a_starting_service_is_alive_but_not_ready(loading: Service) -> None:

@@ -155,7 +155,8 @@ async def test_what_cannot_be_compiled_speaks_all_the_same(
     await engine.close()
 
 
-def test_the_service_says_that_a_model_could_not_be_compiled(
+@pytest.mark.heavy
+def test_without_a_c_compiler_the_service_speaks_all_the_same(
     start: Callable[..., Service], tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     service = start(
@@ -167,11 +168,8 @@ def test_the_service_says_that_a_model_could_not_be_compiled(
     )
     with service.client() as client:
         health = client.get("/health").json()
-        (worker,) = client.get("/system-status").json()["workers"]
         assert client.post("/tts/generate", json={"text": TEXT}).content
     assert not health["compiled"]
-    assert not worker["compiled"]
-    assert health["notice"] == worker["notice"]
     assert "not compiled" in health["notice"]
 
 
