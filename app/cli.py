@@ -151,8 +151,8 @@ async def _speak(
         try:
             if source and not engine.clones_voices:
                 console.print(f"the {engine.name} voice ignores --voice")
-            prepared = await voice_from_file(engine, source) if source else engine.default_voice
             await engine.warm_up()
+            prepared = await voice_from_file(engine, source) if source else engine.default_voice
             bar.update(task, description="speaking")
             timing = await speak_to_file(
                 engine,

@@ -57,6 +57,10 @@ class BoundedProtocol(HttpToolsProtocol):
         if not self._deadline:
             self._set_deadline()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._incoming == "headers":  # nobody reads what a chunked body may be followed by
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         self._incoming = "body"
         self._clear_deadline()
@@ -66,6 +70,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._incoming = "nothing"
         self._clear_deadline()
         super().on_message_complete()
+        if not self._answering:  # uvicorn's timer between requests was stopped by this one's body
+            self._set_deadline()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -75,6 +81,7 @@ class BoundedProtocol(HttpToolsProtocol):
     # --- limits ---------------------------------------------------------------------------------
 
     def _set_deadline(self) -> None:
+        self._clear_deadline()
         self._deadline = self.loop.call_later(self.patience_s, self._give_up)
 
     def _clear_deadline(self) -> None:

@@ -23,17 +23,21 @@ class Impatient(BoundedProtocol):
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    """`/now` answers at once, `/later` after all patience, `/read` with the length of the body."""
+    """`/now` answers at once, `/later` after all patience, `/read` with the length of the body,
+    `/headers` with the number of headers, after the body.
+    """
     length = 0
     match scope["path"]:
         case "/later":
             await asyncio.sleep(3 * PATIENCE_S)
-        case "/read":
+        case "/read" | "/headers":
             more = True
             while more:
                 message = await receive()
                 length += len(message["body"])
                 more = message["more_body"]
+    if scope["path"] == "/headers":
+        length = len(scope["headers"])
     body = str(length).encode()
     headers = [(b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -190,3 +194,30 @@ async def test_a_body_that_nobody_wants_any_more_is_not_taken_for_ever(
         pass
     finally:
         trickling.cancel()
+
+
+async def test_what_follows_a_chunked_body_is_not_kept(connection: Connection) -> None:
+    connection.send(b"POST /headers HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+    connection.send(b"1\r\nx\r\n0\r\n" + b"X-After: all\r\n" * 1000 + b"\r\n")
+    assert await connection.answer() == b"2"
+
+
+async def test_a_connection_whose_body_came_after_the_answer_is_closed_too(
+    connection: Connection,
+) -> None:
+    connection.send(b"POST /now HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nx")
+    assert await connection.answer() == b"0"
+    connection.send(b"x")
+    assert await connection.rest() == b""
+
+
+async def test_an_old_deadline_does_not_outlive_its_reason(connection: Connection) -> None:
+    connection.send(GET.replace(b"now", b"later"))
+    connection.send(b"POST /now HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nx")
+    assert await connection.answer() == b"0"
+    assert await connection.answer() == b"0"
+    connection.send(b"x" + GET)
+    assert await connection.answer() == b"0"
+    await asyncio.sleep(1.5 * PATIENCE_S)  # KEEP_ALIVE_S is longer
+    connection.send(GET)
+    assert await connection.answer() == b"0"

@@ -8,7 +8,7 @@ import pytest
 from app.audio.encoder import ENCODERS
 from app.messages import SAMPLE_RATE
 from app.text import clean, split
-from tests.recogniser import Audio, decode_audio, transcribe, words
+from tests.recogniser import Audio, decode_audio, transcribe, transcribe_all, words
 from tests.service import Service
 
 MAX_WORD_ERROR_RATE = 0.12
@@ -35,7 +35,7 @@ SENTENCES = [
 def test_ten_sentences_are_read_back(preview: Service, format_name: str) -> None:
     written = [" ".join(words(sentence)) for sentence in SENTENCES]
     spoken = [speak(preview, text, format_name, seed) for seed, text in enumerate(SENTENCES)]
-    heard = [" ".join(transcribe(audio)) for audio in spoken]
+    heard = [" ".join(heard) for heard in transcribe_all(spoken)]
     print(f"{format_name}: word error rate {jiwer.wer(written, heard):.1%}")
     assert jiwer.wer(written, heard) <= MAX_WORD_ERROR_RATE, heard
 

@@ -72,13 +72,13 @@ async def system_status(services: ServicesOf) -> SystemStatus:
 @probes.api_route("/health", methods=["GET", "HEAD"], summary="The process is alive")
 async def health(services: ServicesOf) -> Health:
     """200 whatever `status` says."""
-    ready = services.master.supervisor.ready
+    ready = [seat.ready for seat in services.master.supervisor.seats if seat.ready]
     return Health(
         status=_status(services),
         model=services.master.model,
         version=__version__,
-        compiled=bool(ready and ready.compiled),
-        notice=ready.notice if ready else None,
+        compiled=bool(ready) and all(worker.compiled for worker in ready),
+        notice=next((worker.notice for worker in ready if worker.notice), None),
     )
 
 

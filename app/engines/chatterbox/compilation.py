@@ -5,8 +5,11 @@
     compiler.flexible(part)    the vocoder's parts: one graph, any length
 
 Each must become one graph without a break, or raise when it is first called. On CUDA the first two
-are recorded and replayed ("reduce-overhead"), once for every argument or length, on the thread that
-recorded them. The vocoder is not: its lengths are too many to record.
+are recorded and replayed ("reduce-overhead"): for every argument or length, in the second call with
+it, on the thread that is to replay it. The vocoder is not: its lengths are too many to record.
+
+Whether shapes are fixed is a flag that torch keeps for all threads while one of them compiles, so
+nothing else of this may run meanwhile.
 """
 
 import threading
@@ -31,6 +34,8 @@ class Compiler(Protocol):
     """What turns the hot path's functions into faster ones."""
 
     bucket: int
+    rehearsals: int
+    """How often a function is to be called in each shape before none of it is left to be done."""
 
     def fixed(self, step: Step) -> Step: ...
     def bucketed(self, step: Step) -> Step: ...
@@ -45,6 +50,7 @@ class NoCompiler:
     """Leaves everything as it is written."""
 
     bucket = 1
+    rehearsals = 1
 
     def fixed(self, step: Step) -> Step:
         return step
@@ -71,7 +77,7 @@ class TorchCompiler:
         self._records = device.type == "cuda"
         self._backend = backend
         self.bucket = BUCKET if self._records else 1
-        torch._dynamo.config.cache_size_limit = MOST_GRAPHS
+        self.rehearsals = 2 if self._records else 1
 
     def fixed(self, step: Step) -> Step:
         return self._recorded(step, dynamic=False)
@@ -84,7 +90,10 @@ class TorchCompiler:
         return cast(Function, compiled)
 
     def adopt_thread(self) -> None:
-        """torch keeps its recordings by thread, and knows no others than it started itself."""
+        """Newer versions of torch have a configuration for each thread. All of them keep recordings
+        by thread, and know no threads but their own.
+        """
+        torch._dynamo.config.cache_size_limit = MOST_GRAPHS
         if self._records:
             from torch._inductor import cudagraph_trees
 

@@ -7,6 +7,7 @@ modules beside this one.
 """
 
 import asyncio
+import gc
 import logging
 import threading
 from collections.abc import AsyncGenerator
@@ -37,9 +38,6 @@ SLICES_AHEAD = 2
 """How far T3 may be in front of S3Gen, in slices, before a job stands aside."""
 
 VOICE_CACHE = ".voices"
-
-WARM_UP_PARAMS = SynthesisParams(audio_tokens_per_slice=10)
-WARM_UP_SLICES = 3
 
 
 class ChatterboxEngine:
@@ -75,6 +73,7 @@ class ChatterboxEngine:
     async def _dismantle(self) -> None:
         await asyncio.to_thread(self._t3.close)
         await asyncio.to_thread(self._s3gen_thread.shutdown, cancel_futures=True)
+        del self._t3, self._s3gen
 
     @property
     def steps(self) -> int:
@@ -127,31 +126,23 @@ class ChatterboxEngine:
         """Run both stages in every shape. If they cannot be compiled, `notice` says why."""
         try:
             await self._run_hot_path()
+            return
         except Exception as error:  # a compiler's errors have no common type
             if not self.compiled:
                 raise
             self.notice = f"not compiled, speech takes longer: {_root(error)}"
             log.warning(self.notice)
             log.debug("while compiling", exc_info=True)
-            await self._dismantle()
-            self._assemble(NO_COMPILER)
-            await self._run_hot_path()
+        await self._dismantle()
+        gc.collect()  # the traceback was the last to hold on to what is in the way on a full GPU
+        self._assemble(NO_COMPILER)
+        await self._run_hot_path()
 
     async def _run_hot_path(self) -> None:
-        """One stage after the other: torch compiles as the thread that came last has asked for."""
+        """One stage after the other: see `compilation`."""
         await self._t3.warm()
-        chunk = TextChunk("This is a warm up.", 0)
-        said = self.speech_tokens(chunk, self.default_voice, WARM_UP_PARAMS)
-        slices = []
-        async with aclosing(said):
-            async for piece in said:
-                slices.append(piece)
-                if len(slices) == WARM_UP_SLICES:
-                    break
-        await run_to_its_end(self._s3gen_thread, self._s3gen.warm_up)
-        decoder = self.new_decoder(self.default_voice, WARM_UP_PARAMS)
-        for piece in slices:
-            await decoder.decode(piece)
+        warm_up = partial(self._s3gen.warm_up, self.default_voice.s3gen)
+        await run_to_its_end(self._s3gen_thread, warm_up)
 
     async def close(self) -> None:
         await self._dismantle()

@@ -41,9 +41,10 @@ class Flow:
         self.step = compiler.bucketed(step)
         self._flow = flow
         self._bucket = compiler.bucket
+        self._rehearsals = compiler.rehearsals
 
     def warm_up(self) -> None:
-        """Run the step in every length, if there are few; otherwise it fits them all."""
+        """Run the step in every length, if they are few; otherwise one graph fits them all."""
         if self._bucket == 1:
             return
         weight = self._flow.encoder_proj.weight
@@ -51,7 +52,8 @@ class Flow:
         for frames in range(self._bucket, LONGEST + self._bucket, self._bucket):
             x = weight.new_zeros(1, MEL_BANDS, frames)
             context = weight.new_zeros(2, 3 * MEL_BANDS, frames)
-            self.step(x, context, start, stop, weight.new_zeros(2, 1, frames))
+            for _ in range(self._rehearsals):
+                self.step(x, context, start, stop, weight.new_zeros(2, 1, frames))
 
     def solve(
         self, tokens: Tensor, reference: S3GenReference, noise: Tensor, on_step: OnStep

@@ -39,9 +39,12 @@ class S3Gen:
         return cls(Flow(upstream.flow, compiler), vocoder, upstream.trim_fade)
 
     @torch.inference_mode()
-    def warm_up(self) -> None:
-        """Run what has a graph for each length in all lengths, on the thread that will use them."""
+    def warm_up(self, reference: S3GenReference) -> None:
+        """Run all of it, in every shape that has a graph of its own, so that no request waits."""
         self.flow.warm_up()
+        stream = StreamDecoder(self, reference, SynthesisParams())
+        for last in (False, False, True):
+            stream.decode(reference.prompt_token.new_zeros(10), last)
 
 
 def _go_on() -> None:

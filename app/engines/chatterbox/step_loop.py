@@ -11,7 +11,7 @@ S3Gen what nobody waits for.
 import asyncio
 import queue
 import threading
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import Future
 from typing import Protocol
 
@@ -24,7 +24,7 @@ class Batch(Protocol):
 
     @property
     def free(self) -> int: ...
-    def warm_up(self) -> None: ...
+    def warm_up(self) -> Iterator[None]: ...
     def admit(self, request: T3Request) -> int: ...
     def step(self, waiting: frozenset[int]) -> dict[int, Step]: ...
     def release(self, slot: int) -> None: ...
@@ -75,8 +75,8 @@ class StepLoop:
         self._thread.start()
 
     async def warm(self) -> None:
-        """Returns when the batch has warmed up. Raises what it raised; then nothing else works."""
-        await asyncio.wrap_future(self._warm)
+        """Returns when the batch has warmed up. Raises what it raised: then all is over."""
+        await asyncio.shield(asyncio.wrap_future(self._warm))
 
     async def speak(self, request: T3Request, ahead: int) -> AsyncGenerator[Step, None]:
         """The steps of one text chunk; the last has an ending. Raises what the batch raised.
@@ -110,7 +110,9 @@ class StepLoop:
     def _run(self) -> None:
         try:
             self._adopt()
-            self._batch.warm_up()
+            for _ in self._batch.warm_up():
+                if self._closing:
+                    return
         except Exception as error:  # noqa: BLE001 – told to whoever waits for it
             self._warm.set_exception(error)
             return

@@ -9,7 +9,7 @@ The weights are those of upstream's `T3`, the loop around them is not: upstream 
 a time. All calls come from one thread, the engine's step loop.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
 from itertools import product
@@ -109,6 +109,7 @@ class T3Batch:
     ) -> None:
         self._decoder = Decoder(t3, slots, max_positions)
         self._advance = compiler.fixed(self._decoder)
+        self._rehearsals = compiler.rehearsals
         self._widths = _doubling(min(_FEWEST_SLOTS, slots), slots)
         self._spans = _doubling(min(_FIRST_SPAN, max_positions), max_positions)
         self._idle = set(range(slots))
@@ -119,12 +120,14 @@ class T3Batch:
         """How many jobs may be admitted."""
         return len(self._idle)
 
-    @torch.inference_mode()
-    def warm_up(self) -> None:
-        """Run a step in all its shapes, so that no request waits for one to be compiled."""
+    def warm_up(self) -> Iterator[None]:
+        """Run a step in all its shapes, so that no request waits for one; pauses after each."""
         self._decoder.move_only(())
         for width, span in product(self._widths, self._spans):
-            self._advance(width, span)
+            with torch.inference_mode():
+                for _ in range(self._rehearsals):
+                    self._advance(width, span)
+            yield
 
     @torch.inference_mode()
     def admit(self, request: T3Request) -> int:
@@ -281,6 +284,7 @@ class Decoder(nn.Module):
         embedded = self.t3.speech_emb(self.token[:width, None])
         embedded = embedded + self.t3.speech_pos_emb.get_fixed_embedding(spoken)
         positions = self.length[:width, None] + spoken
+        positions = positions.clamp(max=len(self.cosine) - 1)  # of who has filled his cache
         hidden = self.transform(both_rows(embedded), 0, both_rows(positions), span)
         logits: Tensor = self.t3.speech_head(hidden)
         return logits.float().view(width, 2, -1)

@@ -16,7 +16,9 @@ from app.engines.base import EngineConfig
 from app.engines.chatterbox import engine as engine_module
 from app.engines.chatterbox.compilation import NO_COMPILER, Compiler, TorchCompiler
 from app.engines.chatterbox.engine import ChatterboxEngine
+from app.engines.chatterbox.flow import LONGEST, MEL_BANDS, Flow
 from app.engines.chatterbox.loading import Models
+from app.engines.chatterbox.noise import Noise, Use
 from app.engines.chatterbox.t3 import T3Batch, T3Request, tokenize
 from app.messages import SynthesisParams
 from app.worker.pipeline import Pipeline, QueueSizes
@@ -156,6 +158,37 @@ async def test_what_cannot_be_compiled_speaks_all_the_same(
 
 
 @pytest.mark.heavy
+def test_every_width_of_a_step_has_its_graph(models: Models) -> None:
+    """Nine, more than torch makes unless it is told so, on a thread like the engine's."""
+    graphs, runs = Graphs(), 0
+    compiler = TorchCompiler(models.device, graphs)
+    compiler.rehearsals = 2
+    batch = T3Batch(models.t3, slots=300, max_positions=256, compiler=compiler)
+    with ThreadPoolExecutor(1, initializer=compiler.adopt_thread) as thread:
+        for _ in thread.submit(lambda: list(batch.warm_up())).result():
+            runs += 2
+    assert (graphs.built, graphs.runs.total()) == (9, runs)
+
+
+@torch.inference_mode()
+def test_the_flow_has_one_graph_for_all_its_buckets(models: Models) -> None:
+    graphs = Graphs()
+    compiler = TorchCompiler(models.device, graphs)
+    compiler.bucket = 500
+    flow = Flow(models.s3gen.flow, compiler)
+    flow.warm_up()
+    assert (graphs.built, graphs.runs.total()) == (1, LONGEST / 500)
+    reference = models.default_voice.s3gen
+    tokens = torch.arange(60)
+    noise = Noise(1, 0, models.device).frames(Use.FLOW, 0, 220, MEL_BANDS)
+    plain = Flow(models.s3gen.flow).solve(tokens, reference, noise, lambda: None)
+    mel = flow.solve(tokens, reference, noise, lambda: None)
+    assert mel.shape == plain.shape
+    assert (mel - plain).abs().max() < 1e-4 * (plain.max() - plain.min())
+    assert graphs.built == 1
+
+
+@pytest.mark.heavy
 def test_without_a_c_compiler_the_service_speaks_all_the_same(
     start: Callable[..., Service], tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -185,7 +218,7 @@ def test_t3_compiled_for_real_says_the_same(
 
     def tokens(compiler: Compiler) -> list[int | None]:
         batch = T3Batch(models.t3, 1, max_positions=256, compiler=compiler)
-        batch.warm_up()
+        list(batch.warm_up())
         slot = batch.admit(request)
         return [batch.step()[slot].token for _ in range(30)]
 

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 import pytest_asyncio
+from perth import PerthImplicitWatermarker
 
 from app.engines.base import EngineConfig, TextChunk
 from app.engines.chatterbox.engine import ChatterboxEngine
-from app.messages import SynthesisParams
+from app.messages import SAMPLE_RATE, SynthesisParams
 from app.worker.pipeline import Pipeline, QueueSizes
 from tests.engines.chatterbox.tiny import TinyChatterbox
 from tests.service import ROOT, Service
@@ -99,6 +101,16 @@ async def test_exaggeration_and_guidance_change_what_is_said(engine: ChatterboxE
     assert len(set(said)) == 3
 
 
+async def test_speech_is_marked_as_synthetic_unless_told_otherwise(tiny_checkpoint: Path) -> None:
+    detector = PerthImplicitWatermarker()
+    for watermark in (True, False):
+        config = EngineConfig("cpu", 1, str(tiny_checkpoint), watermark=watermark)
+        engine = TinyChatterbox(config)
+        audio = np.frombuffer(await speak(engine, seed=1), np.int16) / np.float32(32768)
+        await engine.close()
+        assert (detector.get_watermark(audio, SAMPLE_RATE, round=False) > 0.9) == watermark
+
+
 def test_every_worker_speaks_in_an_uploaded_voice_even_while_it_is_deleted(
     start: Callable[..., Service], tiny_checkpoint: Path
 ) -> None:
@@ -110,12 +122,18 @@ def test_every_worker_speaks_in_an_uploaded_voice_even_while_it_is_deleted(
     recording = (ROOT / "preloaded-voices" / "austen.wav").read_bytes()
     body = {"text": TEXT, "seed": 1, "format": "raw_pcm"}
     cloned = {**body, "voice_id": "uploaded.wav"}
+
+    def prepared() -> int:
+        return service.log().count(" prepared after ")
+
+    before = prepared()
     with service.client() as client, ThreadPoolExecutor(2) as clients:
         own = client.post("/tts/generate", json=body).raise_for_status()
         assert own.headers["X-TTS-Model"] == "chatterbox"
         uploaded = client.post("/voices", files={"file": ("uploaded.wav", recording)})
         assert uploaded.status_code == 201
         assert client.get("/voices").json() == ["uploaded.wav"]
+        service.wait_until(lambda: prepared() == before + 2)
         one, other = clients.map(lambda _: client.post("/tts/generate", json=cloned), range(2))
         assert "X-TTS-Notice" not in one.headers
         assert one.raise_for_status().content == other.raise_for_status().content != own.content
@@ -124,5 +142,6 @@ def test_every_worker_speaks_in_an_uploaded_voice_even_while_it_is_deleted(
             pieces = running.iter_bytes()
             begun = next(pieces)
             assert client.delete("/voices/uploaded.wav").status_code == 200
+            assert service.busy() == 1
             assert begun + b"".join(pieces) == one.content
         assert client.post("/tts/generate", json=cloned).status_code == 404

@@ -85,7 +85,7 @@ def test_the_last_solve_of_a_stream_is_the_whole_chunks(decoder_for, models, ups
     assert mel_error(mels[-1], right) < 1e-4
 
 
-def test_noise_by_position_brings_successive_solves_closer(decoder_for, mels, record_property):
+def test_noise_by_position_brings_successive_solves_closer(decoder_for, mels):
     """Not together: attention is full, and each frame hears of those that came to be known."""
     for seed in (1, 2):
         stream(decoder_for(seed=seed), TOKENS, 35)
@@ -100,7 +100,6 @@ def test_noise_by_position_brings_successive_solves_closer(decoder_for, mels, re
         "another noise": apart(others[0], second),
     }
     for name, figure in figures.items():
-        record_property(name, figure)
         print(f"{name}: {figure:.3f} of the mel's standard deviation")
     assert figures["35 tokens, then 70"] < figures["another noise"] / 2
     assert figures["70 tokens, then 75"] < figures["another noise"] / 5

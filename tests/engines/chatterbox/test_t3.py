@@ -310,7 +310,7 @@ def test_a_job_that_waits_says_afterwards_what_it_would_have_said(model, request
     said = [batch.step()[slot].token for _ in range(10)]
     for neighbour in (other, long_text):
         batch.admit(neighbour)
-    batch.warm_up()
+    list(batch.warm_up())
     for _ in range(20):
         assert slot not in batch.step(waiting=frozenset({slot}))
     assert batch.step(waiting=frozenset(range(4))) == {}
@@ -366,6 +366,22 @@ def test_a_job_that_runs_away_is_cut_and_says_so(model, request_for):
 )
 def test_a_text_may_take_four_times_the_tokens_that_are_usual(length, tokens):
     assert max_tokens("x" * length) == tokens
+
+
+def test_a_job_that_has_filled_its_cache_is_no_harm_to_its_neighbour(model, request_for):
+    patient = request_for(max_tokens=30)
+    alone = speak(T3Batch(model, slots=2), patient)
+    prompt = embed_prompt(model, patient).shape[1]
+    batch = T3Batch(model, slots=2, max_positions=prompt + 40)
+    slot = batch.admit(patient)
+    said = [batch.step()[slot] for _ in range(5)]
+    longer = request_for(TEXT + " " + TEXT[:22])
+    full = batch.admit(longer)
+    said += advance(batch, slot)
+    assert batch._jobs[full].ending is Ending.CUT
+    batch.release(full)
+    assert [step.token for step in said] == alone
+    assert speak(batch, patient) == alone
 
 
 def test_a_job_never_outgrows_its_cache(model, request_for):
