@@ -1,0 +1,51 @@
+"""The whole service with Chatterbox at full size, with random weights, on a CPU: some minutes.
+
+    pytest -m heavy -s tests/e2e/test_full_size.py
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from time import monotonic
+
+import pytest
+
+from app.audio.encoder import ENCODERS
+from app.messages import SAMPLE_RATE
+from tests.checkpoint import full_checkpoint
+from tests.recogniser import decode_audio
+from tests.service import Service
+
+SECONDS = 2.8  # of "Sound.", for which the engine allows 70 tokens
+MOST_MEMORY_GB = 4.5
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(1200)
+def test_chatterbox_streams_in_every_format(start: Callable[..., Service]) -> None:
+    service = start(MODEL="chatterbox", MODEL_PATH=full_checkpoint())
+    with service.client(timeout=600) as client:
+        assert client.get("/health").json()["model"] == "chatterbox"
+        for name in ENCODERS:
+            began, arrivals, body = monotonic(), [], b""
+            request = {"text": "Sound.", "format": name, "seed": 1}
+            with client.stream("POST", "/tts/generate", json=request) as answer:
+                for piece in answer.iter_raw():
+                    arrivals.append(monotonic() - began)
+                    body += piece
+            spoken_s = len(decode_audio(body, name)) / SAMPLE_RATE
+            print(f"{name}: first bytes after {arrivals[0]:.1f} s, all after {arrivals[-1]:.1f} s")
+            assert spoken_s == pytest.approx(SECONDS, abs=0.1)
+            assert arrivals[0] < 0.8 * arrivals[-1]
+    [worker] = service.status()["workers"]
+    memory_gb = most_memory_gb(worker["pid"])
+    print(f"memory of the worker: {memory_gb:.2f} GB")
+    assert memory_gb < MOST_MEMORY_GB
+
+
+def most_memory_gb(pid: int) -> float:
+    """The most that a process has had in memory so far, mapped files included."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    match = re.search(r"VmHWM:\s+(\d+) kB", status)
+    assert match
+    return int(match[1]) * 1024 / 1e9
