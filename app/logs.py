@@ -15,12 +15,19 @@ class OneLine(logging.Formatter):
         return super().formatMessage(record)
 
 
+_ELSEWHERE = (
+    "ASGI callable returned without completing",
+    "Cancel ",
+    "Invalid HTTP request received",
+)
+
+
 class _Expected(logging.Filter):
     """Drops what uvicorn calls an error and this service does on purpose, and logs itself."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         message = record.getMessage()
-        return not message.startswith(("ASGI callable returned without completing", "Cancel "))
+        return not message.startswith(_ELSEWHERE)
 
 
 def set_up_logging(level: str, process: str) -> None:

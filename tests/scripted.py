@@ -104,12 +104,13 @@ class LoadingEngine(ScriptedEngine):
 
 
 class NoteworthyEngine(ScriptedEngine):
-    compiled = True
-    notice = "something to know"
+    """Could not be compiled in the first worker, could in all others."""
 
     def __init__(self, config: EngineConfig) -> None:
         super().__init__(config)
         self.runaways = 3
+        self.compiled = not _first_to_leave(Path("not-compiled"))
+        self.notice = None if self.compiled else "not compiled"
 
 
 class ScriptedDecoder:

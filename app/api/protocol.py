@@ -12,7 +12,7 @@ from typing import Any, Literal
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.api.errors import error_response
-from app.errors import HeadersTooLong, RequestTooSlow, ServiceError
+from app.errors import HeadersTooLong, InvalidRequest, RequestTooSlow, ServiceError
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,15 @@ class BoundedProtocol(HttpToolsProtocol):
         super().data_received(data)
         if self._incoming == "headers" and self._header_bytes > self.most_header_bytes:
             self._refuse(HeadersTooLong(f"headers have at most {self.most_header_bytes} bytes"))
+
+    def send_400_response(self, msg: str) -> None:
+        """In the one error shape, with what people run into; uvicorn's own is plain text."""
+        self._refuse(
+            InvalidRequest(
+                "this is no valid HTTP request: in a URL, what is not ASCII must be "
+                "percent-encoded, and a long text belongs into the body of a POST"
+            )
+        )
 
     # --- called by the parser, and when a response has been sent --------------------------------
 
@@ -105,6 +114,7 @@ class BoundedProtocol(HttpToolsProtocol):
         log.info("connection closed: %s", error.message)
         if not self._answering:
             answer = error_response(error)
+            answer.headers["Connection"] = "close"
             headers = b"".join(b"%b: %b\r\n" % header for header in answer.raw_headers)
             self.transport.write(STATUS_LINE[error.status] + headers + b"\r\n" + answer.body)
         self.transport.close()

@@ -158,6 +158,18 @@ async def flood(connection: Connection, piece: bytes) -> None:
         await asyncio.sleep(0.01)
 
 
+@pytest.mark.parametrize(
+    "request_line",
+    ["GET /now?text=Grüße HTTP/1.1", f"GET /{'x' * 66_000} HTTP/1.1", "\x16\x03\x01 hello"],
+    ids=["not ASCII", "long", "TLS"],
+)
+async def test_what_is_no_http_is_told_so_in_the_one_shape(
+    connection: Connection, request_line: str
+) -> None:
+    connection.send(f"{request_line}\r\nHost: x\r\n\r\n".encode())
+    assert refusal(await connection.rest()) == (400, "invalid_request")
+
+
 async def test_headers_may_be_long(connection: Connection) -> None:
     connection.send(GET[:-2] + b"X-Long: " + b"x" * 60_000 + b"\r\n\r\n")
     assert await connection.answer() == b"0"

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import httpx
 import pytest
@@ -97,14 +98,19 @@ def test_a_ready_service_says_so_on_every_probe(preview: Service) -> None:
     }
 
 
-def test_what_an_engine_says_of_itself_is_passed_on(start: Callable[..., Service]) -> None:
-    service = start(MODEL="tests.scripted:NoteworthyEngine")
+def test_what_the_engines_say_of_themselves_is_passed_on(start: Callable[..., Service]) -> None:
+    service = start(MODEL="tests.scripted:NoteworthyEngine", WORKERS_PER_DEVICE=2)
+    service.wait_until(lambda: service.ready_workers() == 2)
+    service.wait_until(lambda: all(worker["runaways"] == 3 for worker in workers(service)))
+    states = {worker["compiled"]: worker["notice"] for worker in workers(service)}
+    assert states == {True: None, False: "not compiled"}
     with service.client() as client:
         health = client.get("/health").json()
-    assert (health["compiled"], health["notice"]) == (True, "something to know")
-    service.wait_until(lambda: service.status()["workers"][0]["runaways"] == 3)
-    [worker] = service.status()["workers"]
-    assert (worker["compiled"], worker["notice"]) == (True, "something to know")
+    assert (health["compiled"], health["notice"]) == (False, "not compiled")
+
+
+def workers(service: Service) -> list[dict[str, Any]]:
+    return service.status()["workers"]
 
 
 def test_a_starting_service_is_alive_but_not_ready(loading: Service) -> None:
