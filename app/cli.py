@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 cli = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 voices = typer.Typer(help="The voices in the voice folders.", invoke_without_command=True)
@@ -48,6 +49,7 @@ def main() -> None:
         print(f"chatterbox-tts: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(2 if isinstance(error, StartupError) else 1)
     except KeyboardInterrupt:
+        print("chatterbox-tts: stopped", file=sys.stderr)  # noqa: T201
         sys.exit(130)
 
 
@@ -91,7 +93,12 @@ def speak(
     voice: Annotated[
         str | None, typer.Option(help="A voice id, or the path of an audio file.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1)] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=2**32 - 1, help="Same seed, same speech; else a new one each time."
+        ),
+    ] = None,
 ) -> None:
     """Say TEXT into a file, in this process."""
     settings = load_settings(api_key_required=False)
@@ -106,15 +113,18 @@ def speak(
     partial = output.with_name(f".{output.name}.part")
     try:
         with _writable(partial) as file:
-            asyncio.run(_speak(settings, text, voice, seed, FORMAT_OF_ENDING[ending], file))
+            form = FORMAT_OF_ENDING[ending]
+            summary = asyncio.run(_speak(settings, text, voice, seed, form, file))
         partial.replace(output)
+        typer.echo(f"{output}: {summary}", err=True)
     finally:
         partial.unlink(missing_ok=True)
 
 
 async def _speak(
     settings: Settings, text: str, voice: str | None, seed: int | None, form: str, file: BinaryIO
-) -> None:
+) -> str:
+    """Returns how it went, in words."""
     from app.audio.encoder import ENCODERS
     from app.engines.base import EngineConfig
     from app.engines.registry import choose_engine, load_engine
@@ -168,12 +178,10 @@ async def _speak(
             )
         finally:
             await engine.close()
-    console.print(
-        f"{timing.audio_s:.2f} s of audio in {timing.total_s:.2f} s: "
+    return (
+        f"{timing.audio_s:.2f} s of audio in {timing.total_s:.2f} s, "
         f"first audio after {timing.first_audio_s * 1000:.0f} ms, "
-        f"real-time factor {timing.real_time_factor:.3f}, {engine.name} model",
-        highlight=False,
-        soft_wrap=True,
+        f"real-time factor {timing.real_time_factor:.3f}, {engine.name} model"
     )
 
 
@@ -196,7 +204,7 @@ def list_voices(context: typer.Context) -> None:
                 checked_voice_id(path.name)
             except InvalidRequest:
                 continue
-            table.add_row(path.name, str(folder), f"{signature.size:,}")
+            table.add_row(path.name, str(folder), f"{signature.size:,} B")
     Console().print(table)
 
 

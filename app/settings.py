@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from dotenv import dotenv_values
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -27,8 +28,10 @@ from app.errors import StartupError
 from app.messages import OverlapMethod, SynthesisParams
 
 ENV_FILE = Path(".env")
+SHORT_NAME = 5
 
 _QUOTED = re.compile(r"""^(['"])(?P<value>.*?)\1\s*(?:#.*)?$""")
+_MODEL = re.compile(r"^(auto|chatterbox|preview|[A-Za-z_][\w.]*:[A-Za-z_]\w*)\Z")
 _COMMENT = re.compile(r"\s#.*$")
 
 
@@ -71,7 +74,6 @@ class Settings(BaseSettings):
     # Engine
     model: str = Field(
         "auto",
-        pattern=r"^(auto|chatterbox|preview|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$",
         description="`chatterbox`, `preview` (the built-in voice), `auto` (Chatterbox if its "
         "weights are in `MODEL_PATH`, else preview), or `module:Class` of an engine of your own.",
     )
@@ -205,6 +207,22 @@ class Settings(BaseSettings):
     def _empty_is_unset(cls, value: Any) -> Any:
         return None if value == "" else value
 
+    @field_validator("model")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if not _MODEL.match(value):
+            raise PydanticCustomError(
+                "model", "must be auto, chatterbox, preview, or module:Class of your own"
+            )
+        return value
+
+    @field_validator("port_health")
+    @classmethod
+    def _apart(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and value == info.data.get("port"):
+            raise PydanticCustomError("port_health", "must be another port than PORT")
+        return value
+
     def synthesis_params(self) -> SynthesisParams:
         """The parameters of a request that asks for nothing special; a new seed each time."""
         return SynthesisParams(
@@ -256,22 +274,27 @@ def load_settings(*, api_key_required: bool) -> Settings:
 
 
 def unknown_names(env_file: Path = ENV_FILE) -> list[str]:
-    """One warning for each name in `.env` that looks like one of ours but is none."""
-    if not env_file.is_file():
-        return []
-    return list(_doubtful(dotenv_values(env_file)))
+    """One warning for each name that looks like one of ours but is none.
+
+    Of the environment, which is full of others' names, only those with our prefix are looked at.
+    """
+    in_file = dotenv_values(env_file) if env_file.is_file() else {}
+    prefixed = [name for name in os.environ if name.startswith("TTS_")]
+    return [*_doubtful(in_file, env_file.name), *_doubtful(prefixed, "the environment")]
 
 
-def _doubtful(names: Iterable[str]) -> Iterable[str]:
+def _doubtful(names: Iterable[str], where: str) -> Iterable[str]:
     ours = [field.upper() for field in Settings.model_fields]
     for name in names:
         if name.upper() in ours:
             continue
-        near = difflib.get_close_matches(name.upper(), ours, n=1, cutoff=0.8)
+        # Two letters swapped make a short name less like itself than they do a long one.
+        cutoff = 0.75 if len(name) <= SHORT_NAME else 0.85
+        near = difflib.get_close_matches(name.upper(), ours, n=1, cutoff=cutoff)
         if near:
-            yield f"{name} in .env is not a setting; did you mean {near[0]}?"
+            yield f"{name} in {where} is not a setting; did you mean {near[0]}?"
         elif name.startswith("TTS_"):
-            yield f"{name} in .env is not a setting"
+            yield f"{name} in {where} is not a setting"
 
 
 def _unquote(value: Any) -> Any:

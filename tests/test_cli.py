@@ -234,6 +234,13 @@ def test_without_a_command_there_is_help(tmp_path: Path) -> None:
         assert name in shown
 
 
+@pytest.mark.parametrize("args", [(), ("serve",), ("speak",), ("voices",), ("models", "download")])
+def test_h_is_help(tmp_path: Path, args: tuple[str, ...]) -> None:
+    done = command(tmp_path, *args, "-h")
+    assert done.returncode == 0
+    assert b"Usage: " in done.stdout
+
+
 def test_a_wav_states_its_true_length(tmp_path: Path) -> None:
     speak(tmp_path, "audio25", "-o", "true.wav")
     with wave.open(str(tmp_path / "true.wav")) as file:

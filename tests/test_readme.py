@@ -76,7 +76,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, preview: Service) -> Iterat
 
 def test_every_curl_command_gives_what_is_printed_below_it(folder: Path, preview: Service) -> None:
     commands = curl_commands()
-    assert len(commands) == 7
+    assert len(commands) == 8
     for command in commands:
         output = run(command, folder, preview)
         printed = answer_below(command)
@@ -91,7 +91,9 @@ def test_every_curl_command_gives_what_is_printed_below_it(folder: Path, preview
             assert answer == printed
 
 
-@pytest.mark.parametrize("name", ["custom_voice_output.wav", "output.mp3"])
+@pytest.mark.parametrize(
+    "name", ["default_voice_output.wav", "custom_voice_output.wav", "output.mp3"]
+)
 def test_the_generated_files_play(folder: Path, preview: Service, name: str) -> None:
     [command] = [command for command in curl_commands() if name in command]
     run(command, folder, preview)

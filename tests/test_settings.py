@@ -68,7 +68,8 @@ GROUPS = {
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in os.environ.keys() & {field.upper() for field in Settings.model_fields}:
+    ours = {field.upper() for field in Settings.model_fields}
+    for name in [name for name in os.environ if name in ours or name.startswith("TTS_")]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -306,6 +307,54 @@ def test_a_name_that_is_nearly_one_of_ours_is_doubted(folder: Path) -> None:
     assert "WORKER_PER_DEVICE" in warnings[0]
     assert "did you mean WORKERS_PER_DEVICE?" in warnings[0]
     assert warnings[1].startswith("TTS_SPEED in .env is not a setting")
+
+
+@pytest.mark.parametrize(
+    ("typo", "meant"),
+    [
+        ("PROT", "PORT"),
+        ("HSOT", "HOST"),
+        ("MODLE", "MODEL"),
+        ("DEUBG", "DEBUG"),
+        ("APIKEY", "API_KEY"),
+        ("API_KYE", "API_KEY"),
+        ("LOG_LEVL", "LOG_LEVEL"),
+    ],
+)
+def test_a_typo_in_the_file_is_answered_with_the_name_that_was_meant(
+    typo: str, meant: str, folder: Path
+) -> None:
+    (folder / ".env").write_text(f"{typo}=1\n")
+    assert unknown_names() == [f"{typo} in .env is not a setting; did you mean {meant}?"]
+
+
+def test_a_prefixed_typo_in_the_environment_is_doubted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TTS_SYNTHESIS_TEMPERATUR", "1")
+    monkeypatch.setenv("TTS_CFG_GUIDANCE_WEIGHT", "1")
+    monkeypatch.setenv("PROT", "1")
+    [warning] = unknown_names()
+    assert "TTS_SYNTHESIS_TEMPERATUR in the environment" in warning
+    assert "did you mean TTS_SYNTHESIS_TEMPERATURE?" in warning
+
+
+def test_names_of_others_are_not_doubted(folder: Path) -> None:
+    names = """PATH HOME USER TERM SHELL LANG TZ ROOT HOSTNAME HTTP_PROXY HF_TOKEN HF_HOME
+        HF_API_KEY OPENAI_API_KEY POSTGRES_PORT DB_PORT DB_HOST REDIS_HOST SMTP_PORT HOST_IP
+        TORCH_HOME MODEL_NAME LOG_FILE LOG_DIR REPORT WORKERS KEY NAME PYTHONPATH TMPDIR"""
+    (folder / ".env").write_text("".join(f"{name}=1\n" for name in names.split()))
+    assert unknown_names() == []
+
+
+def test_the_health_port_is_another(given: Callable[..., Settings]) -> None:
+    [line] = complaints(given, PORT="9003", PORT_HEALTH="9003")
+    assert line == "PORT_HEALTH: must be another port than PORT (it is '9003')"
+
+
+def test_an_unknown_model_is_answered_with_the_choices(given: Callable[..., Settings]) -> None:
+    [line] = complaints(given, MODEL="foo")
+    assert line == (
+        "MODEL: must be auto, chatterbox, preview, or module:Class of your own (it is 'foo')"
+    )
 
 
 def test_without_a_file_nothing_is_doubted() -> None:

@@ -2,8 +2,9 @@
 
 from urllib.parse import quote
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Security
 from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.security import APIKeyHeader, APIKeyQuery, HTTPBearer
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import HTMLResponse
 
@@ -14,6 +15,13 @@ from app.api.middleware import ApiKey, RequestLog
 from app.api.routes import speech, system, voices
 
 EXPOSED_HEADERS = ("X-Request-ID", "X-TTS-Model", "X-TTS-Notice", "X-Sample-Rate", "Retry-After")
+
+KEY_PLACES = [
+    Security(APIKeyHeader(name="X-API-Key", scheme_name="Header", auto_error=False)),
+    Security(HTTPBearer(scheme_name="Bearer", auto_error=False)),
+    Security(APIKeyQuery(name="api_key", scheme_name="Query", auto_error=False)),
+]
+"""For the schema, any one of them; `ApiKey` is what checks."""
 
 
 def create_app(services: Services) -> FastAPI:
@@ -27,8 +35,9 @@ def create_app(services: Services) -> FastAPI:
         redoc_url=None,
     )
     app.state.services = services
-    for router in (speech.router, voices.router, system.router, system.probes):
-        app.include_router(router)
+    for router in (speech.router, voices.router, system.router):
+        app.include_router(router, dependencies=KEY_PLACES)
+    app.include_router(system.probes)
     app.add_api_route("/docs", _docs, include_in_schema=False)
     handle_errors(app)
     app.add_middleware(ApiKey, api_key=settings.api_key.get_secret_value().strip())

@@ -20,14 +20,14 @@ def media_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-def limit_body(request: Request, most_bytes: int) -> Request:
+def limit_body(request: Request, most_bytes: int, too_large: PayloadTooLarge) -> Request:
     """The request, made to raise while its body is read.
 
-    `PayloadTooLarge` once it is longer than `most_bytes`, `RequestTooSlow` once it is late.
+    `too_large` once it is longer than `most_bytes`, `RequestTooSlow` once it is late.
     """
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > most_bytes:
-        raise PayloadTooLarge(f"the body has more than {most_bytes} bytes")
+        raise too_large
     began, received = monotonic(), 0
     receive = request.receive
 
@@ -41,17 +41,19 @@ def limit_body(request: Request, most_bytes: int) -> Request:
             raise RequestTooSlow(f"only {received} bytes of the body came in time") from None
         received += len(message.get("body", b""))
         if received > most_bytes:
-            raise PayloadTooLarge(f"the body has more than {most_bytes} bytes")
+            raise too_large
         return message
 
     return Request(request.scope, counted)
 
 
-async def read_json_object(request: Request, most_bytes: int) -> dict[str, Any]:
+async def read_json_object(
+    request: Request, most_bytes: int, too_large: PayloadTooLarge
+) -> dict[str, Any]:
     """The JSON object in the body; stricter than `json`, and never a RecursionError."""
     if media_type(request) != "application/json":
         raise UnsupportedMedia("the Content-Type must be application/json")
-    body = await limit_body(request, most_bytes).body()
+    body = await limit_body(request, most_bytes, too_large).body()
     try:
         value = json.loads(body, object_pairs_hook=_without_duplicates, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:

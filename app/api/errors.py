@@ -8,18 +8,13 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
 
 from app.errors import InvalidRequest, MethodNotAllowed, NotFound, ServiceError
 
 
 def error_response(error: ServiceError) -> JSONResponse:
     """The error's status, body and headers."""
-    body = {
-        "message": error.message,
-        "type": error.type,
-        "code": error.code,
-        "param": error.param,
-    }
     headers = {"Cache-Control": "no-store"}
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(error.retry_after_s)
@@ -27,13 +22,28 @@ def error_response(error: ServiceError) -> JSONResponse:
         headers["WWW-Authenticate"] = "Bearer"
     if error.status in (408, 431):  # the rest of the request is not waited for
         headers["Connection"] = "close"
-    return _AsciiJson({"error": body}, error.status, headers)
+    return ErrorResponse(error, headers)
 
 
-class _AsciiJson(JSONResponse):
-    """What it quotes of a client's request may be no text at all: a lone surrogate, say."""
+class ErrorResponse(JSONResponse):
+    """Leaves its code in the request's state as `error_code`, for the log."""
+
+    def __init__(self, error: ServiceError, headers: dict[str, str]) -> None:
+        self._code = error.code
+        body = {
+            "message": error.message,
+            "type": error.type,
+            "code": error.code,
+            "param": error.param,
+        }
+        super().__init__({"error": body}, error.status, headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope.setdefault("state", {})["error_code"] = self._code
+        await super().__call__(scope, receive, send)
 
     def render(self, content: Any) -> bytes:
+        """In ASCII: what is quoted of a request may be no text at all, a lone surrogate, say."""
         return json.dumps(content, separators=(",", ":")).encode()
 
 
@@ -46,8 +56,7 @@ def handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def the_frameworks(request: Request, error: HTTPException) -> JSONResponse:
-        kinds = {404: NotFound, 405: MethodNotAllowed}
-        response = error_response(kinds.get(error.status_code, InvalidRequest)(str(error.detail)))
+        response = error_response(_translated(request, error))
         response.headers.update(error.headers or {})
         return response
 
@@ -55,8 +64,18 @@ def handle_errors(app: FastAPI) -> None:
     async def its_validation(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         param = str(first["loc"][-1]) if first["loc"] else None
-        return error_response(InvalidRequest(first["msg"], param=param))
+        message = f"{param}: {first['msg']}" if param else first["msg"]
+        return error_response(InvalidRequest(message, param=param))
 
     @app.exception_handler(ClientDisconnect)
     async def nobody_listens(request: Request, error: ClientDisconnect) -> JSONResponse:
         return error_response(InvalidRequest("the client left"))
+
+
+def _translated(request: Request, error: HTTPException) -> ServiceError:
+    path, hint = request.scope["path"], "; see /docs" if request.app.openapi_url else ""
+    if error.status_code == 404:
+        return NotFound(f"there is nothing at {path}{hint}")
+    if error.status_code == 405:
+        return MethodNotAllowed(f"{request.method} is not allowed at {path}{hint}")
+    return InvalidRequest(str(error.detail))

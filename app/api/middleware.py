@@ -28,7 +28,8 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 class RequestLog:
     """Gives each request an id (the client's, if it sent a proper one) and a line in the log.
 
-    Routes find it as `request.state.request_id`. The query is not logged: it may hold the key.
+    Routes find it as `request.state.request_id`. The line tells what was sent: a media type, an
+    error's code, or `aborted` if the answer has no end. It has no query: that may hold the key.
     """
 
     def __init__(self, app: ASGIApp, debug: bool) -> None:
@@ -42,16 +43,17 @@ class RequestLog:
         sent = Headers(scope=scope).get("x-request-id", "")
         request_id = sent if _REQUEST_ID.fullmatch(sent) else uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
-        began, status, media_type = monotonic(), 0, "-"
+        began, status, sent_what, complete = monotonic(), 0, "-", False
 
         async def with_id(message: Message) -> None:
-            nonlocal status, media_type
+            nonlocal status, sent_what, complete
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-ID"] = request_id
-                media_type = headers.get("content-type", "-")
+                sent_what = scope["state"].get("error_code") or headers.get("content-type", "-")
             await send(message)
+            complete = message["type"] == "http.response.body" and not message.get("more_body")
 
         try:
             await self._app(scope, receive, with_id)
@@ -64,13 +66,14 @@ class RequestLog:
         finally:
             log.log(
                 logging.DEBUG if scope["path"] in OPEN_PATHS else logging.INFO,
-                "%s %s %s %d %s %.3f s",
+                "%s %s %s %s %s %.3f s from %s",
                 request_id,
                 scope["method"],
                 scope["path"],
-                status,
-                media_type,
+                status or "-",
+                sent_what if complete else "aborted",
                 monotonic() - began,
+                scope["client"][0] if scope.get("client") else "-",
             )
 
 
@@ -85,7 +88,10 @@ class ApiKey:
         if scope["type"] != "http" or scope["path"] in OPEN_PATHS or self._has_key(scope):
             await self._app(scope, receive, send)
             return
-        refusal = Unauthenticated("the API key is missing or wrong")
+        refusal = Unauthenticated(
+            "the API key is missing or wrong; it goes into a header, X-API-Key: <key> or "
+            "Authorization: Bearer <key>, or into the query, ?api_key=<key>"
+        )
         await error_response(refusal)(scope, receive, send)
 
     def _has_key(self, scope: Scope) -> bool:

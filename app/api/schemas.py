@@ -4,13 +4,24 @@ import json
 from typing import Annotated, Any, Literal
 
 import msgspec
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
 from starlette.datastructures import QueryParams
 
 from app.errors import InvalidRequest
 from app.messages import OverlapMethod, SynthesisParams
 
 FormatName = Literal["wav", "mp3", "fmp4", "raw_pcm", "webm"]
+
+
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
 
 
 def _also(name: str, *aliases: str) -> AliasChoices:
@@ -31,6 +42,7 @@ class SpeechRequest(BaseModel):
     ]
     format: Annotated[
         FormatName | None,
+        BeforeValidator(_lower),
         Field(None, description="The audio format; overrides the `Accept` header."),
     ]
     cfg_guidance_weight: Annotated[
@@ -134,6 +146,15 @@ def from_query(query: QueryParams) -> SpeechRequest:
     return from_json(values)
 
 
+_NAME_OF_ALIAS = {
+    alias: name
+    for name, field in SpeechRequest.model_fields.items()
+    if isinstance(field.validation_alias, AliasChoices)
+    for alias in field.validation_alias.choices
+    if alias != name
+}
+
+
 def _as_json(value: str) -> Any:
     try:
         return json.loads(value)
@@ -144,5 +165,8 @@ def _as_json(value: str) -> Any:
 def _complaint(error: ValidationError) -> InvalidRequest:
     first = error.errors(include_url=False, include_input=False)[0]
     param = str(first["loc"][0]) if first["loc"] else None
-    what = "no such parameter" if first["type"] == "extra_forbidden" else first["msg"]
+    what = first["msg"]
+    if first["type"] == "extra_forbidden":
+        name = _NAME_OF_ALIAS.get(str(param))
+        what = f"another name of {name!r}, given twice" if name else "no such parameter"
     return InvalidRequest(f"{param}: {what}" if param else what, param=param)

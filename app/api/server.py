@@ -47,6 +47,8 @@ async def serve(settings: Settings, model: str) -> None:
             for server, listener in zip(servers, listeners, strict=False)
         ]
         log.info("listening on http://%s:%d, model %s", settings.host, settings.port, model)
+        if settings.port_health:
+            log.info("answering /ping on port %d, too", settings.port_health)
         try:
             await _until_signalled(master, settings.shutdown_grace_seconds)
         finally:
@@ -66,7 +68,10 @@ async def _until_signalled(master: Master, grace_s: float) -> None:
     received = await _unless_crashed(master, signals.get())
     if received == signal.SIGINT:
         grace_s = min(grace_s, INTERRUPT_GRACE_S)
-    log.info("%s: running streams have %g s to end", received.name, grace_s)
+    if master.dispatcher.running or master.dispatcher.waiting:
+        log.info("%s: accepted streams have %g s to end", received.name, grace_s)
+    else:
+        log.info("%s", received.name)
     draining = asyncio.create_task(master.drain(grace_s))
     again = asyncio.create_task(signals.get())
     await asyncio.wait({draining, again}, return_when=asyncio.FIRST_COMPLETED)
@@ -108,11 +113,9 @@ class _Server(uvicorn.Server):
 
 
 def _listen(settings: Settings) -> list[socket.socket]:
-    """The sockets of `PORT` and, if it is another, `PORT_HEALTH`."""
-    ports = [settings.port]
-    if settings.port_health not in (None, settings.port):
-        ports.append(settings.port_health)
-    return [_bind(settings.host, port) for port in ports]
+    """The sockets of `PORT` and, if it is set, `PORT_HEALTH`."""
+    ports = (settings.port, settings.port_health)
+    return [_bind(settings.host, port) for port in ports if port]
 
 
 def _bind(host: str, port: int) -> socket.socket:

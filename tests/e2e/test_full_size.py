@@ -1,6 +1,6 @@
 """The whole service with Chatterbox at full size, with random weights, on a CPU: some minutes.
 
-    pytest -m heavy -s tests/e2e/test_full_size.py
+pytest -m heavy -s tests/e2e/test_full_size.py
 """
 
 import re

@@ -247,6 +247,12 @@ def test_each_setting_that_is_wrong_is_one_line(tmp_path: Path) -> None:
     assert API_KEY not in str(lines)
 
 
+def test_an_engine_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    code, lines = serve(tmp_path, MODEL="foo:Bar")
+    assert code == 2
+    assert lines == ["chatterbox-tts: MODEL: there is no module 'foo' to import an engine from"]
+
+
 def test_missing_weights_are_one_line_that_names_the_command(tmp_path: Path) -> None:
     code, lines = serve(tmp_path, MODEL="chatterbox", MODEL_PATH=tmp_path / "models")
     assert code == 2

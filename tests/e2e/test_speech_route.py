@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import struct
 from collections.abc import Iterator
 from typing import Any
@@ -38,7 +39,7 @@ BOUNDS: dict[str, tuple[Any, Any, list[Any]]] = {
     "top_p": (0.001, 1, [0, -0.01, 1.01]),
     "chunk_overlap_method": ("full", "zero", ["", "half", "FULL"]),
     "chunk_overlap_strategy": ("full", "zero", ["half"]),
-    "format": ("wav", "webm", ["", "flac", "WAV", "../wav"]),
+    "format": ("wav", "webm", ["", "flac", "../wav"]),
 }
 NUMBERS = [name for name, (low, _, _) in BOUNDS.items() if not isinstance(low, str)]
 
@@ -262,7 +263,9 @@ def test_a_text_over_the_limit_is_refused_before_there_is_a_job(
 def test_a_body_over_the_limit_is_refused(client: httpx.Client, chunked: bool) -> None:
     body = b'{"text": "' + b"a" * 300_000 + b'"}'
     answer = post(client, iter([body]) if chunked else body)  # type: ignore[arg-type]
-    assert refusal(answer, 413)["code"] == "payload_too_large"
+    error = refusal(answer, 413)
+    assert (error["code"], error["param"]) == ("payload_too_large", "text")
+    assert error["message"] == "the text may have at most 20000 characters"
 
 
 def test_a_body_without_end_is_refused_while_it_comes(service: Service) -> None:
@@ -285,7 +288,14 @@ def test_a_wrong_verb_is_refused(service: Service, client: httpx.Client) -> None
         answer = client.request(method, ROUTE, params={"text": "audio1"})
         assert refusal(answer, 405)["code"] == "method_not_allowed"
         assert set(answer.headers["Allow"].split(", ")) <= {"GET", "HEAD", "POST"}
+        assert f"{method} is not allowed at {ROUTE}; see /docs" in answer.text
     assert jobs_of(service) == before
+
+
+def test_an_unknown_path_is_named(client: httpx.Client) -> None:
+    error = refusal(client.get("/tts/speak"), 404)
+    assert error["code"] == "not_found"
+    assert error["message"] == "there is nothing at /tts/speak; see /docs"
 
 
 @pytest.mark.parametrize("name", TYPES)
@@ -377,6 +387,47 @@ def test_a_voice_that_will_not_be_heard_is_said_so(
     given = speaker.get(ROUTE, params=asked | {"voice_id": "austen.wav"})
     assert given.status_code == 200
     assert "ignores voice_id" in given.headers["X-TTS-Notice"]
+
+
+# --- the log --------------------------------------------------------------------------------------
+
+
+def logged(service: Service, name: str) -> str:
+    """What the log says of the request of this name, from its path to its duration."""
+    line = rf" {name} \w+ {ROUTE} (.*) [0-9.]+ s from 127\.0\.0\.1$"
+    service.wait_until(lambda: re.search(line, service.log(), re.MULTILINE) is not None)
+    [said] = re.findall(line, service.log(), re.MULTILINE)
+    return str(said)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"text": "audio1"}, "200 audio/wav"),
+        ({"text": "..."}, "400 empty_text"),
+        ({"text": "a", "voice_id": "nobody.wav"}, "404 voice_not_found"),
+        ({"text": "raise"}, "500 engine_error"),
+        ({"text": "audio1", "api_key": "x"}, "401 invalid_api_key"),
+    ],
+)
+def test_the_log_says_what_was_answered(service: Service, asked: dict[str, str], said: str) -> None:
+    name = said.replace(" ", "-").replace("/", "-").replace("_", "-")
+    headers = {"X-Request-ID": name} | ({} if "api_key" in asked else {"X-API-Key": API_KEY})
+    with service.client(headers=headers) as client:
+        client.get(ROUTE, params=asked)
+    assert logged(service, name) == said
+
+
+def test_the_log_says_what_was_aborted(service: Service, client: httpx.Client) -> None:
+    for name, text in (("it-failed", "audio20 sleep0.2 raise"), ("it-left", "audio20 sleep60")):
+        asked = {"text": text, "format": "raw_pcm"}
+        with client.stream("GET", ROUTE, params=asked, headers={"X-Request-ID": name}) as answer:
+            audio = answer.iter_bytes()
+            assert next(audio)
+            if name == "it-failed":
+                with pytest.raises(httpx.RemoteProtocolError):
+                    list(audio)
+        assert logged(service, name) == "200 aborted"
 
 
 # --- audio ----------------------------------------------------------------------------------------

@@ -416,7 +416,14 @@ def test_a_file_over_the_limit_is_refused(
     body = form(part(bytes(size)))
     answer = upload_raw(client, iter([body]) if chunked else body)
     assert error_code(answer, 413) == "payload_too_large"
+    assert answer.json()["error"]["param"] == "file"
     assert all_files(service) == before
+
+
+def test_a_body_over_the_limit_is_told_the_limit_of_its_file(client: httpx.Client) -> None:
+    answer = upload_raw(client, form(part(bytes(2 * LIMIT_BYTES))))
+    assert error_code(answer, 413) == "payload_too_large"
+    assert answer.json()["error"]["message"] == "a voice file may have at most 1 MB"
 
 
 def test_a_file_of_exactly_the_limit_is_not_too_large(client: httpx.Client) -> None:

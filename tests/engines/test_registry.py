@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from app.engines.base import EngineConfig
-from app.engines.registry import load_engine
+from app.engines.registry import choose_engine, load_engine
 from app.errors import StartupError
 
 CONFIG = EngineConfig(device="cpu", threads=2, model_path="")
@@ -40,6 +40,16 @@ def test_a_path_that_leads_nowhere_is_refused_by_name(path):
     with pytest.raises(StartupError) as refusal:
         load_engine(path, CONFIG)
     assert path in str(refusal.value)
+
+
+@pytest.mark.parametrize("path", ["no_such:Engine", "json.no_such:Engine", "json.tool.x:Engine"])
+def test_a_module_that_is_not_there_is_refused_at_start(path, tmp_path):
+    with pytest.raises(StartupError, match="there is no module"):
+        choose_engine(path, tmp_path)
+
+
+def test_a_module_that_is_there_is_left_to_the_worker(tmp_path):
+    assert choose_engine(f"{__name__}:NoSuchClass", tmp_path) == f"{__name__}:NoSuchClass"
 
 
 def test_the_registry_imports_no_engine_and_no_torch():

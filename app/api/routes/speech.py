@@ -13,7 +13,7 @@ from app.api.negotiation import negotiate
 from app.api.schemas import FormatName, SpeechRequest, from_json, from_query
 from app.api.speech_response import SpeechResponse
 from app.audio.encoder import ENCODERS, Encoder
-from app.errors import TextTooLong
+from app.errors import PayloadTooLarge, TextTooLong
 from app.messages import SAMPLE_RATE
 from app.text import clean
 
@@ -48,8 +48,10 @@ _QUERY: dict[str, Any] = {
 @router.post("/tts/generate", openapi_extra=_BODY, summary="Speak a text (JSON)")
 async def generate(request: Request, services: ServicesOf) -> Response:
     """For long texts and servers; parameters in a JSON object."""
-    longest = services.master.settings.max_text_length * BYTES_PER_CHARACTER
-    values = await read_json_object(request, longest + BYTES_OF_OTHER_PARAMETERS)
+    longest = services.master.settings.max_text_length
+    most_bytes = longest * BYTES_PER_CHARACTER + BYTES_OF_OTHER_PARAMETERS
+    too_large = PayloadTooLarge(f"the text may have at most {longest} characters", param="text")
+    values = await read_json_object(request, most_bytes, too_large)
     return _speak(request, services, from_json(values))
 
 

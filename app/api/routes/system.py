@@ -69,7 +69,8 @@ async def system_status(services: ServicesOf) -> SystemStatus:
     )
 
 
-@probes.api_route("/health", methods=["GET", "HEAD"], summary="The process is alive")
+@probes.get("/health", summary="The process is alive")
+@probes.head("/health", include_in_schema=False)
 async def health(services: ServicesOf) -> Health:
     """200 whatever `status` says."""
     ready = [seat.ready for seat in services.master.supervisor.seats if seat.ready]
@@ -82,7 +83,8 @@ async def health(services: ServicesOf) -> Health:
     )
 
 
-@probes.api_route("/ready", methods=["GET", "HEAD"], summary="Speech can be had")
+@probes.get("/ready", summary="Speech can be had")
+@probes.head("/ready", include_in_schema=False)
 async def ready(services: ServicesOf) -> dict[str, str]:
     """200 when a worker is warm and every voice present at start is prepared, else 503."""
     if fault := _why_not_ready(services):
@@ -90,7 +92,8 @@ async def ready(services: ServicesOf) -> dict[str, str]:
     return {"status": "ready"}
 
 
-@probes.api_route("/ping", methods=["GET", "HEAD"], summary="For RunPod's load balancer")
+@probes.get("/ping", summary="For RunPod's load balancer")
+@probes.head("/ping", include_in_schema=False)
 async def ping(services: ServicesOf) -> Response:
     """200 when ready, 204 while starting."""
     return Response(status_code=204 if _why_not_ready(services) else 200)

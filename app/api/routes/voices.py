@@ -9,7 +9,13 @@ from starlette.datastructures import UploadFile
 
 from app.api.body import limit_body, media_type
 from app.api.dependencies import ServicesOf
-from app.errors import InvalidRequest, InvalidVoiceId, StorageFull, UnsupportedMedia
+from app.errors import (
+    InvalidRequest,
+    InvalidVoiceId,
+    PayloadTooLarge,
+    StorageFull,
+    UnsupportedMedia,
+)
 from app.master.master import MB
 from app.voice_files import checked_voice_id
 
@@ -47,8 +53,9 @@ async def upload(request: Request, services: ServicesOf, replace: bool = False) 
     """The file name becomes the `voice_id`. `replace=true` swaps an existing one."""
     if media_type(request) != "multipart/form-data":
         raise UnsupportedMedia("send the file as multipart/form-data")
-    voices, settings = services.master.voices, services.master.settings
-    limited = limit_body(request, settings.max_upload_mb * MB + MULTIPART_OVERHEAD_BYTES)
+    voices, most_mb = services.master.voices, services.master.settings.max_upload_mb
+    too_large = PayloadTooLarge(f"a voice file may have at most {most_mb} MB", param="file")
+    limited = limit_body(request, most_mb * MB + MULTIPART_OVERHEAD_BYTES, too_large)
     try:
         async with limited.form(max_files=1, max_fields=4) as form:
             file = form.get("file")
