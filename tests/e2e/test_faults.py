@@ -268,11 +268,11 @@ async def test_workers_that_hang_are_found_killed_and_replaced(
 
 
 def test_a_worker_that_cannot_start_says_why(tmp_path: Path) -> None:
-    service = Service(tmp_path, {"MODEL": "tests.nowhere:Engine"})
+    service = Service(tmp_path, {"MODEL": "tests.scripted:NoSuchEngine"})
     try:
         service.wait_until(lambda: "next start" in service.log(), 20)
         [worker] = service.status()["workers"]
-        assert "tests.nowhere" in worker["last_error"]
+        assert "NoSuchEngine" in worker["last_error"]
         assert worker["state"] == "starting"
         with service.client() as client:
             assert client.get("/health").status_code == 200

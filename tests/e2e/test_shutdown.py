@@ -250,7 +250,7 @@ def test_each_setting_that_is_wrong_is_one_line(tmp_path: Path) -> None:
 def test_an_engine_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     code, lines = serve(tmp_path, MODEL="foo:Bar")
     assert code == 2
-    assert lines == ["chatterbox-tts: MODEL: there is no module 'foo' to import an engine from"]
+    assert lines == ["chatterbox-tts: MODEL: there is no package 'foo' to import an engine from"]
 
 
 def test_missing_weights_are_one_line_that_names_the_command(tmp_path: Path) -> None:

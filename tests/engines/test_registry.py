@@ -42,10 +42,9 @@ def test_a_path_that_leads_nowhere_is_refused_by_name(path):
     assert path in str(refusal.value)
 
 
-@pytest.mark.parametrize("path", ["no_such:Engine", "json.no_such:Engine", "json.tool.x:Engine"])
-def test_a_module_that_is_not_there_is_refused_at_start(path, tmp_path):
-    with pytest.raises(StartupError, match="there is no module"):
-        choose_engine(path, tmp_path)
+def test_a_package_that_is_not_there_is_refused_at_start(tmp_path):
+    with pytest.raises(StartupError, match="there is no package 'no_such'"):
+        choose_engine("no_such.engines:Engine", tmp_path)
 
 
 def test_a_module_that_is_there_is_left_to_the_worker(tmp_path):
