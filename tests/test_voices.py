@@ -365,7 +365,7 @@ async def test_interleaved_upload_deletion_and_use_hear_one_exact_version(store,
     heard = missed = 0
 
     async def change() -> None:
-        for turn in range(16):
+        for turn in range(8):
             await add(store, "a.wav", (LOW, HIGH)[turn % 2], replace=True)
             if order.random() < 0.5:
                 await store.delete("a.wav")

@@ -26,7 +26,7 @@ from tests.engines.chatterbox.tiny import TinyChatterbox
 from tests.service import Service
 
 TEXT = "Hello. Me."
-T3_SPANS = 4
+T3_POSITIONS, T3_SPANS = 512, 2
 ONE_FOR_ALL_LENGTHS = 3  # the flow's step, the vocoder's pitch, its filter
 
 
@@ -94,6 +94,7 @@ async def plain(tiny_checkpoint: Path) -> AsyncIterator[ChatterboxEngine]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def compiled(tiny_checkpoint: Path, graphs: Graphs) -> AsyncIterator[ChatterboxEngine]:
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_module, "T3Batch", partial(T3Batch, max_positions=T3_POSITIONS))
         patch.setattr(engine_module, "TorchCompiler", partial(TorchCompiler, backend=graphs))
         engine = TinyChatterbox(config(tiny_checkpoint, torch_compile=True))
     await engine.warm_up()
@@ -174,10 +175,10 @@ def test_every_width_of_a_step_has_its_graph(models: Models) -> None:
 def test_the_flow_has_one_graph_for_all_its_buckets(models: Models) -> None:
     graphs = Graphs()
     compiler = TorchCompiler(models.device, graphs)
-    compiler.bucket = 500
+    compiler.bucket = 1250
     flow = Flow(models.s3gen.flow, compiler)
     flow.warm_up()
-    assert (graphs.built, graphs.runs.total()) == (1, LONGEST / 500)
+    assert (graphs.built, graphs.runs.total()) == (1, LONGEST / 1250)
     reference = models.default_voice.s3gen
     tokens = torch.arange(60)
     noise = Noise(1, 0, models.device).frames(Use.FLOW, 0, 220, MEL_BANDS)
