@@ -83,14 +83,14 @@ class SpeechResponse(Response):
         pieces = [piece async for piece in self._encoded(encoder)]
         body = encoder.as_file(b"".join(pieces))
         self.headers["Content-Length"] = str(len(body))
-        await self._start(send)
+        await self._start(encoder, send)
         await send({"type": "http.response.body", "body": body})
 
     async def _send_stream(self, encoder: Encoder, send: Send) -> None:
         try:
             async for piece in self._encoded(encoder):
                 if not self._stream.started:
-                    await self._start(send)
+                    await self._start(encoder, send)
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
         except ServiceError as error:
             if not self._stream.started:
@@ -98,12 +98,13 @@ class SpeechResponse(Response):
             log.warning("response aborted: %s", error.message)
             return  # without a last message: the server closes the connection
         if not self._stream.started:  # nothing was said, and there is no header to say so
-            await self._start(send)
+            await self._start(encoder, send)
         await send({"type": "http.response.body", "body": b""})
 
-    async def _start(self, send: Send) -> None:
+    async def _start(self, encoder: Encoder, send: Send) -> None:
         """The point of no return; raises what `JobStream.start` does."""
         self._stream.start()
+        self.headers["Content-Type"] = encoder.media_type
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
 
     async def _encoded(self, encoder: Encoder) -> AsyncIterator[bytes]:

@@ -66,10 +66,10 @@ async def describe(request: Request, services: ServicesOf) -> Response:
     """What GET would answer, without a job."""
     wanted = from_query(request.query_params)
     _checked_text(wanted, services)
-    media_type = _new_encoder(request, wanted)().media_type
+    encoder = _new_encoder(request, wanted)()
     if wanted.voice_id is not None:
         services.master.voices.unpin(services.master.voices.pin(wanted.voice_id))
-    response = Response(headers=_headers(services, media_type, wanted))
+    response = Response(headers=_headers(services, wanted), media_type=encoder.media_type)
     del response.headers["content-length"]  # of a stream, it is not known
     return response
 
@@ -79,7 +79,6 @@ def _speak(request: Request, services: Services, wanted: SpeechRequest) -> Speec
     master = services.master
     text = _checked_text(wanted, services)
     new_encoder = _new_encoder(request, wanted)
-    headers = _headers(services, new_encoder().media_type, wanted)
     master.dispatcher.refuse_if_closed()
     voice = master.voices.pin(wanted.voice_id) if wanted.voice_id is not None else None
 
@@ -97,7 +96,7 @@ def _speak(request: Request, services: Services, wanted: SpeechRequest) -> Speec
         stream,
         new_encoder,
         services.encoder_threads,
-        headers,
+        _headers(services, wanted),
         whole=not wanted.stream,
         on_end=release_voice,
     )
@@ -117,9 +116,8 @@ def _new_encoder(request: Request, wanted: SpeechRequest) -> Callable[[], Encode
     return partial(ENCODERS[name], SAMPLE_RATE)
 
 
-def _headers(services: Services, media_type: str, wanted: SpeechRequest) -> dict[str, str]:
+def _headers(services: Services, wanted: SpeechRequest) -> dict[str, str]:
     headers = {
-        "Content-Type": media_type,
         "Cache-Control": "no-store",
         "X-Accel-Buffering": "no",
         "X-Sample-Rate": str(SAMPLE_RATE),

@@ -108,7 +108,7 @@ class ChatterboxEngine:
                     tokens.append(step.token)
                 if step.ending is Ending.CUT:
                     self.runaways += 1
-                    log.warning("a text chunk was cut after %d tokens", request.max_tokens)
+                    log.warning("a text chunk of %d characters was cut", len(chunk.text))
                 if step.ending or len(tokens) == params.audio_tokens_per_slice:
                     yield SpeechSlice(self._on_device(tokens), index, last=bool(step.ending))
                     tokens, index = [], index + 1
