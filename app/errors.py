@@ -1,6 +1,7 @@
 """Every way in which a request or a start can fail, as one exception tree.
 
     StartupError                the process cannot start: one line on the terminal, exit code 2
+    DeviceFailed                a worker's device is beyond use: the worker is replaced
     ServiceError                a request failed: code, HTTP status, error type
     ├── InvalidRequest          400
     │   ├── EmptyText, InvalidVoiceId
@@ -20,7 +21,7 @@
     ├── QueueFull               429
     └── ServerFault             500
         ├── EngineFailed, EncoderFailed, WorkerLost, PoisonRequest
-        ├── NotReady, Draining, QueueTimeout, StorageUnavailable    503
+        ├── NotReady, Draining, QueueTimeout, OutOfMemory, StorageUnavailable   503
         ├── ClientStalled, WorkerStalled    504
         └── StorageFull         507
 
@@ -33,6 +34,10 @@ from typing import ClassVar
 
 class StartupError(Exception):
     """The process cannot start; the message is shown as one line, without a traceback."""
+
+
+class DeviceFailed(Exception):
+    """Every later call on this process's device would fail, too; raised by engines."""
 
 
 class ServiceError(Exception):
@@ -147,6 +152,12 @@ class Draining(ServerFault):
 
 class QueueTimeout(ServerFault):
     code, status, retry_after_s = "queue_timeout", 503, 5
+
+
+class OutOfMemory(ServerFault):
+    """Of a worker's device. Raised by engines, whose work so far is lost, but which go on."""
+
+    code, status, retry_after_s = "out_of_memory", 503, 5
 
 
 class StorageUnavailable(ServerFault):

@@ -4,9 +4,11 @@
 
 Each word of the text is one step: `audio30` makes 30 speech tokens of audio, `sleep0.5` waits as
 an engine does, `raise` fails, `die` kills the process, `block` never returns and holds the event
-loop, `hold1` leaves a file of that name where the service runs and waits until its process is
-killed; where that file is, it goes on. Any other word is one token. Of the audio, even samples tell
-the seed and odd ones the voice (`expected_pcm`), so that a client can tell whose it is.
+loop, `oom` finds no memory (`oom1` only once), `broken` is a device that fails from then on
+(`broken1` only that of the first worker), `hold1` leaves a file of that name where the service runs
+and waits until its process is killed; where that file is, it goes on. Any other word is one token.
+Of the audio, even samples tell the seed and odd ones the voice (`expected_pcm`), so that a client
+can tell whose it is.
 """
 
 import asyncio
@@ -21,10 +23,11 @@ from typing import Any
 import numpy as np
 
 from app.engines.base import EngineConfig, Samples, SpeechSlice, TextChunk
+from app.errors import DeviceFailed, OutOfMemory
 from app.messages import SAMPLE_RATE, SynthesisParams
 
 SAMPLES_PER_TOKEN = 960
-SILENT = ("sleep", "raise", "die", "hold", "block")
+SILENT = ("sleep", "raise", "die", "hold", "block", "oom", "broken")
 STEP = re.compile(r"(?P<verb>[a-z]+)(?P<amount>[0-9.]*)")
 
 
@@ -54,6 +57,8 @@ class ScriptedEngine:
 
     def __init__(self, config: EngineConfig) -> None:
         self.steps = 0
+        self.freed = 0
+        self._broken = False
 
     async def prepare_voice(self, samples: Samples, rate: int) -> int:
         return voice_code(samples)
@@ -75,8 +80,15 @@ class ScriptedEngine:
                 case "hold":
                     if _first_to_leave(Path(step[0].rstrip("."))):
                         await asyncio.Event().wait()
+                case "oom":
+                    if _first_time(step):
+                        raise OutOfMemory("scripted: no memory")
+                case "broken":
+                    self._broken |= _first_time(step)
                 case "block":
                     time.sleep(3600)  # noqa: ASYNC251 - the event loop is to be held up
+            if self._broken:
+                raise DeviceFailed("scripted: device-side assert")
             yield SpeechSlice(_tokens(word), index, last=index == len(words) - 1)
 
     def new_decoder(self, voice: int, params: SynthesisParams) -> "ScriptedDecoder":
@@ -90,6 +102,9 @@ class ScriptedEngine:
 
     async def warm_up(self) -> None:
         pass
+
+    async def free_memory(self) -> None:
+        self.freed += 1
 
     async def close(self) -> None:
         pass
@@ -120,6 +135,11 @@ class ScriptedDecoder:
 
     async def decode(self, piece: SpeechSlice) -> Samples:
         return _pcm(piece.tokens, self._seed, self._voice).astype(np.float32) / 32767
+
+
+def _first_time(step: re.Match[str]) -> bool:
+    """Always of a word without a number."""
+    return not step["amount"].rstrip(".") or _first_to_leave(Path(step[0].rstrip(".")))
 
 
 def _first_to_leave(mark: Path) -> bool:

@@ -20,7 +20,7 @@ DOCUMENTED = {
     429: {"queue_full"},
     431: {"headers_too_long"},
     500: {"internal_error", "engine_error", "encoder_error", "worker_lost", "poison_request"},
-    503: {"not_ready", "shutting_down", "queue_timeout", "storage_unavailable"},
+    503: {"not_ready", "shutting_down", "queue_timeout", "storage_unavailable", "out_of_memory"},
     504: {"client_stalled", "worker_stalled"},
     507: {"storage_full"},
 }

@@ -83,7 +83,8 @@ class Watermark(Protocol):
 class Engine(Protocol):
     """A speech model. Constructed with an `EngineConfig` on the worker's main thread.
 
-    Raises `StartupError` from the constructor when it cannot load, naming file and reason.
+    Raises `StartupError` from the constructor when it cannot load, naming file and reason. Later
+    `OutOfMemory` says that a job found no room on the device, `DeviceFailed` that none ever will.
     """
 
     name: str
@@ -127,6 +128,10 @@ class Engine(Protocol):
 
     async def warm_up(self) -> None:
         """Run every hot path once, so that the first request meets none of it cold."""
+        ...
+
+    async def free_memory(self) -> None:
+        """After `OutOfMemory`: give up whatever is kept for speed alone."""
         ...
 
     async def close(self) -> None:

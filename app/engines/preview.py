@@ -138,6 +138,9 @@ class PreviewEngine:
         async for piece in self.speech_tokens(chunk, self.default_voice, params):
             await decoder.decode(piece)
 
+    async def free_memory(self) -> None:
+        """Nothing is kept."""
+
     async def close(self) -> None:
         for thread in (self._encoding, self._decoding):
             await asyncio.to_thread(thread.shutdown, cancel_futures=True)

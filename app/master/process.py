@@ -60,8 +60,12 @@ class WorkerProcess:
 
     async def kill(self) -> None:
         """Returns when it is gone and reaped; of a process long gone, at once."""
-        self._signal(signal.SIGKILL)
+        self.end()
         await self._process.wait()
+
+    def end(self) -> None:
+        """Kill it; `exited` tells when it is gone."""
+        self._signal(signal.SIGKILL)
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process.returncode is None:

@@ -209,6 +209,8 @@ class Seat:
                 self._supervisor.dispatcher.attach(self._worker)
             case WorkerFailed():
                 self._last_words = message.message
+                if self._process:  # nothing follows, and what is broken may never end by itself
+                    self._process.end()
             case _:
                 self._supervisor.dispatcher.handle(self._worker, message, pcm)
 

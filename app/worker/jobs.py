@@ -1,6 +1,7 @@
 """The jobs of one worker: id → task, each with its credit and exactly one last message.
 
-Called by `worker.main` with what arrives on the channels.
+Called by `worker.main` with what arrives on the channels. Knows, too, when the worker must be
+replaced: its device has failed, or is short of memory again and again.
 """
 
 import asyncio
@@ -9,7 +10,8 @@ from collections.abc import Awaitable
 from time import monotonic
 from typing import Protocol
 
-from app.errors import EngineFailed, ServiceError
+from app.engines.base import Engine
+from app.errors import DeviceFailed, EngineFailed, OutOfMemory, ServiceError
 from app.messages import (
     BYTES_PER_SAMPLE,
     AudioChunk,
@@ -25,6 +27,10 @@ from app.worker.pipeline import Pipeline
 from app.worker.voices import PreparedVoices
 
 log = logging.getLogger(__name__)
+
+
+SHORTAGES = 2
+"""So many jobs in a row that find no memory, even when it was freed, and the worker is replaced."""
 
 
 class Send(Protocol):
@@ -67,14 +73,22 @@ class Job:
 
 
 class Jobs:
-    """All running jobs; forgets each when its last message has left."""
+    """All running jobs; forgets each when its last message has left.
 
-    def __init__(self, pipeline: Pipeline, voices: PreparedVoices, send: Send) -> None:
+    `unfit` is done when this process must do no further job, and says why.
+    """
+
+    def __init__(
+        self, engine: Engine, pipeline: Pipeline, voices: PreparedVoices, send: Send
+    ) -> None:
+        self.unfit: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._engine = engine
         self._pipeline = pipeline
         self._voices = voices
         self._send = send
         self._running: dict[str, tuple[Job, asyncio.Task[None]]] = {}
         self._ends: set[asyncio.Task[None]] = set()
+        self._shortages = 0  # since the last job that was done
 
     def start(self, message: Synthesize) -> None:
         job = Job(message, self._send)
@@ -105,16 +119,51 @@ class Jobs:
         return sum(not job.waits_for_credit for job, _ in self._running.values())
 
     async def _speak(self, job: Job, message: Synthesize) -> None:
+        """Once more, if memory ran out before any audio was sent."""
+        try:
+            await self._try(job, message)
+            return
+        except OutOfMemory as shortage:
+            if job.chunks:
+                raise
+            log.warning("job %s is tried again: %s", job.id, shortage.message)
+        await self._engine.free_memory()  # the exception is gone, and with it what it referred to
+        await self._try(job, message)
+
+    async def _try(self, job: Job, message: Synthesize) -> None:
         voice = await self._voices.get(message.voice)
         await self._pipeline.run(message.text, voice, message.params, job.emit)
 
     async def _end(self, job: Job, speaking: "asyncio.Task[None]") -> None:
-        """However the speaking ends: exactly one last message."""
+        """However the speaking ends: one last message, or the worker's own end."""
         await asyncio.wait([speaking])
+        if fault := _device_fault(speaking):
+            log.error("job %s met a device that has failed", job.id, exc_info=fault)
+            self._give_up(f"the device has failed: {fault}")
+            return
         message = _last_message(job, speaking)
         await self._send(message)
         del self._running[job.id]
+        self._count_shortages(message)
         log.debug("job %s %s after %.3f s", job.id, _verb(message), monotonic() - job.began_at)
+
+    def _count_shortages(self, message: JobDone | JobFailed | JobCancelled) -> None:
+        match message:
+            case JobDone():
+                self._shortages = 0
+            case JobFailed(code=OutOfMemory.code):
+                self._shortages += 1
+                if self._shortages >= SHORTAGES:
+                    self._give_up(f"short of memory {SHORTAGES} times in a row: {message.message}")
+
+    def _give_up(self, reason: str) -> None:
+        if not self.unfit.done():
+            self.unfit.set_result(reason)
+
+
+def _device_fault(speaking: "asyncio.Task[None]") -> DeviceFailed | None:
+    fault = None if speaking.cancelled() else speaking.exception()
+    return fault if isinstance(fault, DeviceFailed) else None
 
 
 def _last_message(job: Job, speaking: "asyncio.Task[None]") -> JobDone | JobFailed | JobCancelled:

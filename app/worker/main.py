@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import zmq.asyncio
@@ -78,7 +79,9 @@ async def _live(config: WorkerConfig) -> int:
         )
         engine = load_engine(config.engine, may)
         await engine.warm_up()
-        await _work(config, engine, jobs, broadcast, results)
+        if reason := await _work(config, engine, jobs, broadcast, results):
+            await results.send(WorkerFailed(reason))
+            return 1
         await engine.close()
     except StartupError as error:
         await results.send(WorkerFailed(str(error)))
@@ -101,13 +104,18 @@ async def _work(
     incoming: JobReceiver,
     broadcast: BroadcastReceiver,
     results: ResultSender,
-) -> None:
+) -> str | None:
+    """Until drained: None. If the process must be replaced before that: why."""
     sizes = QueueSizes(config.speech_token_queue_max_size, config.pcm_chunk_queue_max_size)
     pipeline = Pipeline(engine, sizes)
     voices = PreparedVoices(engine, Path(config.voices))
-    jobs = Jobs(pipeline, voices, results.send)
+    jobs = Jobs(engine, pipeline, voices, results.send)
     voices_known = asyncio.Event()
     drained = asyncio.Event()
+
+    async def until_drained() -> None:
+        await drained.wait()
+        await jobs.finish()
 
     async def take_jobs() -> None:
         while True:
@@ -147,11 +155,13 @@ async def _work(
             )
         )
         log.debug("ready")
-        await drained.wait()
-        await jobs.finish()
-        for task in running:
+        leaving = tasks.create_task(until_drained())
+        either: set[asyncio.Future[Any]] = {leaving, jobs.unfit}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        for task in (*running, leaving):
             task.cancel()
     pipeline.close()
+    return jobs.unfit.result() if jobs.unfit.done() else None
 
 
 def _die_with_the_master() -> None:

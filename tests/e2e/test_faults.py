@@ -237,6 +237,53 @@ async def test_a_whole_file_is_not_sent_of_a_job_that_fails(service: Service) ->
         assert error_code(await client.post(ROUTE, json=asked), 500) == "engine_error"
 
 
+# --- a device that is full or broken --------------------------------------------------------------
+
+
+async def test_memory_that_runs_out_is_freed_and_the_job_tried_once_more(service: Service) -> None:
+    before = service.worker_pids()
+    async with service.async_client() as client:
+        answer = await speak(client, "sleep0.05 oom1 audio30")
+        assert answer.content == expected_pcm("audio30", 7)
+        refused = await speak(client, "oom audio30")
+        assert error_code(refused, 503) == "out_of_memory"
+        assert "Retry-After" in refused.headers
+        async with speech(service, client, "audio30 sleep0.2 oom") as doomed:
+            await doomed.aborts()
+    assert service.worker_pids() == before
+
+
+async def test_a_worker_that_is_short_of_memory_again_is_replaced(
+    start: Callable[..., Service],
+) -> None:
+    service = start()
+    [before] = service.worker_pids()
+    async with service.async_client() as client:
+        for _ in range(2):
+            assert error_code(await speak(client, "oom audio30"), 503) == "out_of_memory"
+        assert (await speak(client, "audio2")).content == expected_pcm("audio2", 7)
+    [worker] = service.status()["workers"]
+    assert worker["pid"] != before
+    assert worker["restarts"] == 1
+    assert "memory" in worker["last_error"]
+
+
+async def test_a_worker_whose_device_has_failed_is_replaced_and_its_job_done_by_another(
+    service: Service,
+) -> None:
+    before = set(service.worker_pids())
+    async with service.async_client() as client:
+        answer = await speak(client, "broken1 audio30")
+        assert answer.content == expected_pcm("audio30", 7)
+        async with speech(service, client, "audio30 sleep0.2 broken2") as doomed:
+            await doomed.aborts()
+        for _ in range(4):
+            assert (await speak(client, "audio2")).content == expected_pcm("audio2", 7)
+    healed(service)
+    assert before.isdisjoint(service.worker_pids())
+    assert any("device-side assert" in each["last_error"] for each in service.status()["workers"])
+
+
 # --- hanging --------------------------------------------------------------------------------------
 
 

@@ -72,7 +72,7 @@ def engine() -> ScriptedEngine:
 @pytest.fixture
 async def jobs(engine: ScriptedEngine, outbox: Outbox, tmp_path: Path) -> AsyncIterator[Jobs]:
     pipeline = Pipeline(engine, QueueSizes(2, 3))
-    jobs = Jobs(pipeline, PreparedVoices(engine, tmp_path), outbox.send)
+    jobs = Jobs(engine, pipeline, PreparedVoices(engine, tmp_path), outbox.send)
     yield jobs
     jobs.keep(LiveJobs(10**9, []))
     await jobs.finish()
@@ -247,3 +247,64 @@ async def test_nothing_is_said_after_the_end(jobs: Jobs, outbox: Outbox) -> None
     for number in range(20):
         last = [message for message, _ in outbox.sent if message.job == str(number)][-1]
         assert not isinstance(last, AudioChunk)
+
+
+# --- a device that is full or broken --------------------------------------------------------------
+
+
+@pytest.fixture
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the engine leaves its marks."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("own_folder")
+async def test_a_job_that_finds_no_memory_is_tried_again_when_some_was_freed(
+    jobs: Jobs, outbox: Outbox, engine: ScriptedEngine
+) -> None:
+    text = "sleep0.01 oom1 audio3"
+    jobs.start(request("a", text))
+    await finished(jobs)
+    assert engine.freed == 1
+    assert outbox.audio("a") == expected_pcm(text, PLAIN.seed)
+    assert outbox.ends("a") == [JobDone("a", 1, 3 * TOKEN)]
+
+
+async def test_a_job_that_finds_no_memory_twice_fails(
+    jobs: Jobs, outbox: Outbox, engine: ScriptedEngine
+) -> None:
+    jobs.start(request("a", "oom audio3"))
+    await finished(jobs)
+    assert engine.freed == 1
+    [end] = outbox.ends("a")
+    assert isinstance(end, JobFailed)
+    assert end.code == "out_of_memory"
+    assert outbox.samples("a") == 0
+
+
+async def test_a_job_that_was_heard_already_is_not_tried_again(
+    jobs: Jobs, outbox: Outbox, engine: ScriptedEngine
+) -> None:
+    jobs.start(request("a", "audio3 sleep0.05 oom audio3"))
+    await finished(jobs)
+    assert engine.freed == 0
+    assert [end.code for end in outbox.ends("a") if isinstance(end, JobFailed)] == ["out_of_memory"]
+    assert outbox.audio("a") == expected_pcm("audio3", PLAIN.seed)
+
+
+async def test_a_worker_that_is_short_of_memory_twice_in_a_row_must_go(jobs: Jobs) -> None:
+    for text in ("oom", "audio1", "oom", "raise", "oom"):
+        assert not jobs.unfit.done()
+        jobs.start(request(text, text))
+        await finished(jobs)
+    assert "memory" in jobs.unfit.result()
+
+
+async def test_a_worker_whose_device_failed_must_go_and_says_nothing_of_the_job(
+    jobs: Jobs, outbox: Outbox
+) -> None:
+    jobs.start(request("a", "broken audio1"))
+    jobs.start(request("b", "sleep0.05 audio1"))
+    await finished(jobs)
+    assert "device-side assert" in jobs.unfit.result()
+    assert outbox.ends("a") == outbox.ends("b") == []

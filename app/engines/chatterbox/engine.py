@@ -22,6 +22,7 @@ from torch import Tensor
 
 from app.engines.base import EngineConfig, Samples, SpeechSlice, TextChunk, Watermark
 from app.engines.chatterbox.compilation import NO_COMPILER, Compiler, TorchCompiler
+from app.engines.chatterbox.device_faults import device_faults
 from app.engines.chatterbox.loading import load
 from app.engines.chatterbox.s3gen import S3Gen, StreamDecoder
 from app.engines.chatterbox.step_loop import StepLoop
@@ -82,7 +83,9 @@ class ChatterboxEngine:
 
     async def prepare_voice(self, samples: Samples, rate: int) -> ChatterboxVoice:
         """Running streams go on meanwhile, on the other threads."""
-        return await run_to_its_end(self._voice_thread, partial(self._voices.voice, samples, rate))
+        prepare = partial(self._voices.voice, samples, rate)
+        with device_faults():
+            return await run_to_its_end(self._voice_thread, prepare)
 
     async def speech_tokens(
         self, chunk: TextChunk, voice: ChatterboxVoice, params: SynthesisParams
@@ -102,22 +105,24 @@ class ChatterboxEngine:
         ahead = SLICES_AHEAD * params.audio_tokens_per_slice
         tokens: list[int] = []
         index = 0
-        async with aclosing(self._t3.speak(request, ahead)) as steps:
-            async for step in steps:
-                if step.token is not None:
-                    tokens.append(step.token)
-                if step.ending is Ending.CUT:
-                    self.runaways += 1
-                    log.warning("a text chunk of %d characters was cut", len(chunk.text))
-                if step.ending or len(tokens) == params.audio_tokens_per_slice:
-                    yield SpeechSlice(self._on_device(tokens), index, last=bool(step.ending))
-                    tokens, index = [], index + 1
+        with device_faults():
+            async with aclosing(self._t3.speak(request, ahead)) as steps:
+                async for step in steps:
+                    if step.token is not None:
+                        tokens.append(step.token)
+                    if step.ending is Ending.CUT:
+                        self.runaways += 1
+                        log.warning("a text chunk of %d characters was cut", len(chunk.text))
+                    if step.ending or len(tokens) == params.audio_tokens_per_slice:
+                        yield SpeechSlice(self._on_device(tokens), index, last=bool(step.ending))
+                        tokens, index = [], index + 1
 
     def new_decoder(self, voice: ChatterboxVoice, params: SynthesisParams) -> "_Decoder":
         return _Decoder(self, StreamDecoder(self._s3gen, voice.s3gen, params))
 
     def to_host(self, audio: Tensor) -> Samples:
-        return audio.cpu().numpy()
+        with device_faults():
+            return audio.cpu().numpy()
 
     def new_watermark(self) -> Watermark | None:
         return StreamingWatermark(self._mark) if self._mark else None
@@ -144,6 +149,12 @@ class ChatterboxEngine:
         warm_up = partial(self._s3gen.warm_up, self.default_voice.s3gen)
         await run_to_its_end(self._s3gen_thread, warm_up)
 
+    async def free_memory(self) -> None:
+        """What torch keeps of the device for its next allocations."""
+        gc.collect()
+        if self._models.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     async def close(self) -> None:
         await self._dismantle()
         await asyncio.to_thread(self._voice_thread.shutdown, cancel_futures=True)
@@ -163,7 +174,8 @@ class ChatterboxEngine:
             except _Unwanted:
                 return torch.empty(0)  # for nobody
 
-        return await run_to_its_end(self._s3gen_thread, solve, unwanted.set)
+        with device_faults():
+            return await run_to_its_end(self._s3gen_thread, solve, unwanted.set)
 
     def _on_device(self, tokens: list[int]) -> Tensor:
         return torch.tensor(tokens, dtype=torch.int64, device=self._models.device)

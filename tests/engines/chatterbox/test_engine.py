@@ -10,10 +10,14 @@ import msgspec
 import numpy as np
 import pytest
 import pytest_asyncio
+import torch
 from perth import PerthImplicitWatermarker
 
 from app.engines.base import EngineConfig, TextChunk
 from app.engines.chatterbox.engine import ChatterboxEngine
+from app.engines.chatterbox.s3gen import StreamDecoder
+from app.engines.chatterbox.t3 import T3Batch
+from app.errors import DeviceFailed, OutOfMemory
 from app.messages import SAMPLE_RATE, SynthesisParams
 from app.worker.pipeline import Pipeline, QueueSizes
 from tests.engines.chatterbox.tiny import TinyChatterbox
@@ -87,6 +91,37 @@ async def test_a_cancelled_job_leaves_its_place_to_others(engine: ChatterboxEngi
     long.cancel()
     with pytest.raises(asyncio.CancelledError):
         await long
+    assert engine._t3._batch.free == 3
+    assert await speak(engine, seed=1) == before
+
+
+def no_memory(*args: Any, **kwargs: Any) -> None:
+    torch.empty(1 << 60)
+
+
+def device_assert(*args: Any, **kwargs: Any) -> None:
+    raise RuntimeError("CUDA error: device-side assert triggered")
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize("place", ["T3Batch.admit", "T3Batch.step", "StreamDecoder.decode"])
+@pytest.mark.parametrize(
+    ("fail", "told"), [(no_memory, OutOfMemory), (device_assert, DeviceFailed)]
+)
+async def test_a_device_that_is_full_or_broken_is_told_as_such_and_keeps_no_place(
+    engine: ChatterboxEngine,
+    place: str,
+    fail: Callable[..., None],
+    told: type[Exception],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = await speak(engine, seed=1)
+    name, method = place.split(".")
+    with monkeypatch.context() as patch:
+        patch.setattr({"T3Batch": T3Batch, "StreamDecoder": StreamDecoder}[name], method, fail)
+        with pytest.raises(told):
+            await speak(engine, seed=1)
+    await engine.free_memory()
     assert engine._t3._batch.free == 3
     assert await speak(engine, seed=1) == before
 
