@@ -27,6 +27,7 @@ LOCKS = {
     "requirements-newest.txt": ["preview"],
     "requirements-test.txt": ["preview", "test"],
 }
+ALL_LOCKS = (*LOCKS, "requirements-audit.txt")
 
 
 def test_the_top_level_holds_what_the_layout_names_and_nothing_else() -> None:
@@ -60,7 +61,7 @@ def pins(lock: str) -> dict[str, list[Version]]:
     return found
 
 
-@pytest.mark.parametrize("lock", LOCKS)
+@pytest.mark.parametrize("lock", ALL_LOCKS)
 def test_every_locked_package_has_one_version_and_hashes(lock: str) -> None:
     for entry in entries(lock):
         pin, *hashes = re.split(r"\s+--hash=sha256:", entry)
@@ -69,7 +70,7 @@ def test_every_locked_package_has_one_version_and_hashes(lock: str) -> None:
         assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in hashes), pin
 
 
-@pytest.mark.parametrize("lock", LOCKS)
+@pytest.mark.parametrize("lock", ALL_LOCKS)
 def test_the_lock_names_no_index_and_no_path(lock: str) -> None:
     text = (ROOT / ".ci" / lock).read_text()
     assert "://" not in text
@@ -311,7 +312,7 @@ def triggers(name: str) -> Any:
     return workflow(name)[True]  # YAML 1.1 reads the key `on` as a boolean
 
 
-@pytest.mark.parametrize("name", ["ci.yml", "publish-docker.yml"])
+@pytest.mark.parametrize("name", ["ci.yml", "publish-docker.yml", "security.yml"])
 def test_a_workflow_may_only_read_and_ends_in_time(name: str) -> None:
     assert workflow(name)["permissions"] == {"contents": "read"}
     assert "concurrency" in workflow(name)
@@ -338,6 +339,42 @@ def test_ci_runs_what_developers_run() -> None:
     assert triggers("ci.yml") == ["push", "pull_request"]
     (job,) = workflow("ci.yml")["jobs"].values()
     assert job["steps"][-1] == {"run": "bash .ci/run"}
+
+
+def test_every_push_and_every_week_is_audited_and_its_materials_are_kept() -> None:
+    assert triggers("security.yml").keys() == {"push", "pull_request", "schedule"}
+    (job,) = workflow("security.yml")["jobs"].values()
+    *_, audit, keep = job["steps"]
+    assert audit == {"run": "bash .ci/audit"}
+    assert keep["with"]["path"] == "sbom.cdx.json"
+
+
+FLAW = {"vulns": [{"id": "X-1", "fix_versions": ["2.8"]}]}
+
+
+@pytest.mark.parametrize(
+    ("pinned", "newest", "says", "fails"),
+    [
+        ({"version": "2.6", "vulns": []}, {"version": "2.6", "vulns": []}, "1 packages", False),
+        ({"version": "2.6", **FLAW}, {"version": "2.6", "vulns": []}, "torch 2.6: X-1", True),
+        ({"version": "2.6", **FLAW}, {"version": "2.9", "vulns": []}, "(pinned by", False),
+        ({"version": "2.6", "vulns": []}, {"version": "2.7", **FLAW}, "torch 2.7: X-1", True),
+        ({"skip_reason": "not found"}, None, "NOT AUDITED", False),
+    ],
+)
+def test_the_audit_fails_on_flaws_that_can_be_mended(
+    tmp_path: Path, pinned: dict[str, Any], newest: dict[str, Any] | None, says: str, fails: bool
+) -> None:
+    reports = tmp_path / "pinned.json", tmp_path / "newest.json"
+    for report, package in zip(reports, (pinned, newest), strict=True):
+        if package:
+            report.write_text(json.dumps({"dependencies": [{"name": "torch", **package}]}))
+    done = subprocess.run(
+        [sys.executable, ROOT / ".ci" / "audit.py", *reports], capture_output=True, text=True
+    )
+    assert says in done.stdout
+    assert done.stderr == ""
+    assert done.returncode == fails
 
 
 # --- .ci/run --------------------------------------------------------------------------------------

@@ -115,6 +115,7 @@ class Dispatcher:
         self._turn = 0
         self._accepting = False
         self.draining = False
+        self.retries = 0
 
     # --- what the speech route does -------------------------------------------------------------
 
@@ -168,6 +169,7 @@ class Dispatcher:
             elif job.kills >= MAX_KILLS:
                 self._end(job, PoisonRequest("the workers that tried this request died of it"))
             else:
+                self.retries += 1
                 log.info("job %s retried: worker=%s died before the answer", job.id, worker.name)
                 job.worker = None
                 if job.sent_at:

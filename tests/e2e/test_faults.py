@@ -129,6 +129,7 @@ async def test_a_job_whose_worker_dies_before_its_first_byte_is_tried_again(
     assert answer.status_code == 200
     assert answer.content == expected_pcm("audio30", 7)
     assert "retried" in service.log()
+    assert service.status()["queue"]["retries"] >= 1
 
 
 async def killed_at(service: Service, hold: str, asked: dict[str, Any]) -> httpx.Response:

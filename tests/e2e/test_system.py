@@ -55,7 +55,7 @@ def test_the_status_has_the_shape_of_the_contract(preview: Service) -> None:
     assert ram["used"] + ram["free"] == pytest.approx(ram["total"], abs=0.02)
     assert ram["percent_used"] == pytest.approx(100 * ram["used"] / ram["total"], abs=0.5)
     assert isinstance(status["gpus"], list)
-    assert status["queue"] == {"waiting": 0, "running": 0, "limit": 100}
+    assert status["queue"] == {"waiting": 0, "running": 0, "limit": 100, "retries": 0}
 
 
 def test_the_status_shows_each_worker(preview: Service) -> None:
@@ -74,7 +74,7 @@ async def test_the_status_is_told_while_all_are_busy(preview: Service) -> None:
     async with preview.async_client() as client:
         speaking = [asyncio.create_task(client.post("/tts/generate", json=asked)) for _ in range(3)]
         await preview.until(
-            lambda: preview.status()["queue"] == {"waiting": 1, "running": 2, "limit": 100},
+            lambda: preview.status()["queue"].items() >= {"waiting": 1, "running": 2}.items()
         )
         assert [worker["busy"] for worker in preview.status()["workers"]] == [1, 1]
         for task in speaking:

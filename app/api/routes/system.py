@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from app import __version__
 from app.api.dependencies import Services, ServicesOf
+from app.api.errors import documented
 from app.api.hardware import Cpu, Gpu, cpu_load, gpu_load
 from app.errors import Draining, NotReady, ServerFault
 from app.master.supervisor import Seat
@@ -36,6 +37,7 @@ class QueueStatus(BaseModel):
     waiting: int
     running: int
     limit: int
+    retries: int
 
 
 class SystemStatus(BaseModel):
@@ -64,7 +66,10 @@ async def system_status(services: ServicesOf) -> SystemStatus:
         gpus=gpus,
         workers=[_worker(seat, slots) for seat in supervisor.seats],
         queue=QueueStatus(
-            waiting=dispatcher.waiting, running=dispatcher.running, limit=dispatcher.limit
+            waiting=dispatcher.waiting,
+            running=dispatcher.running,
+            limit=dispatcher.limit,
+            retries=dispatcher.retries,
         ),
     )
 
@@ -83,7 +88,7 @@ async def health(services: ServicesOf) -> Health:
     )
 
 
-@probes.get("/ready", summary="Speech can be had")
+@probes.get("/ready", summary="Speech can be had", responses=documented(NotReady, Draining))
 @probes.head("/ready", include_in_schema=False)
 async def ready(services: ServicesOf) -> dict[str, str]:
     """200 when a worker is warm and every voice present at start is prepared, else 503."""
@@ -92,7 +97,12 @@ async def ready(services: ServicesOf) -> dict[str, str]:
     return {"status": "ready"}
 
 
-@probes.get("/ping", summary="For RunPod's load balancer")
+@probes.get(
+    "/ping",
+    summary="For RunPod's load balancer",
+    response_class=Response,
+    responses={204: {"description": "Starting, or no worker is left."}},
+)
 @probes.head("/ping", include_in_schema=False)
 async def ping(services: ServicesOf) -> Response:
     """200 when ready, 204 while starting."""
