@@ -1,0 +1,129 @@
+"""What nobody is told: the key and the texts, whatever has happened to the service before."""
+
+import os
+import signal
+import stat
+from collections.abc import Callable, Iterator
+
+import httpx
+import psutil
+import pytest
+
+from tests.audio.media import audio_file, tone
+from tests.service import API_KEY, Service, running_service
+
+ROUTE = "/tts/generate"
+SECRET = "zebrafinch"
+"""A word of every text, which is spoken as one token of audio."""
+
+
+class Witness:
+    """A client that remembers everything it was ever told: headers and bodies."""
+
+    def __init__(self, client: httpx.Client) -> None:
+        self._client = client
+        self.told: list[str] = []
+
+    def ask(self, method: str, path: str, **request: object) -> int:
+        """The status; 0 of an answer that broke off."""
+        try:
+            with self._client.stream(method, path, **request) as answer:
+                self.told += [f"{name}: {value}" for name, value in answer.headers.items()]
+                for piece in answer.iter_raw():
+                    self.told.append(piece.decode("latin-1"))
+                return answer.status_code
+        except httpx.RemoteProtocolError:
+            return 0
+
+    def speak(self, words: str) -> int:
+        return self.ask("POST", ROUTE, json={"text": f"{SECRET} {words}", "format": "raw_pcm"})
+
+
+@pytest.fixture(scope="module")
+def tried(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service, Witness]]:
+    """A service to which much has happened, and who saw it."""
+    folder = tmp_path_factory.mktemp("security")
+    with (
+        running_service(folder, WORKERS_PER_DEVICE=2, WORKER_STALL_SECONDS=2) as service,
+        service.client() as client,
+    ):
+        witness = Witness(client)
+        go_wrong(service, witness)
+        yield service, witness
+
+
+def go_wrong(service: Service, witness: Witness) -> None:
+    """Each fault answered as it should be: else the search below would find nothing anywhere."""
+    keyed = {"api_key": API_KEY}
+    voice = audio_file(tone(1.1))
+    assert witness.speak("audio3") == 200
+    assert witness.speak("raise audio3") == 500
+    assert witness.speak("audio30 sleep0.2 raise") == 0
+    assert witness.speak("oom") == 503
+    assert witness.speak("broken1 audio3") == 200
+    assert witness.speak("block audio3") == 504
+    assert witness.speak("die audio3") == 500
+    service.wait_until(lambda: service.ready_workers() == 2, 20)
+    for pid in service.worker_pids():
+        os.kill(pid, signal.SIGKILL)
+    assert witness.speak("audio3") == 200
+    assert witness.ask("GET", ROUTE, params={**keyed, "text": f"{SECRET} audio3"}) == 200
+    assert witness.ask("GET", ROUTE, params={**keyed, "text": f"{SECRET} a", "seed": "x"}) == 400
+    assert witness.ask("GET", ROUTE, params={**keyed, "text": SECRET, "voice_id": "x.wav"}) == 404
+    assert witness.ask("GET", "/nowhere", params=keyed) == 404
+    assert witness.ask("PUT", ROUTE, params=keyed) == 405
+    as_json = {"Content-Type": "application/json"}
+    assert witness.ask("POST", ROUTE, content=f'{{"text": "{SECRET}', headers=as_json) == 400
+    assert witness.ask("POST", ROUTE, content=SECRET) == 415
+    assert witness.ask("POST", ROUTE, json={"text": SECRET * 5000}) == 413
+    assert witness.ask("POST", "/voices", files={"file": ("a.wav", SECRET.encode())}) == 422
+    assert witness.ask("POST", "/voices", files={"file": ("../a.wav", voice)}) == 400
+    assert witness.ask("POST", "/voices", files={"file": ("a.wav", voice)}) == 201
+    assert witness.ask("POST", "/voices", files={"file": ("a.wav", voice)}) == 409
+    for path in ("/voices", "/system-status", "/health", "/ready", "/ping", "/openapi.json"):
+        assert witness.ask("GET", path) in (200, 204)
+
+
+def test_the_key_is_in_no_answer_and_no_log(tried: tuple[Service, Witness]) -> None:
+    service, witness = tried
+    assert len(witness.told) > 100
+    assert API_KEY not in "\n".join(witness.told)
+    assert "Traceback" in service.log()  # of what the engine raised: all was logged
+    assert API_KEY not in service.log()
+
+
+def test_no_text_is_in_an_answer_or_in_the_log(tried: tuple[Service, Witness]) -> None:
+    service, witness = tried
+    assert SECRET not in "\n".join(witness.told)
+    assert SECRET not in service.log()
+
+
+def test_no_command_line_has_the_key(tried: tuple[Service, Witness]) -> None:
+    service, _ = tried
+    master = psutil.Process(service.process.pid)
+    lines = [process.cmdline() for process in (master, *master.children(recursive=True))]
+    assert len(lines) > 2
+    assert not [line for line in lines if API_KEY in " ".join(line)]
+
+
+def test_an_uploaded_file_is_its_owners_and_no_route_hands_it_out(
+    tried: tuple[Service, Witness],
+) -> None:
+    service, _ = tried
+    mode = stat.S_IMODE((service.voices_dir / "a.wav").stat().st_mode)
+    assert oct(mode) == "0o600"
+    with service.client() as client:
+        for path in ("/voices/a.wav", "/a.wav", "/voices/../voices/a.wav", "/static/a.wav"):
+            assert client.get(path).status_code in (404, 405)
+
+
+def test_a_line_break_in_a_request_makes_no_line_in_the_log(start: Callable[..., Service]) -> None:
+    service = start(LOG_LEVEL="DEBUG")
+    with service.client() as client:
+        forged = "x%0d%0a2026-01-01 00:00:00,000 INFO    master: forged"
+        client.get(f"/{forged}")
+        client.get(f"{ROUTE}?text=audio1%0d%0amaster:%20forged&voice_id={forged}")
+        client.delete(f"/voices/{forged}")
+    lines = service.log().splitlines()
+    assert not [line for line in lines if "forged" in line and "\\r\\n" not in line]
+    assert all(" master: " in line or " cpu.0: " in line for line in lines)
