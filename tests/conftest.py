@@ -6,10 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from tests.service import ROOT, Service, running_service
 
 CHROMIUM = shutil.which("chromium")
+
+# What Hypothesis tries is little and always the same, unless asked for more of it:
+#   pytest tests/fuzz --hypothesis-profile=long --timeout=1800
+settings.register_profile("short", derandomize=True, deadline=None)
+settings.register_profile("long", max_examples=2_000, deadline=None)
+settings.load_profile("short")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

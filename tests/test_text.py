@@ -4,14 +4,11 @@ import time
 from unicodedata import normalize
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app.errors import EmptyText
 from app.text import clean, speakable, split
-
-settings.register_profile("untimed", deadline=None)
-settings.load_profile("untimed")
 
 # Of all of Unicode, little would ever meet a boundary; so much of what is drawn is trouble.
 TROUBLE = [

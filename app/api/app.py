@@ -10,9 +10,10 @@ from starlette.responses import HTMLResponse
 
 from app import __version__
 from app.api.dependencies import Services
-from app.api.errors import handle_errors
+from app.api.errors import ANY_OTHER_ERROR, METHODS, documented, handle_errors
 from app.api.middleware import ApiKey, RequestLog
 from app.api.routes import speech, system, voices
+from app.errors import Unauthenticated
 
 EXPOSED_HEADERS = ("X-Request-ID", "X-TTS-Model", "X-TTS-Notice", "X-Sample-Rate", "Retry-After")
 
@@ -33,10 +34,12 @@ def create_app(services: Services) -> FastAPI:
         debug=settings.debug,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # to wherever the Host header says, with the key in the query
+        responses=ANY_OTHER_ERROR,
     )
     app.state.services = services
     for router in (speech.router, voices.router, system.router):
-        app.include_router(router, dependencies=KEY_PLACES)
+        app.include_router(router, dependencies=KEY_PLACES, responses=documented(Unauthenticated))
     app.include_router(system.probes)
     app.add_api_route("/docs", _docs, include_in_schema=False)
     handle_errors(app)
@@ -45,7 +48,7 @@ def create_app(services: Services) -> FastAPI:
     app.add_middleware(
         CORSMiddleware,
         allow_origins=settings.cors_origins,
-        allow_methods=("GET", "HEAD", "POST", "DELETE"),
+        allow_methods=METHODS,
         allow_headers=("*",),
         expose_headers=EXPOSED_HEADERS,
     )

@@ -1,16 +1,54 @@
 """The one place where an error becomes an HTTP answer, in the one error shape."""
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
+from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from app.errors import InvalidRequest, MethodNotAllowed, NotFound, ServiceError
+
+METHODS = ("GET", "HEAD", "POST", "DELETE")
+"""All that any path answers."""
+
+
+class ErrorDetails(BaseModel):
+    message: str
+    type: Literal[
+        "invalid_request_error",
+        "authentication_error",
+        "not_found_error",
+        "rate_limit_error",
+        "server_error",
+    ]
+    code: str
+    param: str | None
+
+
+class ErrorBody(BaseModel):
+    error: ErrorDetails
+
+
+Documented = dict[int | str, dict[str, Any]]
+"""The `responses` of a route, a router or the app, for the schema."""
+
+ANY_OTHER_ERROR: Documented = {"default": {"description": "Any other error.", "model": ErrorBody}}
+
+
+def documented(*errors: type[ServiceError]) -> Documented:
+    """What a route may raise, by status, with the codes in the description."""
+    codes: dict[int, list[str]] = {}
+    for error in errors:
+        codes.setdefault(error.status, []).append(f"`{error.code}`")
+    return {
+        status: {"description": " or ".join(codes[status]), "model": ErrorBody} for status in codes
+    }
 
 
 def error_response(error: ServiceError) -> JSONResponse:
@@ -58,6 +96,8 @@ def handle_errors(app: FastAPI) -> None:
     async def the_frameworks(request: Request, error: HTTPException) -> JSONResponse:
         response = error_response(_translated(request, error))
         response.headers.update(error.headers or {})
+        if error.status_code == 405:
+            response.headers["Allow"] = ", ".join(_methods_at(request))
         return response
 
     @app.exception_handler(RequestValidationError)
@@ -79,3 +119,13 @@ def _translated(request: Request, error: HTTPException) -> ServiceError:
     if error.status_code == 405:
         return MethodNotAllowed(f"{request.method} is not allowed at {path}{hint}")
     return InvalidRequest(str(error.detail))
+
+
+def _methods_at(request: Request) -> list[str]:
+    """Of all routes of the path: the one that refuses knows its own methods only."""
+    routes, scope = request.app.routes, request.scope
+    return [
+        method
+        for method in METHODS
+        if any(route.matches({**scope, "method": method})[0] is Match.FULL for route in routes)
+    ]

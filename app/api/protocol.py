@@ -71,6 +71,8 @@ class BoundedProtocol(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        if not self._is_plain():
+            raise ValueError("of more than one meaning")  # to the parser: it stops, and says 400
         self._incoming = "body"
         self._clear_deadline()
         super().on_headers_complete()
@@ -109,6 +111,18 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse(RequestTooSlow(f"the headers did not come within {self.patience_s:g} s"))
         else:
             self.transport.close()
+
+    def _is_plain(self) -> bool:
+        """Whether no proxy can have read the request differently (RFC 9112, 3.2 and 6.1).
+
+        The parser has seen to the rest: lengths that contradict each other or the chunks.
+        """
+        version = self.parser.get_http_version()
+        hosts = [value for name, value in self.headers if name == b"host"]
+        codings = [value.lower() for name, value in self.headers if name == b"transfer-encoding"]
+        if version == "1.0":
+            return len(hosts) <= 1 and not codings
+        return version == "1.1" and len(hosts) == 1 and codings in ([], [b"chunked"])
 
     def _refuse(self, error: ServiceError) -> None:
         log.info("connection closed: %s", error.message)

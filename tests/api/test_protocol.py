@@ -170,6 +170,29 @@ async def test_what_is_no_http_is_told_so_in_the_one_shape(
     assert refusal(await connection.rest()) == (400, "invalid_request")
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /now HTTP/1.1\r\n",
+        b"GET /now HTTP/1.1\r\nHost: x\r\nHost: x\r\n",
+        b"GET /now HTTP/2.0\r\nHost: x\r\n",
+        b"POST /now HTTP/1.0\r\nHost: x\r\nTransfer-Encoding: chunked\r\n",
+        b"POST /now HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n",
+    ],
+    ids=["no host", "two hosts", "version 2", "chunks in 1.0", "another coding"],
+)
+async def test_what_a_proxy_may_have_read_differently_is_refused(
+    connection: Connection, head: bytes
+) -> None:
+    connection.send(head + b"\r\n")
+    assert refusal(await connection.rest()) == (400, "invalid_request")
+
+
+async def test_an_old_client_may_leave_out_the_host(connection: Connection) -> None:
+    connection.send(b"GET /now HTTP/1.0\r\n\r\n")
+    assert (await connection.rest()).startswith(b"HTTP/1.1 200 ")
+
+
 async def test_headers_may_be_long(connection: Connection) -> None:
     connection.send(GET[:-2] + b"X-Long: " + b"x" * 60_000 + b"\r\n\r\n")
     assert await connection.answer() == b"0"

@@ -6,6 +6,7 @@ from typing import Any
 import av
 import numpy as np
 
+EVEN_VORBIS = {"strict": "experimental"}
 LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}
 
 
@@ -30,7 +31,7 @@ def audio_file(
             output.add_stream("ass")
         picture = _picture_stream(output) if video else None
         streams = [
-            output.add_stream(codec, rate=rate, layout=LAYOUTS[len(np.atleast_2d(track))])
+            output.add_stream(codec, rate, EVEN_VORBIS, layout=LAYOUTS[len(np.atleast_2d(track))])
             for track in tracks
         ]
         if picture:

@@ -9,11 +9,31 @@ from starlette.responses import Response
 
 from app.api.body import read_json_object
 from app.api.dependencies import Services, ServicesOf
+from app.api.errors import documented
 from app.api.negotiation import negotiate
 from app.api.schemas import FormatName, SpeechRequest, from_json, from_query
 from app.api.speech_response import SpeechResponse
 from app.audio.encoder import ENCODERS, Encoder
-from app.errors import PayloadTooLarge, TextTooLong
+from app.errors import (
+    ClientStalled,
+    Draining,
+    EmptyText,
+    EncoderFailed,
+    EngineFailed,
+    InvalidRequest,
+    NotAcceptable,
+    NotReady,
+    OutOfMemory,
+    PayloadTooLarge,
+    PoisonRequest,
+    QueueFull,
+    QueueTimeout,
+    TextTooLong,
+    UnsupportedMedia,
+    VoiceNotFound,
+    WorkerLost,
+    WorkerStalled,
+)
 from app.messages import SAMPLE_RATE
 from app.text import clean
 
@@ -23,6 +43,12 @@ BYTES_PER_CHARACTER = 12
 """Of JSON, at most: one outside the Basic Multilingual Plane, written as two \\u escapes."""
 
 BYTES_OF_OTHER_PARAMETERS = 16_384
+
+_ERRORS = (
+    *(InvalidRequest, EmptyText, VoiceNotFound, NotAcceptable, TextTooLong, QueueFull),
+    *(EngineFailed, EncoderFailed, WorkerLost, PoisonRequest),
+    *(NotReady, Draining, QueueTimeout, OutOfMemory, ClientStalled, WorkerStalled),
+)
 
 _SCHEMA = SpeechRequest.model_json_schema(by_alias=False)
 _AUDIO = {"200": {"description": "The audio.", "content": {"audio/*": {}}}}
@@ -45,7 +71,13 @@ _QUERY: dict[str, Any] = {
 }
 
 
-@router.post("/tts/generate", openapi_extra=_BODY, summary="Speak a text (JSON)")
+@router.post(
+    "/tts/generate",
+    summary="Speak a text (JSON)",
+    openapi_extra=_BODY,
+    response_class=Response,
+    responses=documented(*_ERRORS, PayloadTooLarge, UnsupportedMedia),
+)
 async def generate(request: Request, services: ServicesOf) -> Response:
     """For long texts and servers; parameters in a JSON object."""
     longest = services.master.settings.max_text_length
@@ -55,7 +87,13 @@ async def generate(request: Request, services: ServicesOf) -> Response:
     return _speak(request, services, from_json(values))
 
 
-@router.get("/tts/generate", openapi_extra=_QUERY, summary="Speak a text (URL)")
+@router.get(
+    "/tts/generate",
+    summary="Speak a text (URL)",
+    openapi_extra=_QUERY,
+    response_class=Response,
+    responses=documented(*_ERRORS),
+)
 async def generate_from_url(request: Request, services: ServicesOf) -> Response:
     """For an audio tag's `src`; the same parameters in the query."""
     return _speak(request, services, from_query(request.query_params))

@@ -9,12 +9,18 @@ from starlette.datastructures import UploadFile
 
 from app.api.body import limit_body, media_type
 from app.api.dependencies import ServicesOf
+from app.api.errors import documented
 from app.errors import (
     InvalidRequest,
     InvalidVoiceId,
     PayloadTooLarge,
+    PreloadedVoice,
     StorageFull,
+    StorageUnavailable,
     UnsupportedMedia,
+    UnusableAudio,
+    VoiceExists,
+    VoiceNotFound,
 )
 from app.master.master import MB
 from app.voice_files import checked_voice_id
@@ -31,6 +37,7 @@ _UPLOAD = {
                 "schema": {
                     "type": "object",
                     "required": ["file"],
+                    "additionalProperties": False,
                     "properties": {"file": {"type": "string", "format": "binary"}},
                 }
             }
@@ -48,7 +55,16 @@ class Deleted(BaseModel):
     message: str
 
 
-@router.post("", status_code=201, openapi_extra=_UPLOAD, summary="Upload a voice")
+@router.post(
+    "",
+    summary="Upload a voice",
+    status_code=201,
+    openapi_extra=_UPLOAD,
+    responses=documented(
+        *(InvalidRequest, InvalidVoiceId, VoiceExists, PayloadTooLarge, UnsupportedMedia),
+        *(UnusableAudio, StorageUnavailable, StorageFull),
+    ),
+)
 async def upload(request: Request, services: ServicesOf, replace: bool = False) -> Uploaded:
     """The file name becomes the `voice_id`. `replace=true` swaps an existing one."""
     if media_type(request) != "multipart/form-data":
@@ -78,7 +94,11 @@ async def list_voices(services: ServicesOf) -> list[str]:
     return services.master.voices.ids()
 
 
-@router.delete("/{voice_id}", summary="Delete a voice")
+@router.delete(
+    "/{voice_id}",
+    summary="Delete a voice",
+    responses=documented(PreloadedVoice, VoiceNotFound, StorageUnavailable, StorageFull),
+)
 async def delete(voice_id: str, services: ServicesOf) -> Deleted:
     """Only uploaded ones; a generation that was accepted before ends with the voice it had."""
     await services.master.voices.delete(voice_id)

@@ -1,0 +1,72 @@
+"""Schemathesis: what the OpenAPI schema allows, and what it forbids, sent to a real service."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import schemathesis
+from hypothesis import settings
+from schemathesis import GenerationMode
+from schemathesis.checks import CHECKS, load_all_checks
+
+from app.api.app import create_app
+from app.settings import Settings
+from tests.service import API_KEY, Service
+
+MASTER: Any = SimpleNamespace(settings=Settings(api_key=API_KEY, _env_file=None))
+SCHEMA = create_app(SimpleNamespace(master=MASTER)).openapi()
+
+BEYOND_ANY_SCHEMA = {
+    "empty_text",
+    "invalid_voice_id",
+    "unusable_audio",
+    "voice_exists",
+    "voice_not_found",
+}
+"""For these, what has the right form may be refused."""
+
+load_all_checks()
+[ACCEPTS_ALL_THAT_IS_VALID] = CHECKS.get_by_names(["positive_data_acceptance"])
+
+
+def strict() -> schemathesis.BaseSchema:
+    """Without what it says of any other error: by that, no fault is to be excused."""
+    paths = {
+        path: {
+            method: operation | {"responses": _without(operation["responses"], "default")}
+            for method, operation in operations.items()
+        }
+        for path, operations in SCHEMA["paths"].items()
+    }
+    schema = schemathesis.openapi.from_dict(SCHEMA | {"paths": paths})
+    schema.config.generation.update(modes=list(GenerationMode), with_security_parameters=False)
+    schema.config.checks.not_a_server_error.expected_statuses += ["503", "504", "507"]
+    return schema
+
+
+def _without(mapping: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in mapping.items() if key != name}
+
+
+@strict().parametrize()
+@settings(max_examples=settings().max_examples // 4)
+def test_whatever_comes_the_answer_is_a_documented_one(
+    case: schemathesis.Case, service: Service
+) -> None:
+    answer = case.call_and_validate(
+        base_url=service.url,
+        headers={"X-API-Key": API_KEY},
+        excluded_checks=[ACCEPTS_ALL_THAT_IS_VALID],
+    )
+    if answer.status_code >= 400 and case.meta.generation.mode.is_positive:
+        error = answer.json()["error"]
+        assert error["code"] in BEYOND_ANY_SCHEMA or is_for_a_fraction(error), error
+
+
+def is_for_a_fraction(error: dict[str, Any]) -> bool:
+    """5.0 is an integer in JSON Schema, but not here."""
+    return error["message"].endswith("Input should be a valid integer")
+
+
+def test_the_service_documents_just_this_schema(service: Service) -> None:
+    with service.client() as client:
+        assert client.get("/openapi.json").json() == SCHEMA

@@ -1,0 +1,107 @@
+"""Whatever is left of an audio file, a decoder decodes it or says why it does not."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from hypothesis import settings
+
+from app.audio.decode import DecodeLimits, Ending, load_decoded
+from tests.audio.test_decode import PLAYLISTS, Trap, playlist
+from tests.e2e.test_voices_route import all_files, upload
+from tests.fuzz.damage import WHOLE, damaged
+from tests.service import ROOT, Service
+
+LIMITS = DecodeLimits()
+DAMAGED = 3 * settings().max_examples
+UPLOADED = DAMAGED // 25
+
+UNUSABLE = (422, "unusable_audio")
+VERDICTS = set(Ending) - {Ending.DISK_FULL}
+
+
+def decoded(folder: Path, files: dict[str, bytes]) -> dict[str, int]:
+    """How each file was judged, by a decoder of its own that kept to its limits."""
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    nursery = subprocess.run(
+        [sys.executable, "-m", "tests.fuzz.decoders", json.dumps(asdict(LIMITS)), folder],
+        cwd=ROOT,
+        env={"OPENBLAS_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    reports: list[dict[str, Any]] = [json.loads(line) for line in nursery.stdout.splitlines()]
+    for report in reports:
+        assert report["status"] in VERDICTS, report
+        assert report["seconds"] < LIMITS.wall_s, report
+        assert report["bytes"] < LIMITS.memory_bytes, report
+        if report["status"] == Ending.DONE:
+            assert_is_voice(folder / f"{report['file']}.decoded")
+    assert {report["file"] for report in reports} == files.keys()
+    return {report["file"]: report["status"] for report in reports}
+
+
+def assert_is_voice(result: Path) -> None:
+    samples, rate = load_decoded(result)
+    assert LIMITS.rates[0] <= rate <= LIMITS.rates[1]
+    assert LIMITS.min_s <= len(samples) / rate <= LIMITS.max_s
+    assert np.abs(samples).max() <= 1  # and so none of them is NaN
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def trap(tmp_path: Path) -> Iterator[Trap]:
+    trap = Trap(tmp_path)
+    yield trap
+    trap.server.server_close()
+
+
+def test_undamaged_files_of_every_container_are_voices(folder: Path) -> None:
+    assert set(decoded(folder, WHOLE).values()) == {Ending.DONE}
+
+
+def test_damaged_files_are_decoded_or_refused(folder: Path) -> None:
+    verdicts = decoded(folder, dict(map(damaged, range(DAMAGED))))
+    assert {Ending.DONE, Ending.UNKNOWN_FORMAT, Ending.DAMAGED} <= set(verdicts.values())
+
+
+def test_no_playlist_before_or_in_a_file_opens_another(folder: Path, trap: Trap) -> None:
+    files = {}
+    for kind in PLAYLISTS:
+        text = playlist(kind, trap, over_http=False)
+        for name, content in WHOLE.items():
+            files[f"{kind} before.{name}"] = text + content
+            files[f"{kind} over.{name}"] = text + content[len(text) :]
+            files[f"{kind} in.{name}"] = content[:400] + text + content[400:]
+    decoded(folder, files)
+    assert not trap.sprung()
+
+
+def test_a_service_survives_them(service: Service) -> None:
+    process = psutil.Process(service.process.pid)
+    with service.client() as client:
+        upload(client, "whole.wav", WHOLE["wav"]).raise_for_status()
+        assert client.delete("/voices/whole.wav").status_code == 200
+        before = all_files(service), set(process.children(recursive=True))
+        for name, content in map(damaged, range(UPLOADED)):
+            answer = upload(client, name, content)
+            if answer.status_code == 201:
+                assert client.delete(f"/voices/{name}").status_code == 200
+            else:
+                assert (answer.status_code, answer.json()["error"]["code"]) == UNUSABLE
+    assert (all_files(service), set(process.children(recursive=True))) == before
+    assert "decoder ended with status" not in service.log()

@@ -1,0 +1,148 @@
+"""Whatever is asked for, a JSON object and a query say the same, and it is what the bounds say."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from starlette.datastructures import QueryParams
+
+from app.api.negotiation import negotiate
+from app.api.schemas import SpeechRequest, from_json, from_query
+from app.audio.encoder import ENCODERS
+from app.errors import InvalidRequest, NotAcceptable
+from app.messages import SynthesisParams
+from tests.api.test_schemas import ALIASES, BOUNDS, WHOLE_NUMBERS
+from tests.service import Service
+from tests.test_messages import PARAMS
+
+ROUTE = "/tts/generate"
+FEWER = settings(max_examples=settings().max_examples // 2)
+
+WORDS = ["text", "voice_id", "format", "chunk_overlap_method", "chunk_overlap_strategy"]
+CHOICES = ["wav", "MP3", "full", "zero", "ogg", "null", ""]
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+numbers = st.integers() | st.integers(-1, 600) | st.floats(-1, 6) | st.floats()
+anything = st.recursive(
+    st.none() | st.booleans() | numbers | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+requests = st.fixed_dictionaries(
+    {"text": texts},
+    optional={name: texts | st.sampled_from(CHOICES) for name in WORDS if name != "text"}
+    | dict.fromkeys([*BOUNDS, *ALIASES, "stream", "speed"], anything),
+)
+
+
+def outcome(parse: Any, values: Any) -> SpeechRequest | str | None:
+    """What is made of it or, if it is refused, the parameter that is named."""
+    try:
+        return parse(values)
+    except InvalidRequest as refusal:
+        return refusal.param
+
+
+def as_query(values: dict[str, Any]) -> QueryParams:
+    return QueryParams(
+        {
+            name: value if name in WORDS else json.dumps(value, ensure_ascii=True)
+            for name, value in values.items()
+        }
+    )
+
+
+@given(requests)
+@example({"text": "x", "min_p": float("nan")})
+def test_json_and_query_agree(values: dict[str, Any]) -> None:
+    assert outcome(from_json, values) == outcome(from_query, as_query(values))
+
+
+@given(st.sampled_from(list(BOUNDS)), numbers)
+def test_just_what_is_within_the_bounds_is_accepted(name: str, value: float) -> None:
+    least, most = BOUNDS[name]
+    within = 0 < value <= most if name == "top_p" else least <= value <= most
+    if isinstance(value, float) and name in WHOLE_NUMBERS:
+        within = False
+    wanted = outcome(from_json, {"text": "x", name: value})
+    if within:
+        assert isinstance(wanted, SpeechRequest)
+        assert getattr(wanted.params(PARAMS), name) == value
+    else:
+        assert wanted == name
+
+
+@given(st.dictionaries(st.sampled_from([*BOUNDS, *ALIASES, *WORDS]) | st.text(), anything))
+def test_whatever_is_refused_is_named(values: dict[str, Any]) -> None:
+    wanted = outcome(from_json, values)
+    assert isinstance(wanted, SpeechRequest) or wanted == "text" or wanted in values
+
+
+@given(requests)
+def test_what_is_accepted_reaches_a_worker(values: dict[str, Any]) -> None:
+    wanted = outcome(from_json, values)
+    if isinstance(wanted, SpeechRequest):
+        params = wanted.params(PARAMS)
+        frame = msgspec.msgpack.encode(params)
+        assert msgspec.msgpack.decode(frame, type=SynthesisParams) == params
+
+
+@given(st.text())
+@example("audio/wav;q=nan")
+@example("*/*;q=inf,audio/mpeg;q=-inf")
+def test_every_accept_is_met_or_refused(accept: str) -> None:
+    try:
+        assert negotiate(accept) in ENCODERS
+    except NotAcceptable:
+        assert accept.strip(" ,;")
+
+
+# --- over HTTP ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def client(service: Service) -> Iterator[httpx.Client]:
+    with service.client() as client:
+        yield client
+
+
+def status_of(answer: httpx.Response) -> int:
+    """Of an answer that is audio to its end, or an error in the one shape that is no fault."""
+    if answer.status_code == 200:
+        assert answer.headers["Content-Type"].startswith("audio/")
+    else:
+        assert answer.status_code in (400, 404, 413)
+        assert set(answer.json()["error"]) == {"message", "type", "code", "param"}
+    return answer.status_code
+
+
+@FEWER
+@given(requests)
+def test_both_routes_agree(client: httpx.Client, values: dict[str, Any]) -> None:
+    json_headers = {"Content-Type": "application/json"}
+    posted = client.post(ROUTE, content=json.dumps(values), headers=json_headers)
+    got = client.get(ROUTE, params=str(as_query(values)))
+    assert status_of(posted) == status_of(got)
+
+
+@FEWER
+@given(requests, st.data())
+def test_a_garbled_body_is_no_fault(
+    client: httpx.Client, values: dict[str, Any], data: st.DataObject
+) -> None:
+    body = json.dumps(values).encode()
+    start, stop = sorted(data.draw(st.tuples(*[st.integers(0, len(body))] * 2)))
+    garbled = body[:start] + data.draw(st.binary(max_size=10)) + body[stop:]
+    status_of(client.post(ROUTE, content=garbled, headers={"Content-Type": "application/json"}))
+
+
+@FEWER
+@given(st.binary(max_size=60))
+def test_a_garbled_query_is_no_fault(client: httpx.Client, query: bytes) -> None:
+    escaped = "".join(f"%{byte:02x}" if byte > 126 or byte < 33 else chr(byte) for byte in query)
+    status_of(client.get(f"{ROUTE}?text=x&{escaped}"))
