@@ -19,11 +19,12 @@ _ELSEWHERE = (
     "ASGI callable returned without completing",
     "Cancel ",
     "Invalid HTTP request received",
+    "socket.accept() out of system resource",
 )
 
 
 class _Expected(logging.Filter):
-    """Drops what uvicorn calls an error and this service does on purpose, and logs itself."""
+    """Drops what uvicorn or asyncio calls an error, and this service expects and logs itself."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         message = record.getMessage()
@@ -36,6 +37,7 @@ def set_up_logging(level: str, process: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(OneLine(LINE))
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    logging.getLogger("uvicorn.error").addFilter(_Expected())
+    for server in ("uvicorn.error", "asyncio"):
+        logging.getLogger(server).addFilter(_Expected())
     for chatty in ("httpx", "urllib3", "filelock", "multipart", "python_multipart"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -58,6 +58,13 @@ def _set_up(socket: "zmq.Socket[Any]") -> None:
 # --- the master's ends --------------------------------------------------------------------------
 
 
+def _close_bound(socket: "zmq.Socket[Any]") -> None:
+    """ZeroMQ itself leaves the file of a bound socket behind."""
+    address = socket.get_string(zmq.LAST_ENDPOINT)
+    socket.close()
+    Path(address.removeprefix("ipc://")).unlink(missing_ok=True)
+
+
 class _Sender:
     def __init__(self, context: "zmq.Context[Any]", kind: int, address: str) -> None:
         self._socket = context.socket(kind)
@@ -65,7 +72,7 @@ class _Sender:
         self._socket.bind(address)
 
     def close(self) -> None:
-        self._socket.close()
+        _close_bound(self._socket)
 
 
 class JobSender(_Sender):
@@ -136,7 +143,7 @@ class ResultReceiver:
         self._loop.remove_reader(self._socket.get(zmq.FD))
         self._socket.disable_monitor()
         self._monitor.close()
-        self._socket.close()
+        _close_bound(self._socket)
 
     def _receive(self) -> bool:
         """Hand over what has arrived; True if a turn's worth was, so that more may be there.

@@ -21,9 +21,14 @@ START_S = 60.0
 
 
 class Service:
-    """One running service. `env` is its configuration on top of a folder of its own."""
+    """One running service. `env` is its configuration on top of a folder of its own.
 
-    def __init__(self, folder: Path, env: dict[str, Any]) -> None:
+    `entry`: the module that is run to serve, and arguments before `serve`.
+    """
+
+    def __init__(
+        self, folder: Path, env: dict[str, Any], entry: tuple[str, ...] = ("app",)
+    ) -> None:
         self.folder = folder
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -46,7 +51,7 @@ class Service:
         }
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "app", "serve"],
+                [sys.executable, "-m", *entry, "serve"],
                 cwd=folder,
                 env=environment,
                 stdout=log,
@@ -118,13 +123,16 @@ class Service:
 
 
 @contextmanager
-def running_service(folder: Path, **env: Any) -> Iterator[Service]:
+def running_service(
+    folder: Path, entry: tuple[str, ...] = ("app",), **env: Any
+) -> Iterator[Service]:
     """A service that is ready on entry and gone on exit."""
-    service = Service(folder, env)
+    service = Service(folder, env, entry)
     try:
         yield service.wait_ready()
     finally:
         service.stop()
+    assert API_KEY not in service.log()
 
 
 def free_port() -> int:

@@ -141,6 +141,15 @@ async def test_jobs_arrive_in_order(
         sender.close()
 
 
+async def test_closed_sockets_leave_no_files(context: zmq.Context[Any], channels: Path) -> None:
+    jobs = JobSender(context, jobs_address(channels, 1))
+    results = ResultReceiver(context, results_address(channels, 1), lambda message, pcm: None)
+    assert sorted(os.listdir(channels)) == ["jobs-1", "results-1"]
+    jobs.close()
+    results.close()
+    assert os.listdir(channels) == []
+
+
 async def test_a_worker_that_is_not_there_takes_no_job(
     context: zmq.Context[Any], channels: Path
 ) -> None:

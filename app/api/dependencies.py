@@ -17,7 +17,7 @@ class Services:
     encoder_threads: Executor
 
 
-def _services(request: Request) -> Services:
+async def _services(request: Request) -> Services:  # else FastAPI would call it in a thread
     services: Services = request.app.state.services
     return services
 

@@ -7,7 +7,6 @@ new work is refused with 503 while running streams are completed. A second signa
 import asyncio
 import logging
 import signal
-import socket
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,8 +18,8 @@ from fastapi import FastAPI
 from app.api.app import create_app, create_probe_app
 from app.api.dependencies import Services
 from app.api.hardware import cpu_load
+from app.api.listener import listen
 from app.api.protocol import BoundedProtocol
-from app.errors import StartupError
 from app.master.master import Master
 from app.settings import Settings, cpu_count
 
@@ -36,7 +35,8 @@ CONNECTIONS_GRACE_S = 3
 
 async def serve(settings: Settings, model: str) -> None:
     """Runs until a signal. Raises `StartupError` if a port or a folder cannot be used."""
-    listeners = _listen(settings)
+    ports = (settings.port, settings.port_health)
+    listeners = [listen(settings.host, port) for port in ports if port]
     cpu_load()  # the next one measures from here
     threads = ThreadPoolExecutor(cpu_count(), thread_name_prefix="encoder")
     async with Master.running(settings, model) as master:
@@ -110,23 +110,3 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-
-def _listen(settings: Settings) -> list[socket.socket]:
-    """The sockets of `PORT` and, if it is set, `PORT_HEALTH`."""
-    ports = (settings.port, settings.port_health)
-    return [_bind(settings.host, port) for port in ports if port]
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # Named as TCP, or asyncio will not turn Nagle's algorithm off: 40 ms on every small answer.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        listener.listen(1024)
-    except OSError as error:
-        listener.close()
-        raise StartupError(f"cannot listen on {host}:{port}: {error.strerror}") from None
-    return listener

@@ -7,7 +7,7 @@ import struct
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from typing import ClassVar
 
@@ -113,7 +113,7 @@ class _FFmpegEncoder(Encoder):
             )
         # File and stream refer to each other; closing unties them, so nothing waits for the
         # garbage collector, which cannot see how much native memory it would free.
-        self._close = weakref.finalize(self, self._file.close)
+        weakref.finalize(self, _abandon, self._file)
 
     def encode(self, pcm: bytes) -> bytes:
         with _ffmpeg_errors():
@@ -125,7 +125,7 @@ class _FFmpegEncoder(Encoder):
         with _ffmpeg_errors():
             self._file.start_encoding()  # without audio nothing has yet written the header
             self._file.mux(self._stream.encode(None))
-            self._close()
+            self._file.close()
         return self._out.take()
 
     def _frame(self, pcm: bytes) -> av.AudioFrame:
@@ -197,6 +197,12 @@ class _Sink:
 def _codec_rate(codec: str, sample_rate: int) -> int:
     """The rate to encode at: `sample_rate` if the codec knows it (Opus has five), else 48 kHz."""
     return sample_rate if sample_rate in av.Codec(codec, "w").audio_rates else 48_000
+
+
+def _abandon(file: av.container.OutputContainer) -> None:
+    """Close a file that nobody wants any more, or that is closed already."""
+    with suppress(av.FFmpegError):  # of one that had failed before
+        file.close()
 
 
 @contextmanager

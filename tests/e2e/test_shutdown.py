@@ -18,11 +18,15 @@ import psutil
 import pytest
 
 from tests.audio.media import audio_file, tone
-from tests.scripted import expected_pcm
-from tests.service import API_KEY, ROOT, SCRIPTED, Service, free_port
+from tests.e2e.wire import Answer, ask, speech, upload, visitors
+from tests.scripted import expected_pcm, voice_code
+from tests.service import API_KEY, ROOT, SCRIPTED, Service, free_port, running_service
 
 ROUTE = "/tts/generate"
 EXITS_WITHIN_S = 5
+FOLLOWS_WITHIN_S = 5
+RATE = 8000
+FORMATS = ("wav", "mp3", "fmp4", "raw_pcm", "webm")
 LOADING = "tests.scripted:LoadingEngine"
 TWO_SECONDS = "audio10 " + "sleep0.1 audio1 " * 20
 
@@ -88,6 +92,30 @@ async def test_a_running_stream_is_completed_while_new_work_is_refused(
     assert "Traceback" not in service.log()
 
 
+async def test_under_load_all_that_was_accepted_is_completed_in_every_format(
+    start: Callable[..., Service],
+) -> None:
+    """Six streams run and four requests wait."""
+    service = start(CONCURRENT_REQUESTS_PER_WORKER=6)
+    asked = [speech(TWO_SECONDS, format=name) for name in FORMATS]
+    asked.append(speech(TWO_SECONDS, format="mp3", stream="false"))
+    asked += [speech("audio30 sleep0.1 audio20", format=name) for name in FORMATS[:4]]
+    undisturbed = await asyncio.gather(*(ask(service, request) for request in asked))
+    accepted = []
+    for waiting, requests in ((0, asked[:6]), (4, asked[6:])):
+        accepted += [asyncio.create_task(ask(service, request)) for request in requests]
+        expected = {"running": 6, "waiting": waiting}
+        await service.until(
+            lambda expected=expected: expected.items() <= service.status()["queue"].items()
+        )
+    service.process.send_signal(signal.SIGTERM)
+    answers = await asyncio.gather(*accepted)
+    assert all(answer.status == 200 and answer.complete for answer in answers)
+    assert [answer.body for answer in answers] == [answer.body for answer in undisturbed]
+    assert await asyncio.to_thread(service.process.wait, EXITS_WITHIN_S) == 0
+    assert "Traceback" not in service.log()
+
+
 @pytest.mark.parametrize("reads", [True, False])
 async def test_a_stream_longer_than_the_grace_time_is_aborted(
     start: Callable[..., Service], reads: bool
@@ -105,7 +133,7 @@ async def test_a_stream_longer_than_the_grace_time_is_aborted(
         if reads:
             with pytest.raises(httpx.RemoteProtocolError):
                 await anext(audio)
-            assert monotonic() - began >= 0.9
+            assert 0.9 < monotonic() - began < 2
             assert "Traceback" not in service.log()
         assert await asyncio.to_thread(service.process.wait, 1 + 2 * EXITS_WITHIN_S) == 0
 
@@ -150,6 +178,13 @@ def test_a_loading_service_leaves_at_once_and_leaves_nothing_behind(
     assert list(temp_dir.iterdir()) == []
 
 
+def test_ctrl_c_for_every_process_is_an_orderly_end(start: Callable[..., Service]) -> None:
+    service = start(WORKERS_PER_DEVICE=2)
+    for child in children_of(service):
+        child.send_signal(signal.SIGINT)
+    assert exit_of(service, signal.SIGINT) == 0
+
+
 def test_what_a_killed_master_left_is_removed_by_the_next(
     start: Callable[..., Service], temp_dir: Path
 ) -> None:
@@ -175,6 +210,79 @@ def test_two_masters_share_a_host_and_its_voices(
         assert one.post(ROUTE, json=asked).content == other.post(ROUTE, json=asked).content
         first.stop()
         assert other.post(ROUTE, json=asked).status_code == 200
+
+
+async def test_two_masters_follow_what_the_other_does_to_a_voice(
+    start: Callable[..., Service], temp_dir: Path
+) -> None:
+    """Whoever speaks meanwhile hears one exact version, or is told that there is none."""
+    first, second = (start(VOICES_DIR=temp_dir / "voices") for _ in range(2))
+    request = speech("audio3", voice_id="v.wav")
+    spoken = {seconds: expected_pcm("audio3", 7, code(seconds)) for seconds in (1.1, 1.2)}
+
+    async def hears(service: Service, before: float | None, after: float | None) -> None:
+        """That version of the voice, soon; and until then the one before."""
+        async with asyncio.timeout(FOLLOWS_WITHIN_S):
+            while (answer := await ask(service, request)) and not _is(answer, spoken.get(after)):
+                assert _is(answer, spoken.get(before))
+
+    async def change(service: Service, request: bytes, status: int) -> None:
+        assert (await ask(service, request)).status == status
+
+    await change(first, upload(wav(1.1), "v.wav"), 201)
+    await hears(second, None, 1.1)
+    await change(second, upload(wav(1.2), "v.wav", query="?replace=true"), 201)
+    await hears(first, 1.1, 1.2)
+    await change(first, upload(wav(1.1), "v.wav"), 409)
+    with first.client() as client:
+        assert client.delete("/voices/v.wav").status_code == 200
+    await hears(second, 1.2, None)
+    assert not list(first.folder.rglob("*.wav"))
+
+
+def _is(answer: Answer, spoken: bytes | None) -> bool:
+    """Whether it is that speech; without one, that there is no such voice."""
+    if spoken is None:
+        return answer.status == 404
+    return answer.status == 200 and answer.body == spoken
+
+
+@pytest.mark.parametrize("decoding", [False, True])
+async def test_a_master_killed_amid_an_upload_leaves_no_voice_and_no_harm(
+    tmp_path: Path, temp_dir: Path, decoding: bool
+) -> None:
+    """While the file is coming, or when it is there and not yet found to be a voice."""
+    whole = upload(wav(290 if decoding else 20), "v.wav")
+    with running_service(tmp_path, TMPDIR=temp_dir) as service:
+        async with visitors(service, [whole if decoding else whole[: len(whole) // 2]]):
+            if decoding:
+                await service.until(lambda: any(service.voices_dir.iterdir()))
+            else:
+                await service.until(lambda: master_has_read(service, len(whole) // 3))
+            service.process.kill()
+            await asyncio.to_thread(service.process.wait)
+    left = list(service.voices_dir.iterdir())
+    assert len(left) == decoding
+    assert all(file.name.startswith(".") for file in left)
+    with running_service(tmp_path, TMPDIR=temp_dir) as service, service.client() as client:
+        assert client.get("/voices").json() == []
+        assert (await ask(service, upload(wav(1.1), "v.wav"))).status == 201
+        assert client.get("/voices").json() == ["v.wav"]
+        spoken = await ask(service, speech("audio3", voice_id="v.wav"))
+        assert spoken.body == expected_pcm("audio3", 7, code(1.1))
+
+
+def master_has_read(service: Service, count: int) -> bool:
+    return psutil.Process(service.process.pid).io_counters().read_chars > count
+
+
+def wav(seconds: float) -> bytes:
+    return audio_file(tone(seconds, RATE), rate=RATE)
+
+
+def code(seconds: float) -> int:
+    """What is heard of the voice in `wav(seconds)`."""
+    return voice_code(tone(seconds, RATE))
 
 
 # --- never begun ----------------------------------------------------------------------------------

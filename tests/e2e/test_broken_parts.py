@@ -1,0 +1,173 @@
+"""Faults inside the master that no client can cause: what the clients are told, and who heals."""
+
+import asyncio
+import json
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import product
+from pathlib import Path
+from time import monotonic
+
+from tests.audio.media import audio_file, tone
+from tests.e2e.broken import DISK_IS_FULL
+from tests.e2e.wire import ask, speech, upload, visitors
+from tests.scripted import expected_pcm, voice_code
+from tests.service import Service
+
+BROKEN = "tests.e2e.broken"
+RATE = 16_000
+EXITS_WITHIN_S = 5
+HEALED_WITHIN_S = 1.25
+"""A second until the state is repeated, and what a worker then takes to say that it has heard."""
+
+
+def wav(seconds: float) -> bytes:
+    return audio_file(tone(seconds, RATE), rate=RATE)
+
+
+async def heard(service: Service, voice_id: str) -> bytes:
+    """What is said in that voice, or the answer's status if nothing is."""
+    return (await ask(service, speech("audio3", voice_id=voice_id))).body
+
+
+def said_by(seconds: float) -> bytes:
+    """What is said in the voice of `wav(seconds)`."""
+    return expected_pcm("audio3", 7, voice_code(tone(seconds, RATE)))
+
+
+async def speaks(service: Service) -> None:
+    assert (await ask(service, speech("audio3"))).body == expected_pcm("audio3", 7)
+
+
+# --- encoders -------------------------------------------------------------------------------------
+
+
+ENCODED = ("mp3", "fmp4", "webm")
+MANY_PIECES = "audio5 sleep0.02 " * 20
+
+
+async def test_an_encoder_that_fails_at_once_is_an_error(start: Callable[..., Service]) -> None:
+    service = start(entry=(BROKEN, "encoder-at-once"))
+    for name, stream in product(ENCODED, ("true", "false")):
+        answer = await ask(service, speech(MANY_PIECES, format=name, stream=stream))
+        assert (answer.status, answer.complete) == (500, True)
+        assert json.loads(answer.body)["error"]["code"] == "encoder_error"
+        await service.until(lambda: service.busy() == 0)
+    await speaks(service)
+    assert "Traceback" not in service.log()
+
+
+async def test_an_encoder_that_fails_amid_audio_aborts_the_stream(
+    start: Callable[..., Service],
+) -> None:
+    service = start(entry=(BROKEN, "encoder-amid-audio"))
+    for name in ENCODED:
+        answer = await ask(service, speech(MANY_PIECES, format=name))
+        assert (answer.status, answer.complete) == (200, False)
+        assert 0 < len(answer.body) <= 4000
+        assert (await ask(service, speech(MANY_PIECES, format=name, stream="false"))).status == 500
+        await service.until(lambda: service.busy() == 0)
+    await speaks(service)
+    assert "Traceback" not in service.log()
+
+
+# --- circuits -------------------------------------------------------------------------------------
+
+
+def test_when_all_circuits_are_open_whoever_asks_is_told_so_at_once(tmp_path: Path) -> None:
+    service = Service(tmp_path, {"MODEL": "tests.scripted:NoSuchEngine"}, (BROKEN, "circuit"))
+    try:
+        service.wait_until(lambda: "circuit open, one try a minute" in service.log(), 20)
+        with service.client() as client:
+            assert client.get("/health").status_code == 200
+            assert client.get("/ready").status_code == 503
+            began = monotonic()
+            refused = client.post("/tts/generate", json={"text": "audio1"})
+            assert monotonic() - began < 0.1
+        assert refused.status_code == 503
+        assert refused.json()["error"]["code"] == "not_ready"
+        assert int(refused.headers["Retry-After"]) > 0
+        assert [worker["state"] for worker in service.status()["workers"]] == ["failed"]
+    finally:
+        service.stop()
+
+
+# --- broadcasts -----------------------------------------------------------------------------------
+
+
+async def test_what_a_lost_broadcast_said_is_known_within_a_second(
+    start: Callable[..., Service],
+) -> None:
+    service = start(entry=(BROKEN, "broadcast"))
+    prepared_after = [await preparation(service, seconds) for seconds in (1.1, 1.2)]
+    assert await heard(service, "v.wav") == said_by(1.2)
+    cancelled_after = [await cancellation(service, pause_s) for pause_s in (0, 0.4)]
+    print(f"{max(prepared_after):.2f} s, {max(cancelled_after):.2f} s")
+    assert max(cancelled_after) < HEALED_WITHIN_S
+    assert max(prepared_after) < HEALED_WITHIN_S
+    assert min(cancelled_after + prepared_after) > 0.1  # they were lost indeed
+    await speaks(service)
+    began = monotonic()
+    assert service.stop() == 0
+    assert monotonic() - began < EXITS_WITHIN_S
+
+
+async def preparation(service: Service, seconds: float) -> float:
+    """Upload a voice; how long until the worker has prepared it, which no job asked it to."""
+    before = service.log().count(" prepared after ")
+    answer = await ask(service, upload(wav(seconds), "v.wav", query="?replace=true"))
+    assert answer.status == 201
+    began = monotonic()
+    await service.until(lambda: service.log().count(" prepared after ") > before)
+    return monotonic() - began
+
+
+async def cancellation(service: Service, pause_s: float) -> float:
+    """Let a client leave; how long until its slot is free."""
+    async with visitors(service, [speech("audio1 sleep60")]) as [reader]:
+        await reader.readuntil(b"\r\n\r\n")
+        await asyncio.sleep(pause_s)
+    began = monotonic()
+    await service.until(lambda: service.busy() == 0)
+    return monotonic() - began
+
+
+# --- the disk -------------------------------------------------------------------------------------
+
+
+async def test_a_full_disk_costs_nothing_but_the_upload(start: Callable[..., Service]) -> None:
+    """Once there is no room to be found, once a file may not grow."""
+    service = start(entry=(BROKEN, "disk"))
+    assert (await ask(service, upload(wav(1.1), "v.wav"))).status == 201
+    full = service.folder / DISK_IS_FULL
+    full.touch()
+    await only_refuses(service, upload(wav(1.2), "v.wav", query="?replace=true"), 507)
+    full.unlink()
+    with files_limited(service, 100_000):
+        await only_refuses(service, upload(wav(5), "v.wav", query="?replace=true"), 503)
+    answer = await ask(service, upload(wav(1.2), "v.wav", query="?replace=true"))
+    assert answer.status == 201
+    assert await heard(service, "v.wav") == said_by(1.2)
+    assert "Traceback" not in service.log()
+
+
+async def only_refuses(service: Service, request: bytes, status: int) -> None:
+    """The upload; the voice that was there is as it was, and speaks."""
+    assert (await ask(service, request)).status == status
+    [voice] = service.voices_dir.iterdir()
+    assert (voice.name, voice.read_bytes()) == ("v.wav", wav(1.1))
+    assert await heard(service, "v.wav") == said_by(1.1)
+    await speaks(service)
+
+
+@contextmanager
+def files_limited(service: Service, most_bytes: int) -> Iterator[None]:
+    """Meanwhile no file that the master writes may be longer."""
+    pid = service.process.pid
+    before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (most_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, before)

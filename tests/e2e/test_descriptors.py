@@ -1,0 +1,173 @@
+"""What a long life could use up: processes, descriptors, memory."""
+
+import asyncio
+import os
+import random
+import resource
+import signal
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from time import monotonic
+
+import psutil
+import pytest
+
+from tests.audio.media import audio_file, tone
+from tests.e2e.test_load import connections
+from tests.e2e.wire import answer, ask, get, speech, speech_in_json, upload, visitors
+from tests.scripted import expected_pcm
+from tests.service import Service
+
+MB = 1_048_576
+MOST_DESCRIPTORS_MORE = 2
+VOICE = audio_file(tone(1.1, 16_000), rate=16_000)
+
+
+async def speaks(service: Service) -> None:
+    assert (await ask(service, speech("audio3"))).body == expected_pcm("audio3", 7)
+
+
+def all_ready(service: Service, but: Collection[int] = ()) -> bool:
+    """Every worker is there, and none of those that were killed."""
+    workers = service.status()["workers"]
+    return all(each["state"] == "ready" and each["pid"] not in but for each in workers)
+
+
+# --- processes ------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+async def test_fifty_workers_that_are_killed_leave_neither_zombie_nor_descriptor(
+    start: Callable[..., Service],
+) -> None:
+    """Ten at a time; each has finished a job before, so that it is replaced after a second."""
+    service = start(WORKERS_PER_DEVICE=10)
+    service.wait_until(lambda: all_ready(service), 60)
+    master = psutil.Process(service.process.pid)
+    descriptors = []
+    for _ in range(5):
+        for _ in range(10):
+            await speaks(service)
+        killed = set(service.worker_pids())
+        for pid in killed:
+            os.kill(pid, signal.SIGKILL)
+        await service.until(lambda killed=killed: all_ready(service, but=killed), 60)
+        await speaks(service)
+        await service.until(lambda: not connections(service))
+        descriptors.append(master.num_fds())
+    assert sum(each["restarts"] for each in service.status()["workers"]) == 50
+    children = master.children(recursive=True)
+    assert {child.pid for child in children} == set(service.worker_pids())
+    assert psutil.STATUS_ZOMBIE not in [child.status() for child in children]
+    assert max(descriptors) - min(descriptors) <= MOST_DESCRIPTORS_MORE
+
+
+# --- descriptors and memory -----------------------------------------------------------------------
+
+TEXT = "audio5 sleep0.01 audio5"
+REQUESTS: list[tuple[int, bytes]] = [
+    *((200, speech(TEXT, format=name)) for name in ("wav", "mp3", "fmp4", "raw_pcm", "webm")),
+    *((200, speech(TEXT, format=name, stream="false")) for name in ("wav", "mp3", "fmp4")),
+    (200, speech(TEXT, voice_id="v.wav")),
+    (200, speech_in_json(TEXT)),
+    (200, get("/voices")),
+    (200, get("/system-status")),
+    (200, get("/health")),
+    (200, get("/openapi.json")),
+    (404, speech(TEXT, voice_id="no.wav")),
+    (400, speech("")),
+    (500, speech("raise")),
+    (409, upload(VOICE, "v.wav")),
+    (404, get("/nowhere")),
+]
+MIX = [*REQUESTS * 5, (422, upload(b"no audio", "w.wav"))]  # what takes a process is rare
+
+
+async def test_a_thousand_requests_of_which_many_are_aborted_use_nothing_up(
+    start: Callable[..., Service],
+) -> None:
+    service = start(CONCURRENT_REQUESTS_PER_WORKER=4, WORKERS_PER_DEVICE=2)
+    service.wait_until(lambda: all_ready(service))
+    assert (await ask(service, upload(VOICE, "v.wav"))).status == 201
+    master = psutil.Process(service.process.pid)
+    chance, at_once = random.Random(53), asyncio.Semaphore(20)
+
+    async def visit(expected: int, request: bytes, patience_s: float | None) -> bool:
+        """Whether the visitor has stayed."""
+        async with at_once, visitors(service, [request]) as [reader]:
+            try:
+                came = await asyncio.wait_for(answer(reader), patience_s)
+            except TimeoutError:
+                return False
+            assert came.status == expected
+            assert came.complete
+            return True
+
+    async def mixed(count: int) -> tuple[int, int, int]:
+        """How many have left; then descriptors, and memory in bytes."""
+        visits = []
+        for _ in range(count):
+            patience_s = chance.uniform(0, 0.01) if chance.random() < 0.4 else None
+            visits.append(visit(*chance.choice(MIX), patience_s))
+        stayed = await asyncio.gather(*visits)
+        await service.until(lambda: service.busy() == 0)
+        await service.until(lambda: not connections(service))
+        return stayed.count(False), master.num_fds(), master.memory_info().rss
+
+    _, descriptors, memory = await mixed(400)
+    left, descriptors_after, memory_after = await mixed(1000)
+    print(f"{left} left, {(memory_after - memory) / MB:.1f} MB")
+    assert left >= 300
+    assert abs(descriptors_after - descriptors) <= MOST_DESCRIPTORS_MORE
+    assert memory_after - memory < 10 * MB
+
+
+# --- no descriptor is left ------------------------------------------------------------------------
+
+
+@contextmanager
+def descriptors_left(service: Service, count: int) -> Iterator[None]:
+    """Meanwhile the master may open only so many more."""
+    pid = service.process.pid
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    used = max(int(name) for name in os.listdir(f"/proc/{pid}/fd")) + 1
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + count, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+
+
+async def test_a_service_without_descriptors_goes_on_and_recovers(
+    start: Callable[..., Service],
+) -> None:
+    service = start(WORKERS_PER_DEVICE=2)
+    service.wait_until(lambda: all_ready(service))
+    master, killed = psutil.Process(service.process.pid), service.worker_pids()[0]
+    with service.client() as earlier:
+        assert earlier.get("/health").status_code == 200
+        log_before = len(service.log())
+        with descriptors_left(service, 20):
+            async with visitors(service, [b""] * 60):
+                await service.until(lambda: "connections must wait" in service.log())
+                os.kill(killed, signal.SIGKILL)
+                began, cpu_began = monotonic(), cpu_seconds(master)
+                await service.until(lambda: "no process can be started" in service.log())
+                await asyncio.sleep(max(0, began + 3 - monotonic()))  # the time of a measurement
+                used = (cpu_seconds(master) - cpu_began) / (monotonic() - began)
+                spoken = earlier.get("/tts/generate", params={"text": "audio1"})
+                assert spoken.status_code == 200
+    said = service.log()[log_before:].splitlines()
+    print(f"{used:.1%} of a core, {len(said)} lines")
+    assert used < 0.5
+    assert len(said) < 20
+    assert service.process.poll() is None
+    async with asyncio.timeout(5):
+        await speaks(service)
+    await service.until(lambda: all_ready(service, but={killed}), 30)
+    await speaks(service)
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return times.user + times.system

@@ -1,0 +1,277 @@
+"""More clients than there is room for, and clients that leave: everyone is told, nobody is lost."""
+
+import asyncio
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from statistics import median
+from time import monotonic
+
+import psutil
+import pytest
+
+from tests.audio.media import audio_file, tone
+from tests.e2e.broken import LAGS
+from tests.e2e.wire import Answer, answer, ask, get, speech, speech_in_json, upload, visitors
+from tests.scripted import SAMPLES_PER_TOKEN, expected_pcm
+from tests.service import Service, running_service
+
+CROWD = 100
+GONE_WITHIN_S = 1
+PAUSE_S = 0.03
+MB = 1_048_576
+A_FILE = bytes(300_000)
+
+
+@pytest.fixture(scope="module")
+def hall(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Room for a hundred jobs in one worker, and for a hundred more to wait."""
+    with running_service(
+        tmp_path_factory.mktemp("hall"), CONCURRENT_REQUESTS_PER_WORKER=CROWD, LOG_LEVEL="DEBUG"
+    ) as service:
+        yield service
+
+
+def load(service: Service) -> tuple[int, int]:
+    """How many jobs run, and how many wait."""
+    queue = service.status()["queue"]
+    return queue["running"], queue["waiting"]
+
+
+async def until_load(service: Service, running: int, waiting: int, within_s: float = 20) -> None:
+    await service.until(lambda: load(service) == (running, waiting), within_s)
+
+
+def outcomes(service: Service, crowd: str) -> dict[str, list[str]]:
+    """All that the master says of how each job of a crowd has ended."""
+    found: dict[str, list[str]] = {}
+    for name, outcome in re.findall(
+        rf"master: job ({crowd}-\d+)#\d+ (done|failed|cancelled)", service.log()
+    ):
+        found.setdefault(name, []).append(outcome)
+    return found
+
+
+def started(service: Service, crowd: str) -> list[str]:
+    return re.findall(rf"job ({crowd}-\d+)#\d+ sent to worker", service.log())
+
+
+def names(crowd: str, count: int = CROWD) -> list[str]:
+    return [f"{crowd}-{number}" for number in range(count)]
+
+
+async def is_well(service: Service) -> None:
+    assert (await ask(service, speech("audio3"))).body == expected_pcm("audio3", 7)
+
+
+# --- clients that leave ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("crowd", "request_of"),
+    [("file", lambda name: upload(A_FILE, "v.wav", name)), ("json", partial(speech_in_json, "a"))],
+)
+async def test_a_hundred_who_leave_while_they_send_leave_nothing(
+    hall: Service, crowd: str, request_of: Callable[..., bytes]
+) -> None:
+    async with visitors(hall, [request_of(name=name)[:-5] for name in names(crowd)]):
+        assert load(hall) == (0, 0)
+    ends = re.compile(rf"{crowd}-\d+ POST /")
+    await hall.until(lambda: len(ends.findall(hall.log())) == CROWD, GONE_WITHIN_S)
+    assert not list(hall.voices_dir.iterdir())
+    assert not started(hall, crowd)
+    await is_well(hall)
+
+
+async def test_a_hundred_who_leave_the_queue_never_run(hall: Service) -> None:
+    async with visitors(hall, [speech("sleep60")] * CROWD):
+        await until_load(hall, CROWD, 0)
+        async with visitors(hall, [speech("audio1", name) for name in names("queued")]):
+            await until_load(hall, CROWD, CROWD)
+        await until_load(hall, CROWD, 0, GONE_WITHIN_S)
+    await until_load(hall, 0, 0, GONE_WITHIN_S)
+    await is_well(hall)
+    assert not started(hall, "queued")
+    assert outcomes(hall, "queued") == {name: ["cancelled"] for name in names("queued")}
+
+
+async def test_a_hundred_who_leave_before_the_first_byte_are_cancelled(hall: Service) -> None:
+    async with visitors(hall, [speech("sleep60 audio1", name) for name in names("silent")]):
+        await until_load(hall, CROWD, 0)
+    await until_load(hall, 0, 0, GONE_WITHIN_S)
+    assert outcomes(hall, "silent") == {name: ["cancelled"] for name in names("silent")}
+    await is_well(hall)
+
+
+async def test_a_hundred_who_leave_amid_speech_are_cancelled(hall: Service) -> None:
+    requests = [speech("audio3 sleep60 audio1", name) for name in names("amid")]
+    async with visitors(hall, requests) as readers:
+        heads = await asyncio.gather(*(reader.readuntil(b"\r\n\r\n") for reader in readers))
+        assert all(head.startswith(b"HTTP/1.1 200 ") for head in heads)
+        assert all(await asyncio.gather(*(reader.read(1) for reader in readers)))
+        assert load(hall) == (CROWD, 0)
+    await until_load(hall, 0, 0, GONE_WITHIN_S)
+    assert outcomes(hall, "amid") == {name: ["cancelled"] for name in names("amid")}
+    await is_well(hall)
+
+
+async def test_a_hundred_who_leave_at_the_end_are_done(hall: Service) -> None:
+    """With all of the audio, and maybe without the few bytes that say so."""
+    audio = expected_pcm("audio3", 7)
+    async with visitors(hall, [speech("audio3", name) for name in names("end")]) as readers:
+        for reader in readers:
+            await reader.readuntil(b"\r\n\r\n")
+            await reader.readuntil(audio[-2:] + b"\r\n")
+    await until_load(hall, 0, 0, GONE_WITHIN_S)
+    ends = outcomes(hall, "end")
+    assert list(map(len, ends.values())) == [1] * CROWD
+    assert {end for [end] in ends.values()} <= {"done", "cancelled"}
+    await is_well(hall)
+
+
+async def test_five_hundred_who_leave_at_any_moment_have_one_end_each(hall: Service) -> None:
+    """That of the job, or their own; in the master, and in the worker as well."""
+    text = "audio5 sleep0.02 audio5 sleep0.02 audio5"
+    whole, moments, at_once = expected_pcm(text, 7), random.Random(7), asyncio.Semaphore(25)
+    processes = [psutil.Process(pid) for pid in (hall.process.pid, *hall.worker_pids())]
+
+    async def visit(name: str) -> None:
+        async with at_once, visitors(hall, [speech(text, name)]) as [reader]:
+            waited = asyncio.ensure_future(answer(reader))
+            [*_], late = await asyncio.wait([waited], timeout=moments.uniform(0, 0.08))
+            if not late:
+                assert waited.result().body == whole
+            waited.cancel()
+
+    async def rush(crowd: str, count: int) -> list[int]:
+        await asyncio.gather(*map(visit, names(crowd, count)))
+        await until_load(hall, 0, 0, GONE_WITHIN_S)
+        await is_well(hall)
+        await hall.until(lambda: not connections(hall))
+        return [process.num_fds() for process in processes]
+
+    before = await rush("warming", 50)
+    after = await rush("racing", 750)
+    assert all(abs(now - then) <= 2 for now, then in zip(after, before, strict=True))
+    ends = outcomes(hall, "racing")
+    assert len(ends) >= 500  # of the others, nobody ever saw the request
+    assert set(map(len, ends.values())) == {1}
+    kinds = Counter(end for [end] in ends.values())
+    assert kinds.keys() == {"done", "cancelled"}
+    print(kinds)
+    assert min(kinds.values()) > 20
+    assert set(started(hall, "racing")) <= ends.keys()
+    in_worker = Counter(re.findall(r"job (racing-\d+)#\d+ (?:spoken|cancelled) after", hall.log()))
+    assert in_worker == Counter(started(hall, "racing"))
+
+
+def connections(service: Service) -> list[object]:
+    master = psutil.Process(service.process.pid)
+    return [each for each in master.net_connections("tcp") if each.status == "ESTABLISHED"]
+
+
+# --- more than there is room for ------------------------------------------------------------------
+
+
+async def test_of_a_thousand_at_once_those_for_whom_there_is_room_are_served_in_order(
+    start: Callable[..., Service],
+) -> None:
+    service, room = start(LOG_LEVEL="DEBUG"), 100
+    master = psutil.Process(service.process.pid)
+    await is_well(service)
+    before = master.memory_info().rss
+    async with visitors(service, [speech("sleep60")]):
+        await until_load(service, 1, 0)
+        began = monotonic()
+        asking = [
+            asyncio.create_task(ask(service, speech("audio2", name)))
+            for name in names("rush", 1000)
+        ]
+        refused = [
+            await each
+            for _, each in zip(range(1000 - room), asyncio.as_completed(asking), strict=False)
+        ]
+        refused_s = monotonic() - began
+        assert load(service) == (1, room)
+        alone_s = [await duration(service, speech("audio2")) for _ in range(5)]
+        grown = master.memory_info().rss - before
+    served = [each for each in await asyncio.gather(*asking) if each not in refused]
+    print(f"{refused_s:.2f} s, alone {max(alone_s) * 1000:.0f} ms, {grown / MB:.1f} MB")
+    assert all(is_refusal(each) for each in refused)
+    assert refused_s < 3
+    assert median(alone_s) < 0.05
+    assert grown < 50 * MB
+    assert [each.body for each in served] == [expected_pcm("audio2", 7)] * room
+    accepted = [int(number) for number in re.findall(r"job rush-\d+#(\d+) done", service.log())]
+    assert len(accepted) == room
+    assert accepted == sorted(accepted)
+
+
+def is_refusal(answer: Answer) -> bool:
+    return (
+        answer.status == 429
+        and int(answer.headers["retry-after"]) > 0
+        and b'"rate_limit_error"' in answer.body
+    )
+
+
+async def duration(service: Service, request: bytes) -> float:
+    began = monotonic()
+    await ask(service, request)
+    return monotonic() - began
+
+
+async def test_a_word_of_ten_thousand_letters_is_split_in_linear_time(hall: Service) -> None:
+    """The engine says one token for each text chunk."""
+
+    async def fastest(letters: int) -> float:
+        word = "a" * letters
+        spoken = await ask(hall, speech(word, text_processing_chunk_size=100))
+        assert spoken.status == 200
+        assert len(spoken.body) == letters // 100 * SAMPLES_PER_TOKEN * 2
+        return min([await duration(hall, speech(word)) for _ in range(7)])
+
+    half_s, whole_s = await fastest(5_000), await fastest(10_000)
+    print(f"{half_s * 1000:.0f} ms, {whole_s * 1000:.0f} ms")
+    assert whole_s < 3 * half_s
+
+
+# --- while the loop has much to do ----------------------------------------------------------------
+
+
+async def test_uploads_and_status_hold_up_nobody(start: Callable[..., Service]) -> None:
+    service = start(entry=("tests.e2e.broken", "nothing-but-lag"), CONCURRENT_REQUESTS_PER_WORKER=4)
+    content = audio_file(tone(20, 24_000), rate=24_000)
+    streams = [
+        speech("audio5 sleep0.02 " * 150, format=name) for name in ("mp3", "raw_pcm", "fmp4")
+    ]
+    await is_well(service)
+    done = asyncio.Event()
+
+    async def repeat(request: Callable[[int], bytes], expected: int) -> None:
+        number = 0
+        while not done.is_set():
+            assert (await ask(service, request(number))).status == expected
+            number += 1
+            await asyncio.sleep(PAUSE_S)
+
+    began = monotonic()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(repeat(lambda n: upload(content, f"v{n}.wav"), 201))
+        tasks.create_task(repeat(lambda _: get("/system-status"), 200))
+        listening = [tasks.create_task(ask(service, request)) for request in streams]
+        await asyncio.wait(listening)
+        done.set()
+    ended = monotonic()
+    assert all(each.result().complete for each in listening)
+    service.stop()
+    moments = (
+        map(float, line.split()) for line in (service.folder / LAGS).read_text().splitlines()
+    )
+    lags = sorted(lag for due, lag in moments if began < due < ended)
+    assert len(lags) > 200
+    p99 = lags[len(lags) * 99 // 100]
+    print(f"p50 {lags[len(lags) // 2] * 1000:.1f} ms, p99 {p99 * 1000:.1f} ms of {len(lags)}")
+    assert p99 < 0.02

@@ -1,0 +1,95 @@
+"""Clients that take their time: what they hold up is their own speech, and little memory."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from statistics import median
+from time import monotonic
+
+import psutil
+import pytest
+
+from tests.e2e.wire import Answer, ask, parsed, speech
+from tests.scripted import expected_pcm
+from tests.service import Service
+
+BYTES_PER_S = 48_000
+MB = 1_048_576
+LONG = "audio50 " * 200
+LONG_S = 400
+SHORT = "audio50 " * 10
+SHORT_S = 20
+
+
+def request(service: Service, text: str) -> socket.socket:
+    """A request whose answer nobody reads yet, on a connection that holds little."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.settimeout(20)
+    connection.connect(("127.0.0.1", service.port))
+    connection.sendall(speech(text))
+    return connection
+
+
+def read(connection: socket.socket) -> Answer:
+    received = bytearray()
+    while piece := connection.recv(1 << 20):
+        received += piece
+    return parsed(bytes(received))
+
+
+async def typical_s(service: Service, for_s: float) -> float:
+    """How long others take for a short answer, meanwhile: half of them longer, half less."""
+    taken, end = [], monotonic() + for_s
+    while monotonic() < end:
+        began = monotonic()
+        assert (await ask(service, speech("audio3"))).body == expected_pcm("audio3", 7)
+        taken.append(monotonic() - began)
+        await asyncio.sleep(0.02)
+    return median(taken)
+
+
+async def stalls(service: Service, ahead_s: float, stall_s: float) -> None:
+    """One of two slots is held by a client that reads nothing for a while, and then everything."""
+    master = psutil.Process(service.process.pid)
+    undisturbed_s = await typical_s(service, 0.5)
+    memory = master.memory_info().rss
+    with request(service, LONG) as connection:
+        await service.until(lambda: service.busy() == 1)
+        beside_s = await typical_s(service, stall_s)
+        grown = master.memory_info().rss - memory
+        assert service.busy() == 1
+        answer = await asyncio.to_thread(read, connection)
+    print(f"{undisturbed_s * 1000:.1f} ms, {beside_s * 1000:.1f} ms, {grown / MB:.1f} MB")
+    assert answer.complete
+    assert answer.body == expected_pcm(LONG, 7)
+    assert beside_s < 2 * undisturbed_s
+    assert grown < ahead_s * BYTES_PER_S + 8 * MB < LONG_S * BYTES_PER_S
+    await service.until(lambda: service.busy() == 0, 1)
+
+
+async def test_a_client_that_stalls_for_a_moment_holds_up_nobody(
+    start: Callable[..., Service],
+) -> None:
+    service = start(CONCURRENT_REQUESTS_PER_WORKER=2, MAX_AHEAD_SECONDS=2)
+    await stalls(service, ahead_s=2, stall_s=1.5)
+
+
+@pytest.mark.heavy
+async def test_a_client_that_stalls_for_a_minute_holds_up_nobody(
+    start: Callable[..., Service],
+) -> None:
+    await stalls(start(CONCURRENT_REQUESTS_PER_WORKER=2), ahead_s=60, stall_s=60)
+
+
+async def test_a_short_answer_that_is_not_read_frees_its_slot_when_it_is_made(
+    start: Callable[..., Service],
+) -> None:
+    service = start()
+    with request(service, SHORT) as connection:
+        await service.until(lambda: f"audio_s={SHORT_S}.000" in service.log(), 5)
+        assert service.busy() == 0
+        assert (await ask(service, speech("audio3"))).body == expected_pcm("audio3", 7)
+        answer = await asyncio.to_thread(read, connection)
+    assert answer.complete
+    assert answer.body == expected_pcm(SHORT, 7)
