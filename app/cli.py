@@ -1,8 +1,10 @@
-"""The command line: `chatterbox-tts serve | speak | voices | models`."""
+"""The command line: `chatterbox-tts serve | speak | voices | models | bench`."""
 
 import asyncio
 import logging
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
@@ -28,8 +30,12 @@ cli = typer.Typer(
 )
 voices = typer.Typer(help="The voices in the voice folders.", invoke_without_command=True)
 models = typer.Typer(help="The Chatterbox model in MODEL_PATH.", invoke_without_command=True)
+bench = typer.Typer(help="Trying the service hard.", no_args_is_help=True)
 cli.add_typer(voices, name="voices")
 cli.add_typer(models, name="models")
+cli.add_typer(bench, name="bench")
+
+LONGEST_SOAK_MINUTES = 1440
 
 FORMAT_OF_ENDING = {
     ".wav": "wav",
@@ -139,14 +145,7 @@ async def _speak(
     if seed is not None:
         params = msgspec.structs.replace(params, seed=seed)
     source = _voice_file(settings, voice) if voice else None
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:3.0f}%"),
-        console=console,
-        disable=not console.is_terminal,
-    )
+    bar = _progress_bar()
     with bar:
         task = bar.add_task("loading", total=None)
         device = detect(visible_cuda_devices())[0]
@@ -160,7 +159,7 @@ async def _speak(
         engine = load_engine(name, may)
         try:
             if source and not engine.clones_voices:
-                console.print(f"the {engine.name} voice ignores --voice")
+                bar.console.print(f"the {engine.name} voice ignores --voice")
             await engine.warm_up()
             prepared = await voice_from_file(engine, source) if source else engine.default_voice
             bar.update(task, description="speaking")
@@ -235,6 +234,48 @@ def download() -> None:
             settings.model_path,
             lambda name, done, total: bar.update(tasks[name], completed=done, total=total),
         )
+
+
+@bench.command("serve")
+def bench_serve(
+    minutes: Annotated[
+        float, typer.Option("--soak", metavar="MINUTES", help="How long clients shall come.")
+    ],
+    seed: Annotated[int, typer.Option(min=0, help="The same seed, the same mix of clients.")] = 0,
+) -> None:
+    """Start a service of its own, have it used, misused and its workers killed, then check it."""
+    from app.bench.soak import soak
+
+    if not 0 < minutes <= LONGEST_SOAK_MINUTES:  # not so for nan, either
+        raise typer.BadParameter(f"give 0 to {LONGEST_SOAK_MINUTES} minutes", param_hint="--soak")
+    folder = Path(tempfile.mkdtemp(prefix="tts-soak-"))
+    with _progress_bar() as bar:
+        task = bar.add_task("soaking", total=60 * minutes)
+        try:
+            report = asyncio.run(
+                soak(minutes, seed, folder, lambda over_s: bar.update(task, completed=over_s))
+            )
+        except KeyboardInterrupt:
+            shutil.rmtree(folder)
+            raise
+    for line in report.lines():
+        typer.echo(line)
+    if report.violations:
+        typer.echo(f"the service's log: {folder / 'service.log'}", err=True)
+        raise typer.Exit(1)
+    shutil.rmtree(folder)
+
+
+def _progress_bar() -> Progress:
+    """On standard error, if that is a terminal."""
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:3.0f}%"),
+        console=console,
+        disable=not console.is_terminal,
+    )
 
 
 def _voice_file(settings: Settings, voice: str) -> Path:

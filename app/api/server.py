@@ -52,10 +52,14 @@ async def serve(settings: Settings, model: str) -> None:
         try:
             await _until_signalled(master, settings.shutdown_grace_seconds)
         finally:
+            if answering := sum(len(server.server_state.tasks) for server in servers):
+                log.warning("%d requests are still being answered", answering)
             for server in servers:
                 server.should_exit = True
             await asyncio.gather(*serving)
     threads.shutdown(wait=False, cancel_futures=True)
+    if lost := asyncio.all_tasks() - {asyncio.current_task()}:
+        log.error("tasks that nobody has ended: %s", [task.get_name() for task in lost])
     log.info("stopped")
 
 

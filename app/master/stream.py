@@ -100,6 +100,8 @@ class JobStream:
     def close(self) -> None:
         """The reader is done; a job that goes on is cancelled."""
         self.on_close()
+        if self._error:
+            self._error.with_traceback(None)  # which refers to all that the reader had
 
     def _check(self) -> None:
         if self._error:

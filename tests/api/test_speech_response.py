@@ -1,7 +1,9 @@
 """A worker and a client are played here; stream, encoders and threads are the real ones."""
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -185,3 +187,28 @@ async def test_a_failure_amid_the_answer_leaves_it_without_an_end(
     answer.stream.end(EngineFailed("it failed"))
     await answer.ending
     assert not answer.client.complete
+
+
+@pytest.mark.parametrize("whole", [False, True])
+async def test_the_encoder_of_a_failed_job_does_not_wait_for_the_garbage_collector(
+    threads: ThreadPoolExecutor, whole: bool
+) -> None:
+    encoders: list[weakref.ref[Encoder]] = []
+
+    def new_encoder() -> Encoder:
+        encoder = ENCODERS["mp3"](SAMPLE_RATE)
+        encoders.append(weakref.ref(encoder))
+        return encoder
+
+    gc.disable()
+    try:
+        answer = Answer(new_encoder, threads, whole=whole)
+        await answer.swallow(pcm(1, hz=300))
+        stream = answer.stream
+        await until(lambda: whole or stream.started)
+        stream.end(EngineFailed("it failed"))
+        await asyncio.gather(answer.ending, return_exceptions=True)
+        del answer
+        await until(lambda: encoders[0]() is None)
+    finally:
+        gc.enable()

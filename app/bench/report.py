@@ -1,0 +1,53 @@
+"""What a soak has found: one line of figures, then one for each violation."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from app.bench.service import Footprint
+
+SHOWN = 20
+
+
+@dataclass
+class Report:
+    """Grows while the soak runs. `latencies_s` are those of whole short answers."""
+
+    seconds: float
+    outcomes: Counter[str] = field(default_factory=Counter)
+    latencies_s: list[float] = field(default_factory=list)
+    kills: int = 0
+    retries: int = 0
+    before: Footprint | None = None
+    after: Footprint | None = None
+    violations: list[str] = field(default_factory=list)
+
+    @property
+    def requests(self) -> int:
+        return self.outcomes.total()
+
+    def lines(self) -> Iterator[str]:
+        yield ", ".join(self._figures())
+        yield from self.violations[:SHOWN]
+        if len(self.violations) > SHOWN:
+            yield f"… and {len(self.violations) - SHOWN} more"
+
+    def _figures(self) -> Iterator[str]:
+        ended = ", ".join(f"{count} {outcome}" for outcome, count in self.outcomes.most_common())
+        yield f"soak of {self.seconds:g} s: {self.requests} requests ({ended})"
+        yield f"{self.kills} workers killed"
+        yield f"{self.retries} jobs retried"
+        if self.latencies_s:
+            ms = [1000 * quantile(self.latencies_s, part) for part in (0.5, 0.99)]
+            yield f"short answers p50 {ms[0]:.0f} ms p99 {ms[1]:.0f} ms"
+        if self.before and self.after:
+            before, after = self.before, self.after
+            yield f"memory {before.memory_mb:.1f} → {after.memory_mb:.1f} MB"
+            yield f"descriptors {before.descriptors} → {after.descriptors}"
+            yield f"threads {before.threads} → {after.threads}"
+        yield f"{len(self.violations)} violations"
+
+
+def quantile(values: list[float], part: float) -> float:
+    """The value that `part` (0 to 1) of the `values` do not exceed; there is at least one."""
+    return sorted(values)[min(len(values) - 1, int(part * len(values)))]

@@ -1,0 +1,37 @@
+"""What a generation in a changing voice may have met."""
+
+from time import monotonic
+
+import pytest
+
+from app.bench.verdict import Violation
+from app.bench.voices import VoiceHistory
+
+
+def test_before_during_and_after_a_change() -> None:
+    history = VoiceHistory("a.wav")
+    before = monotonic()
+    with history.becoming(7):
+        during = monotonic()
+    after = monotonic()
+    assert history.between(before, before) == {None}
+    assert history.between(during, during) == {None, 7}
+    assert history.between(before, after) == {None, 7}
+    assert history.between(after, after) == {7}
+    assert history.now == 7
+
+
+def test_an_older_version_is_not_met_again() -> None:
+    history = VoiceHistory("a.wav")
+    for voice in (1, 2, None, 3):
+        with history.becoming(voice):
+            pass
+    now = monotonic()
+    assert history.between(now, now) == {3}
+
+
+def test_a_change_that_failed_leaves_both_possible() -> None:
+    history = VoiceHistory("a.wav")
+    with pytest.raises(Violation), history.becoming(1):
+        raise Violation("no answer")
+    assert history.between(monotonic(), monotonic()) == {None, 1}
