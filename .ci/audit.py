@@ -15,14 +15,15 @@ def packages(report: Path) -> list[dict[str, Any]]:
 
 
 def show(found: list[dict[str, Any]], held_back: set[str]) -> bool:
-    """Whether something is wrong that this project could mend."""
+    """Whether something is wrong that a newer version would mend."""
     to_mend = False
     for package in found:
         for flaw in package.get("vulns", ()):
-            fixed = ", ".join(flaw["fix_versions"]) or "nowhere yet"
+            fixed = ", ".join(flaw["fix_versions"])
             pinned = " (pinned by chatterbox-tts)" if package["name"] in held_back else ""
-            print(f"{package['name']} {package['version']}: {flaw['id']}, fixed in {fixed}{pinned}")
-            to_mend |= not pinned
+            where = f"fixed in {fixed}{pinned}" if fixed else "fixed nowhere yet"
+            print(f"{package['name']} {package['version']}: {flaw['id']}, {where}")
+            to_mend |= bool(fixed) and not pinned
     looked_up = sum("vulns" in package for package in found)
     print(f"{looked_up} packages were looked up, {len(found) - looked_up} are not in the database")
     if not looked_up:
@@ -33,7 +34,7 @@ def show(found: list[dict[str, Any]], held_back: set[str]) -> bool:
 def main(pinned: Path, newest: Path) -> int:
     ours, theirs = packages(pinned), packages(newest)
     free = {(package["name"], package.get("version")) for package in theirs}
-    held_back = {p["name"] for p in ours if (p["name"], p.get("version")) not in free}
+    held_back = {p["name"] for p in ours if theirs and (p["name"], p.get("version")) not in free}
     print("The locked packages:")
     to_mend = show(ours, held_back)
     print("Without chatterbox-tts's pins:")

@@ -93,7 +93,7 @@ class Credit(Message, frozen=True):
 ToWorker = Synthesize | Credit
 
 
-# --- Broadcast: master → all workers (PUB/SUB), state repeated every second -------------------
+# --- Broadcast: master → all workers (PUB/SUB), state repeated twice a second ----------------
 
 
 class LiveJobs(Message, frozen=True):
@@ -131,9 +131,13 @@ class WorkerReady(Message, frozen=True):
 
 
 class WorkerFailed(Message, frozen=True):
-    """The worker cannot start, and says why before it exits."""
+    """The last message of a worker that cannot start or go on.
+
+    `job`: the one that met a device which has failed. No other is to blame.
+    """
 
     message: str
+    job: str | None = None
 
 
 class Heartbeat(Message, frozen=True):

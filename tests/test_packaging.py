@@ -350,6 +350,7 @@ def test_every_push_and_every_week_is_audited_and_its_materials_are_kept() -> No
 
 
 FLAW = {"vulns": [{"id": "X-1", "fix_versions": ["2.8"]}]}
+UNFIXED = {"vulns": [{"id": "X-2", "fix_versions": []}]}
 
 
 @pytest.mark.parametrize(
@@ -359,6 +360,8 @@ FLAW = {"vulns": [{"id": "X-1", "fix_versions": ["2.8"]}]}
         ({"version": "2.6", **FLAW}, {"version": "2.6", "vulns": []}, "torch 2.6: X-1", True),
         ({"version": "2.6", **FLAW}, {"version": "2.9", "vulns": []}, "(pinned by", False),
         ({"version": "2.6", "vulns": []}, {"version": "2.7", **FLAW}, "torch 2.7: X-1", True),
+        ({"version": "2.6", **FLAW}, None, "torch 2.6: X-1", True),
+        ({"version": "2.6", **UNFIXED}, None, "fixed nowhere yet", False),
         ({"skip_reason": "not found"}, None, "NOT AUDITED", False),
     ],
 )

@@ -119,10 +119,14 @@ class BoundedProtocol(HttpToolsProtocol):
         """
         version = self.parser.get_http_version()
         hosts = [value for name, value in self.headers if name == b"host"]
-        codings = [value.lower() for name, value in self.headers if name == b"transfer-encoding"]
+        codings = [value for name, value in self.headers if name == b"transfer-encoding"]
         if version == "1.0":
             return len(hosts) <= 1 and not codings
-        return version == "1.1" and len(hosts) == 1 and codings in ([], [b"chunked"])
+        return (
+            version == "1.1"
+            and len(hosts) == 1
+            and b",".join(codings).strip(b" \t").lower() in (b"", b"chunked")
+        )
 
     def _refuse(self, error: ServiceError) -> None:
         log.info("connection closed: %s", error.message)

@@ -18,7 +18,7 @@ from fastapi import FastAPI
 from app.api.app import create_app, create_probe_app
 from app.api.dependencies import Services
 from app.api.hardware import cpu_load
-from app.api.listener import listen
+from app.api.listener import BACKLOG, listen
 from app.api.protocol import BoundedProtocol
 from app.master.master import Master
 from app.settings import Settings, cpu_count
@@ -106,6 +106,7 @@ class _Server(uvicorn.Server):
                 access_log=False,
                 log_config=None,
                 log_level="warning",
+                backlog=BACKLOG,
                 server_header=False,
                 timeout_graceful_shutdown=CONNECTIONS_GRACE_S,
             )

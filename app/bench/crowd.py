@@ -116,7 +116,8 @@ class Crowd:
             if victims := await self._victims():
                 self.processes.update(self._service.children())
                 self.kills.append(monotonic())
-                os.kill(victims[0], signal.SIGKILL)
+                with suppress(ProcessLookupError):  # then one death too few will be found
+                    os.kill(victims[0], signal.SIGKILL)
             await asyncio.sleep(KILL_EVERY_S if victims else LOOK_AGAIN_S)
 
     async def _victims(self) -> list[int]:

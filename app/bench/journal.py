@@ -7,10 +7,15 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
+from app.errors import PoisonRequest, WorkerLost
+
 ENDING = re.compile(r" master: job (\S+)#(\d+) (done|failed|cancelled)\b")
 RETRY = re.compile(r" master: job \S+ retried: ")
 FINE = re.compile(r"\d{4}-\d\d-\d\d \S+ (?:INFO|WARNING) ")
 """How a line begins that tells of no fault; a traceback has no such lines."""
+
+FAILURE = re.compile(r" master: job (\S+)#\d+ failed \((\w+): (.*?)\)")
+KILLED = "was killed by signal 9 "
 
 DEATH = re.compile(r" ERROR +master: worker \S+: the worker was killed by signal 9 ")
 
@@ -34,6 +39,9 @@ def retries(log: str) -> int:
 def violations(log: str, outcomes: Mapping[str, str], kills: int) -> Iterator[str]:
     """`outcomes` of generations by request id."""
     yield from _of_jobs(ENDING.findall(log), outcomes)
+    for job, code, reason in FAILURE.findall(log):
+        if code != PoisonRequest.code and not (code == WorkerLost.code and KILLED in reason):
+            yield f"job {job} failed, but not since its worker was killed: {code}, {reason}"
     faults = [line for line in log.splitlines() if not FINE.match(line)]
     deaths = [line for line in faults if DEATH.search(line)]
     if len(deaths) != kills:

@@ -6,6 +6,7 @@ say so), nothing has grown, nothing is left over.
 """
 
 from collections.abc import Callable, Iterator
+from math import ceil
 from pathlib import Path
 
 from app.bench import journal
@@ -72,5 +73,5 @@ def _shortfall(report: Report, minutes: float) -> Iterator[str]:
         ("requests", report.requests, REQUESTS_PER_MINUTE),
         ("kills", report.kills, KILLS_PER_MINUTE),
     ):
-        if number < int(least * minutes):
-            yield f"{number} {what}, where {int(least * minutes)} are due"
+        if number < (due := ceil(least * minutes)):
+            yield f"{number} {what}, where {due} are due"

@@ -12,7 +12,7 @@ A slot is busy from `Synthesize` until the worker's word that the job is over, o
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from time import monotonic
 
@@ -151,17 +151,20 @@ class Dispatcher:
         self._workers.append(worker)
         self._dispatch()
 
-    def detach(self, worker: Worker, reason: ServerFault) -> None:
+    def detach(
+        self, worker: Worker, reason: ServerFault, guilty: Collection[str | None] | None = None
+    ) -> None:
         """A worker is gone, and all that it sent has been handled.
 
         Its jobs of which nothing has yet left for the client are given to another worker, unless
-        they have killed one before or `reason` is not `WorkerLost`.
+        they have killed one before or `reason` is not `WorkerLost`. `guilty`: the jobs that may
+        have killed it; without, any.
         """
         if worker in self._workers:
             self._workers.remove(worker)
         lost, worker.jobs = list(worker.jobs.values()), {}
         for job in reversed(lost):
-            job.kills += 1
+            job.kills += guilty is None or job.id in guilty
             if job.stream.ended:
                 continue
             if job.stream.started or not isinstance(reason, WorkerLost):
@@ -209,7 +212,7 @@ class Dispatcher:
     # --- what the master does -------------------------------------------------------------------
 
     def tick(self) -> None:
-        """Once a second: repeat what broadcasts may have lost, look for stalled clients."""
+        """Twice a second: repeat what broadcasts may have lost, look for stalled clients."""
         self._publish()
         now = monotonic()
         for job in self._running():

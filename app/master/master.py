@@ -23,7 +23,8 @@ from app.voices import VoiceStore
 
 log = logging.getLogger(__name__)
 
-REPEAT_STATE_S = 1.0
+REPEAT_STATE_S = 0.5
+"""What a broadcast has lost is healed in a second, with the time that it takes to act on it."""
 WATCH_VOICES_S = 2.0
 MB = 1_048_576
 

@@ -126,7 +126,7 @@ class Seat:
         self._process: WorkerProcess | None = None
         self._worker = self._new_worker()
         self._pulse = Pulse()
-        self._last_words: str | None = None
+        self._last_words: WorkerFailed | None = None
 
     @property
     def pid(self) -> int | None:
@@ -158,14 +158,15 @@ class Seat:
                 log.info("worker %s started on %s, pid %d", self.id, self.device.name, self.pid)
                 death = await self._until_death(self._process)
                 await self._hear_to_the_end(results)
-                reason = WorkerLost(self._last_words) if self._last_words else death
+                reason = WorkerLost(self._last_words.message) if self._last_words else death
             except (OSError, zmq.ZMQError) as fault:
                 reason = WorkerLost(f"no process can be started: {fault}")
             finally:
                 if self._process:
                     await self._process.kill()
                 self._process = self.ready = None
-                self._supervisor.dispatcher.detach(self._worker, reason)
+                guilty = {self._last_words.job} if self._last_words else None
+                self._supervisor.dispatcher.detach(self._worker, reason, guilty)
         return reason
 
     def _open_channels(self, sockets: ExitStack) -> tuple[WorkerConfig, ResultReceiver]:
@@ -208,7 +209,7 @@ class Seat:
                 self._enter("ready")
                 self._supervisor.dispatcher.attach(self._worker)
             case WorkerFailed():
-                self._last_words = message.message
+                self._last_words = message
                 if self._process:  # nothing follows, and what is broken may never end by itself
                     self._process.end()
             case _:

@@ -22,6 +22,7 @@ from app.messages import (
     LiveJobs,
     Result,
     Synthesize,
+    WorkerFailed,
 )
 from app.worker.pipeline import Pipeline
 from app.worker.voices import PreparedVoices
@@ -46,6 +47,7 @@ class Job:
         self.id = message.job
         self.live_version = message.live_version
         self.began_at = monotonic()
+        self.wanted = True
         self.waits_for_credit = False
         self.chunks = 0
         self.samples = 0
@@ -75,13 +77,13 @@ class Job:
 class Jobs:
     """All running jobs; forgets each when its last message has left.
 
-    `unfit` is done when this process must do no further job, and says why.
+    `unfit` is done when this process must do no further job, with its last message.
     """
 
     def __init__(
         self, engine: Engine, pipeline: Pipeline, voices: PreparedVoices, send: Send
     ) -> None:
-        self.unfit: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.unfit: asyncio.Future[WorkerFailed] = asyncio.get_running_loop().create_future()
         self._engine = engine
         self._pipeline = pipeline
         self._voices = voices
@@ -89,6 +91,7 @@ class Jobs:
         self._running: dict[str, tuple[Job, asyncio.Task[None]]] = {}
         self._ends: set[asyncio.Task[None]] = set()
         self._shortages = 0  # since the last job that was done
+        self._short_at = 0.0
 
     def start(self, message: Synthesize) -> None:
         job = Job(message, self._send)
@@ -106,7 +109,8 @@ class Jobs:
         """Cancel what is no longer wanted; a list older than a job says nothing about it."""
         for job, speaking in self._running.values():
             unwanted = job.id not in live.jobs and job.live_version <= live.version
-            if unwanted and not speaking.cancelling():
+            if unwanted and job.wanted:
+                job.wanted = False
                 speaking.cancel()
 
     async def finish(self) -> None:
@@ -124,10 +128,11 @@ class Jobs:
             await self._try(job, message)
             return
         except OutOfMemory as shortage:
-            if job.chunks:
-                raise
-            log.warning("job %s is tried again: %s", job.id, shortage.message)
+            told = shortage.message
         await self._engine.free_memory()  # the exception is gone, and with it what it referred to
+        if job.chunks or not job.wanted:  # a failing stage may have swallowed the cancellation
+            raise OutOfMemory(told)
+        log.warning("job %s is tried again: %s", job.id, told)
         await self._try(job, message)
 
     async def _try(self, job: Job, message: Synthesize) -> None:
@@ -139,26 +144,28 @@ class Jobs:
         await asyncio.wait([speaking])
         if fault := _device_fault(speaking):
             log.error("job %s met a device that has failed", job.id, exc_info=fault)
-            self._give_up(f"the device has failed: {fault}")
+            self._give_up(f"the device has failed: {fault}", job.id)
             return
         message = _last_message(job, speaking)
         await self._send(message)
         del self._running[job.id]
-        self._count_shortages(message)
+        self._count_shortages(job, message)
         log.debug("job %s %s after %.3f s", job.id, _verb(message), monotonic() - job.began_at)
 
-    def _count_shortages(self, message: JobDone | JobFailed | JobCancelled) -> None:
+    def _count_shortages(self, job: Job, message: JobDone | JobFailed | JobCancelled) -> None:
+        """One moment without memory counts once, however many jobs it met."""
         match message:
             case JobDone():
                 self._shortages = 0
-            case JobFailed(code=OutOfMemory.code):
+            case JobFailed(code=OutOfMemory.code) if job.began_at > self._short_at:
+                self._short_at = monotonic()
                 self._shortages += 1
                 if self._shortages >= SHORTAGES:
                     self._give_up(f"short of memory {SHORTAGES} times in a row: {message.message}")
 
-    def _give_up(self, reason: str) -> None:
+    def _give_up(self, reason: str, guilty: str | None = None) -> None:
         if not self.unfit.done():
-            self.unfit.set_result(reason)
+            self.unfit.set_result(WorkerFailed(reason, guilty))
 
 
 def _device_fault(speaking: "asyncio.Task[None]") -> DeviceFailed | None:

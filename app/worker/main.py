@@ -79,8 +79,8 @@ async def _live(config: WorkerConfig) -> int:
         )
         engine = load_engine(config.engine, may)
         await engine.warm_up()
-        if reason := await _work(config, engine, jobs, broadcast, results):
-            await results.send(WorkerFailed(reason))
+        if failure := await _work(config, engine, jobs, broadcast, results):
+            await results.send(failure)
             return 1
         await engine.close()
     except StartupError as error:
@@ -104,8 +104,8 @@ async def _work(
     incoming: JobReceiver,
     broadcast: BroadcastReceiver,
     results: ResultSender,
-) -> str | None:
-    """Until drained: None. If the process must be replaced before that: why."""
+) -> WorkerFailed | None:
+    """Until drained: None. If the process must be replaced before that: its last message."""
     sizes = QueueSizes(config.speech_token_queue_max_size, config.pcm_chunk_queue_max_size)
     pipeline = Pipeline(engine, sizes)
     voices = PreparedVoices(engine, Path(config.voices))

@@ -6,7 +6,8 @@ import pytest
 
 from app.bench.journal import has_finished_a_job, retries, violations
 
-DEATH = "the worker was killed by signal 9 (Killed); next start in 1 s"
+KILLED = "the worker was killed by signal 9 (Killed)"
+DEATH = f"{KILLED}; next start in 1 s"
 LOG = f"""\
 2025-01-01 10:00:00,100 INFO    master: worker cpu.0 started on cpu, pid 7
 2025-01-01 10:00:01,100 INFO    master: job a#1 done: characters=5 worker=cpu.0 wait_s=0.000
@@ -14,7 +15,7 @@ LOG = f"""\
 2025-01-01 10:00:01,210 ERROR   master: worker cpu.0: {DEATH}
 2025-01-01 10:00:02,100 INFO    master: worker cpu.0 started on cpu, pid 8
 2025-01-01 10:00:02,300 INFO    master: job b#2 cancelled: characters=5 worker=cpu.1
-2025-01-01 10:00:02,310 INFO    master: job c#3 failed (worker_lost: no): worker=cpu.1
+2025-01-01 10:00:02,310 INFO    master: job c#3 failed (worker_lost: {KILLED}): worker=cpu.1
 2025-01-01 10:00:02,320 WARNING master: response aborted: it was killed
 """
 OUTCOMES = {"a": "whole", "b": "left", "c": "cut", "d": "refused", "e": "left"}
@@ -39,7 +40,8 @@ def test_a_worker_has_finished_a_job_only_if_its_present_process_has() -> None:
 PLANTED = {
     "a job that never ended": LOG.replace("job b#2 cancelled", "job b#2 sent"),
     "a job that ended twice": LOG + "2025-01-01 10:00:03,100 INFO    master: job b#2 done: \n",
-    "a whole answer of a failed job": LOG.replace("a#1 done", "a#1 failed (x: y)"),
+    "a whole answer of a failed job": LOG.replace("a#1 done", "a#1 failed (poison_request: y)"),
+    "a failure that no kill explains": LOG.replace(f"{KILLED}):", "no):"),
     "a cut answer of a job that was done": LOG.replace("c#3 failed", "c#3 done"),
     "a job of a refused request": LOG + "2025-01-01 10:00:03,100 INFO    master: job d#4 done: \n",
     "a traceback": LOG + "Traceback (most recent call last):\n",

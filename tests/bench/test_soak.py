@@ -45,10 +45,10 @@ def soak(*options: str) -> Result:
 
 
 def test_a_service_in_order_passes_with_one_line_and_leaves_nothing(temporary: Path) -> None:
-    done = soak("--soak", "0.05")
+    done = soak("--soak", "0.06")
     assert done.exit_code == 0, done.output
     [line] = done.stdout.splitlines()
-    assert line.startswith("soak of 3 s: ")
+    assert line.startswith("soak of 3.6 s: ")
     assert line.endswith(", 0 violations")
     assert " whole" in line
     assert ", 1 workers killed, " in line

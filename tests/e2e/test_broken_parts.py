@@ -18,8 +18,7 @@ from tests.service import Service
 BROKEN = "tests.e2e.broken"
 RATE = 16_000
 EXITS_WITHIN_S = 5
-HEALED_WITHIN_S = 1.25
-"""A second until the state is repeated, and what a worker then takes to say that it has heard."""
+HEALED_WITHIN_S = 1
 
 
 def wav(seconds: float) -> bytes:
@@ -106,7 +105,8 @@ async def test_what_a_lost_broadcast_said_is_known_within_a_second(
     print(f"{max(prepared_after):.2f} s, {max(cancelled_after):.2f} s")
     assert max(cancelled_after) < HEALED_WITHIN_S
     assert max(prepared_after) < HEALED_WITHIN_S
-    assert min(cancelled_after + prepared_after) > 0.1  # they were lost indeed
+    assert max(cancelled_after) > 0.1  # they were lost indeed
+    assert max(prepared_after) > 0.1
     await speaks(service)
     began = monotonic()
     assert service.stop() == 0

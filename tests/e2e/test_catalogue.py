@@ -1,4 +1,7 @@
-"""The fault catalogue in the README of this folder: complete, of tests that are there and run."""
+"""The fault catalogue in the README of this folder: complete, of tests that are there and run.
+
+By `pytest`, or, those that take a minute, by a step of their own in `.ci/run`.
+"""
 
 import ast
 import re
@@ -13,7 +16,8 @@ from tests.service import ROOT
 README = Path(__file__).with_name("README.md")
 FAULTS = 58
 HEAD = ("tests", "---")
-LEFT_OUT = {"skip", "skipif", "xfail"}
+LEFT_OUT = {"skip", "skipif", "xfail", "heavy"}
+RUN_BY_CI = (ROOT / ".ci" / "run").read_text()
 
 Test = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -61,4 +65,7 @@ def test_a_named_test_is_there_and_run(test: str) -> None:
         for part in ast.walk(decorator)
         if isinstance(part, ast.Attribute | ast.Name)
     }
+    if "heavy" in marks:
+        assert f"pytest -m heavy {path}" in RUN_BY_CI
+        marks.remove("heavy")
     assert not marks & LEFT_OUT

@@ -269,6 +269,33 @@ async def test_a_worker_that_is_short_of_memory_again_is_replaced(
     assert "memory" in worker["last_error"]
 
 
+async def test_whoever_is_near_when_memory_runs_out_is_served_all_the_same(
+    start: Callable[..., Service],
+) -> None:
+    """In the other slot, or next in the queue of a worker that is about to go."""
+    service = start(CONCURRENT_REQUESTS_PER_WORKER=2)
+    texts = ["oom audio1", "oom audio1", "sleep0.3 audio2"] * 4
+    async with service.async_client() as client:
+        answers = await asyncio.gather(*(speak(client, text) for text in texts))
+    for text, answer in zip(texts, answers, strict=True):
+        if text.startswith("oom"):
+            assert error_code(answer, 503) == "out_of_memory"
+        else:
+            assert answer.content == expected_pcm(text, 7)
+    assert service.status()["workers"][0]["restarts"] >= 1
+
+
+async def test_a_client_that_leaves_a_job_that_was_tried_once_more_frees_its_slot(
+    service: Service,
+) -> None:
+    async with service.async_client() as client:
+        leaving = asyncio.create_task(speak(client, "oom9 sleep60 audio1"))
+        await service.until(lambda: "is tried again" in service.log())
+        assert service.busy() == 1
+        leaving.cancel()
+        await service.until(lambda: service.busy() == 0, 1)
+
+
 async def test_a_worker_whose_device_has_failed_is_replaced_and_its_job_done_by_another(
     service: Service,
 ) -> None:

@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
-from statistics import median
 from time import monotonic
 
 import psutil
@@ -201,7 +200,7 @@ async def test_of_a_thousand_at_once_those_for_whom_there_is_room_are_served_in_
     print(f"{refused_s:.2f} s, alone {max(alone_s) * 1000:.0f} ms, {grown / MB:.1f} MB")
     assert all(is_refusal(each) for each in refused)
     assert refused_s < 3
-    assert median(alone_s) < 0.05
+    assert max(alone_s) < 0.05
     assert grown < 50 * MB
     assert [each.body for each in served] == [expected_pcm("audio2", 7)] * room
     accepted = [int(number) for number in re.findall(r"job rush-\d+#(\d+) done", service.log())]

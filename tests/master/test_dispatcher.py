@@ -438,6 +438,16 @@ async def test_a_job_that_kills_two_workers_is_poison() -> None:
     assert given_to(*workers) == [["a"], ["a"], []]
 
 
+async def test_a_job_that_was_only_near_is_tried_again_as_often_as_need_be() -> None:
+    bench = Bench()
+    workers = bench.attach("1", "2", "3")
+    stream = bench.submit("a")
+    for worker, guilty in zip(workers[:2], ("another", None), strict=True):
+        bench.dispatcher.detach(worker, WorkerLost("it died"), {guilty})
+    assert not stream.ended
+    assert given_to(*workers) == [["a"], ["a"], ["a"]]
+
+
 async def test_a_job_whose_worker_hangs_is_not_tried_again() -> None:
     bench = Bench()
     one, other = bench.attach("1", "2")

@@ -287,7 +287,7 @@ async def test_a_job_that_was_heard_already_is_not_tried_again(
 ) -> None:
     jobs.start(request("a", "audio3 sleep0.05 oom audio3"))
     await finished(jobs)
-    assert engine.freed == 0
+    assert engine.freed == 1
     assert [end.code for end in outbox.ends("a") if isinstance(end, JobFailed)] == ["out_of_memory"]
     assert outbox.audio("a") == expected_pcm("audio3", PLAIN.seed)
 
@@ -297,7 +297,34 @@ async def test_a_worker_that_is_short_of_memory_twice_in_a_row_must_go(jobs: Job
         assert not jobs.unfit.done()
         jobs.start(request(text, text))
         await finished(jobs)
-    assert "memory" in jobs.unfit.result()
+    last_words = jobs.unfit.result()
+    assert "memory" in last_words.message
+    assert last_words.job is None
+
+
+async def test_one_moment_without_memory_counts_once_however_many_jobs_it_meets(
+    jobs: Jobs, outbox: Outbox
+) -> None:
+    for name in ("a", "b", "c"):
+        jobs.start(request(name, "sleep0.05 oom"))
+    await finished(jobs)
+    for name in ("a", "b", "c"):
+        assert [end.code for end in outbox.ends(name)] == ["out_of_memory"]
+    assert not jobs.unfit.done()
+
+
+@pytest.mark.usefixtures("own_folder")
+@pytest.mark.parametrize("after_s", [0, 0.03, 0.05, 0.1])
+async def test_a_job_that_is_tried_again_can_be_cancelled_at_any_moment(
+    jobs: Jobs, outbox: Outbox, after_s: float
+) -> None:
+    jobs.start(request("a", "sleep0.03 oom1 sleep60 audio1"))
+    await asyncio.sleep(after_s)
+    jobs.keep(LiveJobs(1, []))
+    async with asyncio.timeout(2):
+        await jobs.finish()
+    assert len(outbox.ends("a")) == 1
+    assert not isinstance(outbox.ends("a")[0], JobDone)
 
 
 async def test_a_worker_whose_device_failed_must_go_and_says_nothing_of_the_job(
@@ -306,5 +333,7 @@ async def test_a_worker_whose_device_failed_must_go_and_says_nothing_of_the_job(
     jobs.start(request("a", "broken audio1"))
     jobs.start(request("b", "sleep0.05 audio1"))
     await finished(jobs)
-    assert "device-side assert" in jobs.unfit.result()
+    last_words = jobs.unfit.result()
+    assert "device-side assert" in last_words.message
+    assert last_words.job == "a"
     assert outbox.ends("a") == outbox.ends("b") == []

@@ -9,8 +9,11 @@ from contextlib import contextmanager
 
 from app.errors import DeviceFailed, OutOfMemory
 
-FULL = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
-BROKEN = ("CUDA error", "CUBLAS_STATUS", "CUDNN_STATUS", "cuFFT error")
+FULL = ("out of memory", "can't allocate memory", "ALLOC_FAILED", "ALLOCATION_FAILED")
+BROKEN = (
+    *("CUDA error", "CUDA driver error", "Triton Error [CUDA]"),
+    *("CUBLAS_STATUS", "CUDNN_STATUS", "cuFFT error"),
+)
 """After most of these the process's CUDA context is lost; of the others nobody can tell."""
 
 

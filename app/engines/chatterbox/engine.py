@@ -153,7 +153,8 @@ class ChatterboxEngine:
         """What torch keeps of the device for its next allocations."""
         gc.collect()
         if self._models.device.type == "cuda":
-            torch.cuda.empty_cache()
+            with device_faults():
+                torch.cuda.empty_cache()
 
     async def close(self) -> None:
         await self._dismantle()
