@@ -29,6 +29,8 @@ SLICE_TOKENS = 5
 TINY = "Hi."
 AT_ONCE = 16
 ROUNDS = 3
+AHEAD_S = 60
+"""As by default."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ async def measure(folder: Path, effort: Effort, on_progress: Callable[[str], Non
             WORKERS_PER_DEVICE=WORKERS,
             CONCURRENT_REQUESTS_PER_WORKER=slots,
             MAX_QUEUED_REQUESTS=AT_ONCE,
+            MAX_AHEAD_SECONDS=AHEAD_S,
         ) as own,
         _bare_handler(len(TINY) * SAMPLES_PER_TOKEN * BYTES_PER_SAMPLE) as bare,
     ):
