@@ -313,9 +313,9 @@ def _soak(minutes: float, seed: int) -> None:
 
 
 def _load(url: str, key: str, load: "Load", json_file: Path | None) -> None:
-    from app.bench.load import Service
+    from app.bench.load import Subject
 
-    result = asyncio.run(Service.at(url, key).bear(load))
+    result = asyncio.run(Subject.at(url, key).bear(load))
     table = Table("", "", title=url, show_header=False)
     for name, figures in result.rows():
         table.add_row(name, figures)

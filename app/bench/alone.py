@@ -17,8 +17,8 @@ from typing import Any
 import psutil
 
 from app.bench.engine import SAMPLES_PER_TOKEN
-from app.bench.load import Load, Result, Service
-from app.bench.service import Service as OwnService
+from app.bench.load import Load, Result, Subject
+from app.bench.service import Service
 from app.messages import BYTES_PER_SAMPLE, SAMPLE_RATE
 
 ENGINE = "app.bench.engine:PacedEngine"
@@ -72,7 +72,7 @@ async def measure(folder: Path, effort: Effort, on_progress: Callable[[str], Non
     """`folder` is empty, and keeps the log. `on_progress` gets what is being done."""
     slots = -(-effort.streams // WORKERS)
     async with (
-        OwnService.running(
+        Service.running(
             folder,
             MODEL=ENGINE,
             WORKERS_PER_DEVICE=WORKERS,
@@ -82,7 +82,7 @@ async def measure(folder: Path, effort: Effort, on_progress: Callable[[str], Non
         ) as own,
         _bare_handler(len(TINY) * SAMPLES_PER_TOKEN * BYTES_PER_SAMPLE) as bare,
     ):
-        service = await asyncio.to_thread(Service.at, own.url, own.key)
+        service = await asyncio.to_thread(Subject.at, own.url, own.key)
         on_progress("tiny requests")
         single, crowd = await _in_turns(service, bare, effort)
         on_progress("paced streams")
@@ -103,7 +103,7 @@ Pair = tuple[Result, Result]
 
 
 async def _in_turns(
-    service: Service, bare: Service, effort: Effort
+    service: Subject, bare: Subject, effort: Effort
 ) -> tuple[list[Pair], list[Pair]]:
     """With one client, and with many."""
     single = Load(_asked(TINY), seconds=effort.single_s)
@@ -164,7 +164,7 @@ def _asked(text: str, **others: object) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def _bare_handler(size: int) -> AsyncIterator[Service]:
+async def _bare_handler(size: int) -> AsyncIterator[Subject]:
     """`app.bench.bare`, streaming `size` bytes, seen as a service whose master it is."""
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
         port = listener.getsockname()[1]
@@ -177,7 +177,7 @@ async def _bare_handler(size: int) -> AsyncIterator[Service]:
         )
     try:
         at = f"http://127.0.0.1:{port}"
-        yield Service(at, "", {"master": [psutil.Process(process.pid)]})
+        yield Subject(at, "", {"master": [psutil.Process(process.pid)]})
     finally:
         process.kill()
         await process.wait()

@@ -119,8 +119,8 @@ class Result:
             yield f"CPU of {name}", f"{share:.1f}% of a core, {self.cpu_ms(name):.3f} ms a request"
 
 
-class Service:
-    """Where the load goes. `processes` by name are those whose CPU time is told."""
+class Subject:
+    """The service that bears a load. `processes` by name are those whose CPU time is told."""
 
     def __init__(self, url: str, key: str, processes: dict[str, list[psutil.Process]]) -> None:
         self.url = _split(url)
@@ -128,7 +128,7 @@ class Service:
         self._processes = processes
 
     @classmethod
-    def at(cls, url: str, key: str) -> "Service":
+    def at(cls, url: str, key: str) -> "Subject":
         """Raises `ServerFault` where nothing answers, `InvalidRequest` for no URL."""
         where = _split(url)
         try:
@@ -150,8 +150,8 @@ class Service:
         heard: list[Hearing] = []
 
         def another() -> bool:
-            if load.seconds is not None and monotonic() - began > load.seconds:
-                return False
+            if load.seconds is not None and not monotonic() - began <= load.seconds:
+                return False  # at once, for nan
             return tickets is None or next(tickets, None) is not None
 
         async def client(number: int) -> None:
