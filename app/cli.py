@@ -1,12 +1,13 @@
 """The command line: `chatterbox-tts serve | speak | voices | models | bench`."""
 
 import asyncio
+import json
 import logging
 import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import msgspec
 import typer
@@ -20,6 +21,9 @@ from app.logs import set_up_logging
 from app.messages import SAMPLE_RATE
 from app.settings import Settings, cpu_count, load_settings, unknown_names, visible_cuda_devices
 
+if TYPE_CHECKING:
+    from app.bench.load import Load
+
 log = logging.getLogger(__name__)
 
 cli = typer.Typer(
@@ -30,12 +34,13 @@ cli = typer.Typer(
 )
 voices = typer.Typer(help="The voices in the voice folders.", invoke_without_command=True)
 models = typer.Typer(help="The Chatterbox model in MODEL_PATH.", invoke_without_command=True)
-bench = typer.Typer(help="Trying the service hard.", no_args_is_help=True)
+bench = typer.Typer(help="Measuring the service, and trying it hard.", no_args_is_help=True)
 cli.add_typer(voices, name="voices")
 cli.add_typer(models, name="models")
 cli.add_typer(bench, name="bench")
 
 LONGEST_SOAK_MINUTES = 1440
+BENCH_TEXT = "The river carries more sand than any wind over the plain, and takes its time."
 
 FORMAT_OF_ENDING = {
     ".wav": "wav",
@@ -238,12 +243,53 @@ def download() -> None:
 
 @bench.command("serve")
 def bench_serve(
-    minutes: Annotated[
-        float, typer.Option("--soak", metavar="MINUTES", help="How long clients shall come.")
-    ],
-    seed: Annotated[int, typer.Option(min=0, help="The same seed, the same mix of clients.")] = 0,
+    soak_minutes: Annotated[
+        float | None, typer.Option("--soak", metavar="MINUTES", help="Misuse a service so long.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of a soak: the same, the same clients.")] = 0,
+    url: Annotated[str | None, typer.Option(help="A running service, to be measured.")] = None,
+    key: Annotated[str | None, typer.Option(help="Its API_KEY, if not the one set here.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Clients at once.")] = 1,
+    requests: Annotated[
+        int | None, typer.Option(min=1, help="In all, 20 without --seconds.")
+    ] = None,
+    seconds: Annotated[
+        float | None, typer.Option(min=0, help="So long new requests are made.")
+    ] = None,
+    paced: Annotated[
+        bool, typer.Option("--paced", help="Clients hear to the end before they ask again.")
+    ] = False,
+    form: Annotated[str, typer.Option("--format", help="As in a request.")] = "raw_pcm",
+    text: Annotated[str, typer.Option(help="What is to be said.")] = BENCH_TEXT,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="A file for the figures, for machines.")
+    ] = None,
 ) -> None:
-    """Start a service of its own, have it used, misused and its workers killed, then check it."""
+    """Measure the service: with --url a running one, else the server alone, with no speech to make.
+
+    With --soak, a service of its own is used, misused and its workers are killed, then checked.
+    """
+    if soak_minutes is not None and url is not None:
+        raise typer.BadParameter("--soak has a service of its own", param_hint="--url")
+    if soak_minutes is not None:
+        _soak(soak_minutes, seed)
+    elif url is None:
+        _measure_alone(json_file)
+    else:
+        from app.bench.load import Load, check_paced
+
+        if paced:
+            check_paced(form)
+        if requests is None and seconds is None:
+            requests = 20
+        asked = {"text": text, "format": form}
+        load = Load(asked, concurrency, requests, seconds, paced)
+        if key is None:
+            key = load_settings(api_key_required=False).api_key.get_secret_value()
+        _load(url, key, load, json_file)
+
+
+def _soak(minutes: float, seed: int) -> None:
     from app.bench.soak import soak
 
     if not 0 < minutes <= LONGEST_SOAK_MINUTES:  # not so for nan, either
@@ -264,6 +310,43 @@ def bench_serve(
         typer.echo(f"the service's log: {folder / 'service.log'}", err=True)
         raise typer.Exit(1)
     shutil.rmtree(folder)
+
+
+def _load(url: str, key: str, load: "Load", json_file: Path | None) -> None:
+    from app.bench.load import Subject
+
+    result = asyncio.run(Subject.at(url, key).bear(load))
+    table = Table("", "", title=url, show_header=False)
+    for name, figures in result.rows():
+        table.add_row(name, figures)
+    Console().print(table)
+    if json_file:
+        _write_json(json_file, result.told())
+    if not result.whole:
+        raise typer.Exit(1)
+
+
+def _measure_alone(json_file: Path | None) -> None:
+    from app.bench.alone import Effort, measure
+
+    with tempfile.TemporaryDirectory(prefix="tts-bench-") as folder, _progress_bar() as bar:
+        task = bar.add_task("starting", total=None)
+        figures = asyncio.run(
+            measure(Path(folder), Effort(), lambda what: bar.update(task, description=what))
+        )
+    table = Table("", "measured", "", "target", "", title="The server alone")
+    for figure in figures:
+        told = "" if figure.target is None else f"{'≥' if figure.least else '≤'} {figure.target:g}"
+        mark = {None: "", True: "met", False: "missed"}[figure.met]
+        table.add_row(figure.name, f"{figure.value:.3g}", figure.unit, told, mark)
+    Console().print(table)
+    if json_file:
+        _write_json(json_file, [figure.told() for figure in figures])
+
+
+def _write_json(path: Path, told: object) -> None:
+    with _writable(path) as file:
+        file.write(json.dumps(told, indent=2, ensure_ascii=False).encode() + b"\n")
 
 
 def _progress_bar() -> Progress:

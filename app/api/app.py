@@ -1,34 +1,47 @@
 """The FastAPI application: routes, their order of middleware, the documentation pages."""
 
+from typing import Any
 from urllib.parse import quote
 
-from fastapi import FastAPI, Request, Security
+from fastapi import FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.security import APIKeyHeader, APIKeyQuery, HTTPBearer
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import HTMLResponse
 
 from app import __version__
 from app.api.dependencies import Services
 from app.api.errors import ANY_OTHER_ERROR, METHODS, documented, handle_errors
-from app.api.middleware import ApiKey, RequestLog
+from app.api.middleware import OPEN_PATHS, ApiKey, RequestLog
 from app.api.routes import speech, system, voices
 from app.errors import Unauthenticated
 
 EXPOSED_HEADERS = ("X-Request-ID", "X-TTS-Model", "X-TTS-Notice", "X-Sample-Rate", "Retry-After")
 
-KEY_PLACES = [
-    Security(APIKeyHeader(name="X-API-Key", scheme_name="Header", auto_error=False)),
-    Security(HTTPBearer(scheme_name="Bearer", auto_error=False)),
-    Security(APIKeyQuery(name="api_key", scheme_name="Query", auto_error=False)),
-]
+KEY_PLACES = {
+    "Header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    "Bearer": {"type": "http", "scheme": "bearer"},
+    "Query": {"type": "apiKey", "in": "query", "name": "api_key"},
+}
 """For the schema, any one of them; `ApiKey` is what checks."""
+
+
+class _App(FastAPI):
+    """Says where the key goes. FastAPI's own way would look for it again, in every request."""
+
+    def openapi(self) -> dict[str, Any]:
+        if not self.openapi_schema:
+            schema = super().openapi()
+            schema["components"]["securitySchemes"] = KEY_PLACES
+            for path in schema["paths"].keys() - OPEN_PATHS:
+                for operation in schema["paths"][path].values():
+                    operation["security"] = [{place: []} for place in KEY_PLACES]
+        return super().openapi()
 
 
 def create_app(services: Services) -> FastAPI:
     """The whole API. Outermost first: CORS (answers preflights), the log, the key, the routes."""
     settings = services.master.settings
-    app = FastAPI(
+    app = _App(
         title="Chatterbox TTS Server",
         version=__version__,
         debug=settings.debug,
@@ -39,7 +52,7 @@ def create_app(services: Services) -> FastAPI:
     )
     app.state.services = services
     for router in (speech.router, voices.router, system.router):
-        app.include_router(router, dependencies=KEY_PLACES, responses=documented(Unauthenticated))
+        app.include_router(router, responses=documented(Unauthenticated))
     app.include_router(system.probes)
     app.add_api_route("/docs", _docs, include_in_schema=False)
     handle_errors(app)

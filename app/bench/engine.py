@@ -106,6 +106,20 @@ class SignalEngine:
         pass
 
 
+class PacedEngine(SignalEngine):
+    """Gives each slice of a text chunk when a listener is due to have heard those before it."""
+
+    async def speech_tokens(
+        self, chunk: TextChunk, voice: int, params: SynthesisParams
+    ) -> AsyncGenerator[SpeechSlice, None]:
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        async for piece in super().speech_tokens(chunk, voice, params):
+            await asyncio.sleep(due - loop.time())
+            due += len(piece.tokens) / SAMPLE_RATE
+            yield piece
+
+
 class SignalDecoder:
     """See `engines.base.Decoder`."""
 

@@ -60,15 +60,18 @@ class Service:
         self.log_path = folder / "service.log"
         self.voices_dir = folder / "voices"
         self.temp_dir = folder / "tmp"
-        self._url = f"http://127.0.0.1:{port}"
-        self._key = key
+        self.url = f"http://127.0.0.1:{port}"
+        self.key = key
         self._process = process
         self._master = psutil.Process(process.pid)
 
     @classmethod
     @asynccontextmanager
-    async def running(cls, folder: Path) -> AsyncIterator["Service"]:
-        """Ready on entry; gone on exit, if need be by force. Raises `StartupError`."""
+    async def running(cls, folder: Path, **settings: object) -> AsyncIterator["Service"]:
+        """Ready on entry; gone on exit, if need be by force. Raises `StartupError`.
+
+        `settings` by their names, in place of what a soak needs.
+        """
         port, key = _free_port(), secrets.token_urlsafe()
         for made in ("voices", "preloaded", "tmp"):
             (folder / made).mkdir()
@@ -76,7 +79,7 @@ class Service:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "app", "serve"),
                 cwd=folder,
-                env=_environment(folder, port, key),
+                env=_environment(folder, port, key, settings),
                 stdin=DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -163,16 +166,16 @@ class Service:
     def _client(self, **transport: Any) -> httpx.AsyncClient:
         limits = httpx.Limits(max_connections=None, keepalive_expiry=KEEP_ALIVE_S)
         return httpx.AsyncClient(
-            base_url=self._url,
-            headers={"X-API-Key": self._key},
+            base_url=self.url,
+            headers={"X-API-Key": self.key},
             transport=httpx.AsyncHTTPTransport(limits=limits, verify=False, **transport),
             timeout=httpx.Timeout(None),  # each call has one of its own
         )
 
 
-def _environment(folder: Path, port: int, key: str) -> dict[str, str]:
+def _environment(folder: Path, port: int, key: str, changes: dict[str, object]) -> dict[str, str]:
     """The service's settings are these and no others: room for six jobs, and little to wait."""
-    settings = {
+    settings: dict[str, object] = {
         "API_KEY": key,
         "HOST": "127.0.0.1",
         "PORT": port,
@@ -190,7 +193,7 @@ def _environment(folder: Path, port: int, key: str) -> dict[str, str]:
         "CUDA_VISIBLE_DEVICES": "",
     }
     others = {name: value for name, value in child_environment().items() if not _is_setting(name)}
-    return others | {name: str(value) for name, value in settings.items()}
+    return others | {name: str(value) for name, value in (settings | changes).items()}
 
 
 def _is_setting(name: str) -> bool:

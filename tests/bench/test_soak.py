@@ -68,7 +68,7 @@ def test_a_service_that_mixes_up_voices_is_found_out_and_its_log_kept(
     assert str(log) in done.stderr
 
 
-@pytest.mark.parametrize("options", [(), ("--soak", "0"), ("--soak", "nan"), ("--soak", "an hour")])
+@pytest.mark.parametrize("options", [("--soak", "0"), ("--soak", "nan"), ("--soak", "an hour")])
 def test_without_a_time_that_makes_sense_it_says_so(options: tuple[str, ...]) -> None:
     refused = soak(*options)
     assert refused.exit_code == 2

@@ -1,0 +1,233 @@
+"""A listener: one connection on which speech is asked for, and played as it arrives.
+
+Called by `bench.load`. What a `Hearing` says of the audio follows from when its pieces arrived; a
+player is assumed that starts with the first of them, at once.
+"""
+
+import asyncio
+import json
+import ssl
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+from urllib.parse import SplitResult
+
+import httptools
+import numpy as np
+
+from app.audio.encoder import wav_header
+from app.messages import BYTES_PER_SAMPLE, SAMPLE_RATE
+
+HEADER_BYTES = {"raw_pcm": 0, "wav": len(wav_header(SAMPLE_RATE, None))}
+"""Before the samples, by format; of the other formats only the first byte is timed."""
+
+AUDIBLE = int(32768 * 10 ** (-50 / 20))
+"""−50 dBFS, of int16."""
+
+READ_AHEAD_S = 2.0
+"""Of audio: a paced listener with more than that unplayed reads no further."""
+
+PATIENCE_S = 120.0
+
+
+class Piece(NamedTuple):
+    """Some audio, and when it came."""
+
+    at_s: float
+    samples: int
+
+
+def lateness_s(pieces: Sequence[Piece]) -> list[float]:
+    """How long after its turn each piece came, had the player never stopped for another."""
+    due_s, late = pieces[0].at_s if pieces else 0.0, []
+    for at_s, samples in pieces:
+        late.append(max(0.0, at_s - due_s))
+        due_s += samples / SAMPLE_RATE
+    return late
+
+
+def played(pieces: Sequence[Piece]) -> Iterator[tuple[float, float]]:
+    """For each piece when it is played, and for how long there was nothing to play before it."""
+    free_s = pieces[0].at_s if pieces else 0.0
+    for at_s, samples in pieces:
+        begin_s = max(at_s, free_s)
+        yield begin_s, begin_s - free_s
+        free_s = begin_s + samples / SAMPLE_RATE
+
+
+def underruns_s(pieces: Sequence[Piece]) -> list[float]:
+    """How long each silence was in which the player waited for more."""
+    return [gap_s for _, gap_s in played(pieces) if gap_s > 0]
+
+
+def first_audible(pcm: bytes) -> int | None:
+    """The index of the first sample that is; `pcm`: int16 little-endian [n]."""
+    samples = np.frombuffer(pcm, "<i2").astype(np.int32)
+    loud = np.flatnonzero(np.abs(samples) > AUDIBLE)
+    return int(loud[0]) if len(loud) else None
+
+
+@dataclass
+class Hearing:
+    """What came of one request; times in seconds since it was sent.
+
+    `outcome`: a status with the error's code (`200`, `429 queue_full`), or what cut it off.
+    """
+
+    outcome: str = ""
+    first_byte_s: float | None = None
+    first_audible_s: float | None = None
+    total_s: float = 0.0
+    pieces: list[Piece] = field(default_factory=list)
+
+    @property
+    def whole(self) -> bool:
+        return self.outcome == "200"
+
+    @property
+    def audio_s(self) -> float:
+        return sum(piece.samples for piece in self.pieces) / SAMPLE_RATE
+
+
+class Listener(asyncio.Protocol):
+    """Asks for one thing after the other. With `paced`, it hears each to the end before the next.
+
+    A protocol with a parser in C, since it shares the processor with the service.
+    """
+
+    def __init__(self, url: SplitResult, form: str, *, paced: bool) -> None:
+        self._url = url
+        self._form = form
+        self._paced = paced
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._resuming: asyncio.TimerHandle | None = None
+        self._over: asyncio.Future[str] | None = None
+
+    async def hear(self, request: bytes) -> Hearing:
+        """What it came to; raises nothing but `CancelledError`."""
+        heard = self._heard = Hearing()
+        self._status, self._body, self._samples = 0, bytearray(), 0
+        self._header_bytes = HEADER_BYTES.get(self._form)
+        self._audible: tuple[int, int] | None = None
+        self._over = self._loop.create_future()
+        self._began_at = self._loop.time()
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                transport = self._transport or await self._connect()
+                self._began_at = self._loop.time()
+                transport.write(request)
+                heard.outcome = await self._over
+        except (OSError, TimeoutError) as fault:
+            heard.outcome = type(fault).__name__
+            self.close()
+        heard.total_s = self._now()
+        begins = list(played(heard.pieces))
+        if self._audible:
+            piece, sample = self._audible
+            heard.first_audible_s = begins[piece][0] + sample / SAMPLE_RATE
+        if self._paced and begins:
+            end_s = begins[-1][0] + heard.pieces[-1].samples / SAMPLE_RATE
+            await asyncio.sleep(end_s - self._now())
+        return heard
+
+    def close(self) -> None:
+        if self._transport:
+            self._transport.abort()
+            self._transport = None
+
+    async def _connect(self) -> asyncio.Transport:
+        secure = self._url.scheme == "https"
+        port = self._url.port or (443 if secure else 80)
+        tls = ssl.create_default_context() if secure else None
+        host = self._url.hostname or ""
+        await self._loop.create_connection(lambda: self, host, port, ssl=tls)
+        if self._transport is None:
+            raise ConnectionResetError
+        return self._transport
+
+    def _now(self) -> float:
+        return self._loop.time() - self._began_at
+
+    # --- called by the transport ----------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._transport = transport
+        self._parser = httptools.HttpResponseParser(self)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError:
+            self._end("no HTTP")
+            self.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._end("cut off" if self._status else "no answer")
+
+    def _end(self, outcome: str) -> None:
+        self._go_on()
+        if self._over and not self._over.done():
+            self._over.set_result(outcome)
+
+    # --- called by the parser -------------------------------------------------------------------
+
+    def on_headers_complete(self) -> None:
+        self._status = self._parser.get_status_code()
+
+    def on_body(self, body: bytes) -> None:
+        if self._status != 200:
+            self._body += body
+            return
+        now_s = self._now()
+        if self._heard.first_byte_s is None:
+            self._heard.first_byte_s = now_s
+        if self._header_bytes is not None:
+            self._body += body
+            self._take(now_s)
+
+    def on_message_complete(self) -> None:
+        if self._transport and not self._parser.should_keep_alive():
+            self.close()
+        self._end("200" if self._status == 200 else _refusal(self._status, bytes(self._body)))
+
+    def _take(self, now_s: float) -> None:
+        """All whole samples that are there."""
+        whole = len(self._body) // BYTES_PER_SAMPLE * BYTES_PER_SAMPLE
+        pcm = bytes(self._body[self._header_bytes or 0 : whole])
+        if not pcm:
+            return
+        self._header_bytes = 0
+        del self._body[:whole]
+        pieces = self._heard.pieces
+        if self._audible is None and (found := first_audible(pcm)) is not None:
+            self._audible = (len(pieces), found)
+        pieces.append(Piece(now_s, len(pcm) // BYTES_PER_SAMPLE))
+        self._samples += len(pcm) // BYTES_PER_SAMPLE
+        if self._paced:
+            self._hold_back(pieces[0].at_s + self._samples / SAMPLE_RATE - now_s)
+
+    def _hold_back(self, ahead_s: float) -> None:
+        if ahead_s > READ_AHEAD_S and self._transport and not self._resuming:
+            self._transport.pause_reading()
+            self._resuming = self._loop.call_later(ahead_s - READ_AHEAD_S, self._go_on)
+
+    def _go_on(self) -> None:
+        if self._resuming:
+            self._resuming.cancel()
+            self._resuming = None
+            if self._transport:
+                self._transport.resume_reading()
+
+
+def _refusal(status: int, body: bytes) -> str:
+    """`429 queue_full`, in the service's error shape; else the status alone."""
+    told: Any = None
+    with suppress(ValueError):
+        told = json.loads(body)
+    match told:
+        case {"error": {"code": str(code)}}:
+            return f"{status} {code}"
+    return str(status)
