@@ -290,7 +290,7 @@ def bench_serve(
 
 
 def _soak(minutes: float, seed: int) -> None:
-    from app.bench.soak import soak
+    from app.bench.soak.soak import soak
 
     if not 0 < minutes <= LONGEST_SOAK_MINUTES:  # not so for nan, either
         raise typer.BadParameter(f"give 0 to {LONGEST_SOAK_MINUTES} minutes", param_hint="--soak")

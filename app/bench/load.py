@@ -18,7 +18,7 @@ import httpx
 import psutil
 
 from app.bench.listener import HEADER_BYTES, Hearing, Listener, lateness_s, underruns_s
-from app.bench.report import quantile
+from app.bench.quantile import quantile
 from app.errors import InvalidRequest, ServerFault
 
 HERE = ("localhost", "127.0.0.1", "::1")

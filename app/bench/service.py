@@ -16,12 +16,9 @@ from typing import Any
 import httpx
 import psutil
 
-from app.bench.nonsense import MAX_TEXT_LENGTH, MAX_UPLOAD_MB
-from app.bench.verdict import Violation
 from app.errors import StartupError
 from app.settings import Settings, child_environment, python_path
 
-ENGINE = "app.bench.engine:SignalEngine"
 PACKAGE_PARENT = Path(__file__).parents[2]
 START_S = 60.0
 STOP_S = 15.0
@@ -33,6 +30,10 @@ KEEP_ALIVE_S = 2.0
 """Shorter than the service's, so that no request meets a connection that is just being closed."""
 
 NARROW = [(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)]
+
+
+class Violation(Exception):
+    """An invariant was broken, or the contract; the message says how."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Service:
     async def running(cls, folder: Path, **settings: object) -> AsyncIterator["Service"]:
         """Ready on entry; gone on exit, if need be by force. Raises `StartupError`.
 
-        `settings` by their names, in place of what a soak needs.
+        `settings` by their names, over the defaults; none are inherited.
         """
         port, key = _free_port(), secrets.token_urlsafe()
         for made in ("voices", "preloaded", "tmp"):
@@ -173,19 +174,12 @@ class Service:
         )
 
 
-def _environment(folder: Path, port: int, key: str, changes: dict[str, object]) -> dict[str, str]:
-    """The service's settings are these and no others: room for six jobs, and little to wait."""
-    settings: dict[str, object] = {
+def _environment(folder: Path, port: int, key: str, settings: dict[str, object]) -> dict[str, str]:
+    """Of the service: these settings and no others, and its own folders."""
+    own = {
         "API_KEY": key,
         "HOST": "127.0.0.1",
         "PORT": port,
-        "MODEL": ENGINE,
-        "WORKERS_PER_DEVICE": 2,
-        "CONCURRENT_REQUESTS_PER_WORKER": 3,
-        "MAX_QUEUED_REQUESTS": 16,
-        "MAX_AHEAD_SECONDS": 2,
-        "MAX_TEXT_LENGTH": MAX_TEXT_LENGTH,
-        "MAX_UPLOAD_MB": MAX_UPLOAD_MB,
         "VOICES_DIR": folder / "voices",
         "PRELOADED_VOICES_DIR": folder / "preloaded",
         "TMPDIR": folder / "tmp",
@@ -193,7 +187,7 @@ def _environment(folder: Path, port: int, key: str, changes: dict[str, object]) 
         "CUDA_VISIBLE_DEVICES": "",
     }
     others = {name: value for name, value in child_environment().items() if not _is_setting(name)}
-    return others | {name: str(value) for name, value in (settings | changes).items()}
+    return others | {name: str(value) for name, value in (own | settings).items()}
 
 
 def _is_setting(name: str) -> bool:

@@ -7,7 +7,7 @@ import pytest
 
 from app.audio.decode import decode_file, load_decoded
 from app.bench.engine import SignalEngine, expected_pcm, voice_code
-from app.bench.voices import voice_file
+from app.bench.soak.voices import voice_file
 from app.engines.base import EngineConfig
 from app.messages import SynthesisParams
 from app.worker.pipeline import Pipeline, QueueSizes

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from app.bench.journal import has_finished_a_job, retries, violations
+from app.bench.soak.journal import has_finished_a_job, retries, violations
 
 KILLED = "the worker was killed by signal 9 (Killed)"
 DEATH = f"{KILLED}; next start in 1 s"

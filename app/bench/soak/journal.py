@@ -1,6 +1,6 @@
 """What the log of a service tells of its jobs and its workers. Pure functions of the log's text.
 
-Called by `bench.soak`: for victims while it runs, for what is wrong when it is over.
+Called by `bench.soak.soak`: for victims while it runs, for what is wrong when it is over.
 """
 
 import re

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from app.audio.encoder import ENCODERS
-from app.bench.speech import Speech
-from app.bench.verdict import Answer, Violation, judge_refusal, judge_speech, judge_success
+from app.bench.service import Violation
+from app.bench.soak.speech import Speech
+from app.bench.soak.verdict import Answer, judge_refusal, judge_speech, judge_success
 from app.errors import (
     InvalidRequest,
     PoisonRequest,

@@ -1,6 +1,6 @@
 """The crowd: clients of all kinds at a steady rate, and a killer among them.
 
-Called by `bench.soak`. What the clients find goes into the report; what the log is to confirm when
+Called by `soak`. What the clients find goes into the report; what the log is to confirm when
 all is over, request ids with their outcomes and the number of kills, stays here.
 """
 
@@ -16,12 +16,11 @@ from time import monotonic
 import httpx
 import psutil
 
-from app.bench.clients import KINDS, Call, Client, Kind, hears_a_word
-from app.bench.journal import has_finished_a_job
-from app.bench.report import Report
-from app.bench.service import Service
-from app.bench.verdict import Violation
-from app.bench.voices import VoiceHistory
+from app.bench.service import Service, Violation
+from app.bench.soak.clients import KINDS, Call, Client, Kind, hears_a_word
+from app.bench.soak.journal import has_finished_a_job
+from app.bench.soak.report import Report
+from app.bench.soak.voices import VoiceHistory
 
 TURNS_PER_S = 22
 """Of clients; at some turns many come at once."""

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from app.bench import service
-from app.bench.aftermath import MORE_THREADS, growth
 from app.bench.engine import SignalEngine
-from app.bench.report import Report
 from app.bench.service import Footprint
+from app.bench.soak import soak as soak_module
+from app.bench.soak.aftermath import MORE_THREADS, growth
+from app.bench.soak.report import Report
 from app.cli import cli
 from app.engines.base import SpeechSlice, TextChunk
 from app.messages import SynthesisParams
@@ -58,7 +58,7 @@ def test_a_service_in_order_passes_with_one_line_and_leaves_nothing(temporary: P
 def test_a_service_that_mixes_up_voices_is_found_out_and_its_log_kept(
     temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "ENGINE", f"{__name__}:MixedUpEngine")
+    monkeypatch.setattr(soak_module, "ENGINE", f"{__name__}:MixedUpEngine")
     done = soak("--soak", "0.02")
     assert done.exit_code == 1
     figures, *violations = done.stdout.splitlines()

@@ -1,6 +1,6 @@
 """After the crowd: has anything grown, is anything left over, does the service leave?
 
-Called by `bench.soak`, in this order. Each check gives one line for whatever is wrong.
+Called by `bench.soak.soak`, in this order. Each check gives one line for whatever is wrong.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 import psutil
 
 from app.bench.service import Footprint, Service
-from app.bench.voices import VoiceHistory
+from app.bench.soak.voices import VoiceHistory
 from app.settings import cpu_count
 
 LOOK_AGAIN_S = 0.5

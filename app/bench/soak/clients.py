@@ -1,6 +1,6 @@
 """The clients of a soak: each makes one request, in a good way or a bad one, and judges the answer.
 
-`KINDS` has them with their shares. A client returns the outcome in a word (see `bench.verdict`) or
+`KINDS` has them with their shares. A client returns the outcome in a word (see `verdict`) or
 raises `Violation`. What it asks for follows from its own random numbers, so that a seed names one
 mix; the moments are the machine's.
 """
@@ -16,10 +16,11 @@ from typing import Any
 import httpx
 
 from app.audio.encoder import ENCODERS
-from app.bench.nonsense import NO_HTTP, NOT_ALL, TOO_MUCH, WRONG, Refused
-from app.bench.speech import Speech
-from app.bench.verdict import Answer, Violation, judge_refusal, judge_speech, judge_success
-from app.bench.voices import VoiceHistory, voice_file
+from app.bench.service import Violation
+from app.bench.soak.nonsense import NO_HTTP, NOT_ALL, TOO_MUCH, WRONG, Refused
+from app.bench.soak.speech import Speech
+from app.bench.soak.verdict import Answer, judge_refusal, judge_speech, judge_success
+from app.bench.soak.voices import VoiceHistory, voice_file
 from app.errors import InvalidRequest, VoiceExists, VoiceNotFound
 
 LONGEST_STAY_S = 0.6

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from app.bench.quantile import quantile
 from app.bench.service import Footprint
 
 SHOWN = 20
@@ -46,8 +47,3 @@ class Report:
             yield f"descriptors {before.descriptors} → {after.descriptors}"
             yield f"threads {before.threads} → {after.threads}"
         yield f"{len(self.violations)} violations"
-
-
-def quantile(values: list[float], part: float) -> float:
-    """The value that `part` (0 to 1) of the `values` do not exceed; there is at least one."""
-    return sorted(values)[min(len(values) - 1, int(part * len(values)))]

@@ -1,17 +1,14 @@
 """What one answer says of the service: an outcome that may be, or a `Violation`. Pure functions.
 
-Called by `bench.clients` with what came and with all that may come.
+Called by `bench.soak.clients` with what came and with all that may come.
 """
 
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from app.bench.service import Violation
 from app.errors import PoisonRequest, QueueFull, ServiceError, VoiceNotFound, from_code
-
-
-class Violation(Exception):
-    """An invariant was broken, or the contract; the message says how."""
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from time import monotonic
 
 import pytest
 
-from app.bench.verdict import Violation
-from app.bench.voices import VoiceHistory
+from app.bench.service import Violation
+from app.bench.soak.voices import VoiceHistory
 
 
 def test_before_during_and_after_a_change() -> None:

@@ -9,12 +9,23 @@ from collections.abc import Callable, Iterator
 from math import ceil
 from pathlib import Path
 
-from app.bench import journal
-from app.bench.aftermath import departure, growth, leftovers, level_footprint
-from app.bench.crowd import Crowd
-from app.bench.report import Report
-from app.bench.service import Service
-from app.bench.verdict import Violation
+from app.bench.service import Service, Violation
+from app.bench.soak import journal
+from app.bench.soak.aftermath import departure, growth, leftovers, level_footprint
+from app.bench.soak.crowd import Crowd
+from app.bench.soak.nonsense import MAX_TEXT_LENGTH, MAX_UPLOAD_MB
+from app.bench.soak.report import Report
+
+ENGINE = "app.bench.engine:SignalEngine"
+SETTINGS = {
+    "WORKERS_PER_DEVICE": 2,
+    "CONCURRENT_REQUESTS_PER_WORKER": 3,
+    "MAX_QUEUED_REQUESTS": 16,
+    "MAX_AHEAD_SECONDS": 2,
+    "MAX_TEXT_LENGTH": MAX_TEXT_LENGTH,
+    "MAX_UPLOAD_MB": MAX_UPLOAD_MB,
+}
+"""Room for six jobs, and little to wait."""
 
 WARM_UP_S = 15.0
 WARM_UP_SHARE = 0.25
@@ -33,7 +44,7 @@ async def soak(
     The time includes a warm-up: what the service takes up is compared with what it was then.
     """
     report = Report(60 * minutes)
-    async with Service.running(folder) as service:
+    async with Service.running(folder, MODEL=ENGINE, **SETTINGS) as service:
         crowd = Crowd(service, seed, report)
         try:
             await _live(service, crowd, report, on_progress)
