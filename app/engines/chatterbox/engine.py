@@ -25,6 +25,7 @@ from app.engines.chatterbox.compilation import NO_COMPILER, Compiler, TorchCompi
 from app.engines.chatterbox.device_faults import device_faults
 from app.engines.chatterbox.loading import load
 from app.engines.chatterbox.s3gen import S3Gen, StreamDecoder
+from app.engines.chatterbox.slices import slice_lengths
 from app.engines.chatterbox.step_loop import StepLoop
 from app.engines.chatterbox.t3 import Ending, T3Batch, T3Request, max_tokens, tokenize
 from app.engines.chatterbox.voices import ChatterboxVoice, VoiceCache
@@ -55,10 +56,16 @@ class ChatterboxEngine:
         self._slots = config.slots
         self._mark = load_watermarker() if config.watermark else None
         folder = Path(config.model_path)
-        self._models = load(folder, config.device)
+        self._tuning = config.tuning
+        self._models = load(
+            folder,
+            config.device,
+            "float32" if self._tuning.t3_dtype == "auto" else self._tuning.t3_dtype,
+            packed=config.device == "cpu" and not config.torch_compile,
+        )
         if self._models.default_voice is None:
             raise StartupError(f"{folder / 'conds.pt'} is missing: it holds the default voice")
-        self.default_voice = self._models.default_voice
+        self.default_voice = self._cut(self._models.default_voice)
         self._voices = VoiceCache(folder / VOICE_CACHE, self._models)
         self._voice_thread = ThreadPoolExecutor(1, "voices")
         self._assemble(TorchCompiler(self._models.device) if config.torch_compile else NO_COMPILER)
@@ -85,12 +92,15 @@ class ChatterboxEngine:
         """Running streams go on meanwhile, on the other threads."""
         prepare = partial(self._voices.voice, samples, rate)
         with device_faults():
-            return await run_to_its_end(self._voice_thread, prepare)
+            return self._cut(await run_to_its_end(self._voice_thread, prepare))
+
+    def _cut(self, voice: ChatterboxVoice) -> ChatterboxVoice:
+        return voice.with_prompt_of(self._tuning.voice_prompt_seconds)
 
     async def speech_tokens(
         self, chunk: TextChunk, voice: ChatterboxVoice, params: SynthesisParams
     ) -> AsyncGenerator[SpeechSlice, None]:
-        """Slices of int64 [n] on the models' device; n is `audio_tokens_per_slice` but at the end.
+        """Slices of int64 [n] on the models' device; n is as `slice_lengths` says but at the end.
 
         A chunk that takes implausibly many tokens is cut, which the log says.
         """
@@ -103,8 +113,9 @@ class ChatterboxEngine:
             max_tokens=max_tokens(chunk.text),
         )
         ahead = SLICES_AHEAD * params.audio_tokens_per_slice
+        lengths = slice_lengths(params.audio_tokens_per_slice, self._tuning, chunk.index)
         tokens: list[int] = []
-        index = 0
+        index, length = 0, next(lengths)
         with device_faults():
             async with aclosing(self._t3.speak(request, ahead)) as steps:
                 async for step in steps:
@@ -113,9 +124,9 @@ class ChatterboxEngine:
                     if step.ending is Ending.CUT:
                         self.runaways += 1
                         log.warning("a text chunk of %d characters was cut", len(chunk.text))
-                    if step.ending or len(tokens) == params.audio_tokens_per_slice:
+                    if step.ending or len(tokens) == length:
                         yield SpeechSlice(self._on_device(tokens), index, last=bool(step.ending))
-                        tokens, index = [], index + 1
+                        tokens, index, length = [], index + 1, next(lengths)
 
     def new_decoder(self, voice: ChatterboxVoice, params: SynthesisParams) -> "_Decoder":
         return _Decoder(self, StreamDecoder(self._s3gen, voice.s3gen, params))
