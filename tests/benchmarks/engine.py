@@ -97,9 +97,9 @@ class TimedEngine(ChatterboxEngine):
         super().__init__(config)
         self.slices: list[float] = []
 
-    async def decode(self, stream: StreamDecoder, piece: SpeechSlice) -> torch.Tensor:
+    async def decode(self, stream: StreamDecoder, piece: SpeechSlice, first: bool) -> torch.Tensor:
         began = perf_counter()
-        audio = await super().decode(stream, piece)
+        audio = await super().decode(stream, piece, first)
         self.slices.append(perf_counter() - began)
         return audio
 

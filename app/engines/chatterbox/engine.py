@@ -12,7 +12,7 @@ import logging
 import threading
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -170,8 +170,11 @@ class ChatterboxEngine:
         await self._dismantle()
         await asyncio.to_thread(self._voice_thread.shutdown, cancel_futures=True)
 
-    async def decode(self, stream: StreamDecoder, piece: SpeechSlice) -> Tensor:
-        """`piece` on S3Gen's thread. Cancelled, it ends at the next step of the flow."""
+    async def decode(self, stream: StreamDecoder, piece: SpeechSlice, first: bool) -> Tensor:
+        """`piece` on S3Gen's thread, the `first` of its job or not.
+
+        Cancelled, it ends at the next step of the flow.
+        """
         unwanted = threading.Event()
 
         def on_step() -> None:
@@ -185,8 +188,16 @@ class ChatterboxEngine:
             except _Unwanted:
                 return torch.empty(0)  # for nobody
 
-        with device_faults():
+        with device_faults(), self._undisturbed(first):
             return await run_to_its_end(self._s3gen_thread, solve, unwanted.set)
+
+    def _undisturbed(self, first: bool) -> AbstractContextManager[None]:
+        """On a CPU, which both stages share, T3 stands aside while somebody has heard nothing yet.
+
+        That takes nothing from the others: S3Gen has enough to do for all cores.
+        """
+        on_cpu = self._models.device.type == "cpu"
+        return self._t3.paused() if first and on_cpu else nullcontext()
 
     def _on_device(self, tokens: list[int]) -> Tensor:
         return torch.tensor(tokens, dtype=torch.int64, device=self._models.device)
@@ -209,6 +220,9 @@ class _Decoder:
     def __init__(self, engine: ChatterboxEngine, stream: StreamDecoder) -> None:
         self._engine = engine
         self._stream = stream
+        self._first = True
 
     async def decode(self, piece: SpeechSlice) -> Tensor:
-        return await self._engine.decode(self._stream, piece)
+        audio = await self._engine.decode(self._stream, piece, self._first)
+        self._first = False
+        return audio
