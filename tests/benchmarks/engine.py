@@ -163,11 +163,11 @@ async def compare(
 
     tokens_per_second, audio = await in_one_slice(engine, voice, SynthesisParams(seed=1))
     theirs = generate(1, watermark=False)
-    assert len(audio) == len(theirs.audio) == TOKENS * SAMPLES_PER_TOKEN
     exact = voice.s3gen.prompt_token.shape[1] == whole(engine).s3gen.prompt_token.shape[1]
     exact &= engine._tuning.t3_dtype in ("auto", "float32")
-    difference = decibels(audio - theirs.audio, theirs.audio)
-    assert not exact or difference < MOST_DIFFERENT_DB, f"{difference:.0f} dB from the package's"
+    assert as_long(len(audio), len(theirs.audio), exact)
+    difference = decibels(audio - theirs.audio, theirs.audio) if exact else None
+    assert difference is None or difference < MOST_DIFFERENT_DB, f"{difference:.0f} dB apart"
 
     totals, firsts, streams = [], [], []
     engine.slices.clear()
@@ -175,7 +175,7 @@ async def compare(
         theirs = generate(seed, watermark=True)
         began = perf_counter()
         first, samples = await speak(engine, voice, seed)
-        assert samples == len(theirs.audio)
+        assert as_long(samples, len(theirs.audio), exact)
         totals.append(theirs.seconds)
         firsts.append(first)
         streams.append(perf_counter() - began)
@@ -190,7 +190,7 @@ async def compare(
         memory_gb=memory_gb(),
         t3_tokens_per_second=tokens_per_second,
         slices=np.median(each, axis=0).tolist(),
-        difference_db=difference if exact else None,
+        difference_db=difference,
     )
 
 
@@ -204,6 +204,13 @@ async def in_one_slice(
     speed = len(tokens) / (perf_counter() - began)
     audio = await engine.new_decoder(voice, params).decode(SpeechSlice(tokens, 0, last=True))
     return speed, engine.to_host(audio)
+
+
+def as_long(samples: int, right: int, exact: bool) -> bool:
+    """Where other tokens are said than the package says, a few more or less may be no speech."""
+    return samples == right or (
+        not exact and abs(samples - right) < SAMPLES_PER_TOKEN * TOKENS / 10
+    )
 
 
 def decibels(difference: Any, right: Any) -> float:

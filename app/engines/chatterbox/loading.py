@@ -25,6 +25,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from app.engines.chatterbox.attention import attend_head_by_head
 from app.engines.chatterbox.linear import Int8Linear, PackedLinear, replace_linears
 from app.engines.chatterbox.voices import ChatterboxVoice, saved_voice
 from app.errors import StartupError
@@ -75,6 +76,7 @@ def load(
         replace_linears(t3, PackedLinear, model_path / "t3_cfg.safetensors", "tfmr.", "speech_head")
     if packed:
         replace_linears(s3gen, PackedLinear, model_path / "s3gen.safetensors", "flow.")
+        attend_head_by_head(s3gen.flow.decoder.estimator)
     return Models(
         t3=t3,
         s3gen=s3gen,
