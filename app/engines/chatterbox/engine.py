@@ -23,6 +23,7 @@ from torch import Tensor
 from app.engines.base import EngineConfig, Samples, SpeechSlice, TextChunk, Watermark
 from app.engines.chatterbox.compilation import NO_COMPILER, Compiler, TorchCompiler
 from app.engines.chatterbox.device_faults import device_faults
+from app.engines.chatterbox.linear import knows_onednn
 from app.engines.chatterbox.loading import load
 from app.engines.chatterbox.s3gen import S3Gen, StreamDecoder
 from app.engines.chatterbox.slices import slice_lengths
@@ -60,8 +61,8 @@ class ChatterboxEngine:
         self._models = load(
             folder,
             config.device,
-            "float32" if self._tuning.t3_dtype == "auto" else self._tuning.t3_dtype,
-            packed=config.device == "cpu" and not config.torch_compile,
+            self._tuning.t3_dtype,
+            packed=not config.torch_compile and knows_onednn(config.device),
         )
         if self._models.default_voice is None:
             raise StartupError(f"{folder / 'conds.pt'} is missing: it holds the default voice")

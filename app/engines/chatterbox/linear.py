@@ -71,6 +71,11 @@ class Int8Linear(nn.Module):
         return y if self.bias is None else y + self.bias
 
 
+def knows_onednn(device: str) -> bool:
+    """Whether torch can leave something on that device to it."""
+    return device == "cpu" and torch._C._has_mkldnn
+
+
 def replace_linears(
     module: nn.Module, replacement: Replacement, file: Path, *prefixes: str
 ) -> None:

@@ -25,7 +25,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from app.engines.chatterbox.attention import attend_head_by_head
 from app.engines.chatterbox.linear import Int8Linear, PackedLinear, replace_linears
 from app.engines.chatterbox.voices import ChatterboxVoice, saved_voice
 from app.errors import StartupError
@@ -60,32 +59,41 @@ def load(
 ) -> Models:
     """The model in the folder `model_path`. Raises StartupError, naming file and reason.
 
-    `packed`: the layers that take the most time get the CPU's own order of weights, see `linear`.
+    `t3_dtype` "auto" is float32. `packed`, on a CPU: what takes the most time is left to oneDNN,
+    see `linear`.
     """
     refuse_other_variants(model_path)
     if t3_dtype == "int8" and device != "cpu":
         raise StartupError("TTS_T3_DTYPE=int8 is for the CPU: on a GPU use float32 or bfloat16")
-    t3 = _loaded(T3, model_path / "t3_cfg.safetensors", device)
-    s3gen = _loaded(S3Gen, model_path / "s3gen.safetensors", device)
-    if t3_dtype == "bfloat16":
-        t3.tfmr.bfloat16()
-        t3.speech_head.bfloat16()
-    elif t3_dtype == "int8":
-        replace_linears(t3, Int8Linear, model_path / "t3_cfg.safetensors", "tfmr.", "speech_head")
-    elif packed:
-        replace_linears(t3, PackedLinear, model_path / "t3_cfg.safetensors", "tfmr.", "speech_head")
-    if packed:
-        replace_linears(s3gen, PackedLinear, model_path / "s3gen.safetensors", "flow.")
-        attend_head_by_head(s3gen.flow.decoder.estimator)
     return Models(
-        t3=t3,
-        s3gen=s3gen,
+        t3=_t3(model_path / "t3_cfg.safetensors", device, t3_dtype, packed),
+        s3gen=_s3gen(model_path / "s3gen.safetensors", device, packed),
         voice_encoder=_loaded(VoiceEncoder, model_path / "ve.safetensors", device),
         tokenizer=_tokenizer(model_path / "tokenizer.json"),
         default_voice=_default_voice(model_path / "conds.pt", device),
         device=torch.device(device),
         digest=_digest(model_path),
     )
+
+
+def _t3(path: Path, device: str, dtype: T3Dtype, packed: bool) -> T3:
+    t3 = _loaded(T3, path, device)
+    match dtype:
+        case "int8":
+            replace_linears(t3, Int8Linear, path, "tfmr.", "speech_head")
+        case "bfloat16":
+            t3.tfmr.bfloat16()
+            t3.speech_head.bfloat16()
+        case _ if packed:
+            replace_linears(t3, PackedLinear, path, "tfmr.", "speech_head")
+    return t3
+
+
+def _s3gen(path: Path, device: str, packed: bool) -> S3Gen:
+    s3gen = _loaded(S3Gen, path, device)
+    if packed:
+        replace_linears(s3gen, PackedLinear, path, "flow.")
+    return s3gen
 
 
 # --- Which model it is ------------------------------------------------------------------------
