@@ -51,9 +51,10 @@ class Int8Linear(nn.Module):
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
         self.out_features = len(weight)
-        scale = (weight.abs().amax(1).clamp(min=1e-12) / 127).bfloat16()
-        rounded = (weight / scale.float()[:, None]).round().clamp(-127, 127)
-        self.register_buffer("weight", rounded.to(torch.int8), persistent=False)
+        scale = (torch.linalg.vector_norm(weight, torch.inf, 1).clamp(min=1e-12) / 127).bfloat16()
+        blocks = zip(torch.split(weight, _BLOCK), torch.split(scale.float(), _BLOCK), strict=True)
+        rounded = torch.cat([_rounded(rows, steps) for rows, steps in blocks])
+        self.register_buffer("weight", rounded, persistent=False)
         self.register_buffer("scale", scale, persistent=False)
         self.register_buffer("bias", bias, persistent=False)
 
@@ -69,6 +70,15 @@ class Int8Linear(nn.Module):
             y = F.linear(few, self.weight.bfloat16() * self.scale[:, None])
         y = y.float()
         return y if self.bias is None else y + self.bias
+
+
+_BLOCK = 64
+"""Rows that are rounded at a time: larger intermediate results leave a GB of holes in the heap."""
+
+
+def _rounded(rows: Tensor, steps: Tensor) -> Tensor:
+    """int8 [n, in] of float32 [n, in], as multiples of `steps`, [n]."""
+    return (rows / steps[:, None]).round_().clamp_(-127, 127).to(torch.int8)
 
 
 def knows_onednn(device: str) -> bool:

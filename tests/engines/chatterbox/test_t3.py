@@ -421,7 +421,7 @@ def test_text_with_nothing_in_it_is_refused(models, text):
 
 # --- Other layers ---------------------------------------------------------------------------------
 
-DEVIATIONS = {"packed": 1e-5, "int8": 0.05, "bfloat16": 0.05}
+DEVIATIONS = {"packed": 1e-5, "int8": 0.1, "bfloat16": 0.1}
 """The most that is allowed, as a share of the logits' range."""
 
 
