@@ -160,6 +160,7 @@ async def _speak(
             str(settings.model_path),
             watermark=settings.watermark,
             torch_compile=settings.compiles_for(device.kind),
+            tuning=settings.tuning(),
         )
         engine = load_engine(name, may)
         try:

@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 OverlapMethod = Literal["full", "zero"]
+T3Dtype = Literal["auto", "float32", "bfloat16", "int8"]
 
 SAMPLE_RATE = 24_000
 """Of all audio between worker and client, in Hz; it is mono, int16 little-endian ("PCM")."""
@@ -43,6 +44,15 @@ class SynthesisParams(msgspec.Struct, frozen=True):
     top_p: float = 1.0
 
 
+class Tuning(msgspec.Struct, frozen=True):
+    """How Chatterbox trades exactness for speed; one for all workers, so a retry says the same."""
+
+    first_slice_tokens: int = 20
+    slice_growth: float = 2.0
+    voice_prompt_seconds: int = 10
+    t3_dtype: T3Dtype = "auto"
+
+
 # --- How a worker is told what it is: the first line of its standard input -------------------
 
 
@@ -57,6 +67,7 @@ class WorkerConfig(msgspec.Struct, frozen=True):
     slots: int  # jobs at a time
     watermark: bool  # whether speech is marked as synthetic
     torch_compile: bool  # whether the model goes through torch.compile
+    tuning: Tuning
     model_path: str
     channels: str  # folder of the sockets
     voices: str  # folder of decoded voices, one file per digest

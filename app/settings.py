@@ -25,7 +25,7 @@ from pydantic_settings import (
 )
 
 from app.errors import StartupError
-from app.messages import OverlapMethod, SynthesisParams
+from app.messages import OverlapMethod, SynthesisParams, T3Dtype, Tuning
 
 ENV_FILE = Path(".env")
 SHORT_NAME = 5
@@ -105,6 +105,33 @@ class Settings(BaseSettings):
         ge=5,
         le=500,
         description="Number of audio tokens per slice during streaming. Affects granularity.",
+    )
+    tts_first_slice_tokens: int = Field(
+        20,
+        ge=0,
+        le=500,
+        description="Tokens of the very first slice (Chatterbox): fewer are heard sooner, but "
+        "under 16 nothing is heard before the second. `0`: as many as in any slice.",
+    )
+    tts_slice_growth: float = Field(
+        2.0,
+        ge=1,
+        le=8,
+        description="Each slice after the first is that many times as long as the one before "
+        "(Chatterbox): fewer, longer slices take less time in all. `1`: all of one length.",
+    )
+    tts_voice_prompt_seconds: int = Field(
+        10,
+        ge=1,
+        le=10,
+        description="How much of a voice S3Gen hears before it goes on speaking: its first "
+        "seconds. Less than the usual `10` is faster, and further from the voice.",
+    )
+    tts_t3_dtype: T3Dtype = Field(
+        "auto",
+        description="Weights of T3: `float32` (also `auto`), `bfloat16` (half the memory, for "
+        "GPUs), or `int8` (a quarter, and faster; for CPUs only). The latter two are less exact "
+        "and say something else for a seed.",
     )
     tts_remove_leading_milliseconds: int = Field(
         0, ge=0, le=5000, description="Milliseconds to trim from the start of the audio."
@@ -236,6 +263,14 @@ class Settings(BaseSettings):
             chunk_overlap_method=self.tts_chunk_overlap_strategy,
             crossfade_duration_milliseconds=self.tts_crossfade_duration_milliseconds,
             seed=secrets.randbits(32),
+        )
+
+    def tuning(self) -> Tuning:
+        return Tuning(
+            first_slice_tokens=self.tts_first_slice_tokens,
+            slice_growth=self.tts_slice_growth,
+            voice_prompt_seconds=self.tts_voice_prompt_seconds,
+            t3_dtype=self.tts_t3_dtype,
         )
 
     def compiles_for(self, device_kind: str) -> bool:

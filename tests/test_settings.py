@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from app.errors import StartupError
-from app.messages import SynthesisParams
+from app.messages import SynthesisParams, Tuning
 from app.settings import (
     Settings,
     child_environment,
@@ -127,6 +127,22 @@ def test_what_is_tuned_reaches_the_worker(name: str, given: Callable[..., Settin
     value = 100 if name.endswith(("CHUNK_SIZE", "PER_SLICE")) else value
     field = name.removeprefix("TTS_").lower().replace("strategy", "method")
     assert getattr(given(**{name: value}).synthesis_params(), field) == value
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("first_slice_tokens", 17),
+        ("slice_growth", 1.5),
+        ("voice_prompt_seconds", 3),
+        ("t3_dtype", "int8"),
+    ],
+)
+def test_what_makes_chatterbox_faster_reaches_the_worker(
+    field: str, value: object, given: Callable[..., Settings]
+) -> None:
+    assert given().tuning() == Tuning()
+    assert getattr(given(**{f"TTS_{field.upper()}": value}).tuning(), field) == value
 
 
 def test_the_defaults_of_a_synthesis_are_those_of_the_settings() -> None:

@@ -6,13 +6,13 @@ looks for that between steps, and its awaitable returns only when the work has r
 """
 
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app.messages import SynthesisParams
+from app.messages import SynthesisParams, Tuning
 
 TOKENS_PER_SECOND = 25
 """Speech tokens per second of audio, the unit of `audio_tokens_per_slice`."""
@@ -50,7 +50,7 @@ class EngineConfig:
 
     `device` is "cpu" or "cuda"; `threads` are the CPU's; `slots` jobs may come at the same time;
     `watermark` says whether the speech is to be marked as synthetic, `torch_compile` whether the
-    model is to be compiled, if the engine can.
+    model is to be compiled, if the engine can; `tuning` means something to Chatterbox alone.
     """
 
     device: str
@@ -59,6 +59,7 @@ class EngineConfig:
     slots: int = 1
     watermark: bool = True
     torch_compile: bool = False
+    tuning: Tuning = field(default_factory=Tuning)
 
 
 class Decoder(Protocol):
@@ -108,7 +109,7 @@ class Engine(Protocol):
     def speech_tokens(
         self, chunk: TextChunk, voice: Voice, params: SynthesisParams
     ) -> AsyncGenerator[SpeechSlice, None]:
-        """Stage 1: the chunk's speech tokens, `params.audio_tokens_per_slice` at a time.
+        """Stage 1: the chunk's speech tokens, in slices of `params.audio_tokens_per_slice` or so.
 
         The caller closes the generator, which returns when the work has really stopped.
         """

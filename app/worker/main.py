@@ -76,6 +76,7 @@ async def _live(config: WorkerConfig) -> int:
             slots=config.slots,
             watermark=config.watermark,
             torch_compile=config.torch_compile,
+            tuning=config.tuning,
         )
         engine = load_engine(config.engine, may)
         await engine.warm_up()

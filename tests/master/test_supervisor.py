@@ -22,7 +22,7 @@ from app.master.devices import CPU
 from app.master.dispatcher import Dispatcher, Limits
 from app.master.stream import JobStream, Restarted
 from app.master.supervisor import Policy, Pulse, Seat, Supervisor
-from app.messages import Heartbeat, Voices, WorkerConfig
+from app.messages import Heartbeat, Tuning, Voices, WorkerConfig
 from app.transport import Broadcaster, broadcast_address
 from tests.scripted import expected_pcm
 from tests.service import ROOT, SCRIPTED
@@ -83,6 +83,7 @@ class House:
             threads=1,
             slots=1,
             torch_compile=False,
+            tuning=Tuning(),
             watermark=False,
             model_path=str(self.folder / "model"),
             channels=str(self.folder),

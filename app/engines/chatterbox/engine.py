@@ -12,7 +12,7 @@ import logging
 import threading
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -23,8 +23,10 @@ from torch import Tensor
 from app.engines.base import EngineConfig, Samples, SpeechSlice, TextChunk, Watermark
 from app.engines.chatterbox.compilation import NO_COMPILER, Compiler, TorchCompiler
 from app.engines.chatterbox.device_faults import device_faults
+from app.engines.chatterbox.linear import knows_onednn
 from app.engines.chatterbox.loading import load
 from app.engines.chatterbox.s3gen import S3Gen, StreamDecoder
+from app.engines.chatterbox.slices import slice_lengths
 from app.engines.chatterbox.step_loop import StepLoop
 from app.engines.chatterbox.t3 import Ending, T3Batch, T3Request, max_tokens, tokenize
 from app.engines.chatterbox.voices import ChatterboxVoice, VoiceCache
@@ -55,10 +57,16 @@ class ChatterboxEngine:
         self._slots = config.slots
         self._mark = load_watermarker() if config.watermark else None
         folder = Path(config.model_path)
-        self._models = load(folder, config.device)
+        self._tuning = config.tuning
+        self._models = load(
+            folder,
+            config.device,
+            self._tuning.t3_dtype,
+            packed=not config.torch_compile and knows_onednn(config.device),
+        )
         if self._models.default_voice is None:
             raise StartupError(f"{folder / 'conds.pt'} is missing: it holds the default voice")
-        self.default_voice = self._models.default_voice
+        self.default_voice = self._cut(self._models.default_voice)
         self._voices = VoiceCache(folder / VOICE_CACHE, self._models)
         self._voice_thread = ThreadPoolExecutor(1, "voices")
         self._assemble(TorchCompiler(self._models.device) if config.torch_compile else NO_COMPILER)
@@ -85,12 +93,15 @@ class ChatterboxEngine:
         """Running streams go on meanwhile, on the other threads."""
         prepare = partial(self._voices.voice, samples, rate)
         with device_faults():
-            return await run_to_its_end(self._voice_thread, prepare)
+            return self._cut(await run_to_its_end(self._voice_thread, prepare))
+
+    def _cut(self, voice: ChatterboxVoice) -> ChatterboxVoice:
+        return voice.with_prompt_of(self._tuning.voice_prompt_seconds)
 
     async def speech_tokens(
         self, chunk: TextChunk, voice: ChatterboxVoice, params: SynthesisParams
     ) -> AsyncGenerator[SpeechSlice, None]:
-        """Slices of int64 [n] on the models' device; n is `audio_tokens_per_slice` but at the end.
+        """Slices of int64 [n] on the models' device; n is as `slice_lengths` says but at the end.
 
         A chunk that takes implausibly many tokens is cut, which the log says.
         """
@@ -103,8 +114,9 @@ class ChatterboxEngine:
             max_tokens=max_tokens(chunk.text),
         )
         ahead = SLICES_AHEAD * params.audio_tokens_per_slice
+        lengths = slice_lengths(params.audio_tokens_per_slice, self._tuning, chunk.index)
         tokens: list[int] = []
-        index = 0
+        index, length = 0, next(lengths)
         with device_faults():
             async with aclosing(self._t3.speak(request, ahead)) as steps:
                 async for step in steps:
@@ -113,9 +125,9 @@ class ChatterboxEngine:
                     if step.ending is Ending.CUT:
                         self.runaways += 1
                         log.warning("a text chunk of %d characters was cut", len(chunk.text))
-                    if step.ending or len(tokens) == params.audio_tokens_per_slice:
+                    if step.ending or len(tokens) == length:
                         yield SpeechSlice(self._on_device(tokens), index, last=bool(step.ending))
-                        tokens, index = [], index + 1
+                        tokens, index, length = [], index + 1, next(lengths)
 
     def new_decoder(self, voice: ChatterboxVoice, params: SynthesisParams) -> "_Decoder":
         return _Decoder(self, StreamDecoder(self._s3gen, voice.s3gen, params))
@@ -160,8 +172,11 @@ class ChatterboxEngine:
         await self._dismantle()
         await asyncio.to_thread(self._voice_thread.shutdown, cancel_futures=True)
 
-    async def decode(self, stream: StreamDecoder, piece: SpeechSlice) -> Tensor:
-        """`piece` on S3Gen's thread. Cancelled, it ends at the next step of the flow."""
+    async def decode(self, stream: StreamDecoder, piece: SpeechSlice, first: bool) -> Tensor:
+        """`piece` on S3Gen's thread, the `first` of its job or not.
+
+        Cancelled, it ends at the next step of the flow.
+        """
         unwanted = threading.Event()
 
         def on_step() -> None:
@@ -175,8 +190,16 @@ class ChatterboxEngine:
             except _Unwanted:
                 return torch.empty(0)  # for nobody
 
-        with device_faults():
+        with device_faults(), self._undisturbed(first):
             return await run_to_its_end(self._s3gen_thread, solve, unwanted.set)
+
+    def _undisturbed(self, first: bool) -> AbstractContextManager[None]:
+        """On a CPU, which both stages share, T3 stands aside while somebody has heard nothing yet.
+
+        That takes nothing from the others: S3Gen has enough to do for all cores.
+        """
+        on_cpu = self._models.device.type == "cpu"
+        return self._t3.paused() if first and on_cpu else nullcontext()
 
     def _on_device(self, tokens: list[int]) -> Tensor:
         return torch.tensor(tokens, dtype=torch.int64, device=self._models.device)
@@ -199,6 +222,9 @@ class _Decoder:
     def __init__(self, engine: ChatterboxEngine, stream: StreamDecoder) -> None:
         self._engine = engine
         self._stream = stream
+        self._first = True
 
     async def decode(self, piece: SpeechSlice) -> Tensor:
-        return await self._engine.decode(self._stream, piece)
+        audio = await self._engine.decode(self._stream, piece, self._first)
+        self._first = False
+        return audio

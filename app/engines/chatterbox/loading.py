@@ -25,8 +25,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from app.engines.chatterbox.linear import Int8Linear, PackedLinear, replace_linears
 from app.engines.chatterbox.voices import ChatterboxVoice, saved_voice
 from app.errors import StartupError
+from app.messages import T3Dtype
 from app.weights import FILES, refuse_other_variants, wrong_variant
 
 log = logging.getLogger(__name__)
@@ -37,7 +39,7 @@ Weights = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Models:
-    """A checkpoint, loaded: modules in evaluation mode, float32, on `device`.
+    """A checkpoint, loaded: modules in evaluation mode on `device`, float32 but for T3's layers.
 
     `default_voice` is the one in conds.pt, None without that file. `digest`, in hex, is another
     one whenever a file was replaced.
@@ -52,18 +54,46 @@ class Models:
     digest: str
 
 
-def load(model_path: Path, device: str) -> Models:
-    """The model in the folder `model_path`. Raises StartupError, naming file and reason."""
+def load(
+    model_path: Path, device: str, t3_dtype: T3Dtype = "float32", packed: bool = False
+) -> Models:
+    """The model in the folder `model_path`. Raises StartupError, naming file and reason.
+
+    `t3_dtype` "auto" is float32. `packed`, on a CPU: what takes the most time is left to oneDNN,
+    see `linear`.
+    """
     refuse_other_variants(model_path)
+    if t3_dtype == "int8" and device != "cpu":
+        raise StartupError("TTS_T3_DTYPE=int8 is for the CPU: on a GPU use float32 or bfloat16")
     return Models(
-        t3=_loaded(T3, model_path / "t3_cfg.safetensors", device),
-        s3gen=_loaded(S3Gen, model_path / "s3gen.safetensors", device),
+        t3=_t3(model_path / "t3_cfg.safetensors", device, t3_dtype, packed),
+        s3gen=_s3gen(model_path / "s3gen.safetensors", device, packed),
         voice_encoder=_loaded(VoiceEncoder, model_path / "ve.safetensors", device),
         tokenizer=_tokenizer(model_path / "tokenizer.json"),
         default_voice=_default_voice(model_path / "conds.pt", device),
         device=torch.device(device),
         digest=_digest(model_path),
     )
+
+
+def _t3(path: Path, device: str, dtype: T3Dtype, packed: bool) -> T3:
+    t3 = _loaded(T3, path, device)
+    match dtype:
+        case "int8":
+            replace_linears(t3, Int8Linear, path, "tfmr.", "speech_head")
+        case "bfloat16":
+            t3.tfmr.bfloat16()
+            t3.speech_head.bfloat16()
+        case _ if packed:
+            replace_linears(t3, PackedLinear, path, "tfmr.", "speech_head")
+    return t3
+
+
+def _s3gen(path: Path, device: str, packed: bool) -> S3Gen:
+    s3gen = _loaded(S3Gen, path, device)
+    if packed:
+        replace_linears(s3gen, PackedLinear, path, "flow.")
+    return s3gen
 
 
 # --- Which model it is ------------------------------------------------------------------------

@@ -5,7 +5,7 @@
 First the batch is warmed up. Then all jobs advance in the same steps; they join between two of
 them, and leave between two of them when they have ended or their generator is closed. A job that is
 `ahead` tokens in front of its reader stands aside until it is read, so that T3 does not take from
-S3Gen what nobody waits for.
+S3Gen what nobody waits for. For the same reason all can be paused.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ import queue
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Protocol
 
 from app.engines.chatterbox.t3 import Step, T3Request
@@ -71,6 +72,7 @@ class StepLoop:
         self._queued: list[_Turn] = []
         self._running: dict[int, _Turn] = {}
         self._closing = False
+        self._pauses = 0
         self._thread = threading.Thread(target=self._run, name="t3", daemon=True)
         self._thread.start()
 
@@ -101,6 +103,16 @@ class StepLoop:
             while not turn.gone.is_set():
                 await in_spite_of_cancellation(turn.gone.wait())
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Inside, no step begins. On the event loop, like everything that counts here."""
+        self._pauses += 1
+        try:
+            yield
+        finally:
+            self._pauses -= 1
+            self._arrivals.put(None)
+
     def close(self) -> None:
         """No turn may be under way; the thread ends."""
         self._closing = True
@@ -120,12 +132,14 @@ class StepLoop:
         while not self._closing:
             self._take_arrivals()
             self._dismiss_unwanted()
-            self._admit()
-            self._step()
+            if not self._pauses:
+                self._admit()
+                self._step()
 
     def _take_arrivals(self) -> None:
         """What has arrived; waits for something if there is nothing else to do."""
-        idle = not self._queued and all(turn.waits for turn in self._running.values())
+        busy = self._queued or not all(turn.waits for turn in self._running.values())
+        idle = self._pauses or not busy
         while idle or not self._arrivals.empty():
             if turn := self._arrivals.get():
                 self._queued.append(turn)

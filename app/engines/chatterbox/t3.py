@@ -231,8 +231,7 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(
             CachedLayer(layer, 2 * slots, max_positions) for layer in t3.tfmr.layers
         )
-        head = t3.speech_head.weight
-        vocabulary, device = len(head), head.device
+        vocabulary, device = t3.speech_head.out_features, t3.speech_emb.weight.device
 
         def keep(name: str, tensor: Tensor) -> None:
             self.register_buffer(name, tensor.to(device), persistent=False)
@@ -245,7 +244,7 @@ class Decoder(nn.Module):
         keep("controls", torch.ones(slots, len(Controls._fields)))
         keep("noise", torch.ones(slots, vocabulary))
         positions = torch.arange(max_positions, device=device)[None]
-        cosine, sine = t3.tfmr.rotary_emb(head, positions)
+        cosine, sine = t3.tfmr.rotary_emb(t3.tfmr.norm.weight, positions)
         keep("cosine", cosine[0])  # [max_positions, head_dim]
         keep("sine", sine[0])
 
@@ -300,6 +299,7 @@ class Decoder(nn.Module):
             sine=self.sine[positions][:, :, None],
             visible=torch.arange(span, device=x.device) <= positions[:, None, :, None],
         )
+        x = x.to(self.cosine.dtype)
         for layer in self.layers:
             x = layer(x, place)
         normalised: Tensor = self.t3.tfmr.norm(x)
@@ -331,10 +331,11 @@ class CachedLayer(nn.Module):
         super().__init__()
         self.layer = layer
         self.head_dim = layer.self_attn.head_dim
-        weight = layer.self_attn.k_proj.weight
-        shape = (rows, len(weight) // self.head_dim, max_positions, self.head_dim)
-        self.register_buffer("keys", untouched_zeros(shape, weight), persistent=False)
-        self.register_buffer("values", untouched_zeros(shape, weight), persistent=False)
+        like = layer.input_layernorm.weight
+        kv_heads = layer.self_attn.k_proj.out_features // self.head_dim
+        shape = (rows, kv_heads, max_positions, self.head_dim)
+        self.register_buffer("keys", untouched_zeros(shape, like), persistent=False)
+        self.register_buffer("values", untouched_zeros(shape, like), persistent=False)
 
     def forward(self, x: Tensor, place: Place) -> Tensor:
         x = x + self._attend(self.layer.input_layernorm(x), place)

@@ -12,7 +12,7 @@ import hashlib
 import logging
 import os
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -25,7 +25,7 @@ from chatterbox.models.s3tokenizer import S3_SR
 from safetensors import SafetensorError
 from torch import Tensor
 
-from app.engines.base import Samples
+from app.engines.base import TOKENS_PER_SECOND, Samples
 
 if TYPE_CHECKING:
     from app.engines.chatterbox.loading import Models
@@ -61,6 +61,21 @@ class ChatterboxVoice:
     speaker_embedding: Tensor
     prompt_tokens: Tensor
     s3gen: S3GenReference
+
+    def with_prompt_of(self, seconds: int) -> "ChatterboxVoice":
+        """The same voice, of which S3Gen continues no more than the first `seconds`.
+
+        The speaker's embedding still knows all of it.
+        """
+        whole = self.s3gen
+        tokens = whole.prompt_token[:, : seconds * TOKENS_PER_SECOND]
+        reference = replace(
+            whole,
+            prompt_token=tokens,
+            prompt_token_len=whole.prompt_token_len.clamp(max=tokens.shape[1]),
+            prompt_feat=whole.prompt_feat[:, : 2 * tokens.shape[1]],
+        )
+        return replace(self, s3gen=reference)
 
 
 def prepare(models: "Models", samples: Samples, rate: int) -> ChatterboxVoice:

@@ -18,7 +18,7 @@ from app.engines.chatterbox.engine import ChatterboxEngine
 from app.engines.chatterbox.s3gen import StreamDecoder
 from app.engines.chatterbox.t3 import T3Batch
 from app.errors import DeviceFailed, OutOfMemory
-from app.messages import SAMPLE_RATE, SynthesisParams
+from app.messages import SAMPLE_RATE, SynthesisParams, Tuning
 from app.worker.pipeline import Pipeline, QueueSizes
 from tests.engines.chatterbox.tiny import TinyChatterbox
 from tests.service import ROOT, Service
@@ -83,6 +83,15 @@ async def test_the_audio_has_the_length_that_its_tokens_imply(
 
 
 @pytest.mark.asyncio(loop_scope="module")
+async def test_slices_are_as_long_as_was_agreed(engine: ChatterboxEngine) -> None:
+    params = msgspec.structs.replace(PARAMS, seed=1)
+    for index, expected in ((0, [20, 40]), (1, [40])):
+        slices = engine.speech_tokens(TextChunk(TEXT, index), engine.default_voice, params)
+        sizes = [len(piece.tokens) async for piece in slices]
+        assert sizes[: len(expected)] == expected
+
+
+@pytest.mark.asyncio(loop_scope="module")
 async def test_a_cancelled_job_leaves_its_place_to_others(engine: ChatterboxEngine) -> None:
     before = await speak(engine, seed=1)
     begun = asyncio.Event()
@@ -144,6 +153,20 @@ async def test_speech_is_marked_as_synthetic_unless_told_otherwise(tiny_checkpoi
         audio = np.frombuffer(await speak(engine, seed=1), np.int16) / np.float32(32768)
         await engine.close()
         assert (detector.get_watermark(audio, SAMPLE_RATE, round=False) > 0.9) == watermark
+
+
+async def test_less_of_a_voice_to_go_on_from_is_another_sound_of_the_same_length(
+    tiny_checkpoint: Path,
+) -> None:
+    heard = []
+    for seconds in (10, 1):
+        tuning = Tuning(voice_prompt_seconds=seconds)
+        config = EngineConfig("cpu", 1, str(tiny_checkpoint), watermark=False, tuning=tuning)
+        engine = TinyChatterbox(config)
+        heard.append(await speak(engine, seed=1))
+        await engine.close()
+    assert len(heard[0]) == len(heard[1])
+    assert heard[0] != heard[1]
 
 
 def test_every_worker_speaks_in_an_uploaded_voice_even_while_it_is_deleted(

@@ -7,8 +7,10 @@ import torch
 from app.engines.chatterbox import flow as flow_module
 from app.engines.chatterbox.compilation import NoCompiler
 from app.engines.chatterbox.flow import EulerStep, Flow
+from app.engines.chatterbox.loading import load
 from app.engines.chatterbox.noise import Noise, Use
 from app.engines.chatterbox.voices import S3GenReference
+from tests.checkpoint import tiny_sizes
 from tests.engines.chatterbox.speech import (
     CPU,
     mel_error,
@@ -51,6 +53,18 @@ def test_the_mel_is_upstreams(case, right):
     mel = case.mel()
 
     assert mel.shape == (80, 120)
+    assert mel_error(mel, right) < CLOSE
+
+
+@pytest.fixture(scope="module")
+def packed(tiny_checkpoint):
+    with tiny_sizes():
+        return Flow(load(tiny_checkpoint, "cpu", packed=True).s3gen.flow)
+
+
+def test_with_the_cpus_own_layers_it_is_upstreams_too(packed, case, right):
+    mel = replace(case, flow=packed).mel()
+
     assert mel_error(mel, right) < CLOSE
 
 

@@ -303,3 +303,8 @@ def test_every_tensor_is_upstreams_at_full_size() -> None:
     checkpoint = full_checkpoint()
     upstream = ChatterboxTTS.from_local(checkpoint, "cpu")
     assert differing(load(checkpoint, "cpu"), upstream) == []
+
+
+def test_eight_bits_are_refused_on_a_gpu(tiny_checkpoint: Path) -> None:
+    with pytest.raises(StartupError, match="TTS_T3_DTYPE=int8 is for the CPU"):
+        load(tiny_checkpoint, "cuda", "int8")

@@ -2,12 +2,15 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 
 from app.engines.chatterbox.step_loop import StepLoop
 from app.engines.chatterbox.t3 import Step, T3Request
+from tests.waiting import until
 
 
 class SlowBatch:
@@ -37,6 +40,44 @@ class SlowBatch:
 class UnwillingBatch(SlowBatch):
     def warm_up(self) -> Iterator[None]:
         raise ArithmeticError("no")
+
+
+class TalkativeBatch(SlowBatch):
+    """Has no shapes to warm up in, and says a token every millisecond, without end."""
+
+    steps = 0
+
+    def warm_up(self) -> Iterator[None]:
+        return iter(())
+
+    def admit(self, request: T3Request) -> int:
+        return 0
+
+    def step(self, waiting: frozenset[int]) -> dict[int, Step]:
+        time.sleep(0.001)
+        self.steps += 1
+        return {0: Step(self.steps, None)}
+
+    def release(self, slot: int) -> None:
+        pass
+
+
+async def test_while_paused_no_step_begins() -> None:
+    batch = TalkativeBatch()
+    loop = StepLoop(batch)
+    tokens = loop.speak(cast(T3Request, None), ahead=10_000)
+    await anext(tokens)
+    await until(lambda: batch.steps > 10)
+    with loop.paused():
+        await asyncio.sleep(0.05)  # what had begun may end
+        before = batch.steps
+        for _ in range(5):
+            await anext(tokens)  # the loop hears that they were read
+        await asyncio.sleep(0.05)
+        assert batch.steps == before
+    await until(lambda: batch.steps > before)
+    await tokens.aclose()
+    await asyncio.to_thread(loop.close)
 
 
 async def test_closing_does_not_wait_for_the_whole_warm_up() -> None:

@@ -13,6 +13,7 @@ from chatterbox.models.t3.modules.cond_enc import T3Cond
 from chatterbox.tts import punc_norm
 
 from app.engines.chatterbox import sampling, t3
+from app.engines.chatterbox.loading import load
 from app.engines.chatterbox.sampling import guide, penalise
 from app.engines.chatterbox.t3 import (
     Decoder,
@@ -416,3 +417,35 @@ def test_text_is_normalised_and_tokenised_as_upstream_does(models, text):
 def test_text_with_nothing_in_it_is_refused(models, text):
     with pytest.raises(EmptyText):
         tokenize(models.tokenizer, text)
+
+
+# --- Other layers ---------------------------------------------------------------------------------
+
+DEVIATIONS = {"packed": 1e-5, "int8": 0.1, "bfloat16": 0.1}
+"""The most that is allowed, as a share of the logits' range."""
+
+
+@pytest.fixture(scope="module", params=DEVIATIONS)
+def variant(request, tiny_checkpoint):
+    """A way to load T3, and T3 loaded so."""
+    packed = request.param == "packed"
+    dtype = "float32" if packed else request.param
+    with tiny_sizes():
+        return request.param, load(tiny_checkpoint, "cpu", dtype, packed).t3
+
+
+def test_another_kind_of_layer_computes_nearly_the_same(variant, original, request_for):
+    name, model = variant
+    assert largest_deviation(model, original, request_for()) < DEVIATIONS[name]
+
+
+@torch.inference_mode()
+def test_with_them_too_no_bit_depends_on_what_runs_beside_a_job(variant, request_for):
+    test_not_a_bit_of_a_jobs_logits_depends_on_what_runs_beside_it(variant[1], request_for)
+
+
+def test_packed_layers_say_the_same_tokens(models, tiny_checkpoint, request_for):
+    with tiny_sizes():
+        packed = load(tiny_checkpoint, "cpu", packed=True).t3
+    for request in jobs(request_for, 4):
+        assert speak(T3Batch(packed, slots=1), request) == speak(T3Batch(models.t3, 1), request)

@@ -148,6 +148,21 @@ def test_a_prompt_that_ends_amid_a_token_has_two_frames_a_token(
     assert reference.prompt_feat.shape[1] == 2 * reference.prompt_token.shape[1] == 208
 
 
+def test_a_shorter_prompt_is_the_beginning_of_the_whole(
+    models: Models, austen: tuple[Samples, int]
+) -> None:
+    samples, rate = austen
+    whole = prepare(models, samples, rate)
+    cut = whole.with_prompt_of(3)
+    assert same(whole.with_prompt_of(10), whole)
+    assert cut.s3gen.prompt_token.tolist() == [whole.s3gen.prompt_token[0, :75].tolist()]
+    assert cut.s3gen.prompt_token_len.tolist() == [75]
+    assert torch.equal(cut.s3gen.prompt_feat, whole.s3gen.prompt_feat[:, :150])
+    for name in ("speaker_embedding", "prompt_tokens"):
+        assert getattr(cut, name) is getattr(whole, name)
+    assert cut.s3gen.embedding is whole.s3gen.embedding
+
+
 def test_tensors_may_be_used_with_and_without_gradients(
     models: Models, austen: tuple[Samples, int]
 ) -> None:
