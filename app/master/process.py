@@ -36,6 +36,7 @@ class WorkerProcess:
                 **device.environment(),
                 CUDA_DEVICE_ORDER="PCI_BUS_ID",
                 OMP_NUM_THREADS=str(config.threads),
+                MKL_CBWR="AUTO",  # or a job's sums depend on the thread that its row falls to
                 PYTHONPATH=python_path(PACKAGE_PARENT),
             ),
         )

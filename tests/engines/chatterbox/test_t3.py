@@ -1,5 +1,8 @@
 import copy
+import os
 import random
+import subprocess
+import sys
 from functools import partial
 
 import msgspec
@@ -301,6 +304,26 @@ def test_not_a_bit_of_a_jobs_logits_depends_on_what_runs_beside_it(model, reques
         alone = lonely._decoder.logits(width=2, span=256)[0]
         assert torch.equal(alone, crowded._decoder.logits(width=4, span=512)[3])
         assert lonely.step()[0] == crowded.step()[3]
+
+
+ATTENTION_ON_TWO_THREADS = """
+import torch
+import torch.nn.functional as F
+torch.set_num_threads(2)
+torch.manual_seed(0)
+query, key, value = (torch.randn(8, 16, n, 64) for n in (1, 256, 256))
+seen = (torch.arange(256) < 80)[None]
+def attend(rows):
+    return F.scaled_dot_product_attention(query[rows], key[rows], value[rows], attn_mask=seen)
+print(all(torch.equal(attend(slice(i, i + 4))[0], attend(slice(8))[i]) for i in range(5)))
+"""
+
+
+def test_nor_does_it_with_several_threads_as_workers_are_started():
+    """Full size's attention; torch reads the variable once, so in a process of its own."""
+    environment = os.environ | {"MKL_CBWR": "AUTO"}
+    command = [sys.executable, "-c", ATTENTION_ON_TWO_THREADS]
+    assert subprocess.check_output(command, env=environment, text=True) == "True\n"
 
 
 def test_a_job_that_waits_says_afterwards_what_it_would_have_said(model, request_for):
