@@ -160,7 +160,7 @@ async def _speak(
             str(settings.model_path),
             watermark=settings.watermark,
             torch_compile=settings.compiles_for(device.kind),
-            tuning=settings.tuning(),
+            tuning=settings.tuning(device.kind),
         )
         engine = load_engine(name, may)
         try:

@@ -47,8 +47,8 @@ class SynthesisParams(msgspec.Struct, frozen=True):
 class Tuning(msgspec.Struct, frozen=True):
     """How Chatterbox trades exactness for speed; one for all workers, so a retry says the same."""
 
-    first_slice_tokens: int = 20
-    slice_growth: float = 2.0
+    first_slice_tokens: int = 0
+    slice_growth: float = 1.0
     voice_prompt_seconds: int = 10
     t3_dtype: T3Dtype = "auto"
 

@@ -30,6 +30,9 @@ from app.messages import OverlapMethod, SynthesisParams, T3Dtype, Tuning
 ENV_FILE = Path(".env")
 SHORT_NAME = 5
 
+SLICES_OF_A_CPU = Tuning(first_slice_tokens=20, slice_growth=2.0)
+"""Fewer solves. A GPU keeps up with its listeners, whom a longer slice would keep waiting."""
+
 _QUOTED = re.compile(r"""^(['"])(?P<value>.*?)\1\s*(?:#.*)?$""")
 _MODEL = re.compile(r"^(auto|chatterbox|preview|[A-Za-z_][\w.]*:[A-Za-z_]\w*)\Z")
 _COMMENT = re.compile(r"\s#.*$")
@@ -106,19 +109,21 @@ class Settings(BaseSettings):
         le=500,
         description="Number of audio tokens per slice during streaming. Affects granularity.",
     )
-    tts_first_slice_tokens: int = Field(
-        20,
+    tts_first_slice_tokens: int | None = Field(
+        None,
         ge=0,
         le=500,
         description="Tokens of the very first slice (Chatterbox): fewer are heard sooner, but "
-        "under 16 nothing is heard before the second. `0`: as many as in any slice.",
+        "under 16 nothing is heard before the second. `0`: as many as in any slice. By default 20 "
+        "on a CPU, 0 on a GPU.",
     )
-    tts_slice_growth: float = Field(
-        2.0,
+    tts_slice_growth: float | None = Field(
+        None,
         ge=1,
         le=8,
         description="Each slice after the first is that many times as long as the one before "
-        "(Chatterbox): fewer, longer slices take less time in all. `1`: all of one length.",
+        "(Chatterbox): fewer, longer slices take less time in all, but keep whoever listens "
+        "waiting for the next. `1`: all of one length. By default 2 on a CPU, 1 on a GPU.",
     )
     tts_voice_prompt_seconds: int = Field(
         10,
@@ -229,7 +234,7 @@ class Settings(BaseSettings):
             )
         return value
 
-    @field_validator("port_health", mode="before")
+    @field_validator("port_health", "tts_first_slice_tokens", "tts_slice_growth", mode="before")
     @classmethod
     def _empty_is_unset(cls, value: Any) -> Any:
         return None if value == "" else value
@@ -265,10 +270,13 @@ class Settings(BaseSettings):
             seed=secrets.randbits(32),
         )
 
-    def tuning(self) -> Tuning:
+    def tuning(self, device_kind: str) -> Tuning:
+        """For a model on that kind of device, "cuda" or "cpu"."""
+        usual = SLICES_OF_A_CPU if device_kind == "cpu" else Tuning()
+        first, growth = self.tts_first_slice_tokens, self.tts_slice_growth
         return Tuning(
-            first_slice_tokens=self.tts_first_slice_tokens,
-            slice_growth=self.tts_slice_growth,
+            first_slice_tokens=usual.first_slice_tokens if first is None else first,
+            slice_growth=usual.slice_growth if growth is None else growth,
             voice_prompt_seconds=self.tts_voice_prompt_seconds,
             t3_dtype=self.tts_t3_dtype,
         )

@@ -141,8 +141,16 @@ def test_what_is_tuned_reaches_the_worker(name: str, given: Callable[..., Settin
 def test_what_makes_chatterbox_faster_reaches_the_worker(
     field: str, value: object, given: Callable[..., Settings]
 ) -> None:
-    assert given().tuning() == Tuning()
-    assert getattr(given(**{f"TTS_{field.upper()}": value}).tuning(), field) == value
+    assert getattr(given().tuning("cpu"), field) != value
+    told = given(**{f"TTS_{field.upper()}": value})
+    assert [getattr(told.tuning(kind), field) for kind in ("cpu", "cuda")] == [value] * 2
+
+
+def test_slices_grow_on_a_cpu_only_unless_told_otherwise(given: Callable[..., Settings]) -> None:
+    assert given().tuning("cuda") == Tuning()
+    assert given().tuning("cpu") == Tuning(first_slice_tokens=20, slice_growth=2.0)
+    told = given(TTS_FIRST_SLICE_TOKENS=0, TTS_SLICE_GROWTH=1)
+    assert told.tuning("cpu") == told.tuning("cuda") == Tuning()
 
 
 def test_the_defaults_of_a_synthesis_are_those_of_the_settings() -> None:
@@ -443,7 +451,7 @@ def test_the_example_file_holds_the_real_defaults(folder: Path) -> None:
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_the_readme_has_a_row_for_every_setting(name: str) -> None:
     field = Settings.model_fields[name]
-    default = {"api_key": "None", "port_health": "None"}.get(name, shown(field.default))
+    default = "None" if name == "api_key" else shown(field.default) or "None"
     if isinstance(field.default, Path) and name.endswith("_dir"):
         default += "/"
     if name == "tts_chunk_overlap_strategy":

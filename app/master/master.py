@@ -115,7 +115,7 @@ class Master:
             slots=settings.concurrent_requests_per_worker,
             watermark=settings.watermark,
             torch_compile=settings.compiles_for(device_kind),
-            tuning=settings.tuning(),
+            tuning=settings.tuning(device_kind),
             model_path=str(settings.model_path),
             channels=str(self._folder.channels),
             voices=str(self._folder.voices),

@@ -6,8 +6,9 @@ from app.engines.chatterbox.slices import slice_lengths
 from app.messages import Tuning
 
 
-def lengths(chunk=0, unit=35, **tuning):
-    return list(islice(slice_lengths(unit, Tuning(**tuning), chunk), 4))
+def lengths(chunk=0, unit=35, first_slice_tokens=20, slice_growth=2.0):
+    tuning = Tuning(first_slice_tokens=first_slice_tokens, slice_growth=slice_growth)
+    return list(islice(slice_lengths(unit, tuning, chunk), 4))
 
 
 def test_the_first_slice_is_small_and_each_after_it_twice_the_one_before():
@@ -21,6 +22,7 @@ def test_only_the_first_text_chunk_begins_small():
 @pytest.mark.parametrize("chunk", [0, 1])
 def test_without_growth_and_first_slice_all_are_of_one_length(chunk):
     assert lengths(chunk, first_slice_tokens=0, slice_growth=1) == [35] * 4
+    assert list(islice(slice_lengths(35, Tuning(), chunk), 4)) == [35] * 4
 
 
 def test_a_fraction_of_growth_is_not_lost():
