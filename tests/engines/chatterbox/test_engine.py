@@ -19,6 +19,7 @@ from app.engines.chatterbox.s3gen import StreamDecoder
 from app.engines.chatterbox.t3 import T3Batch
 from app.errors import DeviceFailed, OutOfMemory
 from app.messages import SAMPLE_RATE, SynthesisParams, Tuning
+from app.settings import SLICES_OF_A_CPU
 from app.worker.pipeline import Pipeline, QueueSizes
 from tests.engines.chatterbox.tiny import TinyChatterbox
 from tests.service import ROOT, Service
@@ -30,7 +31,9 @@ PARAMS = SynthesisParams(audio_tokens_per_slice=20)
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine(tiny_checkpoint: Path) -> AsyncIterator[ChatterboxEngine]:
-    config = EngineConfig("cpu", 1, str(tiny_checkpoint), slots=3, watermark=False)
+    config = EngineConfig(
+        "cpu", 1, str(tiny_checkpoint), slots=3, watermark=False, tuning=SLICES_OF_A_CPU
+    )
     engine = TinyChatterbox(config)
     await engine.warm_up()
     yield engine
