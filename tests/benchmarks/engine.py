@@ -56,7 +56,7 @@ REPEAT = 5
 AUDIBLE = 33
 """Of int16's 32,767: -60 dB."""
 
-MOST_DIFFERENT_DB = -40
+MOST_DIFFERENT_DB = -55
 """How loud the difference to the package's waveform may be beside it."""
 
 

@@ -31,6 +31,6 @@ def test_the_engine_benchmark_runs_at_tiny_size(tmp_path: Path) -> None:
 def test_beside_the_package_it_must_say_the_same(tmp_path: Path) -> None:
     [row] = figures(tmp_path, "--rounds", "1")
     assert 0 < row["first_audio"] < row["total"]
-    assert row["difference_db"] < -40
+    assert row["difference_db"] < -55
     [row] = figures(tmp_path, "--rounds", "1", "--t3-dtype", "int8", "--prompt-seconds", "3")
     assert row["difference_db"] is None
