@@ -10,6 +10,7 @@ import msgspec
 
 OverlapMethod = Literal["full", "zero"]
 T3Dtype = Literal["auto", "float32", "bfloat16", "int8"]
+S3GenDtype = Literal["auto", "float32", "bfloat16"]
 
 SAMPLE_RATE = 24_000
 """Of all audio between worker and client, in Hz; it is mono, int16 little-endian ("PCM")."""
@@ -51,6 +52,7 @@ class Tuning(msgspec.Struct, frozen=True):
     slice_growth: float = 1.0
     voice_prompt_seconds: int = 10
     t3_dtype: T3Dtype = "auto"
+    s3gen_dtype: S3GenDtype = "auto"
 
 
 # --- How a worker is told what it is: the first line of its standard input -------------------

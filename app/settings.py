@@ -25,7 +25,7 @@ from pydantic_settings import (
 )
 
 from app.errors import StartupError
-from app.messages import OverlapMethod, SynthesisParams, T3Dtype, Tuning
+from app.messages import OverlapMethod, S3GenDtype, SynthesisParams, T3Dtype, Tuning
 
 ENV_FILE = Path(".env")
 SHORT_NAME = 5
@@ -134,9 +134,14 @@ class Settings(BaseSettings):
     )
     tts_t3_dtype: T3Dtype = Field(
         "auto",
-        description="Weights of T3: `float32` (also `auto`), `bfloat16` (half the memory, for "
-        "GPUs), or `int8` (a quarter, and faster; for CPUs only). The latter two are less exact "
-        "and say something else for a seed.",
+        description="Weights of T3: `float32`, `bfloat16` (half the memory), or `int8` (a quarter, "
+        "and faster; for CPUs only). The latter two are less exact and say something else for a "
+        "seed. `auto`: `bfloat16` on a GPU that computes in it, else `float32`.",
+    )
+    tts_s3gen_dtype: S3GenDtype = Field(
+        "auto",
+        description="Products in S3Gen's largest part: `float32` or `bfloat16` (faster on a GPU, "
+        "less exact). `auto`: `bfloat16` on a GPU that computes in it, else `float32`.",
     )
     tts_remove_leading_milliseconds: int = Field(
         0, ge=0, le=5000, description="Milliseconds to trim from the start of the audio."
@@ -279,6 +284,7 @@ class Settings(BaseSettings):
             slice_growth=usual.slice_growth if growth is None else growth,
             voice_prompt_seconds=self.tts_voice_prompt_seconds,
             t3_dtype=self.tts_t3_dtype,
+            s3gen_dtype=self.tts_s3gen_dtype,
         )
 
     def compiles_for(self, device_kind: str) -> bool:

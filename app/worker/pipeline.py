@@ -9,6 +9,7 @@ cancels all stages; an error in one ends the others and is raised.
 
 import asyncio
 import itertools
+import os
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -50,7 +51,7 @@ class Pipeline:
     def __init__(self, engine: Engine, sizes: QueueSizes) -> None:
         self._engine = engine
         self._sizes = sizes
-        self._pcm_thread = ThreadPoolExecutor(1, thread_name_prefix="pcm")
+        self._pcm_threads = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="pcm")
         self._steps = 0
 
     @property
@@ -85,7 +86,7 @@ class Pipeline:
             raise failures.exceptions[0] from None
 
     def close(self) -> None:
-        self._pcm_thread.shutdown(wait=False)
+        self._pcm_threads.shutdown(wait=False)
 
     async def _t3(
         self,
@@ -140,7 +141,7 @@ class Pipeline:
         while more:
             piece = await audio.get()
             more = piece is not None
-            pcm = await loop.run_in_executor(self._pcm_thread, convert, piece)
+            pcm = await loop.run_in_executor(self._pcm_threads, convert, piece)
             self._steps += 1
             if pcm:
                 await emit(pcm)

@@ -1,20 +1,21 @@
 """The Chatterbox engine: T3 and S3Gen behind the protocol of `engines.base`.
 
 Text chunks go to T3's step loop, which has a thread of its own and advances all jobs together;
-slices go to S3Gen's thread, one at a time. What these two threads call at every step is compiled,
-or, where that fails, left as it is. Everything in here is glue: what the models do is in the
-modules beside this one.
+slices go to S3Gen's, which takes the most urgent ones first. What these two threads call at every
+step is compiled and, on a GPU, recorded, or, where that fails, left as it is. Everything in here is
+glue: what the models do is in the modules beside this one.
 """
 
 import asyncio
 import gc
 import logging
-import threading
-from collections.abc import AsyncGenerator
+import sys
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, aclosing, nullcontext
 from functools import partial
 from pathlib import Path
+from time import monotonic
 
 import numpy as np
 import torch
@@ -22,9 +23,11 @@ from torch import Tensor
 
 from app.engines.base import EngineConfig, Samples, SpeechSlice, TextChunk, Watermark
 from app.engines.chatterbox.compilation import NO_COMPILER, Compiler, TorchCompiler
+from app.engines.chatterbox.decode_loop import FIRST, DecodeLoop, Slice
 from app.engines.chatterbox.device_faults import device_faults
 from app.engines.chatterbox.linear import knows_onednn
 from app.engines.chatterbox.loading import load
+from app.engines.chatterbox.recording import NO_RECORDER, CudaRecorder, Recorder
 from app.engines.chatterbox.s3gen import S3Gen, StreamDecoder
 from app.engines.chatterbox.slices import slice_lengths
 from app.engines.chatterbox.step_loop import StepLoop
@@ -42,6 +45,9 @@ SLICES_AHEAD = 2
 
 VOICE_CACHE = ".voices"
 
+FIRST_ON_THE_GPU = -1
+"""Priority of T3's short steps: S3Gen's long ones fill what they leave."""
+
 
 class ChatterboxEngine:
     """Resemble AI's Chatterbox, English, from the weights in `config.model_path`."""
@@ -53,7 +59,6 @@ class ChatterboxEngine:
     def __init__(self, config: EngineConfig) -> None:
         self.notice: str | None = None
         self.runaways = 0
-        self._solves = 0
         self._slots = config.slots
         self._mark = load_watermarker() if config.watermark else None
         folder = Path(config.model_path)
@@ -62,32 +67,41 @@ class ChatterboxEngine:
             folder,
             config.device,
             self._tuning.t3_dtype,
+            self._tuning.s3gen_dtype,
             packed=not config.torch_compile and knows_onednn(config.device),
         )
+        if self._models.device.type == "cuda":
+            _share_the_cpu()
         if self._models.default_voice is None:
             raise StartupError(f"{folder / 'conds.pt'} is missing: it holds the default voice")
         self.default_voice = self._cut(self._models.default_voice)
         self._voices = VoiceCache(folder / VOICE_CACHE, self._models)
         self._voice_thread = ThreadPoolExecutor(1, "voices")
-        self._assemble(TorchCompiler(self._models.device) if config.torch_compile else NO_COMPILER)
+        self._assemble(TorchCompiler() if config.torch_compile else NO_COMPILER, self._recorder)
 
-    def _assemble(self, compiler: Compiler) -> None:
+    def _recorder(self, priority: int = 0) -> Recorder:
+        on_gpu = self._models.device.type == "cuda"
+        return CudaRecorder(priority) if on_gpu else NO_RECORDER
+
+    def _assemble(self, compiler: Compiler, new_recorder: Callable[[int], Recorder]) -> None:
         """The hot path: both stages and the threads that they stay on."""
         self.compiled = compiler is not NO_COMPILER
-        batch = T3Batch(self._models.t3, self._slots, compiler=compiler)
-        self._t3 = StepLoop(batch, compiler.adopt_thread)
-        self._s3gen = S3Gen.of(self._models.s3gen, compiler)
-        self._s3gen_thread = ThreadPoolExecutor(1, "s3gen", compiler.adopt_thread)
+        t3, s3gen = new_recorder(FIRST_ON_THE_GPU), new_recorder(0)
+        batch = T3Batch(self._models.t3, self._slots, compiler=compiler, recorder=t3)
+        self._t3 = StepLoop(batch, _each(compiler.adopt_thread, t3.adopt_thread))
+        model = S3Gen.of(self._models.s3gen, compiler, s3gen)
+        self._s3gen = DecodeLoop(model, _each(compiler.adopt_thread, s3gen.adopt_thread))
+        self._new_stream = partial(StreamDecoder, model)
 
     async def _dismantle(self) -> None:
         await asyncio.to_thread(self._t3.close)
-        await asyncio.to_thread(self._s3gen_thread.shutdown, cancel_futures=True)
-        del self._t3, self._s3gen
+        await asyncio.to_thread(self._s3gen.close)
+        del self._t3, self._s3gen, self._new_stream
 
     @property
     def steps(self) -> int:
         """T3's steps and the flow's."""
-        return self._t3.steps + self._solves
+        return self._t3.steps + self._s3gen.steps
 
     async def prepare_voice(self, samples: Samples, rate: int) -> ChatterboxVoice:
         """Running streams go on meanwhile, on the other threads."""
@@ -101,7 +115,7 @@ class ChatterboxEngine:
     async def speech_tokens(
         self, chunk: TextChunk, voice: ChatterboxVoice, params: SynthesisParams
     ) -> AsyncGenerator[SpeechSlice, None]:
-        """Slices of int64 [n] on the models' device; n is as `slice_lengths` says but at the end.
+        """Slices of n integers each, as many as `slice_lengths` says but at the end.
 
         A chunk that takes implausibly many tokens is cut, which the log says.
         """
@@ -126,40 +140,49 @@ class ChatterboxEngine:
                         self.runaways += 1
                         log.warning("a text chunk of %d characters was cut", len(chunk.text))
                     if step.ending or len(tokens) == length:
-                        yield SpeechSlice(self._on_device(tokens), index, last=bool(step.ending))
+                        yield SpeechSlice(tokens, index, last=bool(step.ending))
                         tokens, index, length = [], index + 1, next(lengths)
 
     def new_decoder(self, voice: ChatterboxVoice, params: SynthesisParams) -> "_Decoder":
-        return _Decoder(self, StreamDecoder(self._s3gen, voice.s3gen, params))
+        return _Decoder(self, self._new_stream(voice.s3gen, params))
 
     def to_host(self, audio: Tensor) -> Samples:
-        with device_faults():
-            return audio.cpu().numpy()
+        return audio.numpy()
 
     def new_watermark(self) -> Watermark | None:
         return StreamingWatermark(self._mark) if self._mark else None
 
     async def warm_up(self) -> None:
         """Run both stages in every shape. If they cannot be compiled, `notice` says why."""
+        if self.compiled:
+            if await self._runs("compiled"):
+                return
+            await self._start_again(self._recorder)
+        if self._models.device.type == "cuda":
+            if await self._runs("recorded"):
+                return
+            await self._start_again(lambda priority: NO_RECORDER)
+        await self._run_hot_path()
+
+    async def _runs(self, how: str) -> bool:
         try:
             await self._run_hot_path()
-            return
         except Exception as error:  # a compiler's errors have no common type
-            if not self.compiled:
-                raise
-            self.notice = f"not compiled, speech takes longer: {_root(error)}"
+            self.notice = f"not {how}, speech takes longer: {_root(error)}"
             log.warning(self.notice)
-            log.debug("while compiling", exc_info=True)
+            log.debug("while warming up", exc_info=True)
+            return False
+        return True
+
+    async def _start_again(self, new_recorder: Callable[[int], Recorder]) -> None:
         await self._dismantle()
         gc.collect()  # the traceback was the last to hold on to what is in the way on a full GPU
-        self._assemble(NO_COMPILER)
-        await self._run_hot_path()
+        self._assemble(NO_COMPILER, new_recorder)
 
     async def _run_hot_path(self) -> None:
         """One stage after the other: see `compilation`."""
         await self._t3.warm()
-        warm_up = partial(self._s3gen.warm_up, self.default_voice.s3gen)
-        await run_to_its_end(self._s3gen_thread, warm_up)
+        await self._s3gen.warm_up(self.default_voice.s3gen)
 
     async def free_memory(self) -> None:
         """What torch keeps of the device for its next allocations."""
@@ -172,41 +195,32 @@ class ChatterboxEngine:
         await self._dismantle()
         await asyncio.to_thread(self._voice_thread.shutdown, cancel_futures=True)
 
-    async def decode(self, stream: StreamDecoder, piece: SpeechSlice, first: bool) -> Tensor:
-        """`piece` on S3Gen's thread, the `first` of its job or not.
+    async def decode(self, piece: Slice) -> Tensor:
+        """The audio that it adds to its stream, in main memory."""
+        with device_faults(), self._undisturbed(piece):
+            return await self._s3gen.decode(piece)
 
-        Cancelled, it ends at the next step of the flow.
-        """
-        unwanted = threading.Event()
-
-        def on_step() -> None:
-            self._solves += 1
-            if unwanted.is_set():
-                raise _Unwanted
-
-        def solve() -> Tensor:
-            try:
-                return stream.decode(piece.tokens, piece.last, on_step)
-            except _Unwanted:
-                return torch.empty(0)  # for nobody
-
-        with device_faults(), self._undisturbed(first):
-            return await run_to_its_end(self._s3gen_thread, solve, unwanted.set)
-
-    def _undisturbed(self, first: bool) -> AbstractContextManager[None]:
+    def _undisturbed(self, piece: Slice) -> AbstractContextManager[None]:
         """On a CPU, which both stages share, T3 stands aside while somebody has heard nothing yet.
 
         That takes nothing from the others: S3Gen has enough to do for all cores.
         """
         on_cpu = self._models.device.type == "cpu"
-        return self._t3.paused() if first and on_cpu else nullcontext()
-
-    def _on_device(self, tokens: list[int]) -> Tensor:
-        return torch.tensor(tokens, dtype=torch.int64, device=self._models.device)
+        return self._t3.paused() if piece.due == FIRST and on_cpu else nullcontext()
 
 
-class _Unwanted(Exception):
-    pass
+def _share_the_cpu() -> None:
+    """With a GPU, a CPU has many small things to do, none of which may wait for long."""
+    torch.set_num_threads(1)
+    sys.setswitchinterval(0.0005)
+
+
+def _each(*calls: Callable[[], None]) -> Callable[[], None]:
+    def call_all() -> None:
+        for call in calls:
+            call()
+
+    return call_all
 
 
 def _root(error: BaseException) -> str:
@@ -217,14 +231,16 @@ def _root(error: BaseException) -> str:
 
 
 class _Decoder:
-    """S3Gen's state of one job."""
+    """S3Gen's state of one job, and until when its audio lasts if it is heard at once."""
 
     def __init__(self, engine: ChatterboxEngine, stream: StreamDecoder) -> None:
         self._engine = engine
         self._stream = stream
-        self._first = True
+        self._lasts_until = FIRST
 
     async def decode(self, piece: SpeechSlice) -> Tensor:
-        audio = await self._engine.decode(self._stream, piece, self._first)
-        self._first = False
+        due = self._lasts_until
+        audio = await self._engine.decode(Slice(self._stream, piece.tokens, piece.last, due))
+        if len(audio):
+            self._lasts_until = max(due, monotonic()) + len(audio) / SAMPLE_RATE
         return audio

@@ -25,10 +25,15 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from app.engines.chatterbox.linear import Int8Linear, PackedLinear, replace_linears
+from app.engines.chatterbox.linear import (
+    Int8Linear,
+    PackedLinear,
+    replace_linears,
+    use_bfloat16,
+)
 from app.engines.chatterbox.voices import ChatterboxVoice, saved_voice
 from app.errors import StartupError
-from app.messages import T3Dtype
+from app.messages import S3GenDtype, T3Dtype
 from app.weights import FILES, refuse_other_variants, wrong_variant
 
 log = logging.getLogger(__name__)
@@ -55,19 +60,25 @@ class Models:
 
 
 def load(
-    model_path: Path, device: str, t3_dtype: T3Dtype = "float32", packed: bool = False
+    model_path: Path,
+    device: str,
+    t3_dtype: T3Dtype = "float32",
+    s3gen_dtype: S3GenDtype = "float32",
+    packed: bool = False,
 ) -> Models:
     """The model in the folder `model_path`. Raises StartupError, naming file and reason.
 
-    `t3_dtype` "auto" is float32. `packed`, on a CPU: what takes the most time is left to oneDNN,
-    see `linear`.
+    "auto" is bfloat16 on a GPU that computes in it, else float32. `packed`, on a CPU: what takes
+    the most time is left to oneDNN, see `linear`.
     """
     refuse_other_variants(model_path)
-    if t3_dtype == "int8" and device != "cpu":
-        raise StartupError("TTS_T3_DTYPE=int8 is for the CPU: on a GPU use float32 or bfloat16")
+    _refuse_unknown_to(device, t3_dtype, s3gen_dtype)
+    usual: S3GenDtype = "bfloat16" if device == "cuda" and _has_bfloat16() else "float32"
+    t3_dtype = usual if t3_dtype == "auto" else t3_dtype
+    s3gen_dtype = usual if s3gen_dtype == "auto" else s3gen_dtype
     return Models(
         t3=_t3(model_path / "t3_cfg.safetensors", device, t3_dtype, packed),
-        s3gen=_s3gen(model_path / "s3gen.safetensors", device, packed),
+        s3gen=_s3gen(model_path / "s3gen.safetensors", device, s3gen_dtype, packed),
         voice_encoder=_loaded(VoiceEncoder, model_path / "ve.safetensors", device),
         tokenizer=_tokenizer(model_path / "tokenizer.json"),
         default_voice=_default_voice(model_path / "conds.pt", device),
@@ -76,22 +87,40 @@ def load(
     )
 
 
+def _refuse_unknown_to(device: str, t3_dtype: T3Dtype, s3gen_dtype: S3GenDtype) -> None:
+    if t3_dtype == "int8" and device != "cpu":
+        raise StartupError("TTS_T3_DTYPE=int8 is for the CPU: on a GPU use float32 or bfloat16")
+    for name, dtype in (("TTS_T3_DTYPE", t3_dtype), ("TTS_S3GEN_DTYPE", s3gen_dtype)):
+        if dtype == "bfloat16" and device == "cuda" and not _has_bfloat16():
+            raise StartupError(f"{name}=bfloat16 is not for this GPU: use float32")
+
+
+def _has_bfloat16() -> bool:
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+
 def _t3(path: Path, device: str, dtype: T3Dtype, packed: bool) -> T3:
     t3 = _loaded(T3, path, device)
     match dtype:
         case "int8":
             replace_linears(t3, Int8Linear, path, "tfmr.", "speech_head")
         case "bfloat16":
-            t3.tfmr.bfloat16()
-            t3.speech_head.bfloat16()
+            use_bfloat16(t3.tfmr, ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
         case _ if packed:
             replace_linears(t3, PackedLinear, path, "tfmr.", "speech_head")
     return t3
 
 
-def _s3gen(path: Path, device: str, packed: bool) -> S3Gen:
+def _s3gen(path: Path, device: str, dtype: S3GenDtype, packed: bool) -> S3Gen:
+    """In bfloat16: the estimator's blocks, where nearly all the work is."""
     s3gen = _loaded(S3Gen, path, device)
-    if packed:
+    if dtype == "bfloat16":
+        estimator = s3gen.flow.decoder.estimator
+        for blocks in (estimator.down_blocks, estimator.mid_blocks, estimator.up_blocks):
+            use_bfloat16(blocks, ("to_q", "to_k", "to_v"))
+        if device == "cuda":
+            torch.set_float32_matmul_precision("high")  # the products that are left
+    elif packed:
         replace_linears(s3gen, PackedLinear, path, "flow.")
     return s3gen
 

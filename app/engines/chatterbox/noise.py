@@ -11,9 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_BLOCK = 32
-"""Frames drawn together. A block has a generator of its own, so that any can come first."""
-
 
 class Use(IntEnum):
     """What the numbers are for; different uses are independent of each other."""
@@ -21,6 +18,10 @@ class Use(IntEnum):
     FLOW = 0
     SOURCE = 1
     PHASES = 2
+
+
+_BLOCK = {Use.FLOW: 256, Use.SOURCE: 32}
+"""Frames drawn together. A block has a generator of its own, so that any can come first."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,12 @@ class Noise:
 
     def frames(self, use: Use, start: int, stop: int, width: int) -> Tensor:
         """Standard normal, float32 [stop - start, width]; a frame's row never changes."""
+        size = _BLOCK[use]
         blocks = [
-            torch.randn(_BLOCK, width, generator=self._generator(use, block), device=self.device)
-            for block in range(start // _BLOCK, stop // _BLOCK + 1)
+            torch.randn(size, width, generator=self._generator(use, block), device=self.device)
+            for block in range(start // size, stop // size + 1)
         ]
-        offset = start % _BLOCK
+        offset = start % size
         return torch.cat(blocks)[offset : offset + stop - start]
 
     def phases(self, count: int) -> Tensor:
@@ -49,3 +51,22 @@ class Noise:
         # torch seeds its CPU generator with 32 bits only, so the four numbers are mixed first
         mixed = np.random.SeedSequence((self.seed, self.utterance, use, block)).generate_state(1)
         return torch.Generator(self.device).manual_seed(int(mixed[0]))
+
+
+class FrameNoise:
+    """The noise of an utterance that grows: drawn once, however often it is asked for."""
+
+    def __init__(self, noise: Noise, use: Use, width: int) -> None:
+        self._noise = noise
+        self._use = use
+        self._width = width
+        self._drawn = noise.frames(use, 0, 0, width)
+
+    def until(self, stop: int) -> Tensor:
+        """As `Noise.frames` from the first frame on, float32 [stop, width]."""
+        drawn = len(self._drawn)
+        if stop > drawn:
+            size = _BLOCK[self._use]
+            more = self._noise.frames(self._use, drawn, stop + -stop % size, self._width)
+            self._drawn = torch.cat([self._drawn, more])
+        return self._drawn[:stop]

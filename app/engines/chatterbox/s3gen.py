@@ -1,8 +1,10 @@
-"""S3Gen: a stream's speech tokens enter, slice by slice, and audio leaves; called by the engine.
+"""S3Gen: streams' speech tokens enter, slice by slice, and audio leaves; called by `decode_loop`.
 
-    s3gen = S3Gen.of(models.s3gen, compiler)                   once a worker
+    s3gen = S3Gen.of(models.s3gen, compiler, recorder)         once a worker
     stream = StreamDecoder(s3gen, voice.s3gen, params)         one for each job
-    audio = stream.decode(tokens, last)                        for each slice
+    solve = stream.wanted(tokens)                              for each slice;
+    [mel] = s3gen.flow.solve([solve])                          of several streams together
+    audio = stream.extend(tokens, mel, last)
 
 A slice is solved together with all of its text chunk that came before it, so that it fits on to
 it, and only what is new is given out ("full"), or for itself ("zero"). All calls come from one
@@ -17,8 +19,9 @@ from chatterbox.models.s3gen import S3Gen as UpstreamS3Gen
 from torch import Tensor
 
 from app.engines.chatterbox.compilation import NO_COMPILER, Compiler
-from app.engines.chatterbox.flow import FRAMES_PER_TOKEN, MEL_BANDS, Flow, OnStep
-from app.engines.chatterbox.noise import Noise, Use
+from app.engines.chatterbox.flow import FRAMES_PER_TOKEN, MEL_BANDS, Flow, OnStep, Solve
+from app.engines.chatterbox.noise import FrameNoise, Noise, Use
+from app.engines.chatterbox.recording import NO_RECORDER, Recorder
 from app.engines.chatterbox.vocoder import Vocoder, Waveform
 from app.engines.chatterbox.voices import S3GenReference
 from app.messages import SynthesisParams
@@ -33,15 +36,26 @@ class S3Gen:
     fade_in: Tensor
 
     @classmethod
-    def of(cls, upstream: UpstreamS3Gen, compiler: Compiler = NO_COMPILER) -> "S3Gen":
+    def of(
+        cls,
+        upstream: UpstreamS3Gen,
+        compiler: Compiler = NO_COMPILER,
+        recorder: Recorder = NO_RECORDER,
+    ) -> "S3Gen":
         """`upstream` is changed in place: see `fold_weight_norm`."""
-        vocoder = Vocoder(upstream.mel2wav, compiler)
-        return cls(Flow(upstream.flow, compiler), vocoder, upstream.trim_fade)
+        return cls(
+            Flow(upstream.flow, compiler, recorder),
+            Vocoder(upstream.mel2wav, compiler, recorder),
+            upstream.trim_fade,
+        )
 
     @torch.inference_mode()
     def warm_up(self, reference: S3GenReference) -> None:
-        """Run all of it, in every shape that has a graph of its own, so that no request waits."""
+        """Run all of it, in every shape that has a recording of its own, so that no request
+        waits.
+        """
         self.flow.warm_up()
+        self.vocoder.warm_up()
         stream = StreamDecoder(self, reference, SynthesisParams())
         for last in (False, False, True):
             stream.decode(reference.prompt_token.new_zeros(10), last)
@@ -54,7 +68,8 @@ def _go_on() -> None:
 class StreamDecoder:
     """The audio of one job, at 24 kHz: 960 samples for every token of a text chunk.
 
-    A chunk's sum is exact, a slice's is not: its end is held back until it is known what follows.
+    For each slice: `wanted`, solved together with those of other streams, then `extend`. A chunk's
+    sum is exact, a slice's is not: its end is held back until it is known what follows.
     """
 
     def __init__(self, s3gen: S3Gen, reference: S3GenReference, params: SynthesisParams) -> None:
@@ -69,13 +84,25 @@ class StreamDecoder:
 
     @torch.inference_mode()
     def decode(self, tokens: Tensor, last: bool, on_step: OnStep = _go_on) -> Tensor:
-        """The audio that a slice adds, float32 [samples], on the device.
+        """Both steps for this stream alone. `on_step`: see `Flow.solve`."""
+        solve = self.wanted(tokens)
+        [mel] = self._s3gen.flow.solve([solve], on_step) if solve else [None]
+        return self.extend(tokens, mel, last)
 
-        `tokens`: int64 [n], all below 6561; may be empty. `last` ends the text chunk. `on_step`:
-        see `Flow.solve`. A call that raises changes nothing, so that it can be made again.
+    def wanted(self, tokens: Tensor) -> Solve | None:
+        """What is to be solved for the slice of `tokens`, int64 [n], all below 6561; None if they
+        are none.
+        """
+        return self._utterance.wanted(tokens) if len(tokens) else None
+
+    def extend(self, tokens: Tensor, mel: Tensor | None, last: bool) -> Tensor:
+        """The audio that the slice adds, float32 [samples], on the device.
+
+        `mel`: of what was `wanted`. `last` ends the text chunk. A call that raises changes nothing,
+        so that it can be made again.
         """
         ends = last or self._slices_alone
-        audio = self._utterance.extend(tokens, ends, on_step)
+        audio = self._utterance.extend(tokens, mel, ends)
         gain = self._s3gen.fade_in[self._given :][: len(audio)]
         audio[: len(gain)] *= gain
         self._given = 0 if last else self._given + len(audio)
@@ -93,24 +120,23 @@ class _Utterance:
     """What is solved together: a text chunk, or, with "zero", a slice."""
 
     def __init__(self, s3gen: S3Gen, reference: S3GenReference, noise: Noise, fade: int) -> None:
-        self._flow = s3gen.flow
         self._reference = reference
-        self._noise = noise
+        self._noise = FrameNoise(noise, Use.FLOW, MEL_BANDS)
         self._waveform = Waveform(s3gen.vocoder, noise, fade)
         self._tokens = reference.prompt_token[0, :0]
         self._mel = reference.prompt_feat[0, :0].T
 
-    def extend(self, tokens: Tensor, last: bool, on_step: OnStep) -> Tensor:
-        """What `tokens`, int64 [n], add to the waveform: float32 [samples]."""
+    def wanted(self, tokens: Tensor) -> Solve:
         spoken = torch.cat([self._tokens, tokens])
-        if not len(spoken):
-            return torch.empty(0, device=tokens.device)
-        mel = self._solve(spoken, on_step) if len(tokens) else self._mel
-        audio = self._waveform.extend(mel, last)
-        self._tokens, self._mel = spoken, mel
-        return audio
+        frames = FRAMES_PER_TOKEN * (self._reference.prompt_token.shape[1] + len(spoken))
+        return Solve(spoken, self._reference, self._noise.until(frames))
 
-    def _solve(self, tokens: Tensor, on_step: OnStep) -> Tensor:
-        frames = FRAMES_PER_TOKEN * (self._reference.prompt_token.shape[1] + len(tokens))
-        noise = self._noise.frames(Use.FLOW, 0, frames, MEL_BANDS)
-        return self._flow.solve(tokens, self._reference, noise, on_step)
+    def extend(self, tokens: Tensor, mel: Tensor | None, last: bool) -> Tensor:
+        """What `tokens`, int64 [n], add to the waveform: float32 [samples]."""
+        if mel is None:
+            mel = self._mel
+        if not mel.shape[1]:
+            return torch.empty(0, device=mel.device)
+        audio = self._waveform.extend(mel, last)
+        self._tokens, self._mel = torch.cat([self._tokens, tokens]), mel
+        return audio

@@ -26,6 +26,8 @@ class Batch(Protocol):
     @property
     def free(self) -> int: ...
     def warm_up(self) -> Iterator[None]: ...
+    @property
+    def has_ready(self) -> bool: ...
     def admit(self, request: T3Request) -> int: ...
     def step(self, waiting: frozenset[int]) -> dict[int, Step]: ...
     def release(self, slot: int) -> None: ...
@@ -42,18 +44,15 @@ class _Turn:
         self.read = 0  # counted on the event loop; `_told` on the thread
         self._told = 0
         self._ahead = ahead
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
 
     @property
     def waits(self) -> bool:
         return self._told - self.read >= self._ahead
 
-    def tell(self, step: Step | Exception) -> None:
+    def count(self) -> None:
+        """One more step was told."""
         self._told += 1
-        self._loop.call_soon_threadsafe(self.steps.put_nowait, step)
-
-    def leave(self) -> None:
-        self._loop.call_soon_threadsafe(self.gone.set)
 
 
 def _nothing() -> None:
@@ -71,6 +70,7 @@ class StepLoop:
         self._arrivals: queue.SimpleQueue[_Turn | None] = queue.SimpleQueue()
         self._queued: list[_Turn] = []
         self._running: dict[int, _Turn] = {}
+        self._news: list[tuple[_Turn, Step | Exception | None]] = []
         self._closing = False
         self._pauses = 0
         self._thread = threading.Thread(target=self._run, name="t3", daemon=True)
@@ -91,7 +91,8 @@ class StepLoop:
             while True:
                 step = await turn.steps.get()
                 turn.read += 1
-                self._arrivals.put(None)  # if it waited for this, it may go on
+                if turn.steps.empty():
+                    self._arrivals.put(None)  # if it waited for this, it may go on
                 if isinstance(step, Exception):
                     raise step
                 yield step
@@ -135,11 +136,15 @@ class StepLoop:
             if not self._pauses:
                 self._admit()
                 self._step()
+            if not self._batch.has_ready:
+                self._post()
 
     def _take_arrivals(self) -> None:
         """What has arrived; waits for something if there is nothing else to do."""
         busy = self._queued or not all(turn.waits for turn in self._running.values())
         idle = self._pauses or not busy
+        if idle:
+            self._post()
         while idle or not self._arrivals.empty():
             if turn := self._arrivals.get():
                 self._queued.append(turn)
@@ -151,7 +156,7 @@ class StepLoop:
                 self._dismiss(slot)
         for turn in [turn for turn in self._queued if not turn.wanted]:
             self._queued.remove(turn)
-            turn.leave()
+            self._leave(turn)
 
     def _admit(self) -> None:
         while self._queued and self._batch.free:
@@ -159,8 +164,8 @@ class StepLoop:
             try:
                 slot = self._batch.admit(turn.request)
             except Exception as error:  # noqa: BLE001 – a job's boundary: the others go on
-                turn.tell(error)
-                turn.leave()
+                self._tell(turn, error)
+                self._leave(turn)
             else:
                 self._running[slot] = turn
 
@@ -172,15 +177,36 @@ class StepLoop:
             steps = self._batch.step(waiting)
         except Exception as error:  # noqa: BLE001 – the batch's boundary: each job is told
             for slot, turn in list(self._running.items()):
-                turn.tell(error)
+                self._tell(turn, error)
                 self._dismiss(slot)
             return
         self.steps += 1
         for slot, step in steps.items():
-            self._running[slot].tell(step)
+            self._tell(self._running[slot], step)
             if step.ending:
                 self._dismiss(slot)
 
     def _dismiss(self, slot: int) -> None:
         self._batch.release(slot)
-        self._running.pop(slot).leave()
+        self._leave(self._running.pop(slot))
+
+    def _tell(self, turn: _Turn, step: Step | Exception) -> None:
+        turn.count()
+        self._news.append((turn, step))
+
+    def _leave(self, turn: _Turn) -> None:
+        self._news.append((turn, None))
+
+    def _post(self) -> None:
+        """Tell all turns at once: each call on their event loop wakes it."""
+        news, self._news = self._news, []
+        if news:
+            news[0][0].loop.call_soon_threadsafe(_deliver, news)
+
+
+def _deliver(news: list[tuple[_Turn, Step | Exception | None]]) -> None:
+    for turn, step in news:
+        if step is None:
+            turn.gone.set()
+        else:
+            turn.steps.put_nowait(step)

@@ -6,8 +6,6 @@ grow slice by slice, because all that upstream begins anew in each call is carri
 and its phase) or depends on the position alone (the noise).
 """
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from chatterbox.models.s3gen.hifigan import HiFTGenerator
@@ -16,6 +14,9 @@ from torch.nn.utils import parametrize
 
 from app.engines.chatterbox.compilation import NO_COMPILER, Compiler
 from app.engines.chatterbox.noise import Noise, Use
+from app.engines.chatterbox.recording import NO_RECORDER, Recorder
+
+MEL_BANDS = 80
 
 PITCH_REACH = 5
 """Frames, to either side, that have a say in a frame's pitch."""
@@ -27,6 +28,9 @@ fourteenth have one that is lost in rounding."""
 HELD_BACK = PITCH_REACH + FILTER_REACH
 """Frames at the end of a mel whose samples may still change when more of it comes."""
 
+WINDOWS = (64, 96, 128, 192, 256, 384)
+"""Frames that a GPU has recordings for."""
+
 
 class Vocoder:
     """HiFT's three parts, without state; 480 samples a frame.
@@ -34,22 +38,45 @@ class Vocoder:
     `hift` is changed in place: see `fold_weight_norm`.
     """
 
-    pitch: Callable[[Tensor], Tensor]
-    """Mel, float32 [1, 80, n] → Hz, float32 [1, n]."""
-
-    def __init__(self, hift: HiFTGenerator, compiler: Compiler = NO_COMPILER) -> None:
+    def __init__(
+        self,
+        hift: HiFTGenerator,
+        compiler: Compiler = NO_COMPILER,
+        recorder: Recorder = NO_RECORDER,
+    ) -> None:
         fold_weight_norm(hift)
         for convolution in hift.source_downs:  # given NumPy's integers, which break the graph
             convolution.stride = tuple(map(int, convolution.stride))
             convolution.padding = tuple(map(int, convolution.padding))
         hift.stft_window = hift.stft_window.to(hift.conv_post.weight.device)
-        self.pitch = compiler.flexible(hift.f0_predictor)
-        self._spectrum = compiler.flexible(SpectrumFilter(hift))
+        self._pitch = compiler.compile(hift.f0_predictor)
+        self._spectrum = compiler.compile(SpectrumFilter(hift))
         self._hift = hift
         self.samples_per_frame = int(hift.f0_upsamp.scale_factor)
         self.harmonics = hift.nb_harmonics + 1
         self._sines = hift.m_source.l_sin_gen
         self._merge = nn.Sequential(hift.m_source.l_linear, hift.m_source.l_tanh)
+        self._fixed = FixedVocoder(self, recorder) if recorder.fixes_shapes else None
+
+    def warm_up(self) -> None:
+        """Where lengths are few, run in each."""
+        if self._fixed:
+            self._fixed.warm_up()
+
+    def window(self, frames: int) -> int:
+        """At least as many frames, in which the other methods are quicker, if there are."""
+        usual = WINDOWS if self._fixed else ()
+        return next((length for length in usual if length >= frames), frames)
+
+    def pitch(self, mel: Tensor) -> Tensor:
+        """Hz, float32 [1, n], for `mel`, float32 [1, 80, n]."""
+        if self._fixed and mel.shape[2] in WINDOWS:
+            return self._fixed.pitch(mel)
+        return self.pitch_as_written(mel)
+
+    def pitch_as_written(self, mel: Tensor) -> Tensor:
+        hz: Tensor = self._pitch(mel)
+        return hz
 
     def source(
         self, pitch: Tensor, start: Tensor, phases: Tensor, noise: Tensor
@@ -80,10 +107,75 @@ class Vocoder:
 
         As upstream's `HiFTGenerator.decode`.
         """
+        if self._fixed and mel.shape[2] in WINDOWS:
+            return self._fixed.filter(mel, source)
+        return self.filter_as_written(mel, source)
+
+    def filter_as_written(self, mel: Tensor, source: Tensor) -> Tensor:
         hift = self._hift
         spectrum = torch.cat(hift._stft(source), dim=1)
-        audio: Tensor = hift._istft(*self._spectrum(mel, spectrum))
-        return audio.clamp(-hift.audio_limit, hift.audio_limit)
+        magnitude, phase = self._spectrum(mel, spectrum)
+        audio = inverse_stft(torch.polar(magnitude.clip(max=100), phase), hift.stft_window)
+        limited: Tensor = audio.clamp(-hift.audio_limit, hift.audio_limit)
+        return limited
+
+
+class FixedVocoder:
+    """Mel and source, in the few lengths of `WINDOWS`, copied to where recordings look for them."""
+
+    def __init__(self, vocoder: Vocoder, recorder: Recorder) -> None:
+        self._vocoder = vocoder
+        self._pitch = recorder.by_shape(self._run_pitch)
+        self._filter = recorder.by_shape(self._run_filter)
+        like = vocoder._hift.conv_post.weight
+        self._mel = like.new_zeros(MEL_BANDS * WINDOWS[-1])
+        self._source = like.new_zeros(vocoder.samples_per_frame * WINDOWS[-1])
+
+    def warm_up(self) -> None:
+        for frames in WINDOWS:
+            self._pitch.rehearse(frames)
+            self._filter.rehearse(frames)
+
+    def pitch(self, mel: Tensor) -> Tensor:
+        self._lay(self._mel, mel)
+        return self._pitch(mel.shape[2]).clone()
+
+    def filter(self, mel: Tensor, source: Tensor) -> Tensor:
+        self._lay(self._mel, mel)
+        self._lay(self._source, source)
+        return self._filter(mel.shape[2]).clone()
+
+    def _lay(self, place: Tensor, content: Tensor) -> None:
+        place[: content.numel()].view(content.shape).copy_(content)
+
+    def _run_pitch(self, frames: int) -> Tensor:
+        return self._vocoder.pitch_as_written(self._window(frames))
+
+    def _run_filter(self, frames: int) -> Tensor:
+        source = self._source[: self._vocoder.samples_per_frame * frames]
+        return self._vocoder.filter_as_written(self._window(frames), source[None])
+
+    def _window(self, frames: int) -> Tensor:
+        return self._mel[: MEL_BANDS * frames].view(1, MEL_BANDS, frames)
+
+
+def inverse_stft(spectrum: Tensor, window: Tensor) -> Tensor:
+    """What `torch.istft` makes of `spectrum`, complex64 [1, bins, n], with hops of a quarter of
+    the `window`, float32 [2·(bins - 1)].
+
+    torch looks whether a window fits its hops, for which it waits for the device.
+    """
+    length = len(window)
+    hop, frames = length // 4, spectrum.shape[2]
+    pieces = torch.fft.irfft(spectrum, n=length, dim=1) * window[:, None]
+    weights = (window**2)[None, :, None].expand(1, -1, frames)
+    size = (frames - 1) * hop + length
+    joined, weight = (
+        F.fold(each, (1, size), (1, length), stride=(1, hop))[:, 0, 0] for each in (pieces, weights)
+    )
+    centre = slice(length // 2, size - length // 2)
+    audio: Tensor = joined[:, centre] / weight[:, centre]
+    return audio
 
 
 class SpectrumFilter(nn.Module):
@@ -141,9 +233,16 @@ class Waveform:
         """
         frames, length = mel.shape[1], self._vocoder.samples_per_frame
         first = max(0, self._given // length - FILTER_REACH)
-        window = mel[None, :, first:].contiguous()
-        source, edges = self._excite(window, first)
-        audio = self._vocoder.filter(window, source[None, first * length :])[0]
+        size = self._vocoder.window(frames - first)
+        if size <= frames:
+            first = frames - size
+        elif last:
+            size = frames - first
+        padding = first + size - frames  # frames, as if more were to come
+        window = F.pad(mel[None, :, first:], (0, padding)).contiguous()
+        source, edges = self._excite(window, first, frames)
+        heard = F.pad(source[None, first * length :], (0, padding * length))
+        audio = self._vocoder.filter(window, heard)[0]
 
         ready = frames if last else max(0, frames - HELD_BACK)
         fresh = audio[self._given - first * length : (ready - first) * length]
@@ -157,13 +256,14 @@ class Waveform:
         self._tail = fresh[certain:]
         return fresh[:certain]
 
-    def _excite(self, window: Tensor, first: int) -> tuple[Tensor, Tensor]:
-        """The source of all frames, float32 [480·n], and `Vocoder.source`'s edges of the new ones.
+    def _excite(self, window: Tensor, first: int, frames: int) -> tuple[Tensor, Tensor]:
+        """The source of all `frames`, float32 [480·frames], and `Vocoder.source`'s edges of the new
+        ones.
 
-        `window`: the mel from frame `first` on, float32 [1, 80, n - first].
+        `window`: the mel from frame `first` on, float32 [1, 80, n], n at least frames - first.
         """
         settled = len(self._source) // self._vocoder.samples_per_frame
-        pitch = self._vocoder.pitch(window)[0, settled - first :]
+        pitch = self._vocoder.pitch(window)[0, settled - first : frames - first]
         width = self._vocoder.samples_per_frame * self._vocoder.harmonics
         noise = self._noise.frames(Use.SOURCE, settled, settled + len(pitch), width)
         source, edges = self._vocoder.source(

@@ -15,8 +15,9 @@ from perth import PerthImplicitWatermarker
 
 from app.engines.base import EngineConfig, TextChunk
 from app.engines.chatterbox.engine import ChatterboxEngine
-from app.engines.chatterbox.s3gen import StreamDecoder
+from app.engines.chatterbox.flow import Flow
 from app.engines.chatterbox.t3 import T3Batch
+from app.engines.chatterbox.vocoder import Vocoder
 from app.errors import DeviceFailed, OutOfMemory
 from app.messages import SAMPLE_RATE, SynthesisParams, Tuning
 from app.settings import SLICES_OF_A_CPU
@@ -116,7 +117,7 @@ def device_assert(*args: Any, **kwargs: Any) -> None:
 
 
 @pytest.mark.asyncio(loop_scope="module")
-@pytest.mark.parametrize("place", ["T3Batch.admit", "T3Batch.step", "StreamDecoder.decode"])
+@pytest.mark.parametrize("place", ["T3Batch.admit", "T3Batch.step", "Flow.solve", "Vocoder.filter"])
 @pytest.mark.parametrize(
     ("fail", "told"), [(no_memory, OutOfMemory), (device_assert, DeviceFailed)]
 )
@@ -130,7 +131,7 @@ async def test_a_device_that_is_full_or_broken_is_told_as_such_and_keeps_no_plac
     before = await speak(engine, seed=1)
     name, method = place.split(".")
     with monkeypatch.context() as patch:
-        patch.setattr({"T3Batch": T3Batch, "StreamDecoder": StreamDecoder}[name], method, fail)
+        patch.setattr({"T3Batch": T3Batch, "Flow": Flow, "Vocoder": Vocoder}[name], method, fail)
         with pytest.raises(told):
             await speak(engine, seed=1)
     await engine.free_memory()

@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from app.engines.chatterbox import flow as flow_module
-from app.engines.chatterbox.compilation import NoCompiler
-from app.engines.chatterbox.flow import EulerStep, Flow
+from app.engines.chatterbox.flow import EulerStep, Flow, Solve
 from app.engines.chatterbox.loading import load
 from app.engines.chatterbox.noise import Noise, Use
 from app.engines.chatterbox.voices import S3GenReference
 from tests.checkpoint import tiny_sizes
+from tests.engines.chatterbox.few_shapes import FewShapes
 from tests.engines.chatterbox.speech import (
     CPU,
     mel_error,
@@ -33,7 +33,8 @@ class Case:
 
     @torch.inference_mode()
     def mel(self, on_step=lambda: None):
-        return self.flow.solve(self.tokens, self.reference, self.noise, on_step)
+        [mel] = self.flow.solve([Solve(self.tokens, self.reference, self.noise)], on_step)
+        return mel
 
 
 @pytest.fixture(scope="module")
@@ -127,16 +128,22 @@ def test_that_comparison_notices_steps_of_equal_length(case, right, monkeypatch)
     assert mel_error(case.mel(), right) > 30 * CLOSE
 
 
-def test_masked_frames_change_nothing(case, right):
+def test_solves_padded_to_the_same_length_do_not_hear_of_each_other(case, right):
     lengths = set()
-    compiler = NoCompiler()
-    compiler.bucket = 64
-    flow = Flow(case.flow._flow, compiler)
+    flow = Flow(case.flow._flow, recorder=FewShapes())
     step = flow.step
-    flow.step = lambda x, *rest: lengths.add(x.shape[2]) or step(x, *rest)
+    flow.step = lambda x, *rest: lengths.add(tuple(x.shape)) or step(x, *rest)
+    other = Solve(speech_tokens(20), case.reference, NOISE.frames(Use.FLOW, 0, 140, 80))
+    this = Solve(case.tokens, case.reference, case.noise)
 
-    assert mel_error(replace(case, flow=flow).mel(), right) < CLOSE
-    assert lengths == {256}
+    others = flow.solve([other, other, this], lambda: None)
+    [alone] = flow.solve([this], lambda: None)
+
+    assert lengths == {(4, 80, 256), (1, 80, 256)}
+    assert [mel.shape[1] for mel in others] == [40, 40, 120]
+    assert mel_error(others[2], right) < CLOSE
+    assert mel_error(alone, right) < CLOSE
+    assert torch.equal(others[0], others[1])
 
 
 def test_a_solve_ends_at_the_step_that_raises(case):

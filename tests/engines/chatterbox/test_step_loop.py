@@ -17,6 +17,7 @@ class SlowBatch:
     """Warms up in a hundred shapes, each of which waits to be let through."""
 
     free = 1
+    has_ready = False
 
     def __init__(self) -> None:
         self.gate = threading.Semaphore(0)

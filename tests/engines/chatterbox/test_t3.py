@@ -21,6 +21,7 @@ from app.engines.chatterbox.sampling import guide, penalise
 from app.engines.chatterbox.t3 import (
     Decoder,
     Ending,
+    KnownVoices,
     Step,
     T3Batch,
     T3Request,
@@ -189,7 +190,7 @@ def move(decoder, slot, length=0, spoken=0):
 
 
 def with_prompt(change):
-    return lambda model, request: change(embed_prompt(model, request))
+    return lambda model, request, voices: change(embed_prompt(model, request, voices))
 
 
 MUTATIONS = {
@@ -207,7 +208,7 @@ MUTATIONS = {
         "begin",
         begin_and_then(lambda decoder, slot: move(decoder, slot, length=1)),
     ),
-    "not rotated": (t3, "rotate", lambda x, place: x),
+    "not rotated": (t3, "rotate", lambda x, cosine, sine: x),
     "guidance the wrong way": (sampling, "guide", lambda logits, weight: guide(logits, -weight)),
     "no penalty": (sampling, "penalise", lambda scores, seen, penalty: scores),
 }
@@ -395,7 +396,7 @@ def test_a_text_may_take_four_times_the_tokens_that_are_usual(length, tokens):
 def test_a_job_that_has_filled_its_cache_is_no_harm_to_its_neighbour(model, request_for):
     patient = request_for(max_tokens=30)
     alone = speak(T3Batch(model, slots=2), patient)
-    prompt = embed_prompt(model, patient).shape[1]
+    prompt = embed_prompt(model, patient, KnownVoices(model)).shape[1]
     batch = T3Batch(model, slots=2, max_positions=prompt + 40)
     slot = batch.admit(patient)
     said = [batch.step()[slot] for _ in range(5)]
@@ -410,7 +411,7 @@ def test_a_job_that_has_filled_its_cache_is_no_harm_to_its_neighbour(model, requ
 
 def test_a_job_never_outgrows_its_cache(model, request_for):
     request = request_for()
-    prompt = embed_prompt(model, request).shape[1]
+    prompt = embed_prompt(model, request, KnownVoices(model)).shape[1]
     batch = T3Batch(model, slots=1, max_positions=prompt + 16)
     assert len(advance(batch, batch.admit(request))) == 16
     with pytest.raises(TextTooLong):
