@@ -4,13 +4,13 @@ from itertools import count
 import pytest
 import torch
 
+from app.bench.checkpoint import tiny_sizes
 from app.engines.chatterbox import flow as flow_module
 from app.engines.chatterbox.compilation import NoCompiler
 from app.engines.chatterbox.flow import EulerStep, Flow
 from app.engines.chatterbox.loading import load
 from app.engines.chatterbox.noise import Noise, Use
 from app.engines.chatterbox.voices import S3GenReference
-from tests.checkpoint import tiny_sizes
 from tests.engines.chatterbox.speech import (
     CPU,
     mel_error,

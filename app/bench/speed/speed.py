@@ -1,0 +1,241 @@
+"""The engine's speed, beside the package's own `generate`: a `Plan` enters, a `Report` leaves.
+
+Called by `chatterbox-tts bench engine`. Each of the two has a process of its own and loads the same
+checkpoint; once warm they take turns, with the same text, seed and number of tokens. What they say
+is compared before any time of theirs counts: figures of a wrong answer are worth nothing.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from app.bench.speed import engine, package
+from app.bench.speed.figures import AtOnce, LongText, Measured, Own, Package, Report
+from app.bench.speed.process import Run, process
+from app.bench.speed.sameness import (
+    alike,
+    same_count,
+    same_sound,
+    same_tokens,
+    same_waveform,
+)
+from app.bench.speed.subject import checkpoint
+from app.engines.base import EngineConfig, Samples
+from app.messages import BYTES_PER_SAMPLE, SAMPLE_RATE
+
+TEXT = "Sound."
+LONG_CHUNKS, LONG_TOKENS = 31, 10
+EARLY, LATE = 3, 30
+"""Text chunks, counted from one; their time is the median of theirs and both neighbours'."""
+
+WHOLE_PROMPT_S = 10
+FULL_SCALE = 32767
+STAGES = ("T3", "flow's encoder", "flow's solver", "vocoder", "rest of S3Gen", "PCM, watermark")
+"""In the order in which a job passes through them."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`config.model_path` is empty for random weights, which are `tiny` or of full size.
+
+    With no `rounds` the package is left out, and the engine measured once. `jobs`: so many at once,
+    one after the other; `config.slots` has room for the most of them.
+    """
+
+    config: EngineConfig
+    tiny: bool = False
+    tokens: int = 70
+    rounds: int = 3
+    jobs: tuple[int, ...] = ()
+    long_text: bool = False
+
+    @property
+    def same_tokens(self) -> bool:
+        """Whether T3 is meant to say what the package says."""
+        return self.config.tuning.t3_dtype in ("auto", "float32")
+
+    @property
+    def same_sound(self) -> bool:
+        """Whether all of the engine is."""
+        return self.same_tokens and self.config.tuning.voice_prompt_seconds == WHOLE_PROMPT_S
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one seed gave; without the package, if that is left out."""
+
+    generated: package.Generated | None
+    heard: engine.Heard
+    dissected: engine.Dissected
+    spectra_apart: float | None  # of the two streams, in standard deviations
+
+
+def measure(plan: Plan, on_progress: Callable[[str], None]) -> Report:
+    """`on_progress` gets what is being done.
+
+    Raises `StartupError` when something cannot be loaded, `EngineFailed` when the answers differ.
+    """
+    config, threads = plan.config, str(plan.config.threads)
+    on_progress("loading")
+    with (
+        checkpoint(config.model_path, plan.tiny) as folder,
+        process(MKL_CBWR="AUTO", OMP_NUM_THREADS=threads) as run_own,  # as a worker has it
+        process(TQDM_DISABLE="1", TRANSFORMERS_VERBOSITY="error") as run_package,
+    ):
+        config = replace(config, model_path=str(folder))
+        loaded = run_own(engine.load, config, plan.tiny)
+        if plan.rounds:
+            where = (folder, plan.tiny, config.device, config.threads, plan.tokens)
+            run_package(package.load, *where)
+            on_progress("comparing")
+            same = _compare(plan, run_own, run_package)
+        rounds = []
+        for number in range(max(1, plan.rounds)):
+            on_progress(f"round {number + 1} of {max(1, plan.rounds)}")
+            rounds.append(_round(plan, run_own, run_package, seed=number))
+        memory_gb = run_own(engine.memory_gb)
+        at_once = []
+        for jobs in plan.jobs:
+            on_progress(f"{jobs} at once")
+            at_once.append(_at_once(run_own, jobs, plan.tokens))
+        long_text = None
+        if plan.long_text:
+            on_progress("a long text")
+            long_text = _long_text(run_own)
+        return Report(
+            machine=loaded.machine,
+            settings=_settings(plan, loaded),
+            own=_own(rounds, memory_gb),
+            package=_package(rounds, run_package(package.memory_gb), *same)
+            if plan.rounds
+            else None,
+            at_once=at_once,
+            long_text=long_text,
+        )
+
+
+def _compare(plan: Plan, run_own: Run, run_package: Run) -> tuple[int, float]:
+    """How many tokens are the same, and how far apart the waveforms for the package's are, in dB.
+
+    The seed is none of the rounds'. Both programs are warm afterwards.
+    """
+    seed, prompt_s = 2**32 - 1, plan.config.tuning.voice_prompt_seconds
+    right = run_package(package.generate_unmarked, TEXT, seed, prompt_s)
+    own = run_own(engine.dissect, [TEXT], seed, plan.tokens)
+    if plan.same_tokens:
+        same_tokens(own.tokens, right.tokens, "T3 beside the package's")
+    audio = run_own(engine.render, right.tokens, seed)
+    difference_db = same_waveform(audio, right.audio, "S3Gen beside the package's")
+    run_own(engine.speak, TEXT, seed, plan.tokens)
+    return alike(own.tokens, right.tokens), difference_db
+
+
+def _round(plan: Plan, run_own: Run, run_package: Run, seed: int) -> Round:
+    generated = run_package(package.generate, TEXT, seed) if plan.rounds else None
+    heard = run_own(engine.speak, TEXT, seed, plan.tokens)
+    dissected = run_own(engine.dissect, [TEXT], seed, plan.tokens)
+    audio = _samples(heard.pcm)
+    same_waveform(audio, _samples(dissected.pcm), "the stream beside its own stages")
+    same_count(len(dissected.tokens), plan.tokens, "T3")
+    apart = None
+    if generated and plan.same_sound:
+        same_tokens(dissected.tokens, generated.tokens, "T3 beside the package's")
+        apart = same_sound(audio, generated.audio, "the stream beside the package's")
+    return Round(generated, heard, dissected, apart)
+
+
+# --- From what was said to figures ------------------------------------------------------------
+
+
+def _own(rounds: list[Round], memory_gb: float) -> Own:
+    heard = [each.heard for each in rounds]
+    dissected = [each.dissected for each in rounds]
+    return Own(
+        first_audio_s=Measured.of(each.first_audible_s for each in heard),
+        total_s=Measured.of(each.total_s for each in heard),
+        real_time_factor=Measured.of(each.total_s / _seconds(each.pcm) for each in heard),
+        t3_tokens_per_s=Measured.of(len(each.tokens) / each.stages_s["T3"] for each in dissected),
+        slices_s=[
+            Measured.of(one) for one in zip(*(each.slices_s for each in dissected), strict=True)
+        ],
+        stages_s={
+            stage: Measured.of(each.stages_s[stage] for each in dissected) for stage in STAGES
+        },
+        memory_gb=memory_gb,
+    )
+
+
+def _package(
+    rounds: list[Round], memory_gb: float, tokens_same: int, difference_db: float
+) -> Package:
+    pairs = [(each.generated, each.heard) for each in rounds if each.generated]
+    apart = [each.spectra_apart for each in rounds if each.spectra_apart is not None]
+    return Package(
+        total_s=Measured.of(said.seconds for said, _ in pairs),
+        real_time_factor=Measured.of(
+            said.seconds * SAMPLE_RATE / len(said.audio) for said, _ in pairs
+        ),
+        memory_gb=memory_gb,
+        first_audio_ratio=Measured.of(own.first_audible_s / said.seconds for said, own in pairs),
+        total_ratio=Measured.of(own.total_s / said.seconds for said, own in pairs),
+        tokens_same=tokens_same,
+        difference_db=difference_db,
+        spectra_apart=Measured.of(apart) if apart else None,
+    )
+
+
+def _at_once(run_own: Run, jobs: int, tokens: int) -> AtOnce:
+    done = run_own(engine.compete, TEXT, jobs, tokens)
+    for number, (own, alone) in enumerate(zip(done.together, done.alone, strict=True), 1):
+        same_tokens(own, alone, f"job {number} of {jobs} at once beside itself alone")
+    total_s = max(each.total_s for each in done.heard)
+    return AtOnce(
+        jobs=jobs,
+        t3_s=done.together_s,
+        t3_ratio=done.together_s / median(done.alone_s),
+        first_audio_s=Measured.of(each.first_audible_s for each in done.heard),
+        total_s=total_s,
+        times_real_time=sum(_seconds(each.pcm) for each in done.heard) / total_s,
+    )
+
+
+def _long_text(run_own: Run) -> LongText:
+    done = run_own(engine.dissect, [TEXT] * LONG_CHUNKS, 0, LONG_TOKENS)
+    early_s, late_s = (median(done.chunks_s[at - 2 : at + 1]) for at in (EARLY, LATE))
+    return LongText(
+        early=EARLY,
+        late=LATE,
+        early_s=early_s,
+        late_s=late_s,
+        ratio=late_s / early_s,
+        early_memory_gb=done.memory_gb[EARLY - 1],
+        late_memory_gb=done.memory_gb[LATE - 1],
+    )
+
+
+def _settings(plan: Plan, loaded: engine.Loaded) -> dict[str, Any]:
+    random = f"random, {'tiny' if plan.tiny else 'full size'}"
+    return {
+        "weights": plan.config.model_path or random,
+        "device": plan.config.device,
+        "tokens": plan.tokens,
+        "rounds": plan.rounds,
+        **msgspec.structs.asdict(plan.config.tuning),
+        "compiled": loaded.compiled,
+        "slots": plan.config.slots,
+        "load_s": loaded.load_s,
+        "warm_up_s": loaded.warm_up_s,
+        "notice": loaded.notice,
+    }
+
+
+def _samples(pcm: bytes) -> Samples:
+    return np.frombuffer(pcm, "<i2").astype(np.float32) / FULL_SCALE
+
+
+def _seconds(pcm: bytes) -> float:
+    return len(pcm) / BYTES_PER_SAMPLE / SAMPLE_RATE
