@@ -341,12 +341,12 @@ def bench_engine(
     say the same is checked first.
     """
     from app.bench.speed.picture import check_matplotlib, draw
-    from app.bench.speed.speed import Plan, measure
-    from app.bench.speed.tables import tables
     from app.engines.base import EngineConfig
 
     if picture:
         check_matplotlib()
+    if model_path and (absent := weights.missing(Path(model_path))):
+        raise StartupError(f"{model_path} lacks {', '.join(absent)}")
     overrides = {
         "tts_t3_dtype": t3_dtype,
         "tts_voice_prompt_seconds": prompt_seconds,
@@ -367,6 +367,9 @@ def bench_engine(
         torch_compile=settings.compiles_for(kind),
         tuning=settings.tuning(kind),
     )
+    from app.bench.speed.speed import Plan, measure  # which loads torch
+    from app.bench.speed.tables import tables
+
     plan = Plan(config, size is Size.TINY, tokens, rounds, tuple(jobs or ()), long_text)
     with _progress_bar() as bar:
         task = bar.add_task("starting", total=None)

@@ -77,12 +77,15 @@ class Dissected:
 
 @dataclass(frozen=True)
 class Together:
-    """Several jobs' tokens, and how long T3 had for them; `alone_s` is for one with nobody else."""
+    """Several jobs' tokens, alone and at once, and how long T3 had for each and for all of them.
+
+    `together_s`: of each take, the last of which gave the tokens.
+    """
 
     alone: list[Tokens]
     alone_s: list[float]
     together: list[Tokens]
-    together_s: float
+    together_s: list[float]
     heard: list[Heard]
 
 
@@ -130,10 +133,10 @@ def render(tokens: Tokens, seed: int) -> Samples:
     return _runner.run(decode())
 
 
-def compete(text: str, jobs: int, tokens: int) -> Together:
-    """`jobs` at once, beside each of them alone."""
+def compete(text: str, jobs: int, tokens: int, takes: int) -> Together:
+    """`jobs` at once, T3 alone so many times, beside each of them alone."""
     with cut_at(tokens):
-        return _runner.run(_compete(text, jobs))
+        return _runner.run(_compete(text, jobs, takes))
 
 
 def memory_gb() -> float:
@@ -194,7 +197,7 @@ async def _dissect(chunks: list[str], seed: int) -> Dissected:
     return job
 
 
-async def _compete(text: str, jobs: int) -> Together:
+async def _compete(text: str, jobs: int, takes: int) -> Together:
     chunk, seeds = TextChunk(text, 0), range(jobs)
 
     async def said(seed: int) -> Tokens:
@@ -206,9 +209,11 @@ async def _compete(text: str, jobs: int) -> Together:
         began = perf_counter()
         alone.append(await said(seed))
         alone_s.append(perf_counter() - began)
-    began = perf_counter()
-    together = await asyncio.gather(*map(said, seeds))
-    together_s = perf_counter() - began
+    together_s = []
+    for _ in range(takes):
+        began = perf_counter()
+        together = await asyncio.gather(*map(said, seeds))
+        together_s.append(perf_counter() - began)
     heard = await asyncio.gather(*(_speak(text, seed) for seed in seeds))
     return Together(alone, alone_s, together, together_s, heard)
 

@@ -43,7 +43,7 @@ class Package:
     same.
 
     `tokens_same`: so many, of all, before one differed. `difference_db`: of S3Gen's waveform for
-    the same tokens. `spectra_apart`: the streams', in standard deviations, or None where the
+    the same tokens. `correlation`: of the streams' spectra, or None where the
     engine is not meant to say the same.
     """
 
@@ -54,7 +54,7 @@ class Package:
     total_ratio: Measured
     tokens_same: int
     difference_db: float
-    spectra_apart: Measured | None
+    correlation: Measured | None
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from app.bench.speed.hooks import never_end
 from app.bench.speed.memory import peak_gb
 from app.engines.base import TOKENS_PER_SECOND, Samples
 from app.engines.chatterbox.noise import Noise
+from app.messages import SAMPLE_RATE
 
 _model: Any = None
 _tokens: NDArray[np.int64]
@@ -43,6 +44,7 @@ def load(folder: Path, tiny: bool, device: str, threads: int, tokens: int) -> No
     torch.set_num_threads(threads)
     with tiny_sizes() if tiny else nullcontext(), redirect_stdout(StringIO()):  # it prints
         _model = ChatterboxTTS.from_local(folder, device)
+    _model.watermarker.apply_watermark(np.zeros(SAMPLE_RATE, np.float32), SAMPLE_RATE)  # warm
     never_end(_model.t3)
     inference, speak = _model.t3.inference, _model.s3gen.inference
 

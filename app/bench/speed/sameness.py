@@ -12,11 +12,11 @@ from app.errors import EngineFailed
 MOST_DIFFERENT_DB = -55
 """How loud the difference of two waveforms may be beside one of them; rounding is at -60."""
 
-MOST_DIFFERENT_SPECTRA = 0.5
-"""In standard deviations of the right one's. Another noise makes it about 1."""
+LEAST_CORRELATED = 0.4
+"""How alike two streams' spectra must be: 0.65 where all is well, 0 for another seed."""
 
-_FRAME, _HOP, _BANDS = 1024, 480, 40
-_SILENCE = 1e-6
+_FRAME, _HOP, _BANDS = 2048, 480, 20
+_SILENCE = 1e-2
 _NOTHING = 1e-20
 
 Tokens = NDArray[np.int64]
@@ -58,19 +58,21 @@ def same_waveform(audio: Samples, right: Samples, who: str) -> float:
 
 
 def same_sound(audio: Samples, right: Samples, who: str) -> float:
-    """How far the logarithmic spectra are apart, in standard deviations; float32 [n] both.
+    """How far the logarithmic spectra are correlated, 0 to 1; float32 [n] both.
 
-    For streams: S3Gen changes its mind about a moment when it has heard more, and so do phases.
+    For streams, whose waveforms are not alike: S3Gen changes its mind about a moment when it has
+    heard more.
     """
     _same_length(audio, right, who)
-    own, rights = _spectra(audio), _spectra(right)
-    distance = float(np.sqrt(np.square(own - rights).mean()) / rights.std())
-    if not distance < MOST_DIFFERENT_SPECTRA:
+    own, rights = _movement(audio), _movement(right)
+    correlation = float(
+        (own * rights).sum() / np.sqrt(np.square(own).sum() * np.square(rights).sum())
+    )
+    if not correlation > LEAST_CORRELATED:
         raise EngineFailed(
-            f"{who}: the spectra are {distance:.2f} standard deviations apart, "
-            f"not {MOST_DIFFERENT_SPECTRA}"
+            f"{who}: the spectra are correlated by {correlation:.2f}, not {LEAST_CORRELATED}"
         )
-    return distance
+    return correlation
 
 
 def _same_length(audio: Samples, right: Samples, who: str) -> None:
@@ -78,10 +80,14 @@ def _same_length(audio: Samples, right: Samples, who: str) -> None:
         raise EngineFailed(f"{who}: {len(audio)} samples, not {len(right)}")
 
 
-def _spectra(audio: Samples) -> NDArray[np.float64]:
-    """Logarithms of the power in `_BANDS` bands of equal width, every 20 ms: [frames, bands]."""
+def _movement(audio: Samples) -> NDArray[np.float64]:
+    """How the logarithm of the power in each of some bands departs from its mean: [frames, bands].
+
+    A frame every 20 ms. The mean itself is the model's and the watermark's, not the speech's.
+    """
     frames = np.lib.stride_tricks.sliding_window_view(audio, _FRAME)[::_HOP]
     power = np.square(np.abs(np.fft.rfft(frames * np.hanning(_FRAME))))
     edges = np.linspace(0, power.shape[1], _BANDS, endpoint=False).astype(int)
-    logarithms: NDArray[np.float64] = np.log(np.add.reduceat(power, edges, axis=1) + _SILENCE)
-    return logarithms
+    bands = np.log(np.add.reduceat(power, edges, axis=1) + _SILENCE)
+    movement: NDArray[np.float64] = bands - bands.mean(axis=0)
+    return movement

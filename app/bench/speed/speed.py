@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from app.bench.speed import engine, package
 from app.bench.speed.figures import AtOnce, LongText, Measured, Own, Package, Report
@@ -32,10 +33,16 @@ LONG_CHUNKS, LONG_TOKENS = 31, 10
 EARLY, LATE = 3, 30
 """Text chunks, counted from one; their time is the median of theirs and both neighbours'."""
 
+WARM_SEED = 2**32 - 1
+"""None of the rounds'."""
+
 WHOLE_PROMPT_S = 10
 FULL_SCALE = 32767
 STAGES = ("T3", "flow's encoder", "flow's solver", "vocoder", "rest of S3Gen", "PCM, watermark")
 """In the order in which a job passes through them."""
+
+Tokens = NDArray[np.int64]
+OnProgress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,11 @@ class Plan:
     rounds: int = 3
     jobs: tuple[int, ...] = ()
     long_text: bool = False
+
+    @property
+    def takes(self) -> int:
+        """How often everything is measured."""
+        return max(1, self.rounds)
 
     @property
     def same_tokens(self) -> bool:
@@ -71,10 +83,10 @@ class Round:
     generated: package.Generated | None
     heard: engine.Heard
     dissected: engine.Dissected
-    spectra_apart: float | None  # of the two streams, in standard deviations
+    correlation: float | None  # of the two streams' spectra
 
 
-def measure(plan: Plan, on_progress: Callable[[str], None]) -> Report:
+def measure(plan: Plan, on_progress: OnProgress) -> Report:
     """`on_progress` gets what is being done.
 
     Raises `StartupError` when something cannot be loaded, `EngineFailed` when the answers differ.
@@ -83,69 +95,94 @@ def measure(plan: Plan, on_progress: Callable[[str], None]) -> Report:
     on_progress("loading")
     with (
         checkpoint(config.model_path, plan.tiny) as folder,
-        process(MKL_CBWR="AUTO", OMP_NUM_THREADS=threads) as run_own,  # as a worker has it
-        process(TQDM_DISABLE="1", TRANSFORMERS_VERBOSITY="error") as run_package,
+        process(MKL_CBWR="AUTO", OMP_NUM_THREADS=threads) as own,  # as a worker has it
+        process(TQDM_DISABLE="1", TRANSFORMERS_VERBOSITY="error") as other,
     ):
-        config = replace(config, model_path=str(folder))
-        loaded = run_own(engine.load, config, plan.tiny)
+        loaded = own(engine.load, replace(config, model_path=str(folder)), plan.tiny)
         if plan.rounds:
-            where = (folder, plan.tiny, config.device, config.threads, plan.tokens)
-            run_package(package.load, *where)
-            on_progress("comparing")
-            same = _compare(plan, run_own, run_package)
-        rounds = []
-        for number in range(max(1, plan.rounds)):
-            on_progress(f"round {number + 1} of {max(1, plan.rounds)}")
-            rounds.append(_round(plan, run_own, run_package, seed=number))
-        memory_gb = run_own(engine.memory_gb)
-        at_once = []
-        for jobs in plan.jobs:
-            on_progress(f"{jobs} at once")
-            at_once.append(_at_once(run_own, jobs, plan.tokens))
-        long_text = None
-        if plan.long_text:
-            on_progress("a long text")
-            long_text = _long_text(run_own)
-        return Report(
-            machine=loaded.machine,
-            settings=_settings(plan, loaded),
-            own=_own(rounds, memory_gb),
-            package=_package(rounds, run_package(package.memory_gb), *same)
-            if plan.rounds
-            else None,
-            at_once=at_once,
-            long_text=long_text,
-        )
+            model = (folder, plan.tiny, config.device, config.threads)
+            other(package.load, *model, plan.tokens)
+        return _measure(plan, loaded, own, other, on_progress)
 
 
-def _compare(plan: Plan, run_own: Run, run_package: Run) -> tuple[int, float]:
+def _measure(
+    plan: Plan, loaded: engine.Loaded, own: Run, other: Run, on_progress: OnProgress
+) -> Report:
+    on_progress("warming up")
+    warm = warm_up(plan, own)
+    same = compare(plan, warm.tokens, own, other) if plan.rounds else None
+    rounds = []
+    for number in range(plan.takes):
+        on_progress(f"round {number + 1} of {plan.takes}")
+        rounds.append(take_turns(plan, own, other, seed=number))
+    memory_gb = own(engine.memory_gb)
+    at_once = []
+    for jobs in plan.jobs:
+        on_progress(f"{jobs} at once")
+        at_once.append(compete(plan, own, jobs))
+    long_text = None
+    if plan.long_text:
+        on_progress("a long text")
+        long_text = _long_text(own)
+    return Report(
+        machine=loaded.machine,
+        settings=_settings(plan, loaded),
+        own=_own(rounds, memory_gb),
+        package=_package(rounds, other(package.memory_gb), *same) if same else None,
+        at_once=at_once,
+        long_text=long_text,
+    )
+
+
+def warm_up(plan: Plan, own: Run) -> engine.Dissected:
+    """All that will be timed has run once."""
+    own(engine.speak, TEXT, WARM_SEED, plan.tokens)
+    return own(engine.dissect, [TEXT], WARM_SEED, plan.tokens)
+
+
+def compare(plan: Plan, warm: Tokens, own: Run, other: Run) -> tuple[int, float]:
     """How many tokens are the same, and how far apart the waveforms for the package's are, in dB.
 
-    The seed is none of the rounds'. Both programs are warm afterwards.
+    `warm`: what the engine says for `WARM_SEED`. Afterwards the package is warm, too.
     """
-    seed, prompt_s = 2**32 - 1, plan.config.tuning.voice_prompt_seconds
-    right = run_package(package.generate_unmarked, TEXT, seed, prompt_s)
-    own = run_own(engine.dissect, [TEXT], seed, plan.tokens)
+    prompt_s = plan.config.tuning.voice_prompt_seconds
+    right = other(package.generate_unmarked, TEXT, WARM_SEED, prompt_s)
     if plan.same_tokens:
-        same_tokens(own.tokens, right.tokens, "T3 beside the package's")
-    audio = run_own(engine.render, right.tokens, seed)
+        same_tokens(warm, right.tokens, "T3 beside the package's")
+    audio = own(engine.render, right.tokens, WARM_SEED)
     difference_db = same_waveform(audio, right.audio, "S3Gen beside the package's")
-    run_own(engine.speak, TEXT, seed, plan.tokens)
-    return alike(own.tokens, right.tokens), difference_db
+    return alike(warm, right.tokens), difference_db
 
 
-def _round(plan: Plan, run_own: Run, run_package: Run, seed: int) -> Round:
-    generated = run_package(package.generate, TEXT, seed) if plan.rounds else None
-    heard = run_own(engine.speak, TEXT, seed, plan.tokens)
-    dissected = run_own(engine.dissect, [TEXT], seed, plan.tokens)
+def take_turns(plan: Plan, own: Run, other: Run, seed: int) -> Round:
+    """A round, of which all is compared that can be."""
+    generated = other(package.generate, TEXT, seed) if plan.rounds else None
+    heard = own(engine.speak, TEXT, seed, plan.tokens)
+    dissected = own(engine.dissect, [TEXT], seed, plan.tokens)
     audio = _samples(heard.pcm)
     same_waveform(audio, _samples(dissected.pcm), "the stream beside its own stages")
     same_count(len(dissected.tokens), plan.tokens, "T3")
-    apart = None
+    correlation = None
     if generated and plan.same_sound:
         same_tokens(dissected.tokens, generated.tokens, "T3 beside the package's")
-        apart = same_sound(audio, generated.audio, "the stream beside the package's")
-    return Round(generated, heard, dissected, apart)
+        correlation = same_sound(audio, generated.audio, "the stream beside the package's")
+    return Round(generated, heard, dissected, correlation)
+
+
+def compete(plan: Plan, own: Run, jobs: int) -> AtOnce:
+    """Several jobs at once, of which each must say what it says alone."""
+    done = own(engine.compete, TEXT, jobs, plan.tokens, plan.takes)
+    for number, (together, alone) in enumerate(zip(done.together, done.alone, strict=True), 1):
+        same_tokens(together, alone, f"job {number} of {jobs} at once beside itself alone")
+    t3_s, total_s = median(done.together_s), max(each.total_s for each in done.heard)
+    return AtOnce(
+        jobs=jobs,
+        t3_s=t3_s,
+        t3_ratio=t3_s / median(done.alone_s),
+        first_audio_s=Measured.of(each.first_audible_s for each in done.heard),
+        total_s=total_s,
+        times_real_time=sum(_seconds(each.pcm) for each in done.heard) / total_s,
+    )
 
 
 # --- From what was said to figures ------------------------------------------------------------
@@ -173,7 +210,7 @@ def _package(
     rounds: list[Round], memory_gb: float, tokens_same: int, difference_db: float
 ) -> Package:
     pairs = [(each.generated, each.heard) for each in rounds if each.generated]
-    apart = [each.spectra_apart for each in rounds if each.spectra_apart is not None]
+    correlations = [each.correlation for each in rounds if each.correlation is not None]
     return Package(
         total_s=Measured.of(said.seconds for said, _ in pairs),
         real_time_factor=Measured.of(
@@ -184,27 +221,12 @@ def _package(
         total_ratio=Measured.of(own.total_s / said.seconds for said, own in pairs),
         tokens_same=tokens_same,
         difference_db=difference_db,
-        spectra_apart=Measured.of(apart) if apart else None,
+        correlation=Measured.of(correlations) if correlations else None,
     )
 
 
-def _at_once(run_own: Run, jobs: int, tokens: int) -> AtOnce:
-    done = run_own(engine.compete, TEXT, jobs, tokens)
-    for number, (own, alone) in enumerate(zip(done.together, done.alone, strict=True), 1):
-        same_tokens(own, alone, f"job {number} of {jobs} at once beside itself alone")
-    total_s = max(each.total_s for each in done.heard)
-    return AtOnce(
-        jobs=jobs,
-        t3_s=done.together_s,
-        t3_ratio=done.together_s / median(done.alone_s),
-        first_audio_s=Measured.of(each.first_audible_s for each in done.heard),
-        total_s=total_s,
-        times_real_time=sum(_seconds(each.pcm) for each in done.heard) / total_s,
-    )
-
-
-def _long_text(run_own: Run) -> LongText:
-    done = run_own(engine.dissect, [TEXT] * LONG_CHUNKS, 0, LONG_TOKENS)
+def _long_text(own: Run) -> LongText:
+    done = own(engine.dissect, [TEXT] * LONG_CHUNKS, 0, LONG_TOKENS)
     early_s, late_s = (median(done.chunks_s[at - 2 : at + 1]) for at in (EARLY, LATE))
     return LongText(
         early=EARLY,

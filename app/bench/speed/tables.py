@@ -52,8 +52,8 @@ def _latency(own: Own, package: Package | None) -> Table:
 
 def _sameness(package: Package) -> str:
     sound = f"{package.tokens_same} tokens as generate's, waveform {package.difference_db:.0f} dB"
-    if package.spectra_apart:
-        sound += f", streams' spectra {package.spectra_apart.median:.2f} σ"
+    if package.correlation:
+        sound += f", streams correlated by {package.correlation.median:.2f}"
     return sound
 
 
@@ -95,4 +95,6 @@ def _long_text(row: LongText) -> Table:
 
 
 def _shown(measured: Measured) -> str:
+    if measured.least == measured.most:
+        return f"{measured.median:.3g}"
     return f"{measured.median:.3g} ({measured.least:.3g}–{measured.most:.3g})"
