@@ -23,9 +23,10 @@ class Run(Protocol):
 @contextmanager
 def process(**environment: str) -> Iterator[Run]:
     """One that lives until exit. Its calls raise `EngineFailed` when it dies."""
-    with ProcessPoolExecutor(1, get_context("spawn"), _end_without_a_word) as pool:
-        with children_see(PYTHONWARNINGS="ignore", **environment):
-            pool.submit(_end_without_a_word).result()  # starts it
+    with children_see(PYTHONWARNINGS="ignore", **environment):
+        pool = ProcessPoolExecutor(1, get_context("spawn"), _end_without_a_word)
+        pool.submit(_end_without_a_word).result()  # starts it
+    with pool:
 
         def run(work: Callable[..., T], *args: object) -> T:
             try:
