@@ -28,6 +28,7 @@ from app.engines.registry import load_engine
 from app.errors import EngineFailed
 from app.logs import set_up_logging
 from app.messages import SynthesisParams
+from app.settings import cpu_count
 from app.worker.pipeline import Pipeline, QueueSizes
 
 QUEUES = QueueSizes(slices=2, audio=3)
@@ -238,7 +239,7 @@ def _machine(config: EngineConfig) -> dict[str, str | int]:
     gpu = {"gpu": torch.cuda.get_device_name()} if config.device == "cuda" else {}
     return gpu | {
         "cpu": names[0] if names else platform.machine(),
-        "cores": len(names),
+        "cores": cpu_count(),
         "threads": config.threads,
         "torch": torch.__version__,
     }

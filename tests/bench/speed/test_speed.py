@@ -105,7 +105,7 @@ def test_all_is_measured_shown_kept_and_drawn(tmp_path: Path) -> None:
     )
     assert all(seconds["least"] > 0 for seconds in own["stages_s"].values())
     assert len(own["slices_s"]) == 2
-    assert beside["difference_db"] < -55
+    assert beside["difference_db"] < -50
     assert [row["jobs"] for row in told["at_once"]] == [1, 2]
     assert told["long_text"]["early_s"] > 0
     assert told["settings"]["voice_prompt_seconds"] == 1
@@ -134,14 +134,14 @@ def test_what_cannot_be_measured_is_one_line(arguments: tuple[str, ...], said: s
 def test_the_engine_says_what_the_package_says(own: Run, other: Run) -> None:
     tokens_same, difference_db = compare(PLAN, warm_up(PLAN, own).tokens, own, other)
     assert tokens_same == PLAN.tokens
-    assert difference_db < -55
+    assert difference_db < -50
     turn = take_turns(PLAN, own, other, seed=1)
     assert turn.correlation is not None
     assert turn.correlation > 0.4
 
 
-def test_a_flow_with_fewer_steps_is_found_out(own: Run, other: Run) -> None:
-    own(set_steps, 6)
+def test_a_flow_with_one_step_less_is_found_out(own: Run, other: Run) -> None:
+    own(set_steps, 9)
     try:
         with pytest.raises(EngineFailed, match=r"S3Gen beside the package's: the waveforms are"):
             compare(PLAN, warm_up(PLAN, own).tokens, own, other)
