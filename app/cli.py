@@ -6,6 +6,7 @@ import logging
 import shutil
 import sys
 import tempfile
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO
 
@@ -38,6 +39,17 @@ bench = typer.Typer(help="Measuring the service, and trying it hard.", no_args_i
 cli.add_typer(voices, name="voices")
 cli.add_typer(models, name="models")
 cli.add_typer(bench, name="bench")
+
+
+class Size(StrEnum):
+    FULL = "full"
+    TINY = "tiny"
+
+
+class Kind(StrEnum):
+    CUDA = "cuda"
+    CPU = "cpu"
+
 
 LONGEST_SOAK_MINUTES = 1440
 BENCH_TEXT = "The river carries more sand than any wind over the plain, and takes its time."
@@ -288,6 +300,97 @@ def bench_serve(
         if key is None:
             key = load_settings(api_key_required=False).api_key.get_secret_value()
         _load(url, key, load, json_file)
+
+
+@bench.command("engine")
+def bench_engine(
+    model_path: Annotated[
+        str, typer.Option(help="A folder of weights; without it they are random.")
+    ] = "",
+    size: Annotated[Size, typer.Option(help="Of random weights.")] = Size.FULL,
+    device: Annotated[Kind | None, typer.Option(help="A GPU if there is one.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Of the CPU, by default all.")] = cpu_count(),
+    rounds: Annotated[
+        int, typer.Option(min=0, help="In turns with the package; 0: without it.")
+    ] = 3,
+    jobs: Annotated[
+        list[int] | None, typer.Option(min=1, help="Also so many at once; may be repeated.")
+    ] = None,
+    tokens: Annotated[
+        int, typer.Option(min=20, max=1000, help="Of speech, 25 a second, in each job.")
+    ] = 70,
+    long_text: Annotated[bool, typer.Option("--long", help="Also a text of 31 chunks.")] = False,
+    t3_dtype: Annotated[str | None, typer.Option(help="As TTS_T3_DTYPE.")] = None,
+    prompt_seconds: Annotated[int | None, typer.Option(help="As TTS_VOICE_PROMPT_SECONDS.")] = None,
+    first_slice: Annotated[int | None, typer.Option(help="As TTS_FIRST_SLICE_TOKENS.")] = None,
+    growth: Annotated[float | None, typer.Option(help="As TTS_SLICE_GROWTH.")] = None,
+    torch_compile: Annotated[
+        bool | None, typer.Option("--compile/--no-compile", help="As TORCH_COMPILE.")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="A file for the figures, for machines.")
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE.png", help="A file for a picture.")
+    ] = None,
+) -> None:
+    """Measure the Chatterbox engine in turns with the package's own generate, on the same weights.
+
+    What is not given is as the service would have it here. Random weights of full size take 3.2 GB
+    in the temporary folder, where they are kept, and both programs 4 GB of memory each. That they
+    say the same is checked first.
+    """
+    from app.bench.speed.picture import check_matplotlib, draw
+    from app.engines.base import EngineConfig
+
+    if picture:
+        check_matplotlib()
+    if model_path and (absent := weights.missing(Path(model_path))):
+        raise StartupError(f"{model_path} lacks {', '.join(absent)}")
+    overrides = {
+        "tts_t3_dtype": t3_dtype,
+        "tts_voice_prompt_seconds": prompt_seconds,
+        "tts_first_slice_tokens": first_slice,
+        "tts_slice_growth": growth,
+        "torch_compile": None if torch_compile is None else str(torch_compile),
+    }
+    settings = load_settings(
+        api_key_required=False,
+        **{name: value for name, value in overrides.items() if value is not None},
+    )
+    kind = _kind(device)
+    config = EngineConfig(
+        kind,
+        threads,
+        model_path,
+        slots=max(jobs or [1]),
+        torch_compile=settings.compiles_for(kind),
+        tuning=settings.tuning(kind),
+    )
+    from app.bench.speed.speed import Plan, measure  # which loads torch
+    from app.bench.speed.tables import tables
+
+    plan = Plan(config, size is Size.TINY, tokens, rounds, tuple(jobs or ()), long_text)
+    with _progress_bar() as bar:
+        task = bar.add_task("starting", total=None)
+        report = measure(plan, lambda what: bar.update(task, description=what))
+    for table in tables(report):
+        Console().print(table)
+    if json_file:
+        _write_json(json_file, report.told())
+    if picture:
+        with _writable(picture) as file:
+            draw(report, file)
+
+
+def _kind(wanted: "Kind | None") -> str:
+    """Of the device to be used, "cuda" or "cpu"."""
+    from app.master.devices import detect
+
+    present = detect(visible_cuda_devices())[0].kind
+    if wanted is Kind.CUDA and present != wanted:
+        raise StartupError("--device cuda: no GPU is visible")
+    return wanted or present
 
 
 def _soak(minutes: float, seed: int) -> None:

@@ -8,7 +8,8 @@ import difflib
 import os
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -306,13 +307,13 @@ class _Environment(EnvSettingsSource):
         return _unquote(value), name, is_complex
 
 
-def load_settings(*, api_key_required: bool) -> Settings:
-    """The settings of this process.
+def load_settings(*, api_key_required: bool, **given: Any) -> Settings:
+    """The settings of this process; what is `given`, by field name, counts before all else.
 
     Raises `StartupError` with one line for each variable that is wrong.
     """
     try:
-        settings = Settings()
+        settings = Settings(**given)
     except ValidationError as error:
         raise StartupError("\n".join(_complaints(error))) from None
     except (OSError, UnicodeError) as error:
@@ -368,6 +369,22 @@ def visible_cuda_devices() -> str | None:
 def child_environment(**extra: str) -> dict[str, str]:
     """What a child process sees of this one's environment: all but the key, and `extra`."""
     return {name: value for name, value in os.environ.items() if name.upper() != "API_KEY"} | extra
+
+
+@contextmanager
+def children_see(**extra: str) -> Iterator[None]:
+    """Inside, children started by whatever means see `child_environment(**extra)`."""
+    before = dict(os.environ)
+    try:
+        _set_environment(child_environment(**extra))
+        yield
+    finally:
+        _set_environment(before)
+
+
+def _set_environment(variables: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(variables)
 
 
 def python_path(first: Path) -> str:

@@ -234,7 +234,9 @@ def test_without_a_command_there_is_help(tmp_path: Path) -> None:
         assert name in shown
 
 
-@pytest.mark.parametrize("args", [(), ("serve",), ("speak",), ("voices",), ("models", "download")])
+@pytest.mark.parametrize(
+    "args", [(), ("serve",), ("speak",), ("voices",), ("models", "download"), ("bench", "engine")]
+)
 def test_h_is_help(tmp_path: Path, args: tuple[str, ...]) -> None:
     done = command(tmp_path, *args, "-h")
     assert done.returncode == 0

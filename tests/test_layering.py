@@ -29,7 +29,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "speak": {"audio", "engines", "engines.base", "errors", "messages", "worker"},
     "master": {"errors", "messages", "settings", "transport", "voices"},
     "api": {"audio", "errors", "master", "messages", "settings", "text", "voice_files"},
-    "bench": {"audio", "engines.base", "errors", "messages", "settings", "text"},
+    "bench": {
+        "audio", "engines", "engines.base", "errors", "logs", "messages", "settings", "text",
+        "worker",
+    },
     "cli": {
         "api", "audio", "bench", "engines", "engines.base", "errors", "logs", "master", "messages",
         "settings", "speak", "text", "voice_files", "weights", "worker",

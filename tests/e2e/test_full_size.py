@@ -11,8 +11,8 @@ from time import monotonic
 import pytest
 
 from app.audio.encoder import ENCODERS
+from app.bench.checkpoint import full_checkpoint
 from app.messages import SAMPLE_RATE
-from tests.checkpoint import full_checkpoint
 from tests.recogniser import decode_audio
 from tests.service import ROOT, Service
 

@@ -160,7 +160,7 @@ class FixedSolver:
             half = len(solves) // 2
             return self.solve(solves[:half], on_step) + self.solve(solves[half:], on_step)
         self._fill(solves, rows, frames)
-        self._prepare(rows, frames)
+        self.encode(rows, frames)
         for _ in range(STEPS):
             self._advance(rows, frames)
             on_step()
@@ -170,6 +170,10 @@ class FixedSolver:
             x[row, :, end - solve.new_frames : end].clone()
             for row, (solve, end) in enumerate(zip(solves, ends, strict=True))
         ]
+
+    def encode(self, rows: int, frames: int) -> None:
+        """Turn what was filled in into the estimator's context."""
+        self._prepare(rows, frames)
 
     def _in(self, name: str, *shape: int) -> Tensor:
         size = torch.Size(shape).numel()

@@ -50,7 +50,8 @@ _STEPS_AT_ONCE = 4  # of a GPU
 _DRAWN_AT_ONCE = 16  # steps' noise, on a GPU: a multiple of these
 
 _PROMPT_BUCKET = 64
-_LONGEST_PROMPT = 512  # that has a recording
+_PROMPTS = range(512, 0, -_PROMPT_BUCKET)  # that have recordings
+_ANY_PROMPT = (50,)  # no size of a model: a compiler would take it for that one
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,7 @@ class T3Batch:
         fixed = recorder.fixes_shapes
         self._at_once = _STEPS_AT_ONCE if fixed else 1
         self._drawn_at_once = _DRAWN_AT_ONCE if fixed else 1
+        self._prompts = _PROMPTS if fixed else _ANY_PROMPT
         self._prompt_bucket = _PROMPT_BUCKET if fixed else 1
         self._decoder = Decoder(t3, slots, max_positions, self._drawn_at_once, compiler)
         self._advance = recorder.by_shape(self._decoder)
@@ -150,7 +152,7 @@ class T3Batch:
     def warm_up(self) -> Iterator[None]:
         """Run all there is in all its shapes, so that no request waits; pauses after each."""
         self._decoder.move_only(())
-        for length in range(self._longest_prompt, 0, -_PROMPT_BUCKET):
+        for length in self._prompts:
             with torch.inference_mode():
                 self._compute_prompt.rehearse(length)
             yield
@@ -158,12 +160,6 @@ class T3Batch:
             with torch.inference_mode():
                 self._advance.rehearse(width, span)
             yield
-
-    @property
-    def _longest_prompt(self) -> int:
-        """Of those that have a shape of their own."""
-        longest = _PROMPT_BUCKET if self._prompt_bucket == 1 else _LONGEST_PROMPT
-        return min(longest, self._spans[-1] // _PROMPT_BUCKET * _PROMPT_BUCKET)
 
     @torch.inference_mode()
     def admit(self, request: T3Request) -> int:
@@ -344,7 +340,8 @@ class Decoder(nn.Module):
         What lies beyond its end is computed for nothing, and written over before it is read.
         """
         positions = torch.arange(length, device=self.prompt.device).expand(2, -1)
-        return self.transform(self.prompt[:, :length], self.prompt_rows, positions, span=None)
+        prompt = self.prompt[:, :length].clone()  # compiled code tells a part of a buffer apart
+        return self.transform(prompt, self.prompt_rows, positions, span=None)
 
     def move_only(self, slots: Collection[int]) -> None:
         """Have all others stand still from now on."""

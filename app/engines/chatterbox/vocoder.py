@@ -128,8 +128,8 @@ class FixedVocoder:
         self._pitch = recorder.by_shape(self._run_pitch)
         self._filter = recorder.by_shape(self._run_filter)
         like = vocoder._hift.conv_post.weight
-        self._mel = like.new_zeros(MEL_BANDS * WINDOWS[-1])
-        self._source = like.new_zeros(vocoder.samples_per_frame * WINDOWS[-1])
+        self._mel: Tensor = like.new_zeros(MEL_BANDS * WINDOWS[-1])
+        self._source: Tensor = like.new_zeros(vocoder.samples_per_frame * WINDOWS[-1])
 
     def warm_up(self) -> None:
         for frames in WINDOWS:

@@ -5,8 +5,8 @@ import pytest
 import torch
 from chatterbox import ChatterboxTTS
 
+from app.bench.checkpoint import make_checkpoint, tiny_sizes
 from app.engines.chatterbox.loading import Models, load
-from tests.checkpoint import make_checkpoint, tiny_sizes
 
 
 @pytest.fixture(scope="package", autouse=True)

@@ -1,22 +1,17 @@
 """What the tests of S3Gen's parts share: two loaded copies, upstream's calls, distances."""
 
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from unittest import mock
 
 import torch
 
-from app.engines.chatterbox.flow import MEL_BANDS
+from app.bench.chance import chance
+from app.bench.checkpoint import tiny_sizes
 from app.engines.chatterbox.loading import load
-from app.engines.chatterbox.noise import Noise, Use
 from app.engines.chatterbox.s3gen import S3Gen
 from app.messages import SynthesisParams
-from tests.checkpoint import tiny_sizes
 
 CPU = torch.device("cpu")
-HARMONICS = 9
-SAMPLES_PER_FRAME = 480
 
 DEFAULTS = SynthesisParams(seed=1)
 
@@ -34,35 +29,6 @@ def speech_tokens(count, seed=0):
 
 
 # --- Upstream's calls, with the random numbers given ------------------------------------------
-
-
-@contextmanager
-def chance(noise: Noise):
-    """Inside, what upstream draws at random is `noise`."""
-    phases = noise.phases(HARMONICS)
-
-    class Uniform:
-        def __init__(self, low, high):
-            assert -low == high == torch.pi
-
-        def sample(self, sample_shape):
-            return phases.view(sample_shape)
-
-    def randn_like(like):
-        _, channels, length = like.shape
-        if channels == MEL_BANDS:
-            return noise.frames(Use.FLOW, 0, length, MEL_BANDS).T[None]
-        if channels == HARMONICS:
-            width = SAMPLES_PER_FRAME * HARMONICS
-            frames = noise.frames(Use.SOURCE, 0, length // SAMPLES_PER_FRAME, width)
-            return frames.view(-1, HARMONICS).T[None]
-        return torch.zeros_like(like)  # drawn and not used
-
-    with (
-        mock.patch("chatterbox.models.s3gen.hifigan.Uniform", Uniform),
-        mock.patch.object(torch, "randn_like", randn_like),
-    ):
-        yield
 
 
 def upstreams_mel(s3gen, tokens, reference, noise):

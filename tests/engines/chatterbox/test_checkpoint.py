@@ -8,9 +8,9 @@ import torch
 from chatterbox import ChatterboxTTS
 from torch import Tensor
 
+from app.bench.checkpoint import make_checkpoint, tiny_sizes
 from app.engines.chatterbox.loading import load
 from app.weights import FILES
-from tests.checkpoint import make_checkpoint, tiny_sizes
 
 TEXTS = ("It is a truth universally acknowledged.", "However little known the feelings of a man.")
 

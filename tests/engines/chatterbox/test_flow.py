@@ -4,12 +4,12 @@ from itertools import count
 import pytest
 import torch
 
+from app.bench.checkpoint import tiny_sizes
 from app.engines.chatterbox import flow as flow_module
 from app.engines.chatterbox.flow import EulerStep, Flow, Solve
 from app.engines.chatterbox.loading import load
 from app.engines.chatterbox.noise import Noise, Use
 from app.engines.chatterbox.voices import S3GenReference
-from tests.checkpoint import tiny_sizes
 from tests.engines.chatterbox.few_shapes import FewShapes
 from tests.engines.chatterbox.speech import (
     CPU,

@@ -13,9 +13,9 @@ from chatterbox import ChatterboxTTS
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from app.bench.checkpoint import full_checkpoint, tiny_sizes
 from app.engines.chatterbox.loading import Models, load
 from app.errors import StartupError
-from tests.checkpoint import full_checkpoint, tiny_sizes
 
 
 def tensors(module: nn.Module) -> dict[str, Tensor]:

@@ -112,11 +112,17 @@ async def test_all_of_it_together_in_few_shapes_says_the_same(
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 async def test_recorded_it_says_the_same(
-    tiny_checkpoint: Path, texts: list[str], compiled: bool, dtype: str
+    tiny_checkpoint: Path,
+    texts: list[str],
+    compiled: bool,
+    dtype: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As the same GPU says it step by step; in bfloat16, whose rounding depends on the company,
     for as long.
     """
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    torch.set_float32_matmul_precision("highest")
     tuning = msgspec.convert({"t3_dtype": dtype, "s3gen_dtype": dtype}, Tuning)
     config = EngineConfig("cuda", 1, str(tiny_checkpoint), 4, False, compiled, tuning)
     recorded, plain = TinyChatterbox(config), Unrecorded(config)

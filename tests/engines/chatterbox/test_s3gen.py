@@ -2,11 +2,11 @@ import msgspec
 import pytest
 import torch
 
+from app.bench.checkpoint import full_checkpoint
 from app.engines.chatterbox import vocoder as vocoder_module
 from app.engines.chatterbox.loading import load
 from app.engines.chatterbox.noise import Noise
 from app.engines.chatterbox.s3gen import S3Gen, StreamDecoder
-from tests.checkpoint import full_checkpoint
 from tests.engines.chatterbox.speech import (
     CPU,
     DEFAULTS,

@@ -15,6 +15,7 @@ from chatterbox.models.t3.llama_configs import LLAMA_CONFIGS
 from chatterbox.models.t3.modules.cond_enc import T3Cond
 from chatterbox.tts import punc_norm
 
+from app.bench.checkpoint import tiny_sizes
 from app.engines.chatterbox import sampling, t3
 from app.engines.chatterbox.loading import load
 from app.engines.chatterbox.sampling import guide, penalise
@@ -31,7 +32,6 @@ from app.engines.chatterbox.t3 import (
 )
 from app.errors import EmptyText, TextTooLong
 from app.messages import SynthesisParams
-from tests.checkpoint import tiny_sizes
 
 START = 6561
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn.utils import parametrize
 
+from app.bench.chance import SAMPLES_PER_FRAME
 from app.engines.chatterbox import vocoder as vocoder_module
 from app.engines.chatterbox.noise import Noise
 from app.engines.chatterbox.vocoder import (
@@ -15,7 +16,6 @@ from app.engines.chatterbox.vocoder import (
 )
 from tests.engines.chatterbox.speech import (
     CPU,
-    SAMPLES_PER_FRAME,
     decibels,
     own_s3gen,
     speech_tokens,

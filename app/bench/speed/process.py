@@ -1,0 +1,43 @@
+"""A process of its own for whatever is measured, so that nothing else is in its memory."""
+
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import get_context
+from typing import Protocol, TypeVar
+
+from app.errors import EngineFailed
+from app.settings import children_see
+
+T = TypeVar("T")
+
+
+class Run(Protocol):
+    """Calls `work` in that process, and returns or raises what it does."""
+
+    def __call__(self, work: Callable[..., T], *args: object) -> T: ...
+
+
+@contextmanager
+def process(**environment: str) -> Iterator[Run]:
+    """One that lives until exit. Its calls raise `EngineFailed` when it dies."""
+    with children_see(PYTHONWARNINGS="ignore", **environment):
+        pool = ProcessPoolExecutor(1, get_context("spawn"), _end_without_a_word)
+        pool.submit(_end_without_a_word).result()  # starts it
+    with pool:
+
+        def run(work: Callable[..., T], *args: object) -> T:
+            try:
+                return pool.submit(work, *args).result()
+            except BrokenProcessPool:
+                name = f"{work.__module__}.{work.__name__}"
+                raise EngineFailed(f"the process died in {name}: out of memory?") from None
+
+        yield run
+
+
+def _end_without_a_word() -> None:
+    """On Ctrl-C, of which the command says what there is to be said."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

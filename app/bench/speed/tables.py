@@ -1,0 +1,101 @@
+"""A `Report` for people: tables for a terminal."""
+
+from collections.abc import Iterator
+
+from rich.table import Table
+
+from app.bench.speed.figures import AtOnce, LongText, Measured, Own, Package, Report
+
+
+def tables(report: Report) -> Iterator[Table]:
+    """One for each thing that was measured."""
+    yield _conditions(report)
+    yield _latency(report.own, report.package)
+    yield _stages(report.own)
+    if report.at_once:
+        yield _at_once(report.at_once)
+    if report.long_text:
+        yield _long_text(report.long_text)
+
+
+def _conditions(report: Report) -> Table:
+    table = Table(title="Measured on, with", show_header=False)
+    for name, value in (report.machine | report.settings).items():
+        shown = f"{value:.3g}" if isinstance(value, float) else str(value)
+        table.add_row(name.replace("_", " "), shown)
+    return table
+
+
+def _latency(own: Own, package: Package | None) -> Table:
+    """The package has nothing to hear before it has everything."""
+    table = Table("", "this engine", title="Median (least–most)")
+    rows = [
+        ["first audio, s", _shown(own.first_audio_s)],
+        ["all of it, s", _shown(own.total_s)],
+        ["real-time factor", _shown(own.real_time_factor)],
+        ["peak memory, GB", f"{own.memory_gb:.2f}"],
+    ]
+    if package:
+        table.add_column("generate")
+        table.add_column("of generate's total")
+        total = _shown(package.total_s)
+        rows[0] += [total, _shown(package.first_audio_ratio)]
+        rows[1] += [total, _shown(package.total_ratio)]
+        rows[2] += [_shown(package.real_time_factor)]
+        rows[3] += [f"{package.memory_gb:.2f}"]
+    for row in rows:
+        table.add_row(*row)
+    if package:
+        table.caption = _sameness(package)
+    return table
+
+
+def _sameness(package: Package) -> str:
+    sound = f"{package.tokens_same} tokens as generate's, waveform {package.difference_db:.0f} dB"
+    if package.correlation:
+        sound += f", streams correlated by {package.correlation.median:.2f}"
+    return sound
+
+
+def _stages(own: Own) -> Table:
+    table = Table("stage, alone", "s", "share", title="One job")
+    in_all = sum(seconds.median for seconds in own.stages_s.values())
+    for stage, seconds in own.stages_s.items():
+        table.add_row(stage, _shown(seconds), f"{100 * seconds.median / in_all:.1f}%")
+    table.add_section()
+    for number, seconds in enumerate(own.slices_s, 1):
+        table.add_row(f"S3Gen, slice {number}", _shown(seconds))
+    table.add_row("T3, tokens a second", _shown(own.t3_tokens_per_s))
+    return table
+
+
+def _at_once(rows: list[AtOnce]) -> Table:
+    table = Table(
+        *("jobs", "same", "T3, s", "of one's", "first audio, s", "all of it, s", "× real time"),
+        title="Several jobs at once; how many say the same as alone",
+    )
+    for row in rows:
+        table.add_row(
+            str(row.jobs),
+            str(row.same),
+            f"{row.t3_s:.3g}",
+            f"{row.t3_ratio:.2f}",
+            _shown(row.first_audio_s),
+            f"{row.total_s:.3g}",
+            f"{row.times_real_time:.3g}",
+        )
+    return table
+
+
+def _long_text(row: LongText) -> Table:
+    table = Table("text chunk", "s", "memory after it, GB", title="A long text")
+    table.add_row(str(row.early), f"{row.early_s:.4g}", f"{row.early_memory_gb:.3f}")
+    table.add_row(str(row.late), f"{row.late_s:.4g}", f"{row.late_memory_gb:.3f}")
+    table.caption = f"{row.late} / {row.early}: {row.ratio:.3f}"
+    return table
+
+
+def _shown(measured: Measured) -> str:
+    if measured.least == measured.most:
+        return f"{measured.median:.3g}"
+    return f"{measured.median:.3g} ({measured.least:.3g}–{measured.most:.3g})"

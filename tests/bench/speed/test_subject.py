@@ -1,0 +1,22 @@
+from pathlib import Path
+
+import torch
+
+from app.bench.speed.subject import checkpoint
+from app.weights import FILES
+
+
+def test_random_weights_have_a_voice_of_ten_seconds_and_are_gone_afterwards() -> None:
+    with checkpoint("", tiny=True) as folder:
+        assert {path.name for path in folder.iterdir()} >= set(FILES)
+        voice = torch.load(folder / "conds.pt", weights_only=True)["gen"]
+        assert voice["prompt_token"].shape == (1, 250)
+        assert voice["prompt_feat"].shape == (1, 500, 80)
+        assert voice["prompt_token_len"].tolist() == [250]
+    assert not folder.exists()
+
+
+def test_a_given_folder_is_taken_as_it_is(tmp_path: Path) -> None:
+    with checkpoint(str(tmp_path), tiny=False) as folder:
+        assert folder == tmp_path
+    assert tmp_path.exists()
