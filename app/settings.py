@@ -31,8 +31,10 @@ from app.messages import OverlapMethod, S3GenDtype, SynthesisParams, T3Dtype, Tu
 ENV_FILE = Path(".env")
 SHORT_NAME = 5
 
-SLICES_OF_A_CPU = Tuning(first_slice_tokens=20, slice_growth=2.0)
-"""Fewer solves. A GPU keeps up with its listeners, whom a longer slice would keep waiting."""
+FIRST_SLICE = 20
+SLICE_GROWTH = {"cpu": 2.0, "cuda": 1.0}
+"""On a CPU fewer solves. A GPU keeps up with its listeners, whom a longer slice would keep
+waiting."""
 
 _QUOTED = re.compile(r"""^(['"])(?P<value>.*?)\1\s*(?:#.*)?$""")
 _MODEL = re.compile(r"^(auto|chatterbox|preview|[A-Za-z_][\w.]*:[A-Za-z_]\w*)\Z")
@@ -110,13 +112,12 @@ class Settings(BaseSettings):
         le=500,
         description="Number of audio tokens per slice during streaming. Affects granularity.",
     )
-    tts_first_slice_tokens: int | None = Field(
-        None,
+    tts_first_slice_tokens: int = Field(
+        FIRST_SLICE,
         ge=0,
         le=500,
         description="Tokens of the very first slice (Chatterbox): fewer are heard sooner, but "
-        "under 16 nothing is heard before the second. `0`: as many as in any slice. By default 20 "
-        "on a CPU, 0 on a GPU.",
+        "under 16 nothing is heard before the second. `0`: as many as in any slice.",
     )
     tts_slice_growth: float | None = Field(
         None,
@@ -278,11 +279,10 @@ class Settings(BaseSettings):
 
     def tuning(self, device_kind: str) -> Tuning:
         """For a model on that kind of device, "cuda" or "cpu"."""
-        usual = SLICES_OF_A_CPU if device_kind == "cpu" else Tuning()
-        first, growth = self.tts_first_slice_tokens, self.tts_slice_growth
+        growth = self.tts_slice_growth
         return Tuning(
-            first_slice_tokens=usual.first_slice_tokens if first is None else first,
-            slice_growth=usual.slice_growth if growth is None else growth,
+            first_slice_tokens=self.tts_first_slice_tokens,
+            slice_growth=SLICE_GROWTH[device_kind] if growth is None else growth,
             voice_prompt_seconds=self.tts_voice_prompt_seconds,
             t3_dtype=self.tts_t3_dtype,
             s3gen_dtype=self.tts_s3gen_dtype,

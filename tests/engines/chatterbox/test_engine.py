@@ -20,7 +20,6 @@ from app.engines.chatterbox.t3 import T3Batch
 from app.engines.chatterbox.vocoder import Vocoder
 from app.errors import DeviceFailed, OutOfMemory
 from app.messages import SAMPLE_RATE, SynthesisParams, Tuning
-from app.settings import SLICES_OF_A_CPU
 from app.worker.pipeline import Pipeline, QueueSizes
 from tests.engines.chatterbox.tiny import TinyChatterbox
 from tests.service import ROOT, Service
@@ -28,6 +27,8 @@ from tests.service import ROOT, Service
 TEXT = "Hello there, this is a test. It has two sentences."
 SAMPLES_PER_TOKEN = 960
 PARAMS = SynthesisParams(audio_tokens_per_slice=20)
+
+SLICES_OF_A_CPU = Tuning(first_slice_tokens=20, slice_growth=2.0)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
