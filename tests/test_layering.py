@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "speak": {"audio", "engines", "engines.base", "errors", "messages", "worker"},
     "master": {"errors", "messages", "settings", "transport", "voices"},
     "api": {"audio", "errors", "master", "messages", "settings", "text", "voice_files"},
-    "bench": {"audio", "engines.base", "errors", "messages", "settings", "text"},
+    "bench": {"api", "audio", "engines.base", "errors", "messages", "settings", "text"},
     "cli": {
         "api", "audio", "bench", "engines", "engines.base", "errors", "logs", "master", "messages",
         "settings", "speak", "text", "voice_files", "weights", "worker",
