@@ -32,6 +32,9 @@ HIGH_WATER_MARK = 1000
 
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 COPY_BELOW_BYTES = 65_536
+_READABLE = int(zmq.POLLIN)
+"""As a plain number: an enumeration's flag would make one more of each result."""
+
 MESSAGES_PER_TURN = 100
 """After so many messages in a row, the event loop gets a turn."""
 
@@ -151,16 +154,16 @@ class ResultReceiver:
         A ZeroMQ descriptor tells of a change only once: reading must go on until nothing is left.
         """
         for _ in range(MESSAGES_PER_TURN):
-            if self._socket.closed or not self._socket.get(zmq.EVENTS) & zmq.POLLIN:
+            if self._socket.closed or not self._socket.get(zmq.EVENTS) & _READABLE:
                 return False
-            header, *rest = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            header, *rest = self._socket.recv_multipart(zmq.NOBLOCK)
             try:
-                message = self._decode(header.buffer)
+                message = self._decode(header)
             except _JUNK as error:
                 self.rejected += 1
                 log.warning("dropped a message that does not decode: %s", error)
                 continue
-            self._on_result(message, rest[0].bytes if rest else b"")
+            self._on_result(message, rest[0] if rest else b"")
         self._loop.call_soon(self._receive)
         return True
 
