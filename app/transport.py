@@ -32,9 +32,6 @@ HIGH_WATER_MARK = 1000
 
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 COPY_BELOW_BYTES = 65_536
-_READABLE = int(zmq.POLLIN)
-"""As a plain number: an enumeration's flag would make one more of each result."""
-
 MESSAGES_PER_TURN = 100
 """After so many messages in a row, the event loop gets a turn."""
 
@@ -154,9 +151,12 @@ class ResultReceiver:
         A ZeroMQ descriptor tells of a change only once: reading must go on until nothing is left.
         """
         for _ in range(MESSAGES_PER_TURN):
-            if self._socket.closed or not self._socket.get(zmq.EVENTS) & _READABLE:
+            if self._socket.closed:
                 return False
-            header, *rest = self._socket.recv_multipart(zmq.NOBLOCK)
+            try:
+                header, *rest = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return False
             try:
                 message = self._decode(header)
             except _JUNK as error:

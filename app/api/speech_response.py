@@ -75,7 +75,9 @@ class SpeechResponse(Response):
         try:
             async with asyncio.timeout(None) as limit:
                 leaving = asyncio.create_task(until_left())
-                self._stream.on_failed = lambda: stop(TELL_FAILURE_S * self._stream.started)
+                self._stream.on_failed = lambda: stop(
+                    TELL_FAILURE_S if self._stream.started else 0.0
+                )
                 try:
                     await self._answer(send)
                 finally:

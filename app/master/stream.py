@@ -38,7 +38,7 @@ class JobStream:
         self.ended = False
         self._chunks: deque[bytes] = deque()
         self._restarted = False
-        self._changed = asyncio.Event()
+        self._waiting: asyncio.Future[None] | None = None  # the reader
         self._taken = 0
         self._last_taken_at = monotonic()
 
@@ -48,7 +48,7 @@ class JobStream:
         if not self._chunks:
             self._last_taken_at = monotonic()
         self._chunks.append(pcm)
-        self._changed.set()
+        self._wake()
 
     def end(self, error: ServiceError | None = None) -> None:
         """Only the first call counts."""
@@ -56,7 +56,7 @@ class JobStream:
             return
         self.ended = True
         self.error = error
-        self._changed.set()
+        self._wake()
         if error:
             self.on_failed()
 
@@ -65,7 +65,7 @@ class JobStream:
         self._chunks.clear()
         self._taken = 0
         self._restarted = True
-        self._changed.set()
+        self._wake()
 
     def untaken_s(self, now: float) -> float:
         """For how long audio has been lying here without being taken."""
@@ -79,8 +79,8 @@ class JobStream:
         Raises the job's error, or `Restarted`.
         """
         while not (self._chunks or self.ended or self._restarted):
-            self._changed.clear()
-            await self._changed.wait()
+            self._waiting = asyncio.get_running_loop().create_future()
+            await self._waiting
         self._check()
         if not self._chunks:
             return None
@@ -104,6 +104,10 @@ class JobStream:
         self.on_close()
         if self.error:
             self.error.with_traceback(None)  # which refers to all that the reader had
+
+    def _wake(self) -> None:
+        if self._waiting and not self._waiting.done():
+            self._waiting.set_result(None)
 
     def _check(self) -> None:
         if self.error:
