@@ -17,7 +17,6 @@ class OneLine(logging.Formatter):
 _ELSEWHERE = (
     "ASGI callable returned without completing",
     "Cancel ",
-    "Invalid HTTP request received",
     "socket.accept() out of system resource",
 )
 
