@@ -11,6 +11,7 @@ from time import monotonic
 from urllib.parse import parse_qs
 from uuid import uuid4
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import error_response
@@ -29,7 +30,8 @@ class RequestLog:
     """Gives each request an id (the client's, if it sent a proper one) and a line in the log.
 
     Routes find it as `request.state.request_id`. The line tells what was sent: a media type, an
-    error's code, or `aborted` if the answer has no end. It has no query: that may hold the key.
+    error's code, or `aborted` if the answer has no end, or there is none, because the client left
+    amid its body. It has no query: that may hold the key.
     """
 
     def __init__(self, app: ASGIApp, debug: bool) -> None:
@@ -57,6 +59,8 @@ class RequestLog:
 
         try:
             await self._app(scope, receive, with_id)
+        except ClientDisconnect:
+            pass  # there is nobody to be answered
         except Exception as bug:
             if status or self._debug:
                 raise
