@@ -1,10 +1,9 @@
 """How log lines look, in the master and in its workers alike."""
 
 import logging
-import multiprocessing
 import sys
 
-LINE = "%(asctime)s %(levelname)-7s %(processName)s: %(message)s"
+LINE = "%(asctime)s %(levelname)-7s {process}: %(message)s"
 
 
 class OneLine(logging.Formatter):
@@ -18,7 +17,6 @@ class OneLine(logging.Formatter):
 _ELSEWHERE = (
     "ASGI callable returned without completing",
     "Cancel ",
-    "Invalid HTTP request received",
     "socket.accept() out of system resource",
 )
 
@@ -33,10 +31,12 @@ class _Expected(logging.Filter):
 
 def set_up_logging(level: str, process: str) -> None:
     """One handler on standard error for everything; `process` says who is speaking."""
-    multiprocessing.current_process().name = process
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(OneLine(LINE))
+    handler.setFormatter(OneLine(LINE.format(process=process.replace("%", "%%"))))
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    # A line names neither the place in the code nor a thread: so no record need find them out.
+    logging._srcfile = None
+    logging.logThreads = logging.logMultiprocessing = logging.logProcesses = False
     for server in ("uvicorn.error", "asyncio"):
         logging.getLogger(server).addFilter(_Expected())
     for chatty in ("httpx", "urllib3", "filelock", "multipart", "python_multipart"):

@@ -151,16 +151,19 @@ class ResultReceiver:
         A ZeroMQ descriptor tells of a change only once: reading must go on until nothing is left.
         """
         for _ in range(MESSAGES_PER_TURN):
-            if self._socket.closed or not self._socket.get(zmq.EVENTS) & zmq.POLLIN:
+            if self._socket.closed:
                 return False
-            header, *rest = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
             try:
-                message = self._decode(header.buffer)
+                header, *rest = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return False
+            try:
+                message = self._decode(header)
             except _JUNK as error:
                 self.rejected += 1
                 log.warning("dropped a message that does not decode: %s", error)
                 continue
-            self._on_result(message, rest[0].bytes if rest else b"")
+            self._on_result(message, rest[0] if rest else b"")
         self._loop.call_soon(self._receive)
         return True
 

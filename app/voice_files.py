@@ -18,6 +18,9 @@ from app.errors import InvalidVoiceId, PayloadTooLarge, VoiceExists
 
 ENDINGS = (".wav", ".mp3", ".flac", ".ogg", ".m4a", ".webm", ".opus")
 
+LONGEST_ID = 128
+"""In characters."""
+
 _TEMP_PREFIX = ".upload-"
 _STALE_S = 3600.0  # a younger temporary file may be another master's, still being written
 _BLOCK_BYTES = 1 << 20
@@ -40,15 +43,15 @@ def checked_voice_id(name: str) -> str:
     """`name` in its composed form; raises InvalidVoiceId unless a voice file may be called so."""
     voice_id = composed(name)
     if (
-        len(voice_id) > 128
+        len(voice_id) > LONGEST_ID
         or len(voice_id.encode(errors="replace")) > 255  # all that a file name may have
         or voice_id.startswith(".")
         or not voice_id.lower().endswith(ENDINGS)
         or not all(character.isalnum() or character in " ._-" for character in voice_id)
     ):
         raise InvalidVoiceId(
-            "A voice id has at most 128 letters, digits, spaces and . _ -, does not start with a "
-            f"dot, and ends in one of {' '.join(ENDINGS)}.",
+            f"A voice id has at most {LONGEST_ID} letters, digits, spaces and . _ -, does not "
+            f"start with a dot, and ends in one of {' '.join(ENDINGS)}.",
             param="file",
         )
     return voice_id

@@ -31,6 +31,7 @@ from app.errors import (
     VoiceNotFound,
 )
 from app.voice_files import (
+    LONGEST_ID,
     Signature,
     VoiceFolder,
     checked_voice_id,
@@ -94,7 +95,7 @@ class VoiceStore:
         """The digest of a voice; its decoded audio stays until `unpin`. Raises VoiceNotFound."""
         digest = self._snapshot.get(composed(voice_id))
         if digest is None:
-            raise _not_found()
+            raise _not_found(voice_id)
         self._pins[digest] += 1
         return digest
 
@@ -130,7 +131,7 @@ class VoiceStore:
         """Remove a voice of the user. Raises VoiceNotFound, PreloadedVoice, StorageUnavailable."""
         voice_id = composed(voice_id)
         if voice_id not in self._snapshot:
-            raise _not_found()
+            raise _not_found(voice_id)
         with _storage_faults():
             async with self._changing:
                 removed = await self._in_thread(self._user.remove, voice_id)
@@ -138,7 +139,7 @@ class VoiceStore:
         if not removed:
             if voice_id in self._snapshot:
                 raise PreloadedVoice("A preloaded voice cannot be deleted.", param="voice_id")
-            raise _not_found()
+            raise _not_found(voice_id)
         log.info("voice %s deleted", voice_id)
 
     def check(self) -> None:
@@ -272,8 +273,11 @@ class VoiceStore:
         return await loop.run_in_executor(self._thread, lambda: work(*args, **kwargs))
 
 
-def _not_found() -> VoiceNotFound:
-    return VoiceNotFound("There is no voice of this id.", param="voice_id")
+def _not_found(voice_id: str) -> VoiceNotFound:
+    """Says which; of what can be no id, only the beginning."""
+    if len(voice_id) > LONGEST_ID:
+        voice_id = f"{voice_id[:LONGEST_ID]}…"
+    return VoiceNotFound(f"There is no voice {voice_id!r}.", param="voice_id")
 
 
 @contextmanager

@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "master": {"errors", "messages", "settings", "transport", "voices"},
     "api": {"audio", "errors", "master", "messages", "settings", "text", "voice_files"},
     "bench": {
-        "audio", "engines", "engines.base", "errors", "logs", "messages", "settings", "text",
+        "api", "audio", "engines", "engines.base", "errors", "logs", "messages", "settings", "text",
         "worker",
     },
     "cli": {

@@ -357,6 +357,18 @@ async def test_pinning_an_unknown_voice_fails(store):
     with pytest.raises(errors.VoiceNotFound) as missing:
         store.pin("a.wav")
     assert missing.value.param == "voice_id"
+    assert "'a.wav'" in missing.value.message
+
+
+@pytest.mark.parametrize("voice_id", ["a\r\n\0.wav", "\u202egnp.wav", "\ud800", "x" * 100_000])
+async def test_what_can_be_no_id_is_repeated_briefly_and_in_print(store, voice_id):
+    with pytest.raises(errors.VoiceNotFound) as missing:
+        store.pin(voice_id)
+    assert missing.value.message.isprintable()
+    assert len(missing.value.message) < 200
+    with pytest.raises(errors.VoiceNotFound) as still_missing:
+        await store.delete(voice_id)
+    assert still_missing.value.message == missing.value.message
 
 
 async def test_interleaved_upload_deletion_and_use_hear_one_exact_version(store, folders):

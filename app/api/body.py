@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 from starlette.requests import Request
 from starlette.types import Message
 
+from app.api.headers import header
 from app.errors import InvalidRequest, PayloadTooLarge, RequestTooSlow, UnsupportedMedia
 
 GRACE_S = 10.0
@@ -17,7 +18,7 @@ SLOWEST_BYTES_PER_S = 16_384
 
 def media_type(request: Request) -> str:
     """Of the body, in lower case and without parameters."""
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return header(request.scope, b"content-type").partition(";")[0].strip().lower()
 
 
 def limit_body(request: Request, most_bytes: int, too_large: PayloadTooLarge) -> Request:
@@ -25,7 +26,7 @@ def limit_body(request: Request, most_bytes: int, too_large: PayloadTooLarge) ->
 
     `too_large` once it is longer than `most_bytes`, `RequestTooSlow` once it is late.
     """
-    declared = request.headers.get("content-length", "")
+    declared = header(request.scope, b"content-length")
     if declared.isdecimal() and int(declared) > most_bytes:
         raise too_large
     began, received = monotonic(), 0

@@ -17,9 +17,14 @@ class Services:
     encoder_threads: Executor
 
 
-async def _services(request: Request) -> Services:  # else FastAPI would call it in a thread
+def services_of(request: Request) -> Services:
+    """For a route that FastAPI hands nothing but the request."""
     services: Services = request.app.state.services
     return services
+
+
+async def _services(request: Request) -> Services:  # else FastAPI would call it in a thread
+    return services_of(request)
 
 
 ServicesOf = Annotated[Services, Depends(_services)]

@@ -7,7 +7,6 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
@@ -106,10 +105,6 @@ def handle_errors(app: FastAPI) -> None:
         param = str(first["loc"][-1]) if first["loc"] else None
         message = f"{param}: {first['msg']}" if param else first["msg"]
         return error_response(InvalidRequest(message, param=param))
-
-    @app.exception_handler(ClientDisconnect)
-    async def nobody_listens(request: Request, error: ClientDisconnect) -> JSONResponse:
-        return error_response(InvalidRequest("the client left"))
 
 
 def _translated(request: Request, error: HTTPException) -> ServiceError:

@@ -11,10 +11,11 @@ from time import monotonic
 from urllib.parse import parse_qs
 from uuid import uuid4
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import error_response
+from app.api.headers import header
 from app.errors import ServiceError, Unauthenticated
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,8 @@ class RequestLog:
     """Gives each request an id (the client's, if it sent a proper one) and a line in the log.
 
     Routes find it as `request.state.request_id`. The line tells what was sent: a media type, an
-    error's code, or `aborted` if the answer has no end. It has no query: that may hold the key.
+    error's code, or `aborted` if the answer has no end, or there is none, because the client left
+    amid its body. It has no query: that may hold the key.
     """
 
     def __init__(self, app: ASGIApp, debug: bool) -> None:
@@ -40,23 +42,25 @@ class RequestLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        sent = Headers(scope=scope).get("x-request-id", "")
+        sent = header(scope, b"x-request-id")
         request_id = sent if _REQUEST_ID.fullmatch(sent) else uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
-        began, status, sent_what, complete = monotonic(), 0, "-", False
+        began, status, sent_what, complete = monotonic(), 0, "", False
 
         async def with_id(message: Message) -> None:
             nonlocal status, sent_what, complete
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-ID"] = request_id
-                sent_what = scope["state"].get("error_code") or headers.get("content-type", "-")
+                named = (b"x-request-id", request_id.encode())
+                message["headers"] = [*message["headers"], named]
+                sent_what = scope["state"].get("error_code") or header(message, b"content-type")
             await send(message)
             complete = message["type"] == "http.response.body" and not message.get("more_body")
 
         try:
             await self._app(scope, receive, with_id)
+        except ClientDisconnect:
+            pass  # there is nobody to be answered
         except Exception as bug:
             if status or self._debug:
                 raise
@@ -71,7 +75,7 @@ class RequestLog:
                 scope["method"],
                 scope["path"],
                 status or "-",
-                sent_what if complete else "aborted",
+                (sent_what or "-") if complete else "aborted",
                 monotonic() - began,
                 scope["client"][0] if scope.get("client") else "-",
             )
@@ -95,13 +99,12 @@ class ApiKey:
         await error_response(refusal)(scope, receive, send)
 
     def _has_key(self, scope: Scope) -> bool:
-        headers = Headers(scope=scope)
-        given = [headers.get("x-api-key", "").encode("latin-1")]
-        scheme, _, token = headers.get("authorization", "").partition(" ")
+        given = [header(scope, b"x-api-key").encode("latin-1")]
+        scheme, _, token = header(scope, b"authorization").partition(" ")
         if scheme.lower() == "bearer":
             given.append(token.strip().encode("latin-1"))
-        query = scope["query_string"].decode("latin-1")
-        given += [key.encode(errors="replace") for key in parse_qs(query).get("api_key", [])]
+        if query := scope["query_string"].decode("latin-1"):
+            given += [key.encode(errors="replace") for key in parse_qs(query).get("api_key", [])]
         # Digests, so that the time taken tells nothing of the key, not even its length.
         return any(hmac.compare_digest(_digest(key), self._digest) for key in given)
 

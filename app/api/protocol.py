@@ -3,12 +3,16 @@
 uvicorn alone waits without limit for the rest of a request's headers, keeps whatever comes of
 them, and goes on taking the body of a request that was answered long ago. The time for a body
 that a route reads is `api.body`'s business.
+
+Nor is there anything to upgrade to: a client that offers it (`curl --http2` and Java's HttpClient
+do, with each first request) is answered as if it had not, where uvicorn would lose the body.
 """
 
 import asyncio
 import logging
 from typing import Any, Literal
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.api.errors import error_response
@@ -29,6 +33,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._incoming: Literal["nothing", "headers", "body"] = "nothing"
         self._header_bytes = 0
         self._deadline: asyncio.TimerHandle | None = None
+        self._head_again = b""  # of a request that offers an upgrade, without the offer
 
     # --- called by the transport ----------------------------------------------------------------
 
@@ -45,18 +50,18 @@ class BoundedProtocol(HttpToolsProtocol):
             return  # blank lines may precede a request, but are none: no timer stops for them
         if self._incoming == "headers":
             self._header_bytes += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._parse(data)
+        except httptools.HttpParserError:  # told in the one error shape, with what people run into
+            self._refuse(
+                InvalidRequest(
+                    "this is no valid HTTP request: in a URL, what is not ASCII must be "
+                    "percent-encoded, and a long text belongs into the body of a POST"
+                )
+            )
         if self._incoming == "headers" and self._header_bytes > self.most_header_bytes:
             self._refuse(HeadersTooLong(f"headers have at most {self.most_header_bytes} bytes"))
-
-    def send_400_response(self, msg: str) -> None:
-        """In the one error shape, with what people run into; uvicorn's own is plain text."""
-        self._refuse(
-            InvalidRequest(
-                "this is no valid HTTP request: in a URL, what is not ASCII must be "
-                "percent-encoded, and a long text belongs into the body of a POST"
-            )
-        )
 
     # --- called by the parser, and when a response has been sent --------------------------------
 
@@ -71,6 +76,9 @@ class BoundedProtocol(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade() and (head := self._head_without_offer()):
+            self._head_again = head  # of which the parser will now say that it is complete
+            return
         if not self._is_plain():
             raise ValueError("of more than one meaning")  # to the parser: it stops, and says 400
         self._incoming = "body"
@@ -78,6 +86,8 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
+        if self._head_again:
+            return
         self._incoming = "nothing"
         self._clear_deadline()
         super().on_message_complete()
@@ -88,6 +98,36 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if self._incoming == "body":
             self._set_deadline()
+
+    # --- offers of another protocol -------------------------------------------------------------
+
+    def _parse(self, data: bytes) -> None:
+        """A parser has done its work when it meets an offer, and has skipped the body.
+
+        What it said of the request is void; another one gets the head without the offer.
+        """
+        rest = memoryview(data)
+        while rest:
+            try:
+                self.parser.feed_data(rest)
+                return
+            except httptools.HttpParserUpgrade as offer:
+                head, self._head_again = self._head_again, b""
+                if not head:
+                    return  # a CONNECT: what follows is meant for someone else
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
+                self.parser.feed_data(head)
+                rest = rest[offer.args[0] :]
+
+    def _head_without_offer(self) -> bytes:
+        """Request line and headers of the present request; nothing if there is no offer."""
+        headers = [header for header in self.headers if header[0] != b"upgrade"]
+        if len(headers) == len(self.headers):
+            return b""
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        lines = b"".join(b"%b: %b\r\n" % header for header in headers)
+        return b"%b %b HTTP/%b\r\n%b\r\n" % (method, self.url, version, lines)
 
     # --- limits ---------------------------------------------------------------------------------
 

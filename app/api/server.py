@@ -5,6 +5,7 @@ new work is refused with 503 while running streams are completed. A second signa
 """
 
 import asyncio
+import gc
 import logging
 import signal
 from collections.abc import Coroutine, Iterator
@@ -46,6 +47,7 @@ async def serve(settings: Settings, model: str) -> None:
             asyncio.create_task(server.serve(sockets=[listener]))
             for server, listener in zip(servers, listeners, strict=False)
         ]
+        gc.freeze()  # the modules stay: to walk them all, as it does at times, takes it 50 ms
         log.info("listening on http://%s:%d, model %s", settings.host, settings.port, model)
         if settings.port_health:
             log.info("answering /ping on port %d, too", settings.port_health)

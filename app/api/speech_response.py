@@ -10,7 +10,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
-from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -42,8 +41,9 @@ class SpeechResponse(Response):
         whole: bool,
         on_end: Callable[[], None],
     ) -> None:
-        super().__init__(headers=headers)
-        del self.headers["content-length"]
+        # As in Starlette's own stream: without a body, nothing claims to know its length.
+        self.status_code, self.background = 200, None
+        self.init_headers(headers)
         self._stream = stream
         self._new_encoder = new_encoder
         self._threads = threads
@@ -51,24 +51,40 @@ class SpeechResponse(Response):
         self._on_end = on_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        answering = asyncio.create_task(self._answer(send))
-        leaving = asyncio.create_task(_disconnect(receive))
-        failing = asyncio.create_task(self._stream.failed())
-        tasks: set[asyncio.Task[Any]] = {answering, leaving, failing}
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if failing.done() and self._stream.started:
-                await asyncio.wait({answering}, timeout=TELL_FAILURE_S)
-            if answering.done():
-                answering.result()
-            elif failing.done() and not self._stream.started:
-                raise failing.result()  # `answering` waits for a busy encoder: the error need not
+            await self._answer_while_wanted(receive, send)
+            if self._stream.error and not self._stream.started:
+                raise self._stream.error
         finally:
             self._stream.close()
             self._on_end()
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
+
+    async def _answer_while_wanted(self, receive: Receive, send: Send) -> None:
+        """Returns early when the client leaves, or the job fails, whatever the answer waits for."""
+        loop = asyncio.get_running_loop()
+
+        async def until_left() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            stop(0.0)
+
+        def stop(delay_s: float) -> None:
+            if limit.when() is None:  # of two reasons, the first counts
+                limit.reschedule(loop.time() + delay_s)
+
+        try:
+            async with asyncio.timeout(None) as limit:
+                leaving = asyncio.create_task(until_left())
+                self._stream.on_failed = lambda: stop(
+                    TELL_FAILURE_S if self._stream.started else 0.0
+                )
+                try:
+                    await self._answer(send)
+                finally:
+                    leaving.cancel()
+        except TimeoutError:
+            if not limit.expired():
+                raise
 
     async def _answer(self, send: Send) -> None:
         """Begins anew as often as the job does."""
@@ -82,8 +98,7 @@ class SpeechResponse(Response):
     async def _send_file(self, encoder: Encoder, send: Send) -> None:
         pieces = [piece async for piece in self._encoded(encoder)]
         body = encoder.as_file(b"".join(pieces))
-        self.headers["Content-Length"] = str(len(body))
-        await self._start(encoder, send)
+        await self._start(encoder, send, (b"content-length", b"%d" % len(body)))
         await send({"type": "http.response.body", "body": body})
 
     async def _send_stream(self, encoder: Encoder, send: Send) -> None:
@@ -101,11 +116,11 @@ class SpeechResponse(Response):
             await self._start(encoder, send)
         await send({"type": "http.response.body", "body": b""})
 
-    async def _start(self, encoder: Encoder, send: Send) -> None:
+    async def _start(self, encoder: Encoder, send: Send, *more: tuple[bytes, bytes]) -> None:
         """The point of no return; raises what `JobStream.start` does."""
         self._stream.start()
-        self.headers["Content-Type"] = encoder.media_type
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        headers = [*self.raw_headers, (b"content-type", encoder.media_type.encode()), *more]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
 
     async def _encoded(self, encoder: Encoder) -> AsyncIterator[bytes]:
         """The file's bytes as they come, never empty pieces."""
@@ -120,8 +135,3 @@ class SpeechResponse(Response):
                 yield piece
         if piece := await run(encoder.finish):
             yield piece
-
-
-async def _disconnect(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

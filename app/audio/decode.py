@@ -71,7 +71,7 @@ class Ending(IntEnum):
 
 _REASONS = {
     Ending.EMPTY: "it is empty",
-    Ending.UNKNOWN_FORMAT: "it is not a whole wav, mp3, flac, ogg, m4a or webm file",
+    Ending.UNKNOWN_FORMAT: "it is not a whole wav, mp3, flac, ogg, opus, m4a or webm file",
     Ending.NO_SOUND: "there is no sound in it",
     Ending.UNKNOWN_CODEC: "its sound is coded in a way that is not supported",
     Ending.ODD_RATE: "its sample rate is not between {rates[0]} and {rates[1]} Hz throughout",

@@ -1,7 +1,7 @@
-"""The server alone: what it costs where speech costs nothing, beside a bare handler.
+"""The server alone: what it costs where speech costs nothing, beside handlers that do no more.
 
-Called by `chatterbox-tts bench serve` without a URL. Service, bare handler and clients share the
-machine; so what is compared is CPU time, and both are measured in turns.
+Called by `chatterbox-tts bench serve` without a URL. Service, handlers (`bench.bare`) and clients
+share the machine; so what is compared is CPU time, and all are measured in turns.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -71,6 +71,7 @@ class Effort:
 async def measure(folder: Path, effort: Effort, on_progress: Callable[[str], None]) -> list[Figure]:
     """`folder` is empty, and keeps the log. `on_progress` gets what is being done."""
     slots = -(-effort.streams // WORKERS)
+    size = len(TINY) * SAMPLES_PER_TOKEN * BYTES_PER_SAMPLE
     async with (
         Service.running(
             folder,
@@ -80,11 +81,12 @@ async def measure(folder: Path, effort: Effort, on_progress: Callable[[str], Non
             MAX_QUEUED_REQUESTS=AT_ONCE,
             MAX_AHEAD_SECONDS=AHEAD_S,
         ) as own,
-        _bare_handler(len(TINY) * SAMPLES_PER_TOKEN * BYTES_PER_SAMPLE) as bare,
+        _handler("route", size) as route,
+        _handler("raw", size) as raw,
     ):
         service = await asyncio.to_thread(Subject.at, own.url, own.key)
         on_progress("tiny requests")
-        single, crowd = await _in_turns(service, bare, effort)
+        single, crowd = await _in_turns([service, route, raw], effort)
         on_progress("paced streams")
         paced = await service.bear(
             Load(
@@ -98,41 +100,49 @@ async def measure(folder: Path, effort: Effort, on_progress: Callable[[str], Non
     return [*_of_tiny(single, crowd), *_of_paced(paced)]
 
 
-Pair = tuple[Result, Result]
-"""The service's, the bare handler's."""
+class Round(NamedTuple):
+    """What the same load came to, one after the other."""
+
+    service: Result
+    route: Result
+    raw: Result
 
 
-async def _in_turns(
-    service: Subject, bare: Subject, effort: Effort
-) -> tuple[list[Pair], list[Pair]]:
+async def _in_turns(subjects: list[Subject], effort: Effort) -> tuple[list[Round], list[Round]]:
     """With one client, and with many."""
     single = Load(_asked(TINY), seconds=effort.single_s)
     crowd = Load(_asked(TINY), AT_ONCE, seconds=effort.crowd_s)
-    await service.bear(Load(_asked(TINY), AT_ONCE, requests=200))  # warm, both of them
-    await bare.bear(Load(_asked(TINY), AT_ONCE, requests=200))
-    singles = [(await service.bear(single), await bare.bear(single)) for _ in range(ROUNDS)]
-    crowds = [(await service.bear(crowd), await bare.bear(crowd)) for _ in range(ROUNDS)]
-    return singles, crowds
+    for each in subjects:
+        await each.bear(Load(_asked(TINY), AT_ONCE, requests=200))  # warm
+
+    async def rounds(load: Load) -> list[Round]:
+        return [Round(*[await each.bear(load) for each in subjects]) for _ in range(ROUNDS)]
+
+    return await rounds(single), await rounds(crowd)
 
 
-def _of_tiny(single: list[Pair], crowd: list[Pair]) -> list[Figure]:
+def _of_tiny(single: list[Round], crowd: list[Round]) -> list[Figure]:
     """Of the rounds, the one that the machine disturbed least."""
-    cpu_ms = min(ours.cpu_ms("master") for ours, _ in crowd)
-    bare_ms = min(bares.cpu_ms("master") for _, bares in crowd)
+    own_ms, route_ms, raw_ms = (
+        min(result.cpu_ms("master") for result in results) for results in zip(*crowd, strict=True)
+    )
     added_50, added_99 = (
-        min(part(ours) for ours, _ in single) - min(part(bares) for _, bares in single)
+        min(part(each.service) for each in single) - min(part(each.raw) for each in single)
         for part in (_p50, _p99)
     )
-    errors = sum(result.requests - result.whole for pair in single + crowd for result in pair)
+    errors = sum(result.requests - result.whole for each in single + crowd for result in each)
+    per_second = max(each.service.per_second for each in crowd)
+    workers_ms = min(each.service.cpu_ms("workers") for each in crowd)
     return [
-        Figure("tiny requests", max(ours.per_second for ours, _ in crowd), "/s", 800, least=True),
-        Figure("of the bare handler", max(bares.per_second for _, bares in crowd), "/s"),
-        Figure("master: CPU a request", cpu_ms, "ms"),
-        Figure("bare handler: CPU a request", bare_ms, "ms"),
-        Figure("master / bare handler", cpu_ms / bare_ms, "×", 3),
-        Figure("workers: CPU a request", min(ours.cpu_ms("workers") for ours, _ in crowd), "ms"),
-        Figure("added time to first byte, p50", added_50, "ms"),
-        Figure("added time to first byte, p99", added_99, "ms", 5),
+        Figure("tiny requests", per_second, "/s", 800, least=True),
+        Figure("master: CPU a request", own_ms, "ms"),
+        Figure("streaming FastAPI route: CPU a request", route_ms, "ms"),
+        Figure("raw ASGI function: CPU a request", raw_ms, "ms"),
+        Figure("master / streaming FastAPI route", own_ms / route_ms, "×", 3),
+        Figure("master / raw ASGI function", own_ms / raw_ms, "×"),
+        Figure("workers: CPU a request", workers_ms, "ms"),
+        Figure("time to first byte over a raw one's, p50", added_50, "ms"),
+        Figure("time to first byte over a raw one's, p99", added_99, "ms", 5),
         Figure("requests that failed", errors, "", 0),
     ]
 
@@ -164,12 +174,12 @@ def _asked(text: str, **others: object) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def _bare_handler(size: int) -> AsyncIterator[Subject]:
-    """`app.bench.bare`, streaming `size` bytes, seen as a service whose master it is."""
+async def _handler(kind: str, size: int) -> AsyncIterator[Subject]:
+    """One of `bench.bare`'s, streaming `size` bytes, seen as a service whose master it is."""
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
         port = listener.getsockname()[1]
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "app.bench.bare", str(listener.fileno()), str(size)),
+            *(sys.executable, "-m", "app.bench.bare", kind, str(listener.fileno()), str(size)),
             pass_fds=[listener.fileno()],
             stdin=DEVNULL,
             cwd=Path(__file__).parents[2],

@@ -19,19 +19,26 @@ class Restarted(Exception):
     """All that was read is void: another worker says everything from the beginning."""
 
 
+def _nothing() -> None:
+    pass
+
+
 class JobStream:
-    """Single reader. `on_taken(samples in all)` and `on_close()` are set by the dispatcher."""
+    """Single reader, who sets `on_failed()`: called when the job ends with an `error`.
+
+    `on_taken(samples in all)` and `on_close()` are set by the dispatcher.
+    """
 
     def __init__(self) -> None:
         self.on_taken: Callable[[int], None] = lambda samples: None
-        self.on_close: Callable[[], None] = lambda: None
+        self.on_close: Callable[[], None] = _nothing
+        self.on_failed: Callable[[], None] = _nothing
+        self.error: ServiceError | None = None
         self.started = False
         self.ended = False
         self._chunks: deque[bytes] = deque()
-        self._error: ServiceError | None = None
         self._restarted = False
-        self._changed = asyncio.Event()
-        self._failed = asyncio.Event()
+        self._waiting: asyncio.Future[None] | None = None  # the reader
         self._taken = 0
         self._last_taken_at = monotonic()
 
@@ -41,24 +48,24 @@ class JobStream:
         if not self._chunks:
             self._last_taken_at = monotonic()
         self._chunks.append(pcm)
-        self._changed.set()
+        self._wake()
 
     def end(self, error: ServiceError | None = None) -> None:
         """Only the first call counts."""
         if self.ended:
             return
         self.ended = True
-        self._error = error
-        self._changed.set()
+        self.error = error
+        self._wake()
         if error:
-            self._failed.set()
+            self.on_failed()
 
     def restart(self) -> None:
         """Forget everything: another worker begins anew. Not of a stream that has `started`."""
         self._chunks.clear()
         self._taken = 0
         self._restarted = True
-        self._changed.set()
+        self._wake()
 
     def untaken_s(self, now: float) -> float:
         """For how long audio has been lying here without being taken."""
@@ -72,8 +79,8 @@ class JobStream:
         Raises the job's error, or `Restarted`.
         """
         while not (self._chunks or self.ended or self._restarted):
-            self._changed.clear()
-            await self._changed.wait()
+            self._waiting = asyncio.get_running_loop().create_future()
+            await self._waiting
         self._check()
         if not self._chunks:
             return None
@@ -91,21 +98,20 @@ class JobStream:
         self._check()
         self.started = True
 
-    async def failed(self) -> ServiceError:
-        """The error that the job has ended with, as soon as it has."""
-        while self._error is None:
-            await self._failed.wait()
-        return self._error
-
     def close(self) -> None:
         """The reader is done; a job that goes on is cancelled."""
+        self.on_failed = _nothing
         self.on_close()
-        if self._error:
-            self._error.with_traceback(None)  # which refers to all that the reader had
+        if self.error:
+            self.error.with_traceback(None)  # which refers to all that the reader had
+
+    def _wake(self) -> None:
+        if self._waiting and not self._waiting.done():
+            self._waiting.set_result(None)
 
     def _check(self) -> None:
-        if self._error:
-            raise self._error
+        if self.error:
+            raise self.error
         if self._restarted:
             self._restarted = False
             raise Restarted

@@ -198,6 +198,62 @@ async def test_headers_may_be_long(connection: Connection) -> None:
     assert await connection.answer() == b"0"
 
 
+# --- offers of another protocol -------------------------------------------------------------------
+
+OFFER = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMA\r\n"
+TEN = b"Content-Length: 10\r\n\r\n" + b"x" * 10
+CHUNKS = b"Transfer-Encoding: chunked\r\n\r\n4\r\nxxxx\r\n6\r\nxxxxxx\r\n0\r\n\r\n"
+
+
+@pytest.mark.parametrize("offer", [OFFER, OFFER.replace(b"h2c", b"websocket")])
+@pytest.mark.parametrize(
+    ("request_line", "rest", "length"),
+    [
+        (b"GET /now HTTP/1.1\r\n", b"\r\n", b"0"),
+        (b"POST /read HTTP/1.1\r\n", TEN, b"10"),
+        (b"POST /read HTTP/1.1\r\n", CHUNKS, b"10"),
+    ],
+    ids=["no body", "length", "chunks"],
+)
+async def test_who_offers_an_upgrade_is_answered_without_it(
+    connection: Connection, request_line: bytes, rest: bytes, length: bytes, offer: bytes
+) -> None:
+    asked = request_line + b"Host: x\r\n" + offer + rest
+    connection.send(asked)
+    assert await connection.answer() == length
+    connection.send(asked + asked)  # also of a connection in use, and one behind the other
+    assert [await connection.answer() for _ in range(2)] == [length] * 2
+    await connection.trickle([asked[:20], asked[20:-3], asked[-3:]])
+    assert await connection.answer() == length
+    connection.send(GET)
+    assert await connection.answer() == b"0"
+
+
+async def test_an_offer_changes_nothing_about_the_other_headers(connection: Connection) -> None:
+    headers = b"Host: x\r\nX-One: 1\r\nX-One:\r\n"
+    connection.send(b"GET /headers HTTP/1.1\r\n" + headers + OFFER + b"\r\n")
+    assert await connection.answer() == b"5"
+
+
+async def test_an_offer_of_a_client_that_will_close_is_declined_too(connection: Connection) -> None:
+    offer = OFFER.replace(b"Upgrade,", b"close, Upgrade,")
+    connection.send(b"POST /read HTTP/1.1\r\nHost: x\r\n" + offer + TEN)
+    answer = await connection.rest()
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.endswith(b"\r\n\r\n10")
+
+
+async def test_many_offers_at_once_are_declined_one_by_one(connection: Connection) -> None:
+    many = 2000
+    connection.send((b"GET /now HTTP/1.1\r\nHost: x\r\n" + OFFER + b"\r\n") * many)
+    assert [await connection.answer() for _ in range(many)] == [b"0"] * many
+
+
+async def test_an_offer_hides_no_request_that_is_refused_otherwise(connection: Connection) -> None:
+    connection.send(b"GET /now HTTP/1.1\r\nHost: x\r\nHost: y\r\n" + OFFER + b"\r\n")
+    assert refusal(await connection.rest()) == (400, "invalid_request")
+
+
 # --- answers and bodies ---------------------------------------------------------------------------
 
 

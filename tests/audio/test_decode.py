@@ -2,6 +2,7 @@ import asyncio
 import http.server
 import io
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 
 from app.audio.decode import DecodeLimits, Ending, decode_file, load_decoded
 from app.errors import UnusableAudio
+from app.voice_files import ENDINGS
 from tests.audio.media import audio_file, tone
 
 CHILD = [sys.executable, "-m", "app.audio.decode", "{}"]
@@ -180,6 +182,11 @@ WEBM = audio_file(tone(3, 48_000), rate=48_000, container="webm", codec="libopus
 )
 async def test_what_is_no_voice_is_refused_with_the_reason(tmp_path, content, reason):
     assert reason in await refusal(tmp_path, content)
+
+
+async def test_who_sends_another_format_is_told_all_that_will_do(tmp_path):
+    named = re.findall(r"\w+", await refusal(tmp_path, b"just a text\n" * 100))
+    assert {ending.removeprefix(".") for ending in ENDINGS} <= set(named)
 
 
 async def test_a_bomb_is_stopped_while_it_decodes(tmp_path):

@@ -12,7 +12,7 @@ from app.bench.alone import Effort, Figure, measure
 from app.bench.load import Spread
 from tests.service import API_KEY, Service, free_port, running_service
 
-SOON = Effort(single_s=0.05, crowd_s=0.05, streams=10, letters=15)
+SOON = Effort(single_s=0.05, crowd_s=0.1, streams=10, letters=15)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_a_soak_has_a_service_of_its_own() -> None:
     assert "--url" in refused.stderr
 
 
-async def test_the_server_alone_is_measured_beside_a_bare_handler(
+async def test_the_server_alone_is_measured_beside_handlers_that_do_no_more(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     figures = {
@@ -106,8 +106,17 @@ async def test_the_server_alone_is_measured_beside_a_bare_handler(
     for name in ("requests that failed", "streams that failed"):
         assert figures[name].value == 0
     assert figures["paced streams"].value == SOON.streams
-    assert figures["master: CPU a request"].value > figures["bare handler: CPU a request"].value
-    assert figures["added time to first byte, p50"].value > 0
+    service, route, raw = (
+        figures[f"{name}: CPU a request"].value
+        for name in ("master", "streaming FastAPI route", "raw ASGI function")
+    )
+    assert service > route > raw
+    to_route, to_raw = (
+        figures[f"master / {name}"] for name in ("streaming FastAPI route", "raw ASGI function")
+    )
+    assert (to_route.value, to_route.target) == (service / route, 3)
+    assert (to_raw.value, to_raw.target) == (service / raw, None)
+    assert figures["time to first byte over a raw one's, p50"].value > 0
 
 
 def test_a_target_is_a_most_or_a_least() -> None:

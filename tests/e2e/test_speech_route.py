@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import socket
 import struct
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +13,7 @@ import httpx
 import numpy as np
 import pytest
 
+from tests.e2e.wire import speech_in_json, upload
 from tests.scripted import expected_pcm
 from tests.service import API_KEY, Service, running_service
 
@@ -393,9 +395,9 @@ def test_a_voice_that_will_not_be_heard_is_said_so(
 # --- the log --------------------------------------------------------------------------------------
 
 
-def logged(service: Service, name: str) -> str:
+def logged(service: Service, name: str, path: str = ROUTE) -> str:
     """What the log says of the request of this name, from its path to its duration."""
-    line = rf" {name} \w+ {ROUTE} (.*) [0-9.]+ s from 127\.0\.0\.1$"
+    line = rf" {name} \w+ {path} (.*) [0-9.]+ s from 127\.0\.0\.1$"
     service.wait_until(lambda: re.search(line, service.log(), re.MULTILINE) is not None)
     [said] = re.findall(line, service.log(), re.MULTILINE)
     return str(said)
@@ -429,6 +431,15 @@ def test_the_log_says_what_was_aborted(service: Service, client: httpx.Client) -
                 with pytest.raises(httpx.RemoteProtocolError):
                     list(audio)
         assert logged(service, name) == "200 aborted"
+
+
+@pytest.mark.parametrize("path", [ROUTE, "/voices"])
+def test_who_leaves_amid_the_body_is_no_bad_request(service: Service, path: str) -> None:
+    name = f"left-amid{path.replace('/', '-')}"
+    whole = speech_in_json("audio1", name) if path == ROUTE else upload(bytes(1000), "v.wav", name)
+    with socket.create_connection(("127.0.0.1", service.port)) as connection:
+        connection.sendall(whole[:-10])
+    assert logged(service, name, path) == "- aborted"
 
 
 # --- audio ----------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 import app.master.stream as stream_module
-from app.errors import EngineFailed, WorkerLost
+from app.errors import EngineFailed, ServiceError, WorkerLost
 from app.master.stream import JobStream, Restarted
 
 PCM = b"\1\0" * 480
@@ -132,12 +132,24 @@ async def test_an_error_overtakes_a_restart() -> None:
 
 async def test_a_failure_is_told_to_who_does_not_read() -> None:
     stream = JobStream()
-    failing = asyncio.create_task(stream.failed())
-    await asyncio.sleep(0)
-    assert not failing.done()
+    told: list[ServiceError | None] = []
+    stream.on_failed = lambda: told.append(stream.error)
+    stream.put(PCM)
+    assert told == []
     error = EngineFailed("it failed")
     stream.end(error)
-    assert await failing is error
+    stream.end(WorkerLost("too late"))
+    assert told == [error]
+
+
+async def test_a_complete_end_is_no_failure_nor_is_one_after_the_reader_has_left() -> None:
+    complete, left = JobStream(), JobStream()
+    told: list[str] = []
+    complete.on_failed = left.on_failed = lambda: told.append("failed")
+    complete.end()
+    left.close()
+    left.end(EngineFailed("it failed"))
+    assert told == []
 
 
 async def test_what_is_taken_after_a_restart_is_counted_anew() -> None:

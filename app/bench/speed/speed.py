@@ -18,8 +18,6 @@ from app.bench.speed import engine, package
 from app.bench.speed.figures import AtOnce, LongText, Measured, Own, Package, Report
 from app.bench.speed.process import Run, process
 from app.bench.speed.sameness import (
-    MOST_DIFFERENT_DB,
-    MOST_DIFFERENT_ROUNDED_DB,
     alike,
     same_count,
     same_sound,
@@ -73,11 +71,11 @@ class Plan:
         return self.config.device == "cpu" and self.config.tuning.t3_dtype in ("auto", "float32")
 
     @property
-    def most_different_db(self) -> float:
-        """How far S3Gen may be from the package's."""
-        exact = "float32" if self.config.device == "cuda" else "auto"
-        in_float32 = self.config.tuning.s3gen_dtype in ("float32", exact)
-        return MOST_DIFFERENT_DB if in_float32 else MOST_DIFFERENT_ROUNDED_DB
+    def rounded(self) -> bool:
+        """Whether S3Gen computes less exactly than the package."""
+        usual = "float32" if self.config.device == "cpu" else "bfloat16"
+        dtype = self.config.tuning.s3gen_dtype
+        return (usual if dtype == "auto" else dtype) == "bfloat16"
 
     @property
     def same_sound(self) -> bool:
@@ -160,7 +158,7 @@ def compare(plan: Plan, warm: Tokens, own: Run, other: Run) -> tuple[int, float]
         same_tokens(warm, right.tokens, "T3 beside the package's")
     audio = own(engine.render, right.tokens, WARM_SEED)
     difference_db = same_waveform(
-        audio, right.audio, "S3Gen beside the package's", plan.most_different_db
+        audio, right.audio, "S3Gen beside the package's", rounded=plan.rounded
     )
     return alike(warm, right.tokens), difference_db
 

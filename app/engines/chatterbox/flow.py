@@ -233,7 +233,7 @@ class EulerStep(nn.Module):
         self.guidance = guidance
         self._down, self._middle, self._up = (
             [
-                (compiler.compile(Stage(resnet, transformers)), *then)
+                (Stage(resnet, transformers, compiler), *then)
                 for resnet, transformers, *then in stages
             ]
             for stages in (estimator.down_blocks, estimator.mid_blocks, estimator.up_blocks)
@@ -270,10 +270,10 @@ class EulerStep(nn.Module):
 class Stage(nn.Module):
     """One of the estimator's blocks."""
 
-    def __init__(self, resnet: nn.Module, transformers: nn.ModuleList) -> None:
+    def __init__(self, resnet: nn.Module, transformers: nn.ModuleList, compiler: Compiler) -> None:
         super().__init__()
-        self.resnet = resnet
-        self.transformers = nn.ModuleList(Transformer(block) for block in transformers)
+        self.resnet = compiler.compile(resnet)
+        self.transformers = [compiler.compile(Transformer(block)) for block in transformers]
 
     def forward(self, x: Tensor, moment: Tensor, mask: Tensor | None) -> Tensor:
         """float32 [rows, channels, frames] → float32 [rows, 256, frames].

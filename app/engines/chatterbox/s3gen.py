@@ -45,7 +45,7 @@ class S3Gen:
         """`upstream` is changed in place: see `fold_weight_norm`."""
         return cls(
             Flow(upstream.flow, compiler, recorder),
-            Vocoder(upstream.mel2wav, compiler, recorder),
+            Vocoder(upstream.mel2wav, recorder),
             upstream.trim_fade,
         )
 

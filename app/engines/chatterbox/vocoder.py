@@ -12,7 +12,6 @@ from chatterbox.models.s3gen.hifigan import HiFTGenerator
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from app.engines.chatterbox.compilation import NO_COMPILER, Compiler
 from app.engines.chatterbox.noise import Noise, Use
 from app.engines.chatterbox.recording import NO_RECORDER, Recorder
 
@@ -41,7 +40,6 @@ class Vocoder:
     def __init__(
         self,
         hift: HiFTGenerator,
-        compiler: Compiler = NO_COMPILER,
         recorder: Recorder = NO_RECORDER,
     ) -> None:
         fold_weight_norm(hift)
@@ -49,8 +47,7 @@ class Vocoder:
             convolution.stride = tuple(map(int, convolution.stride))
             convolution.padding = tuple(map(int, convolution.padding))
         hift.stft_window = hift.stft_window.to(hift.conv_post.weight.device)
-        self._pitch = compiler.compile(hift.f0_predictor)
-        self._spectrum = compiler.compile(SpectrumFilter(hift))
+        self._spectrum = SpectrumFilter(hift)
         self._hift = hift
         self.samples_per_frame = int(hift.f0_upsamp.scale_factor)
         self.harmonics = hift.nb_harmonics + 1
@@ -75,7 +72,7 @@ class Vocoder:
         return self.pitch_as_written(mel)
 
     def pitch_as_written(self, mel: Tensor) -> Tensor:
-        hz: Tensor = self._pitch(mel)
+        hz: Tensor = self._hift.f0_predictor(mel)
         return hz
 
     def source(
@@ -179,10 +176,7 @@ def inverse_stft(spectrum: Tensor, window: Tensor) -> Tensor:
 
 
 class SpectrumFilter(nn.Module):
-    """Filters the source into what the mel says, both as spectra: all of HiFT that has weights.
-
-    The transforms around it are left out, since the inverse compiles for one length only.
-    """
+    """Filters the source into what the mel says, both as spectra: all of HiFT that has weights."""
 
     def __init__(self, hift: HiFTGenerator) -> None:
         super().__init__()

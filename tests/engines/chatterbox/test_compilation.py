@@ -22,9 +22,9 @@ from tests.engines.chatterbox.tiny import TinyChatterbox
 from tests.service import Service
 
 TEXT = "Hello. Me."
-PARTS = 2 * 2 + 3 + 2
-"""Before and after T3's attention, for one token and for a prompt; the flow's kinds of stages; the
-vocoder's pitch and its filter."""
+PARTS = 2 * 2 + 3 + 1
+"""Before and after T3's attention, for one token and for a prompt; the flow's residual networks,
+which are of three sizes, and its transformers."""
 
 
 class Graphs:
