@@ -53,6 +53,7 @@ class Tuning(msgspec.Struct, frozen=True):
     voice_prompt_seconds: int = 10
     t3_dtype: T3Dtype = "auto"
     s3gen_dtype: S3GenDtype = "auto"
+    s3gen_context_tokens: int = 0
 
 
 # --- How a worker is told what it is: the first line of its standard input -------------------
@@ -133,6 +134,12 @@ Broadcast = LiveJobs | Voices | Drain
 # Each incarnation of a worker has a socket of its own, so nothing of a dead one can be mistaken.
 
 
+class WorkerStarting(Message, frozen=True):
+    """What a worker does now that is not ready yet, as the end of a sentence: "loads the model"."""
+
+    doing: str
+
+
 class WorkerReady(Message, frozen=True):
     """Model loaded, warmed up, every voice of the first `Voices` prepared."""
 
@@ -194,4 +201,4 @@ class JobCancelled(Message, frozen=True):
 
 
 JobResult = AudioChunk | JobDone | JobFailed | JobCancelled
-Result = WorkerReady | WorkerFailed | Heartbeat | JobResult
+Result = WorkerStarting | WorkerReady | WorkerFailed | Heartbeat | JobResult

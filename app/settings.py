@@ -134,6 +134,14 @@ class Settings(BaseSettings):
         description="How much of a voice S3Gen hears before it goes on speaking: its first "
         "seconds. Less than the usual `10` is faster, and further from the voice.",
     )
+    tts_s3gen_context_tokens: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="With how many of the tokens before it S3Gen solves a slice. `0`: with all of "
+        "its text chunk's. A few dozen make late slices of long chunks as quick as early ones; it "
+        "was trained to hear all.",
+    )
     tts_t3_dtype: T3Dtype = Field(
         "auto",
         description="Weights of T3: `float32`, `bfloat16` (half the memory), or `int8` (a quarter, "
@@ -286,6 +294,7 @@ class Settings(BaseSettings):
             voice_prompt_seconds=self.tts_voice_prompt_seconds,
             t3_dtype=self.tts_t3_dtype,
             s3gen_dtype=self.tts_s3gen_dtype,
+            s3gen_context_tokens=self.tts_s3gen_context_tokens,
         )
 
     def compiles_for(self, device_kind: str) -> bool:

@@ -24,6 +24,7 @@ from app.messages import (
     Voices,
     WorkerFailed,
     WorkerReady,
+    WorkerStarting,
 )
 
 CHANNELS = {"jobs": ToWorker, "broadcast": Broadcast, "results": Result}
@@ -37,6 +38,7 @@ SAMPLES: list[tuple[str, Message]] = [
     ("broadcast", LiveJobs(3, ["j", "k"])),
     ("broadcast", Voices({"é.wav": "digest"})),
     ("broadcast", Drain()),
+    ("results", WorkerStarting("loads the model")),
     ("results", WorkerReady("preview", 24_000, False, True)),
     ("results", WorkerFailed("no such file")),
     ("results", Heartbeat(5, 1)),

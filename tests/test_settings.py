@@ -147,7 +147,7 @@ def test_what_makes_chatterbox_faster_reaches_the_worker(
 
 
 def test_slices_grow_on_a_cpu_only_unless_told_otherwise(given: Callable[..., Settings]) -> None:
-    assert given().tuning("cuda") == Tuning()
+    assert given().tuning("cuda") == Tuning(first_slice_tokens=20)
     assert given().tuning("cpu") == Tuning(first_slice_tokens=20, slice_growth=2.0)
     told = given(TTS_FIRST_SLICE_TOKENS=0, TTS_SLICE_GROWTH=1)
     assert told.tuning("cpu") == told.tuning("cuda") == Tuning()

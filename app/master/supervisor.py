@@ -29,6 +29,7 @@ from app.messages import (
     WorkerConfig,
     WorkerFailed,
     WorkerReady,
+    WorkerStarting,
 )
 from app.transport import JobSender, ResultReceiver, jobs_address, results_address
 
@@ -36,6 +37,8 @@ log = logging.getLogger(__name__)
 
 Own = Callable[[Coroutine[Any, Any, None], str], "asyncio.Task[None]"]
 """Makes a task of a coroutine; should it crash, the service does."""
+
+STARTS = "starts"
 
 State = Literal["starting", "ready", "restarting", "failed", "stopped"]
 
@@ -119,6 +122,7 @@ class Seat:
         self.runaways = 0  # of the present process
         self.leaving = False
         self.ready: WorkerReady | None = None
+        self.doing = STARTS  # unless it is ready
         self._supervisor = supervisor
         self._config = config
         self._was_ready = False
@@ -151,6 +155,7 @@ class Seat:
         """One process, from its start until all that it said has been heard; why it ended."""
         reason: ServerFault = WorkerLost("the service is ending")
         self._worker, self._pulse, self._last_words = self._new_worker(), Pulse(), None
+        self.doing = STARTS
         with ExitStack() as sockets:
             try:
                 config, results = self._open_channels(sockets)
@@ -202,6 +207,8 @@ class Seat:
             case Heartbeat():
                 self._pulse.beat(message)
                 self.runaways = message.runaways
+            case WorkerStarting():
+                self.doing = message.doing
             case WorkerReady():
                 log.info("worker %s ready: %s", self.id, message.model)
                 self.ready, self._was_ready = message, True

@@ -32,6 +32,7 @@ from app.messages import (
     WorkerConfig,
     WorkerFailed,
     WorkerReady,
+    WorkerStarting,
 )
 from app.transport import (
     BroadcastReceiver,
@@ -78,8 +79,11 @@ async def _live(config: WorkerConfig) -> int:
             torch_compile=config.torch_compile,
             tuning=config.tuning,
         )
+        await results.send(WorkerStarting("loads the model"))
         engine = load_engine(config.engine, may)
+        await results.send(WorkerStarting("compiles" if engine.compiled else "warms up"))
         await engine.warm_up()
+        await results.send(WorkerStarting("prepares the voices"))
         if failure := await _work(config, engine, jobs, broadcast, results):
             await results.send(failure)
             return 1

@@ -1,6 +1,7 @@
 """`/system-status`, `/health`, `/ready`, `/ping`: how the service is."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from fastapi import APIRouter
@@ -113,8 +114,14 @@ def _why_not_ready(services: Services) -> ServerFault | None:
     if services.master.dispatcher.draining:
         return Draining("the server is shutting down")
     if not services.master.supervisor.ready:
-        return NotReady("no worker is ready")
+        return NotReady(f"no worker is ready{_what_starts(services.master.supervisor.seats)}")
     return None
+
+
+def _what_starts(seats: Sequence[Seat]) -> str:
+    """What is waited for, if anything is: ": worker cpu-0 loads the model"."""
+    starting = [seat for seat in seats if seat.state in ("starting", "restarting")]
+    return "".join(f": worker {seat.id} {seat.doing}" for seat in starting[:1])
 
 
 def _status(services: Services) -> Any:

@@ -89,7 +89,8 @@ class ChatterboxEngine:
         t3, s3gen = new_recorder(FIRST_ON_THE_GPU), new_recorder(0)
         batch = T3Batch(self._models.t3, self._slots, compiler=compiler, recorder=t3)
         self._t3 = StepLoop(batch, _each(compiler.adopt_thread, t3.adopt_thread))
-        model = S3Gen.of(self._models.s3gen, compiler, s3gen)
+        context = self._tuning.s3gen_context_tokens
+        model = S3Gen.of(self._models.s3gen, compiler, s3gen, context)
         self._s3gen = DecodeLoop(model, _each(compiler.adopt_thread, s3gen.adopt_thread))
         self._new_stream = partial(StreamDecoder, model)
 

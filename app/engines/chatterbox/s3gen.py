@@ -34,6 +34,7 @@ class S3Gen:
     flow: Flow
     vocoder: Vocoder
     fade_in: Tensor
+    context_tokens: int
 
     @classmethod
     def of(
@@ -41,12 +42,18 @@ class S3Gen:
         upstream: UpstreamS3Gen,
         compiler: Compiler = NO_COMPILER,
         recorder: Recorder = NO_RECORDER,
+        context_tokens: int = 0,
     ) -> "S3Gen":
-        """`upstream` is changed in place: see `fold_weight_norm`."""
+        """`upstream` is changed in place: see `fold_weight_norm`.
+
+        A slice is solved together with so many `context_tokens` before it, 0: all of its text
+        chunk's.
+        """
         return cls(
             Flow(upstream.flow, compiler, recorder),
             Vocoder(upstream.mel2wav, recorder),
             upstream.trim_fade,
+            context_tokens,
         )
 
     @torch.inference_mode()
@@ -121,22 +128,37 @@ class _Utterance:
 
     def __init__(self, s3gen: S3Gen, reference: S3GenReference, noise: Noise, fade: int) -> None:
         self._reference = reference
+        self._context = s3gen.context_tokens
         self._noise = FrameNoise(noise, Use.FLOW, MEL_BANDS)
         self._waveform = Waveform(s3gen.vocoder, noise, fade)
         self._tokens = reference.prompt_token[0, :0]
         self._mel = reference.prompt_feat[0, :0].T
 
     def wanted(self, tokens: Tensor) -> Solve:
-        spoken = torch.cat([self._tokens, tokens])
-        frames = FRAMES_PER_TOKEN * (self._reference.prompt_token.shape[1] + len(spoken))
-        return Solve(spoken, self._reference, self._noise.until(frames))
+        known = self._tokens[self._forgotten :]
+        prompt = FRAMES_PER_TOKEN * self._reference.prompt_token.shape[1]
+        end = FRAMES_PER_TOKEN * (len(self._tokens) + len(tokens))
+        noise = self._noise.until(prompt + end)
+        begin = prompt + FRAMES_PER_TOKEN * self._forgotten
+        return Solve(
+            torch.cat([known, tokens]),
+            self._reference,
+            torch.cat([noise[:prompt], noise[begin:]]),
+        )
 
     def extend(self, tokens: Tensor, mel: Tensor | None, last: bool) -> Tensor:
         """What `tokens`, int64 [n], add to the waveform: float32 [samples]."""
         if mel is None:
             mel = self._mel
+        else:
+            mel = torch.cat([self._mel[:, : FRAMES_PER_TOKEN * self._forgotten], mel], dim=1)
         if not mel.shape[1]:
             return torch.empty(0, device=mel.device)
         audio = self._waveform.extend(mel, last)
         self._tokens, self._mel = torch.cat([self._tokens, tokens]), mel
         return audio
+
+    @property
+    def _forgotten(self) -> int:
+        """How many of the tokens so far are not solved again."""
+        return max(0, len(self._tokens) - self._context) if self._context else 0

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import msgspec
 import pytest
 import torch
@@ -153,6 +155,27 @@ def test_that_comparison_notices_a_hard_cut(decoder_for, monkeypatch):
 
     slices = stream(decoder_for(crossfade_duration_milliseconds=0), TOKENS, 15)
     assert loudest_click(slices) > 1
+
+
+def test_with_a_bounded_context_no_slice_is_solved_with_more(
+    tiny_checkpoint, models, mels, s3gen, decoder_for, monkeypatch
+):
+    """As long as all of it is context, nothing changes; then only what is solved."""
+    whole = torch.cat(stream(decoder_for(), TOKENS, 15))
+    assert [mel.shape[1] for mel in mels] == [30, 60, 90, 120, 150]
+    mels.clear()
+    bounded = replace(s3gen, context_tokens=30)
+    decoder = StreamDecoder(bounded, models.default_voice.s3gen, DEFAULTS)
+
+    pieces = stream(decoder, TOKENS, 15)
+
+    assert [mel.shape[1] for mel in mels] == [30, 60, 90, 90, 90]
+    heard = torch.cat(pieces)
+    same = sum(len(piece) for piece in pieces[:3])
+    assert len(heard) == len(whole)
+    assert torch.equal(heard[:same], whole[:same])
+    assert (heard - whole)[same:].abs().max() > 0
+    assert not heard.isnan().any()
 
 
 def test_with_zero_every_slice_stands_alone(decoder_for, mels):
