@@ -106,7 +106,13 @@ class ChatterboxEngine:
 
     async def prepare_voice(self, samples: Samples, rate: int) -> ChatterboxVoice:
         """Running streams go on meanwhile, on the other threads."""
-        prepare = partial(self._voices.voice, samples, rate)
+
+        def prepare() -> ChatterboxVoice:
+            voice = self._voices.voice(samples, rate)
+            if self._models.device.type == "cuda":
+                torch.cuda.current_stream().synchronize()  # others use it on theirs
+            return voice
+
         with device_faults():
             return self._cut(await run_to_its_end(self._voice_thread, prepare))
 

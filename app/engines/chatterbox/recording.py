@@ -85,6 +85,7 @@ class CudaRecorder:
         return Recorded(function, self._pool)
 
     def adopt_thread(self) -> None:
+        torch.cuda.synchronize()  # what was made on other streams is whole
         torch.cuda.set_stream(torch.cuda.Stream(priority=self._priority))  # type: ignore[no-untyped-call]
 
 
