@@ -85,8 +85,8 @@ class WorkerConfig(msgspec.Struct, frozen=True):
 class Synthesize(Message, frozen=True):
     """Speak `text`. `voice` is the digest of a decoded voice; None is the engine's own.
 
-    `live_version`: the job counts as live from that `LiveJobs` version on.
-    `credit`: how many samples it may send before it must wait for a `Credit`.
+    `live_version`: the job counts as live from that `LiveJobs` version on. Its worker answers
+    `JobReceived` and begins at the first `Credit`.
     """
 
     job: str
@@ -94,11 +94,13 @@ class Synthesize(Message, frozen=True):
     voice: str | None
     params: SynthesisParams
     live_version: int
-    credit: int
 
 
 class Credit(Message, frozen=True):
-    """The job may have sent `samples` samples *in all*; a repeated or lost one does no harm."""
+    """The job may have sent `samples` samples *in all*; a repeated or old one does no harm.
+
+    The first one lets it begin.
+    """
 
     job: str
     samples: int
@@ -171,6 +173,12 @@ class Heartbeat(Message, frozen=True):
     runaways: int = 0
 
 
+class JobReceived(Message, frozen=True):
+    """Should the worker die from now on, the job may be why."""
+
+    job: str
+
+
 class AudioChunk(Message, frozen=True):
     """The next frame holds PCM (int16 little-endian, mono); `seq` counts from 0 without a gap."""
 
@@ -200,5 +208,5 @@ class JobCancelled(Message, frozen=True):
     job: str
 
 
-JobResult = AudioChunk | JobDone | JobFailed | JobCancelled
+JobResult = JobReceived | AudioChunk | JobDone | JobFailed | JobCancelled
 Result = WorkerStarting | WorkerReady | WorkerFailed | Heartbeat | JobResult

@@ -15,6 +15,7 @@ from app.messages import (
     JobCancelled,
     JobDone,
     JobFailed,
+    JobReceived,
     LiveJobs,
     Message,
     Result,
@@ -32,8 +33,8 @@ KINDS = {name: get_args(kinds) for name, kinds in CHANNELS.items()}
 
 PARAMS = SynthesisParams(seed=7)
 SAMPLES: list[tuple[str, Message]] = [
-    ("jobs", Synthesize("j", "Grüße, 世界 🎧", "digest", PARAMS, live_version=1, credit=10)),
-    ("jobs", Synthesize("j", "", None, PARAMS, live_version=2**63, credit=0)),
+    ("jobs", Synthesize("j", "Grüße, 世界 🎧", "digest", PARAMS, live_version=1)),
+    ("jobs", Synthesize("j", "", None, PARAMS, live_version=2**63)),
     ("jobs", Credit("j", 2**40)),
     ("broadcast", LiveJobs(3, ["j", "k"])),
     ("broadcast", Voices({"é.wav": "digest"})),
@@ -42,6 +43,7 @@ SAMPLES: list[tuple[str, Message]] = [
     ("results", WorkerReady("preview", 24_000, False, True)),
     ("results", WorkerFailed("no such file")),
     ("results", Heartbeat(5, 1)),
+    ("results", JobReceived("j")),
     ("results", AudioChunk("j", 0)),
     ("results", JobDone("j", 2, 48_000)),
     ("results", JobFailed("j", "engine_error", "it failed")),
@@ -95,7 +97,7 @@ def test_a_wrong_type_of_field_is_refused() -> None:
 
 
 def test_a_message_is_a_value() -> None:
-    message = Synthesize("j", "text", None, PARAMS, live_version=1, credit=10)
+    message = Synthesize("j", "text", None, PARAMS, live_version=1)
     with pytest.raises(AttributeError):
         message.text = "other"
     assert message == msgspec.structs.replace(message)

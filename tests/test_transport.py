@@ -130,7 +130,7 @@ async def test_jobs_arrive_in_order(
 ) -> None:
     address = jobs_address(channels, 1)
     sender, receiver = JobSender(context, address), JobReceiver(worker_context, address)
-    job = Synthesize("j", "text", None, PARAMS, 1, 10)
+    job = Synthesize("j", "text", None, PARAMS, 1)
     try:
         await until(lambda: sender.send(job))  # it has connected
         assert sender.send(Credit("j", 20))

@@ -6,7 +6,9 @@ which worker has which job, and the streams; it knows neither processes nor HTTP
 
     submit → queue (FIFO, bounded) → a worker with a free slot → JobStream → done | error | closed
 
-A slot is busy from `Synthesize` until the worker's word that the job is over, or its death.
+A slot is busy from `Synthesize` until the worker's word that the job is over, or its death. A
+worker begins when it was granted credit, in answer to its word that it has received the job: one
+that dies before that did not die of the job.
 """
 
 import asyncio
@@ -38,6 +40,7 @@ from app.messages import (
     JobCancelled,
     JobDone,
     JobFailed,
+    JobReceived,
     JobResult,
     LiveJobs,
     SynthesisParams,
@@ -49,7 +52,7 @@ log = logging.getLogger(__name__)
 
 RESEND_S = 0.05
 MAX_KILLS = 2
-"""A job that was on so many workers when they died is not given to another."""
+"""A job that may have killed so many workers is not given to another."""
 
 
 @dataclass(frozen=True)
@@ -158,13 +161,13 @@ class Dispatcher:
 
         Its jobs of which nothing has yet left for the client are given to another worker, unless
         they have killed one before or `reason` is not `WorkerLost`. `guilty`: the jobs that may
-        have killed it; without, any.
+        have killed it; without, any that it had begun.
         """
         if worker in self._workers:
             self._workers.remove(worker)
         lost, worker.jobs = list(worker.jobs.values()), {}
         for job in reversed(lost):
-            job.kills += guilty is None or job.id in guilty
+            job.kills += job.granted > 0 and (guilty is None or job.id in guilty)
             if job.stream.ended:
                 continue
             if job.stream.started or not isinstance(reason, WorkerLost):
@@ -195,6 +198,8 @@ class Dispatcher:
         if job is None:
             return  # of a job it was never given: nobody's
         match message:
+            case JobReceived():
+                self._grant(job, 0)
             case AudioChunk():
                 self._chunk(job, message.seq, pcm)
             case JobDone():
@@ -204,7 +209,7 @@ class Dispatcher:
                 self._end(job, from_code(message.code, message.message))
             case JobCancelled():
                 self._end(job, ServerFault("the job was cancelled"))
-        if not isinstance(message, AudioChunk):
+        if not isinstance(message, JobReceived | AudioChunk):
             job.worker = None
             del worker.jobs[job.id]
             self._dispatch()
@@ -288,11 +293,8 @@ class Dispatcher:
         worker.jobs[job.id] = job
         job.worker = worker
         self._live_version += 1
-        job.chunks = job.samples = 0
-        job.granted = self._limits.ahead_samples
-        message = Synthesize(
-            job.id, job.text, job.voice, job.params, self._live_version, job.granted
-        )
+        job.chunks = job.samples = job.granted = 0
+        message = Synthesize(job.id, job.text, job.voice, job.params, self._live_version)
         if not worker.send(message):
             job.worker = None
             del worker.jobs[job.id]

@@ -19,6 +19,7 @@ from app.messages import (
     JobCancelled,
     JobDone,
     JobFailed,
+    JobReceived,
     LiveJobs,
     Result,
     Synthesize,
@@ -51,7 +52,7 @@ class Job:
         self.waits_for_credit = False
         self.chunks = 0
         self.samples = 0
-        self._credit = message.credit
+        self._credit = 0
         self._credit_came = asyncio.Event()
         self._send = send
 
@@ -60,8 +61,19 @@ class Job:
         self._credit = max(self._credit, samples)
         self._credit_came.set()
 
+    async def may_begin(self) -> None:
+        """Returns when the master knows whom to blame, should this process die."""
+        await self._send(JobReceived(self.id))
+        await self._credit_left()
+
     async def emit(self, pcm: bytes) -> None:
         """Send PCM as the next audio chunk, as soon as there is credit left."""
+        await self._credit_left()
+        await self._send(AudioChunk(self.id, self.chunks), pcm)
+        self.chunks += 1
+        self.samples += len(pcm) // BYTES_PER_SAMPLE
+
+    async def _credit_left(self) -> None:
         while self.samples >= self._credit:
             self._credit_came.clear()
             self.waits_for_credit = True
@@ -69,9 +81,6 @@ class Job:
                 await self._credit_came.wait()
             finally:
                 self.waits_for_credit = False
-        await self._send(AudioChunk(self.id, self.chunks), pcm)
-        self.chunks += 1
-        self.samples += len(pcm) // BYTES_PER_SAMPLE
 
 
 class Jobs:
@@ -124,6 +133,7 @@ class Jobs:
 
     async def _speak(self, job: Job, message: Synthesize) -> None:
         """Once more, if memory ran out before any audio was sent."""
+        await job.may_begin()
         try:
             await self._try(job, message)
             return

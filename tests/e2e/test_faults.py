@@ -180,6 +180,32 @@ async def test_an_idle_worker_that_is_killed_is_replaced_and_no_request_fails(
     assert sorted(restarts.values()) == [0, 1]
 
 
+async def test_a_request_just_after_all_idle_workers_were_killed_is_served(
+    service: Service,
+) -> None:
+    async with service.async_client() as client:
+        await client.get("/ping")  # so that the request finds a connection, and is quick
+        for pid in service.worker_pids():
+            os.kill(pid, signal.SIGKILL)
+        assert (await speak(client, "audio2")).content == expected_pcm("audio2", 7)
+
+
+async def test_a_request_is_not_to_blame_for_workers_that_died_before_they_received_it(
+    service: Service,
+) -> None:
+    idle = set(service.worker_pids())
+    for pid in idle:
+        os.kill(pid, signal.SIGSTOP)
+    async with service.async_client() as client:
+        speaking = asyncio.create_task(speak(client, "audio2"))
+        while idle:
+            await service.until(lambda: bool(busy_pids(service) & idle))
+            [pid] = busy_pids(service)
+            os.kill(pid, signal.SIGKILL)
+            idle.remove(pid)
+        assert (await speaking).content == expected_pcm("audio2", 7)
+
+
 async def test_a_request_that_kills_its_workers_is_given_up(service: Service) -> None:
     restarts = sum(each["restarts"] for each in service.status()["workers"])
     async with service.async_client() as client:

@@ -16,6 +16,7 @@ from app.messages import (
     JobCancelled,
     JobDone,
     JobFailed,
+    JobReceived,
     JobResult,
     LiveJobs,
     Result,
@@ -33,14 +34,21 @@ TOKEN = SAMPLES_PER_TOKEN
 
 
 class Outbox:
-    """The master, as far as one worker's jobs know it."""
+    """The master, as far as one worker's jobs know it: what is received gets `first_credit`."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[Result, bytes]] = []
+        self.received: list[str] = []
+        self.first_credit = 10**9
+        self.grant: Callable[[Credit], None]
         self._sent_more = asyncio.Event()
 
     async def send(self, message: Result, pcm: bytes | None = None) -> None:
-        self.sent.append((message, pcm or b""))
+        if isinstance(message, JobReceived):
+            self.received.append(message.job)
+            self.grant(Credit(message.job, self.first_credit))
+        else:
+            self.sent.append((message, pcm or b""))
         self._sent_more.set()
 
     async def holds(self, condition: Callable[[], bool]) -> None:
@@ -73,14 +81,15 @@ def engine() -> ScriptedEngine:
 async def jobs(engine: ScriptedEngine, outbox: Outbox, tmp_path: Path) -> AsyncIterator[Jobs]:
     pipeline = Pipeline(engine, QueueSizes(2, 3))
     jobs = Jobs(engine, pipeline, PreparedVoices(engine, tmp_path), outbox.send)
+    outbox.grant = jobs.credit
     yield jobs
     jobs.keep(LiveJobs(10**9, []))
     await jobs.finish()
     pipeline.close()
 
 
-def request(job: str, text: str, *, live_version: int = 1, credit: int = 10**9) -> Synthesize:
-    return Synthesize(job, text, None, PLAIN, live_version, credit)
+def request(job: str, text: str, *, live_version: int = 1) -> Synthesize:
+    return Synthesize(job, text, None, PLAIN, live_version)
 
 
 async def finished(jobs: Jobs) -> None:
@@ -99,6 +108,19 @@ async def test_a_job_sends_its_audio_and_then_its_totals(jobs: Jobs, outbox: Out
         JobDone("j", 2, 3 * TOKEN),
     ]
     assert outbox.audio("j") == expected_pcm("audio2 one", PLAIN.seed)
+
+
+async def test_a_job_begins_when_the_master_knows_that_it_is_here(
+    jobs: Jobs, outbox: Outbox, engine: ScriptedEngine
+) -> None:
+    outbox.first_credit = 0
+    jobs.start(request("j", "one"))
+    await until(lambda: jobs.working == 0)
+    assert outbox.received == ["j"]
+    assert engine.steps == 0
+    jobs.credit(Credit("j", TOKEN))
+    await finished(jobs)
+    assert outbox.ends("j") == [JobDone("j", 1, TOKEN)]
 
 
 async def test_an_engines_error_is_told_without_its_details(jobs: Jobs, outbox: Outbox) -> None:
@@ -132,7 +154,8 @@ async def test_jobs_run_side_by_side(jobs: Jobs, outbox: Outbox) -> None:
 
 
 async def test_a_job_waits_when_its_credit_is_used_up(jobs: Jobs, outbox: Outbox) -> None:
-    jobs.start(request("j", "one " * 10, credit=2 * TOKEN))
+    outbox.first_credit = 2 * TOKEN
+    jobs.start(request("j", "one " * 10))
     await outbox.holds(lambda: outbox.samples("j") == 2 * TOKEN)
     await until(lambda: jobs.working == 0)
     jobs.credit(Credit("j", 5 * TOKEN))
@@ -144,7 +167,8 @@ async def test_a_job_waits_when_its_credit_is_used_up(jobs: Jobs, outbox: Outbox
 
 
 async def test_old_and_repeated_credit_does_no_harm(jobs: Jobs, outbox: Outbox) -> None:
-    jobs.start(request("j", "one " * 10, credit=2 * TOKEN))
+    outbox.first_credit = 2 * TOKEN
+    jobs.start(request("j", "one " * 10))
     for samples in (4 * TOKEN, TOKEN, 4 * TOKEN, TOKEN):  # an old one comes last
         jobs.credit(Credit("j", samples))
     await outbox.holds(lambda: outbox.samples("j") == 4 * TOKEN)
@@ -158,8 +182,10 @@ async def test_credit_for_a_job_that_is_over_is_ignored(jobs: Jobs, outbox: Outb
 
 
 async def test_who_waits_for_credit_keeps_nobody_waiting(jobs: Jobs, outbox: Outbox) -> None:
-    jobs.start(request("slow", "one " * 100, credit=TOKEN))
+    outbox.first_credit = TOKEN
+    jobs.start(request("slow", "one " * 100))
     await until(lambda: jobs.working == 0)
+    outbox.first_credit = 10**9
     jobs.start(request("quick", "one " * 100))
     await outbox.holds(lambda: outbox.ends("quick") != [])
     assert outbox.samples("slow") == TOKEN
@@ -193,7 +219,8 @@ async def test_a_job_cancelled_before_it_began_says_so_once(jobs: Jobs, outbox: 
 
 
 async def test_a_job_is_cancelled_while_it_waits_for_credit(jobs: Jobs, outbox: Outbox) -> None:
-    jobs.start(request("j", "one " * 10, credit=TOKEN))
+    outbox.first_credit = TOKEN
+    jobs.start(request("j", "one " * 10))
     await until(lambda: jobs.working == 0)
     jobs.keep(LiveJobs(1, []))
     await finished(jobs)
