@@ -139,8 +139,8 @@ class Settings(BaseSettings):
         ge=0,
         le=1000,
         description="With how many of the tokens before it S3Gen solves a slice. `0`: with all of "
-        "its text chunk's. A few dozen make late slices of long chunks as quick as early ones; it "
-        "was trained to hear all.",
+        "its text chunk's, otherwise with 12 at least. A few dozen make late slices of long chunks "
+        "as quick as early ones; it was trained to hear all.",
     )
     tts_t3_dtype: T3Dtype = Field(
         "auto",

@@ -123,7 +123,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def _head_without_offer(self) -> bytes:
         """Request line and headers of the present request; nothing if there is no offer."""
         headers = [header for header in self.headers if header[0] != b"upgrade"]
-        if len(headers) == len(self.headers):
+        if len(headers) == len(self.headers) or self.parser.get_method() == b"CONNECT":
             return b""
         method, version = self.parser.get_method(), self.parser.get_http_version().encode()
         lines = b"".join(b"%b: %b\r\n" % header for header in headers)

@@ -101,7 +101,9 @@ class SpeechRequest(BaseModel):
     ]
     seed: Annotated[
         int | None,
-        Field(None, ge=0, le=2**32 - 1, description="The same seed gives the same audio."),
+        Field(
+            None, ge=0, le=2**32 - 1, description="The same seed gives the same audio (on a CPU)."
+        ),
     ]
     repetition_penalty: Annotated[
         float | None, Field(None, ge=1, le=3, description="Discourages repeated speech tokens.")

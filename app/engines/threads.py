@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import TypeVar
 
@@ -26,8 +26,16 @@ async def run_to_its_end(
     finally:
         if not work.done():
             hurry()
-        while not work.done():
-            await in_spite_of_cancellation(asyncio.wait([asyncio.wrap_future(work)]))
+            await ended(work)
+
+
+async def ended(work: "Future[T]") -> None:
+    """Returns when `work` is over, in whatever way, and however often it is cancelled meanwhile."""
+    end = asyncio.wrap_future(work)
+    while not end.done():
+        await in_spite_of_cancellation(asyncio.wait([end]))
+    if not end.cancelled():
+        end.exception()  # seen
 
 
 async def in_spite_of_cancellation(waiting: Awaitable[object]) -> None:

@@ -254,6 +254,14 @@ async def test_an_offer_hides_no_request_that_is_refused_otherwise(connection: C
     assert refusal(await connection.rest()) == (400, "invalid_request")
 
 
+async def test_a_connect_with_an_offer_is_answered_like_one_without(
+    connection: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    connection.send(b"CONNECT /now HTTP/1.1\r\nHost: x\r\n" + OFFER + b"\r\n")
+    assert await connection.answer() == b"0"
+    assert "Fatal error" not in caplog.text
+
+
 # --- answers and bodies ---------------------------------------------------------------------------
 
 

@@ -20,7 +20,7 @@ from app.audio.pcm import ChunkJoiner, to_int16
 from app.bench.checkpoint import tiny_sizes
 from app.bench.listener import first_audible
 from app.bench.speed.clock import Clock
-from app.bench.speed.hooks import clocked, cut_at, never_end, t3_of
+from app.bench.speed.hooks import clocked, cut_at, endless
 from app.bench.speed.memory import peak_gb, present_gb
 from app.engines.base import Engine, EngineConfig, Samples, SpeechSlice, TextChunk
 from app.engines.registry import load_engine
@@ -96,9 +96,8 @@ def load(config: EngineConfig, tiny: bool) -> Loaded:
     torch.set_num_threads(config.threads)
     _device, _runner = config.device, asyncio.Runner()
     began = perf_counter()
-    with tiny_sizes() if tiny else nullcontext():
+    with tiny_sizes() if tiny else nullcontext(), endless():
         _engine = load_engine("chatterbox", config)
-    never_end(t3_of(_engine))
     loaded = perf_counter()
     _runner.run(_engine.warm_up())
     return Loaded(

@@ -1,6 +1,7 @@
 """Where the benchmark reaches into the models; nothing else of it knows how they are built.
 
 never_end(t3)             upstream's T3, whoever drives it, never draws the end token
+endless()                 nor does that of an engine that is constructed
 cut_at(tokens)            the engine cuts every text chunk after so many tokens
 clocked(clock)            the parts of S3Gen tell `clock` how long they took
 """
@@ -14,9 +15,9 @@ from unittest import mock
 from torch import Tensor, nn
 
 from app.bench.speed.clock import Clock
-from app.engines.base import Engine
 from app.engines.chatterbox import engine as engine_module
 from app.engines.chatterbox.flow import FixedSolver, Flow
+from app.engines.chatterbox.loading import Models, load
 from app.engines.chatterbox.vocoder import Waveform
 
 PARTS: list[tuple[str, type, str]] = [
@@ -31,11 +32,6 @@ UNHEARD_OF = -1e4
 """As a logit: finite, since guidance subtracts one such from another."""
 
 
-def t3_of(engine: Engine) -> Any:
-    """Upstream's T3 in a `ChatterboxEngine`."""
-    return engine._models.t3  # type: ignore[attr-defined]
-
-
 def never_end(t3: Any) -> None:
     """To be called before anything of `t3` is compiled. Costs one small kernel a step."""
     end: int = t3.hp.stop_speech_token
@@ -45,6 +41,17 @@ def never_end(t3: Any) -> None:
         return logits
 
     t3.speech_head.register_forward_hook(without_end)
+
+
+def endless() -> AbstractContextManager[object]:
+    """Inside, the models that an engine loads never end; its threads begin when they are loaded."""
+
+    def load_endless(*args: Any, **kwargs: Any) -> Models:
+        models = load(*args, **kwargs)
+        never_end(models.t3)
+        return models
+
+    return mock.patch.object(engine_module, "load", load_endless)
 
 
 def cut_at(tokens: int) -> AbstractContextManager[object]:

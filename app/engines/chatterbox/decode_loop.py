@@ -19,7 +19,7 @@ from torch import Tensor
 from app.engines.chatterbox.flow import OnStep
 from app.engines.chatterbox.s3gen import S3Gen, StreamDecoder
 from app.engines.chatterbox.voices import S3GenReference
-from app.engines.threads import in_spite_of_cancellation
+from app.engines.threads import ended
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -76,9 +76,9 @@ class DecodeLoop:
         try:
             return await asyncio.wrap_future(piece.audio)
         finally:
-            piece.wanted = piece.audio.done()
-            while not piece.audio.done():
-                await in_spite_of_cancellation(asyncio.wait([asyncio.wrap_future(piece.audio)]))
+            if not piece.audio.done():
+                piece.wanted = False
+                await ended(piece.audio)
 
     def close(self) -> None:
         """No slice may be under way; the thread ends."""
@@ -88,19 +88,30 @@ class DecodeLoop:
         self._thread.join()
 
     def _run(self) -> None:
-        self._adopt()
-        while True:
-            with self._news:
-                self._news.wait_for(lambda: self._slices or self._warm_up or self._closing)
-                if self._closing:
-                    return
-                warm_up, self._warm_up = self._warm_up, None
-                pieces = self._most_urgent()
-            if warm_up:
-                reference, done = warm_up
+        fault = _fault_of(self._adopt)
+        while self._turn(fault):
+            pass
+
+    def _turn(self, fault: Exception | None) -> bool:
+        """One warm-up or some slices, whose names end with it; False if there will be no more.
+
+        `fault`: why nothing can run here.
+        """
+        with self._news:
+            self._news.wait_for(lambda: self._slices or self._warm_up or self._closing)
+            if self._closing:
+                return False
+            warm_up, self._warm_up = self._warm_up, None
+            pieces = self._most_urgent()
+        if warm_up:
+            reference, done = warm_up
+            if fault:
+                done.set_exception(fault)
+            else:
                 _settle(done, self._s3gen.warm_up, reference)
-            if pieces:
-                self._decode(pieces)
+        if pieces:
+            self._decode(pieces)
+        return True
 
     def _most_urgent(self) -> list[Slice]:
         """As many as are solved together; they can no longer be cancelled."""
@@ -114,15 +125,16 @@ class DecodeLoop:
 
     @torch.inference_mode()
     def _decode(self, pieces: list[Slice]) -> None:
-        device = self._s3gen.fade_in.device
-        tokens = [torch.tensor(piece.tokens, dtype=torch.int64, device=device) for piece in pieces]
-
         def on_step() -> None:
             self.steps += 1
             if not any(piece.wanted for piece in pieces):
                 raise _Unwanted
 
         try:
+            device = self._s3gen.fade_in.device
+            tokens = [
+                torch.tensor(piece.tokens, dtype=torch.int64, device=device) for piece in pieces
+            ]
             mels = self._solve(pieces, tokens, on_step)
         except _Unwanted:
             for piece in pieces:
@@ -150,6 +162,14 @@ class _Unwanted(Exception):
 
 def _audio(piece: Slice, tokens: Tensor, mel: Tensor | None) -> Tensor:
     return piece.stream.extend(tokens, mel, piece.last).cpu()
+
+
+def _fault_of(call: Callable[[], None]) -> Exception | None:
+    try:
+        call()
+    except Exception as fault:  # noqa: BLE001 – told to whoever waits for it
+        return fault
+    return None
 
 
 def _settle(future: "Future[T]", work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> None:

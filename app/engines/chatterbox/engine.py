@@ -27,7 +27,12 @@ from app.engines.chatterbox.decode_loop import FIRST, DecodeLoop, Slice
 from app.engines.chatterbox.device_faults import device_faults
 from app.engines.chatterbox.linear import knows_onednn
 from app.engines.chatterbox.loading import load
-from app.engines.chatterbox.recording import NO_RECORDER, CudaRecorder, Recorder
+from app.engines.chatterbox.recording import (
+    NO_RECORDER,
+    CudaRecorder,
+    Recorder,
+    RecordingFailed,
+)
 from app.engines.chatterbox.s3gen import S3Gen, StreamDecoder
 from app.engines.chatterbox.slices import slice_lengths
 from app.engines.chatterbox.step_loop import StepLoop
@@ -84,15 +89,18 @@ class ChatterboxEngine:
         return CudaRecorder(priority) if on_gpu else NO_RECORDER
 
     def _assemble(self, compiler: Compiler, new_recorder: Callable[[int], Recorder]) -> None:
-        """The hot path: both stages and the threads that they stay on."""
+        """The hot path: both stages, then the threads that they stay on."""
         self.compiled = compiler is not NO_COMPILER
+        self._compiler, self._new_recorder = compiler, new_recorder
         t3, s3gen = new_recorder(FIRST_ON_THE_GPU), new_recorder(0)
         batch = T3Batch(self._models.t3, self._slots, compiler=compiler, recorder=t3)
-        self._t3 = StepLoop(batch, _each(compiler.adopt_thread, t3.adopt_thread))
         context = self._tuning.s3gen_context_tokens
         model = S3Gen.of(self._models.s3gen, compiler, s3gen, context)
-        self._s3gen = DecodeLoop(model, _each(compiler.adopt_thread, s3gen.adopt_thread))
         self._new_stream = partial(StreamDecoder, model)
+        if self._models.device.type == "cuda":
+            torch.cuda.synchronize()  # the threads' streams must find everything whole
+        self._t3 = StepLoop(batch, _each(compiler.adopt_thread, t3.adopt_thread))
+        self._s3gen = DecodeLoop(model, _each(compiler.adopt_thread, s3gen.adopt_thread))
 
     async def _dismantle(self) -> None:
         await asyncio.to_thread(self._t3.close)
@@ -160,31 +168,34 @@ class ChatterboxEngine:
         return StreamingWatermark(self._mark) if self._mark else None
 
     async def warm_up(self) -> None:
-        """Run both stages in every shape. If they cannot be compiled, `notice` says why."""
-        if self.compiled:
-            if await self._runs("compiled"):
-                return
-            await self._start_again(self._recorder)
-        if self._models.device.type == "cuda":
-            if await self._runs("recorded"):
-                return
-            await self._start_again(lambda priority: NO_RECORDER)
-        await self._run_hot_path()
+        """Run both stages in every shape. What cannot be compiled or recorded is left as it is, and
+        `notice` says why.
+        """
+        notices: list[str] = []
+        while failure := await self._failure():
+            how, compiler, new_recorder = failure
+            notices.append(how)
+            self.notice = "; ".join(notices)
+            log.warning(how)
+            await self._dismantle()
+            gc.collect()  # the traceback was the last to hold what is in the way on a full GPU
+            self._assemble(compiler, new_recorder)
 
-    async def _runs(self, how: str) -> bool:
+    async def _failure(self) -> tuple[str, Compiler, Callable[[int], Recorder]] | None:
+        """Run it all: if that fails, how, and what to do without. Raises where nothing is left."""
         try:
             await self._run_hot_path()
+        except RecordingFailed as failed:
+            log.debug("while recording", exc_info=True)
+            told = f"not recorded, speech takes longer: {_root(failed.args[0])}"
+            return told, self._compiler, lambda priority: NO_RECORDER
         except Exception as error:  # a compiler's errors have no common type
-            self.notice = f"not {how}, speech takes longer: {_root(error)}"
-            log.warning(self.notice)
-            log.debug("while warming up", exc_info=True)
-            return False
-        return True
-
-    async def _start_again(self, new_recorder: Callable[[int], Recorder]) -> None:
-        await self._dismantle()
-        gc.collect()  # the traceback was the last to hold on to what is in the way on a full GPU
-        self._assemble(NO_COMPILER, new_recorder)
+            if not self.compiled:
+                raise
+            log.debug("while compiling", exc_info=True)
+            told = f"not compiled, speech takes longer: {_root(error)}"
+            return told, NO_COMPILER, self._new_recorder
+        return None
 
     async def _run_hot_path(self) -> None:
         """One stage after the other: see `compilation`."""

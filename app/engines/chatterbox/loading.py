@@ -76,6 +76,8 @@ def load(
     usual: S3GenDtype = "bfloat16" if device == "cuda" and _has_bfloat16() else "float32"
     t3_dtype = usual if t3_dtype == "auto" else t3_dtype
     s3gen_dtype = usual if s3gen_dtype == "auto" else s3gen_dtype
+    if device == "cuda" and t3_dtype == s3gen_dtype == "bfloat16":
+        torch.set_float32_matmul_precision("high")  # the products that are left
     return Models(
         t3=_t3(model_path / "t3_cfg.safetensors", device, t3_dtype, packed),
         s3gen=_s3gen(model_path / "s3gen.safetensors", device, s3gen_dtype, packed),
@@ -118,8 +120,6 @@ def _s3gen(path: Path, device: str, dtype: S3GenDtype, packed: bool) -> S3Gen:
         estimator = s3gen.flow.decoder.estimator
         for blocks in (estimator.down_blocks, estimator.mid_blocks, estimator.up_blocks):
             use_bfloat16(blocks, ("to_q", "to_k", "to_v"))
-        if device == "cuda":
-            torch.set_float32_matmul_precision("high")  # the products that are left
     elif packed:
         replace_linears(s3gen, PackedLinear, path, "flow.")
     return s3gen

@@ -85,8 +85,11 @@ class CudaRecorder:
         return Recorded(function, self._pool)
 
     def adopt_thread(self) -> None:
-        torch.cuda.synchronize()  # what was made on other streams is whole
         torch.cuda.set_stream(torch.cuda.Stream(priority=self._priority))  # type: ignore[no-untyped-call]
+
+
+class RecordingFailed(Exception):
+    """What runs cannot be recorded."""
 
 
 class Recorded:
@@ -108,8 +111,8 @@ class Recorded:
         return result
 
     def rehearse(self, *shape: int) -> None:
-        """Raises what the function raises, and torch's errors where something cannot be recorded
-        or finds no memory.
+        """Raises what the function raises, and `RecordingFailed` where it runs but cannot be
+        recorded, out of memory among other reasons.
         """
         self._function(*shape)  # what is compiled, chosen or allocated at first use
         torch.cuda.current_stream().synchronize()
@@ -117,7 +120,10 @@ class Recorded:
         graph = torch.cuda.CUDAGraph()  # type: ignore[no-untyped-call]
         graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")  # type: ignore[no-untyped-call]
         try:
-            result = self._function(*shape)
-        finally:
-            graph.capture_end()  # type: ignore[no-untyped-call]
+            try:
+                result = self._function(*shape)
+            finally:
+                graph.capture_end()  # type: ignore[no-untyped-call]
+        except RuntimeError as fault:
+            raise RecordingFailed(fault) from fault
         self._recordings[shape] = graph, result

@@ -22,9 +22,12 @@ from app.engines.chatterbox.compilation import NO_COMPILER, Compiler
 from app.engines.chatterbox.flow import FRAMES_PER_TOKEN, MEL_BANDS, Flow, OnStep, Solve
 from app.engines.chatterbox.noise import FrameNoise, Noise, Use
 from app.engines.chatterbox.recording import NO_RECORDER, Recorder
-from app.engines.chatterbox.vocoder import Vocoder, Waveform
+from app.engines.chatterbox.vocoder import HELD_BACK, Vocoder, Waveform
 from app.engines.chatterbox.voices import S3GenReference
 from app.messages import SynthesisParams
+
+LEAST_CONTEXT = -(-HELD_BACK // FRAMES_PER_TOKEN) + 3
+"""Tokens: what may still change when more comes, and what the encoder looks ahead."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ class StreamDecoder:
         self._slices_alone = params.chunk_overlap_method == "zero"
         self._fade = params.crossfade_duration_milliseconds * S3GEN_SR // 1000
         self._utterances = 0
-        self._utterance = self._begin_utterance()
+        self._begun: _Utterance | None = None  # on the thread that solves it
         self._given = 0  # samples of this text chunk
 
     @torch.inference_mode()
@@ -114,13 +117,16 @@ class StreamDecoder:
         audio[: len(gain)] *= gain
         self._given = 0 if last else self._given + len(audio)
         if ends:
-            self._utterance = self._begin_utterance()
+            self._begun = None
         return audio
 
-    def _begin_utterance(self) -> "_Utterance":
-        noise = Noise(self._seed, self._utterances, self._s3gen.fade_in.device)
-        self._utterances += 1
-        return _Utterance(self._s3gen, self._reference, noise, self._fade)
+    @property
+    def _utterance(self) -> "_Utterance":
+        if self._begun is None:
+            noise = Noise(self._seed, self._utterances, self._s3gen.fade_in.device)
+            self._utterances += 1
+            self._begun = _Utterance(self._s3gen, self._reference, noise, self._fade)
+        return self._begun
 
 
 class _Utterance:
@@ -161,4 +167,6 @@ class _Utterance:
     @property
     def _forgotten(self) -> int:
         """How many of the tokens so far are not solved again."""
-        return max(0, len(self._tokens) - self._context) if self._context else 0
+        if not self._context:
+            return 0
+        return max(0, len(self._tokens) - max(self._context, LEAST_CONTEXT))

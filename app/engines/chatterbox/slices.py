@@ -1,8 +1,8 @@
 """Slices: how many speech tokens are turned into audio at a time; asked by the engine.
 
 S3Gen solves the voice's prompt and all of the text chunk so far again with every slice, so what
-makes speech late is the first slice's length and what makes it dear is the number of slices. Hence,
-on a CPU, a small first one and then ever longer ones. Lengths depend on a slice's index alone,
+makes speech late is the first slice's length and what makes it dear is the number of slices. Hence
+a small first one, and then, on a CPU, ever longer ones. Lengths depend on a slice's index alone,
 never on how fast things go: otherwise the same seed would not say the same.
 """
 

@@ -26,10 +26,8 @@ class Batch(Protocol):
     @property
     def free(self) -> int: ...
     def warm_up(self) -> Iterator[None]: ...
-    @property
-    def has_ready(self) -> bool: ...
     def admit(self, request: T3Request) -> int: ...
-    def step(self, waiting: frozenset[int]) -> dict[int, Step]: ...
+    def step(self, waiting: frozenset[int]) -> dict[int, list[Step]]: ...
     def release(self, slot: int) -> None: ...
 
 
@@ -136,15 +134,12 @@ class StepLoop:
             if not self._pauses:
                 self._admit()
                 self._step()
-            if not self._batch.has_ready:
-                self._post()
+            self._post()
 
     def _take_arrivals(self) -> None:
         """What has arrived; waits for something if there is nothing else to do."""
         busy = self._queued or not all(turn.waits for turn in self._running.values())
         idle = self._pauses or not busy
-        if idle:
-            self._post()
         while idle or not self._arrivals.empty():
             if turn := self._arrivals.get():
                 self._queued.append(turn)
@@ -181,9 +176,10 @@ class StepLoop:
                 self._dismiss(slot)
             return
         self.steps += 1
-        for slot, step in steps.items():
-            self._tell(self._running[slot], step)
-            if step.ending:
+        for slot, said in steps.items():
+            for step in said:
+                self._tell(self._running[slot], step)
+            if said[-1].ending:
                 self._dismiss(slot)
 
     def _dismiss(self, slot: int) -> None:

@@ -2,16 +2,16 @@
 
     tokenize(tokenizer, text)          once per text chunk
     batch.admit(request) → slot        computes the prompt; the job takes part from the next step on
-    batch.step() → {slot: Step}        one token for each job
+    batch.step() → {slot: [Step]}      the next tokens of each job: one, or a few on a GPU
     batch.release(slot)                whenever a job is done or no longer wanted
 
 The weights are those of upstream's `T3`, the loop around them is not: upstream decodes one text at
 a time. All calls come from one thread, the engine's step loop. A GPU is given a few steps at a
-time and read after the last of them: what it computes never waits for what is done with it.
+time and read after the last of them.
 """
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum, auto
 from itertools import product
 from math import prod
@@ -38,9 +38,9 @@ from app.messages import SynthesisParams
 MAX_TOKENS = 1000
 """Speech tokens in one go, 40 s of audio: upstream's limit."""
 
-DEFAULT_POSITIONS = 1216
-"""Of the cache: a voice (34), a text chunk of 300 tokens, which is 500 characters, and 880 speech
-tokens, 35 seconds."""
+DEFAULT_POSITIONS = 1344
+"""Of the cache: a voice (34), a text chunk of 300 tokens, which is 500 characters, and as many
+speech tokens as there may be."""
 
 _FIRST_SPAN = 256
 _FEWEST_SLOTS = 2  # in a step, if there are as many: with under 4 rows MKL adds in another order
@@ -105,7 +105,6 @@ class _Job:
     remaining: int
     ending: Ending | None = None
     computed: int = 0
-    ready: list[int] = field(default_factory=list)  # computed, not yet told
 
 
 class T3Batch:
@@ -144,11 +143,6 @@ class T3Batch:
         """How many jobs may be admitted."""
         return len(self._idle)
 
-    @property
-    def has_ready(self) -> bool:
-        """Whether a step would have nothing to compute."""
-        return any(job.ready and not job.ending for job in self._jobs.values())
-
     def warm_up(self) -> Iterator[None]:
         """Run all there is in all its shapes, so that no request waits; pauses after each."""
         self._decoder.move_only(())
@@ -182,22 +176,25 @@ class T3Batch:
         return slot
 
     @torch.inference_mode()
-    def step(self, waiting: frozenset[int] = frozenset()) -> dict[int, Step]:
-        """One token for each job that has not ended, but for those in the slots `waiting`."""
+    def step(self, waiting: frozenset[int] = frozenset()) -> dict[int, list[Step]]:
+        """The next tokens, at least one, of each job that has not ended; but for those in the
+        slots `waiting`.
+        """
         moving = {
             slot: job for slot, job in self._jobs.items() if not job.ending and slot not in waiting
         }
-        if not all(job.ready for job in moving.values()):
-            self._compute(moving)
-        return {slot: self._take(job, job.ready.pop(0)) for slot, job in moving.items()}
+        if not moving:
+            return {}
+        rows = self._compute(moving)
+        return {slot: self._take(job, [row[slot] for row in rows]) for slot, job in moving.items()}
 
     def release(self, slot: int) -> None:
         """Forget the job in `slot`, whether it has ended or not."""
         del self._jobs[slot]
         self._idle.add(slot)
 
-    def _compute(self, moving: dict[int, _Job]) -> None:
-        """As many more tokens for each of them as are computed at once."""
+    def _compute(self, moving: dict[int, _Job]) -> list[list[int]]:
+        """As many rows of tokens, by slot, as are computed at once."""
         for slot, job in moving.items():
             if job.computed % self._drawn_at_once == 0:
                 self._decoder.noise[slot].exponential_(generator=job.generator)
@@ -206,14 +203,21 @@ class T3Batch:
             self._moving = list(moving)
             self._decoder.move_only(moving.keys())
         width = _at_least(max(moving) + 1, self._widths)
-        reached = max(job.position + len(job.ready) for job in moving.values()) + self._at_once
+        reached = max(job.position for job in moving.values()) + self._at_once
         span = _at_least(min(reached, self._spans[-1]), self._spans)
         tokens = torch.stack([self._advance(width, span).clone() for _ in range(self._at_once)])
-        for row in tokens.tolist():
-            for slot, job in moving.items():
-                job.ready.append(row[slot])
+        rows: list[list[int]] = tokens.tolist()
+        return rows
 
-    def _take(self, job: _Job, token: int) -> Step:
+    def _take(self, job: _Job, tokens: list[int]) -> list[Step]:
+        """What the job is told: nothing of what was computed after its end."""
+        steps: list[Step] = []
+        for token in tokens:
+            if not job.ending:
+                steps.append(self._take_one(job, token))
+        return steps
+
+    def _take_one(self, job: _Job, token: int) -> Step:
         speech = self._decoder.t3.hp
         job.position += 1
         job.remaining -= 1

@@ -129,7 +129,7 @@ class FixedVocoder:
         self._source: Tensor = like.new_zeros(vocoder.samples_per_frame * WINDOWS[-1])
 
     def warm_up(self) -> None:
-        for frames in WINDOWS:
+        for frames in reversed(WINDOWS):
             self._pitch.rehearse(frames)
             self._filter.rehearse(frames)
 

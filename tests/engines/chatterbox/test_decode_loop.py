@@ -147,3 +147,25 @@ async def test_a_fault_of_a_solve_is_told_to_all_that_were_in_it(
     flow.fault = None
     flow.let.release(1)
     assert len(await loop.decode(piece(Stream("one")))) == 3
+
+
+async def test_a_fault_before_the_solve_is_told_too(loop: DecodeLoop, flow: Flow) -> None:
+    unusable: Any = ["not a token"]
+    broken = piece(Stream("one"))
+    broken.tokens = unusable
+    with pytest.raises(ValueError, match="str"):
+        await loop.decode(broken)
+    flow.let.release(1)
+    assert len(await loop.decode(piece(Stream("one")))) == 3
+
+
+async def test_a_thread_that_cannot_begin_says_so() -> None:
+    def refuse() -> None:
+        raise RuntimeError("no such device")
+
+    s3gen: Any = SimpleNamespace(flow=Flow())
+    loop = DecodeLoop(s3gen, refuse)
+    nobody: Any = None
+    with pytest.raises(RuntimeError, match="no such device"):
+        await loop.warm_up(nobody)
+    loop.close()

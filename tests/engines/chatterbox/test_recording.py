@@ -14,7 +14,7 @@ import torch
 
 from app.engines.base import EngineConfig
 from app.engines.chatterbox.engine import ChatterboxEngine
-from app.engines.chatterbox.recording import NO_RECORDER, NoRecorder
+from app.engines.chatterbox.recording import NO_RECORDER, NoRecorder, RecordingFailed
 from app.engines.chatterbox.t3 import T3Batch, T3Request, tokenize
 from app.messages import SynthesisParams, Tuning
 from app.worker.pipeline import Pipeline, QueueSizes
@@ -33,9 +33,9 @@ def said(models, request, recorder, beside=0):
         batch.admit(other)
         batch.step()
     slot = batch.admit(request)
-    steps = [batch.step()[slot]]
+    steps = batch.step()[slot]
     while not steps[-1].ending:
-        steps.append(batch.step()[slot])
+        steps += batch.step()[slot]
     return [step.token for step in steps]
 
 
@@ -49,6 +49,27 @@ def test_t3_in_few_shapes_says_the_same(models, beside):
 
     assert few == said(models, request, NO_RECORDER, beside)
     assert len(few) > 20
+
+
+def test_who_joins_is_told_his_first_tokens_with_the_very_next_of_the_others(models):
+    request = T3Request(
+        tokenize(models.tokenizer, TEXT), models.default_voice, SynthesisParams(), 3, 150
+    )
+    batch = T3Batch(models.t3, slots=3, recorder=FewShapes())
+    first = batch.admit(request)
+    assert len(batch.step()[first]) == 4
+    second = batch.admit(request)
+    assert {slot: len(steps) for slot, steps in batch.step().items()} == {first: 4, second: 4}
+
+
+def test_what_was_computed_after_the_end_is_not_told(models):
+    request = T3Request(
+        tokenize(models.tokenizer, TEXT), models.default_voice, SynthesisParams(), 3, 6
+    )
+    batch = T3Batch(models.t3, slots=1, recorder=FewShapes())
+    slot = batch.admit(request)
+    assert [len(batch.step()[slot]) for _ in range(2)] == [4, 2]
+    assert batch.step() == {}
 
 
 async def spoken(engine: ChatterboxEngine, *texts: str) -> list[bytes]:
@@ -105,6 +126,35 @@ async def test_all_of_it_together_in_few_shapes_says_the_same(
     for few, alone in zip(heard, right, strict=True):
         assert len(few) == len(alone)
         assert decibels(samples(few) - samples(alone), samples(alone)) < -40
+
+
+class Forgetful(FewShapes):
+    """Cannot record."""
+
+    def by_shape(self, function):
+        steps = super().by_shape(function)
+        steps.rehearse = self.fail
+        return steps
+
+    def fail(self, *shape):
+        raise RecordingFailed(MemoryError("no room for it"))
+
+
+class ForgetfulChatterbox(TinyChatterbox):
+    def _recorder(self, priority: int = 0) -> FewShapes:
+        return Forgetful()
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_what_cannot_be_recorded_speaks_all_the_same(
+    tiny_checkpoint: Path, texts: list[str], right: list[bytes]
+) -> None:
+    config = EngineConfig("cpu", 1, str(tiny_checkpoint), watermark=False)
+    engine = ForgetfulChatterbox(config)
+    await engine.warm_up()
+    assert engine.notice == "not recorded, speech takes longer: MemoryError: no room for it"
+    assert await spoken(engine, texts[0]) == [right[0]]
+    await engine.close()
 
 
 @pytest.mark.gpu

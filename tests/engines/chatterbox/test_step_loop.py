@@ -17,7 +17,6 @@ class SlowBatch:
     """Warms up in a hundred shapes, each of which waits to be let through."""
 
     free = 1
-    has_ready = False
 
     def __init__(self) -> None:
         self.gate = threading.Semaphore(0)
@@ -31,7 +30,7 @@ class SlowBatch:
     def admit(self, request: T3Request) -> int:
         raise NotImplementedError
 
-    def step(self, waiting: frozenset[int]) -> dict[int, Step]:
+    def step(self, waiting: frozenset[int]) -> dict[int, list[Step]]:
         raise NotImplementedError
 
     def release(self, slot: int) -> None:
@@ -54,10 +53,10 @@ class TalkativeBatch(SlowBatch):
     def admit(self, request: T3Request) -> int:
         return 0
 
-    def step(self, waiting: frozenset[int]) -> dict[int, Step]:
+    def step(self, waiting: frozenset[int]) -> dict[int, list[Step]]:
         time.sleep(0.001)
         self.steps += 1
-        return {0: Step(self.steps, None)}
+        return {0: [Step(self.steps, None)]}
 
     def release(self, slot: int) -> None:
         pass

@@ -66,9 +66,9 @@ def request_for(models):
 
 def advance(batch, slot):
     """All that the job in `slot` has to say, steps shared with whatever else is there."""
-    steps = [batch.step()[slot]]
+    steps = batch.step()[slot]
     while not steps[-1].ending:
-        steps.append(batch.step()[slot])
+        steps += batch.step()[slot]
     return steps
 
 
@@ -282,7 +282,7 @@ def test_jobs_that_join_and_leave_at_random_say_what_they_say_alone(
             job, request = waiting.pop(0)
             running[batch.admit(request)] = job
             said[job] = []
-        for slot, step in batch.step().items():
+        for slot, [step] in batch.step().items():
             said[running[slot]].append(step.token)
             gone = running[slot] in cancelled and chance.random() < 0.05
             if step.ending or gone:
@@ -332,7 +332,7 @@ def test_a_job_that_waits_says_afterwards_what_it_would_have_said(model, request
     alone = speak(T3Batch(model, slots=4), patient)
     batch = T3Batch(model, slots=4)
     slot = batch.admit(patient)
-    said = [batch.step()[slot].token for _ in range(10)]
+    said = [step.token for _ in range(10) for step in batch.step()[slot]]
     for neighbour in (other, long_text):
         batch.admit(neighbour)
     list(batch.warm_up())
@@ -399,7 +399,7 @@ def test_a_job_that_has_filled_its_cache_is_no_harm_to_its_neighbour(model, requ
     prompt = embed_prompt(model, patient, KnownVoices(model)).shape[1]
     batch = T3Batch(model, slots=2, max_positions=prompt + 40)
     slot = batch.admit(patient)
-    said = [batch.step()[slot] for _ in range(5)]
+    said = [step for _ in range(5) for step in batch.step()[slot]]
     longer = request_for(TEXT + " " + TEXT[:22])
     full = batch.admit(longer)
     said += advance(batch, slot)
