@@ -19,7 +19,8 @@ from chatterbox.models.s3gen import S3Gen as UpstreamS3Gen
 from torch import Tensor
 
 from app.engines.chatterbox.compilation import NO_COMPILER, Compiler
-from app.engines.chatterbox.flow import FRAMES_PER_TOKEN, MEL_BANDS, Flow, OnStep, Solve
+from app.engines.chatterbox.flow import MEL_BANDS, Flow, OnStep, Solve
+from app.engines.chatterbox.flow_network import FRAMES_PER_TOKEN
 from app.engines.chatterbox.noise import FrameNoise, Noise, Use
 from app.engines.chatterbox.recording import NO_RECORDER, Recorder
 from app.engines.chatterbox.vocoder import HELD_BACK, Vocoder, Waveform

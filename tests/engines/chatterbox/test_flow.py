@@ -6,7 +6,8 @@ import torch
 
 from app.bench.checkpoint import tiny_sizes
 from app.engines.chatterbox import flow as flow_module
-from app.engines.chatterbox.flow import EulerStep, Flow, Solve
+from app.engines.chatterbox.flow import Flow, Solve
+from app.engines.chatterbox.flow_network import EulerStep
 from app.engines.chatterbox.loading import load
 from app.engines.chatterbox.noise import Noise, Use
 from app.engines.chatterbox.voices import S3GenReference

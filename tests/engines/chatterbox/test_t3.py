@@ -16,11 +16,10 @@ from chatterbox.models.t3.modules.cond_enc import T3Cond
 from chatterbox.tts import punc_norm
 
 from app.bench.checkpoint import tiny_sizes
-from app.engines.chatterbox import sampling, t3
+from app.engines.chatterbox import sampling, t3, t3_decoder
 from app.engines.chatterbox.loading import load
 from app.engines.chatterbox.sampling import guide, penalise
 from app.engines.chatterbox.t3 import (
-    Decoder,
     Ending,
     KnownVoices,
     Step,
@@ -30,6 +29,7 @@ from app.engines.chatterbox.t3 import (
     max_tokens,
     tokenize,
 )
+from app.engines.chatterbox.t3_decoder import Decoder
 from app.errors import EmptyText, TextTooLong
 from app.messages import SynthesisParams
 
@@ -208,7 +208,7 @@ MUTATIONS = {
         "begin",
         begin_and_then(lambda decoder, slot: move(decoder, slot, length=1)),
     ),
-    "not rotated": (t3, "rotate", lambda x, cosine, sine: x),
+    "not rotated": (t3_decoder, "rotate", lambda x, cosine, sine: x),
     "guidance the wrong way": (sampling, "guide", lambda logits, weight: guide(logits, -weight)),
     "no penalty": (sampling, "penalise", lambda scores, seen, penalty: scores),
 }
