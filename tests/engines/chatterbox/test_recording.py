@@ -168,8 +168,8 @@ async def test_recorded_it_says_the_same(
     dtype: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As the same GPU says it step by step; in bfloat16, whose rounding depends on the company,
-    for as long.
+    """As the same GPU says it step by step; in bfloat16, whose rounding depends on the company, no
+    more can be asked than that everyone is heard.
     """
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     torch.set_float32_matmul_precision("highest")

@@ -15,7 +15,7 @@ from chatterbox.models.t3.llama_configs import LLAMA_CONFIGS
 from chatterbox.models.t3.modules.cond_enc import T3Cond
 from chatterbox.tts import punc_norm
 
-from app.bench.checkpoint import tiny_sizes
+from app.bench.checkpoint import full_checkpoint, tiny_sizes
 from app.engines.chatterbox import sampling, t3, t3_decoder
 from app.engines.chatterbox.loading import load
 from app.engines.chatterbox.sampling import guide, penalise
@@ -473,3 +473,37 @@ def test_packed_layers_say_the_same_tokens(models, tiny_checkpoint, request_for)
         packed = load(tiny_checkpoint, "cpu", packed=True).t3
     for request in jobs(request_for, 4):
         assert speak(T3Batch(packed, slots=1), request) == speak(T3Batch(models.t3, 1), request)
+
+
+# --- Coarser products, at full size ---------------------------------------------------------------
+
+
+@torch.inference_mode()
+def fed_logits(dtype, tokens):
+    """Guided logits, float32 [101, vocabulary], of full size's T3 when `tokens` are put in place of
+    what it would say; what it would, and those tokens, if there are none.
+    """
+    models = load(full_checkpoint(), "cpu", dtype)
+    text = tokenize(models.tokenizer, TEXT)
+    batch = T3Batch(models.t3, slots=1)
+    batch.admit(T3Request(text, models.default_voice, DEFAULTS, 1, 200))
+    decoder, logits, fed = batch._decoder, [], []
+    for step in range(101):
+        logits.append(guide(decoder.logits(1, 256), torch.tensor([[0.5]]))[0])
+        fed.append(tokens[step] if tokens else int(logits[-1].argmax()))
+        decoder.token[0] = fed[-1]
+        decoder.spoken[0] += 1
+    return torch.stack(logits), fed
+
+
+@pytest.mark.heavy
+def test_how_far_coarser_weights_are_from_float32():
+    right, tokens = fed_logits("float32", [])
+    for dtype in ("bfloat16", "int8"):
+        logits, _ = fed_logits(dtype, tokens)
+        off = float((logits - right).square().mean().sqrt())
+        same = int((logits.argmax(-1) == right.argmax(-1)).sum())
+        spread = float(right.std())
+        print(f"{dtype}: off by {off:.2f} where logits spread by {spread:.2f}, {same} of 101 same")
+        assert off < 0.4 * spread
+        assert same > 50
