@@ -95,7 +95,7 @@ class Decoder(nn.Module):
         What lies beyond its end is computed for nothing, and written over before it is read.
         """
         positions = torch.arange(length, device=self.prompt.device).expand(2, -1)
-        prompt = self.prompt[:, :length].clone()  # compiled code tells a part of a buffer apart
+        prompt = self.prompt[:, :length].clone()  # a view of a buffer would need a graph of its own
         return self.transform(prompt, self.prompt_rows, positions, span=None)
 
     def move_only(self, slots: Collection[int]) -> None:
