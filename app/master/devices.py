@@ -25,7 +25,8 @@ class Device:
 
     def environment(self) -> dict[str, str]:
         """What pins a process to this device."""
-        return {"CUDA_VISIBLE_DEVICES": self.uuid or ""}
+        one_heap = {"MALLOC_ARENA_MAX": "1"} if self.kind == "cpu" else {}  # idle memory is shared
+        return {"CUDA_VISIBLE_DEVICES": self.uuid or "", **one_heap}
 
 
 CPU = Device("cpu", "cpu")

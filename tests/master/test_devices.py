@@ -97,4 +97,4 @@ def test_a_process_is_pinned_by_uuid() -> None:
 
 
 def test_on_the_cpu_no_gpu_is_visible() -> None:
-    assert CPU.environment() == {"CUDA_VISIBLE_DEVICES": ""}
+    assert CPU.environment()["CUDA_VISIBLE_DEVICES"] == ""

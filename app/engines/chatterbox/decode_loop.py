@@ -44,12 +44,18 @@ class Slice:
 
 
 class DecodeLoop:
-    """Owns the thread, on which `adopt` is called first; `steps` counts the flow's."""
+    """Owns the thread, on which `adopt` is called first, and `tidy_up` when slices are done.
 
-    def __init__(self, s3gen: S3Gen, adopt: Callable[[], None]) -> None:
+    `steps` counts the flow's.
+    """
+
+    def __init__(
+        self, s3gen: S3Gen, adopt: Callable[[], None], tidy_up: Callable[[], None]
+    ) -> None:
         self.steps = 0
         self._s3gen = s3gen
         self._adopt = adopt
+        self._tidy_up = tidy_up
         self._news = threading.Condition()
         self._slices: list[Slice] = []
         self._warm_up: tuple[S3GenReference, Future[None]] | None = None
@@ -111,6 +117,8 @@ class DecodeLoop:
                 _settle(done, self._s3gen.warm_up, reference)
         if pieces:
             self._decode(pieces)
+            pieces.clear()
+            self._tidy_up()
         return True
 
     def _most_urgent(self) -> list[Slice]:

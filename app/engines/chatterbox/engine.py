@@ -25,6 +25,7 @@ from app.engines.base import EngineConfig, Samples, SpeechSlice, TextChunk, Wate
 from app.engines.chatterbox.compilation import NO_COMPILER, Compiler, TorchCompiler
 from app.engines.chatterbox.decode_loop import FIRST, DecodeLoop, Slice
 from app.engines.chatterbox.device_faults import device_faults
+from app.engines.chatterbox.heap import trim
 from app.engines.chatterbox.linear import knows_onednn
 from app.engines.chatterbox.loading import load
 from app.engines.chatterbox.recording import (
@@ -100,7 +101,9 @@ class ChatterboxEngine:
         if self._models.device.type == "cuda":
             torch.cuda.synchronize()  # the threads' streams must find everything whole
         self._t3 = StepLoop(batch, _each(compiler.adopt_thread, t3.adopt_thread))
-        self._s3gen = DecodeLoop(model, _each(compiler.adopt_thread, s3gen.adopt_thread))
+        adopt = _each(compiler.adopt_thread, s3gen.adopt_thread)
+        on_cpu = self._models.device.type == "cpu"
+        self._s3gen = DecodeLoop(model, adopt, trim if on_cpu else _nothing)
 
     async def _dismantle(self) -> None:
         await asyncio.to_thread(self._t3.close)
@@ -117,6 +120,7 @@ class ChatterboxEngine:
 
         def prepare() -> ChatterboxVoice:
             voice = self._voices.voice(samples, rate)
+            self._forget_what_is_done()
             if self._models.device.type == "cuda":
                 torch.cuda.current_stream().synchronize()  # others use it on theirs
             return voice
@@ -180,6 +184,7 @@ class ChatterboxEngine:
             await self._dismantle()
             gc.collect()  # the traceback was the last to hold what is in the way on a full GPU
             self._assemble(compiler, new_recorder)
+        await asyncio.to_thread(self._forget_what_is_done)
 
     async def _failure(self) -> tuple[str, Compiler, Callable[[int], Recorder]] | None:
         """Run it all: if that fails, how, and what to do without. Raises where nothing is left."""
@@ -201,6 +206,12 @@ class ChatterboxEngine:
         """One stage after the other: see `compilation`."""
         await self._t3.warm()
         await self._s3gen.warm_up(self.default_voice.s3gen)
+
+    def _forget_what_is_done(self) -> None:
+        """On a CPU: most of the weights were read to be changed, most of the heap was for once."""
+        self._models.let_files_go()
+        if self._models.device.type == "cpu":
+            trim()
 
     async def free_memory(self) -> None:
         """What torch keeps of the device for its next allocations."""
@@ -225,6 +236,10 @@ class ChatterboxEngine:
         """
         on_cpu = self._models.device.type == "cpu"
         return self._t3.paused() if piece.due == FIRST and on_cpu else nullcontext()
+
+
+def _nothing() -> None:
+    pass
 
 
 def _share_the_cpu() -> None:

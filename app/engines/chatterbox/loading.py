@@ -32,11 +32,14 @@ from app.engines.chatterbox.linear import (
     use_bfloat16,
 )
 from app.engines.chatterbox.voices import ChatterboxVoice, saved_voice
+from app.engines.chatterbox.weights_file import WeightsFile, let_go_one_by_one
 from app.errors import StartupError
 from app.messages import S3GenDtype, T3Dtype
 from app.weights import FILES, refuse_other_variants, wrong_variant
 
 log = logging.getLogger(__name__)
+
+T3_FILE, S3GEN_FILE = "t3_cfg.safetensors", "s3gen.safetensors"
 
 Module = TypeVar("Module", bound=nn.Module)
 Weights = dict[str, Tensor]
@@ -47,7 +50,7 @@ class Models:
     """A checkpoint, loaded: modules in evaluation mode on `device`, float32 but for T3's layers.
 
     `default_voice` is the one in conds.pt, None without that file. `digest`, in hex, is another
-    one whenever a file was replaced.
+    one whenever a file was replaced. `files`: in which the weights are that did not leave them.
     """
 
     t3: T3
@@ -57,6 +60,12 @@ class Models:
     default_voice: ChatterboxVoice | None
     device: torch.device
     digest: str
+    files: tuple[WeightsFile, ...]
+
+    def let_files_go(self) -> None:
+        """Take no memory for weights that were only used to get here."""
+        for file in self.files:
+            file.let_go()
 
 
 def load(
@@ -78,14 +87,16 @@ def load(
     s3gen_dtype = usual if s3gen_dtype == "auto" else s3gen_dtype
     if device == "cuda" and t3_dtype == s3gen_dtype == "bfloat16":
         torch.set_float32_matmul_precision("high")  # the products that are left
+    checkpoint = _Checkpoint(model_path, device)
     return Models(
-        t3=_t3(model_path / "t3_cfg.safetensors", device, t3_dtype, packed),
-        s3gen=_s3gen(model_path / "s3gen.safetensors", device, s3gen_dtype, packed),
-        voice_encoder=_loaded(VoiceEncoder, model_path / "ve.safetensors", device),
+        t3=_t3(checkpoint, t3_dtype, packed),
+        s3gen=_s3gen(checkpoint, s3gen_dtype, packed),
+        voice_encoder=checkpoint.load(VoiceEncoder, "ve.safetensors"),
         tokenizer=_tokenizer(model_path / "tokenizer.json"),
         default_voice=_default_voice(model_path / "conds.pt", device),
         device=torch.device(device),
         digest=_digest(model_path),
+        files=tuple(checkpoint.files),
     )
 
 
@@ -101,8 +112,8 @@ def _has_bfloat16() -> bool:
     return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
-def _t3(path: Path, device: str, dtype: T3Dtype, packed: bool) -> T3:
-    t3 = _loaded(T3, path, device)
+def _t3(checkpoint: "_Checkpoint", dtype: T3Dtype, packed: bool) -> T3:
+    t3, path = checkpoint.load(T3, T3_FILE), checkpoint.folder / T3_FILE
     match dtype:
         case "int8":
             replace_linears(t3, Int8Linear, path, "tfmr.", "speech_head")
@@ -113,15 +124,17 @@ def _t3(path: Path, device: str, dtype: T3Dtype, packed: bool) -> T3:
     return t3
 
 
-def _s3gen(path: Path, device: str, dtype: S3GenDtype, packed: bool) -> S3Gen:
+def _s3gen(checkpoint: "_Checkpoint", dtype: S3GenDtype, packed: bool) -> S3Gen:
     """In bfloat16: the estimator's blocks, where nearly all the work is."""
-    s3gen = _loaded(S3Gen, path, device)
+    s3gen, path = checkpoint.load(S3Gen, S3GEN_FILE), checkpoint.folder / S3GEN_FILE
     if dtype == "bfloat16":
         estimator = s3gen.flow.decoder.estimator
         for blocks in (estimator.down_blocks, estimator.mid_blocks, estimator.up_blocks):
             use_bfloat16(blocks, ("to_q", "to_k", "to_v"))
     elif packed:
         replace_linears(s3gen, PackedLinear, path, "flow.")
+    if checkpoint.files:
+        let_go_one_by_one(s3gen.tokenizer.encoder.blocks, path, "tokenizer.encoder.blocks.")
     return s3gen
 
 
@@ -142,23 +155,37 @@ def _variant(weights: Weights) -> str | None:
 # --- Weights ----------------------------------------------------------------------------------
 
 
-def _loaded(kind: Callable[[], Module], path: Path, device: str) -> Module:
-    weights = _read(path, device)
-    with _NoRandomFilling():
-        module = kind()
-    _compare(module, weights, path)
-    module.load_state_dict(weights, strict=False, assign=True)
-    return module.to(device, torch.float32).eval().requires_grad_(False)
+class _Checkpoint:
+    """The weights in a `folder`. On a CPU they stay in their `files` until they are used."""
 
+    def __init__(self, folder: Path, device: str) -> None:
+        self.folder = folder
+        self.files: list[WeightsFile] = []
+        self._device = device
 
-def _read(path: Path, device: str) -> Weights:
-    """All tensors in a safetensors file; on the CPU they stay in the file until they are used."""
-    try:
-        return load_file(path, device=device)
-    except SafetensorError as damage:
-        raise StartupError(f"{path} is damaged or cut off: {damage}") from damage
-    except OSError as fault:
-        raise _unreadable(path, fault) from fault
+    def load(self, kind: Callable[[], Module], name: str) -> Module:
+        """A module of this kind, with the weights in the file of this name."""
+        path = self.folder / name
+        weights = self._read(path)
+        with _NoRandomFilling():
+            module = kind()
+        _compare(module, weights, path)
+        module.load_state_dict(weights, strict=False, assign=True)
+        return module.to(self._device, torch.float32).eval().requires_grad_(False)
+
+    def _read(self, path: Path) -> Weights:
+        try:
+            weights = load_file(path, device=self._device)
+        except SafetensorError as damage:
+            raise StartupError(f"{path} is damaged or cut off: {damage}") from damage
+        except OSError as fault:
+            raise _unreadable(path, fault) from fault
+        if self._device != "cpu":
+            return weights
+        file = WeightsFile(path)
+        self.files.append(file)
+        mapped = file.tensors()
+        return {name: mapped[name] if name in mapped else weights[name].clone() for name in weights}
 
 
 class _NoRandomFilling(TorchFunctionMode):

@@ -57,7 +57,7 @@ def flow() -> Flow:
 @pytest.fixture
 def loop(flow: Flow) -> Iterator[DecodeLoop]:
     s3gen: Any = SimpleNamespace(flow=flow, fade_in=torch.zeros(1))
-    loop = DecodeLoop(s3gen, lambda: None)
+    loop = DecodeLoop(s3gen, lambda: None, lambda: None)
     yield loop
     loop.close()
 
@@ -164,7 +164,7 @@ async def test_a_thread_that_cannot_begin_says_so() -> None:
         raise RuntimeError("no such device")
 
     s3gen: Any = SimpleNamespace(flow=Flow())
-    loop = DecodeLoop(s3gen, refuse)
+    loop = DecodeLoop(s3gen, refuse, lambda: None)
     nobody: Any = None
     with pytest.raises(RuntimeError, match="no such device"):
         await loop.warm_up(nobody)
