@@ -1,20 +1,20 @@
 """PCM in, bytes of an audio file out, while the audio is still being made.
 
-Called by the API's routes, one encoder per response. `ENCODERS` names a class for each `format`.
+Called by the API's routes, one encoder per response. `ENCODERS` names a class for each `format`,
+`OPENAI_ENCODERS` one for each `response_format`.
 """
 
 import struct
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from fractions import Fraction
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import ClassVar
 
 import av
-import numpy as np
 
-from app.errors import EncoderFailed
+from app.audio.ffmpeg import audio_frame, ffmpeg_errors
+from app.messages import BYTES_PER_SAMPLE
 
 
 class Encoder(ABC):
@@ -27,7 +27,7 @@ class Encoder(ABC):
     media_type: str
     """For `Content-Type`; a class has it without parameters."""
 
-    blocking: ClassVar[bool]
+    blocking: bool
     """Whether `encode` and `finish` take real CPU time and so belong in a thread."""
 
     @abstractmethod
@@ -91,13 +91,13 @@ class _FFmpegEncoder(Encoder):
     container: ClassVar[str]
     codec: ClassVar[str]
     bit_rate: ClassVar[int]
-    options: ClassVar[Mapping[str, str]]
+    options: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, sample_rate: int) -> None:
         self._sample_rate = sample_rate
         self._position = 0  # samples so far
         self._out = _Sink()
-        with _ffmpeg_errors():
+        with ffmpeg_errors():
             self._file = av.open(
                 self._out,
                 "w",
@@ -116,26 +116,19 @@ class _FFmpegEncoder(Encoder):
         weakref.finalize(self, _abandon, self._file)
 
     def encode(self, pcm: bytes) -> bytes:
-        with _ffmpeg_errors():
+        with ffmpeg_errors():
             if pcm:
-                self._file.mux(self._stream.encode(self._frame(pcm)))
+                frame = audio_frame(pcm, self._sample_rate, self._position)
+                self._position += len(pcm) // BYTES_PER_SAMPLE
+                self._file.mux(self._stream.encode(frame))
         return self._out.take()
 
     def finish(self) -> bytes:
-        with _ffmpeg_errors():
+        with ffmpeg_errors():
             self._file.start_encoding()  # without audio nothing has yet written the header
             self._file.mux(self._stream.encode(None))
             self._file.close()
         return self._out.take()
-
-    def _frame(self, pcm: bytes) -> av.AudioFrame:
-        samples = np.frombuffer(pcm, "<i2")
-        frame = av.AudioFrame.from_ndarray(samples[np.newaxis], format="s16", layout="mono")
-        frame.sample_rate = self._sample_rate
-        frame.time_base = Fraction(1, self._sample_rate)
-        frame.pts = self._position
-        self._position += len(samples)
-        return frame
 
 
 class Mp3Encoder(_FFmpegEncoder):
@@ -161,6 +154,30 @@ class WebmEncoder(_FFmpegEncoder):
     container, codec, bit_rate = "webm", "libopus", 64_000
     options: ClassVar = {"live": "1", "cluster_time_limit": "100"}  # ms
 
+
+class OggOpusEncoder(_FFmpegEncoder):
+    media_type = "audio/opus"
+    container, codec, bit_rate = "ogg", "libopus", 64_000
+    options: ClassVar = {"page_duration": "40000"}  # µs; FFmpeg's own page is a second
+
+
+class AdtsEncoder(_FFmpegEncoder):
+    media_type = "audio/aac"
+    container, codec, bit_rate = "adts", "aac", 96_000
+
+
+class FlacEncoder(_FFmpegEncoder):
+    media_type = "audio/flac"
+    container, codec, bit_rate = "flac", "flac", 0  # nothing is lost
+    options: ClassVar = {"metadata_header_padding": "0"}  # else 8 KB, for tags to come
+
+    def as_file(self, stream: bytes) -> bytes:
+        """The same with its length, the last 36 of these bits; in a stream it is 0, not known."""
+        length = int.from_bytes(stream[_FLAC_LENGTH]) | self._position
+        return stream[: _FLAC_LENGTH.start] + length.to_bytes(8) + stream[_FLAC_LENGTH.stop :]
+
+
+_FLAC_LENGTH = slice(18, 26)
 
 _WAV_HEADER = struct.Struct("<4sI4s 4sIHHIIHH 4sI")
 _UNKNOWN_SIZE = 0xFFFFFFFF
@@ -195,8 +212,9 @@ class _Sink:
 
 
 def _codec_rate(codec: str, sample_rate: int) -> int:
-    """The rate to encode at: `sample_rate` if the codec knows it (Opus has five), else 48 kHz."""
-    return sample_rate if sample_rate in av.Codec(codec, "w").audio_rates else 48_000
+    """The rate to encode at: `sample_rate` if the codec has it (Opus has five), else 48 kHz."""
+    known = av.Codec(codec, "w").audio_rates
+    return sample_rate if known is None or sample_rate in known else 48_000
 
 
 def _abandon(file: av.container.OutputContainer) -> None:
@@ -205,18 +223,19 @@ def _abandon(file: av.container.OutputContainer) -> None:
         file.close()
 
 
-@contextmanager
-def _ffmpeg_errors() -> Iterator[None]:
-    try:
-        yield
-    except av.FFmpegError as error:
-        raise EncoderFailed(f"The audio could not be encoded: {error}.") from error
-
-
 ENCODERS: dict[str, type[Encoder]] = {
     "wav": WavEncoder,
     "mp3": Mp3Encoder,
     "fmp4": FragmentedMp4Encoder,
     "raw_pcm": RawPcmEncoder,
     "webm": WebmEncoder,
+}
+
+OPENAI_ENCODERS: dict[str, type[Encoder]] = {
+    "mp3": Mp3Encoder,
+    "opus": OggOpusEncoder,
+    "aac": AdtsEncoder,
+    "flac": FlacEncoder,
+    "wav": WavEncoder,
+    "pcm": RawPcmEncoder,
 }

@@ -1,0 +1,29 @@
+"""PCM on its way to FFmpeg's libraries, and what they say when they fail."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+
+import av
+import numpy as np
+
+from app.errors import EncoderFailed
+
+
+def audio_frame(pcm: bytes, sample_rate: int, position: int) -> av.AudioFrame:
+    """`pcm`, int16 little-endian mono [n], which begins `position` samples into its stream."""
+    samples = np.frombuffer(pcm, "<i2")
+    frame = av.AudioFrame.from_ndarray(samples[np.newaxis], format="s16", layout="mono")
+    frame.sample_rate = sample_rate
+    frame.time_base = Fraction(1, sample_rate)
+    frame.pts = position
+    return frame
+
+
+@contextmanager
+def ffmpeg_errors() -> Iterator[None]:
+    """Raises them as `EncoderFailed`."""
+    try:
+        yield
+    except av.FFmpegError as error:
+        raise EncoderFailed(f"The audio could not be encoded: {error}.") from error
