@@ -1,7 +1,11 @@
-"""What `/tts/generate` accepts, in a query or in JSON, and what becomes of it."""
+"""What routes that speak accept, and what becomes of it.
+
+`/tts/generate` takes a `SpeechRequest`, in a query or in JSON, `/v1/audio/speech` an
+`OpenAISpeechRequest`; how a text may be spoken is the same for both.
+"""
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from pydantic import (
@@ -11,6 +15,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    WithJsonSchema,
 )
 from starlette.datastructures import QueryParams
 
@@ -18,33 +23,32 @@ from app.errors import InvalidRequest
 from app.messages import OverlapMethod, SynthesisParams
 
 FormatName = Literal["wav", "mp3", "fmp4", "raw_pcm", "webm"]
+OpenAIFormatName = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
+
+M = TypeVar("M", bound=BaseModel)
 
 
 def _lower(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
 
 
+def _id_of(voice: Any) -> Any:
+    """As OpenAI's clients write a voice that is not built in: `{"id": …}`."""
+    match voice:
+        case {"id": str(voice_id)}:
+            return voice_id
+    return voice
+
+
 def _also(name: str, *aliases: str) -> AliasChoices:
     return AliasChoices(name, *aliases)
 
 
-class SpeechRequest(BaseModel):
-    """A text and how to speak it; what is left out comes from the settings."""
+class SpeechOptions(BaseModel):
+    """How a text is to be spoken; what is left out comes from the settings."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
-    text: Annotated[
-        str, Field(description="The text to be spoken.", examples=["Hello, this is a voice."])
-    ]
-    voice_id: Annotated[
-        str | None,
-        Field(None, description="A voice that `GET /voices` lists; the default voice if absent."),
-    ]
-    format: Annotated[
-        FormatName | None,
-        BeforeValidator(_lower),
-        Field(None, description="The audio format; overrides the `Accept` header."),
-    ]
     cfg_guidance_weight: Annotated[
         float | None,
         Field(
@@ -125,12 +129,83 @@ class SpeechRequest(BaseModel):
         return msgspec.structs.replace(defaults, **given)
 
 
+class SpeechRequest(SpeechOptions):
+    """A text and how to speak it, in the service's own words."""
+
+    text: Annotated[
+        str, Field(description="The text to be spoken.", examples=["Hello, this is a voice."])
+    ]
+    voice_id: Annotated[
+        str | None,
+        Field(None, description="A voice that `GET /voices` lists; the default voice if absent."),
+    ]
+    format: Annotated[
+        FormatName | None,
+        BeforeValidator(_lower),
+        Field(None, description="The audio format; overrides the `Accept` header."),
+    ]
+
+
+_VOICE_SCHEMA = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "object", "properties": {"id": {"type": "string"}}, "required": ["id"]},
+        {"type": "null"},
+    ]
+}
+
+
+class OpenAISpeechRequest(SpeechOptions):
+    """A text and how to speak it, in OpenAI's words; clients add keys of their own."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    input: Annotated[str, Field(description="The text to be spoken.", examples=["Hello there."])]
+    model: Annotated[
+        str | None, Field(None, description="Any name: there is one model, which answers to all.")
+    ]
+    voice: Annotated[
+        str | None,
+        BeforeValidator(_id_of),
+        WithJsonSchema(_VOICE_SCHEMA),
+        Field(
+            None,
+            description="A voice that `GET /v1/audio/voices` lists, with or without its ending; "
+            "OpenAI's names mean the default voice, unless `VOICE_ALIASES` says otherwise.",
+        ),
+    ]
+    response_format: Annotated[
+        OpenAIFormatName,
+        BeforeValidator(_lower),
+        Field("mp3", description="The audio format; `pcm` is 16-bit mono at 24 kHz."),
+    ]
+    speed: Annotated[
+        float, Field(1.0, ge=0.25, le=4, description="How many times as fast; the pitch stays.")
+    ]
+    stream_format: Annotated[
+        Literal["audio", "sse"],
+        Field("audio", description="`sse`: events, with the audio in base64."),
+    ]
+    instructions: Annotated[str | None, Field(None, description="Accepted, and ignored.")]
+
+
+def json_schema_of(model: type[SpeechOptions]) -> dict[str, Any]:
+    """For the documentation: of all fields, the model's own come first."""
+    schema = model.model_json_schema(by_alias=False)
+    properties = schema["properties"]
+    own = {name: properties[name] for name in properties if name in model.__annotations__}
+    return schema | {"properties": own | properties}
+
+
 def from_json(values: dict[str, Any]) -> SpeechRequest:
     """Strict: no strings or booleans for numbers. Raises `InvalidRequest` naming the parameter."""
-    try:
-        return SpeechRequest.model_validate(values, strict=True)
-    except ValidationError as error:
-        raise _complaint(error) from None
+    return _validated(SpeechRequest, values)
+
+
+def from_openai_json(values: dict[str, Any]) -> OpenAISpeechRequest:
+    """As `from_json`, but null is as good as absent."""
+    given = {name: value for name, value in values.items() if value is not None}
+    return _validated(OpenAISpeechRequest, given)
 
 
 _WORDS = {"text", "voice_id", "format", "chunk_overlap_method", "chunk_overlap_strategy"}
@@ -162,6 +237,13 @@ def _as_json(value: str) -> Any:
         return json.loads(value)
     except (ValueError, RecursionError):
         return value  # no number, no boolean: to be refused by name
+
+
+def _validated(model: type[M], values: dict[str, Any]) -> M:
+    try:
+        return model.model_validate(values, strict=True)
+    except ValidationError as error:
+        raise _complaint(error) from None
 
 
 def _complaint(error: ValidationError) -> InvalidRequest:
