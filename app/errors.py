@@ -17,7 +17,7 @@
     │   └── HeadersTooLong      431
     ├── Unauthenticated         401
     ├── NotFound                404
-    │   └── VoiceNotFound
+    │   └── VoiceNotFound, ModelNotFound
     ├── QueueFull               429
     └── ServerFault             500
         ├── EngineFailed, EncoderFailed, WorkerLost, PoisonRequest
@@ -46,6 +46,8 @@ class ServiceError(Exception):
     code: ClassVar[str] = "internal_error"
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
+    retryable: ClassVar[bool] = False
+    """Whether the same request is likely to fare better at once; later, with `retry_after_s`."""
     retry_after_s: ClassVar[int | None] = None
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
@@ -79,7 +81,7 @@ class NotAcceptable(InvalidRequest):
 
 
 class RequestTooSlow(InvalidRequest):
-    code, status = "request_too_slow", 408
+    code, status, retryable = "request_too_slow", 408, True
 
 
 class VoiceExists(InvalidRequest):
@@ -118,6 +120,10 @@ class VoiceNotFound(NotFound):
     code = "voice_not_found"
 
 
+class ModelNotFound(NotFound):
+    code = "model_not_found"
+
+
 class QueueFull(ServiceError):
     code, status, type, retry_after_s = "queue_full", 429, "rate_limit_error", 5
 
@@ -135,7 +141,7 @@ class EncoderFailed(ServerFault):
 
 
 class WorkerLost(ServerFault):
-    code = "worker_lost"
+    code, retryable = "worker_lost", True
 
 
 class PoisonRequest(ServerFault):

@@ -52,7 +52,8 @@ def documented(*errors: type[ServiceError]) -> Documented:
 
 def error_response(error: ServiceError) -> JSONResponse:
     """The error's status, body and headers."""
-    headers = {"Cache-Control": "no-store"}
+    again = error.retryable or error.retry_after_s is not None
+    headers = {"Cache-Control": "no-store", "X-Should-Retry": "true" if again else "false"}
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(error.retry_after_s)
     if error.status == 401:
@@ -62,18 +63,23 @@ def error_response(error: ServiceError) -> JSONResponse:
     return ErrorResponse(error, headers)
 
 
+def error_body(error: ServiceError) -> dict[str, Any]:
+    """The one shape."""
+    details = {
+        "message": error.message,
+        "type": error.type,
+        "code": error.code,
+        "param": error.param,
+    }
+    return {"error": details}
+
+
 class ErrorResponse(JSONResponse):
     """Leaves its code in the request's state as `error_code`, for the log."""
 
     def __init__(self, error: ServiceError, headers: dict[str, str]) -> None:
         self._code = error.code
-        body = {
-            "message": error.message,
-            "type": error.type,
-            "code": error.code,
-            "param": error.param,
-        }
-        super().__init__({"error": body}, error.status, headers)
+        super().__init__(error_body(error), error.status, headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope.setdefault("state", {})["error_code"] = self._code
