@@ -111,6 +111,8 @@ class SpeechResponse(Response):
             if not self._stream.started:
                 raise
             log.warning("response aborted: %s", error.message)
+            if last_words := encoder.broken_off(error):
+                await send({"type": "http.response.body", "body": last_words, "more_body": True})
             return  # without a last message: the server closes the connection
         if not self._stream.started:  # nothing was said, and there is no header to say so
             await self._start(encoder, send)

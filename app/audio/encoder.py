@@ -14,6 +14,7 @@ from typing import ClassVar
 import av
 
 from app.audio.ffmpeg import audio_frame, ffmpeg_errors
+from app.errors import ServiceError
 from app.messages import BYTES_PER_SAMPLE
 
 
@@ -43,6 +44,10 @@ class Encoder(ABC):
     @abstractmethod
     def finish(self) -> bytes:
         """The rest of the file; no call follows. Raises `EncoderFailed`."""
+
+    def broken_off(self, error: ServiceError) -> bytes:
+        """The last words of a stream that is cut off; no call follows. Most formats have none."""
+        return b""
 
     def as_file(self, stream: bytes) -> bytes:
         """The finished `stream` as it is best stored or sent with a known length."""
