@@ -76,6 +76,14 @@ class Settings(BaseSettings):
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         ("*",), description="Comma-separated list of allowed origins."
     )
+    voice_aliases: Annotated[dict[str, str], NoDecode] = Field(
+        {},
+        description="Other names for voices on `/v1`, those of OpenAI's included (e.g., "
+        "`alloy=austen.wav,nova=my.wav`).",
+    )
+    public_voice_list: bool = Field(
+        False, description="`/v1/audio/voices` needs no key (Open WebUI sends none there)."
+    )
 
     # Engine
     model: str = Field(
@@ -248,6 +256,19 @@ class Settings(BaseSettings):
                 origin.strip().rstrip("/") for origin in value.split(",") if origin.strip()
             )
         return value
+
+    @field_validator("voice_aliases", mode="before")
+    @classmethod
+    def _pairs(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
+        aliases = {name.strip(): voice.strip() for name, _, voice in pairs}
+        if len(aliases) < len(pairs) or not all(map(all, aliases.items())):
+            raise PydanticCustomError(
+                "voice_aliases", "must be name=voice, name=voice, …, each name once"
+            )
+        return aliases
 
     @field_validator("port_health", "tts_first_slice_tokens", "tts_slice_growth", mode="before")
     @classmethod

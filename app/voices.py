@@ -1,8 +1,8 @@
 """The voices: known to clients by id, to workers by digest.
 
 The folders are the truth, and may be shared with other masters or changed by hand; `VoiceStore`
-remembers what it has learned of each version of each file. Routes call `add`, `delete` and `ids`,
-the dispatcher `pin` and `unpin`; `on_change` tells the workers.
+remembers what it has learned of each version of each file. Routes call `add`, `delete`, `ids` and
+`find`, the dispatcher `pin` and `unpin`; `on_change` tells the workers.
 
 A digest is the SHA-256 of a file's bytes. The decoded audio lies in a private folder under that
 name (`audio.decode.load_decoded` reads it) for as long as a file or a pin needs it, so that a job
@@ -86,6 +86,14 @@ class VoiceStore:
     def ids(self) -> list[str]:
         """The ids of both folders, sorted."""
         return sorted(self._snapshot)
+
+    def find(self, name: str) -> str | None:
+        """The id that is `name`, or the only one that is `name` but for its ending."""
+        name = composed(name)
+        if name in self._snapshot:
+            return name
+        found = [voice_id for voice_id in self._snapshot if voice_id.rpartition(".")[0] == name]
+        return found[0] if len(found) == 1 else None
 
     def snapshot(self) -> dict[str, str]:
         """Each id with its digest; a user's voice hides a preloaded one of the same id."""

@@ -102,6 +102,29 @@ def test_the_generated_files_play(folder: Path, preview: Service, name: str) -> 
     assert seconds > 0.5
 
 
+def test_the_python_client_speaks(folder: Path, preview: Service) -> None:
+    [code] = [text for kind, text in BLOCKS if kind == "python" and "from openai import" in text]
+    code = code.replace("<YOUR_API_KEY>", API_KEY).replace("http://localhost:8000", preview.url)
+    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, timeout=60)
+    with av.open(folder / "hello_from_python.mp3") as file:
+        assert sum(frame.samples / frame.sample_rate for frame in file.decode(audio=0)) > 0.5
+
+
+def test_every_client_has_a_section_with_the_address() -> None:
+    _, _, clients = README.partition("\n## Clients\n")
+    sections = re.split(r"^### ", clients.partition("\n## ")[0], flags=re.MULTILINE)[1:]
+    assert [section.splitlines()[0] for section in sections] == [
+        "openai for Python",
+        "openai for JavaScript",
+        "Open WebUI",
+        "SillyTavern",
+        "LiveKit Agents",
+        "Pipecat",
+        "Home Assistant",
+    ]
+    assert all(":8000/v1" in section for section in sections)
+
+
 def test_the_command_line_examples_run(tmp_path: Path) -> None:
     [block] = [text for kind, text in BLOCKS if kind == "bash" and "chatterbox-tts speak" in text]
     as_module = f'chatterbox-tts() {{ "{sys.executable}" -m app "$@"; }}\n'

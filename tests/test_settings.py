@@ -95,7 +95,7 @@ def complaints(given: Callable[..., Settings], **environment: Any) -> list[str]:
 
 def shown(value: Any) -> str:
     """A default as it is written in tables and files."""
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | dict):
         return ",".join(value)
     return "" if value is None else str(value)
 
@@ -200,6 +200,24 @@ def test_origins_are_a_list(
     assert given(CORS_ORIGINS=value).cors_origins == origins
 
 
+@pytest.mark.parametrize(
+    ("value", "aliases"),
+    [
+        ("", {}),
+        ("alloy=austen.wav", {"alloy": "austen.wav"}),
+        (
+            " alloy = austen , My voice=my voice.wav,",
+            {"alloy": "austen", "My voice": "my voice.wav"},
+        ),
+        ('"nova=my.wav" # hers', {"nova": "my.wav"}),
+    ],
+)
+def test_aliases_are_pairs(
+    value: str, aliases: dict[str, str], given: Callable[..., Settings]
+) -> None:
+    assert given(VOICE_ALIASES=value).voice_aliases == aliases
+
+
 # --- quotes and comments --------------------------------------------------------------------------
 
 
@@ -296,6 +314,11 @@ def test_without_a_key_there_is_no_service(key: str | None, given: Callable[...,
         ("QUEUE_TIMEOUT_SECONDS", "inf"),
         ("QUEUE_TIMEOUT_SECONDS", "0"),
         ("MAX_UPLOAD_MB", "0"),
+        ("VOICE_ALIASES", "alloy"),
+        ("VOICE_ALIASES", "alloy="),
+        ("VOICE_ALIASES", "=austen.wav"),
+        ("VOICE_ALIASES", "alloy=a.wav,alloy=b.wav"),
+        ("PUBLIC_VOICE_LIST", "perhaps"),
     ],
 )
 def test_a_wrong_value_is_one_line_with_its_name(

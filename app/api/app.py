@@ -12,10 +12,13 @@ from app import __version__
 from app.api.dependencies import Services
 from app.api.errors import ANY_OTHER_ERROR, METHODS, documented, handle_errors
 from app.api.middleware import OPEN_PATHS, ApiKey, RequestLog
-from app.api.routes import speech, system, voices
+from app.api.routes import openai, speech, system, voices
 from app.errors import Unauthenticated
 
-EXPOSED_HEADERS = ("X-Request-ID", "X-TTS-Model", "X-TTS-Notice", "X-Sample-Rate", "Retry-After")
+EXPOSED_HEADERS = (
+    *("X-Request-ID", "X-TTS-Model", "X-TTS-Notice", "X-Sample-Rate"),
+    *("Retry-After", "X-Should-Retry"),
+)
 
 KEY_PLACES = {
     "Header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -28,11 +31,14 @@ KEY_PLACES = {
 class _App(FastAPI):
     """Says where the key goes. FastAPI's own way would look for it again, in every request."""
 
+    open_paths: frozenset[str] = OPEN_PATHS
+    """What may be asked without a key."""
+
     def openapi(self) -> dict[str, Any]:
         if not self.openapi_schema:
             schema = super().openapi()
             schema["components"]["securitySchemes"] = KEY_PLACES
-            for path in schema["paths"].keys() - OPEN_PATHS:
+            for path in schema["paths"].keys() - self.open_paths:
                 for operation in schema["paths"][path].values():
                     operation["security"] = [{place: []} for place in KEY_PLACES]
         return super().openapi()
@@ -51,12 +57,16 @@ def create_app(services: Services) -> FastAPI:
         responses=ANY_OTHER_ERROR,
     )
     app.state.services = services
-    for router in (speech.router, voices.router, system.router):
+    if settings.public_voice_list:
+        app.open_paths |= {openai.VOICE_LIST}
+    for router in (speech.router, openai.router, voices.router, system.router):
         app.include_router(router, responses=documented(Unauthenticated))
     app.include_router(system.probes)
     app.add_api_route("/docs", _docs, include_in_schema=False)
     handle_errors(app)
-    app.add_middleware(ApiKey, api_key=settings.api_key.get_secret_value().strip())
+    app.add_middleware(
+        ApiKey, api_key=settings.api_key.get_secret_value().strip(), open_paths=app.open_paths
+    )
     app.add_middleware(RequestLog, debug=settings.debug)
     app.add_middleware(
         CORSMiddleware,

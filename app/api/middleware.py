@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import logging
 import re
+from collections.abc import Set
 from time import monotonic
 from urllib.parse import parse_qs
 from uuid import uuid4
@@ -21,7 +22,7 @@ from app.errors import ServiceError, Unauthenticated
 log = logging.getLogger(__name__)
 
 OPEN_PATHS = frozenset({"/", "/health", "/ready", "/ping"})
-"""What may be asked without a key; everything else may not."""
+"""What may be asked without a key, whatever the settings say."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 
@@ -82,14 +83,18 @@ class RequestLog:
 
 
 class ApiKey:
-    """Lets through what carries the key: `X-API-Key`, `Authorization: Bearer`, or `?api_key=`."""
+    """Lets through what carries the key: `X-API-Key`, `Authorization: Bearer`, or `?api_key=`.
 
-    def __init__(self, app: ASGIApp, api_key: str) -> None:
+    And, without one, whatever asks for one of the `open_paths`.
+    """
+
+    def __init__(self, app: ASGIApp, api_key: str, open_paths: Set[str]) -> None:
         self._app = app
+        self._open_paths = open_paths
         self._digest = _digest(api_key.encode())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in OPEN_PATHS or self._has_key(scope):
+        if scope["type"] != "http" or scope["path"] in self._open_paths or self._has_key(scope):
             await self._app(scope, receive, send)
             return
         refusal = Unauthenticated(

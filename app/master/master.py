@@ -135,6 +135,9 @@ class Master:
         """Workers get ready when they have prepared what the first scan finds."""
         await self.voices.scan()
         self._voices_known = True
+        for name, voice in self.settings.voice_aliases.items():
+            if self.voices.find(voice) is None:
+                log.warning("VOICE_ALIASES: %s is %s, which is not there", name, voice)
         await self.voices.watch(WATCH_VOICES_S)
 
     def _publish_voices(self, snapshot: dict[str, str]) -> None:
