@@ -146,6 +146,13 @@ class SpeechRequest(SpeechOptions):
     ]
 
 
+def _allow_null(schema: dict[str, Any]) -> None:
+    """Where something may be left out: `from_openai_json` makes no difference."""
+    for name, own in schema["properties"].items():
+        if name not in schema["required"] and "anyOf" not in own:
+            schema["properties"][name] = {"anyOf": [own, {"type": "null"}]}
+
+
 _VOICE_SCHEMA = {
     "anyOf": [
         {"type": "string"},
@@ -158,7 +165,7 @@ _VOICE_SCHEMA = {
 class OpenAISpeechRequest(SpeechOptions):
     """A text and how to speak it, in OpenAI's words; clients add keys of their own."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", json_schema_extra=_allow_null)
 
     input: Annotated[str, Field(description="The text to be spoken.", examples=["Hello there."])]
     model: Annotated[

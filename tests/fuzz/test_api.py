@@ -18,6 +18,7 @@ SCHEMA = create_app(SimpleNamespace(master=MASTER)).openapi()
 BEYOND_ANY_SCHEMA = {
     "empty_text",
     "invalid_voice_id",
+    "model_not_found",
     "unusable_audio",
     "voice_exists",
     "voice_not_found",

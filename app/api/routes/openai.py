@@ -51,8 +51,8 @@ _BODY: dict[str, Any] = {
 class Model(BaseModel):
     id: str
     object: Literal["model"] = "model"
-    created: int = _STARTED
-    owned_by: str = "chatterbox-tts-server"
+    created: int
+    owned_by: str
 
 
 class Models(BaseModel):
@@ -100,7 +100,7 @@ router.include_router(speech)
 @router.get("/models", summary="List models (OpenAI)")
 async def list_models(services: ServicesOf) -> Models:
     """The model that speaks, and the names of OpenAI's that it answers to."""
-    return Models(data=[Model(id=name) for name in _model_names(services)])
+    return Models(data=[_described(name) for name in _model_names(services)])
 
 
 @router.get(
@@ -110,7 +110,7 @@ async def describe_model(model: str, services: ServicesOf) -> Model:
     """One of those that are listed."""
     if model not in _model_names(services):
         raise ModelNotFound(f"There is no model {model!r}.", param="model")
-    return Model(id=model)
+    return _described(model)
 
 
 @router.get("/audio/models", summary="List models (Open WebUI)")
@@ -129,6 +129,10 @@ async def list_audio_voices(services: ServicesOf) -> AudioVoices:
 def _model_names(services: Services) -> list[str]:
     ready = services.master.supervisor.ready
     return [ready.model if ready else services.master.model, *OPENAI_MODELS]
+
+
+def _described(name: str) -> Model:
+    return Model(id=name, created=_STARTED, owned_by="chatterbox-tts-server")
 
 
 def _new_encoder(wanted: OpenAISpeechRequest) -> Encoder:
