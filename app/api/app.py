@@ -10,7 +10,7 @@ from starlette.responses import HTMLResponse
 
 from app import __version__
 from app.api.dependencies import Services
-from app.api.errors import ANY_OTHER_ERROR, METHODS, documented, handle_errors
+from app.api.errors import ANY_OTHER_ERROR, METHODS, documented, handle_errors, restore_nulls
 from app.api.middleware import OPEN_PATHS, ApiKey, RequestLog
 from app.api.routes import openai, speech, system, voices
 from app.errors import Unauthenticated
@@ -38,6 +38,7 @@ class _App(FastAPI):
         if not self.openapi_schema:
             schema = super().openapi()
             schema["components"]["securitySchemes"] = KEY_PLACES
+            restore_nulls(schema)
             for path in schema["paths"].keys() - self.open_paths:
                 for operation in schema["paths"][path].values():
                     operation["security"] = [{place: []} for place in KEY_PLACES]

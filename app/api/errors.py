@@ -1,6 +1,9 @@
 """The one place where an error becomes an HTTP answer, in the one error shape."""
 
 import json
+from collections.abc import Mapping
+from copy import copy
+from types import MappingProxyType
 from typing import Any, Literal
 
 from fastapi import FastAPI, Request
@@ -11,6 +14,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
+from app.api import examples
 from app.errors import InvalidRequest, MethodNotAllowed, NotFound, ServiceError
 
 METHODS = ("GET", "HEAD", "POST", "DELETE")
@@ -37,16 +41,40 @@ class ErrorBody(BaseModel):
 Documented = dict[int | str, dict[str, Any]]
 """The `responses` of a route, a router or the app, for the schema."""
 
-ANY_OTHER_ERROR: Documented = {"default": {"description": "Any other error.", "model": ErrorBody}}
+_HEADERS: dict[str, Any] = {
+    "X-Should-Retry": {
+        "description": "Whether it is of use to send the request again.",
+        "schema": {"type": "string", "enum": ["true", "false"]},
+    },
+    "Retry-After": {"description": "In so many seconds.", "schema": {"type": "integer"}},
+}
 
 
-def documented(*errors: type[ServiceError]) -> Documented:
-    """What a route may raise, by status, with the codes in the description."""
-    codes: dict[int, list[str]] = {}
-    for error in errors:
-        codes.setdefault(error.status, []).append(f"`{error.code}`")
+def documented(
+    *kinds: type[ServiceError], names: Mapping[str, str] = MappingProxyType({})
+) -> Documented:
+    """What a route may raise, by status, with the codes in the description and an example of each.
+
+    `names`: what the route calls parameters that are called otherwise elsewhere.
+    """
+    by_status: dict[int | str, list[ServiceError]] = {}
+    for kind in kinds:
+        error = copy(examples.ERRORS[kind])
+        error.param = names.get(str(error.param), error.param)
+        by_status.setdefault(kind.status, []).append(error)
+    return {status: _shown(errors) for status, errors in by_status.items()}
+
+
+def _shown(errors: list[ServiceError]) -> dict[str, Any]:
+    headers = ["X-Should-Retry"]
+    if any(error.retry_after_s is not None for error in errors):
+        headers.append("Retry-After")
+    shown = {error.code: {"value": error_body(error)} for error in errors}
     return {
-        status: {"description": " or ".join(codes[status]), "model": ErrorBody} for status in codes
+        "description": " or ".join(f"`{code}`" for code in shown),
+        "model": ErrorBody,
+        "headers": {name: _HEADERS[name] for name in headers},
+        "content": {"application/json": {"examples": shown}},
     }
 
 
@@ -88,6 +116,21 @@ class ErrorResponse(JSONResponse):
     def render(self, content: Any) -> bytes:
         """In ASCII: what is quoted of a request may be no text at all, a lone surrogate, say."""
         return json.dumps(content, separators=(",", ":")).encode()
+
+
+def restore_nulls(schema: dict[str, Any]) -> None:
+    """Of an error without a `param` it says null, which FastAPI leaves out of any schema."""
+    for operations in schema["paths"].values():
+        for operation in operations.values():
+            for response in operation["responses"].values():
+                media = response.get("content", {}).get("application/json", {})
+                for example in media.get("examples", {}).values():
+                    example["value"]["error"].setdefault("param", None)
+
+
+ANY_OTHER_ERROR: Documented = {
+    "default": {**_shown([examples.ANY_ERROR]), "description": "Any other error."}
+}
 
 
 def handle_errors(app: FastAPI) -> None:

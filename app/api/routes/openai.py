@@ -12,6 +12,7 @@ from starlette.responses import Response
 from app.api.bare_route import BareRoute
 from app.api.dependencies import Services, ServicesOf, services_of
 from app.api.errors import documented
+from app.api.examples import EVENTS, MODEL, OPENAI_REQUESTS, answer, named
 from app.api.schemas import OpenAISpeechRequest, from_openai_json, json_schema_of
 from app.api.speak import READ_ERRORS, SPEAK_ERRORS, read_parameters, speak
 from app.api.speech_events import EventEncoder
@@ -38,12 +39,17 @@ _BODY: dict[str, Any] = {
     "responses": {
         "200": {
             "description": "The audio, or events that hold it.",
-            "content": {"audio/*": {}, "text/event-stream": {}},
+            "content": {"audio/*": {}, "text/event-stream": {"example": EVENTS}},
         }
     },
     "requestBody": {
         "required": True,
-        "content": {"application/json": {"schema": json_schema_of(OpenAISpeechRequest)}},
+        "content": {
+            "application/json": {
+                "schema": json_schema_of(OpenAISpeechRequest),
+                "examples": named(OPENAI_REQUESTS),
+            }
+        },
     },
 }
 
@@ -82,7 +88,7 @@ class AudioVoices(BaseModel):
     summary="Speak a text (OpenAI)",
     openapi_extra=_BODY,
     response_class=Response,
-    responses=documented(*SPEAK_ERRORS, *READ_ERRORS),
+    responses=documented(*SPEAK_ERRORS, *READ_ERRORS, names=_PARAMETERS),
 )
 async def create_speech(request: Request) -> Response:
     """As OpenAI's; what `/tts/generate` knows beside text, voice and format is taken, too."""
@@ -97,14 +103,20 @@ async def create_speech(request: Request) -> Response:
 router.include_router(speech)
 
 
-@router.get("/models", summary="List models (OpenAI)")
+@router.get(
+    "/models",
+    summary="List models (OpenAI)",
+    responses=answer({"object": "list", "data": [MODEL, MODEL | {"id": "tts-1"}]}),
+)
 async def list_models(services: ServicesOf) -> Models:
     """The model that speaks, and the names of OpenAI's that it answers to."""
     return Models(data=[_described(name) for name in _model_names(services)])
 
 
 @router.get(
-    "/models/{model}", summary="Describe a model (OpenAI)", responses=documented(ModelNotFound)
+    "/models/{model}",
+    summary="Describe a model (OpenAI)",
+    responses=answer(MODEL) | documented(ModelNotFound),
 )
 async def describe_model(model: str, services: ServicesOf) -> Model:
     """One of those that are listed."""
@@ -113,13 +125,28 @@ async def describe_model(model: str, services: ServicesOf) -> Model:
     return _described(model)
 
 
-@router.get("/audio/models", summary="List models (Open WebUI)")
+@router.get(
+    "/audio/models",
+    summary="List models (Open WebUI)",
+    responses=answer({"models": [{"id": "chatterbox"}, {"id": "tts-1"}]}),
+)
 async def list_audio_models(services: ServicesOf) -> AudioModels:
     """The same as Open WebUI asks for them."""
     return AudioModels(models=[ModelId(id=name) for name in _model_names(services)])
 
 
-@router.get("/audio/voices", summary="List voices (Open WebUI)")
+@router.get(
+    "/audio/voices",
+    summary="List voices (Open WebUI)",
+    responses=answer(
+        {
+            "voices": [
+                {"id": "austen.wav", "name": "austen"},
+                {"id": "alloy", "name": "alloy (default voice)"},
+            ]
+        }
+    ),
+)
 async def list_audio_voices(services: ServicesOf) -> AudioVoices:
     """All voices, the aliases, and one of OpenAI's names that means the default voice."""
     names = listed_names(services.master)

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from app.api.bare_route import BareRoute
 from app.api.dependencies import services_of
 from app.api.errors import documented
+from app.api.examples import SPEECH_REQUESTS, named
 from app.api.negotiation import negotiate
 from app.api.schemas import FormatName, SpeechRequest, from_json, from_query, json_schema_of
 from app.api.speak import (
@@ -31,7 +32,12 @@ _SCHEMA = json_schema_of(SpeechRequest)
 _AUDIO = {"200": {"description": "The audio.", "content": {"audio/*": {}}}}
 _BODY: dict[str, Any] = {
     "responses": _AUDIO,
-    "requestBody": {"required": True, "content": {"application/json": {"schema": _SCHEMA}}},
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": _SCHEMA, "examples": named(SPEECH_REQUESTS)},
+        },
+    },
 }
 _QUERY: dict[str, Any] = {
     "responses": _AUDIO,

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from app import __version__
 from app.api.dependencies import Services, ServicesOf
 from app.api.errors import documented
+from app.api.examples import HEALTH, SYSTEM_STATUS, answer
 from app.api.hardware import Cpu, Gpu, cpu_load, gpu_load
 from app.errors import Draining, NotReady, ServerFault
 from app.master.supervisor import Seat
@@ -56,7 +57,11 @@ class Health(BaseModel):
     notice: str | None = None
 
 
-@router.get("/system-status", summary="CPU, memory, GPUs, workers, queue")
+@router.get(
+    "/system-status",
+    summary="CPU, memory, GPUs, workers, queue",
+    responses=answer(SYSTEM_STATUS),
+)
 async def system_status(services: ServicesOf) -> SystemStatus:
     """Measured in a thread: the drivers may take their time."""
     cpu, gpus = await asyncio.to_thread(lambda: (cpu_load(), gpu_load()))
@@ -75,7 +80,7 @@ async def system_status(services: ServicesOf) -> SystemStatus:
     )
 
 
-@probes.get("/health", summary="The process is alive")
+@probes.get("/health", summary="The process is alive", responses=answer(HEALTH))
 @probes.head("/health", include_in_schema=False)
 async def health(services: ServicesOf) -> Health:
     """200 whatever `status` says."""
@@ -89,7 +94,11 @@ async def health(services: ServicesOf) -> Health:
     )
 
 
-@probes.get("/ready", summary="Speech can be had", responses=documented(NotReady, Draining))
+@probes.get(
+    "/ready",
+    summary="Speech can be had",
+    responses=answer({"status": "ready"}) | documented(NotReady, Draining),
+)
 @probes.head("/ready", include_in_schema=False)
 async def ready(services: ServicesOf) -> dict[str, str]:
     """200 when a worker is warm and every voice present at start is prepared, else 503."""

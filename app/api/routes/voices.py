@@ -10,6 +10,7 @@ from starlette.datastructures import UploadFile
 from app.api.body import limit_body, media_type
 from app.api.dependencies import ServicesOf
 from app.api.errors import documented
+from app.api.examples import answer
 from app.errors import (
     InvalidRequest,
     InvalidVoiceId,
@@ -60,7 +61,8 @@ class Deleted(BaseModel):
     summary="Upload a voice",
     status_code=201,
     openapi_extra=_UPLOAD,
-    responses=documented(
+    responses=answer({"voice_id": "voice.wav", "message": "Voice uploaded successfully."}, 201)
+    | documented(
         *(InvalidRequest, InvalidVoiceId, VoiceExists, PayloadTooLarge, UnsupportedMedia),
         *(UnusableAudio, StorageUnavailable, StorageFull),
     ),
@@ -88,7 +90,7 @@ async def upload(request: Request, services: ServicesOf, replace: bool = False) 
     return Uploaded(voice_id=voice_id, message="Voice uploaded successfully.")
 
 
-@router.get("", summary="List voices")
+@router.get("", summary="List voices", responses=answer(["austen.wav", "voice.wav"]))
 async def list_voices(services: ServicesOf) -> list[str]:
     """The ids of all voices that can be asked for."""
     return services.master.voices.ids()
@@ -97,7 +99,8 @@ async def list_voices(services: ServicesOf) -> list[str]:
 @router.delete(
     "/{voice_id}",
     summary="Delete a voice",
-    responses=documented(PreloadedVoice, VoiceNotFound, StorageUnavailable, StorageFull),
+    responses=answer({"message": "Voice 'voice.wav' deleted successfully."})
+    | documented(PreloadedVoice, VoiceNotFound, StorageUnavailable, StorageFull),
 )
 async def delete(voice_id: str, services: ServicesOf) -> Deleted:
     """Only uploaded ones; a generation that was accepted before ends with the voice it had."""
