@@ -131,6 +131,16 @@ async def test_the_endings_make_different_voices(store):
     assert store.snapshot() == {"a.wav": digest(LOW), "a.flac": digest(HIGH)}
 
 
+async def test_a_voice_is_found_without_its_ending_if_there_is_one_such(store):
+    for voice_id in ("jane.wav", "a.b.opus", "john.wav", "john.mp3", "wav.wav", E_ACUTE):
+        await add(store, voice_id)
+    named = {"jane": "jane.wav", "a.b": "a.b.opus", "wav": "wav.wav", "john.mp3": "john.mp3"}
+    named |= {E_AND_ACUTE: E_ACUTE, Path(E_AND_ACUTE).stem: E_ACUTE}
+    assert {name: store.find(name) for name in named} == named
+    for name in ("john", "a", "Jane", "jane.", "jane.mp3", ".wav", "", "../jane"):
+        assert store.find(name) is None
+
+
 async def test_of_twenty_parallel_uploads_of_one_name_one_wins(store, folders, monkeypatch):
     decoded = []
 

@@ -32,7 +32,7 @@ def listed_names(master: Master) -> dict[str, str]:
         voice_id: voice_id if stems[_stem(voice_id)] > 1 else _stem(voice_id) for voice_id in ids
     }
     for alias, voice in aliases.items():
-        if not master.voices.find(alias):
+        if master.voices.find(voice) and not master.voices.find(alias):
             names[alias] = f"{alias} ({voice})"
     for name in OPENAI_VOICES:
         if voice_id_of(name, master) is None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from starlette.datastructures import QueryParams
 
-from app.api.schemas import SpeechRequest, from_json, from_query
+from app.api.schemas import SpeechRequest, from_json, from_openai_json, from_query
 from app.errors import InvalidRequest
 from app.messages import SynthesisParams
 from tests.test_messages import PARAMS
@@ -195,3 +195,49 @@ def test_a_parameter_given_twice_in_a_query_is_refused() -> None:
     with pytest.raises(InvalidRequest) as refusal:
         from_query(QueryParams("text=x&seed=1&seed=1"))
     assert refusal.value.param == "seed"
+
+
+# --- OpenAI's words -------------------------------------------------------------------------------
+
+
+def openai_refused(**values: Any) -> str | None:
+    """The parameter that the refusal names."""
+    with pytest.raises(InvalidRequest) as refusal:
+        from_openai_json({"input": "x"} | values)
+    return refusal.value.param
+
+
+def test_an_input_is_enough_and_null_says_nothing() -> None:
+    wanted = from_openai_json({"input": "Hello"})
+    assert (wanted.input, wanted.voice, wanted.response_format) == ("Hello", None, "mp3")
+    assert (wanted.speed, wanted.stream_format, wanted.stream) == (1, "audio", True)
+    assert wanted.params(PARAMS) == PARAMS
+    nulls = dict.fromkeys(type(wanted).model_fields)
+    assert from_openai_json(nulls | {"input": "Hello"}) == wanted
+    assert openai_refused(input=None) == "input"
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_what_is_known_elsewhere_is_known_here_with_its_bounds(name: str) -> None:
+    for bound in BOUNDS[name]:
+        assert getattr(from_openai_json({"input": "x", name: bound}).params(PARAMS), name) == bound
+    assert openai_refused(**{name: BOUNDS[name][1] + 1}) == name
+
+
+@pytest.mark.parametrize(("alias", "name"), ALIASES.items())
+def test_its_short_names_are_known_here(alias: str, name: str) -> None:
+    value: Any = "zero" if name == "chunk_overlap_method" else 1
+    assert getattr(from_openai_json({"input": "x", alias: value}).params(PARAMS), name) == value
+
+
+def test_unknown_keys_are_ignored() -> None:
+    assert from_openai_json({"input": "x", "text": 1, "format": []}) == from_openai_json(
+        {"input": "x"}
+    )
+
+
+def test_a_voice_may_be_an_object_with_an_id() -> None:
+    for voice in ("nova", {"id": "nova"}, {"id": "nova", "object": "voice"}):
+        assert from_openai_json({"input": "x", "voice": voice}).voice == "nova"
+    for voice in (1, [], {}, {"id": None}, {"id": {"id": "nova"}}):
+        assert openai_refused(voice=voice) == "voice"

@@ -1,0 +1,70 @@
+import io
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from app.api.voice_names import OPENAI_VOICES, listed_names, voice_id_of
+from app.settings import Settings
+from app.voices import VoiceStore
+from tests.test_voices import LOW
+
+
+@pytest.fixture
+async def master(tmp_path: Path) -> AsyncIterator[Any]:
+    """Its voices and its settings, which are all that matters here."""
+    store = VoiceStore(tmp_path, tmp_path, tmp_path, 10_000_000)
+    for voice_id in ("jane.wav", "john.wav", "john.mp3", "echo.wav"):
+        await store.add(voice_id, io.BytesIO(LOW), replace=False)
+    aliases = {"nova": "jane", "echo": "jane", "me": "john.mp3", "gone": "gone.wav", "both": "john"}
+    yield SimpleNamespace(voices=store, settings=Settings(voice_aliases=aliases, _env_file=None))
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "voice_id"),
+    [
+        ("jane.wav", "jane.wav"),
+        ("jane", "jane.wav"),
+        (" jane ", "jane.wav"),
+        ("john.mp3", "john.mp3"),
+        ("me", "john.mp3"),
+        ("nova", "jane.wav"),
+        ("echo", "echo.wav"),
+        ("alloy", None),
+        ("cedar", None),
+    ],
+)
+async def test_a_name_is_a_voice_an_alias_or_the_default(
+    master: Any, name: str, voice_id: str | None
+) -> None:
+    assert voice_id_of(name, master) == voice_id
+
+
+@pytest.mark.parametrize(
+    "name", ["john", "gone", "both", "Alloy", "nobody", "", "default", "\ud800"]
+)
+async def test_what_is_none_of_these_is_no_voice(master: Any, name: str) -> None:
+    voice_id = voice_id_of(name, master)
+    assert voice_id is not None
+    assert voice_id not in master.voices.ids()
+
+
+async def test_what_can_be_asked_for_is_listed_once(master: Any) -> None:
+    assert listed_names(master) == {
+        "echo.wav": "echo",
+        "jane.wav": "jane",
+        "john.mp3": "john.mp3",
+        "john.wav": "john.wav",
+        "nova": "nova (jane)",
+        "me": "me (john.mp3)",
+        "alloy": "alloy (default voice)",
+    }
+
+
+async def test_without_a_name_left_for_it_the_default_voice_is_not_listed(master: Any) -> None:
+    aliases = dict.fromkeys(OPENAI_VOICES, "jane")
+    master.settings = Settings(voice_aliases=aliases, _env_file=None)
+    assert not any("default" in shown for shown in listed_names(master).values())
