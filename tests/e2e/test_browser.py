@@ -42,6 +42,8 @@ PARAGRAPH = (
 
 MIME_TYPES = {"fmp4": 'audio/mp4; codecs="mp4a.40.2"', "webm": 'audio/webm; codecs="opus"'}
 TOLERANCE_S = {"mp3": 3 * 576 / 24_000, "fmp4": 3 * 1024 / 24_000, "webm": 0.02}
+TOLERANCE_S |= {"opus": 0.02, "aac": 3 * 1024 / 24_000, "wav": 0.001}
+TOLERANCE_S["flac"] = 2304 / 24_000  # its last block is played, but not counted
 
 SPEED_UP_AND_NOTE_FIRST_SOUND = """speed => {
     const audio = document.querySelector("audio");
@@ -67,6 +69,13 @@ HOLD_ANSWERS_UNTIL_WHOLE = """pieceSize => {
         });
         return new Response(pieces);
     };
+}"""
+
+
+PLAY_ANSWER = """async ([url, options]) => {
+    const audio = document.querySelector("audio");
+    audio.src = URL.createObjectURL(await (await fetch(url, options)).blob());
+    audio.play();
 }"""
 
 
@@ -187,6 +196,20 @@ def seconds_of(text: str, service: Service) -> float:
 
 
 # --- Pages that call the API ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", ["mp3", "opus", "aac", "flac", "wav"])
+async def test_a_streamed_file_of_openais_formats_plays_to_its_end(
+    format: str, preview: Service, tab: Tab
+) -> None:
+    await tab.show("<!DOCTYPE html><audio></audio>")
+    asked = {"input": "Hello world", "seed": SEED, "response_format": format}
+    headers = {"Authorization": f"Bearer {API_KEY}", "Content-Type": "application/json"}
+    options = {"method": "POST", "headers": headers, "body": json.dumps(asked)}
+    await tab.page.evaluate(PLAY_ANSWER, [f"{preview.url}/v1/audio/speech", options])
+    assert await seconds_played(tab) == pytest.approx(
+        seconds_of("Hello world", preview), abs=TOLERANCE_S[format]
+    )
 
 
 async def test_a_page_of_any_origin_may_speak_by_default(preview: Service, tab: Tab) -> None:
