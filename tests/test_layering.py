@@ -14,6 +14,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "logs": set(),
     "messages": {"errors"},
+    "metrics": {"errors"},
     "settings": {"errors", "messages"},
     "text": {"errors"},
     "weights": {"errors"},
@@ -27,8 +28,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "audio", "engines", "engines.base", "errors", "logs", "messages", "text", "transport",
     },
     "speak": {"audio", "engines", "engines.base", "errors", "messages", "worker"},
-    "master": {"errors", "messages", "settings", "transport", "voices"},
-    "api": {"audio", "errors", "master", "messages", "settings", "text", "voice_files"},
+    "master": {"errors", "messages", "metrics", "settings", "transport", "voices"},
+    "api": {"audio", "errors", "master", "messages", "metrics", "settings", "text", "voice_files"},
     "bench": {
         "api", "audio", "engines", "engines.base", "errors", "logs", "messages", "settings", "text",
         "worker",

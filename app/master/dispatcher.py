@@ -47,6 +47,7 @@ from app.messages import (
     Synthesize,
     ToWorker,
 )
+from app.metrics import CANCELLED, Metrics
 
 log = logging.getLogger(__name__)
 
@@ -100,14 +101,20 @@ class Job:
     sent_at: float | None = None
     ran_s: float = 0.0  # on workers that died
     first_audio_at: float | None = None
+    dry_at: float = 0.0  # when a listener who plays it as it comes will have heard all of it
+    paused_at: float | None = None  # it has no credit left: its client is slower than it is
+    paused_s: float = 0.0
 
 
 class Dispatcher:
     """See the module. All methods run on the event loop and none of them waits."""
 
-    def __init__(self, limits: Limits, broadcast: Callable[[Broadcast], None]) -> None:
+    def __init__(
+        self, limits: Limits, broadcast: Callable[[Broadcast], None], metrics: Metrics
+    ) -> None:
         self._limits = limits
         self._broadcast = broadcast
+        self._metrics = metrics
         self._queue: OrderedDict[str, Job] = OrderedDict()
         self._workers: list[Worker] = []
         self._open: set[JobStream] = set()
@@ -119,6 +126,7 @@ class Dispatcher:
         self._accepting = False
         self.draining = False
         self.retries = 0
+        self.samples = 0  # of all audio that came
 
     # --- what the speech route does -------------------------------------------------------------
 
@@ -294,12 +302,16 @@ class Dispatcher:
         job.worker = worker
         self._live_version += 1
         job.chunks = job.samples = job.granted = 0
+        job.paused_at, job.paused_s = None, 0.0
         message = Synthesize(job.id, job.text, job.voice, job.params, self._live_version)
         if not worker.send(message):
             job.worker = None
             del worker.jobs[job.id]
             return False
-        job.sent_at, job.first_audio_at = monotonic(), None
+        now = monotonic()
+        if job.sent_at is None:
+            self._metrics.job_waited(now - job.accepted_at)
+        job.sent_at, job.first_audio_at = now, None
         log.debug("job %s sent to worker %s", job.id, worker.name)
         return True
 
@@ -309,9 +321,19 @@ class Dispatcher:
         if seq != job.chunks:
             self._end(job, WorkerLost(f"audio chunk {seq} came in place of {job.chunks}"))
             return
-        job.first_audio_at = job.first_audio_at or monotonic()
+        now, samples = monotonic(), len(pcm) // BYTES_PER_SAMPLE
+        if job.first_audio_at is None:
+            job.first_audio_at = job.dry_at = now
+            self._metrics.job_sounds(now - job.accepted_at)
+        elif now > job.dry_at:
+            self._metrics.job_ran_dry(now - job.dry_at)
+            job.dry_at = now
+        job.dry_at += samples / SAMPLE_RATE
         job.chunks += 1
-        job.samples += len(pcm) // BYTES_PER_SAMPLE
+        job.samples += samples
+        self.samples += samples
+        if job.samples >= job.granted:
+            job.paused_at = now
         job.stream.put(pcm)
 
     def _done(self, job: Job, message: JobDone) -> None:
@@ -328,7 +350,12 @@ class Dispatcher:
         log.info("job %s %s: %s", job.id, verb, _account(job))
         job.stream.end(error)
         if error:
+            self._count_failure(job, error.code)
             self._cancel_on_worker()
+        else:
+            ran_s = monotonic() - (job.sent_at or job.accepted_at)
+            audio_s = job.samples / SAMPLE_RATE
+            self._metrics.job_done(len(job.text), audio_s, ran_s - job.paused_s)
 
     def _grant(self, job: Job, taken: int) -> None:
         """The client has taken `taken` samples in all: let the worker go on, in quarter windows."""
@@ -336,6 +363,15 @@ class Dispatcher:
         due = allowed - job.granted >= self._limits.ahead_samples // 4
         if job.worker and due and job.worker.send(Credit(job.id, allowed)):
             job.granted = allowed
+            self._resumed(job, taken)
+
+    def _resumed(self, job: Job, taken: int) -> None:
+        now = monotonic()
+        if job.paused_at is not None:
+            job.paused_s += now - job.paused_at
+            job.paused_at = None
+        # Who has not taken audio has not played it: a listener who paused does not run dry.
+        job.dry_at = max(job.dry_at, now + (job.samples - taken) / SAMPLE_RATE)
 
     def _closed(self, job: Job) -> None:
         """The route is done with the stream: the job's end, or a client that left before it."""
@@ -346,7 +382,13 @@ class Dispatcher:
         if not job.stream.ended:
             log.info("job %s cancelled: %s", job.id, _account(job))
             job.stream.end(ServerFault("the job was cancelled"))
+            self._count_failure(job, CANCELLED)
             self._cancel_on_worker()
+
+    def _count_failure(self, job: Job, outcome: str) -> None:
+        if job.sent_at is None:
+            self._metrics.job_waited(monotonic() - job.accepted_at)
+        self._metrics.job_failed(outcome)
 
     def _running(self) -> list[Job]:
         return [job for worker in self._workers for job in worker.jobs.values()]

@@ -17,6 +17,7 @@ from app.master.dispatcher import Dispatcher, Limits
 from app.master.runtime import RuntimeFolder, runtime_folder
 from app.master.supervisor import Policy, Supervisor
 from app.messages import SAMPLE_RATE, Voices, WorkerConfig
+from app.metrics import Metrics
 from app.settings import Settings, cpu_count, visible_cuda_devices
 from app.transport import Broadcaster, broadcast_address
 from app.voices import VoiceStore
@@ -55,7 +56,8 @@ class Master:
             int(settings.max_ahead_seconds * SAMPLE_RATE),
             settings.client_stall_seconds,
         )
-        self.dispatcher = Dispatcher(limits, self._broadcaster.send)
+        self.metrics = Metrics()
+        self.dispatcher = Dispatcher(limits, self._broadcaster.send, self.metrics)
         policy = Policy(
             settings.concurrent_requests_per_worker,
             settings.worker_start_seconds,

@@ -119,13 +119,14 @@ class Seat:
         self.state: State = "starting"
         self.restarts = 0
         self.last_error: str | None = None
-        self.runaways = 0  # of the present process
+        self.runaways = 0  # of all its processes
         self.leaving = False
         self.ready: WorkerReady | None = None
         self.doing = STARTS  # unless it is ready
         self._supervisor = supervisor
         self._config = config
         self._was_ready = False
+        self._runaways_before = 0  # the present process
         self._deaths_in_a_row = 0
         self._process: WorkerProcess | None = None
         self._worker = self._new_worker()
@@ -155,6 +156,7 @@ class Seat:
         """One process, from its start until all that it said has been heard; why it ended."""
         reason: ServerFault = WorkerLost("the service is ending")
         self._worker, self._pulse, self._last_words = self._new_worker(), Pulse(), None
+        self._runaways_before = self.runaways
         self.doing = STARTS
         with ExitStack() as sockets:
             try:
@@ -206,7 +208,7 @@ class Seat:
         match message:
             case Heartbeat():
                 self._pulse.beat(message)
-                self.runaways = message.runaways
+                self.runaways = self._runaways_before + message.runaways
             case WorkerStarting():
                 self.doing = message.doing
             case WorkerReady():

@@ -46,6 +46,7 @@ from app.messages import (
     Synthesize,
     ToWorker,
 )
+from app.metrics import Metrics
 from tests.test_messages import PARAMS
 
 T = TypeVar("T")
@@ -78,7 +79,8 @@ class Bench:
 
     def __init__(self, limits: Limits = LIMITS) -> None:
         self.broadcasts: list[LiveJobs] = []
-        self.dispatcher = Dispatcher(limits, self._keep)
+        self.metrics = Metrics()
+        self.dispatcher = Dispatcher(limits, self._keep, self.metrics)
         self.dispatcher.accept(True)
 
     def _keep(self, message: Broadcast) -> None:
@@ -655,6 +657,137 @@ async def test_an_abort_leaves_what_is_complete_complete() -> None:
     bench.finish(worker)
     bench.dispatcher.abort()
     assert await stream.read() is None
+
+
+# --- what is counted ------------------------------------------------------------------------------
+
+
+SECOND = 24_000
+
+
+def counted(bench: Bench, name: str, **labels: str) -> float:
+    value = bench.metrics.registry.get_sample_value(name, labels)
+    assert value is not None
+    return value
+
+
+async def play(
+    bench: Bench, worker: PlayedWorker, clock: Clock, *pieces: tuple[float, float]
+) -> JobStream:
+    """Of a new job, pieces that come so many seconds after the last and are so long; all taken."""
+    stream = bench.submit("a")
+    bench.receive(worker)
+    for number, (after_s, audio_s) in enumerate(pieces):
+        await clock.forward(after_s)
+        audio = AudioChunk(worker.given[-1].job, number)
+        bench.say(worker, audio, pcm(round(audio_s * SECOND)))
+        await stream.read()
+    return stream
+
+
+LONG = Limits(queued=3, queue_timeout_s=60, ahead_samples=60 * SECOND, client_stall_s=600)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "gaps", "silence_s"),
+    [
+        ([(0.5, 1)], 0, 0),
+        ([(0.5, 1), (0.9, 1), (1, 1)], 0, 0),
+        ([(0.5, 1), (1.5, 1)], 1, 0.5),
+        ([(0.5, 1), (1.5, 1), (1, 1)], 1, 0.5),  # who has waited hears all later
+        ([(0.5, 1), (1.5, 1), (1.25, 1)], 2, 0.75),
+        ([(0.5, 3), (1, 0.1), (2.5, 1)], 1, 0.4),
+    ],
+)
+async def test_a_listener_who_runs_dry_is_counted(
+    clock: Clock, pieces: list[tuple[float, float]], gaps: int, silence_s: float
+) -> None:
+    bench = Bench(LONG)
+    [worker] = bench.attach("w")
+    clock.now = 1024.0  # sums are exact
+    await play(bench, worker, clock, *pieces)
+    assert counted(bench, "tts_underruns_total") == gaps
+    assert counted(bench, "tts_underrun_seconds_total") == pytest.approx(silence_s)
+    assert counted(bench, "tts_job_first_audio_seconds_sum") == 0.5
+
+
+async def test_a_listener_who_pauses_does_not_run_dry(clock: Clock) -> None:
+    bench = Bench(LONG)
+    [worker] = bench.attach("w")
+    stream = bench.submit("a")
+    bench.receive(worker)
+    job = worker.given[-1].job
+    for number in range(60):
+        bench.say(worker, AudioChunk(job, number), pcm(SECOND))
+    await clock.forward(300)
+    for _ in range(20):
+        await stream.read()
+    await clock.forward(1)
+    bench.say(worker, AudioChunk(job, 60), pcm(SECOND))
+    assert counted(bench, "tts_underruns_total") == 0
+    bench.finish(worker, chunks=61, samples=61 * SECOND)
+    assert counted(bench, "tts_job_realtime_factor_sum") == pytest.approx(1 / 61)
+
+
+async def test_what_a_job_came_to_is_counted(clock: Clock) -> None:
+    bench = Bench(LONG)
+    [worker] = bench.attach("w")
+    await play(bench, worker, clock, (0.5, 2), (0.5, 2))
+    bench.finish(worker, chunks=2, samples=4 * SECOND)
+    assert counted(bench, "tts_jobs_total", outcome="done") == 1
+    assert counted(bench, "tts_characters_total") == len("text of a")
+    assert counted(bench, "tts_job_realtime_factor_sum") == pytest.approx(0.25)
+    assert bench.dispatcher.samples == 4 * SECOND
+
+
+async def test_a_job_without_audio_has_no_real_time_factor(clock: Clock) -> None:
+    bench = Bench()
+    [worker] = bench.attach("w")
+    bench.submit("a")
+    bench.finish(worker)
+    assert counted(bench, "tts_jobs_total", outcome="done") == 1
+    assert counted(bench, "tts_job_realtime_factor_count") == 0
+
+
+async def test_each_wait_is_counted_once_however_it_ends(clock: Clock) -> None:
+    bench = Bench()
+    [first, second] = bench.attach("1", "2")
+    for name in "abcde":
+        stream = bench.submit(name)  # two run, three wait
+    await clock.forward(10)
+    stream.close()  # 10 s
+    bench.dispatcher.detach(first, WorkerLost("gone"))  # a is tried again, first of all
+    await clock.forward(20)
+    bench.finish(second)  # so is a; 0 s
+    bench.finish(second)  # c runs; 30 s
+    await clock.forward(31)  # too long for d; 61 s
+    assert counted(bench, "tts_job_wait_seconds_count") == 5
+    assert counted(bench, "tts_job_wait_seconds_sum") == pytest.approx(0 + 0 + 30 + 61 + 10)
+
+
+async def test_each_end_is_counted_by_what_it_was() -> None:
+    bench = Bench(Limits(10, 60, 1000, 600))
+    [worker] = bench.attach("w", slots=3)
+    for name in "abc":
+        bench.submit(name)
+    left = bench.submit("d")
+    waits = bench.submit("e")
+    first, second, _ = (job.job for job in worker.given)
+    bench.say(worker, JobFailed(first, "engine_error", "it failed"))
+    left.close()
+    left.close()
+    bench.say(worker, JobDone(second, 0, 0))
+    bench.dispatcher.detach(worker, WorkerStalled("it hangs"))
+    bench.dispatcher.accept(False)
+    assert waits.ended
+    ends = {
+        sample.labels["outcome"]: sample.value
+        for family in bench.metrics.registry.collect()
+        if family.name == "tts_jobs"
+        for sample in family.samples
+        if sample.value
+    }
+    assert ends == {"engine_error": 1, "cancelled": 1, "done": 1, "worker_stalled": 2}
 
 
 # --- what the log tells ---------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from app.master.dispatcher import Dispatcher, Limits
 from app.master.stream import JobStream, Restarted
 from app.master.supervisor import Policy, Pulse, Seat, Supervisor
 from app.messages import Heartbeat, Tuning, Voices, WorkerConfig
+from app.metrics import Metrics
 from app.transport import Broadcaster, broadcast_address
 from tests.scripted import expected_pcm
 from tests.service import ROOT, SCRIPTED
@@ -43,6 +44,9 @@ class NeedsFile(ScriptedEngine):
         if not Path(config.model_path).exists():
             raise StartupError(f"{config.model_path} is missing")
 
+class RunsAway(ScriptedEngine):
+    runaways = 3
+
 class NeverWarm(ScriptedEngine):
     async def warm_up(self):
         await asyncio.Event().wait()
@@ -57,7 +61,7 @@ class House:
         self.context: zmq.Context[Any] = zmq.Context()
         self.broadcaster = Broadcaster(self.context, broadcast_address(folder))
         limits = Limits(queued=10, queue_timeout_s=60, ahead_samples=10**9, client_stall_s=600)
-        self.dispatcher = Dispatcher(limits, self.broadcaster.send)
+        self.dispatcher = Dispatcher(limits, self.broadcaster.send, Metrics())
         self.supervisor = self._new_supervisor(Policy(slots=2, start_s=60, stall_s=60))
         self.repeating = asyncio.create_task(self._repeat_state())
 
@@ -182,6 +186,15 @@ async def test_a_job_whose_worker_is_killed_is_done_by_the_next(house: House) ->
     await until(lambda: seat.busy == 1, 0.01)
     os.kill(first, signal.SIGKILL)
     assert await heard(stream) == expected_pcm("audio3", PLAIN.seed)
+
+
+async def test_a_count_goes_on_where_a_dead_worker_left_it(house: House) -> None:
+    seat = house.supervise("fussy:RunsAway")
+    first = await ready(seat)
+    await until(lambda: seat.runaways == 3, 0.01)
+    os.kill(first, signal.SIGKILL)
+    await ready(seat, after=first)
+    await until(lambda: seat.runaways == 6, 0.01)
 
 
 async def test_a_job_that_kills_its_workers_is_poison(house: House) -> None:
