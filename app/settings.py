@@ -58,6 +58,7 @@ class Settings(BaseSettings):
     log_level: Literal["CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG"] = Field(
         "INFO", description="The logging level (e.g., `INFO`, `DEBUG`)."
     )
+    public_metrics: bool = Field(False, description="`/metrics` may be read without the key.")
     workers_per_device: int = Field(
         1, ge=1, le=64, description="Worker processes to spawn per detected GPU or CPU device."
     )

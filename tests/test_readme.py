@@ -148,5 +148,21 @@ def test_the_error_example_is_a_real_answer(preview: Service) -> None:
 
 
 def test_the_compose_file_is_one() -> None:
-    [compose] = [yaml.safe_load(text) for kind, text in BLOCKS if kind == "yaml"]
+    [compose] = yaml_blocks("services")
     assert compose["services"]["tts"]["ports"] == ["8000:8000"]
+
+
+def test_the_scrape_configuration_finds_the_metrics(preview: Service) -> None:
+    [configuration] = yaml_blocks("scrape_configs")
+    [scrape] = configuration["scrape_configs"]
+    [targets] = scrape["static_configs"]
+    assert targets["targets"] == ["localhost:8000"]
+    assert scrape["authorization"] == {"credentials": "<YOUR_API_KEY>"}
+    headers = {"Authorization": f"Bearer {API_KEY}"}  # Prometheus' own default of a type
+    with preview.client(headers=headers) as client:
+        assert client.get("/metrics").status_code == 200
+
+
+def yaml_blocks(key: str) -> list[dict[str, Any]]:
+    blocks = [yaml.safe_load(text) for kind, text in BLOCKS if kind == "yaml"]
+    return [block for block in blocks if key in block]

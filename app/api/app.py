@@ -12,7 +12,7 @@ from app import __version__
 from app.api.dependencies import Services
 from app.api.errors import ANY_OTHER_ERROR, METHODS, documented, handle_errors, restore_nulls
 from app.api.middleware import OPEN_PATHS, ApiKey, RequestLog
-from app.api.routes import openai, speech, system, voices
+from app.api.routes import metrics, openai, speech, system, voices
 from app.errors import Unauthenticated
 
 EXPOSED_HEADERS = (
@@ -60,7 +60,9 @@ def create_app(services: Services) -> FastAPI:
     app.state.services = services
     if settings.public_voice_list:
         app.open_paths |= {openai.VOICE_LIST}
-    for router in (speech.router, openai.router, voices.router, system.router):
+    if settings.public_metrics:
+        app.open_paths |= {metrics.PATH}
+    for router in (speech.router, openai.router, voices.router, system.router, metrics.router):
         app.include_router(router, responses=documented(Unauthenticated))
     app.include_router(system.probes)
     app.add_api_route("/docs", _docs, include_in_schema=False)
@@ -68,7 +70,7 @@ def create_app(services: Services) -> FastAPI:
     app.add_middleware(
         ApiKey, api_key=settings.api_key.get_secret_value().strip(), open_paths=app.open_paths
     )
-    app.add_middleware(RequestLog, debug=settings.debug)
+    app.add_middleware(RequestLog, metrics=services.master.metrics, debug=settings.debug)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=settings.cors_origins,

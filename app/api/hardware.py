@@ -1,10 +1,14 @@
-"""The load of the machine, in the shape that `/system-status` shows. Blocking; for a thread."""
+"""The load of the machine, in the shape that `/system-status` shows. Blocking; for a thread.
+
+Memory is in bytes here, and in what the contract calls a GB when it is shown.
+"""
 
 import logging
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import psutil
-from pydantic import BaseModel
+from pydantic import BaseModel, PlainSerializer
 
 from app.master.devices import handles, nvml_session
 
@@ -14,10 +18,17 @@ GIB = 2**30
 """What the contract calls a GB."""
 
 
+def _gib(size: int) -> float:
+    return round(size / GIB, 2)
+
+
+Gb = Annotated[int, PlainSerializer(_gib)]
+
+
 class Memory(BaseModel):
-    total: float
-    used: float
-    free: float
+    total: Gb
+    used: Gb
+    free: Gb
 
 
 class Ram(Memory):
@@ -40,16 +51,19 @@ class Gpu(BaseModel):
     memory_gb: Memory
 
 
+@dataclass(frozen=True)
+class Process:
+    """CPU time since its start, in seconds; resident memory in bytes."""
+
+    cpu_s: float
+    memory: int
+
+
 def cpu_load() -> Cpu:
     """Utilisation since the last call; used memory is what is not available."""
     memory = psutil.virtual_memory()
     used = memory.total - memory.available
-    ram = Ram(
-        total=_gib(memory.total),
-        used=_gib(used),
-        free=_gib(memory.available),
-        percent_used=memory.percent,
-    )
+    ram = Ram(total=memory.total, used=used, free=memory.available, percent_used=memory.percent)
     return Cpu(utilization_percent=psutil.cpu_percent(), ram_gb=ram)
 
 
@@ -58,6 +72,16 @@ def gpu_load() -> list[Gpu]:
     with nvml_session() as nvml:
         told = [_gpu(nvml, index, handle) for index, handle in handles(nvml)]
     return [gpu for gpu in told if gpu]
+
+
+def process_load(pid: int) -> Process | None:
+    """None of a process that is gone."""
+    try:
+        process = psutil.Process(pid)
+        times, memory = process.cpu_times(), process.memory_info()
+    except psutil.Error:
+        return None
+    return Process(times.user + times.system, memory.rss)
 
 
 def _gpu(nvml: Any, index: int, handle: Any) -> Gpu | None:
@@ -74,9 +98,5 @@ def _load_of(nvml: Any, index: int, handle: Any) -> Gpu:
     return Gpu(
         device_id=index,
         utilization_percent=GpuUtilization(gpu=rates.gpu, memory=rates.memory),
-        memory_gb=Memory(total=_gib(memory.total), used=_gib(memory.used), free=_gib(memory.free)),
+        memory_gb=Memory(total=memory.total, used=memory.used, free=memory.free),
     )
-
-
-def _gib(size: int) -> float:
-    return round(size / GIB, 2)

@@ -15,14 +15,21 @@ from uuid import uuid4
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.errors import error_response
+from app.api.errors import METHODS, error_response
 from app.api.headers import header
 from app.errors import ServiceError, Unauthenticated
+from app.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
 OPEN_PATHS = frozenset({"/", "/health", "/ready", "/ping"})
 """What may be asked without a key, whatever the settings say."""
+
+_POLLED_PATHS = OPEN_PATHS | {"/metrics"}
+"""Their lines in the log are for debugging."""
+
+CLIENT_LEFT = 499
+"""What stands for a status, where there was none: nginx' word for it."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 
@@ -30,13 +37,16 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 class RequestLog:
     """Gives each request an id (the client's, if it sent a proper one) and a line in the log.
 
+    The metrics are told of each, too.
+
     Routes find it as `request.state.request_id`. The line tells what was sent: a media type, an
     error's code, or `aborted` if the answer has no end, or there is none, because the client left
     amid its body. It has no query: that may hold the key.
     """
 
-    def __init__(self, app: ASGIApp, debug: bool) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, debug: bool) -> None:
         self._app = app
+        self._metrics = metrics
         self._debug = debug  # then FastAPI's page shows a bug
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -63,23 +73,39 @@ class RequestLog:
         except ClientDisconnect:
             pass  # there is nobody to be answered
         except Exception as bug:
+            scope["state"]["error_code"] = ServiceError.code
             if status or self._debug:
                 raise
             log.error("%s: a bug in %s", request_id, scope["path"], exc_info=bug)
             fault = ServiceError("an internal error; the log has the details")
             await error_response(fault)(scope, receive, with_id)
         finally:
+            seconds = monotonic() - began
+            left = not complete and "error_code" not in scope["state"]
+            self._metrics.request_ended(
+                _route(scope),
+                scope["method"] if scope["method"] in METHODS else "other",
+                status or (CLIENT_LEFT if left else ServiceError.status),
+                seconds,
+                aborted=left,
+            )
             log.log(
-                logging.DEBUG if scope["path"] in OPEN_PATHS else logging.INFO,
+                logging.DEBUG if scope["path"] in _POLLED_PATHS else logging.INFO,
                 "%s %s %s %s %s %.3f s from %s",
                 request_id,
                 scope["method"],
                 scope["path"],
                 status or "-",
                 (sent_what or "-") if complete else "aborted",
-                monotonic() - began,
+                seconds,
                 scope["client"][0] if scope.get("client") else "-",
             )
+
+
+def _route(scope: Scope) -> str:
+    """The template of the path, as it was routed: what a client may ask for has no end."""
+    route: str = getattr(scope.get("route"), "path", "other")
+    return route
 
 
 class ApiKey:

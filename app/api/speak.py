@@ -86,6 +86,7 @@ def speak(
         new_encoder,
         services.encoder_threads,
         speech_headers(services, voice_id),
+        master.metrics,
         whole=not options.stream,
         on_end=release_voice,
     )

@@ -10,6 +10,8 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
+from functools import partial
+from time import thread_time
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -17,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 from app.audio.encoder import Encoder
 from app.errors import ServiceError
 from app.master.stream import JobStream, Restarted
+from app.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +40,7 @@ class SpeechResponse(Response):
         new_encoder: Callable[[], Encoder],
         threads: Executor,
         headers: dict[str, str],
+        metrics: Metrics,
         *,
         whole: bool,
         on_end: Callable[[], None],
@@ -47,14 +51,17 @@ class SpeechResponse(Response):
         self._stream = stream
         self._new_encoder = new_encoder
         self._threads = threads
+        self._metrics = metrics
         self._send_audio = self._send_file if whole else self._send_stream
         self._on_end = on_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await self._answer_while_wanted(receive, send)
-            if self._stream.error and not self._stream.started:
-                raise self._stream.error
+            if self._stream.error:
+                if not self._stream.started:
+                    raise self._stream.error
+                scope.setdefault("state", {})["error_code"] = self._stream.error.code
         finally:
             self._stream.close()
             self._on_end()
@@ -130,10 +137,18 @@ class SpeechResponse(Response):
         async def run(work: Callable[..., bytes], *args: bytes) -> bytes:
             if not encoder.blocking:
                 return work(*args)
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work, *args)
+            timed = partial(self._timed, type(encoder).media_type, work, *args)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, timed)
 
         while (pcm := await self._stream.read()) is not None:
             if piece := await run(encoder.encode, pcm):
                 yield piece
         if piece := await run(encoder.finish):
             yield piece
+
+    def _timed(self, media_type: str, work: Callable[..., bytes], *args: bytes) -> bytes:
+        began = thread_time()
+        try:
+            return work(*args)
+        finally:
+            self._metrics.encoded(media_type, thread_time() - began)

@@ -17,6 +17,7 @@ from app.audio.encoder import ENCODERS, Encoder, RawPcmEncoder
 from app.errors import EngineFailed
 from app.master.stream import JobStream
 from app.messages import SAMPLE_RATE
+from app.metrics import Metrics
 from tests.audio.media import tone
 from tests.waiting import until
 
@@ -83,8 +84,9 @@ class Answer:
         self.client = Client(self.stream)
         self.taken = 0
         self.stream.on_taken = self._note
+        self.metrics = Metrics()
         response = SpeechResponse(
-            self.stream, new_encoder, threads, {}, whole=whole, on_end=lambda: None
+            self.stream, new_encoder, threads, {}, self.metrics, whole=whole, on_end=lambda: None
         )
         self.ending = asyncio.create_task(response({}, self.client.receive, self.client.send))  # type: ignore[func-returns-value]
 
@@ -148,6 +150,19 @@ async def test_a_restart_while_the_first_bytes_are_being_made_is_in_time(
     may_go_on.set()
     await answer.ending
     assert answer.client.body == b"new!"
+
+
+@pytest.mark.parametrize(("name", "counted"), [("mp3", {"audio/mpeg"}), ("wav", set())])
+async def test_what_the_threads_take_is_counted_by_media_type(
+    name: str, counted: set[str], threads: ThreadPoolExecutor
+) -> None:
+    answer = Answer(partial(ENCODERS[name], SAMPLE_RATE), threads)
+    answer.stream.put(pcm(20, hz=300))
+    answer.stream.end()
+    await answer.ending
+    [family] = [each for each in answer.metrics.registry.collect() if "encoder" in each.name]
+    assert {sample.labels["media_type"] for sample in family.samples} == counted
+    assert all(0.001 < sample.value < 20 for sample in family.samples)
 
 
 async def test_a_stream_starts_with_its_first_bytes(threads: ThreadPoolExecutor) -> None:

@@ -9,10 +9,12 @@ from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
 
 from app.api.app import create_app
+from app.metrics import Metrics
 from app.settings import Settings
 from tests.service import API_KEY, Service
 
-MASTER: Any = SimpleNamespace(settings=Settings(api_key=API_KEY, _env_file=None))
+SETTINGS = Settings(api_key=API_KEY, _env_file=None)
+MASTER: Any = SimpleNamespace(settings=SETTINGS, metrics=Metrics())
 SCHEMA = create_app(SimpleNamespace(master=MASTER)).openapi()
 
 BEYOND_ANY_SCHEMA = {

@@ -102,7 +102,7 @@ async def health(services: ServicesOf) -> Health:
 @probes.head("/ready", include_in_schema=False)
 async def ready(services: ServicesOf) -> dict[str, str]:
     """200 when a worker is warm and every voice present at start is prepared, else 503."""
-    if fault := _why_not_ready(services):
+    if fault := why_not_ready(services):
         raise fault
     return {"status": "ready"}
 
@@ -116,10 +116,11 @@ async def ready(services: ServicesOf) -> dict[str, str]:
 @probes.head("/ping", include_in_schema=False)
 async def ping(services: ServicesOf) -> Response:
     """200 when ready, 204 while starting."""
-    return Response(status_code=204 if _why_not_ready(services) else 200)
+    return Response(status_code=204 if why_not_ready(services) else 200)
 
 
-def _why_not_ready(services: Services) -> ServerFault | None:
+def why_not_ready(services: Services) -> ServerFault | None:
+    """What `/ready` raises; None if speech can be had."""
     if services.master.dispatcher.draining:
         return Draining("the server is shutting down")
     if not services.master.supervisor.ready:

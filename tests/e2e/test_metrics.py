@@ -1,0 +1,364 @@
+"""`/metrics`: what Prometheus can read, what it is told, and that it agrees with what happened."""
+
+import asyncio
+import os
+import re
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client import Metric
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as parse_openmetrics,
+)
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from tests.service import API_KEY, ROOT, Service, running_service
+
+ROUTE = "/tts/generate"
+SPEECH = {"route": ROUTE, "method": "POST"}
+OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+UNITS = ("seconds", "bytes", "ratio")
+
+Labels = frozenset[tuple[str, str]]
+Series = dict[tuple[str, Labels], float]
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One worker with one slot, and one place to wait; its metrics are for everyone."""
+    with running_service(
+        tmp_path_factory.mktemp("metrics"),
+        MAX_QUEUED_REQUESTS=1,
+        PUBLIC_METRICS="true",
+        MAX_AHEAD_SECONDS=1,
+    ) as service:
+        yield service
+
+
+def job(text: str, **values: Any) -> dict[str, Any]:
+    return {"text": text, "format": "raw_pcm", **values}
+
+
+def scraped(service: Service, accept: str = "") -> str:
+    """What it says to someone without a key."""
+    with service.client(headers={"Accept": accept}) as client:
+        return client.get("/metrics").raise_for_status().text
+
+
+def series(service: Service) -> Series:
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in parse_text(scraped(service))
+        for sample in family.samples
+    }
+
+
+def risen(before: Series, after: Series) -> Callable[..., float]:
+    """`(name, label=…)`: by how much."""
+
+    def by(name: str, **labels: str) -> float:
+        key = (name, frozenset(labels.items()))
+        return after.get(key, 0) - before.get(key, 0)
+
+    return by
+
+
+def value(service: Service, name: str, **labels: str) -> float | None:
+    return series(service).get((name, frozenset(labels.items())))
+
+
+# --- its form -------------------------------------------------------------------------------------
+
+
+def families(service: Service, form: str) -> list[Metric]:
+    if form == "text":
+        return list(parse_text(scraped(service)))
+    return list(parse_openmetrics(scraped(service, OPENMETRICS)))
+
+
+@pytest.mark.parametrize("form", ["text", "openmetrics"])
+def test_prometheus_reads_it_and_finds_nothing_to_complain_of(service: Service, form: str) -> None:
+    found = families(service, form)
+    names = [family.name for family in found]
+    assert len(names) == len(set(names)) > 30
+    seen: set[tuple[str, Labels]] = set()
+    for family in found:
+        assert family.documentation.endswith(".")
+        ours = family.name.startswith("tts_")
+        assert ours or family.name.startswith("process_")
+        assert re.fullmatch(r"[a-z]+(_[a-z]+)*", family.name)
+        assert not re.search(r"milli|minute|percent|_ms|_(gauge|counter|histogram)", family.name)
+        for unit in UNITS:  # at the end, but for what is added to it
+            assert unit not in family.name.split("_")[:-1] or not ours
+        assert family.type in ("counter", "gauge", "histogram", "info")
+        for sample in family.samples:
+            key = (sample.name, frozenset(sample.labels.items()))
+            assert key not in seen
+            seen.add(key)
+            if family.type == "counter":
+                assert sample.name == f"{family.name}_total"
+            assert family.type != "gauge" or not sample.name.endswith("_total")
+            assert not sample.name.endswith("_created")
+
+
+def test_it_says_what_form_it_has(service: Service) -> None:
+    with service.client(headers={}) as client:
+        for accept, media_type in (
+            ("", "text/plain; version=0.0.4"),
+            ("*/*", "text/plain; version=0.0.4"),
+            (OPENMETRICS, OPENMETRICS),
+        ):
+            answer = client.get("/metrics", headers={"Accept": accept})
+            assert answer.headers["Content-Type"].startswith(media_type)
+            assert answer.text.endswith("# EOF\n") == (accept == OPENMETRICS)
+
+
+@pytest.mark.parametrize(
+    "accept", ["text/plain;version=1.x", "application/openmetrics-text;version=", "a,;;=;,", "\xff"]
+)
+def test_whatever_is_accepted_is_answered(service: Service, accept: str) -> None:
+    with service.client(headers={}) as client:
+        answer = client.get("/metrics", headers={"Accept": accept.encode("latin-1")})
+    assert answer.status_code == 200
+    assert "tts_ready 1.0" in answer.text
+
+
+# --- who may read it ------------------------------------------------------------------------------
+
+
+def test_it_needs_the_key_unless_it_is_public(preview: Service, service: Service) -> None:
+    with preview.client(headers={}) as stranger:
+        assert stranger.get("/metrics").status_code == 401
+        for given in (
+            {"headers": {"X-API-Key": API_KEY}},
+            {"headers": {"Authorization": f"Bearer {API_KEY}"}},
+            {"params": {"api_key": API_KEY}},
+        ):
+            assert stranger.get("/metrics", **given).status_code == 200
+    with service.client(headers={}) as stranger:
+        assert stranger.get("/metrics").status_code == 200
+        assert stranger.get("/metrics/").status_code == 401
+        assert stranger.get("/system-status").status_code == 401
+
+
+def test_the_schema_says_whether_it_needs_the_key(preview: Service, service: Service) -> None:
+    for each, needs_key in ((preview, True), (service, False)):
+        with each.client() as client:
+            paths = client.get("/openapi.json").json()["paths"]
+        assert ("security" in paths["/metrics"]["get"]) == needs_key
+
+
+def test_it_tells_nothing_of_what_clients_said(service: Service) -> None:
+    secret = "Xyzzy"
+    with service.client() as client:
+        headers = {"X-Request-ID": secret, "User-Agent": secret, "Referer": secret}
+        client.post(ROUTE, json=job(f"audio1 {secret}"), headers=headers)
+        client.post(ROUTE, json=job("audio1", voice_id=f"{secret}.wav"))
+        client.get(f"/{secret}", params={secret: secret})
+        client.delete(f"/voices/{secret}.wav")
+        client.request(secret.upper(), "/voices")
+    for accept in ("", OPENMETRICS):
+        told = scraped(service, accept).lower()
+        for hidden in (secret.lower(), API_KEY, "127.0.0.1", "raise", str(ROOT).lower()):
+            assert hidden not in told
+
+
+def test_unknown_paths_and_methods_do_not_make_it_grow(service: Service) -> None:
+    with service.client() as client:
+        client.get("/nothing")
+        client.request("PROPFIND", "/voices")
+        before = scraped(service)
+        for number in range(1000):
+            client.get(f"/nothing/{number}")
+        for method in ("SEARCH", "MKCOL", "PATCH"):
+            client.request(method, "/voices")
+            client.request(method, "/nothing")
+        client.request("PATCH", "/nothing")
+    after = scraped(service)
+    assert len(after.splitlines()) - len(before.splitlines()) <= 20  # of a method at no path
+    counted = 'tts_http_requests_total{method="GET",route="other",status="404"}'
+    rise = [float(re.search(rf"{re.escape(counted)} (\S+)", text)[1]) for text in (before, after)]  # type: ignore[index]
+    assert rise[1] - rise[0] == 1000
+
+
+# --- that it is true ------------------------------------------------------------------------------
+
+
+async def test_the_numbers_are_those_of_a_counted_load(service: Service) -> None:
+    service.wait_until(lambda: service.busy() == 0)
+    before = series(service)
+    async with service.async_client() as client:
+        for _ in range(5):
+            assert (await client.post(ROUTE, json=job("audio25 audio25"))).status_code == 200
+        assert (await client.post(ROUTE, json=job("audio25", format="mp3"))).status_code == 200
+        for text, status in (("raise audio1", 500), ("oom audio1", 503), ("?", 400)):
+            assert (await client.post(ROUTE, json=job(text))).status_code == status
+        assert (await client.post(ROUTE, json=job("a", voice_id="no.wav"))).status_code == 404
+        assert (await client.get("/nothing")).status_code == 404
+        assert (await client.delete("/voices/no.wav")).status_code == 404
+        for _ in range(3):
+            assert (await client.get(ROUTE, headers={"X-API-Key": "no"})).status_code == 401
+        await leave(service, client)
+    after = series(service)
+    rise = risen(before, after)
+    for status, count in ((200, 7), (500, 1), (503, 1), (400, 1), (404, 1), (429, 1), (499, 1)):
+        assert rise("tts_http_requests_total", **SPEECH, status=str(status)) == count
+    of_voices = {"route": "/voices/{voice_id}", "method": "DELETE"}
+    assert rise("tts_http_requests_total", **of_voices, status="404") == 1
+    for status, count in ((401, 3), (404, 1)):
+        by = {"route": "other", "method": "GET", "status": str(status)}
+        assert rise("tts_http_requests_total", **by) == count
+    assert rise("tts_http_request_duration_seconds_count", **SPEECH) == 13
+    assert rise("tts_http_requests_aborted_total", route=ROUTE) == 2
+    for outcome, count in (
+        ("done", 6),
+        ("cancelled", 2),
+        ("engine_error", 1),
+        ("out_of_memory", 1),
+    ):
+        assert rise("tts_jobs_total", outcome=outcome) == count
+    assert rise("tts_characters_total") == 5 * len("audio25 audio25") + len("audio25")
+    assert rise("tts_audio_seconds_total") == pytest.approx(5 * 2 + 1 + 1, abs=0.5)
+    assert rise("tts_job_wait_seconds_count") == 10
+    assert rise("tts_job_first_audio_seconds_count") == 7
+    assert rise("tts_job_realtime_factor_count") == 6
+    assert rise("tts_job_realtime_factor_sum") < 6
+    assert 0 < rise("tts_encoder_cpu_seconds_total", media_type="audio/mpeg") < 5
+
+
+async def leave(service: Service, client: httpx.AsyncClient) -> None:
+    """Amid speech; before it, from the queue; and one more is refused, for the queue is full."""
+    async with client.stream("POST", ROUTE, json=job("audio25 sleep60")) as answer:
+        audio = answer.aiter_raw()
+        assert await anext(audio)
+        waiting = asyncio.create_task(client.post(ROUTE, json=job("audio1")))
+        await service.until(lambda: value(service, "tts_queue_waiting_jobs") == 1)
+        assert value(service, "tts_running_jobs") == 1
+        assert value(service, "tts_worker_busy_slots", worker="cpu.0") == 1
+        assert value(service, "tts_queue_limit_jobs") == 1
+        assert (await client.post(ROUTE, json=job("audio1"))).status_code == 429
+        waiting.cancel()
+        with suppress(asyncio.CancelledError):
+            await waiting
+        await service.until(lambda: value(service, "tts_queue_waiting_jobs") == 0)
+    await service.until(lambda: value(service, "tts_running_jobs") == 0)
+
+
+async def test_what_breaks_amid_an_answer_was_not_aborted_by_the_client(service: Service) -> None:
+    before = series(service)
+    async with service.async_client() as client:
+        with pytest.raises(httpx.RemoteProtocolError):
+            await client.post(ROUTE, json=job("audio25 sleep0.3 raise"))
+    rise = risen(before, series(service))
+    assert rise("tts_http_requests_total", **SPEECH, status="200") == 1
+    assert rise("tts_jobs_total", outcome="engine_error") == 1
+    assert rise("tts_http_requests_aborted_total", route=ROUTE) == 0
+
+
+async def test_silence_amid_speech_is_counted_and_a_slow_reader_is_none(service: Service) -> None:
+    before = series(service)
+    async with service.async_client() as client:
+        asked = job("audio5 sleep0.7 audio5", chunk_overlap_method="zero")
+        assert (await client.post(ROUTE, json=asked)).status_code == 200
+        rise = risen(before, series(service))
+        assert rise("tts_underruns_total") == 1
+        assert 0.3 < rise("tts_underrun_seconds_total") < 0.8
+        asked = job("audio50 " * 20, chunk_overlap_method="zero")
+        async with client.stream("POST", ROUTE, json=asked) as answer:
+            await asyncio.sleep(1.5)  # of 1 s of audio that it may be ahead
+            async for _ in answer.aiter_raw():
+                pass
+    assert risen(before, series(service))("tts_underruns_total") == 1
+
+
+async def test_deaths_and_second_tries_are_counted_while_it_is_being_asked(
+    service: Service,
+) -> None:
+    before = series(service)
+    [pid] = service.worker_pids()
+    async with service.async_client() as client:
+        speaking = asyncio.create_task(client.post(ROUTE, json=job("sleep0.5 audio25")))
+        await service.until(lambda: value(service, "tts_running_jobs") == 1)
+        os.kill(pid, signal.SIGKILL)
+        states = set()
+        while not speaking.done():
+            now = await asyncio.to_thread(series, service)
+            states |= {state for state in STATES if now[of_worker("state", state=state)]}
+            assert sum(now[of_worker("state", state=state)] for state in STATES) == 1
+        assert (await speaking).status_code == 200
+    assert states == {"ready", "restarting"}
+    after = series(service)
+    assert after.keys() >= before.keys()
+    rise = risen(before, after)
+    assert rise("tts_worker_restarts_total", worker="cpu.0") == 1
+    assert rise("tts_job_retries_total") == 1
+    assert rise("tts_jobs_total", outcome="done") == 1
+    assert rise("tts_job_wait_seconds_count") == 1
+
+
+STATES = ("starting", "ready", "restarting", "failed", "stopped")
+
+
+def of_worker(name: str, **labels: str) -> tuple[str, Labels]:
+    return f"tts_worker_{name}", frozenset((labels | {"worker": "cpu.0"}).items())
+
+
+def test_before_anything_is_ready_it_says_so(tmp_path: Path) -> None:
+    service = Service(tmp_path, {"MODEL": "tests.scripted:LoadingEngine", "PUBLIC_METRICS": "1"})
+    try:
+        service.wait_until(lambda: said(service, "tts_ready") == 0, 20)
+        now = series(service)
+        assert now[of_worker("state", state="starting")] == 1
+        (service.folder / "go").touch()
+        service.wait_until(lambda: said(service, "tts_ready") == 1, 20)
+    finally:
+        service.stop()
+
+
+def said(service: Service, name: str) -> float | None:
+    try:
+        return value(service, name)
+    except httpx.TransportError:
+        return None
+
+
+def test_it_says_what_runs_and_what_that_takes(preview: Service) -> None:
+    with preview.client() as client:
+        found = {family.name: family for family in parse_text(client.get("/metrics").text)}
+        voices = len(client.get("/voices").json())
+        version = client.get("/health").json()["version"]
+    [build] = found["tts_build_info"].samples
+    assert build.labels == {"version": version, "model": "preview"}
+    assert found["tts_voices"].samples[0].value == voices > 0
+    for name in ("tts_worker_cpu_seconds", "tts_worker_resident_memory_bytes"):
+        figures = {sample.labels["worker"]: sample.value for sample in found[name].samples}
+        assert figures.keys() == {"cpu.0", "cpu.1"}
+        assert min(figures.values()) > 0
+    assert found["process_resident_memory_bytes"].samples[0].value > 20e6
+    assert not [name for name in found if name.startswith("tts_gpu")]
+
+
+def test_it_is_asked_for_without_a_line_in_the_log(preview: Service) -> None:
+    with preview.client() as client:
+        client.get("/metrics", headers={"X-Request-ID": "asks-for-metrics"}).raise_for_status()
+        client.get("/voices", headers={"X-Request-ID": "asks-for-voices"}).raise_for_status()
+    preview.wait_until(lambda: "asks-for-voices" in preview.log())
+    assert "asks-for-metrics" not in preview.log()
+
+
+def test_the_readme_has_a_row_for_every_metric(service: Service) -> None:
+    """With the labels that it has, besides those that a histogram adds."""
+    readme = (ROOT / "README.md").read_text()
+    section = readme.partition("\n## Metrics\n")[2].partition("\n## ")[0]
+    rows = set(re.findall(r"`(tts_[a-z_]+)`", section))
+    told = set()
+    for family in parse_text(scraped(service)):
+        counted = family.type == "counter"
+        if family.name.startswith("tts_"):
+            told.add(f"{family.name}_total" if counted else family.name)
+    assert {row for row in rows if not row.startswith("tts_gpu_")} == told
