@@ -1,6 +1,7 @@
 """`/metrics`: what Prometheus can read, what it is told, and that it agrees with what happened."""
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -22,6 +23,7 @@ from tests.service import API_KEY, ROOT, Service, running_service
 ROUTE = "/tts/generate"
 SPEECH = {"route": ROUTE, "method": "POST"}
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+DASHBOARD = ROOT / ".github" / "grafana-dashboard.json"
 UNITS = ("seconds", "bytes", "ratio")
 
 Labels = frozenset[tuple[str, str]]
@@ -349,6 +351,45 @@ def test_it_is_asked_for_without_a_line_in_the_log(preview: Service) -> None:
         client.get("/voices", headers={"X-Request-ID": "asks-for-voices"}).raise_for_status()
     preview.wait_until(lambda: "asks-for-voices" in preview.log())
     assert "asks-for-metrics" not in preview.log()
+
+
+# --- what shows it --------------------------------------------------------------------------------
+
+
+def test_the_dashboard_asks_for_nothing_that_does_not_exist(service: Service) -> None:
+    dashboard = json.loads(DASHBOARD.read_text())
+    told = {sample.name for family in parse_text(scraped(service)) for sample in family.samples}
+    queries = [
+        target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])
+    ]
+    assert len(queries) > 20
+    for query in queries:
+        names = re.findall(r"\b(?:tts|process)_\w+", query)
+        assert names
+        for name in names:
+            assert name in told or name.startswith("tts_gpu_")
+
+
+def test_the_dashboard_finds_its_data_wherever_they_are() -> None:
+    dashboard = json.loads(DASHBOARD.read_text())
+    variables = {each["name"]: each["type"] for each in dashboard["templating"]["list"]}
+    assert variables["datasource"] == "datasource"
+    places = set()
+    for panel in dashboard["panels"]:
+        if panel["type"] != "row":
+            assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+            assert panel["title"]
+            assert panel["targets"]
+        where = panel["gridPos"]
+        cells = {
+            (where["x"] + right, where["y"] + down)
+            for right in range(where["w"])
+            for down in range(where["h"])
+        }
+        assert max(x for x, _ in cells) < 24
+        assert not cells & places
+        places |= cells
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
 
 
 def test_the_readme_has_a_row_for_every_metric(service: Service) -> None:
