@@ -35,6 +35,9 @@ COPY_BELOW_BYTES = 65_536
 MESSAGES_PER_TURN = 100
 """After so many messages in a row, the event loop gets a turn."""
 
+_EVENTS, _POLLIN, _NOBLOCK = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.NOBLOCK)
+"""Plain numbers: what is done for each audio chunk has no time for flags with names."""
+
 
 def jobs_address(channels: Path, incarnation: int) -> str:
     return f"ipc://{channels}/jobs-{incarnation}"
@@ -151,12 +154,9 @@ class ResultReceiver:
         A ZeroMQ descriptor tells of a change only once: reading must go on until nothing is left.
         """
         for _ in range(MESSAGES_PER_TURN):
-            if self._socket.closed:
+            if self._socket.closed or not self._socket.get(_EVENTS) & _POLLIN:
                 return False
-            try:
-                header, *rest = self._socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return False
+            header, *rest = self._socket.recv_multipart(_NOBLOCK)
             try:
                 message = self._decode(header)
             except _JUNK as error:

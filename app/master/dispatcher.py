@@ -206,10 +206,12 @@ class Dispatcher:
         if job is None:
             return  # of a job it was never given: nobody's
         match message:
-            case JobReceived():
-                self._grant(job, 0)
             case AudioChunk():
                 self._chunk(job, message.seq, pcm)
+                return
+            case JobReceived():
+                self._grant(job, 0)
+                return
             case JobDone():
                 worker.finished += 1
                 self._done(job, message)
@@ -217,10 +219,9 @@ class Dispatcher:
                 self._end(job, from_code(message.code, message.message))
             case JobCancelled():
                 self._end(job, ServerFault("the job was cancelled"))
-        if not isinstance(message, JobReceived | AudioChunk):
-            job.worker = None
-            del worker.jobs[job.id]
-            self._dispatch()
+        job.worker = None
+        del worker.jobs[job.id]
+        self._dispatch()
 
     # --- what the master does -------------------------------------------------------------------
 
