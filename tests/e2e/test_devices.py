@@ -4,9 +4,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from tests.scripted import expected_pcm
 from tests.service import ROOT, Service
+
+GPU_METRICS = {
+    "tts_gpu_memory_used_bytes": [1 * 2**30, 2 * 2**30, 3 * 2**30],
+    "tts_gpu_memory_total_bytes": [16 * 2**30] * 3,
+    "tts_gpu_utilization_ratio": [0.4, 0.41, 0.42],
+}
+"""What `/metrics` says of them, in their order."""
 
 # The order of NVML, which is not the one that CUDA would choose by itself.
 UUIDS = ["GPU-cccc0000-2", "GPU-aaaa0000-0", "GPU-bbbb0000-1"]
@@ -87,6 +95,11 @@ def test_every_gpu_gets_its_workers(start: Callable[..., Service], path_of_nvml:
         for index in range(3)
     ]
     with service.client() as client:
+        found = {family.name: family for family in parse_text(client.get("/metrics").text)}
+        assert {name for name in found if name.startswith("tts_gpu_")} == GPU_METRICS.keys()
+        for name, values in GPU_METRICS.items():
+            told = {sample.labels["device"]: sample.value for sample in found[name].samples}
+            assert told == {f"gpu{index}": value for index, value in enumerate(values)}
         asked = {"text": "audio3", "seed": 7, "format": "raw_pcm"}
         for _ in workers:
             answer = client.post("/tts/generate", json=asked)
