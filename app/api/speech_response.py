@@ -137,7 +137,7 @@ class SpeechResponse(Response):
         async def run(work: Callable[..., bytes], *args: bytes) -> bytes:
             if not encoder.blocking:
                 return work(*args)
-            timed = partial(self._timed, type(encoder).media_type, work, *args)
+            timed = partial(self._timed, encoder.media_type, work, *args)
             return await asyncio.get_running_loop().run_in_executor(self._threads, timed)
 
         while (pcm := await self._stream.read()) is not None:
