@@ -119,6 +119,7 @@ class ChatterboxEngine:
         """Running streams go on meanwhile, on the other threads."""
 
         def prepare() -> ChatterboxVoice:
+            self._forget_what_is_done()  # this takes more memory than anything else
             voice = self._voices.voice(samples, rate)
             self._forget_what_is_done()
             if self._models.device.type == "cuda":
