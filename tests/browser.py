@@ -58,22 +58,34 @@ class Site:
                 server.shutdown()
 
 
-class Tab:
-    """A page of the site, with the URLs it asked for and the errors and warnings it has shown.
+class Watched:
+    """A page with the URLs it asked for and the errors and warnings it has shown.
 
     `complaints` leaves out those that contain one of `tolerated`.
     """
 
-    def __init__(self, page: Page, site: Site) -> None:
+    def __init__(self, page: Page) -> None:
         self.page = page
-        self.origin = site.origin
         self.requested: list[str] = []
         self.complaints: list[str] = []
         self.tolerated: tuple[str, ...] = ()
-        self._site = site
         page.on("request", lambda request: self.requested.append(request.url))
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on("console", self._console)
+
+    def _console(self, message: ConsoleMessage) -> None:
+        tolerated = any(text in message.text for text in self.tolerated)
+        if message.type in ("error", "warning") and not tolerated:
+            self.complaints.append(message.text)
+
+
+class Tab(Watched):
+    """A page of the site."""
+
+    def __init__(self, page: Page, site: Site) -> None:
+        super().__init__(page)
+        self.origin = site.origin
+        self._site = site
 
     async def show(self, html: str) -> None:
         self._site.html = html
@@ -86,8 +98,3 @@ class Tab:
         """
         status, headers, body = await self.page.evaluate(_FETCH, [url, options])
         return status, headers, bytes(body)
-
-    def _console(self, message: ConsoleMessage) -> None:
-        tolerated = any(text in message.text for text in self.tolerated)
-        if message.type in ("error", "warning") and not tolerated:
-            self.complaints.append(message.text)

@@ -11,22 +11,14 @@ from urllib.parse import urlencode
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, Error, async_playwright
+from playwright.async_api import Browser, Error
 
 from tests.browser import Site, Tab, html_in_readme
-from tests.conftest import CHROMIUM
 from tests.scripted import expected_pcm
 from tests.service import API_KEY, Service
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
-CHROMIUM_ARGUMENTS = (
-    "--no-sandbox",
-    "--headless",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--autoplay-policy=no-user-gesture-required",
-)
 PATIENCE_MS = 60_000
 SPEED = 8  # of playing, to keep the tests short
 
@@ -77,16 +69,6 @@ PLAY_ANSWER = """async ([url, options]) => {
     audio.src = URL.createObjectURL(await (await fetch(url, options)).blob());
     audio.play();
 }"""
-
-
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def browser() -> AsyncIterator[Browser]:
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(
-            executable_path=CHROMIUM, args=CHROMIUM_ARGUMENTS
-        )
-        yield browser
-        await browser.close()
 
 
 @pytest.fixture(scope="session")
