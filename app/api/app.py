@@ -39,6 +39,8 @@ class _App(FastAPI):
             schema = super().openapi()
             schema["components"]["securitySchemes"] = KEY_PLACES
             restore_nulls(schema)
+            settings = self.state.services.master.settings
+            speech.document_settings(schema["paths"]["/tts/generate"], settings)
             for path in schema["paths"].keys() - self.open_paths:
                 for operation in schema["paths"][path].values():
                     operation["security"] = [{place: []} for place in KEY_PLACES]

@@ -56,7 +56,8 @@ class SpeechOptions(BaseModel):
             ge=0,
             le=3,
             validation_alias=_also("cfg_guidance_weight", "cfg_weight"),
-            description="How closely the speech follows the text.",
+            description="Classifier-free guidance: higher values follow the text more closely, "
+            "but can sound less natural.",
         ),
     ]
     synthesis_temperature: Annotated[
@@ -66,7 +67,7 @@ class SpeechOptions(BaseModel):
             ge=0.05,
             le=5,
             validation_alias=_also("synthesis_temperature", "temperature"),
-            description="Randomness: higher is more varied.",
+            description="Randomness: higher values are more varied, lower ones more even.",
         ),
     ]
     voice_exaggeration_factor: Annotated[
@@ -80,28 +81,45 @@ class SpeechOptions(BaseModel):
         ),
     ]
     text_processing_chunk_size: Annotated[
-        int | None, Field(None, ge=20, le=500, description="Characters per text chunk, at most.")
+        int | None,
+        Field(
+            None,
+            ge=20,
+            le=500,
+            description="Characters per text chunk, at most. Smaller values can reduce latency "
+            "but may affect prosody.",
+        ),
     ]
     audio_tokens_per_slice: Annotated[
         int | None,
-        Field(None, ge=5, le=500, description="Speech tokens (40 ms each) per slice of audio."),
+        Field(
+            None,
+            ge=5,
+            le=500,
+            description="Speech tokens (40 ms each) per slice of audio: the grain of the stream.",
+        ),
     ]
     remove_leading_milliseconds: Annotated[
-        int | None, Field(None, ge=0, le=5000, description="Trimmed from each chunk's start.")
+        int | None,
+        Field(
+            None, ge=0, le=5000, description="Trimmed from the start of each text chunk's audio."
+        ),
     ]
     remove_trailing_milliseconds: Annotated[
-        int | None, Field(None, ge=0, le=5000, description="Trimmed from each chunk's end.")
+        int | None,
+        Field(None, ge=0, le=5000, description="Trimmed from the end of each text chunk's audio."),
     ]
     chunk_overlap_method: Annotated[
         OverlapMethod | None,
         Field(
             None,
             validation_alias=_also("chunk_overlap_method", "chunk_overlap_strategy"),
-            description="`full`: seamless; `zero`: simply concatenated.",
+            description="`full`: seamless; `zero`: everything is simply concatenated.",
         ),
     ]
     crossfade_duration_milliseconds: Annotated[
-        int | None, Field(None, ge=0, le=500, description="Crossfade between audio chunks.")
+        int | None,
+        Field(None, ge=0, le=500, description="Length of the crossfade between text chunks."),
     ]
     seed: Annotated[
         int | None,
@@ -113,10 +131,22 @@ class SpeechOptions(BaseModel):
         float | None, Field(None, ge=1, le=3, description="Discourages repeated speech tokens.")
     ]
     min_p: Annotated[
-        float | None, Field(None, ge=0, le=1, description="Least relative probability.")
+        float | None,
+        Field(
+            None,
+            ge=0,
+            le=1,
+            description="Drops tokens less likely than this share of the likeliest.",
+        ),
     ]
     top_p: Annotated[
-        float | None, Field(None, gt=0, le=1, description="Nucleus of the probability.")
+        float | None,
+        Field(
+            None,
+            gt=0,
+            le=1,
+            description="Keeps the likeliest tokens that make up this probability.",
+        ),
     ]
     stream: Annotated[
         bool, Field(True, description="False: the whole file at once, with its true size.")

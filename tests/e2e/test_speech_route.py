@@ -5,7 +5,7 @@ import json
 import re
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import av
@@ -514,3 +514,16 @@ def test_speech_that_was_trimmed_to_nothing_is_an_empty_answer(
     answer = client.post("/tts/generate", json=body)
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("audio/")
+
+
+def test_the_schema_tells_the_defaults_of_this_service(start: Callable[..., Service]) -> None:
+    service = start(MAX_TEXT_LENGTH=500, TTS_SYNTHESIS_TEMPERATURE=1.25)
+    with service.client() as client:
+        operations = client.get("/openapi.json").json()["paths"][ROUTE]
+    in_query = {one["name"]: one["schema"] for one in operations["get"]["parameters"]}
+    content = operations["post"]["requestBody"]["content"]["application/json"]
+    for parameters in (in_query, content["schema"]["properties"]):
+        assert parameters["text"]["maxLength"] == 500
+        assert parameters["synthesis_temperature"]["default"] == 1.25
+        assert parameters["top_p"]["default"] == 1.0
+        assert "default" not in parameters["seed"]

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
@@ -25,6 +26,7 @@ from app.api.speech_response import SpeechResponse
 from app.audio.encoder import ENCODERS, Encoder
 from app.errors import NotAcceptable
 from app.messages import SAMPLE_RATE
+from app.settings import Settings
 
 router = APIRouter(tags=["speech"], route_class=BareRoute)
 
@@ -52,6 +54,19 @@ _QUERY: dict[str, Any] = {
         for name, schema in _SCHEMA["properties"].items()
     ],
 }
+
+
+def document_settings(operations: dict[str, Any], settings: Settings) -> None:
+    """Put into the schema of this path what the settings decide: defaults, the longest text."""
+    defaults = msgspec.structs.asdict(settings.synthesis_params())
+    del defaults["seed"]
+    content = operations["post"]["requestBody"]["content"]["application/json"]
+    in_body = content["schema"]["properties"]
+    in_query = {one["name"]: one["schema"] for one in operations["get"]["parameters"]}
+    for parameters in (in_body, in_query):
+        parameters["text"]["maxLength"] = settings.max_text_length
+        for name, default in defaults.items():
+            parameters[name]["default"] = default
 
 
 @router.post(
