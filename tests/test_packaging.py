@@ -3,10 +3,12 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
 import tomllib
+import zipfile
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -105,6 +107,21 @@ def test_without_its_pins_chatterbox_needs_the_same_packages() -> None:
 
 def test_the_newest_torch_knows_the_rtx_50_series() -> None:
     assert min(pins("requirements-newest.txt")["torch"]) >= Version("2.7")
+
+
+# --- The package ----------------------------------------------------------------------------------
+
+
+def test_the_wheel_holds_the_web_page(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(ROOT / "app", source / "app", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    build = ("pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path, source)
+    subprocess.run([sys.executable, "-m", *build], check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    held = set(zipfile.ZipFile(wheel).namelist())
+    assert {f"app/web/{path.name}" for path in (ROOT / "app" / "web").iterdir()} <= held
 
 
 # --- The image ------------------------------------------------------------------------------------

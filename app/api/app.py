@@ -12,7 +12,7 @@ from app import __version__
 from app.api.dependencies import Services
 from app.api.errors import ANY_OTHER_ERROR, METHODS, documented, handle_errors, restore_nulls
 from app.api.middleware import OPEN_PATHS, ApiKey, RequestLog
-from app.api.routes import metrics, openai, speech, system, voices
+from app.api.routes import metrics, openai, page, speech, system, voices
 from app.errors import Unauthenticated
 
 EXPOSED_HEADERS = (
@@ -67,6 +67,7 @@ def create_app(services: Services) -> FastAPI:
     for router in (speech.router, openai.router, voices.router, system.router, metrics.router):
         app.include_router(router, responses=documented(Unauthenticated))
     app.include_router(system.probes)
+    app.include_router(page.router)
     app.add_api_route("/docs", _docs, include_in_schema=False)
     handle_errors(app)
     app.add_middleware(

@@ -17,12 +17,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import METHODS, error_response
 from app.api.headers import header
+from app.api.web import WEB_FILES
 from app.errors import ServiceError, Unauthenticated
 from app.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-OPEN_PATHS = frozenset({"/", "/health", "/ready", "/ping"})
+OPEN_PATHS = frozenset({"/health", "/ready", "/ping", *WEB_FILES})
 """What may be asked without a key, whatever the settings say."""
 
 _POLLED_PATHS = OPEN_PATHS | {"/metrics"}

@@ -1,0 +1,40 @@
+"""`/` and `/web/…`: the web page, which anybody may load; what it then asks needs the key."""
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from app.api.headers import header
+from app.api.web import WEB_FILES
+
+router = APIRouter()
+
+_POLICY = {
+    "default-src": "'none'",
+    "script-src": "'self'",
+    "style-src": "'self'",
+    "img-src": "'self'",
+    "connect-src": "'self'",
+    "media-src": "blob:",
+    "base-uri": "'none'",
+    "form-action": "'none'",
+    "frame-ancestors": "'none'",
+}
+_HEADERS = {
+    "Cache-Control": "no-cache",  # that is: kept, but asked for again by its tag
+    "Content-Security-Policy": "; ".join(f"{kind} {source}" for kind, source in _POLICY.items()),
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+async def _file(request: Request) -> Response:
+    """The file of this path; 304 to who has it already."""
+    file = WEB_FILES[request.scope["path"]]
+    headers = {**_HEADERS, "ETag": file.etag}
+    if file.etag in header(request.scope, b"if-none-match"):  # a list, or weak, made so by a proxy
+        return Response(status_code=304, headers=headers)
+    return Response(file.content, headers=headers, media_type=file.media_type)
+
+
+for _path in WEB_FILES:
+    router.add_route(_path, _file, methods=["GET", "HEAD"], include_in_schema=False)

@@ -1,0 +1,128 @@
+/** The server's API. What fails is an `ApiError`, whose message is a sentence for people. */
+
+import { headerOf } from "./key.js";
+
+export class ApiError extends Error {
+  /** `status` is 0 and `code` "unreachable" where there was no answer. */
+  constructor(message, status = 0, code = "unreachable") {
+    super(message);
+    this.status = status;
+    this.code = code;
+  }
+}
+
+export const UNREACHABLE = "The server cannot be reached. It may have stopped, or the network is gone.";
+
+export class Api {
+  /** @param {import("./key.js").Key} key  @param {() => void} onRefused the key was not taken */
+  constructor(key, onRefused) {
+    this.key = key;
+    this._onRefused = onRefused;
+  }
+
+  /** The address of a path, also below a proxy's prefix. */
+  url(path) {
+    return new URL(path, document.baseURI).href;
+  }
+
+  /** @returns {Promise<any>} */
+  async get(path, signal) {
+    return (await this.ask(path, { signal })).json();
+  }
+
+  /** An answer of any status, asked for without the key. */
+  open(path) {
+    return this._fetch(path, {});
+  }
+
+  /** Whether the server takes this key; what else is wrong is raised. */
+  async accepts(value) {
+    const answer = await this._fetch("voices", { headers: { "X-API-Key": headerOf(value) } });
+    if (answer.ok) return true;
+    if (answer.status === 401) return false;
+    throw await failureOf(answer);
+  }
+
+  /** The start of an answer of audio. */
+  speak(request, signal) {
+    const headers = { "Content-Type": "application/json" };
+    return this.ask("tts/generate", {
+      method: "POST",
+      headers,
+      body: JSON.stringify(request),
+      signal,
+    });
+  }
+
+  deleteVoice(id) {
+    return this.ask(`voices/${encodeURIComponent(id)}`, { method: "DELETE" });
+  }
+
+  /** By XMLHttpRequest, as `fetch` does not tell how much was sent. */
+  uploadVoice(file, { replace, onProgress }) {
+    const request = new XMLHttpRequest();
+    request.upload.onprogress = (sent) => onProgress(sent.loaded / sent.total);
+    request.open("POST", this.url(replace ? "voices?replace=true" : "voices"));
+    request.setRequestHeader("X-API-Key", headerOf(this.key.value));
+    const form = new FormData();
+    form.append("file", file);
+    return new Promise((resolve, reject) => {
+      request.onerror = () => reject(new ApiError(UNREACHABLE));
+      request.onload = async () => {
+        const body = new Response(request.responseText, { status: request.status });
+        if (request.status < 300) resolve(await body.json());
+        else reject(await this._failed(body));
+      };
+      request.send(form);
+    });
+  }
+
+  async ask(path, { headers = {}, ...options } = {}) {
+    const keyed = { ...headers, "X-API-Key": headerOf(this.key.value) };
+    const answer = await this._fetch(path, { ...options, headers: keyed });
+    if (!answer.ok) throw await this._failed(answer);
+    return answer;
+  }
+
+  async _fetch(path, options) {
+    try {
+      return await fetch(this.url(path), { ...options, cache: "no-store" });
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      throw new ApiError(UNREACHABLE);
+    }
+  }
+
+  async _failed(answer) {
+    if (answer.status === 401) this._onRefused();
+    return failureOf(answer);
+  }
+}
+
+/** What an answer that is none says, as an `ApiError`. */
+export async function failureOf(answer) {
+  const { message, code } = await errorIn(answer);
+  const wait = answer.headers.get("Retry-After");
+  const after = wait ? ` Try again in ${wait} s.` : "";
+  return new ApiError(sentence(IN_OTHER_WORDS[code] ?? message) + after, answer.status, code);
+}
+
+/** The server's own words are for programmers. */
+const IN_OTHER_WORDS = {
+  queue_full: "all are busy, and as many are waiting as may wait",
+  invalid_api_key: "the server does not take this key",
+};
+
+/** A proxy in front may answer with a page of its own. */
+async function errorIn(answer) {
+  try {
+    return (await answer.json()).error;
+  } catch {
+    return { message: `the server answered ${answer.status} without a reason`, code: "" };
+  }
+}
+
+/** With a capital at the start, and a full stop. */
+export function sentence(text) {
+  return text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
+}

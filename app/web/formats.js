@@ -1,0 +1,59 @@
+/** The formats: how each is called, typed, saved, taken apart and played. */
+
+import { MsePlayer, PcmPlayer, WholePlayer, streams } from "./player.js";
+import { Mp3Splitter, Mp4Splitter, PcmSplitter, WebmSplitter } from "./splitters.js";
+
+const WAV_HEADER_BYTES = 44;
+
+const FORMATS = {
+  fmp4: {
+    label: "fmp4 · AAC",
+    type: 'audio/mp4; codecs="mp4a.40.2"',
+    ending: "mp4",
+    splitter: () => new Mp4Splitter(),
+  },
+  webm: {
+    label: "webm · Opus",
+    type: 'audio/webm; codecs="opus"',
+    ending: "webm",
+    splitter: () => new WebmSplitter(),
+  },
+  mp3: { label: "mp3", type: "audio/mpeg", ending: "mp3", splitter: () => new Mp3Splitter() },
+  wav: { label: "wav", type: "audio/wav", ending: "wav", headerBytes: WAV_HEADER_BYTES },
+  raw_pcm: { label: "raw_pcm · 16 bit", type: "audio/pcm", ending: "pcm", headerBytes: 0 },
+};
+
+const LIVE = "Heard while it is being made.";
+const BY_PAGE = "Heard while it is being made, without a way to seek before the end.";
+const AT_END = "This browser plays it once all of it has come.";
+
+/** How `name` is treated in this browser. */
+export function format(name) {
+  const known = FORMATS[name];
+  if ("headerBytes" in known) return { ...known, ...pcm(known.headerBytes) };
+  const live = streams(known.type);
+  const Player = live ? MsePlayer : WholePlayer;
+  return {
+    ...known,
+    encoded: true,
+    live,
+    note: live ? LIVE : AT_END,
+    player: (audio) => new Player(audio, known.type),
+  };
+}
+
+function pcm(headerBytes) {
+  return {
+    encoded: false,
+    live: true,
+    note: BY_PAGE,
+    splitter: () => new PcmSplitter(headerBytes),
+    player: () => new PcmPlayer(headerBytes),
+  };
+}
+
+/** Those of `names` that are known here, the best for this browser first. */
+export function ranked(names) {
+  const known = Object.keys(FORMATS).filter((name) => names.includes(name));
+  return [...known.filter((name) => format(name).live), ...known.filter((name) => !format(name).live)];
+}

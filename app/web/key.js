@@ -1,0 +1,32 @@
+/** The key: kept in this browser's storage and nowhere else; in memory where there is none. */
+
+const PLACE = "chatterbox-tts-key";
+
+export class Key {
+  constructor() {
+    this.value = stored((storage) => storage.getItem(PLACE)) ?? "";
+  }
+
+  keep(value) {
+    this.value = value;
+    stored((storage) => storage.setItem(PLACE, value));
+  }
+
+  forget() {
+    this.value = "";
+    stored((storage) => storage.removeItem(PLACE));
+  }
+}
+
+/** For a header: its UTF-8, as the characters of those bytes, which is all that a header takes. */
+export function headerOf(value) {
+  return String.fromCharCode(...new TextEncoder().encode(value));
+}
+
+function stored(use) {
+  try {
+    return use(localStorage);
+  } catch {
+    return null; // blocked by the browser's settings
+  }
+}

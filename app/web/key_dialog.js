@@ -1,0 +1,61 @@
+/** The key's dialog: asks for it, lets the server check it, keeps or forgets it. */
+
+import { byId, say } from "./dom.js";
+
+export class KeyDialog {
+  /** @param {import("./api.js").Api} api @param {() => void} onChanged the key is another one */
+  constructor(api, onChanged) {
+    this._api = api;
+    this._onChanged = onChanged;
+    this._dialog = byId("key-dialog");
+    this._input = byId("key");
+    this._failure = byId("key-failure");
+    byId("key-form").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this._use(this._input.value.trim());
+    });
+    byId("key-cancel").addEventListener("click", () => this._dialog.close());
+    byId("key-forget").addEventListener("click", () => this._forget());
+    byId("key-button").addEventListener("click", () => this.open());
+    this._name();
+  }
+
+  /** @param {string} reason why it is asked for, if it was known before */
+  open(reason = "") {
+    say(this._failure, reason);
+    byId("key-forget").hidden = !this._api.key.value;
+    if (!this._dialog.open) this._dialog.showModal();
+  }
+
+  async _use(value) {
+    say(this._failure, "");
+    try {
+      if (!(await this._api.accepts(value))) {
+        say(this._failure, "The server does not take this key.");
+        this._input.select();
+        return;
+      }
+    } catch (error) {
+      say(this._failure, error.message);
+      return;
+    }
+    this._api.key.keep(value);
+    this._changed();
+  }
+
+  _forget() {
+    this._api.key.forget();
+    this._changed();
+  }
+
+  _changed() {
+    this._input.value = "";
+    this._dialog.close();
+    this._name();
+    this._onChanged();
+  }
+
+  _name() {
+    byId("key-button").textContent = this._api.key.value ? "Key…" : "Enter the key…";
+  }
+}

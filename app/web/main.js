@@ -1,0 +1,235 @@
+/** The page: its parts put together. All state is owned by them; here is what passes between. */
+
+import { Api } from "./api.js";
+import { byId, element, say, showPairs } from "./dom.js";
+import { figuresOf, pairsOf } from "./figures.js";
+import { format, ranked } from "./formats.js";
+import { History } from "./history.js";
+import { KeyDialog } from "./key_dialog.js";
+import { Key } from "./key.js";
+import { Parameters } from "./parameters.js";
+import { Run } from "./run.js";
+import { Snippets } from "./snippets.js";
+import { Status } from "./status.js";
+import { Voices } from "./voices.js";
+import { Waveform } from "./waveform.js";
+
+const SAMPLE = "This is how I sound.";
+const REFUSED = "The server no longer takes the key that was kept here.";
+
+class Page {
+  constructor() {
+    this._audio = byId("audio");
+    this._text = byId("text");
+    this._format = byId("format");
+    this._run = null;
+    this._limit = Infinity;
+    this._api = new Api(new Key(), () => this._keyDialog.open(REFUSED));
+    this._history = new History(byId("runs"));
+    this._waveform = new Waveform(byId("waveform"), (to) => this._seek(to));
+    this._snippets = new Snippets(byId("snippets"), byId("reveal"), this._api);
+    this._parameters = new Parameters(byId("parameters"), byId("changed"));
+    this._voices = new Voices(byId("voices"), this._api, (id) => this._hear(id));
+    this._keyDialog = new KeyDialog(this._api, () => this._keyChanged());
+    const places = { root: byId("status"), pill: byId("service"), notice: byId("notice") };
+    this._status = new Status(places, this._api);
+    this._offerFormats(["fmp4"]);
+    this._listen();
+    this._showFigures();
+    this._drawOften();
+  }
+
+  begin() {
+    byId("parameters-details").open = matchMedia("(min-width: 60rem)").matches;
+    if (this._api.key.value) this._load();
+    else this._keyDialog.open();
+  }
+
+  _listen() {
+    const retell = () => this._requestChanged();
+    this._parameters.onchange = retell;
+    this._voices.onchange = retell;
+    for (const input of [this._text, this._format, byId("reveal")]) {
+      input.addEventListener("input", retell);
+    }
+    byId("speech").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this._speakText();
+    });
+    byId("stop").addEventListener("click", () => this._stop());
+    document.addEventListener("keydown", (event) => this._shortcut(event));
+  }
+
+  _shortcut(event) {
+    if (document.querySelector("dialog[open]")) return;
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this._speakText();
+    else if (event.key === "Escape") this._stop();
+    else return;
+    event.preventDefault();
+  }
+
+  // --- what the server says --------------------------------------------------------------------
+
+  _keyChanged() {
+    this._status.refresh();
+    this._requestChanged();
+    if (this._api.key.value) this._load();
+    else this._voices.clear();
+  }
+
+  async _load() {
+    try {
+      const [schema] = await Promise.all([this._api.get("openapi.json"), this._voices.refresh()]);
+      const { parameters } = schema.paths["/tts/generate"].get;
+      const schemaOf = (name) => parameters.find((one) => one.name === name).schema;
+      this._limit = schemaOf("text").maxLength;
+      this._offerFormats(schemaOf("format").anyOf[0].enum);
+      this._parameters.show(parameters);
+    } catch (error) {
+      say(byId("failure"), error.message);
+    }
+  }
+
+  _offerFormats(names) {
+    const options = ranked(names).map((name) =>
+      element("option", { value: name }, format(name).label),
+    );
+    this._format.replaceChildren(...options);
+    this._requestChanged();
+  }
+
+  // --- speaking --------------------------------------------------------------------------------
+
+  get _request() {
+    const request = { text: this._text.value, format: this._format.value };
+    if (this._voices.chosen) request.voice_id = this._voices.chosen;
+    return { ...request, ...this._parameters.changed };
+  }
+
+  _requestChanged() {
+    const { ending, note } = format(this._format.value);
+    say(byId("format-note"), note);
+    this._snippets.show(this._request, ending);
+    const length = [...this._text.value].length; // code points, as the server counts
+    const limit = Number.isFinite(this._limit) ? ` of ${this._limit.toLocaleString("en")}` : "";
+    say(byId("count"), `${length.toLocaleString("en")}${limit} characters`);
+    byId("count").classList.toggle("over", length > this._limit);
+  }
+
+  _speakText() {
+    if (this._parameters.areValid()) this._speak(this._request);
+  }
+
+  _hear(voice) {
+    const { voice_id: _, ...request } = this._request;
+    this._speak({ ...request, text: SAMPLE, ...(voice && { voice_id: voice }) });
+  }
+
+  async _speak(request) {
+    if (!this._api.key.value) {
+      this._keyDialog.open();
+      return;
+    }
+    this._letGo();
+    const run = new Run(this._api, request, this._audio);
+    this._run = run;
+    run.onchange = () => this._showState(run);
+    run.player.ontrouble = (trouble) => say(byId("failure"), trouble);
+    this._showState(run);
+    await run.speak();
+    this._offerDownload(run);
+  }
+
+  _stop() {
+    if (!this._run || this._run.state === "over") return;
+    this._run.stop();
+    this._audio.hidden = true;
+  }
+
+  _letGo() {
+    this._run?.dispose();
+    this._audio.hidden = true;
+    const link = byId("download");
+    URL.revokeObjectURL(link.href);
+    link.hidden = true;
+    link.removeAttribute("href");
+  }
+
+  _offerDownload(run) {
+    if (!run.file || run !== this._run) return;
+    const link = byId("download");
+    link.href = URL.createObjectURL(run.file);
+    link.download = `speech.${run.format.ending}`;
+    link.hidden = false;
+  }
+
+  _seek(to) {
+    if (this._audio.src && this._audio.seekable.length) this._audio.currentTime = to;
+  }
+
+  // --- what is shown of a run ------------------------------------------------------------------
+
+  _showState(run) {
+    if (run !== this._run) return;
+    say(byId("state"), stateOf(run));
+    say(byId("failure"), run.error?.message ?? "");
+    byId("stop").disabled = run.state === "over";
+    showPairs(byId("answer"), run.answer ? answerPairs(run.answer) : []);
+    if (run.state === "over" && run.times.firstByte !== null) this._history.add(figuresOf(run));
+    this._waveform.describe(`${run.peaks.seconds.toFixed(1)} s of sound, ${stateOf(run)}`);
+  }
+
+  _drawOften() {
+    const draw = () => {
+      this._showFigures();
+      requestAnimationFrame(draw);
+    };
+    requestAnimationFrame(draw);
+    this._audio.addEventListener("timeupdate", () => this._run?.observe()); // hidden pages draw nothing
+  }
+
+  _showFigures() {
+    const run = this._run;
+    run?.observe();
+    this._waveform.draw(run?.peaks.values ?? [], run ? this._position(run) : 0);
+    const pairs = run ? pairsOf(figuresOf(run)) : pairsOf(NOTHING);
+    if (String(pairs) !== this._shownFigures) showPairs(byId("figures"), pairs);
+    this._shownFigures = String(pairs);
+    say(byId("clock"), run ? clock(this._position(run), run.peaks.seconds) : "");
+  }
+
+  /** Of the player, or, when it is heard again, of the audio element. */
+  _position(run) {
+    return run.url ? this._audio.currentTime : run.player.position;
+  }
+}
+
+const NOTHING = { format: "", firstByte: null, firstSound: null, realTimeFactor: null, audio: 0, underruns: 0 };
+
+function stateOf(run) {
+  if (run.stopped) return "Stopped.";
+  if (run.error) return run.state === "playing" ? "Playing what has come." : "Not complete.";
+  return {
+    asking: "Waiting for the first sound…",
+    streaming: "Speaking, while the rest is being made…",
+    playing: "All of it is made; playing…",
+    over: "Done.",
+  }[run.state];
+}
+
+function answerPairs({ requestId, model, notice }) {
+  const pairs = [
+    ["Model", model],
+    ["Request", requestId],
+    ["Notice", notice],
+  ];
+  return pairs.filter(([, value]) => value);
+}
+
+function clock(position, total) {
+  const written = (seconds) =>
+    `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
+  return `${written(position)} / ${written(total)}`;
+}
+
+new Page().begin();

@@ -1,0 +1,112 @@
+/** The parameters: a field for each that the server's schema names, with meaning and default. */
+
+import { element, say } from "./dom.js";
+
+const ELSEWHERE = ["text", "voice_id", "format"];
+
+export class Parameters {
+  onchange = () => {};
+  _fields = [];
+
+  /** @param {HTMLFormElement} form @param {Element} count where it says how many are changed */
+  constructor(form, count) {
+    this._form = form;
+    this._count = count;
+    form.addEventListener("submit", (event) => event.preventDefault());
+    form.addEventListener("input", () => this._changed());
+  }
+
+  /** @param {any[]} parameters of the schema's `GET /tts/generate` */
+  show(parameters) {
+    const wanted = parameters.filter(({ name }) => !ELSEWHERE.includes(name));
+    this._fields = wanted.map((parameter) => fieldOf(parameter, () => this._changed()));
+    const reset = element("button", { type: "button", className: "quiet" }, "Reset all");
+    reset.addEventListener("click", () => {
+      for (const field of this._fields) field.reset();
+      this._changed();
+    });
+    this._form.replaceChildren(...this._fields.map((field) => field.row), reset);
+    this._changed();
+  }
+
+  /** Those that are not as the server has them by itself. @returns {Record<string, any>} */
+  get changed() {
+    const changed = this._fields.filter((field) => field.isChanged());
+    return Object.fromEntries(changed.map((field) => [field.name, field.value()]));
+  }
+
+  /** Whether all are within their limits; if not, the first that is not is pointed at. */
+  areValid() {
+    if (this._form.checkValidity()) return true;
+    this._form.closest("details").open = true;
+    return this._form.reportValidity();
+  }
+
+  _changed() {
+    for (const field of this._fields) field.row.classList.toggle("changed", field.isChanged());
+    const count = Object.keys(this.changed).length;
+    say(this._count, count ? `${count} changed` : "as the server has them");
+    this.onchange();
+  }
+}
+
+/** A row of the form, and how its value is read and reset. */
+function fieldOf({ name, description, schema }, onReset) {
+  const type = schema.anyOf?.find((one) => one.type !== "null") ?? schema;
+  const standard = schema.default ?? "";
+  const input = inputOf(type, standard, name);
+  const reset = () => {
+    if (type.type === "boolean") input.checked = standard;
+    else input.value = standard;
+  };
+  const value = () => valueOf(input, type);
+  const isChanged = () => value() !== null && value() !== standard;
+  const undo = element("button", { type: "button", className: "quiet icon", title: "Reset" }, "↺");
+  undo.setAttribute("aria-label", `Reset ${name}`);
+  undo.addEventListener("click", () => {
+    reset();
+    onReset();
+    input.focus();
+  });
+  reset();
+  return { name, row: rowOf(name, description, type, standard, input, undo), value, isChanged, reset };
+}
+
+function rowOf(name, description, type, standard, input, undo) {
+  const label = element("label", {}, name);
+  label.htmlFor = input.id;
+  const meaning = element("p", { className: "small", id: `${input.id}-meaning` });
+  meaning.append(description.replaceAll("`", ""), " ", limitsOf(type, standard));
+  input.setAttribute("aria-describedby", meaning.id);
+  return element("div", { className: "parameter" }, label, input, undo, meaning);
+}
+
+function inputOf(type, standard, name) {
+  const id = `parameter-${name}`;
+  if (type.enum) {
+    return element("select", { id }, ...type.enum.map((one) => element("option", {}, one)));
+  }
+  if (type.type === "boolean") return element("input", { type: "checkbox", id });
+  return element("input", {
+    type: "number",
+    id,
+    min: String(type.minimum ?? type.exclusiveMinimum ?? ""),
+    max: String(type.maximum ?? ""),
+    step: type.type === "integer" ? "1" : "any",
+    placeholder: standard === "" ? "random" : String(standard),
+    inputMode: type.type === "integer" ? "numeric" : "decimal",
+  });
+}
+
+/** Null of a field that was left empty. */
+function valueOf(input, type) {
+  if (type.type === "boolean") return input.checked;
+  if (type.enum) return input.value;
+  return input.value === "" ? null : Number(input.value);
+}
+
+function limitsOf(type, standard) {
+  const least = type.minimum ?? (type.exclusiveMinimum === undefined ? "" : `above ${type.exclusiveMinimum}`);
+  const range = type.maximum === undefined ? "" : `${least} to ${type.maximum}, `;
+  return `(${range}default ${standard === "" ? "random" : standard})`;
+}

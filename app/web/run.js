@@ -1,0 +1,143 @@
+/**
+ * A run: one request, from the click to the last sound, and what was measured of it.
+ *
+ * It goes through the states "asking", "streaming", "playing" and "over"; what fails before that
+ * ends it with an `error`. `onchange` is called at each step, for whoever shows it.
+ */
+
+import { format } from "./formats.js";
+import { Peaks } from "./peaks.js";
+import { wavOf } from "./wav.js";
+
+export class Run {
+  state = "asking";
+  error = null;
+  /** The answer's headers that people ask for. */
+  answer = null;
+  /** Seconds since the click; null as long as it did not come to that. */
+  times = { firstByte: null, firstSound: null, lastByte: null };
+  /** The finished file, as it is best kept; null before, or if it broke off. */
+  file = null;
+  onchange = () => {};
+
+  /** @param {import("./api.js").Api} api @param {any} request @param {HTMLAudioElement} audio */
+  constructor(api, request, audio) {
+    this.request = request;
+    this.format = format(request.format);
+    this.peaks = new Peaks(this.format.splitter(), this.format);
+    this.player = this.format.player(audio);
+    this.player.onended = () => this._heard();
+    this._api = api;
+    this._audio = audio;
+    this._stopping = new AbortController();
+    this._pieces = [];
+  }
+
+  /** Returns when all has come; never raises. */
+  async speak() {
+    this._clicked = performance.now();
+    this.player.start();
+    try {
+      const answer = await this._api.speak(this.request, this._stopping.signal);
+      this.answer = headersOf(answer);
+      this._become("streaming");
+      await this._receive(answer.body.getReader());
+      this._complete();
+    } catch (error) {
+      this._fail(error);
+    }
+  }
+
+  /** Whatever state it is in; the server then stops, too. */
+  stop() {
+    this._stopping.abort();
+    this.player.stop();
+    if (this.state !== "over") this._become("over");
+  }
+
+  get stopped() {
+    return this._stopping.signal.aborted;
+  }
+
+  /** How long the making took, by the length of what was made. */
+  get realTimeFactor() {
+    return this.times.lastByte && this.peaks.seconds ? this.times.lastByte / this.peaks.seconds : null;
+  }
+
+  /** To be called often: notes when the first audible sample was being heard. */
+  observe() {
+    const { audibleAt } = this.peaks;
+    const late = audibleAt === null ? -1 : this.player.position - audibleAt;
+    if (late >= 0 && this.player.position > 0) this.times.firstSound ??= this._elapsed() - late;
+  }
+
+  async _receive(reader) {
+    for (let piece; !(piece = await reader.read()).done; ) {
+      this.times.firstByte ??= this._elapsed();
+      this._pieces.push(piece.value);
+      this.player.append(piece.value);
+      this.peaks.add(piece.value);
+    }
+    this.times.lastByte = this._elapsed();
+  }
+
+  _complete() {
+    const sound = new Blob(this._pieces, { type: this.format.type });
+    this.file = this.format.ending === "wav" ? wavOf(sound.slice(44)) : sound;
+    this.player.end();
+    this._become("playing");
+  }
+
+  /** What has come of a broken answer is still heard. */
+  _fail(error) {
+    if (this.stopped) return;
+    this.error = this.answer ? new Error(this._broken()) : error;
+    if (this._pieces.length) this.player.end();
+    else this.player.stop();
+    this._become(this._pieces.length ? "playing" : "over");
+  }
+
+  _broken() {
+    const heard = this.peaks.seconds.toFixed(1);
+    return `The answer broke off after ${heard} s of sound: what you hear is incomplete. The server's log says why.`;
+  }
+
+  _heard() {
+    this.observe();
+    if (!this.player.keeps && this.file) this._offerAgain();
+    if (this.state === "playing") this._become("over");
+  }
+
+  /** Gives the audio element the whole file, where the player has not kept all of it. */
+  _offerAgain() {
+    const playable = this.format.type === "audio/pcm" ? wavOf(this.file) : this.file;
+    this.player.stop();
+    this.url = URL.createObjectURL(playable);
+    this._audio.src = this.url;
+    this._audio.hidden = false;
+  }
+
+  /** Lets go of all memory; nothing of it is heard or saved any more. */
+  dispose() {
+    this.stop();
+    if (this.url) URL.revokeObjectURL(this.url);
+  }
+
+  _become(state) {
+    this.state = state;
+    this.onchange();
+  }
+
+  _elapsed() {
+    return (performance.now() - this._clicked) / 1000;
+  }
+}
+
+function headersOf(answer) {
+  const header = (name) => answer.headers.get(name);
+  return {
+    requestId: header("X-Request-ID"),
+    model: header("X-TTS-Model"),
+    notice: header("X-TTS-Notice"),
+  };
+}

@@ -1,0 +1,87 @@
+/** The status: how the server is, asked again every 2 s while somebody can see it. */
+
+import { element, say, showPairs } from "./dom.js";
+import { UNREACHABLE, failureOf, sentence } from "./api.js";
+
+const EVERY_MS = 2000;
+const PREVIEW =
+  "This is the built-in preview voice: it speaks English, and clones no voice. For cloned voices the server needs Chatterbox's weights.";
+
+export class Status {
+  /** @param {{root: Element, pill: Element, notice: HTMLElement}} places */
+  constructor({ root, pill, notice }, api) {
+    this._api = api;
+    this._pill = pill;
+    this._notice = notice;
+    this._machine = element("dl", { className: "facts" });
+    this._workers = element("ul", { className: "workers" });
+    root.append(this._machine, this._workers);
+    document.addEventListener("visibilitychange", () => this.refresh());
+    this.refresh();
+  }
+
+  /** Now, and from now on every 2 s. */
+  async refresh() {
+    clearTimeout(this._next);
+    if (document.hidden) return;
+    const turn = (this._turn = Symbol("turn"));
+    try {
+      await this._ask();
+    } catch (error) {
+      this._gone(error);
+    }
+    if (turn === this._turn) this._next = setTimeout(() => this.refresh(), EVERY_MS);
+  }
+
+  async _ask() {
+    const health = await (await this._api.open("health")).json();
+    const ready = await this._api.open("ready");
+    const waiting = ready.ok ? "" : (await failureOf(ready)).message;
+    this._tell(health, waiting);
+    if (this._api.key.value) this._show(await this._api.get("system-status"));
+  }
+
+  _tell(health, waiting) {
+    this._pill.dataset.state = waiting ? "waiting" : "ready";
+    say(this._pill, waiting || `Ready · ${health.model} · ${health.version}`);
+    const notice = health.model === "preview" ? PREVIEW : health.notice && sentence(health.notice);
+    this._notice.hidden = !notice;
+    say(this._notice, notice ?? "");
+  }
+
+  _gone(error) {
+    if (error.status === 401) return; // said where the key is asked for
+    this._pill.dataset.state = "gone";
+    say(this._pill, error.status ? error.message : UNREACHABLE);
+    this._machine.replaceChildren();
+    this._workers.replaceChildren();
+  }
+
+  _show({ cpu, gpus, workers, queue }) {
+    const { used, total } = cpu.ram_gb;
+    showPairs(this._machine, [
+      ["Queue", `${queue.waiting} waiting, ${queue.running} running, room for ${queue.limit}`],
+      ["CPU", `${cpu.utilization_percent} %`],
+      ["RAM", `${used} of ${total} GB`],
+      ...(gpus.length ? gpus.map(gpuPair) : [["GPU", "none"]]),
+    ]);
+    this._workers.replaceChildren(...workers.map(workerItem));
+  }
+}
+
+function gpuPair({ device_id, utilization_percent, memory_gb }) {
+  const { used, total } = memory_gb;
+  return [`GPU ${device_id}`, `${utilization_percent.gpu} %, ${used} of ${total} GB`];
+}
+
+function workerItem(worker) {
+  const restarts = worker.restarts ? `, ${worker.restarts} restarts` : "";
+  const state = element("span", { className: "pill" }, worker.state);
+  state.dataset.state = worker.state === "ready" ? "ready" : "waiting";
+  const item = element("li", {}, element("strong", {}, worker.id), " ", state);
+  item.append(` ${worker.busy} of ${worker.slots} slots busy${restarts}`);
+  for (const text of [worker.last_error, worker.notice].filter(Boolean)) {
+    item.append(element("p", { className: "small" }, sentence(text)));
+  }
+  return item;
+}

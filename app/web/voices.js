@@ -1,0 +1,144 @@
+/** The voices: a list to choose from, to hear, to delete from and to add to. */
+
+import { element, say } from "./dom.js";
+import { ask } from "./question.js";
+
+const ENDINGS = ".wav,.mp3,.flac,.ogg,.m4a,.webm,.opus";
+const DEFAULT = "";
+
+export class Voices {
+  onchange = () => {};
+
+  /** @param {Element} root @param {import("./api.js").Api} api @param {(id: string) => void} onHear */
+  constructor(root, api, onHear) {
+    this._api = api;
+    this._onHear = onHear;
+    this._list = element("ul", { className: "voices" });
+    const group = element("div", { role: "radiogroup", "aria-labelledby": "voices-heading" }, this._list);
+    this._said = element("p", { role: "status", className: "small" });
+    this._failed = element("p", { role: "alert", className: "failure" });
+    this._progress = element("progress", { max: 1, value: 0, hidden: true });
+    this._progress.setAttribute("aria-label", "Upload");
+    root.append(group, this._dropZone(), this._progress, this._said, this._failed);
+    this._show([]);
+  }
+
+  /** The `voice_id` that is chosen; undefined for the default voice. */
+  get chosen() {
+    return this._list.querySelector("input:checked").value || undefined;
+  }
+
+  /** Raises `ApiError`. */
+  async refresh() {
+    this._show(await this._api.get("voices"));
+  }
+
+  clear() {
+    this._show([]);
+  }
+
+  _show(ids) {
+    const chosen = this._list.querySelector("input:checked")?.value ?? DEFAULT;
+    const items = [DEFAULT, ...ids].map((id) => this._item(id));
+    this._list.replaceChildren(...items);
+    this._choose(ids.includes(chosen) ? chosen : DEFAULT);
+  }
+
+  _choose(id) {
+    for (const input of this._list.querySelectorAll("input")) input.checked = input.value === id;
+    this.onchange();
+  }
+
+  _item(id) {
+    const radio = element("input", { type: "radio", name: "voice", value: id });
+    radio.addEventListener("change", () => this.onchange());
+    const name = id || "Default voice";
+    const label = element("label", {}, radio, element("span", {}, name));
+    const hear = this._button("▶", `Hear ${name}`, () => this._onHear(id));
+    const item = element("li", {}, label, hear);
+    if (id) item.append(this._button("✕", `Delete ${id}`, () => this._delete(id)));
+    return item;
+  }
+
+  _button(sign, name, react) {
+    const button = element("button", { type: "button", className: "quiet icon", title: name }, sign);
+    button.setAttribute("aria-label", name);
+    button.addEventListener("click", react);
+    return button;
+  }
+
+  async _delete(id) {
+    if (!(await ask(`Delete the voice “${id}”? Its recording is lost.`, "Delete"))) return;
+    await this._report(async () => {
+      await this._api.deleteVoice(id);
+      await this.refresh();
+      this._list.querySelector("input:checked").focus();
+      return `“${id}” is deleted.`;
+    });
+  }
+
+  _dropZone() {
+    const input = element("input", { type: "file", accept: ENDINGS, id: "upload" });
+    input.addEventListener("change", () => {
+      if (input.files.length) this._upload(input.files[0]);
+      input.value = "";
+    });
+    const hint = element("span", { className: "small" }, "One speaker, 1 s to 5 min. Or drop it here.");
+    const zone = element("div", { className: "drop" }, this._uploadLabel(), input, hint);
+    const over = (is) => (event) => {
+      event.preventDefault();
+      zone.classList.toggle("over", is);
+    };
+    zone.addEventListener("dragover", over(true));
+    zone.addEventListener("dragleave", over(false));
+    zone.addEventListener("drop", (event) => {
+      over(false)(event);
+      if (event.dataTransfer.files.length) this._upload(event.dataTransfer.files[0]);
+    });
+    return zone;
+  }
+
+  _uploadLabel() {
+    const label = element("label", {}, "Add a voice from a recording");
+    label.htmlFor = "upload";
+    return label;
+  }
+
+  _upload(file) {
+    return this._report(async () => {
+      const added = await this._send(file);
+      if (!added) return "";
+      await this.refresh();
+      this._choose(added.voice_id);
+      return `“${added.voice_id}” is added and chosen.`;
+    });
+  }
+
+  /** What the server says of the new voice; null if the one of that name is to stay. */
+  async _send(file) {
+    const onProgress = (share) => {
+      this._progress.value = share;
+    };
+    try {
+      return await this._api.uploadVoice(file, { replace: false, onProgress });
+    } catch (error) {
+      if (error.code !== "voice_exists") throw error;
+    }
+    if (!(await ask(`There is a voice “${file.name}” already.`, "Replace it"))) return null;
+    return this._api.uploadVoice(file, { replace: true, onProgress });
+  }
+
+  /** Does `work` and shows what it says of itself, or why it failed. */
+  async _report(work) {
+    say(this._said, "");
+    say(this._failed, "");
+    this._progress.value = 0;
+    this._progress.hidden = false;
+    try {
+      say(this._said, await work());
+    } catch (error) {
+      say(this._failed, error.message);
+    }
+    this._progress.hidden = true;
+  }
+}

@@ -1,0 +1,78 @@
+/** The waveform: peaks as they come, and the playhead over them. */
+
+import { PEAKS_PER_S } from "./peaks.js";
+
+const COLUMN = 3;
+const SHORTEST_S = 6;
+const QUIET = 0.2;
+
+export class Waveform {
+  /** @param {HTMLCanvasElement} canvas @param {(seconds: number) => void} onSeek */
+  constructor(canvas, onSeek) {
+    this._canvas = canvas;
+    this._context = canvas.getContext("2d");
+    this._shown = "";
+    canvas.addEventListener("click", (event) => onSeek((event.offsetX / canvas.clientWidth) * this._seconds));
+  }
+
+  /** @param {number[]} peaks @param {number} position in seconds */
+  draw(peaks, position) {
+    const size = this._fit();
+    this._seconds = Math.max(SHORTEST_S, peaks.length / PEAKS_PER_S);
+    const heard = Math.round((position / this._seconds) * size.width);
+    const colors = colorsOf(this._canvas);
+    const shown = [peaks.length, heard, size.width, ...colors].join();
+    if (shown === this._shown) return;
+    this._shown = shown;
+    this._context.clearRect(0, 0, size.width, size.height);
+    this._drawColumns(this._columns(peaks, size.width), heard, size, colors);
+    if (position > 0) this._context.fillRect(heard, 0, size.scale, size.height);
+  }
+
+  /** In words, for those who do not see it. */
+  describe(text) {
+    this._canvas.setAttribute("aria-label", `Waveform: ${text}`);
+  }
+
+  /** The loudest of what falls into each column. */
+  _columns(peaks, width) {
+    const columns = new Array(Math.floor(width / this._step)).fill(0);
+    const share = columns.length / (this._seconds * PEAKS_PER_S);
+    for (const [n, peak] of peaks.entries()) {
+      const first = Math.floor(n * share);
+      const end = Math.max(first + 1, Math.floor((n + 1) * share));
+      for (let column = first; column < end; column++) {
+        columns[column] = Math.max(columns[column], peak);
+      }
+    }
+    return columns;
+  }
+
+  _drawColumns(columns, heard, { height, scale }, [before, after]) {
+    const bar = this._step * 0.66;
+    const loudest = Math.max(QUIET, ...columns);
+    for (const [n, peak] of columns.entries()) {
+      const tall = Math.max(scale, (peak / loudest) * height * 0.95);
+      const at = n * this._step;
+      this._context.fillStyle = at < heard ? before : after;
+      this._context.fillRect(at, (height - tall) / 2, bar, tall);
+    }
+  }
+
+  /** The canvas has as many pixels as the screen gives it. */
+  _fit() {
+    const scale = window.devicePixelRatio;
+    const width = Math.round(this._canvas.clientWidth * scale);
+    const height = Math.round(this._canvas.clientHeight * scale);
+    if (this._canvas.width !== width) this._canvas.width = width;
+    if (this._canvas.height !== height) this._canvas.height = height;
+    this._step = COLUMN * scale;
+    return { width, height, scale };
+  }
+}
+
+/** Before and after the playhead, as the style sheet has them, light or dark. */
+function colorsOf(canvas) {
+  const style = getComputedStyle(canvas);
+  return ["--heard", "--to-come"].map((name) => style.getPropertyValue(name));
+}

@@ -1,0 +1,590 @@
+"""The web page in Debian's Chromium, used as people use it: typed into, clicked, listened to.
+
+A test fails if the page shows an error that the test does not expect, or asks another host.
+"""
+
+import asyncio
+import json
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import httpx
+import numpy as np
+import pytest
+import pytest_asyncio
+from axe_playwright_python.async_playwright import Axe
+from playwright.async_api import Browser, Locator, Page, expect
+
+from tests.audio.media import audio_file, tone
+from tests.browser import Watched
+from tests.recogniser import decode_audio, transcribe, words
+from tests.service import API_KEY, ROOT, Service, running_service
+
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
+
+PATIENCE_MS = 30_000
+SEED = 7
+FORMATS = ("fmp4", "webm", "mp3", "wav", "raw_pcm")
+SENTENCE = "The baker opened his shop by the light in the east, and then he went home again."
+PAIR = f"{SENTENCE} {SENTENCE}"
+LONG = " ".join([SENTENCE] * 40)
+NASTY = 'It\'s "so" `id` $HOME $(id) \\n\nnew line & <b> 100% ?#+ 😀 !! é'
+
+COLUMN_HEIGHTS = """canvas => {
+    const { width, height } = canvas;
+    const pixels = canvas.getContext("2d").getImageData(0, 0, width, height).data;
+    const drawn = (x, y) => pixels[4 * (y * width + x) + 3] > 0;
+    const rows = [...Array(height).keys()];
+    const heights = [...Array(width).keys()].map(x => rows.filter(y => drawn(x, y)).length);
+    return heights.map(drawn => drawn === height ? 0 : drawn);  // without the playhead
+}"""
+
+COUNT_OBJECT_URLS = """
+    const live = new Set();
+    const { createObjectURL, revokeObjectURL } = URL;
+    URL.createObjectURL = thing => {
+        const url = createObjectURL.call(URL, thing);
+        live.add(url);
+        return url;
+    };
+    URL.revokeObjectURL = url => { live.delete(url); revokeObjectURL.call(URL, url); };
+    window.liveObjectUrls = () => live.size;
+"""
+
+BUFFER_TAKES_SECONDS = """
+    const { appendBuffer } = SourceBuffer.prototype;
+    window.refusals = 0;
+    SourceBuffer.prototype.appendBuffer = function (bytes) {
+        const { buffered } = this;
+        if (buffered.length && buffered.end(0) - buffered.start(0) > 14) {
+            window.refusals += 1;
+            throw new DOMException("full", "QuotaExceededError");
+        }
+        return appendBuffer.call(this, bytes);
+    };
+"""
+
+Open = Callable[..., Awaitable[Watched]]
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def open_page(browser: Browser) -> AsyncIterator[Open]:
+    """`await open_page(service)`: the page, in a browser that has or has not the key."""
+    opened: list[tuple[Watched, Service]] = []
+
+    async def open_page(
+        service: Service, *, key: str = API_KEY, script: str = "", **options: Any
+    ) -> Watched:
+        context = await browser.new_context(**options)
+        context.set_default_timeout(PATIENCE_MS)
+        tab = Watched(await context.new_page())
+        opened.append((tab, service))
+        await tab.page.add_init_script(script)
+        await tab.page.goto(service.url)
+        if key:
+            await tab.page.fill("#key", key)
+            await tab.page.press("#key", "Enter")
+            await expect(tab.page.locator("#parameters label")).to_have_count(14)
+        return tab
+
+    yield open_page
+    for tab, _ in opened:
+        await tab.page.context.close()
+    for tab, service in opened:
+        assert tab.complaints == []
+        assert all(url.startswith((f"{service.url}/", "blob:")) for url in tab.requested)
+        assert not [url for url in tab.requested if API_KEY in url]
+
+
+@pytest.fixture(scope="module")
+def scripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One slot, no queue, and a voice that cannot be deleted."""
+    folder = tmp_path_factory.mktemp("page")
+    with running_service(
+        folder, MAX_QUEUED_REQUESTS=0, PRELOADED_VOICES_DIR=ROOT / "preloaded-voices"
+    ) as service:
+        yield service
+
+
+async def speak(page: Page, text: str, format: str = "fmp4", seed: int | None = SEED) -> None:
+    await page.fill("#text", text)
+    await page.select_option("#format", format)
+    if seed is not None:
+        await page.locator("#parameters-details").evaluate("details => { details.open = true; }")
+        await page.fill("#parameter-seed", str(seed))
+    await page.click("#speak")
+
+
+async def figure(page: Page, name: str) -> float | None:
+    """One of the numbers below the waveform; None as long as there is a dash."""
+    text = await page.locator("#figures > div", has_text=name).locator("dd").inner_text()
+    return None if text == "–" else float(text.removesuffix(" s"))
+
+
+async def until(condition: Callable[[], Awaitable[Any]]) -> None:
+    async with asyncio.timeout(PATIENCE_MS / 1000):
+        while not await condition():  # noqa: ASYNC110 - the page tells nobody
+            await asyncio.sleep(0.05)
+
+
+async def file_of(link: Locator) -> tuple[str, bytes]:
+    async with link.page.expect_download() as download:
+        await link.click()
+    saved = await download.value
+    content = await asyncio.to_thread((await saved.path()).read_bytes)
+    return saved.suggested_filename, content
+
+
+def pcm_of(service: Service, text: str) -> Any:
+    with service.client() as client:
+        asked = {"text": text, "seed": SEED, "format": "raw_pcm"}
+        return decode_audio(client.post("/tts/generate", json=asked).content, "raw_pcm")
+
+
+# --- Speaking -------------------------------------------------------------------------------------
+
+
+async def test_sound_is_heard_and_drawn_before_the_rest_is_made(
+    open_page: Open, preview: Service
+) -> None:
+    page = (await open_page(preview)).page
+    await speak(page, LONG)
+    await until(lambda: figure(page, "First sound"))
+    assert await page.inner_text("#state") == "Speaking, while the rest is being made…"
+    first_byte, first_sound = await figure(page, "First byte"), await figure(page, "First sound")
+    assert 0 < (first_byte or 0) < (first_sound or 0)
+    assert await figure(page, "Real-time factor") is None
+    at = await page.evaluate("audio.currentTime")
+    await until(lambda: page.evaluate("at => audio.currentTime > at + 0.5", at))
+    assert max(await page.locator("#waveform").evaluate(COLUMN_HEIGHTS)) > 20
+    await page.click("#stop")
+    await expect(page.locator("#state")).to_have_text("Stopped.")
+    preview.wait_until(lambda: preview.busy() == 0)
+    await expect(page.locator("#download")).to_be_hidden()
+
+
+@pytest.mark.parametrize("format", FORMATS)
+async def test_each_format_is_drawn_as_it_sounds_and_can_be_kept(
+    format: str, open_page: Open, preview: Service
+) -> None:
+    page = (await open_page(preview)).page
+    await speak(page, PAIR, format)
+    await expect(page.locator("#download")).to_be_visible()
+    await until(lambda: figure(page, "First sound"))
+    name, content = await file_of(page.locator("#download"))
+    sound = decode_audio(content, format)
+    assert name == f"speech.{ {'fmp4': 'mp4', 'raw_pcm': 'pcm'}.get(format, format) }"
+    assert len(sound) == pytest.approx(len(pcm_of(preview, PAIR)), abs=3000)
+    assert await figure(page, "Audio") == pytest.approx(len(sound) / 24_000, abs=0.12)
+    await page.wait_for_timeout(300)  # what came last is being decoded
+    heights = np.array(await page.locator("#waveform").evaluate(COLUMN_HEIGHTS), float)
+    assert likeness(heights, sound) > 0.95
+
+
+def likeness(heights: Any, sound: Any) -> float:
+    """Of what is drawn to what is heard: the correlation of bars, 3 pixels each, and peaks."""
+    peaks = [np.abs(sound[start : start + 480]).max() for start in range(0, len(sound), 480)]
+    bars = heights[1::3][: len(heights) // 3]
+    expected = np.zeros(len(bars))
+    np.maximum.at(expected, np.arange(len(peaks)) * len(bars) // len(peaks), peaks)
+    return float(np.corrcoef(bars, expected)[0, 1])
+
+
+async def test_a_wav_that_was_kept_has_true_sizes_and_the_words(
+    open_page: Open, preview: Service
+) -> None:
+    page = (await open_page(preview)).page
+    await speak(page, SENTENCE, "wav")
+    _, wav = await file_of(page.locator("#download"))
+    assert int.from_bytes(wav[40:44], "little") == len(wav) - 44
+    assert len(set(words(SENTENCE)) & set(transcribe(decode_audio(wav, "wav")))) > 8
+
+
+@pytest.mark.parametrize("format", ["fmp4", "raw_pcm"])
+async def test_what_was_heard_to_its_end_is_done_and_can_be_heard_again(
+    format: str, open_page: Open, preview: Service
+) -> None:
+    page = (await open_page(preview)).page
+    await speak(page, "Hello there.", format)
+    await expect(page.locator("#state")).to_have_text("Done.")
+    assert await page.locator("#runs tbody tr").count() == 1
+    told = await page.locator("#runs svg").get_attribute("aria-label")
+    assert told
+    assert told.endswith(f"{await figure(page, 'First sound'):.2f} s")
+    await expect(page.locator("#audio")).to_be_visible()
+    await page.evaluate("audio.currentTime = 0")
+    await page.evaluate("audio.play()")
+    await until(lambda: page.evaluate("audio.ended"))
+    await expect(page.locator("#answer")).to_contain_text("preview")
+
+
+async def test_a_full_buffer_waits_for_what_was_heard_to_go(
+    open_page: Open, preview: Service
+) -> None:
+    page = (await open_page(preview, script=BUFFER_TAKES_SECONDS)).page
+    await page.evaluate("audio.defaultPlaybackRate = 8")
+    await speak(page, " ".join([SENTENCE] * 6))
+    await expect(page.locator("#state")).to_have_text("Done.", timeout=60_000)
+    assert await page.evaluate("refusals") > 0
+    assert await page.evaluate("audio.duration") == pytest.approx(
+        await figure(page, "Audio"), abs=0.2
+    )
+
+
+async def test_many_runs_leave_nothing_behind(open_page: Open, preview: Service) -> None:
+    page = (await open_page(preview, script=COUNT_OBJECT_URLS)).page
+    for number in range(10):
+        await speak(page, "Hello.", FORMATS[number % 5])
+        await expect(page.locator("#download")).to_be_visible()
+    assert await page.evaluate("liveObjectUrls()") <= 2
+    preview.wait_until(lambda: preview.busy() == 0)
+
+
+# --- What goes wrong ------------------------------------------------------------------------------
+
+
+async def test_a_full_queue_is_told_in_a_sentence(open_page: Open, scripted: Service) -> None:
+    tab = await open_page(scripted)
+    tab.tolerated = ("status of 429",)
+    with scripted.client() as client:
+        asked = {"text": "audio1 sleep30", "format": "raw_pcm"}
+        with client.stream("POST", "/tts/generate", json=asked) as answer:
+            pieces = answer.iter_raw()
+            next(pieces)
+            await speak(tab.page, "audio1", seed=None)
+            failure = tab.page.locator("#failure")
+            await expect(failure).to_have_text(
+                "All are busy, and as many are waiting as may wait. Try again in 5 s."
+            )
+            await expect(tab.page.locator("#status")).to_contain_text("1 of 1 slots busy")
+    scripted.wait_until(lambda: scripted.busy() == 0)
+
+
+@pytest.mark.parametrize("format", ["fmp4", "wav"])
+async def test_an_answer_that_breaks_off_is_not_taken_for_whole(
+    format: str, open_page: Open, scripted: Service
+) -> None:
+    tab = await open_page(scripted)
+    tab.tolerated = ("ERR_INCOMPLETE_CHUNKED_ENCODING",)
+    await speak(tab.page, "audio50 sleep0.3 raise", format, seed=None)
+    await expect(tab.page.locator("#failure")).to_contain_text("The answer broke off after")
+    await expect(tab.page.locator("#state")).to_have_text("Not complete.")
+    await expect(tab.page.locator("#download")).to_be_hidden()
+    assert await figure(tab.page, "Real-time factor") is None
+
+
+async def test_what_the_server_refuses_is_told_in_its_words(
+    open_page: Open, scripted: Service
+) -> None:
+    tab = await open_page(scripted)
+    tab.tolerated = ("status of 400", "status of 413")
+    failure = tab.page.locator("#failure")
+    await speak(tab.page, "...", seed=None)
+    await expect(failure).to_have_text("There is nothing in this text that can be spoken.")
+    await speak(tab.page, "x" * 20_001, seed=None)
+    await expect(failure).to_have_text("The text has 20001 characters, 20000 are allowed.")
+    await expect(tab.page.locator("#count")).to_have_class("small over")
+    await speak(tab.page, "audio1", seed=None)
+    await expect(failure).to_be_empty()
+
+
+async def test_a_number_out_of_bounds_is_pointed_at_and_not_sent(
+    open_page: Open, scripted: Service
+) -> None:
+    tab = await open_page(scripted)
+    await speak(tab.page, "audio1", seed=-1)
+    await expect(tab.page.locator("#parameter-seed")).to_be_focused()
+    assert not [url for url in tab.requested if "tts" in url]
+
+
+async def test_a_server_that_is_gone_or_starting_is_told_plainly(
+    open_page: Open, tmp_path: Path
+) -> None:
+    service = Service(tmp_path, {"MODEL": "tests.scripted:LoadingEngine"})
+    try:
+        service.wait_until(lambda: service.folder.exists() and answers(service), 30)
+        tab = await open_page(service)
+        tab.tolerated = ("status of 503", "ERR_CONNECTION_REFUSED", "ERR_EMPTY_RESPONSE")
+        tab.tolerated += ("ERR_CONNECTION_RESET",)
+        pill = tab.page.locator("#service")
+        await expect(pill).to_contain_text("warms up")
+        await speak(tab.page, "audio1", seed=None)
+        await expect(tab.page.locator("#failure")).to_contain_text("Try again in 5 s.")
+        (service.folder / "go").touch()
+        await expect(pill).to_contain_text("Ready")
+        tab.complaints.clear()  # those of before `tolerated` was set
+    finally:
+        service.stop()
+    await expect(pill).to_contain_text("The server cannot be reached.")
+    await tab.page.click("#speak")
+    await expect(tab.page.locator("#failure")).to_contain_text("The server cannot be reached.")
+
+
+def answers(service: Service) -> bool:
+    try:
+        return bool(service.status()["workers"])
+    except httpx.TransportError:
+        return False
+
+
+# --- The key --------------------------------------------------------------------------------------
+
+
+async def test_the_key_is_asked_for_once_and_can_be_forgotten(
+    open_page: Open, scripted: Service
+) -> None:
+    tab = await open_page(scripted, key="")
+    tab.tolerated = ("status of 401",)
+    page, dialog = tab.page, tab.page.locator("#key-dialog")
+    for wrong in (f"{API_KEY}x", "schlüssel", "鍵"):
+        await page.fill("#key", wrong)
+        await page.press("#key", "Enter")
+        failure = page.locator("#key-failure")
+        await expect(failure).to_have_text("The server does not take this key.")
+        assert await page.evaluate("localStorage.length") == 0
+    await page.fill("#key", API_KEY)
+    await page.press("#key", "Enter")
+    await expect(dialog).to_be_hidden()
+    await page.reload()
+    await expect(page.locator("#voices li")).to_have_count(2)
+    await expect(dialog).to_be_hidden()
+    await page.click("#key-button")
+    await page.click("#key-forget")
+    assert await page.evaluate("localStorage.length") == 0
+    await page.reload()
+    await expect(dialog).to_be_visible()
+
+
+async def test_a_key_that_has_changed_is_asked_for_again(
+    open_page: Open, scripted: Service
+) -> None:
+    tab = await open_page(scripted)
+    tab.tolerated = ("status of 401",)
+    await tab.page.evaluate("localStorage.setItem('chatterbox-tts-key', 'old')")
+    await tab.page.reload()
+    await expect(tab.page.locator("#key-dialog")).to_be_visible()
+    await expect(tab.page.locator("#key-failure")).to_contain_text("no longer takes the key")
+
+
+# --- Voices ---------------------------------------------------------------------------------------
+
+
+async def test_a_voice_is_added_heard_replaced_and_deleted(
+    open_page: Open, scripted: Service
+) -> None:
+    tab = await open_page(scripted)
+    tab.tolerated = ("status of 409",)
+    page, voices = tab.page, tab.page.locator("#voices")
+    recording = {"name": "my voice.wav", "mimeType": "audio/wav", "buffer": audio_file(tone(2))}
+    await page.set_input_files("#upload", recording)
+    await expect(voices).to_contain_text("“my voice.wav” is added and chosen.")
+    await expect(page.get_by_role("radio", name="my voice.wav")).to_be_checked()
+    await page.click("#speak")
+    await expect(page.locator("#failure")).to_be_empty()
+
+    async with page.expect_request("**/tts/generate") as request:
+        await page.get_by_role("button", name="Hear my voice.wav").click()
+    sent = (await request.value).post_data_json
+    assert (sent["voice_id"], sent["text"]) == ("my voice.wav", "This is how I sound.")
+
+    await page.set_input_files("#upload", recording)
+    await page.get_by_role("button", name="Replace it").click()
+    await expect(voices).to_contain_text("“my voice.wav” is added and chosen.")
+    await page.get_by_role("button", name="Delete my voice.wav").click()
+    await page.get_by_role("button", name="Cancel").click()
+    await expect(page.get_by_role("radio", name="my voice.wav")).to_be_visible()
+    await page.get_by_role("button", name="Delete my voice.wav").click()
+    await page.get_by_role("button", name="Delete", exact=True).click()
+    await expect(voices).to_contain_text("“my voice.wav” is deleted.")
+    await expect(page.get_by_role("radio", name="Default voice")).to_be_checked()
+    with scripted.client() as client:
+        assert client.get("/voices").json() == ["austen.wav"]
+
+
+async def test_why_a_voice_is_not_taken_or_deleted_is_told(
+    open_page: Open, scripted: Service
+) -> None:
+    tab = await open_page(scripted)
+    tab.tolerated = ("status of 422", "status of 400", "status of 403")
+    page, failure = tab.page, tab.page.locator("#voices .failure")
+    for name, content, told in (
+        ("a.wav", b"no sound", "not"),
+        ("a.wav", audio_file(tone(0.2)), "shorter"),
+        ("what?.wav", audio_file(tone(2)), "A voice id has at most 128 letters"),
+    ):
+        file = {"name": name, "mimeType": "audio/wav", "buffer": content}
+        await page.set_input_files("#upload", file)
+        await expect(failure).to_contain_text(told)
+    await page.get_by_role("button", name="Delete austen.wav").click()
+    await page.get_by_role("button", name="Delete", exact=True).click()
+    await expect(failure).to_contain_text("preloaded")
+
+
+# --- Parameters and snippets ----------------------------------------------------------------------
+
+
+async def test_only_what_was_changed_is_sent(open_page: Open, scripted: Service) -> None:
+    page = (await open_page(scripted)).page
+    await page.locator("#parameters-details").evaluate("details => { details.open = true; }")
+    await page.fill("#parameter-synthesis_temperature", "1.25")
+    await page.fill("#parameter-min_p", "0.05")
+    await page.select_option("#parameter-chunk_overlap_method", "zero")
+    await page.uncheck("#parameter-stream")
+    await expect(page.locator("#changed")).to_have_text("3 changed")
+    changed = {"synthesis_temperature": 1.25, "chunk_overlap_method": "zero", "stream": False}
+    assert await sent_by(page) == {"text": "audio1", "format": "mp3"} | changed
+    await page.get_by_role("button", name="Reset stream").click()
+    await page.get_by_role("button", name="Reset all").click()
+    await expect(page.locator("#changed")).to_have_text("as the server has them")
+    assert await sent_by(page) == {"text": "audio1", "format": "mp3"}
+
+
+async def sent_by(page: Page) -> Any:
+    async with page.expect_request("**/tts/generate") as request:
+        await speak(page, "audio1", "mp3", seed=None)
+    await expect(page.locator("#download")).to_be_visible()
+    return (await request.value).post_data_json
+
+
+async def test_the_snippets_mean_exactly_this_request(open_page: Open, scripted: Service) -> None:
+    page = (await open_page(scripted)).page
+    await page.fill("#text", NASTY)
+    await page.select_option("#format", "mp3")
+    code = page.locator("#snippets code")
+    command, tag = await code.nth(0).inner_text(), await code.nth(1).inner_text()
+    assert API_KEY not in command + tag
+    wanted = {"text": NASTY, "format": "mp3"}
+    arguments = arguments_of(command)
+    assert json.loads(arguments[arguments.index("--data-raw") + 1]) == wanted
+    assert f"{scripted.url}/tts/generate" in arguments
+    assert query_in(tag) == wanted | {"api_key": "<YOUR_API_KEY>"}
+    await page.check("#reveal")
+    await expect(code.nth(0)).to_contain_text(f"X-API-Key: {API_KEY}")
+    assert query_in(await code.nth(1).inner_text())["api_key"] == API_KEY
+
+
+async def test_the_revealed_command_speaks(
+    open_page: Open, scripted: Service, tmp_path: Path
+) -> None:
+    page = (await open_page(scripted)).page
+    await page.fill("#text", "audio50")
+    await page.select_option("#format", "wav")
+    await page.check("#reveal")
+    command = await page.locator("#snippets code").nth(0).inner_text()
+    await asyncio.to_thread(subprocess.run, ["bash", "-c", command], cwd=tmp_path, check=True)
+    assert len((tmp_path / "speech.wav").read_bytes()) == 44 + 50 * 1920
+
+
+def arguments_of(command: str) -> list[str]:
+    """What a shell hands to curl."""
+    shown = "curl() { printf '%s\\0' \"$@\"; }\n" + command
+    done = subprocess.run(["bash", "-c", shown], capture_output=True, check=True, text=True)
+    return done.stdout.split("\0")
+
+
+def query_in(tag: str) -> dict[str, str]:
+    """The query of the `src` that a browser reads."""
+    found: list[str] = []
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            found.append(dict(attrs)["src"] or "")
+
+    Reader().feed(tag)
+    return dict(parse_qsl(urlsplit(found[0]).query))
+
+
+# --- Keyboard, screen readers, small screens ------------------------------------------------------
+
+
+async def test_the_keyboard_alone_is_enough(open_page: Open, preview: Service) -> None:
+    page = (await open_page(preview, key="")).page
+    keys = page.keyboard
+    await keys.type(API_KEY)
+    await keys.press("Enter")
+    await expect(page.locator("#parameters label")).to_have_count(14)
+    await tab_to(page, "#text")
+    await keys.press("Control+A")
+    await keys.type(SENTENCE * 3)
+    await keys.press("Control+Enter")
+    await until(lambda: figure(page, "First sound"))
+    await keys.press("Escape")
+    await expect(page.locator("#state")).to_have_text("Stopped.")
+    await tab_to(page, "#format")
+    await keys.press("ArrowDown")
+    await tab_to(page, "#reveal")
+    await keys.press("Space")
+    await expect(page.locator("#snippets")).to_contain_text(API_KEY)
+    await tab_to(page, "#voices input")
+    await keys.press("ArrowDown")
+    await expect(page.get_by_role("radio", name="austen.wav")).to_be_checked()
+    await tab_to(page, "#upload")
+    await tab_to(page, "summary")
+    await keys.press("Enter")
+    await tab_to(page, "#key-button")
+    await keys.press("Enter")
+    await expect(page.locator("#key")).to_be_focused()
+    await keys.press("Escape")
+    await expect(page.locator("#key-button")).to_be_focused()
+
+
+async def tab_to(page: Page, selector: str) -> None:
+    """By the Tab key; fails where no number of presses leads there."""
+    wanted = page.locator(selector).first
+    for _ in range(80):
+        if await wanted.evaluate("element => element === document.activeElement"):
+            return
+        await page.keyboard.press("Tab")
+    raise AssertionError(f"{selector} cannot be reached")
+
+
+LOOKS: dict[str, dict[str, Any]] = {
+    "light": {"color_scheme": "light"},
+    "dark": {"color_scheme": "dark"},
+    "phone": {"viewport": {"width": 390, "height": 844}},
+}
+
+
+@pytest.mark.parametrize("look", LOOKS)
+async def test_axe_finds_nothing_serious(look: str, open_page: Open, preview: Service) -> None:
+    tab = await open_page(preview, key="", **LOOKS[look])
+    tab.tolerated = ("status of 404",)
+    page = tab.page
+    assert await serious_findings(page) == []
+    await page.fill("#key", API_KEY)
+    await page.press("#key", "Enter")
+    await expect(page.locator("#parameters label")).to_have_count(14)
+    await speak(page, "Hello there.")
+    await expect(page.locator("#state")).to_have_text("Done.")
+    await page.get_by_role("radio", name="austen.wav").check()
+    assert await serious_findings(page) == []
+    width = await page.evaluate("document.documentElement.scrollWidth - innerWidth")
+    assert width <= 0
+
+
+async def serious_findings(page: Page) -> list[str]:
+    results = await Axe().run(page)
+    return [
+        f"{found['id']}: {[node['html'] for node in found['nodes']]}"
+        for found in results.response["violations"]
+        if found["impact"] in ("serious", "critical")
+    ]
+
+
+# --- The status -----------------------------------------------------------------------------------
+
+
+async def test_the_status_follows_the_service(open_page: Open, preview: Service) -> None:
+    page = (await open_page(preview)).page
+    await expect(page.locator("#notice")).to_contain_text("This is the built-in preview voice")
+    status = page.locator("#status")
+    await expect(status.locator("li")).to_have_count(2)
+    await expect(status).to_contain_text("0 waiting, 0 running, room for 100")
+    await speak(page, LONG)
+    await expect(status).to_contain_text("1 of 1 slots busy")
+    await page.keyboard.press("Escape")
+    await expect(status).to_contain_text("0 waiting, 0 running, room for 100")

@@ -1,0 +1,57 @@
+"""The web page's files as any client gets them, without a key."""
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from app.api.web import FOLDER, WEB_FILES
+from tests.service import API_KEY, Service
+
+
+@pytest.fixture
+def stranger(preview: Service) -> Iterator[httpx.Client]:
+    with preview.client(headers={}) as client:
+        yield client
+
+
+def test_everything_in_the_folder_is_served_as_what_it_is(stranger: httpx.Client) -> None:
+    served = {path.name: stranger.get(f"/web/{path.name}") for path in FOLDER.iterdir()}
+    served["index.html"] = stranger.get("/")
+    assert len(served) > 10
+    types = {"js": "text/javascript", "css": "text/css", "html": "text/html", "svg": "image/svg"}
+    for name, answer in served.items():
+        assert answer.status_code == 200, name
+        assert answer.headers["Content-Type"].startswith(types[name.rpartition(".")[2]])
+        assert answer.content == (FOLDER / name).read_bytes()
+        policy = answer.headers["Content-Security-Policy"]
+        assert "default-src 'none'; script-src 'self'" in policy
+        assert "unsafe" not in policy
+
+
+@pytest.mark.parametrize("path", WEB_FILES)
+def test_a_file_is_sent_once_as_long_as_it_stays_the_same(
+    stranger: httpx.Client, path: str
+) -> None:
+    first = stranger.get(path)
+    assert first.headers["Cache-Control"] == "no-cache"
+    for tag in (first.headers["ETag"], f'"other", W/{first.headers["ETag"]}'):
+        again = stranger.get(path, headers={"If-None-Match": tag})
+        assert (again.status_code, again.content) == (304, b"")
+        assert again.headers["ETag"] == first.headers["ETag"]
+    assert stranger.get(path, headers={"If-None-Match": '"other"'}).content == first.content
+
+
+def test_head_says_what_get_would(stranger: httpx.Client) -> None:
+    told, sent = stranger.head("/"), stranger.get("/")
+    assert (told.status_code, told.content) == (200, b"")
+    for name in ("Content-Type", "Content-Length", "ETag"):
+        assert told.headers[name] == sent.headers[name]
+
+
+def test_nothing_else_is_there(preview: Service, stranger: httpx.Client) -> None:
+    for path in ("/web/", "/web/../settings.py", "/web/%2e%2e/settings.py", "/web/nothing.js"):
+        assert stranger.get(path).status_code == 401
+        with preview.client() as client:
+            assert client.get(path).status_code == 404
+    assert stranger.post("/", params={"api_key": API_KEY}).status_code == 405
