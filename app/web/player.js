@@ -90,6 +90,7 @@ export class MsePlayer extends ElementPlayer {
   }
 
   _open() {
+    if (this._source.readyState !== "open") return; // stopped, while this event was on its way
     this._buffer = this._source.addSourceBuffer(this._type);
     this._buffer.addEventListener("updateend", () => this._pump());
     this._pump();

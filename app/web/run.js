@@ -82,19 +82,32 @@ export class Run {
   }
 
   _complete() {
+    if (!this.peaks.seconds) {
+      this._end(new Error("The answer has no sound in it."));
+      return;
+    }
     const sound = new Blob(this._pieces, { type: this.format.type });
     this.file = this.format.ending === "wav" ? wavOf(sound.slice(44)) : sound;
-    this.player.end();
     this._become("playing");
+    this.player.end();
   }
 
   /** What has come of a broken answer is still heard. */
   _fail(error) {
     if (this.stopped) return;
-    this.error = this.answer ? new Error(this._broken()) : error;
-    if (this._pieces.length) this.player.end();
-    else this.player.stop();
-    this._become(this._pieces.length ? "playing" : "over");
+    if (!this.peaks.seconds) {
+      this._end(this.answer ? new Error(this._broken()) : error);
+      return;
+    }
+    this.error = new Error(this._broken());
+    this._become("playing");
+    this.player.end();
+  }
+
+  _end(error) {
+    this.error = error;
+    this.player.stop();
+    this._become("over");
   }
 
   _broken() {

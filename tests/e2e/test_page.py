@@ -277,6 +277,18 @@ async def test_an_answer_that_breaks_off_is_not_taken_for_whole(
     assert await figure(tab.page, "Real-time factor") is None
 
 
+@pytest.mark.parametrize("format", FORMATS)
+async def test_an_answer_without_sound_is_told(
+    format: str, open_page: Open, scripted: Service
+) -> None:
+    page = (await open_page(scripted)).page
+    await page.locator("#parameters-details").evaluate("details => { details.open = true; }")
+    await page.fill("#parameter-remove_leading_milliseconds", "5000")
+    await speak(page, "audio5", format, seed=None)
+    await expect(page.locator("#failure")).to_have_text("The answer has no sound in it.")
+    await expect(page.locator("#stop")).to_be_disabled()
+
+
 async def test_what_the_server_refuses_is_told_in_its_words(
     open_page: Open, scripted: Service
 ) -> None:
