@@ -64,7 +64,10 @@ def create_app(services: Services) -> FastAPI:
         app.open_paths |= {openai.VOICE_LIST}
     if settings.public_metrics:
         app.open_paths |= {metrics.PATH}
-    for router in (speech.router, openai.router, voices.router, system.router, metrics.router):
+    for router in (
+        *(speech.router, openai.speech, openai.router),
+        *(voices.router, system.router, metrics.router),
+    ):
         app.include_router(router, responses=documented(Unauthenticated))
     app.include_router(system.probes)
     app.include_router(page.router)

@@ -189,6 +189,19 @@ def test_unknown_paths_and_methods_do_not_make_it_grow(service: Service) -> None
     assert rise[1] - rise[0] == 1000
 
 
+def test_a_route_is_named_by_its_whole_path(service: Service) -> None:
+    with service.client() as client:
+        paths = client.get("/openapi.json").json()["paths"]
+        before = series(service)
+        for path in paths:
+            client.patch(path.replace("{", "").replace("}", ""))
+    rise = risen(before, series(service))
+    assert {"/v1/audio/speech", "/v1/models/{model}", "/voices/{voice_id}"} <= paths.keys()
+    for path in paths:
+        labels = {"route": path, "method": "other", "status": "405"}
+        assert rise("tts_http_requests_total", **labels) == 1, path
+
+
 # --- that it is true ------------------------------------------------------------------------------
 
 

@@ -22,8 +22,9 @@ from app.audio.stretch import StretchedEncoder
 from app.errors import ModelNotFound, ServiceError
 from app.messages import SAMPLE_RATE
 
+speech = APIRouter(prefix="/v1", tags=["openai"], route_class=BareRoute)
 router = APIRouter(prefix="/v1", tags=["openai"])
-speech = APIRouter(route_class=BareRoute)
+"""Beside each other, not one in the other: a route would know the inner part of its path only."""
 
 VOICE_LIST = "/v1/audio/voices"
 
@@ -98,9 +99,6 @@ async def create_speech(request: Request) -> Response:
         master.dispatcher.refuse_if_closed()  # until then, nobody knows which voices there are
         voice_id = None if wanted.voice is None else voice_id_of(wanted.voice, master)
         return speak(request, wanted.input, voice_id, wanted, lambda: _new_encoder(wanted))
-
-
-router.include_router(speech)
 
 
 @router.get(
