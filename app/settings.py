@@ -8,6 +8,7 @@ import difflib
 import os
 import re
 import secrets
+import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -263,7 +264,8 @@ class Settings(BaseSettings):
     def _pairs(cls, value: Any) -> Any:
         if not isinstance(value, str):
             return value
-        pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
+        composed = unicodedata.normalize("NFC", value)  # the form in which names are compared
+        pairs = [pair.partition("=") for pair in composed.split(",") if pair.strip()]
         aliases = {name.strip(): voice.strip() for name, _, voice in pairs}
         if len(aliases) < len(pairs) or not all(map(all, aliases.items())):
             raise PydanticCustomError(

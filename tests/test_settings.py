@@ -210,6 +210,7 @@ def test_origins_are_a_list(
             {"alloy": "austen", "My voice": "my voice.wav"},
         ),
         ('"nova=my.wav" # hers', {"nova": "my.wav"}),
+        ("zoe\u0308=me.wav", {"zo\u00eb": "me.wav"}),
     ],
 )
 def test_aliases_are_pairs(

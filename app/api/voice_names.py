@@ -3,6 +3,7 @@
 from collections import Counter
 
 from app.master.master import Master
+from app.voice_files import composed
 
 OPENAI_VOICES = (
     *("alloy", "ash", "ballad", "coral", "echo", "fable", "onyx", "nova", "sage", "shimmer"),
@@ -16,7 +17,7 @@ def voice_id_of(name: str, master: Master) -> str | None:
     A voice's own name counts before an alias, an alias before OpenAI's meaning. What is no name
     at all is returned as it is: there is no voice of that id.
     """
-    name = name.strip()  # a list that was typed into SillyTavern is cut at its commas
+    name = composed(name.strip())  # a list that was typed into SillyTavern is cut at its commas
     if voice_id := master.voices.find(name):
         return voice_id
     if voice := master.settings.voice_aliases.get(name):

@@ -19,6 +19,7 @@ async def master(tmp_path: Path) -> AsyncIterator[Any]:
     for voice_id in ("jane.wav", "john.wav", "john.mp3", "echo.wav"):
         await store.add(voice_id, io.BytesIO(LOW), replace=False)
     aliases = {"nova": "jane", "echo": "jane", "me": "john.mp3", "gone": "gone.wav", "both": "john"}
+    aliases["zo\u00eb"] = "jane"
     yield SimpleNamespace(voices=store, settings=Settings(voice_aliases=aliases, _env_file=None))
     store.close()
 
@@ -33,6 +34,8 @@ async def master(tmp_path: Path) -> AsyncIterator[Any]:
         ("me", "john.mp3"),
         ("nova", "jane.wav"),
         ("echo", "echo.wav"),
+        ("zo\u00eb", "jane.wav"),
+        ("zoe\u0308", "jane.wav"),
         ("alloy", None),
         ("cedar", None),
     ],
@@ -60,6 +63,7 @@ async def test_what_can_be_asked_for_is_listed_once(master: Any) -> None:
         "john.wav": "john.wav",
         "nova": "nova (jane)",
         "me": "me (john.mp3)",
+        "zo\u00eb": "zo\u00eb (jane)",
         "alloy": "alloy (default voice)",
     }
 
