@@ -22,6 +22,7 @@ class WeightsFile:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         self._begin = 8 + int.from_bytes(self._map[:8], "little")
         self._header = json.loads(self._map[8 : self._begin])
+        self._header.pop("__metadata__", None)  # any text, under any names
 
     def tensors(self, prefix: str = "") -> dict[str, Tensor]:
         """Those in float32 whose names begin so, by the rest of their names."""

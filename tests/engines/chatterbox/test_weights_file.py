@@ -47,6 +47,12 @@ def test_it_has_what_was_saved_in_float32(path: Path, weights: dict[str, Tensor]
     assert all(torch.equal(read[name], weights[name]) for name in weights)
 
 
+def test_what_it_says_of_itself_is_no_tensor(tmp_path: Path) -> None:
+    path = tmp_path / "described.safetensors"
+    save_file({"a": torch.ones(3)}, path, metadata={"dtype": "F32"})
+    assert WeightsFile(path).tensors().keys() == {"a"}
+
+
 def test_what_was_let_go_is_read_again(path: Path, weights: dict[str, Tensor]) -> None:
     file = WeightsFile(path)
     read = file.tensors("0.")
