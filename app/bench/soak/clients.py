@@ -15,10 +15,10 @@ from typing import Any
 
 import httpx
 
-from app.audio.encoder import ENCODERS
+from app.audio.encoder import ENCODERS, OPENAI_ENCODERS
 from app.bench.service import Violation
 from app.bench.soak.nonsense import NO_HTTP, NOT_ALL, TOO_MUCH, WRONG, Refused
-from app.bench.soak.speech import Speech
+from app.bench.soak.speech import OpenAISpeech, Speech
 from app.bench.soak.verdict import Answer, judge_refusal, judge_speech, judge_success
 from app.bench.soak.voices import VoiceHistory, voice_file
 from app.errors import InvalidRequest, VoiceExists, VoiceNotFound
@@ -85,6 +85,20 @@ async def takes_a_format(call: Call) -> str:
         stream=call.random.random() < 0.6,
     )
     return await _hear(call, speech)
+
+
+async def comes_from_openai(call: Call) -> str:
+    speech = OpenAISpeech.random(
+        call.random,
+        letters=call.random.randint(10, 60),
+        slows=call.random.randint(0, 2),
+        form=call.random.choice(sorted(OPENAI_ENCODERS)),
+        stream=call.random.random() < 0.8,
+        speed=call.random.choice((1, 1, 0.75, 1.5)),
+    )
+    answer = await _ask(call, "POST", "/v1/audio/speech", json=speech.asked())
+    file = await asyncio.to_thread(speech.file)
+    return judge_speech(answer, [file], kills=call.kills_so_far())
 
 
 async def comes_in_a_crowd(call: Call) -> str:
@@ -161,7 +175,9 @@ async def _delete(call: Call, history: VoiceHistory, content: bytes, voice: int)
 
 
 async def looks_around(call: Call) -> str:
-    path = call.random.choice(("/system-status", "/voices", "/health", "/ready"))
+    path = call.random.choice(
+        ("/", "/system-status", "/voices", "/health", "/ready", "/metrics", "/v1/audio/voices")
+    )
     return judge_success(await _ask(call, "GET", path), 200)
 
 
@@ -184,8 +200,9 @@ async def hangs_up(call: Call) -> str:
 
 
 KINDS = (
-    Kind(hears_a_word, 37),
-    Kind(takes_a_format, 14),
+    Kind(hears_a_word, 32),
+    Kind(takes_a_format, 12),
+    Kind(comes_from_openai, 7),
     Kind(leaves_early, 12),
     Kind(speaks_in_a_voice, 9),
     Kind(asks_wrongly, 7),

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from app.audio.encoder import ENCODERS
+from app.audio.encoder import ENCODERS, OPENAI_ENCODERS, Encoder
+from app.audio.stretch import StretchedEncoder
 from app.bench.engine import DEFAULT_VOICE, expected_pcm
 from app.messages import SAMPLE_RATE, SynthesisParams
 
@@ -46,9 +47,28 @@ class Speech:
 
     def file(self, voice: int = DEFAULT_VOICE) -> bytes:
         """The whole answer. Encodes: for a thread."""
-        encoder = ENCODERS[self.form](SAMPLE_RATE)
+        encoder = self._encoder()
         streamed = encoder.encode(expected_pcm(self.text, self.params, voice)) + encoder.finish()
         return streamed if self.stream else encoder.as_file(streamed)
+
+    def _encoder(self) -> Encoder:
+        return ENCODERS[self.form](SAMPLE_RATE)
+
+
+@dataclass(frozen=True)
+class OpenAISpeech(Speech):
+    """One that a client of OpenAI's API asks for; `form` is a name out of `OPENAI_ENCODERS`."""
+
+    speed: float = 1.0
+
+    def asked(self) -> dict[str, Any]:
+        asked = super().asked()
+        renamed = {"input": asked.pop("text"), "response_format": asked.pop("format")}
+        return asked | renamed | {"speed": self.speed}
+
+    def _encoder(self) -> Encoder:
+        encoder = OPENAI_ENCODERS[self.form](SAMPLE_RATE)
+        return encoder if self.speed == 1 else StretchedEncoder(SAMPLE_RATE, self.speed, encoder)
 
 
 def _new_text(random: Random, letters: int, slows: int) -> str:
