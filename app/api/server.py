@@ -5,6 +5,7 @@ new work is refused with 503 while running streams are completed. A second signa
 """
 
 import asyncio
+import ctypes
 import gc
 import logging
 import signal
@@ -33,11 +34,15 @@ INTERRUPT_GRACE_S = 3.0
 
 CONNECTIONS_GRACE_S = 3
 
+M_MMAP_THRESHOLD = -3  # of mallopt(3)
+LARGE_BLOCK_BYTES = 262_144
+
 
 async def serve(settings: Settings, model: str) -> None:
     """Runs until a signal. Raises `StartupError` if a port or a folder cannot be used."""
     ports = (settings.port, settings.port_health)
     listeners = [listen(settings.host, port) for port in ports if port]
+    _give_back_large_blocks()
     cpu_load()  # the next one measures from here
     threads = ThreadPoolExecutor(cpu_count(), thread_name_prefix="encoder")
     async with Master.running(settings, model) as master:
@@ -63,6 +68,13 @@ async def serve(settings: Settings, model: str) -> None:
     if lost := asyncio.all_tasks() - {asyncio.current_task()}:
         log.error("tasks that nobody has ended: %s", [task.get_name() for task in lost])
     log.info("stopped")
+
+
+def _give_back_large_blocks() -> None:
+    """Some encoders take megabytes, which glibc would keep for each thread that had one."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):  # glibc
+        libc.mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
 
 
 async def _until_signalled(master: Master, grace_s: float) -> None:

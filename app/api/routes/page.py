@@ -37,4 +37,4 @@ async def _file(request: Request) -> Response:
 
 
 for _path in WEB_FILES:
-    router.add_route(_path, _file, methods=["GET", "HEAD"], include_in_schema=False)
+    router.add_api_route(_path, _file, methods=["GET", "HEAD"], include_in_schema=False)

@@ -83,7 +83,7 @@ def test_blocks_have_their_weights_only_while_they_compute(
         expected = torch.nn.functional.linear(
             x, weights[f"{index}.weight"], weights[f"{index}.bias"]
         )
-        assert torch.equal(y, expected)
+        torch.testing.assert_close(y, expected)  # rounding depends on where a weight lies
         assert in_memory(path) < MB
     assert most < MB
 
