@@ -34,8 +34,10 @@ INTERRUPT_GRACE_S = 3.0
 
 CONNECTIONS_GRACE_S = 3
 
-M_MMAP_THRESHOLD = -3  # of mallopt(3)
-LARGE_BLOCK_BYTES = 262_144
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+KEPT_BYTES = 16_777_216
+LARGE_BLOCK_BYTES = 1_048_576
+"""Well above the 256 KB in which asyncio reads a socket each time."""
 
 
 async def serve(settings: Settings, model: str) -> None:
@@ -75,6 +77,7 @@ def _give_back_large_blocks() -> None:
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):  # glibc
         libc.mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
+        libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)  # which would no longer adapt by itself
 
 
 async def _until_signalled(master: Master, grace_s: float) -> None:
