@@ -63,7 +63,8 @@ export class Api {
     const request = new XMLHttpRequest();
     request.upload.onprogress = (sent) => onProgress(sent.loaded / sent.total);
     request.open("POST", this.url(replace ? "voices?replace=true" : "voices"));
-    request.setRequestHeader("X-API-Key", headerOf(this.key.value));
+    const key = this.key.value;
+    request.setRequestHeader("X-API-Key", headerOf(key));
     const form = new FormData();
     form.append("file", file);
     return new Promise((resolve, reject) => {
@@ -71,16 +72,17 @@ export class Api {
       request.onload = async () => {
         const body = new Response(request.responseText, { status: request.status });
         if (request.status < 300) resolve(await body.json());
-        else reject(await this._failed(body));
+        else reject(await this._failed(body, key));
       };
       request.send(form);
     });
   }
 
   async ask(path, { headers = {}, ...options } = {}) {
-    const keyed = { ...headers, "X-API-Key": headerOf(this.key.value) };
+    const key = this.key.value;
+    const keyed = { ...headers, "X-API-Key": headerOf(key) };
     const answer = await this._fetch(path, { ...options, headers: keyed });
-    if (!answer.ok) throw await this._failed(answer);
+    if (!answer.ok) throw await this._failed(answer, key);
     return answer;
   }
 
@@ -93,8 +95,9 @@ export class Api {
     }
   }
 
-  async _failed(answer) {
-    if (answer.status === 401) this._onRefused();
+  /** Of several requests with one refused key, the first alone tells. */
+  async _failed(answer, key) {
+    if (answer.status === 401 && key === this.key.value) this._onRefused();
     return failureOf(answer);
   }
 }

@@ -3,8 +3,16 @@
 const PLACE = "chatterbox-tts-key";
 
 export class Key {
+  /** Another tab has kept another one, or forgotten it. */
+  onchange = () => {};
+
   constructor() {
-    this.value = stored((storage) => storage.getItem(PLACE)) ?? "";
+    this.value = kept();
+    addEventListener("storage", () => {
+      if (kept() === this.value) return;
+      this.value = kept();
+      this.onchange();
+    });
   }
 
   keep(value) {
@@ -22,6 +30,8 @@ export class Key {
 export function headerOf(value) {
   return String.fromCharCode(...new TextEncoder().encode(value));
 }
+
+const kept = () => stored((storage) => storage.getItem(PLACE)) ?? "";
 
 function stored(use) {
   try {

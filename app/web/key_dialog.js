@@ -2,6 +2,8 @@
 
 import { byId, say } from "./dom.js";
 
+const REFUSED = "The server no longer takes the key that was kept here.";
+
 export class KeyDialog {
   /** @param {import("./api.js").Api} api @param {() => void} onChanged the key is another one */
   constructor(api, onChanged) {
@@ -17,6 +19,7 @@ export class KeyDialog {
     byId("key-cancel").addEventListener("click", () => this._dialog.close());
     byId("key-forget").addEventListener("click", () => this._forget());
     byId("key-button").addEventListener("click", () => this.open());
+    api.key.onchange = () => this._changed();
     this._name();
   }
 
@@ -25,6 +28,14 @@ export class KeyDialog {
     say(this._failure, reason);
     byId("key-forget").hidden = !this._api.key.value;
     if (!this._dialog.open) this._dialog.showModal();
+  }
+
+  /** Forgets the key that the server did not take, and asks for another one. */
+  refuse() {
+    const reason = this._api.key.value && REFUSED;
+    this._api.key.forget();
+    this._name();
+    this.open(reason);
   }
 
   async _use(value) {

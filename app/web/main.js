@@ -15,7 +15,6 @@ import { Voices } from "./voices.js";
 import { Waveform } from "./waveform.js";
 
 const SAMPLE = "This is how I sound.";
-const REFUSED = "The server no longer takes the key that was kept here.";
 
 class Page {
   constructor() {
@@ -24,7 +23,7 @@ class Page {
     this._format = byId("format");
     this._run = null;
     this._limit = Infinity;
-    this._api = new Api(new Key(), () => this._keyDialog.open(REFUSED));
+    this._api = new Api(new Key(), () => this._keyDialog.refuse());
     this._history = new History(byId("runs"));
     this._waveform = new Waveform(byId("waveform"), (to) => this._seek(to));
     this._snippets = new Snippets(byId("snippets"), byId("reveal"), this._api);
@@ -94,7 +93,9 @@ class Page {
     const options = ranked(names).map((name) =>
       element("option", { value: name }, format(name).label),
     );
+    const chosen = this._format.length > 1 && this._format.value;
     this._format.replaceChildren(...options);
+    if (names.includes(chosen)) this._format.value = chosen;
     this._requestChanged();
   }
 

@@ -16,8 +16,9 @@ export class Parameters {
     form.addEventListener("input", () => this._changed());
   }
 
-  /** @param {any[]} parameters of the schema's `GET /tts/generate` */
+  /** What was changed before, stays. @param {any[]} parameters of the schema's `GET /tts/generate` */
   show(parameters) {
+    const { changed } = this;
     const wanted = parameters.filter(({ name }) => !ELSEWHERE.includes(name));
     this._fields = wanted.map((parameter) => fieldOf(parameter, () => this._changed()));
     const reset = element("button", { type: "button", className: "quiet" }, "Reset all");
@@ -25,6 +26,7 @@ export class Parameters {
       for (const field of this._fields) field.reset();
       this._changed();
     });
+    for (const field of this._fields) if (field.name in changed) field.set(changed[field.name]);
     this._form.replaceChildren(...this._fields.map((field) => field.row), reset);
     this._changed();
   }
@@ -55,10 +57,11 @@ function fieldOf({ name, description, schema }, onReset) {
   const type = schema.anyOf?.find((one) => one.type !== "null") ?? schema;
   const standard = schema.default ?? "";
   const input = inputOf(type, standard, name);
-  const reset = () => {
-    if (type.type === "boolean") input.checked = standard;
-    else input.value = standard;
+  const set = (value) => {
+    if (type.type === "boolean") input.checked = value;
+    else input.value = value;
   };
+  const reset = () => set(standard);
   const value = () => valueOf(input, type);
   const isChanged = () => value() !== null && value() !== standard;
   const undo = element("button", { type: "button", className: "quiet icon", title: "Reset" }, "↺");
@@ -69,7 +72,8 @@ function fieldOf({ name, description, schema }, onReset) {
     input.focus();
   });
   reset();
-  return { name, row: rowOf(name, description, type, standard, input, undo), value, isChanged, reset };
+  const row = rowOf(name, description, type, standard, input, undo);
+  return { name, row, value, isChanged, set, reset };
 }
 
 function rowOf(name, description, type, standard, input, undo) {

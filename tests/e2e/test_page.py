@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import Browser, Locator, Page, expect
+from playwright.async_api import Browser, Locator, Page, Route, expect
 
 from tests.audio.media import audio_file, tone
 from tests.browser import Watched
@@ -380,6 +380,53 @@ async def test_a_key_that_has_changed_is_asked_for_again(
     await tab.page.reload()
     await expect(tab.page.locator("#key-dialog")).to_be_visible()
     await expect(tab.page.locator("#key-failure")).to_contain_text("no longer takes the key")
+
+
+async def test_a_key_that_is_revoked_is_asked_for_once_and_nothing_chosen_is_lost(
+    open_page: Open, scripted: Service
+) -> None:
+    tab = await open_page(scripted)
+    tab.tolerated = ("status of 401",)
+    page, dialog = tab.page, tab.page.locator("#key-dialog")
+    await page.select_option("#format", "mp3")
+    await page.locator("#parameters-details").evaluate("details => { details.open = true; }")
+    await page.fill("#parameter-seed", "7")
+    await page.route("**/system-status", revoked)
+    await expect(dialog).to_be_visible()
+    await page.keyboard.press("Escape")
+    for _ in range(3):
+        async with page.expect_response("**/ready"):
+            await page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    await expect(page.locator("#status")).to_have_text("Needs the key.")
+    await expect(dialog).to_be_hidden()
+    recording = {"name": "a.wav", "mimeType": "audio/wav", "buffer": audio_file(tone(2))}
+    await page.set_input_files("#upload", recording)
+    await expect(dialog).to_be_visible()
+    await expect(page.locator("#key-failure")).to_be_empty()
+    await page.unroute_all()
+    await page.fill("#key", API_KEY)
+    await page.press("#key", "Enter")
+    await expect(page.locator("#status")).to_contain_text("slots busy")
+    await expect(page.locator("#format")).to_have_value("mp3")
+    await expect(page.locator("#parameter-seed")).to_have_value("7")
+
+
+async def revoked(route: Route) -> None:
+    await route.fulfill(status=401, json={"error": {"message": "no", "code": "invalid_api_key"}})
+
+
+async def test_the_key_is_one_for_all_tabs(open_page: Open, scripted: Service) -> None:
+    page = (await open_page(scripted)).page
+    other = await page.context.new_page()
+    await other.goto(scripted.url)
+    await expect(other.locator("#voices li")).to_have_count(2)
+    await other.click("#key-button")
+    await other.click("#key-forget")
+    await expect(page.locator("#key-button")).to_have_text("Enter the key…")
+    await other.click("#key-button")
+    await other.fill("#key", API_KEY)
+    await other.press("#key", "Enter")
+    await expect(page.locator("#status")).to_contain_text("slots busy")
 
 
 # --- Voices ---------------------------------------------------------------------------------------
