@@ -112,7 +112,7 @@ export async function failureOf(answer) {
 
 /** The server's own words are for programmers. */
 const IN_OTHER_WORDS = {
-  queue_full: "all are busy, and as many are waiting as may wait",
+  queue_full: "the server is busy, and its queue is full",
   invalid_api_key: "the server does not take this key",
 };
 

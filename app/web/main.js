@@ -135,16 +135,13 @@ class Page {
     const run = new Run(this._api, request, this._audio);
     this._run = run;
     run.onchange = () => this._showState(run);
-    run.player.ontrouble = (trouble) => say(byId("failure"), trouble);
     this._showState(run);
     await run.speak();
     this._offerDownload(run);
   }
 
   _stop() {
-    if (!this._run || this._run.state === "over") return;
-    this._run.stop();
-    this._audio.hidden = true;
+    if (this._run?.state !== "over") this._run?.stop();
   }
 
   _letGo() {
@@ -173,7 +170,7 @@ class Page {
   _showState(run) {
     if (run !== this._run) return;
     say(byId("state"), stateOf(run));
-    say(byId("failure"), run.error?.message ?? "");
+    say(byId("failure"), run.error?.message ?? run.trouble);
     byId("stop").disabled = run.state === "over";
     showPairs(byId("answer"), run.answer ? answerPairs(run.answer) : []);
     if (run.state === "over" && run.times.firstByte !== null) this._history.add(figuresOf(run));
@@ -209,6 +206,7 @@ const NOTHING = { format: "", firstByte: null, firstSound: null, realTimeFactor:
 
 function stateOf(run) {
   if (run.stopped) return "Stopped.";
+  if (run.error && !run.peaks.seconds) return "Nothing was made.";
   if (run.error) return run.state === "playing" ? "Playing what has come." : "Not complete.";
   return {
     asking: "Waiting for the first sound…",

@@ -3,7 +3,8 @@
  *
  * All have `start` (in the click, or a phone will not play), `append`, `end`, `stop`, the
  * `position` of what is heard in seconds, `underruns` (silent waits after the first sound),
- * `keeps` (whether all of it may be heard again), `onended`, and `ontrouble` with a sentence.
+ * `keeps` (whether all of it may be heard again), `onended`, and `ontrouble` with a sentence,
+ * which is empty when the trouble is over.
  */
 
 import { PcmSplitter, SAMPLE_RATE, samplesOf } from "./splitters.js";
@@ -33,6 +34,7 @@ class ElementPlayer {
     const on = (event, react) => audio.addEventListener(event, react, this._listening);
     on("waiting", () => this._count());
     on("ended", () => this.onended());
+    on("playing", () => this.ontrouble(""));
     on("error", () => this.ontrouble(UNPLAYABLE));
   }
 
@@ -43,6 +45,7 @@ class ElementPlayer {
   stop() {
     this._listening.abort();
     this._audio.pause();
+    this._audio.hidden = true;
     this._audio.removeAttribute("src");
     this._audio.load();
     if (this._url) URL.revokeObjectURL(this._url);

@@ -12,6 +12,8 @@ import { wavOf } from "./wav.js";
 export class Run {
   state = "asking";
   error = null;
+  /** What keeps the sound that has come from being heard, in a sentence. */
+  trouble = "";
   /** The answer's headers that people ask for. */
   answer = null;
   /** Seconds since the click; null as long as it did not come to that. */
@@ -27,6 +29,7 @@ export class Run {
     this.peaks = new Peaks(this.format.splitter(), this.format);
     this.player = this.format.player(audio);
     this.player.onended = () => this._heard();
+    this.player.ontrouble = (trouble) => this._tell(trouble);
     this._api = api;
     this._audio = audio;
     this._stopping = new AbortController();
@@ -134,6 +137,12 @@ export class Run {
   dispose() {
     this.stop();
     if (this.url) URL.revokeObjectURL(this.url);
+  }
+
+  _tell(trouble) {
+    if (this.state === "over" || this.trouble === trouble) return;
+    this.trouble = trouble;
+    this.onchange();
   }
 
   _become(state) {

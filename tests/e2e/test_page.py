@@ -68,6 +68,14 @@ BUFFER_TAKES_SECONDS = """
     };
 """
 
+BLOCKS_THE_FIRST_PLAY = """
+    const { play } = HTMLMediaElement.prototype;
+    HTMLMediaElement.prototype.play = async function () {
+        HTMLMediaElement.prototype.play = play;
+        throw new DOMException("no click", "NotAllowedError");
+    };
+"""
+
 Open = Callable[..., Awaitable[Watched]]
 
 
@@ -258,10 +266,25 @@ async def test_a_full_queue_is_told_in_a_sentence(open_page: Open, scripted: Ser
             await speak(tab.page, "audio1", seed=None)
             failure = tab.page.locator("#failure")
             await expect(failure).to_have_text(
-                "All are busy, and as many are waiting as may wait. Try again in 5 s."
+                "The server is busy, and its queue is full. Try again in 5 s."
             )
+            await expect(tab.page.locator("#state")).to_have_text("Nothing was made.")
+            await expect(tab.page.locator("#audio")).to_be_hidden()
             await expect(tab.page.locator("#status")).to_contain_text("1 of 1 slots busy")
     scripted.wait_until(lambda: scripted.busy() == 0)
+
+
+async def test_a_browser_that_waits_for_a_click_says_so_until_it_plays(
+    open_page: Open, preview: Service
+) -> None:
+    page = (await open_page(preview, script=BLOCKS_THE_FIRST_PLAY)).page
+    await speak(page, "Hello there.")
+    await expect(page.locator("#download")).to_be_visible()
+    failure = page.locator("#failure")
+    await expect(failure).to_have_text("Your browser waits for you to press play.")
+    await page.evaluate("audio.play()")
+    await expect(failure).to_be_empty()
+    await expect(page.locator("#state")).to_have_text("Done.")
 
 
 @pytest.mark.parametrize("format", ["fmp4", "wav"])
