@@ -131,17 +131,19 @@ class Page {
       this._keyDialog.open();
       return;
     }
-    this._letGo();
+    this._keepingFocus(() => this._letGo());
     const run = new Run(this._api, request, this._audio);
     this._run = run;
     run.onchange = () => this._showState(run);
     this._showState(run);
     await run.speak();
     this._offerDownload(run);
+    if (run.error?.code === "voice_not_found") this._voices.refresh(); // another tab has deleted it
   }
 
   _stop() {
-    if (this._run?.state !== "over") this._run?.stop();
+    const run = this._run;
+    if (run && run.state !== "over") this._keepingFocus(() => run.stop());
   }
 
   _letGo() {
@@ -171,10 +173,19 @@ class Page {
     if (run !== this._run) return;
     say(byId("state"), stateOf(run));
     say(byId("failure"), run.error?.message ?? run.trouble);
-    byId("stop").disabled = run.state === "over";
+    this._keepingFocus(() => {
+      byId("stop").disabled = run.state === "over";
+    });
     showPairs(byId("answer"), run.answer ? answerPairs(run.answer) : []);
     if (run.state === "over" && run.times.firstByte !== null) this._history.add(figuresOf(run));
     this._waveform.describe(`${run.peaks.seconds.toFixed(1)} s of sound, ${stateOf(run)}`);
+  }
+
+  /** Makes a change; Speak gets the keyboard if what had it is then hidden or disabled. */
+  _keepingFocus(change) {
+    const { activeElement } = document;
+    change();
+    if (activeElement?.matches("[hidden], :disabled")) byId("speak").focus();
   }
 
   _drawOften() {

@@ -2,8 +2,18 @@
 
 import { byId } from "./dom.js";
 
-/** @param {string} text @param {string} yes what the button says @returns {Promise<boolean>} */
+let last = Promise.resolve(false);
+
+/**
+ * Asks once the questions before are answered.
+ * @param {string} text @param {string} yes what the button says @returns {Promise<boolean>}
+ */
 export function ask(text, yes) {
+  last = last.then(() => shown(text, yes));
+  return last;
+}
+
+function shown(text, yes) {
   const dialog = byId("question");
   byId("question-text").textContent = text;
   byId("question-yes").textContent = yes;

@@ -30,7 +30,10 @@ export class Voices {
 
   /** Raises `ApiError`. */
   async refresh() {
-    this._show(await this._api.get("voices"));
+    const ids = await this._api.get("voices");
+    const focused = this._list.contains(document.activeElement);
+    this._show(ids);
+    if (focused) this._list.querySelector("input:checked").focus();
   }
 
   clear() {
@@ -70,9 +73,8 @@ export class Voices {
   async _delete(id) {
     if (!(await ask(`Delete the voice “${id}”? Its recording is lost.`, "Delete"))) return;
     await this._report(async () => {
-      await this._api.deleteVoice(id);
+      await this._api.deleteVoice(id).catch(unlessGone);
       await this.refresh();
-      this._list.querySelector("input:checked").focus();
       return `“${id}” is deleted.`;
     });
   }
@@ -141,4 +143,9 @@ export class Voices {
     }
     this._progress.hidden = true;
   }
+}
+
+/** What another tab has deleted already is as deleted as it can be. */
+function unlessGone(error) {
+  if (error.code !== "voice_not_found") throw error;
 }

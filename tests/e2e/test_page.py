@@ -76,6 +76,13 @@ BLOCKS_THE_FIRST_PLAY = """
     };
 """
 
+DROP = """name => {
+    const dataTransfer = new DataTransfer();
+    dataTransfer.items.add(new File(["sound"], name));
+    const zone = document.querySelector(".drop");
+    zone.dispatchEvent(new DragEvent("drop", { dataTransfer, cancelable: true }));
+}"""
+
 Open = Callable[..., Awaitable[Watched]]
 
 
@@ -487,6 +494,49 @@ async def test_a_voice_is_added_heard_replaced_and_deleted(
         assert client.get("/voices").json() == ["austen.wav"]
 
 
+async def test_a_voice_that_is_gone_elsewhere_goes_here(open_page: Open, scripted: Service) -> None:
+    tab = await open_page(scripted)
+    tab.tolerated = ("status of 404",)
+    page, voices = tab.page, tab.page.locator("#voices")
+    for name, button, told in (
+        ("asked.wav", "Speak", "There is no voice 'asked.wav'."),
+        ("deleted.wav", "Delete deleted.wav", "“deleted.wav” is deleted."),
+    ):
+        recording = {"name": name, "mimeType": "audio/wav", "buffer": audio_file(tone(2))}
+        await page.set_input_files("#upload", recording)
+        await expect(page.get_by_role("radio", name=name)).to_be_checked()
+        with scripted.client() as client:
+            client.delete(f"/voices/{name}").raise_for_status()
+        await page.get_by_role("button", name=button).click()
+        if "Delete" in button:
+            await page.get_by_role("button", name="Delete", exact=True).click()
+        await expect(page.locator("main")).to_contain_text(told)
+        await expect(voices.locator("li")).to_have_count(2)
+        await expect(page.get_by_role("radio", name="Default voice")).to_be_checked()
+    await expect(page.get_by_role("radio", name="Default voice")).to_be_focused()
+
+
+async def test_two_recordings_of_a_name_are_asked_about_one_after_the_other(
+    open_page: Open, scripted: Service
+) -> None:
+    tab = await open_page(scripted)
+    tab.tolerated = ("status of 409",)
+    page, names = tab.page, ("first.wav", "second.wav")
+    with scripted.client() as client:
+        for name in names:
+            client.post("/voices", files={"file": (name, audio_file(tone(2)))}).raise_for_status()
+        for name in names:
+            async with page.expect_response("**/voices"):
+                await page.evaluate(DROP, name)
+        for name in names:
+            await expect(page.locator("#question-text")).to_contain_text(name)
+            await expect(page.get_by_role("button", name="Replace it")).to_be_visible()
+            await page.keyboard.press("Escape")
+        await expect(page.locator("#question")).to_be_hidden()
+        for name in names:
+            client.delete(f"/voices/{name}").raise_for_status()
+
+
 async def test_why_a_voice_is_not_taken_or_deleted_is_told(
     open_page: Open, scripted: Service
 ) -> None:
@@ -594,8 +644,15 @@ async def test_the_keyboard_alone_is_enough(open_page: Open, preview: Service) -
     await keys.type(SENTENCE * 3)
     await keys.press("Control+Enter")
     await until(lambda: figure(page, "First sound"))
+    await tab_to(page, "#stop")
+    await keys.press("Enter")
+    await expect(page.locator("#state")).to_have_text("Stopped.")
+    await expect(page.locator("#speak")).to_be_focused()
+    await keys.press("Enter")
+    await tab_to(page, "#audio")
     await keys.press("Escape")
     await expect(page.locator("#state")).to_have_text("Stopped.")
+    await expect(page.locator("#speak")).to_be_focused()
     await tab_to(page, "#format")
     await keys.press("ArrowDown")
     await tab_to(page, "#reveal")
