@@ -28,7 +28,7 @@ export class History {
       this._root.replaceChildren(element("p", { className: "small" }, "None yet."));
       return;
     }
-    this._root.replaceChildren(this._chart(), this._table());
+    this._root.replaceChildren(this._chart(), caption(), this._table());
   }
 
   _chart() {
@@ -57,12 +57,15 @@ export class History {
   }
 }
 
+const caption = () =>
+  element("p", { className: "small" }, "Time to the first sound, newest at the right; another color: with underruns.");
+
 function bar(run, n, longest) {
   const height = Math.max(2, ((run.firstSound ?? 0) / longest) * (HEIGHT - 4));
   const attributes = { x: n * STEP + 3, y: HEIGHT - height, width: STEP - 6, height, rx: 3 };
   const made = svg("rect", { ...attributes, class: run.underruns ? "uneven" : "even" });
   const title = svg("title", {});
-  title.textContent = `${run.format}: ${seconds(run.firstSound)}, ${run.underruns} underruns`;
+  title.textContent = `${run.format}: ${seconds(run.firstSound)}, underruns: ${run.underruns}`;
   made.append(title);
   return made;
 }

@@ -47,7 +47,7 @@ export class Parameters {
   _changed() {
     for (const field of this._fields) field.row.classList.toggle("changed", field.isChanged());
     const count = Object.keys(this.changed).length;
-    say(this._count, count ? `${count} changed` : "as the server has them");
+    say(this._count, count ? `${count} changed` : "all at their defaults");
     this.onchange();
   }
 }
@@ -77,7 +77,8 @@ function fieldOf({ name, description, schema }, onReset) {
 }
 
 function rowOf(name, description, type, standard, input, undo) {
-  const label = element("label", {}, name);
+  const words = name.split(/(?<=_)/).flatMap((word) => [word, element("wbr")]);
+  const label = element("label", {}, ...words);
   label.htmlFor = input.id;
   const meaning = element("p", { className: "small", id: `${input.id}-meaning` });
   meaning.append(description.replaceAll("`", ""), " ", limitsOf(type, standard));

@@ -65,7 +65,7 @@ export class Status {
   _show({ cpu, gpus, workers, queue }) {
     const { used, total } = cpu.ram_gb;
     showPairs(this._machine, [
-      ["Queue", `${queue.waiting} waiting, ${queue.running} running, room for ${queue.limit}`],
+      ["Queue", `${queue.running} running, ${queue.waiting} of at most ${queue.limit} waiting`],
       ["CPU", `${cpu.utilization_percent} %`],
       ["RAM", `${used} of ${total} GB`],
       ...(gpus.length ? gpus.map(gpuPair) : [["GPU", "none"]]),
@@ -80,7 +80,7 @@ function gpuPair({ device_id, utilization_percent, memory_gb }) {
 }
 
 function workerItem(worker) {
-  const restarts = worker.restarts ? `, ${worker.restarts} restarts` : "";
+  const restarts = worker.restarts ? `, restarts: ${worker.restarts}` : "";
   const state = element("span", { className: "pill" }, worker.state);
   state.dataset.state = worker.state === "ready" ? "ready" : "waiting";
   const item = element("li", {}, element("strong", {}, worker.id), " ", state);

@@ -571,7 +571,7 @@ async def test_only_what_was_changed_is_sent(open_page: Open, scripted: Service)
     assert await sent_by(page) == {"text": "audio1", "format": "mp3"} | changed
     await page.get_by_role("button", name="Reset stream").click()
     await page.get_by_role("button", name="Reset all").click()
-    await expect(page.locator("#changed")).to_have_text("as the server has them")
+    await expect(page.locator("#changed")).to_have_text("all at their defaults")
     assert await sent_by(page) == {"text": "audio1", "format": "mp3"}
 
 
@@ -722,8 +722,8 @@ async def test_the_status_follows_the_service(open_page: Open, preview: Service)
     await expect(page.locator("#notice")).to_contain_text("This is the built-in preview voice")
     status = page.locator("#status")
     await expect(status.locator("li")).to_have_count(2)
-    await expect(status).to_contain_text("0 waiting, 0 running, room for 100")
+    await expect(status).to_contain_text("0 running, 0 of at most 100 waiting")
     await speak(page, LONG)
     await expect(status).to_contain_text("1 of 1 slots busy")
     await page.keyboard.press("Escape")
-    await expect(status).to_contain_text("0 waiting, 0 running, room for 100")
+    await expect(status).to_contain_text("0 running, 0 of at most 100 waiting")
