@@ -99,10 +99,11 @@ def measure(plan: Plan, on_progress: OnProgress) -> Report:
     Raises `StartupError` when something cannot be loaded, `EngineFailed` when the answers differ.
     """
     config, threads = plan.config, str(plan.config.threads)
+    as_a_worker = {"MKL_CBWR": "AUTO", "OMP_NUM_THREADS": threads, "MALLOC_ARENA_MAX": "1"}
     on_progress("loading")
     with (
         checkpoint(config.model_path, plan.tiny) as folder,
-        process(MKL_CBWR="AUTO", OMP_NUM_THREADS=threads) as own,  # as a worker has it
+        process(**as_a_worker) as own,
         process(TQDM_DISABLE="1", TRANSFORMERS_VERBOSITY="error") as other,
     ):
         loaded = own(engine.load, replace(config, model_path=str(folder)), plan.tiny)
