@@ -39,7 +39,7 @@ export class Status {
     const waiting = ready.ok ? "" : (await failureOf(ready)).message;
     this._tell(health, waiting);
     if (this._api.key.value) this._show(await this._api.get("system-status"));
-    else this._clear(element("li", { className: "small" }, "Needs the key."));
+    else this._clear("Needs the key.");
   }
 
   _tell(health, waiting) {
@@ -54,12 +54,12 @@ export class Status {
     if (error.status === 401) return; // said where the key is asked for
     this._pill.dataset.state = "gone";
     say(this._pill, error.status ? error.message : UNREACHABLE);
-    this._clear();
+    this._clear("No answer.");
   }
 
-  _clear(...instead) {
+  _clear(reason) {
     this._machine.replaceChildren();
-    this._workers.replaceChildren(...instead);
+    this._workers.replaceChildren(element("li", { className: "small" }, reason));
   }
 
   _show({ cpu, gpus, workers, queue }) {

@@ -362,6 +362,7 @@ async def test_a_server_that_is_gone_or_starting_is_told_plainly(
     finally:
         service.stop()
     await expect(pill).to_contain_text("The server cannot be reached.")
+    await expect(tab.page.locator("#status")).to_have_text("No answer.")
     await tab.page.click("#speak")
     await expect(tab.page.locator("#failure")).to_contain_text("The server cannot be reached.")
 
