@@ -9,7 +9,7 @@ DOCUMENTED = {
     400: {"invalid_request", "empty_text", "invalid_voice_id"},
     401: {"invalid_api_key"},
     403: {"preloaded_voice"},
-    404: {"not_found", "voice_not_found"},
+    404: {"not_found", "voice_not_found", "model_not_found"},
     405: {"method_not_allowed"},
     406: {"not_acceptable"},
     408: {"request_too_slow"},

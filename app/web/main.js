@@ -81,7 +81,7 @@ class Page {
       const [schema] = await Promise.all([this._api.get("openapi.json"), this._voices.refresh()]);
       const { parameters } = schema.paths["/tts/generate"].get;
       const schemaOf = (name) => parameters.find((one) => one.name === name).schema;
-      this._limit = schemaOf("text").maxLength;
+      this._limit = schemaOf("text")["x-max-length"];
       this._offerFormats(schemaOf("format").anyOf[0].enum);
       this._parameters.show(parameters);
     } catch (error) {

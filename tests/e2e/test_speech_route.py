@@ -523,7 +523,7 @@ def test_the_schema_tells_the_defaults_of_this_service(start: Callable[..., Serv
     in_query = {one["name"]: one["schema"] for one in operations["get"]["parameters"]}
     content = operations["post"]["requestBody"]["content"]["application/json"]
     for parameters in (in_query, content["schema"]["properties"]):
-        assert parameters["text"]["maxLength"] == 500
+        assert parameters["text"]["x-max-length"] == 500
         assert parameters["synthesis_temperature"]["default"] == 1.25
         assert parameters["top_p"]["default"] == 1.0
         assert "default" not in parameters["seed"]

@@ -64,7 +64,7 @@ def document_settings(operations: dict[str, Any], settings: Settings) -> None:
     in_body = content["schema"]["properties"]
     in_query = {one["name"]: one["schema"] for one in operations["get"]["parameters"]}
     for parameters in (in_body, in_query):
-        parameters["text"]["maxLength"] = settings.max_text_length
+        parameters["text"]["x-max-length"] = settings.max_text_length
         for name, default in defaults.items():
             parameters[name]["default"] = default
 
