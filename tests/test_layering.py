@@ -12,6 +12,7 @@ from tests.service import ROOT
 
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "libc": set(),
     "logs": set(),
     "messages": {"errors"},
     "metrics": {"errors"},
@@ -20,19 +21,23 @@ MAY_IMPORT: dict[str, set[str]] = {
     "weights": {"errors"},
     "transport": {"errors", "messages"},
     "engines.base": {"errors", "messages"},
-    "engines": {"engines.base", "errors", "messages", "weights"},
+    "engines": {"engines.base", "errors", "libc", "messages", "weights"},
     "audio": {"engines.base", "errors", "messages"},
     "voice_files": {"errors"},
     "voices": {"audio", "errors", "voice_files"},
     "worker": {
-        "audio", "engines", "engines.base", "errors", "logs", "messages", "text", "transport",
+        "audio", "engines", "engines.base", "errors", "libc", "logs", "messages", "text",
+        "transport",
     },
     "speak": {"audio", "engines", "engines.base", "errors", "messages", "worker"},
     "master": {"errors", "messages", "metrics", "settings", "transport", "voices"},
-    "api": {"audio", "errors", "master", "messages", "metrics", "settings", "text", "voice_files"},
+    "api": {
+        "audio", "errors", "libc", "master", "messages", "metrics", "settings", "text",
+        "voice_files",
+    },
     "bench": {
-        "api", "audio", "engines", "engines.base", "errors", "logs", "messages", "settings", "text",
-        "worker",
+        "api", "audio", "engines", "engines.base", "errors", "libc", "logs", "messages", "settings",
+        "text", "worker",
     },
     "cli": {
         "api", "audio", "bench", "engines", "engines.base", "errors", "logs", "master", "messages",

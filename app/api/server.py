@@ -5,7 +5,6 @@ new work is refused with 503 while running streams are completed. A second signa
 """
 
 import asyncio
-import ctypes
 import gc
 import logging
 import signal
@@ -22,6 +21,7 @@ from app.api.dependencies import Services
 from app.api.hardware import cpu_load
 from app.api.listener import BACKLOG, listen
 from app.api.protocol import BoundedProtocol
+from app.libc import give_back_large_blocks
 from app.master.master import Master
 from app.settings import Settings, cpu_count
 
@@ -34,17 +34,12 @@ INTERRUPT_GRACE_S = 3.0
 
 CONNECTIONS_GRACE_S = 3
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
-KEPT_BYTES = 16_777_216
-LARGE_BLOCK_BYTES = 1_048_576
-"""Well above the 256 KB in which asyncio reads a socket each time."""
-
 
 async def serve(settings: Settings, model: str) -> None:
     """Runs until a signal. Raises `StartupError` if a port or a folder cannot be used."""
     ports = (settings.port, settings.port_health)
     listeners = [listen(settings.host, port) for port in ports if port]
-    _give_back_large_blocks()
+    give_back_large_blocks()  # some encoders take megabytes
     cpu_load()  # the next one measures from here
     threads = ThreadPoolExecutor(cpu_count(), thread_name_prefix="encoder")
     async with Master.running(settings, model) as master:
@@ -70,14 +65,6 @@ async def serve(settings: Settings, model: str) -> None:
     if lost := asyncio.all_tasks() - {asyncio.current_task()}:
         log.error("tasks that nobody has ended: %s", [task.get_name() for task in lost])
     log.info("stopped")
-
-
-def _give_back_large_blocks() -> None:
-    """Some encoders take megabytes, which glibc would keep for each thread that had one."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):  # glibc
-        libc.mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
-        libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)  # which would no longer adapt by itself
 
 
 async def _until_signalled(master: Master, grace_s: float) -> None:

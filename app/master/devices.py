@@ -25,8 +25,7 @@ class Device:
 
     def environment(self) -> dict[str, str]:
         """What pins a process to this device."""
-        one_heap = {"MALLOC_ARENA_MAX": "1"} if self.kind == "cpu" else {}  # idle memory is shared
-        return {"CUDA_VISIBLE_DEVICES": self.uuid or "", **one_heap}
+        return {"CUDA_VISIBLE_DEVICES": self.uuid or ""}
 
 
 CPU = Device("cpu", "cpu")

@@ -10,7 +10,7 @@ import msgspec
 
 from app.master.devices import Device
 from app.messages import WorkerConfig
-from app.settings import child_environment, python_path
+from app.settings import child_environment, computes_as_a_worker, python_path
 
 STACK_DUMP_S = 1.0
 PACKAGE_PARENT = Path(__file__).parents[2]
@@ -35,8 +35,7 @@ class WorkerProcess:
             env=child_environment(
                 **device.environment(),
                 CUDA_DEVICE_ORDER="PCI_BUS_ID",
-                OMP_NUM_THREADS=str(config.threads),
-                MKL_CBWR="AUTO",  # or a job's sums depend on the thread that its row falls to
+                **computes_as_a_worker(device.kind, config.threads),
                 PYTHONPATH=python_path(PACKAGE_PARENT),
             ),
         )

@@ -5,7 +5,6 @@ death, ends the worker at once. Signals meant for the whole service are the mast
 """
 
 import asyncio
-import ctypes
 import faulthandler
 import logging
 import os
@@ -21,6 +20,7 @@ import zmq.asyncio
 from app.engines.base import Engine, EngineConfig
 from app.engines.registry import load_engine
 from app.errors import StartupError
+from app.libc import die_with_the_parent
 from app.logs import set_up_logging
 from app.messages import (
     Credit,
@@ -50,11 +50,11 @@ log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 1.0
 LAST_WORDS_MS = 2000
-PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    _die_with_the_master()
+    _leave_signals_to_the_master()
+    die_with_the_parent()
     config = msgspec.json.decode(sys.stdin.buffer.readline(), type=WorkerConfig)
     threading.Thread(target=_watch_lifeline, name="lifeline", daemon=True).start()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
@@ -169,12 +169,9 @@ async def _work(
     return jobs.unfit.result() if jobs.unfit.done() else None
 
 
-def _die_with_the_master() -> None:
-    """The kernel kills this process when the master dies, however it dies (Linux)."""
+def _leave_signals_to_the_master() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _watch_lifeline() -> None:

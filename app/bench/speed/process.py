@@ -9,6 +9,7 @@ from multiprocessing import get_context
 from typing import Protocol, TypeVar
 
 from app.errors import EngineFailed
+from app.libc import die_with_the_parent
 from app.settings import children_see
 
 T = TypeVar("T")
@@ -24,8 +25,8 @@ class Run(Protocol):
 def process(**environment: str) -> Iterator[Run]:
     """One that lives until exit. Its calls raise `EngineFailed` when it dies."""
     with children_see(PYTHONWARNINGS="ignore", **environment):
-        pool = ProcessPoolExecutor(1, get_context("spawn"), _end_without_a_word)
-        pool.submit(_end_without_a_word).result()  # starts it
+        pool = ProcessPoolExecutor(1, get_context("spawn"), _begin)
+        pool.submit(_begin).result()  # starts it
     with pool:
 
         def run(work: Callable[..., T], *args: object) -> T:
@@ -38,6 +39,7 @@ def process(**environment: str) -> Iterator[Run]:
         yield run
 
 
-def _end_without_a_word() -> None:
-    """On Ctrl-C, of which the command says what there is to be said."""
+def _begin() -> None:
+    """It ends with the command, and on Ctrl-C without a word: the command says what there is."""
+    die_with_the_parent()
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -27,6 +27,7 @@ from app.bench.speed.sameness import (
 from app.bench.speed.subject import checkpoint
 from app.engines.base import EngineConfig, Samples
 from app.messages import BYTES_PER_SAMPLE, SAMPLE_RATE
+from app.settings import computes_as_a_worker
 
 TEXT = "Sound."
 LONG_CHUNKS, LONG_TOKENS = 31, 10
@@ -98,12 +99,11 @@ def measure(plan: Plan, on_progress: OnProgress) -> Report:
 
     Raises `StartupError` when something cannot be loaded, `EngineFailed` when the answers differ.
     """
-    config, threads = plan.config, str(plan.config.threads)
-    as_a_worker = {"MKL_CBWR": "AUTO", "OMP_NUM_THREADS": threads, "MALLOC_ARENA_MAX": "1"}
+    config = plan.config
     on_progress("loading")
     with (
         checkpoint(config.model_path, plan.tiny) as folder,
-        process(**as_a_worker) as own,
+        process(**computes_as_a_worker(config.device, config.threads)) as own,
         process(TQDM_DISABLE="1", TRANSFORMERS_VERBOSITY="error") as other,
     ):
         loaded = own(engine.load, replace(config, model_path=str(folder)), plan.tiny)

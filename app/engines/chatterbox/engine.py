@@ -25,7 +25,6 @@ from app.engines.base import EngineConfig, Samples, SpeechSlice, TextChunk, Wate
 from app.engines.chatterbox.compilation import NO_COMPILER, Compiler, TorchCompiler
 from app.engines.chatterbox.decode_loop import FIRST, DecodeLoop, Slice
 from app.engines.chatterbox.device_faults import device_faults
-from app.engines.chatterbox.heap import trim
 from app.engines.chatterbox.linear import knows_onednn
 from app.engines.chatterbox.loading import load
 from app.engines.chatterbox.recording import (
@@ -42,6 +41,7 @@ from app.engines.chatterbox.voices import ChatterboxVoice, VoiceCache
 from app.engines.chatterbox.watermark import StreamingWatermark, load_watermarker
 from app.engines.threads import run_to_its_end
 from app.errors import StartupError
+from app.libc import trim_heap
 from app.messages import SAMPLE_RATE, SynthesisParams
 
 log = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ class ChatterboxEngine:
         self._t3 = StepLoop(batch, _each(compiler.adopt_thread, t3.adopt_thread))
         adopt = _each(compiler.adopt_thread, s3gen.adopt_thread)
         on_cpu = self._models.device.type == "cpu"
-        self._s3gen = DecodeLoop(model, adopt, trim if on_cpu else _nothing)
+        self._s3gen = DecodeLoop(model, adopt, trim_heap if on_cpu else _nothing)
 
     async def _dismantle(self) -> None:
         await asyncio.to_thread(self._t3.close)
@@ -212,7 +212,7 @@ class ChatterboxEngine:
         """On a CPU: most of the weights were read to be changed, most of the heap was for once."""
         self._models.let_files_go()
         if self._models.device.type == "cpu":
-            trim()
+            trim_heap()
 
     async def free_memory(self) -> None:
         """What torch keeps of the device for its next allocations."""

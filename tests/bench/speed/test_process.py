@@ -1,13 +1,26 @@
+import asyncio
 import os
+import signal
+import sys
 
+import psutil
 import pytest
 
 from app.bench.speed.process import process
 from app.errors import EngineFailed, StartupError
+from tests.service import ROOT
+from tests.waiting import until
 
 
 def die() -> None:
     os._exit(1)
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def refuse() -> None:
@@ -35,3 +48,22 @@ def test_an_error_arrives_as_it_is_and_the_process_goes_on() -> None:
 def test_a_process_that_dies_is_an_error() -> None:
     with process() as run, pytest.raises(EngineFailed, match=r"test_process\.die"):
         run(die)
+
+
+async def test_it_ends_with_the_command_however_that_ends() -> None:
+    command = """
+import os
+from app.bench.speed.process import process
+
+if __name__ == "__main__":
+    with process() as run:
+        print(run(os.getpid), flush=True)
+        os.kill(os.getpid(), 9)
+"""
+    done = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", command, stdout=asyncio.subprocess.PIPE, cwd=ROOT
+    )
+    assert done.stdout
+    pid = int(await done.stdout.readline())
+    assert await done.wait() == -signal.SIGKILL
+    await until(lambda: is_gone(pid))
