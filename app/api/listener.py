@@ -1,10 +1,15 @@
 """The listening socket of a port; made by `api.server`, before all else.
 
-When the process has no descriptor left, connections wait in the kernel until it has one again.
+When descriptors run out, connections wait in the kernel until there are some again. A part is
+kept from them: a worker that is started anew needs a dozen, and libzmq aborts the process that
+has none for it.
 """
 
 import errno
 import logging
+import os
+import resource
+import select
 import socket
 from typing import Any
 
@@ -13,6 +18,8 @@ from app.errors import StartupError
 log = logging.getLogger(__name__)
 
 BACKLOG = 1024
+MOST_DESCRIPTORS = 65_536
+KEPT_SHARE = 4  # one in so many descriptors is not for connections
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -31,6 +38,7 @@ class Listener(socket.socket):
             self._failed = False
             raise BlockingIOError
         try:
+            self._keep_some_descriptors()
             accepted = super().accept()
         except OSError as error:
             self._failed = error.errno in _EXHAUSTED
@@ -40,6 +48,30 @@ class Listener(socket.socket):
             raise
         self._exhausted = False
         return accepted
+
+    def _keep_some_descriptors(self) -> None:
+        """Raises what `accept` would without any, if somebody waits and only those kept are left.
+
+        A new descriptor has the lowest free number, which tells how many are taken.
+        """
+        lowest_free = os.dup(self.fileno())
+        os.close(lowest_free)
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if limit == resource.RLIM_INFINITY or lowest_free < limit - limit // KEPT_SHARE:
+            return
+        waiting = select.poll()
+        waiting.register(self, select.POLLIN)
+        if not waiting.poll(0):
+            raise BlockingIOError
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+def allow_many_descriptors() -> None:
+    """As many as the system lets this process have, where it was given less to begin with."""
+    given, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = MOST_DESCRIPTORS if most == resource.RLIM_INFINITY else min(most, MOST_DESCRIPTORS)
+    if given != resource.RLIM_INFINITY and given < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, most))
 
 
 def listen(host: str, port: int) -> Listener:

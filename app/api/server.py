@@ -19,7 +19,7 @@ from fastapi import FastAPI
 from app.api.app import create_app, create_probe_app
 from app.api.dependencies import Services
 from app.api.hardware import cpu_load
-from app.api.listener import BACKLOG, listen
+from app.api.listener import BACKLOG, allow_many_descriptors, listen
 from app.api.protocol import BoundedProtocol
 from app.libc import give_back_large_blocks
 from app.master.master import Master
@@ -37,6 +37,7 @@ CONNECTIONS_GRACE_S = 3
 
 async def serve(settings: Settings, model: str) -> None:
     """Runs until a signal. Raises `StartupError` if a port or a folder cannot be used."""
+    allow_many_descriptors()
     ports = (settings.port, settings.port_health)
     listeners = [listen(settings.host, port) for port in ports if port]
     give_back_large_blocks()  # some encoders take megabytes

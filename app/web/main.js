@@ -57,12 +57,14 @@ class Page {
     });
     byId("stop").addEventListener("click", () => this._stop());
     document.addEventListener("keydown", (event) => this._shortcut(event));
+    for (const name of ["dragover", "drop"]) document.addEventListener(name, refuseFiles);
   }
 
   _shortcut(event) {
     if (document.querySelector("dialog[open]")) return;
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this._speakText();
-    else if (event.key === "Escape") this._stop();
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+      if (!event.repeat) this._speakText();
+    } else if (event.key === "Escape") this._stop();
     else return;
     event.preventDefault();
   }
@@ -219,12 +221,20 @@ function stateOf(run) {
   if (run.stopped) return "Stopped.";
   if (run.error && !run.peaks.seconds) return "Nothing was made.";
   if (run.error) return run.state === "playing" ? "Playing what has come." : "Not complete.";
+  if (run.unplayable) return run.state === "over" ? "Made, but not heard." : "Being made, but not heard…";
   return {
     asking: "Waiting for the first sound…",
     streaming: "Speaking, while the rest is being made…",
     playing: "All of it is made; playing…",
     over: "Done.",
   }[run.state];
+}
+
+/** What is dropped beside the place for it would be opened by the browser, in place of the page. */
+function refuseFiles(event) {
+  if (event.defaultPrevented || !event.dataTransfer.types.includes("Files")) return;
+  event.preventDefault();
+  event.dataTransfer.dropEffect = "none";
 }
 
 function answerPairs({ requestId, model, notice }) {

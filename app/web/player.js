@@ -3,8 +3,8 @@
  *
  * All have `start` (in the click, or a phone will not play), `append`, `end`, `stop`, the
  * `position` of what is heard in seconds, `underruns` (silent waits after the first sound),
- * `keeps` (whether all of it may be heard again), `onended`, and `ontrouble` with a sentence,
- * which is empty when the trouble is over.
+ * `keeps` (whether all of it may be heard again), `onended`, `onunplayable` when nothing more will
+ * be heard, and `ontrouble` with a sentence, which is empty when the trouble is over.
  */
 
 import { PcmSplitter, SAMPLE_RATE, samplesOf } from "./splitters.js";
@@ -22,6 +22,7 @@ export const streams = (type) => Boolean(Source?.isTypeSupported(type));
 /** What the players have in common that play by the page's audio element. */
 class ElementPlayer {
   onended = () => {};
+  onunplayable = () => {};
   ontrouble = () => {};
   underruns = 0;
   keeps = true;
@@ -35,7 +36,7 @@ class ElementPlayer {
     on("waiting", () => this._count());
     on("ended", () => this.onended());
     on("playing", () => this.ontrouble(""));
-    on("error", () => this.ontrouble(UNPLAYABLE));
+    on("error", () => this._fail());
   }
 
   get position() {
@@ -62,6 +63,11 @@ class ElementPlayer {
     this._audio.play().catch((error) => {
       if (error.name === "NotAllowedError") this.ontrouble(BLOCKED);
     });
+  }
+
+  _fail() {
+    this.ontrouble(UNPLAYABLE);
+    this.onunplayable();
   }
 
   _count() {
@@ -145,6 +151,7 @@ export class WholePlayer extends ElementPlayer {
 /** PCM, placed on an audio context's clock. */
 export class PcmPlayer {
   onended = () => {};
+  onunplayable = () => {};
   ontrouble = () => {};
   underruns = 0;
   keeps = false;

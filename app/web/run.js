@@ -14,6 +14,8 @@ export class Run {
   error = null;
   /** What keeps the sound that has come from being heard, in a sentence. */
   trouble = "";
+  /** Whether the browser has given up on it, while the rest may still come, to be saved. */
+  unplayable = false;
   /** The answer's headers that people ask for. */
   answer = null;
   /** Seconds since the click; null as long as it did not come to that. */
@@ -30,6 +32,7 @@ export class Run {
     this.player = this.format.player(audio);
     this.player.onended = () => this._heard();
     this.player.ontrouble = (trouble) => this._tell(trouble);
+    this.player.onunplayable = () => this._giveUpHearing();
     this._api = api;
     this._audio = audio;
     this._stopping = new AbortController();
@@ -91,8 +94,7 @@ export class Run {
     }
     const sound = new Blob(this._pieces, { type: this.format.type });
     this.file = this.format.ending === "wav" ? wavOf(sound.slice(44)) : sound;
-    this._become("playing");
-    this.player.end();
+    this._play();
   }
 
   /** What has come of a broken answer is still heard. */
@@ -103,8 +105,18 @@ export class Run {
       return;
     }
     this.error = new Error(this._broken());
-    this._become("playing");
-    this.player.end();
+    this._play();
+  }
+
+  /** Of all that was to come. */
+  _play() {
+    this._become(this.unplayable ? "over" : "playing");
+    if (!this.unplayable) this.player.end();
+  }
+
+  _giveUpHearing() {
+    this.unplayable = true;
+    if (this.state === "playing") this._become("over");
   }
 
   _end(error) {

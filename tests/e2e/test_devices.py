@@ -105,7 +105,7 @@ def test_every_gpu_gets_its_workers(start: Callable[..., Service], path_of_nvml:
             answer = client.post("/tts/generate", json=asked)
             assert answer.content == expected_pcm("audio3", 7)
     for worker in workers:
-        assert f" worker={worker['id']} " in service.log()
+        service.wait_until(lambda said=f" worker={worker['id']} ": said in service.log())
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ async def test_a_job_whose_worker_dies_before_its_first_byte_is_tried_again(
         answer = await speaking
     assert answer.status_code == 200
     assert answer.content == expected_pcm("audio30", 7)
-    assert "retried" in service.log()
+    service.wait_until(lambda: "retried" in service.log())
     assert service.status()["queue"]["retries"] >= 1
 
 

@@ -83,6 +83,14 @@ DROP = """name => {
     zone.dispatchEvent(new DragEvent("drop", { dataTransfer, cancelable: true }));
 }"""
 
+DROP_BESIDE = """kind => {
+    const dataTransfer = new DataTransfer();
+    if (kind === "Files") dataTransfer.items.add(new File(["sound"], "a.wav"));
+    else dataTransfer.setData(kind, "words");
+    const drop = new DragEvent("drop", { dataTransfer, cancelable: true, bubbles: true });
+    return document.body.dispatchEvent(drop) ? "left to the browser" : "prevented";
+}"""
+
 Open = Callable[..., Awaitable[Watched]]
 
 
@@ -195,9 +203,12 @@ async def test_each_format_is_drawn_as_it_sounds_and_can_be_kept(
     assert name == f"speech.{ {'fmp4': 'mp4', 'raw_pcm': 'pcm'}.get(format, format) }"
     assert len(sound) == pytest.approx(len(pcm_of(preview, PAIR)), abs=3000)
     assert await figure(page, "Audio") == pytest.approx(len(sound) / 24_000, abs=0.12)
-    await page.wait_for_timeout(300)  # what came last is being decoded
-    heights = np.array(await page.locator("#waveform").evaluate(COLUMN_HEIGHTS), float)
-    assert likeness(heights, sound) > 0.95
+
+    async def is_drawn() -> bool:
+        heights = np.array(await page.locator("#waveform").evaluate(COLUMN_HEIGHTS), float)
+        return likeness(heights, sound) > 0.95
+
+    await until(is_drawn)  # what came last is being decoded
 
 
 def likeness(heights: Any, sound: Any) -> float:
@@ -292,6 +303,33 @@ async def test_a_browser_that_waits_for_a_click_says_so_until_it_plays(
     await page.evaluate("audio.play()")
     await expect(failure).to_be_empty()
     await expect(page.locator("#state")).to_have_text("Done.")
+
+
+async def test_sound_that_the_browser_cannot_decode_is_told_and_can_still_be_kept(
+    open_page: Open, preview: Service
+) -> None:
+    page = (await open_page(preview)).page
+    await page.route("**/tts/generate", damage)
+    await speak(page, PAIR)
+    failure = page.locator("#failure")
+    await expect(failure).to_have_text("This browser cannot play that; try another format.")
+    await expect(page.locator("#state")).to_have_text("Made, but not heard.")
+    await expect(page.locator("#stop")).to_be_disabled()
+    name, _ = await file_of(page.locator("#download"))
+    assert name == "speech.mp4"
+
+
+async def damage(route: Route) -> None:
+    """Of fmp4, every frame in the second half."""
+    answer = await route.fetch()
+    sound = bytearray(await answer.body())
+    at = 0
+    while at < len(sound):
+        size, name = int.from_bytes(sound[at : at + 4]), sound[at + 4 : at + 8]
+        if name == b"mdat" and at > len(sound) / 2:
+            sound[at + 8 : at + size] = bytes([255]) * (size - 8)
+        at += size
+    await route.fulfill(response=answer, body=bytes(sound))
 
 
 @pytest.mark.parametrize("format", ["fmp4", "wav"])
@@ -538,6 +576,14 @@ async def test_two_recordings_of_a_name_are_asked_about_one_after_the_other(
             client.delete(f"/voices/{name}").raise_for_status()
 
 
+async def test_a_recording_dropped_beside_the_place_for_it_is_not_opened(
+    open_page: Open, scripted: Service
+) -> None:
+    page = (await open_page(scripted)).page
+    assert await page.evaluate(DROP_BESIDE, "Files") == "prevented"
+    assert await page.evaluate(DROP_BESIDE, "text/plain") == "left to the browser"
+
+
 async def test_why_a_voice_is_not_taken_or_deleted_is_told(
     open_page: Open, scripted: Service
 ) -> None:
@@ -670,6 +716,17 @@ async def test_the_keyboard_alone_is_enough(open_page: Open, preview: Service) -
     await expect(page.locator("#key")).to_be_focused()
     await keys.press("Escape")
     await expect(page.locator("#key-button")).to_be_focused()
+
+
+async def test_a_shortcut_that_is_held_down_speaks_once(open_page: Open, scripted: Service) -> None:
+    tab = await open_page(scripted)
+    await tab.page.fill("#text", "audio5")
+    await tab.page.keyboard.down("Control")
+    for _ in range(5):
+        await tab.page.keyboard.down("Enter")
+    await tab.page.keyboard.up("Enter")
+    await expect(tab.page.locator("#state")).to_have_text("Done.")
+    assert [url for url in tab.requested if "generate" in url] == [f"{scripted.url}/tts/generate"]
 
 
 async def tab_to(page: Page, selector: str) -> None:
