@@ -10,6 +10,7 @@ a time. All calls come from one thread, the engine's step loop. A GPU is given a
 time and read after the last of them.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -48,8 +49,11 @@ _STEPS_AT_ONCE = 4  # of a GPU
 _DRAWN_AT_ONCE = 16  # steps' noise, on a GPU: a multiple of these
 
 _PROMPT_BUCKET = 64
-_PROMPTS = range(512, 0, -_PROMPT_BUCKET)  # that have recordings
-_ANY_PROMPT = (50,)  # no size of a model: a compiler would take it for that one
+_PROMPTS = [(length, 0) for length in range(512, 0, -_PROMPT_BUCKET)]  # that have recordings
+_ANY_PROMPT = [(50, 0), (90, 50)]  # no size of a model: a compiler would take it for that one
+
+_REMEMBERED = 4
+"""Voices whose keys and values are kept, 8 MB each at full size in float32."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,7 @@ class T3Batch:
         self._drawn_at_once = _DRAWN_AT_ONCE if fixed else 1
         self._prompts = _PROMPTS if fixed else _ANY_PROMPT
         self._prompt_bucket = _PROMPT_BUCKET if fixed else 1
+        self._remembers = not fixed  # a recording takes as long for a prompt without its voice
         self._decoder = Decoder(t3, slots, max_positions, self._drawn_at_once, compiler)
         self._advance = recorder.by_shape(self._decoder)
         self._compute_prompt = recorder.by_shape(self._decoder.compute_prompt)
@@ -135,6 +140,7 @@ class T3Batch:
         self._jobs: dict[int, _Job] = {}
         self._moving: list[int] = []
         self._voices = KnownVoices(t3)
+        self._memories: OrderedDict[tuple[ChatterboxVoice, float], Tensor] = OrderedDict()
 
     @property
     def free(self) -> int:
@@ -144,9 +150,9 @@ class T3Batch:
     def warm_up(self) -> Iterator[None]:
         """Run all there is in all its shapes, so that no request waits; pauses after each."""
         self._decoder.move_only(())
-        for length in self._prompts:
+        for shape in self._prompts:
             with torch.inference_mode():
-                self._compute_prompt.rehearse(length)
+                self._compute_prompt.rehearse(*shape)
             yield
         for width, span in product(reversed(self._widths), reversed(self._spans)):
             with torch.inference_mode():
@@ -166,8 +172,9 @@ class T3Batch:
             raise TextTooLong("a text chunk is too long for the model", param="text")
         slot = min(self._idle)
         self._decoder.begin(slot, prompt, controls_row(request.params))
+        known = self._recall_voice(slot, request) if self._remembers else 0
         padding = -length % self._prompt_bucket
-        self._compute_prompt(min(length + padding, self._spans[-1]))
+        self._compute_prompt(min(length + padding, self._spans[-1]), known)
         generator = torch.Generator(prompt.device).manual_seed(request.seed)
         self._jobs[slot] = _Job(generator, length, min(request.max_tokens, MAX_TOKENS, room))
         self._idle.remove(slot)
@@ -190,6 +197,21 @@ class T3Batch:
         """Forget the job in `slot`, whether it has ended or not."""
         del self._jobs[slot]
         self._idle.add(slot)
+
+    def _recall_voice(self, slot: int, request: T3Request) -> int:
+        """Have what the prompt begins with, the voice, in the slot's cache; how long that is."""
+        exaggeration = request.params.voice_exaggeration_factor
+        length = self._voices.embed(request.voice, exaggeration).shape[1]
+        memory = self._memories.pop((request.voice, exaggeration), None)
+        if memory is None:
+            self._compute_prompt(length, 0)
+            memory = self._decoder.remember(slot, length)
+        else:
+            self._decoder.recall(slot, memory)
+        self._memories[request.voice, exaggeration] = memory  # the latest is the last
+        if len(self._memories) > _REMEMBERED:
+            self._memories.popitem(last=False)
+        return length
 
     def _compute(self, moving: dict[int, _Job]) -> list[list[int]]:
         """As many rows of tokens, by slot, as are computed at once."""

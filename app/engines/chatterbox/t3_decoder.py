@@ -1,8 +1,9 @@
 """T3's network with a memory: what is to be fed enters, the next tokens leave; called by `t3`.
 
     decoder = Decoder(t3, slots, max_positions)
-    decoder.begin(slot, prompt, controls); decoder.compute_prompt(length)
+    decoder.begin(slot, prompt, controls); decoder.compute_prompt(length, known=0)
     decoder(width, span)                                   a step of the first `width` slots
+    decoder.remember(slot, known); decoder.recall(slot, …)      prompts may begin alike
 
 The layers are upstream's, cut in two at the attention, which reads what the cache has of a row.
 """
@@ -20,6 +21,8 @@ from torch import Tensor, nn
 from app.engines.chatterbox.compilation import NO_COMPILER, Compiler
 from app.engines.chatterbox.linear import is_bfloat16, together
 from app.engines.chatterbox.sampling import Controls, sample
+
+CACHES = ("keys", "values")
 
 
 class Decoder(nn.Module):
@@ -89,14 +92,31 @@ class Decoder(nn.Module):
         self.seen[slot] = False
         self.controls[slot] = controls
 
-    def compute_prompt(self, length: int) -> Tensor:
-        """Fill the cache from the prompt's first `length` positions.
+    def compute_prompt(self, length: int, known: int) -> Tensor:
+        """Fill the cache from the prompt's first `length` positions, but for the `known` first.
 
         What lies beyond its end is computed for nothing, and written over before it is read.
         """
-        positions = torch.arange(length, device=self.prompt.device).expand(2, -1)
-        prompt = self.prompt[:, :length].clone()  # a view of a buffer would need a graph of its own
-        return self.transform(prompt, self.prompt_rows, positions, span=None)
+        positions = torch.arange(known, length, device=self.prompt.device).expand(2, -1)
+        prompt = self.prompt[:, known:length].clone()  # a view of a buffer needs a graph of its own
+        first = int(self.prompt_rows[0]) if known else 0
+        seen = Seen(slice(first, first + 2), slice(length)) if known else None
+        return self.transform(prompt, self.prompt_rows, positions, seen)
+
+    def remember(self, slot: int, length: int) -> Tensor:
+        """Keys and values of what both rows of a slot have in their first `length` positions:
+        [layers, 2, kv_heads, length, head_dim].
+        """
+        caches = [layer.get_buffer(name) for layer in self.layers for name in CACHES]
+        rows = torch.stack([cache[2 * slot, :, :length] for cache in caches])
+        return rows.view(len(self.layers), len(CACHES), *rows.shape[1:])
+
+    def recall(self, slot: int, memory: Tensor) -> None:
+        """Have both rows of a slot begin with what `remember` gave."""
+        rows, length = slice(2 * slot, 2 * slot + 2), memory.shape[3]
+        for layer, remembered in zip(self.layers, memory, strict=True):
+            for name, row in zip(CACHES, remembered, strict=True):
+                layer.get_buffer(name)[rows, :, :length] = row
 
     def move_only(self, slots: Collection[int]) -> None:
         """Have all others stand still from now on."""
@@ -126,25 +146,26 @@ class Decoder(nn.Module):
         positions = self.length[:width, None] + spoken
         positions = positions.clamp(max=len(self.cosine) - 1)  # of who has filled his cache
         rows = torch.arange(2 * width, device=spoken.device)
-        hidden = self.transform(both_rows(embedded), rows, both_rows(positions), span)
+        seen = Seen(slice(2 * width), slice(span))
+        hidden = self.transform(both_rows(embedded), rows, both_rows(positions), seen)
         logits: Tensor = self.t3.speech_head(hidden)
         return logits.float().view(width, 2, -1)
 
-    def transform(self, x: Tensor, rows: Tensor, positions: Tensor, span: int | None) -> Tensor:
+    def transform(self, x: Tensor, rows: Tensor, positions: Tensor, seen: "Seen | None") -> Tensor:
         """Llama on `x`, float32 [rows, n, dim], at `positions`, int64 [rows, n].
 
-        With a `span`, above all positions, `x` sees what the cache holds below it; its `rows` are
-        the first there are. Without one it is all that there is to see.
+        `x` sees itself and what the cache holds in `seen`, up to each of its positions; without
+        that, itself only, which then begins at position 0.
         """
-        seen = torch.arange(x.shape[1] if span is None else span, device=x.device)
+        others = torch.arange(seen.positions.stop if seen else x.shape[1], device=x.device)
         hidden = torch.full((), -torch.inf, dtype=self.cache_dtype, device=x.device)
         place = Place(
             rows=rows[:, None],
             positions=positions,
-            span=span,
+            seen=seen,
             cosine=self.cosine[positions][:, :, None],
             sine=self.sine[positions][:, :, None],
-            bias=torch.where(seen <= positions[:, None, :, None], 0, hidden),
+            bias=torch.where(others <= positions[:, None, :, None], 0, hidden),
         )
         for layer in self.layers:
             x = layer(x, place)
@@ -152,15 +173,22 @@ class Decoder(nn.Module):
         return normalised
 
 
+class Seen(NamedTuple):
+    """A part of the cache: rows and, from 0 on, positions."""
+
+    rows: slice
+    positions: slice
+
+
 class Place(NamedTuple):
     """Where in the cache a pass reads and writes."""
 
     rows: Tensor  # that are written, int64 [rows, 1]
     positions: Tensor  # in them, int64 [rows, n]
-    span: int | None  # positions that are read, None: only those that are written
+    seen: Seen | None  # is read; None: only what is written
     cosine: Tensor  # of the rotary embedding, [rows, n, 1, head_dim]
     sine: Tensor
-    bias: Tensor  # [rows, 1, n, span]: 0 for what lies at or before each position, else -inf
+    bias: Tensor  # [rows, 1, n, seen]: 0 for what lies at or before each position, else -inf
 
 
 class CachedLayer(nn.Module):
@@ -186,7 +214,7 @@ class CachedLayer(nn.Module):
         self._after = compiler.compile(AfterAttention(layer))
         attention, device = layer.self_attn, layer.input_layernorm.weight.device
         shape = (rows, kv_heads(attention), max_positions, attention.head_dim)
-        for name in ("keys", "values"):
+        for name in CACHES:
             cache = untouched_zeros(shape, dtype, device)
             self.register_buffer(name, cache, persistent=False)
 
@@ -194,11 +222,11 @@ class CachedLayer(nn.Module):
         query, key, value = self._before(
             x, place.cosine, place.sine, self.keys, self.values, place.rows, place.positions
         )
-        if place.span is None:
+        if place.seen is None:
             keys, values = key.transpose(1, 2), value.transpose(1, 2)
         else:
-            keys = self.keys[: len(x), :, : place.span]
-            values = self.values[: len(x), :, : place.span]
+            keys = self.keys[place.seen.rows, :, place.seen.positions]
+            values = self.values[place.seen.rows, :, place.seen.positions]
         heard = F.scaled_dot_product_attention(
             query.transpose(1, 2),
             keys,

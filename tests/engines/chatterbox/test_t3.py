@@ -3,6 +3,7 @@ import os
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 
 import msgspec
@@ -242,6 +243,54 @@ def test_the_start_token_counts_as_said(model, request_for, monkeypatch):
     assert speak(T3Batch(model, slots=1), request) == upstreams_tokens(model, request)
     monkeypatch.setattr(sampling, "penalise", partial(without_start, penalise))
     assert speak(T3Batch(model, slots=1), request) != upstreams_tokens(model, request)
+
+
+# --- Voices that were spoken in before ------------------------------------------------------------
+
+
+def in_voices_of_two(request_for):
+    """Two voices and two exaggerations, in turns."""
+    first = request_for()
+    other = replace(first.voice, speaker_embedding=-first.voice.speaker_embedding)
+    second = request_for(voice_exaggeration_factor=1.0)
+    return [first, replace(first, voice=other), second, replace(second, voice=other)]
+
+
+@torch.inference_mode()
+def test_a_voice_that_is_remembered_changes_not_a_bit(model, request_for):
+    requests = in_voices_of_two(request_for)
+    fresh = []
+    for request in requests:
+        batch = T3Batch(model, slots=4)
+        batch.admit(request)
+        fresh.append(batch._decoder.logits(width=2, span=256)[0])
+    assert len({tuple(logits.flatten().tolist()) for logits in fresh}) == len(requests)
+    batch = T3Batch(model, slots=4)
+    for request in requests:
+        batch.release(batch.admit(request))
+    for request in reversed(requests):  # each in another slot than the first time
+        batch.admit(request)
+    again = batch._decoder.logits(width=4, span=256)
+    for logits, expected in zip(again, reversed(fresh), strict=True):
+        assert torch.equal(logits, expected)
+
+
+def test_only_a_few_voices_are_remembered(model, request_for, monkeypatch):
+    batch, prompts = T3Batch(model, slots=1), []
+    compute = Decoder.compute_prompt
+
+    def compute_prompt(decoder, length, known):
+        prompts.append(known)
+        return compute(decoder, length, known)
+
+    batch._compute_prompt = partial(compute_prompt, batch._decoder)
+    spoken = [request_for(voice_exaggeration_factor=number / 10) for number in range(1, 7)]
+    for request in [*spoken, spoken[-1], spoken[-4], spoken[0], spoken[-4], spoken[-3]]:
+        batch.release(batch.admit(request))
+    anew = prompts.count(0)
+    assert anew == len(spoken) + 2  # of the first and the third last, there was nothing left
+    assert len(prompts) == 11 + anew
+    assert len(batch._memories) == t3._REMEMBERED
 
 
 # --- Jobs side by side ----------------------------------------------------------------------------
