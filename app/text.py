@@ -29,7 +29,7 @@ def clean(text: str) -> str:
     visible = _JOINERS.sub(r"\1", _INVISIBLE.sub("", text))
     plain = normalize("NFC", visible).translate(_PLAIN_PUNCTUATION).replace("...", ", ")
     cleaned: str = _SPACED_DASH.sub(",", _collapse_spaces(plain)).replace(" ,", ",")
-    if not speakable(cleaned):
+    if not SPOKEN.search(cleaned):
         raise EmptyText("There is nothing in this text that can be spoken.", param="text")
     return cleaned
 
@@ -49,12 +49,7 @@ def split(text: str, max_chars: int) -> list[str]:
         chunks.append(text[start:end])
         start = _SPACES.match(text, end).end()
     chunks.append(text[start:])
-    return [" ".join(chunk.split()) for chunk in chunks if speakable(chunk)]
-
-
-def speakable(text: str) -> str:
-    """What a voice reads of `text`: letters with their marks, digits, signs that have a name."""
-    return "".join(_SPOKEN.findall(text))
+    return [" ".join(chunk.split()) for chunk in chunks if SPOKEN.search(chunk)]
 
 
 # --- Where a chunk ends -----------------------------------------------------------------------
@@ -124,7 +119,8 @@ _JOINERS = _pattern(
 
 _VOICED = r"[[\p{L}\p{N}\p{Sc}%‰&@#§°℃℉№]||[\p{Sm}--\p{Extended_Pictographic}--[|~]]]"
 # No script stacks more than seven marks; a letter that is haunted by more must still fit a chunk.
-_SPOKEN = _pattern(rf"{_VOICED}[\p{{M}}\u200C\u200D]{{0,7}}")
+SPOKEN = _pattern(rf"{_VOICED}[\p{{M}}\u200C\u200D]{{0,7}}")
+"""What a voice reads: a letter with its marks, a digit, a sign that has a name."""
 
 # sentencex finds the full stops of every script, but goes by language for abbreviations.
 _SCRIPT = _pattern(r"(?P<ru>\p{Cyrillic}{2})|(?P<el>\p{Greek}{2})")
@@ -144,7 +140,7 @@ _PART_END = _pattern(
 )
 # Some Thai and Lao vowels lead their letter and some follow, as letters in their own right.
 _GRAPHEME_END = _pattern(r"[\u0E40-\u0E44\u0EC0-\u0EC4]?\X\p{M}*[\u0E30\u0E32\u0EB0\u0EB2]?")
-_LETTER_END = _pattern(rf"{_SPOKEN.pattern}|.")
+_LETTER_END = _pattern(rf"{SPOKEN.pattern}|.")
 
 # Each with the fewest characters it may leave on either side: an address is rather kept whole.
 _BOUNDARIES: tuple[tuple[Callable[[str], list[int]], int], ...] = (

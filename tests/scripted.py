@@ -18,7 +18,6 @@ import signal
 import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -89,13 +88,10 @@ class ScriptedEngine:
                     time.sleep(3600)  # noqa: ASYNC251 - the event loop is to be held up
             if self._broken:
                 raise DeviceFailed("scripted: device-side assert")
-            yield SpeechSlice(_tokens(word), index, last=index == len(words) - 1)
+            yield SpeechSlice(_tokens(word), last=index == len(words) - 1)
 
     def new_decoder(self, voice: int, params: SynthesisParams) -> "ScriptedDecoder":
         return ScriptedDecoder(voice, params.seed)
-
-    def to_host(self, audio: Any) -> Samples:
-        return audio
 
     def new_watermark(self) -> None:
         pass
@@ -135,6 +131,13 @@ class ScriptedDecoder:
 
     async def decode(self, piece: SpeechSlice) -> Samples:
         return _pcm(piece.tokens, self._seed, self._voice).astype(np.float32) / 32767
+
+
+class NumberlessDecoder(ScriptedDecoder):
+    """Makes of every token samples that are no numbers."""
+
+    async def decode(self, piece: SpeechSlice) -> Samples:
+        return await super().decode(piece) * np.float32("nan")
 
 
 def _first_time(step: re.Match[str]) -> bool:

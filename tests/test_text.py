@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app.errors import EmptyText
-from app.text import clean, speakable, split
+from app.text import SPOKEN, clean, split
 
 # Of all of Unicode, little would ever meet a boundary; so much of what is drawn is trouble.
 TROUBLE = [
@@ -97,6 +97,10 @@ def test_cleaning_loses_no_letter_and_no_digit(text: str) -> None:
 
 
 # --- Speakable --------------------------------------------------------------------------------
+
+
+def speakable(text: str) -> str:
+    return "".join(SPOKEN.findall(text))
 
 
 @pytest.mark.parametrize(

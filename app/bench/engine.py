@@ -12,7 +12,6 @@ import asyncio
 import zlib
 from collections.abc import AsyncGenerator
 from hashlib import blake2b
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,17 +80,13 @@ class SignalEngine:
         step = params.audio_tokens_per_slice * SAMPLES_PER_TOKEN
         starts = range(0, len(audio), step)
         pause_s = chunk.text.count("slow") * SLOW_S / len(starts)
-        for index, start in enumerate(starts):
+        for start in starts:
             self.steps += 1
             await asyncio.sleep(pause_s)
-            yield SpeechSlice(audio[start : start + step], index, last=start == starts[-1])
+            yield SpeechSlice(audio[start : start + step], last=start == starts[-1])
 
     def new_decoder(self, voice: int, params: SynthesisParams) -> "SignalDecoder":
         return SignalDecoder()
-
-    def to_host(self, audio: Any) -> Samples:
-        host: Samples = audio
-        return host
 
     def new_watermark(self) -> None:
         """It must be heard as it is."""

@@ -40,7 +40,6 @@ class SpeechSlice:
     """
 
     tokens: Any
-    index: int
     last: bool
 
 
@@ -65,8 +64,8 @@ class EngineConfig:
 class Decoder(Protocol):
     """Turns the slices of one job into audio, in order; carries that stream's state."""
 
-    async def decode(self, piece: SpeechSlice) -> Any:
-        """The audio that this slice adds, float [n] at the engine's rate, on its device."""
+    async def decode(self, piece: SpeechSlice) -> Samples:
+        """The audio that this slice adds, at the engine's rate."""
         ...
 
 
@@ -117,10 +116,6 @@ class Engine(Protocol):
 
     def new_decoder(self, voice: Voice, params: SynthesisParams) -> Decoder:
         """Stage 2, for one job."""
-        ...
-
-    def to_host(self, audio: Any) -> Samples:
-        """Stage 3's first step: what `decode` gave, in main memory. Blocks; called in a thread."""
         ...
 
     def new_watermark(self) -> Watermark | None:

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import count, pairwise
+from itertools import pairwise
 from math import ceil
 from typing import TypeVar
 
@@ -111,22 +111,17 @@ class PreviewEngine:
 
         Text without anything to say gives that empty slice alone.
         """
-        index = count()
         sentences = await self._run(self._encoding, partial(self._phoneme_ids, chunk.text))
         for number, phoneme_ids in enumerate(sentences):
             noise = np.random.default_rng((params.seed, chunk.index, number))
             encode = partial(self._encode, phoneme_ids, noise, params)
             for window in self._windows(await self._run(self._encoding, encode), params):
-                yield SpeechSlice(window, next(index), last=False)
-        yield SpeechSlice(NOTHING, next(index), last=True)
+                yield SpeechSlice(window, last=False)
+        yield SpeechSlice(NOTHING, last=True)
 
     def new_decoder(self, voice: Voice, params: SynthesisParams) -> Decoder:
         run = partial(self._run, self._decoding)
         return PreviewDecoder(self._graph, self._config.sample_rate, run)
-
-    def to_host(self, audio: Samples) -> Samples:
-        """The audio itself: it never left main memory."""
-        return audio
 
     def new_watermark(self) -> None:
         """None: this voice is nobody's."""

@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
 
 from app.audio.pcm import ChunkJoiner, to_int16
 from app.engines.base import Engine, Samples, SpeechSlice, TextChunk, Voice
@@ -39,9 +38,9 @@ class QueueSizes:
 
 @dataclass(frozen=True)
 class AudioPiece:
-    """What S3Gen made of one slice, float [n] on the engine's device; `last` ends a text chunk."""
+    """What S3Gen made of one slice; `last` ends a text chunk."""
 
-    audio: Any
+    audio: Samples
     last: bool
 
 
@@ -131,7 +130,7 @@ class Pipeline:
         def joined(piece: AudioPiece | None) -> Samples:
             if piece is None:
                 return joiner.finish()
-            return joiner.push(self._engine.to_host(piece.audio), piece.last)
+            return joiner.push(piece.audio, piece.last)
 
         def convert(piece: AudioPiece | None) -> bytes:
             audio = joined(piece)

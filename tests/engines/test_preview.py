@@ -36,7 +36,7 @@ async def slices(engine, text=TEXT, index=0, **changes):
 
 async def decoded(engine, pieces):
     decoder = engine.new_decoder(engine.default_voice, DEFAULTS)
-    return [engine.to_host(await decoder.decode(piece)) for piece in pieces]
+    return [await decoder.decode(piece) for piece in pieces]
 
 
 async def speak(engine, text=TEXT, index=0, **changes):
@@ -134,7 +134,6 @@ async def test_zero_overlap_joins_slices_that_were_decoded_alone(engine):
 @pytest.mark.parametrize("tokens", [5, 35, 500])
 async def test_slices_are_as_long_as_asked_and_only_the_last_is_marked(engine, tokens):
     pieces = await slices(engine, audio_tokens_per_slice=tokens)
-    assert [piece.index for piece in pieces] == list(range(len(pieces)))
     assert [piece.last for piece in pieces] == [False] * (len(pieces) - 1) + [True]
     frames = [piece.tokens.frames for piece in pieces]
     assert max(frames) <= tokens / 25 * 22_050 / 256 + 1

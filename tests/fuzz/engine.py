@@ -16,4 +16,4 @@ class ReadingEngine(ScriptedEngine):
         words = chunk.text.split()
         for index in range(len(words)):
             self.steps += 1
-            yield SpeechSlice(1, index, last=index == len(words) - 1)
+            yield SpeechSlice(1, last=index == len(words) - 1)

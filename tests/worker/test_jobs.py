@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import pytest
 
 from app.engines.base import EngineConfig
@@ -25,7 +24,7 @@ from app.messages import (
 from app.worker.jobs import Jobs
 from app.worker.pipeline import Pipeline, QueueSizes
 from app.worker.voices import PreparedVoices
-from tests.scripted import SAMPLES_PER_TOKEN, ScriptedEngine, expected_pcm
+from tests.scripted import SAMPLES_PER_TOKEN, NumberlessDecoder, ScriptedEngine, expected_pcm
 from tests.test_messages import PARAMS
 from tests.waiting import PATIENCE_S, until
 
@@ -132,7 +131,7 @@ async def test_an_engines_error_is_told_without_its_details(jobs: Jobs, outbox: 
 async def test_an_error_of_ours_says_what_it_is(
     jobs: Jobs, outbox: Outbox, engine: ScriptedEngine
 ) -> None:
-    engine.to_host = lambda audio: audio * np.nan  # type: ignore[method-assign]
+    engine.new_decoder = lambda voice, params: NumberlessDecoder(voice, params.seed)  # type: ignore[method-assign]
     jobs.start(request("j", "one"))
     await finished(jobs)
     [end] = outbox.ends("j")

@@ -5,14 +5,19 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import msgspec
-import numpy as np
 import pytest
 
 from app.engines.base import EngineConfig, Samples, SpeechSlice, TextChunk
 from app.errors import EngineFailed
 from app.messages import SynthesisParams
 from app.worker.pipeline import Pipeline, QueueSizes
-from tests.scripted import SAMPLES_PER_TOKEN, ScriptedDecoder, ScriptedEngine, expected_pcm
+from tests.scripted import (
+    SAMPLES_PER_TOKEN,
+    NumberlessDecoder,
+    ScriptedDecoder,
+    ScriptedEngine,
+    expected_pcm,
+)
 from tests.test_messages import PARAMS
 from tests.waiting import PATIENCE_S, until
 
@@ -148,7 +153,7 @@ async def test_a_text_without_any_audio_comes_to_its_end(scripted: ScriptedEngin
 
 
 async def test_samples_that_are_no_numbers_fail_the_job(scripted: ScriptedEngine) -> None:
-    scripted.to_host = lambda audio: audio * np.nan  # type: ignore[method-assign]
+    scripted.new_decoder = lambda voice, params: NumberlessDecoder(voice, params.seed)  # type: ignore[method-assign]
     with pytest.raises(EngineFailed):
         await spoken(scripted, "audio1")
 

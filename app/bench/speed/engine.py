@@ -125,9 +125,9 @@ def render(tokens: Tokens, seed: int) -> Samples:
     """What S3Gen makes of these tokens in one slice, float32 [960·n], unmarked."""
 
     async def decode() -> Samples:
-        piece = SpeechSlice(tokens.tolist(), 0, last=True)
+        piece = SpeechSlice(tokens.tolist(), last=True)
         decoder = _engine.new_decoder(_engine.default_voice, SynthesisParams(seed=seed))
-        return _engine.to_host(await decoder.decode(piece))
+        return await decoder.decode(piece)
 
     return _runner.run(decode())
 
@@ -186,7 +186,7 @@ async def _dissect(chunks: list[str], seed: int) -> Dissected:
                     audio = await decoder.decode(piece)
                 job.slices_s.append(perf_counter() - sliced)
                 with clock.runs("PCM, watermark"):
-                    joined = joiner.push(_engine.to_host(audio), piece.last)
+                    joined = joiner.push(audio, piece.last)
                     job.pcm += marked(joined, last=False)
             job.chunks_s.append(perf_counter() - began)
             job.memory_gb.append(present_gb(_device))

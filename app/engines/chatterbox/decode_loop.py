@@ -24,7 +24,7 @@ from app.engines.threads import ended
 T = TypeVar("T")
 P = ParamSpec("P")
 
-FIRST = float("-inf")
+NOTHING_HEARD = float("-inf")
 """When the first slice of a job is due: whoever waits for it hears nothing yet."""
 
 

@@ -13,17 +13,17 @@ import sys
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, aclosing, nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from time import monotonic
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from app.engines.base import EngineConfig, Samples, SpeechSlice, TextChunk, Watermark
 from app.engines.chatterbox.compilation import NO_COMPILER, Compiler, TorchCompiler
-from app.engines.chatterbox.decode_loop import FIRST, DecodeLoop, Slice
+from app.engines.chatterbox.decode_loop import NOTHING_HEARD, DecodeLoop, Slice
 from app.engines.chatterbox.device_faults import device_faults
 from app.engines.chatterbox.linear import knows_onednn
 from app.engines.chatterbox.loading import load
@@ -51,8 +51,24 @@ SLICES_AHEAD = 2
 
 VOICE_CACHE = ".voices"
 
-FIRST_ON_THE_GPU = -1
-"""Priority of T3's short steps: S3Gen's long ones fill what they leave."""
+T3_PRIORITY, S3GEN_PRIORITY = -1, 0
+"""On a GPU, where less is sooner: S3Gen's long steps fill what T3's short ones leave."""
+
+
+@dataclass(frozen=True)
+class _Means:
+    """What makes the hot path fast; a recorder is made for a priority on the GPU."""
+
+    compiler: Compiler
+    new_recorder: Callable[[int], Recorder]
+
+
+@dataclass(frozen=True)
+class _Setback:
+    """How the hot path has failed, in words, and what it is to be run with instead."""
+
+    told: str
+    instead: _Means
 
 
 class ChatterboxEngine:
@@ -65,6 +81,7 @@ class ChatterboxEngine:
     def __init__(self, config: EngineConfig) -> None:
         self.notice: str | None = None
         self.runaways = 0
+        self._on_gpu = config.device == "cuda"
         self._slots = config.slots
         self._mark = load_watermarker() if config.watermark else None
         folder = Path(config.model_path)
@@ -76,44 +93,53 @@ class ChatterboxEngine:
             self._tuning.s3gen_dtype,
             packed=not config.torch_compile and knows_onednn(config.device),
         )
-        if self._models.device.type == "cuda":
+        if self._on_gpu:
             _share_the_cpu()
         if self._models.default_voice is None:
             raise StartupError(f"{folder / 'conds.pt'} is missing: it holds the default voice")
         self.default_voice = self._cut(self._models.default_voice)
         self._voices = VoiceCache(folder / VOICE_CACHE, self._models)
         self._voice_thread = ThreadPoolExecutor(1, "voices")
-        self._assemble(TorchCompiler() if config.torch_compile else NO_COMPILER, self._recorder)
+        compiler = TorchCompiler() if config.torch_compile else NO_COMPILER
+        self._assembled = False
+        self._assemble(_Means(compiler, self._recorder))
 
-    def _recorder(self, priority: int = 0) -> Recorder:
-        on_gpu = self._models.device.type == "cuda"
-        return CudaRecorder(priority) if on_gpu else NO_RECORDER
+    def _recorder(self, priority: int) -> Recorder:
+        return CudaRecorder(priority) if self._on_gpu else NO_RECORDER
 
-    def _assemble(self, compiler: Compiler, new_recorder: Callable[[int], Recorder]) -> None:
+    def _assemble(self, means: _Means) -> None:
         """The hot path: both stages, then the threads that they stay on."""
-        self.compiled = compiler is not NO_COMPILER
-        self._compiler, self._new_recorder = compiler, new_recorder
-        t3, s3gen = new_recorder(FIRST_ON_THE_GPU), new_recorder(0)
-        batch = T3Batch(self._models.t3, self._slots, compiler=compiler, recorder=t3)
+        self._means, compiler = means, means.compiler
+        t3_recorder = means.new_recorder(T3_PRIORITY)
+        s3gen_recorder = means.new_recorder(S3GEN_PRIORITY)
+        batch = T3Batch(self._models.t3, self._slots, compiler=compiler, recorder=t3_recorder)
         context = self._tuning.s3gen_context_tokens
-        model = S3Gen.of(self._models.s3gen, compiler, s3gen, context)
-        self._new_stream = partial(StreamDecoder, model)
-        if self._models.device.type == "cuda":
+        s3gen = S3Gen.of(self._models.s3gen, compiler, s3gen_recorder, context)
+        self._new_stream = partial(StreamDecoder, s3gen)
+        if self._on_gpu:
             torch.cuda.synchronize()  # the threads' streams must find everything whole
-        self._t3 = StepLoop(batch, _each(compiler.adopt_thread, t3.adopt_thread))
-        adopt = _each(compiler.adopt_thread, s3gen.adopt_thread)
-        on_cpu = self._models.device.type == "cpu"
-        self._s3gen = DecodeLoop(model, adopt, trim_heap if on_cpu else _nothing)
+        self._t3_loop = StepLoop(batch, _each(compiler.adopt_thread, t3_recorder.adopt_thread))
+        self._s3gen_loop = DecodeLoop(
+            s3gen,
+            adopt=_each(compiler.adopt_thread, s3gen_recorder.adopt_thread),
+            tidy_up=_nothing if self._on_gpu else trim_heap,
+        )
+        self._assembled = True
 
     async def _dismantle(self) -> None:
-        await asyncio.to_thread(self._t3.close)
-        await asyncio.to_thread(self._s3gen.close)
-        del self._t3, self._s3gen, self._new_stream
+        self._assembled = False
+        await asyncio.to_thread(self._t3_loop.close)
+        await asyncio.to_thread(self._s3gen_loop.close)
+        del self._t3_loop, self._s3gen_loop, self._new_stream
+
+    @property
+    def compiled(self) -> bool:
+        return self._means.compiler is not NO_COMPILER
 
     @property
     def steps(self) -> int:
         """T3's steps and the flow's."""
-        return self._t3.steps + self._s3gen.steps
+        return self._t3_loop.steps + self._s3gen_loop.steps
 
     async def prepare_voice(self, samples: Samples, rate: int) -> ChatterboxVoice:
         """Running streams go on meanwhile, on the other threads."""
@@ -122,7 +148,7 @@ class ChatterboxEngine:
             self._forget_what_is_done()  # this takes more memory than anything else
             voice = self._voices.voice(samples, rate)
             self._forget_what_is_done()
-            if self._models.device.type == "cuda":
+            if self._on_gpu:
                 torch.cuda.current_stream().synchronize()  # others use it on theirs
             return voice
 
@@ -137,7 +163,8 @@ class ChatterboxEngine:
     ) -> AsyncGenerator[SpeechSlice, None]:
         """Slices of n integers each, as many as `slice_lengths` says but at the end.
 
-        A chunk that takes implausibly many tokens is cut, which the log says.
+        A chunk that takes implausibly many tokens is cut, which the log says. Raises `EmptyText`,
+        `TextTooLong`, `OutOfMemory`, `DeviceFailed`.
         """
         mixed = np.random.SeedSequence((params.seed, chunk.index)).generate_state(1)
         request = T3Request(
@@ -150,9 +177,9 @@ class ChatterboxEngine:
         ahead = SLICES_AHEAD * params.audio_tokens_per_slice
         lengths = slice_lengths(params.audio_tokens_per_slice, self._tuning, chunk.index)
         tokens: list[int] = []
-        index, length = 0, next(lengths)
+        length = next(lengths)
         with device_faults():
-            async with aclosing(self._t3.speak(request, ahead)) as steps:
+            async with aclosing(self._t3_loop.speak(request, ahead)) as steps:
                 async for step in steps:
                     if step.token is not None:
                         tokens.append(step.token)
@@ -160,14 +187,18 @@ class ChatterboxEngine:
                         self.runaways += 1
                         log.warning("a text chunk of %d characters was cut", len(chunk.text))
                     if step.ending or len(tokens) == length:
-                        yield SpeechSlice(tokens, index, last=bool(step.ending))
-                        tokens, index, length = [], index + 1, next(lengths)
+                        yield SpeechSlice(tokens, last=bool(step.ending))
+                        tokens, length = [], next(lengths)
 
     def new_decoder(self, voice: ChatterboxVoice, params: SynthesisParams) -> "_Decoder":
-        return _Decoder(self, self._new_stream(voice.s3gen, params))
+        return _Decoder(self._new_stream(voice.s3gen, params), self._s3gen_loop, self._alone)
 
-    def to_host(self, audio: Tensor) -> Samples:
-        return audio.numpy()
+    def _alone(self) -> AbstractContextManager[None]:
+        """For whoever has heard nothing yet, on a CPU, which both stages share: T3 stands aside.
+
+        That takes nothing from the others: S3Gen has enough to do for all cores.
+        """
+        return nullcontext() if self._on_gpu else self._t3_loop.paused()
 
     def new_watermark(self) -> Watermark | None:
         return StreamingWatermark(self._mark) if self._mark else None
@@ -177,66 +208,53 @@ class ChatterboxEngine:
         `notice` says why.
         """
         notices: list[str] = []
-        while failure := await self._failure():
-            how, compiler, new_recorder = failure
-            notices.append(how)
+        while setback := await self._setback():
+            notices.append(setback.told)
             self.notice = "; ".join(notices)
-            log.warning(how)
+            log.warning(setback.told)
             await self._dismantle()
             gc.collect()  # the traceback was the last to hold what is in the way on a full GPU
-            self._assemble(compiler, new_recorder)
+            self._assemble(setback.instead)
         await asyncio.to_thread(self._forget_what_is_done)
 
-    async def _failure(self) -> tuple[str, Compiler, Callable[[int], Recorder]] | None:
-        """Run it all: if that fails, how, and what to do without. Raises where nothing is left."""
+    async def _setback(self) -> _Setback | None:
+        """Run the hot path. Raises where nothing is left that it could do without."""
         try:
             await self._run_hot_path()
         except RecordingFailed as failed:
             log.debug("while recording", exc_info=True)
             told = f"not recorded, speech takes longer: {_root(failed.args[0])}"
-            return told, self._compiler, lambda priority: NO_RECORDER
+            return _Setback(told, replace(self._means, new_recorder=lambda priority: NO_RECORDER))
         except Exception as error:  # a compiler's errors have no common type
             if not self.compiled:
                 raise
             log.debug("while compiling", exc_info=True)
             told = f"not compiled, speech takes longer: {_root(error)}"
-            return told, NO_COMPILER, self._new_recorder
+            return _Setback(told, replace(self._means, compiler=NO_COMPILER))
         return None
 
     async def _run_hot_path(self) -> None:
         """One stage after the other: see `compilation`."""
-        await self._t3.warm()
-        await self._s3gen.warm_up(self.default_voice.s3gen)
+        await self._t3_loop.warm()
+        await self._s3gen_loop.warm_up(self.default_voice.s3gen)
 
     def _forget_what_is_done(self) -> None:
         """On a CPU: most of the weights were read to be changed, most of the heap was for once."""
         self._models.let_files_go()
-        if self._models.device.type == "cpu":
+        if not self._on_gpu:
             trim_heap()
 
     async def free_memory(self) -> None:
         """What torch keeps of the device for its next allocations."""
         gc.collect()
-        if self._models.device.type == "cuda":
+        if self._on_gpu:
             with device_faults():
                 torch.cuda.empty_cache()
 
     async def close(self) -> None:
-        await self._dismantle()
+        if self._assembled:  # or it could not be, and that is what is being told
+            await self._dismantle()
         await asyncio.to_thread(self._voice_thread.shutdown, cancel_futures=True)
-
-    async def decode(self, piece: Slice) -> Tensor:
-        """The audio that it adds to its stream, in main memory."""
-        with device_faults(), self._undisturbed(piece):
-            return await self._s3gen.decode(piece)
-
-    def _undisturbed(self, piece: Slice) -> AbstractContextManager[None]:
-        """On a CPU, which both stages share, T3 stands aside while somebody has heard nothing yet.
-
-        That takes nothing from the others: S3Gen has enough to do for all cores.
-        """
-        on_cpu = self._models.device.type == "cpu"
-        return self._t3.paused() if piece.due == FIRST and on_cpu else nullcontext()
 
 
 def _nothing() -> None:
@@ -267,14 +285,22 @@ def _root(error: BaseException) -> str:
 class _Decoder:
     """S3Gen's state of one job, and until when its audio lasts if it is heard at once."""
 
-    def __init__(self, engine: ChatterboxEngine, stream: StreamDecoder) -> None:
-        self._engine = engine
+    def __init__(
+        self,
+        stream: StreamDecoder,
+        loop: DecodeLoop,
+        alone: Callable[[], AbstractContextManager[None]],
+    ) -> None:
         self._stream = stream
-        self._lasts_until = FIRST
+        self._loop = loop
+        self._alone = alone
+        self._lasts_until = NOTHING_HEARD
 
-    async def decode(self, piece: SpeechSlice) -> Tensor:
+    async def decode(self, piece: SpeechSlice) -> Samples:
+        """Raises `OutOfMemory`, `DeviceFailed`."""
         due = self._lasts_until
-        audio = await self._engine.decode(Slice(self._stream, piece.tokens, piece.last, due))
+        with device_faults(), self._alone() if due == NOTHING_HEARD else nullcontext():
+            audio = await self._loop.decode(Slice(self._stream, piece.tokens, piece.last, due))
         if len(audio):
             self._lasts_until = max(due, monotonic()) + len(audio) / SAMPLE_RATE
-        return audio
+        return audio.numpy()

@@ -37,7 +37,7 @@ class Noise:
         size = _BLOCK[use]
         blocks = [
             torch.randn(size, width, generator=self._generator(use, block), device=self.device)
-            for block in range(start // size, stop // size + 1)
+            for block in range(start // size, -(-stop // size))
         ]
         offset = start % size
         return torch.cat(blocks)[offset : offset + stop - start]
@@ -60,7 +60,7 @@ class FrameNoise:
         self._noise = noise
         self._use = use
         self._width = width
-        self._drawn = noise.frames(use, 0, 0, width)
+        self._drawn = torch.empty(0, width, device=noise.device)
 
     def until(self, stop: int) -> Tensor:
         """As `Noise.frames` from the first frame on, float32 [stop, width]."""

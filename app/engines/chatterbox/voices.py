@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import librosa
+import numpy as np
 import safetensors.torch
 import torch
 from chatterbox.models.s3gen import S3GEN_SR
@@ -40,12 +41,11 @@ S3GEN_PROMPT_S = 10
 class S3GenReference:
     """What S3Gen continues: up to ten seconds of the voice, P tokens of two mel frames each.
 
-    `prompt_token`: int64 [1, P]. `prompt_token_len`: int64 [1], holds P. `prompt_feat`: log mel,
-    float32 [1, 2P, 80]. `embedding`: the speaker's x-vector, float32 [1, 192].
+    `prompt_token`: int64 [1, P]. `prompt_feat`: log mel, float32 [1, 2P, 80]. `embedding`: the
+    speaker's x-vector, float32 [1, 192].
     """
 
     prompt_token: Tensor
-    prompt_token_len: Tensor
     prompt_feat: Tensor
     embedding: Tensor
 
@@ -72,7 +72,6 @@ class ChatterboxVoice:
         reference = replace(
             whole,
             prompt_token=tokens,
-            prompt_token_len=whole.prompt_token_len.clamp(max=tokens.shape[1]),
             prompt_feat=whole.prompt_feat[:, : 2 * tokens.shape[1]],
         )
         return replace(self, s3gen=reference)
@@ -138,7 +137,6 @@ def _voice(tensors: dict[str, Tensor]) -> ChatterboxVoice:
         prompt_tokens=tensors["prompt_tokens"].long(),
         s3gen=S3GenReference(
             prompt_token=tokens,
-            prompt_token_len=torch.tensor([length], device=tokens.device),
             prompt_feat=frames,
             embedding=tensors["embedding"].float(),
         ),
@@ -181,7 +179,7 @@ class VoiceCache:
 
     def _key(self, samples: Samples, rate: int) -> str:
         key = hashlib.sha256(repr((self.FORMAT, self._models.digest, rate)).encode())
-        key.update(samples.tobytes())
+        key.update(np.ascontiguousarray(samples).data)
         return key.hexdigest()
 
     def _load(self, path: Path) -> ChatterboxVoice | None:

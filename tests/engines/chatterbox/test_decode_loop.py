@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from app.engines.chatterbox.decode_loop import FIRST, DecodeLoop, Slice
+from app.engines.chatterbox.decode_loop import NOTHING_HEARD, DecodeLoop, Slice
 
 
 class Stream:
@@ -62,7 +62,7 @@ def loop(flow: Flow) -> Iterator[DecodeLoop]:
     loop.close()
 
 
-def piece(stream: Stream, due: float = FIRST, tokens: int = 3) -> Slice:
+def piece(stream: Stream, due: float = NOTHING_HEARD, tokens: int = 3) -> Slice:
     known: Any = stream
     return Slice(known, list(range(tokens)), last=False, due=due)
 
@@ -78,7 +78,7 @@ async def test_the_most_urgent_are_solved_first_as_many_together_as_can_be(
     await begun(flow)
     others = [
         asyncio.create_task(loop.decode(piece(Stream(name), due)))
-        for name, due in {"late": 9.0, "soon": 1.0, "later": 20.0, "first": FIRST}.items()
+        for name, due in {"late": 9.0, "soon": 1.0, "later": 20.0, "first": NOTHING_HEARD}.items()
     ]
     await asyncio.sleep(0)
     flow.let.release(3)

@@ -105,7 +105,7 @@ async def test_a_cancelled_job_leaves_its_place_to_others(engine: ChatterboxEngi
     long.cancel()
     with pytest.raises(asyncio.CancelledError):
         await long
-    assert engine._t3._batch.free == 3
+    assert engine._t3_loop._batch.free == 3
     assert await speak(engine, seed=1) == before
 
 
@@ -136,7 +136,7 @@ async def test_a_device_that_is_full_or_broken_is_told_as_such_and_keeps_no_plac
         with pytest.raises(told):
             await speak(engine, seed=1)
     await engine.free_memory()
-    assert engine._t3._batch.free == 3
+    assert engine._t3_loop._batch.free == 3
     assert await speak(engine, seed=1) == before
 
 

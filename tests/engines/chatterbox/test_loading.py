@@ -111,7 +111,7 @@ def test_the_default_voice_is_the_saved_one(models: Models, upstream: Chatterbox
     assert voice is not None
     assert torch.equal(voice.speaker_embedding, upstream.conds.t3.speaker_emb)
     assert torch.equal(voice.prompt_tokens, upstream.conds.t3.cond_prompt_speech_tokens)
-    for name in ("prompt_token", "prompt_token_len", "prompt_feat", "embedding"):
+    for name in ("prompt_token", "prompt_feat", "embedding"):
         assert torch.equal(getattr(voice.s3gen, name), upstream.conds.gen[name])
 
 

@@ -13,6 +13,7 @@ import pytest_asyncio
 import torch
 
 from app.engines.base import EngineConfig
+from app.engines.chatterbox import engine as engine_module
 from app.engines.chatterbox.engine import ChatterboxEngine
 from app.engines.chatterbox.recording import NO_RECORDER, NoRecorder, RecordingFailed
 from app.engines.chatterbox.t3 import T3Batch, T3Request, tokenize
@@ -93,7 +94,7 @@ async def spoken(engine: ChatterboxEngine, *texts: str) -> list[bytes]:
 
 
 class FewShapesChatterbox(TinyChatterbox):
-    def _recorder(self, priority: int = 0) -> FewShapes:
+    def _recorder(self, priority: int) -> FewShapes:
         return FewShapes()
 
 
@@ -141,7 +142,7 @@ class Forgetful(FewShapes):
 
 
 class ForgetfulChatterbox(TinyChatterbox):
-    def _recorder(self, priority: int = 0) -> FewShapes:
+    def _recorder(self, priority: int) -> FewShapes:
         return Forgetful()
 
 
@@ -155,6 +156,22 @@ async def test_what_cannot_be_recorded_speaks_all_the_same(
     assert engine.notice == "not recorded, speech takes longer: MemoryError: no room for it"
     assert await spoken(engine, texts[0]) == [right[0]]
     await engine.close()
+
+
+async def test_what_cannot_be_put_together_again_tells_why(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = ForgetfulChatterbox(EngineConfig("cpu", 1, str(tiny_checkpoint), watermark=False))
+
+    def fail(*args: object, **named: object) -> None:
+        raise MemoryError("no room for a batch")
+
+    monkeypatch.setattr(engine_module, "T3Batch", fail)
+    try:
+        with pytest.raises(MemoryError, match="no room for a batch"):
+            await engine.warm_up()
+    finally:
+        await engine.close()
 
 
 @pytest.mark.gpu
@@ -190,5 +207,5 @@ async def test_recorded_it_says_the_same(
 
 
 class Unrecorded(TinyChatterbox):
-    def _recorder(self, priority: int = 0) -> NoRecorder:
+    def _recorder(self, priority: int) -> NoRecorder:
         return NO_RECORDER

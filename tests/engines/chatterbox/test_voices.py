@@ -131,7 +131,6 @@ def test_shapes_are_as_stated(models: Models, austen: tuple[Samples, int]) -> No
     assert voice.speaker_embedding.shape == (1, 256)
     assert voice.prompt_tokens.shape == (1, 150)
     assert voice.s3gen.prompt_token.shape == (1, 250)
-    assert voice.s3gen.prompt_token_len.tolist() == [250]
     assert voice.s3gen.prompt_feat.shape == (1, 500, 80)
     assert voice.s3gen.embedding.shape == (1, 192)
     assert voice.prompt_tokens.dtype == voice.s3gen.prompt_token.dtype == torch.int64
@@ -156,7 +155,6 @@ def test_a_shorter_prompt_is_the_beginning_of_the_whole(
     cut = whole.with_prompt_of(3)
     assert same(whole.with_prompt_of(10), whole)
     assert cut.s3gen.prompt_token.tolist() == [whole.s3gen.prompt_token[0, :75].tolist()]
-    assert cut.s3gen.prompt_token_len.tolist() == [75]
     assert torch.equal(cut.s3gen.prompt_feat, whole.s3gen.prompt_feat[:, :150])
     for name in ("speaker_embedding", "prompt_tokens"):
         assert getattr(cut, name) is getattr(whole, name)
