@@ -158,10 +158,10 @@ class DecodeLoop:
         self, pieces: list[Slice], tokens: list[Tensor], on_step: OnStep
     ) -> list[Tensor | None]:
         """The mel of each that has one."""
-        wishes = [piece.stream.wanted(new) for piece, new in zip(pieces, tokens, strict=True)]
-        solves = [wish for wish in wishes if wish]
-        mels = iter(self._s3gen.flow.solve(solves, on_step) if solves else [])
-        return [next(mels) if wish else None for wish in wishes]
+        solves = [piece.stream.solve_for(new) for piece, new in zip(pieces, tokens, strict=True)]
+        needed = [solve for solve in solves if solve]
+        mels = iter(self._s3gen.flow.solve(needed, on_step) if needed else [])
+        return [next(mels) if solve else None for solve in solves]
 
 
 class _Unwanted(Exception):

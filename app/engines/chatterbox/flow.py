@@ -19,11 +19,15 @@ from chatterbox.models.s3gen.flow import CausalMaskedDiffWithXvec
 from torch import Tensor
 
 from app.engines.chatterbox.compilation import NO_COMPILER, Compiler
-from app.engines.chatterbox.flow_network import FRAMES_PER_TOKEN, EulerStep, encode
+from app.engines.chatterbox.flow_network import EulerStep, encode
 from app.engines.chatterbox.recording import NO_RECORDER, Recorder
-from app.engines.chatterbox.voices import S3GenReference
+from app.engines.chatterbox.voices import (
+    FRAMES_PER_TOKEN,
+    MEL_BANDS,
+    SPEAKER_SIZE,
+    S3GenReference,
+)
 
-MEL_BANDS = 80
 LONGEST = 2560
 """Frames: ten seconds of a voice, as many tokens as T3 says in one go, 1.2 seconds to spare."""
 
@@ -177,7 +181,7 @@ class FixedSolver:
 
     def _fill(self, solves: Sequence[Solve], rows: int, frames: int) -> None:
         tokens = self._in("tokens", rows, frames // FRAMES_PER_TOKEN)
-        speakers = self._in("speakers", rows, 192)
+        speakers = self._in("speakers", rows, SPEAKER_SIZE)
         given = self._in("given", rows, frames, MEL_BANDS).zero_()
         x = self._in("x", rows, MEL_BANDS, frames).zero_()
         for row, (new, reference, noise) in enumerate(solves):
@@ -196,7 +200,7 @@ class FixedSolver:
         tokens = self._in("tokens", rows, frames // FRAMES_PER_TOKEN)
         places = torch.arange(tokens.shape[1], device=tokens.device)
         mask = places < self._frames[:rows, None] // FRAMES_PER_TOKEN
-        speakers = self._in("speakers", rows, 192)
+        speakers = self._in("speakers", rows, SPEAKER_SIZE)
         given = self._in("given", rows, frames, MEL_BANDS)
         context = self._flow.context(tokens, speakers, given, mask)
         return self._in("context", *context.shape).copy_(context)

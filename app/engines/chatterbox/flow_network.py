@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from app.engines.chatterbox.compilation import NO_COMPILER, Compiler
 from app.engines.chatterbox.linear import together
-
-FRAMES_PER_TOKEN = 2
+from app.engines.chatterbox.voices import FRAMES_PER_TOKEN
 
 
 class EulerStep(nn.Module):

@@ -38,6 +38,7 @@ class PackedLinear(nn.Module):
         self.register_buffer("bias", bias, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """float32 [..., in] → float32 [..., out]."""
         y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
         return y
 
@@ -100,6 +101,7 @@ class Bfloat16Linear(nn.Module):
         self.register_buffer("bias", bias, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """float32 or bfloat16 [..., in] → bfloat16 [..., out]."""
         return F.linear(x.bfloat16(), self.weight, self.bias)
 
 

@@ -18,7 +18,7 @@ ByShape = Callable[..., Tensor]
 """Of integers alone. What it returns is overwritten by its next call."""
 
 
-class Steps(Protocol):
+class ShapedFunction(Protocol):
     """A function of a shape, rehearsed or not."""
 
     def __call__(self, *shape: int) -> Tensor: ...
@@ -34,7 +34,7 @@ class Recorder(Protocol):
     fixes_shapes: bool
     """Whether shapes should be few, and what varies be padded to one of them."""
 
-    def by_shape(self, function: ByShape) -> Steps: ...
+    def by_shape(self, function: ByShape) -> ShapedFunction: ...
 
     def adopt_thread(self) -> None:
         """To be called on each thread that is to rehearse and run, before it does."""
@@ -46,7 +46,7 @@ class NoRecorder:
 
     fixes_shapes = False
 
-    def by_shape(self, function: ByShape) -> Steps:
+    def by_shape(self, function: ByShape) -> ShapedFunction:
         return Unrecorded(function)
 
     def adopt_thread(self) -> None:
@@ -81,7 +81,7 @@ class CudaRecorder:
         self._priority = priority
         self._pool = torch.cuda.graph_pool_handle()  # type: ignore[no-untyped-call]
 
-    def by_shape(self, function: ByShape) -> Steps:
+    def by_shape(self, function: ByShape) -> ShapedFunction:
         return Recorded(function, self._pool)
 
     def adopt_thread(self) -> None:

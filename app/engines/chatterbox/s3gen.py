@@ -2,7 +2,7 @@
 
     s3gen = S3Gen.of(models.s3gen, compiler, recorder)         once a worker
     stream = StreamDecoder(s3gen, voice.s3gen, params)         one for each job
-    solve = stream.wanted(tokens)                              for each slice;
+    solve = stream.solve_for(tokens)                           for each slice;
     [mel] = s3gen.flow.solve([solve])                          of several streams together
     audio = stream.extend(tokens, mel, last)
 
@@ -19,12 +19,11 @@ from chatterbox.models.s3gen import S3Gen as UpstreamS3Gen
 from torch import Tensor
 
 from app.engines.chatterbox.compilation import NO_COMPILER, Compiler
-from app.engines.chatterbox.flow import MEL_BANDS, Flow, OnStep, Solve
-from app.engines.chatterbox.flow_network import FRAMES_PER_TOKEN
+from app.engines.chatterbox.flow import Flow, OnStep, Solve
 from app.engines.chatterbox.noise import FrameNoise, Noise, Use
 from app.engines.chatterbox.recording import NO_RECORDER, Recorder
 from app.engines.chatterbox.vocoder import HELD_BACK, Vocoder, Waveform
-from app.engines.chatterbox.voices import S3GenReference
+from app.engines.chatterbox.voices import FRAMES_PER_TOKEN, MEL_BANDS, S3GenReference
 from app.messages import SynthesisParams
 
 LEAST_CONTEXT = -(-HELD_BACK // FRAMES_PER_TOKEN) + 3
@@ -79,8 +78,8 @@ def _go_on() -> None:
 class StreamDecoder:
     """The audio of one job, at 24 kHz: 960 samples for every token of a text chunk.
 
-    For each slice: `wanted`, solved together with those of other streams, then `extend`. A chunk's
-    sum is exact, a slice's is not: its end is held back until it is known what follows.
+    For each slice: `solve_for`, solved together with those of other streams, then `extend`. A
+    chunk's sum is exact, a slice's is not: its end is held back until it is known what follows.
     """
 
     def __init__(self, s3gen: S3Gen, reference: S3GenReference, params: SynthesisParams) -> None:
@@ -96,20 +95,20 @@ class StreamDecoder:
     @torch.inference_mode()
     def decode(self, tokens: Tensor, last: bool, on_step: OnStep = _go_on) -> Tensor:
         """Both steps for this stream alone. `on_step`: see `Flow.solve`."""
-        solve = self.wanted(tokens)
+        solve = self.solve_for(tokens)
         [mel] = self._s3gen.flow.solve([solve], on_step) if solve else [None]
         return self.extend(tokens, mel, last)
 
-    def wanted(self, tokens: Tensor) -> Solve | None:
+    def solve_for(self, tokens: Tensor) -> Solve | None:
         """What is to be solved for the slice of `tokens`, int64 [n], all below 6561; None if they
         are none.
         """
-        return self._utterance.wanted(tokens) if len(tokens) else None
+        return self._utterance.solve_for(tokens) if len(tokens) else None
 
     def extend(self, tokens: Tensor, mel: Tensor | None, last: bool) -> Tensor:
         """The audio that the slice adds, float32 [samples], on the device.
 
-        `mel`: of what was `wanted`. `last` ends the text chunk. A call that raises changes nothing,
+        `mel`: of its solve. `last` ends the text chunk. A call that raises changes nothing,
         so that it can be made again.
         """
         ends = last or self._slices_alone
@@ -141,7 +140,7 @@ class _Utterance:
         self._tokens = reference.prompt_token[0, :0]
         self._mel = reference.prompt_feat[0, :0].T
 
-    def wanted(self, tokens: Tensor) -> Solve:
+    def solve_for(self, tokens: Tensor) -> Solve:
         known = self._tokens[self._forgotten :]
         prompt = FRAMES_PER_TOKEN * self._reference.prompt_token.shape[1]
         end = FRAMES_PER_TOKEN * (len(self._tokens) + len(tokens))

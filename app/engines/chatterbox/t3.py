@@ -26,10 +26,10 @@ from chatterbox.models.tokenizers import EnTokenizer
 from chatterbox.tts import punc_norm
 from torch import Tensor
 
+from app.engines.chatterbox.cached_t3 import CachedT3
 from app.engines.chatterbox.compilation import NO_COMPILER, Compiler
 from app.engines.chatterbox.recording import NO_RECORDER, Recorder
 from app.engines.chatterbox.sampling import controls_row
-from app.engines.chatterbox.t3_decoder import Decoder
 from app.engines.chatterbox.voices import ChatterboxVoice
 from app.errors import EmptyText, TextTooLong
 from app.messages import SynthesisParams
@@ -130,9 +130,9 @@ class T3Batch:
         self._prompts = _PROMPTS if fixed else _ANY_PROMPT
         self._prompt_bucket = _PROMPT_BUCKET if fixed else 1
         self._remembers = not fixed  # a recording takes as long for a prompt without its voice
-        self._decoder = Decoder(t3, slots, max_positions, self._drawn_at_once, compiler)
-        self._advance = recorder.by_shape(self._decoder)
-        self._compute_prompt = recorder.by_shape(self._decoder.compute_prompt)
+        self._model = CachedT3(t3, slots, max_positions, self._drawn_at_once, compiler)
+        self._advance = recorder.by_shape(self._model)
+        self._compute_prompt = recorder.by_shape(self._model.compute_prompt)
         fewest = _FEWEST_SLOTS_OF_A_GPU if fixed else _FEWEST_SLOTS
         self._widths = _doubling(min(fewest, slots), slots)
         self._spans = _doubling(min(_FIRST_SPAN, max_positions), max_positions)
@@ -149,7 +149,7 @@ class T3Batch:
 
     def warm_up(self) -> Iterator[None]:
         """Run all there is in all its shapes, so that no request waits; pauses after each."""
-        self._decoder.move_only(())
+        self._model.move_only(())
         for shape in self._prompts:
             with torch.inference_mode():
                 self._compute_prompt.rehearse(*shape)
@@ -165,13 +165,13 @@ class T3Batch:
 
         A slot must be free. The lowest is taken, so that steps stay narrow.
         """
-        prompt = embed_prompt(self._decoder.t3, request, self._voices)
+        prompt = embed_prompt(self._model.t3, request, self._voices)
         length = prompt.shape[1]
         room = self._spans[-1] - length
         if room < 1:
             raise TextTooLong("a text chunk is too long for the model", param="text")
         slot = min(self._idle)
-        self._decoder.begin(slot, prompt, controls_row(request.params))
+        self._model.begin(slot, prompt, controls_row(request.params))
         known = self._recall_voice(slot, request) if self._remembers else 0
         padding = -length % self._prompt_bucket
         self._compute_prompt(min(length + padding, self._spans[-1]), known)
@@ -205,9 +205,9 @@ class T3Batch:
         memory = self._memories.pop((request.voice, exaggeration), None)
         if memory is None:
             self._compute_prompt(length, 0)
-            memory = self._decoder.remember(slot, length)
+            memory = self._model.remember(slot, length)
         else:
-            self._decoder.recall(slot, memory)
+            self._model.recall(slot, memory)
         self._memories[request.voice, exaggeration] = memory  # the latest is the last
         if len(self._memories) > _REMEMBERED:
             self._memories.popitem(last=False)
@@ -217,11 +217,11 @@ class T3Batch:
         """As many rows of tokens, by slot, as are computed at once."""
         for slot, job in moving.items():
             if job.computed % self._drawn_at_once == 0:
-                self._decoder.noise[slot].exponential_(generator=job.generator)
+                self._model.noise[slot].exponential_(generator=job.generator)
             job.computed += self._at_once
         if self._moving != list(moving):
             self._moving = list(moving)
-            self._decoder.move_only(moving.keys())
+            self._model.move_only(moving.keys())
         width = _at_least(max(moving) + 1, self._widths)
         reached = max(job.position for job in moving.values()) + self._at_once
         span = _at_least(min(reached, self._spans[-1]), self._spans)
@@ -238,7 +238,7 @@ class T3Batch:
         return steps
 
     def _take_one(self, job: _Job, token: int) -> Step:
-        speech = self._decoder.t3.hp
+        speech = self._model.t3.hp
         job.position += 1
         job.remaining -= 1
         if token == speech.stop_speech_token:

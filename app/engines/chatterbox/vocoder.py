@@ -14,8 +14,7 @@ from torch.nn.utils import parametrize
 
 from app.engines.chatterbox.noise import Noise, Use
 from app.engines.chatterbox.recording import NO_RECORDER, Recorder
-
-MEL_BANDS = 80
+from app.engines.chatterbox.voices import MEL_BANDS
 
 PITCH_REACH = 5
 """Frames, to either side, that have a say in a frame's pitch."""
@@ -72,6 +71,7 @@ class Vocoder:
         return self.pitch_as_written(mel)
 
     def pitch_as_written(self, mel: Tensor) -> Tensor:
+        """`pitch` in whatever length, unrecorded."""
         hz: Tensor = self._hift.f0_predictor(mel)
         return hz
 
@@ -109,6 +109,7 @@ class Vocoder:
         return self.filter_as_written(mel, source)
 
     def filter_as_written(self, mel: Tensor, source: Tensor) -> Tensor:
+        """`filter` in whatever length, unrecorded."""
         hift = self._hift
         spectrum = torch.cat(hift._stft(source), dim=1)
         magnitude, phase = self._spectrum(mel, spectrum)
@@ -134,10 +135,12 @@ class FixedVocoder:
             self._filter.rehearse(frames)
 
     def pitch(self, mel: Tensor) -> Tensor:
+        """As `Vocoder.pitch`."""
         self._lay(self._mel, mel)
         return self._pitch(mel.shape[2]).clone()
 
     def filter(self, mel: Tensor, source: Tensor) -> Tensor:
+        """As `Vocoder.filter`."""
         self._lay(self._mel, mel)
         self._lay(self._source, source)
         return self._filter(mel.shape[2]).clone()

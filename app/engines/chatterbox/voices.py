@@ -33,6 +33,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+FRAMES_PER_TOKEN = 2
+MEL_BANDS = 80
+SPEAKER_SIZE = 192
+"""Of an x-vector."""
+
 T3_PROMPT_S = 6
 S3GEN_PROMPT_S = 10
 
@@ -72,7 +77,7 @@ class ChatterboxVoice:
         reference = replace(
             whole,
             prompt_token=tokens,
-            prompt_feat=whole.prompt_feat[:, : 2 * tokens.shape[1]],
+            prompt_feat=whole.prompt_feat[:, : FRAMES_PER_TOKEN * tokens.shape[1]],
         )
         return replace(self, s3gen=reference)
 
@@ -115,8 +120,8 @@ _SHAPES: dict[str, tuple[int | None, ...]] = {  # None: any
     "speaker_embedding": (1, 256),
     "prompt_tokens": (1, None),
     "prompt_token": (1, None),
-    "prompt_feat": (1, None, 80),
-    "embedding": (1, 192),
+    "prompt_feat": (1, None, MEL_BANDS),
+    "embedding": (1, SPEAKER_SIZE),
 }
 
 
@@ -129,8 +134,8 @@ def _voice(tensors: dict[str, Tensor]) -> ChatterboxVoice:
     length = tokens.shape[1]
     # Upstream leaves an odd frame in where the audio ends amid a token, and then takes the first
     # 20 ms of the answer for a part of the prompt.
-    frames = tensors["prompt_feat"].float()[:, : 2 * length]
-    if frames.shape[1] != 2 * length:
+    frames = tensors["prompt_feat"].float()[:, : FRAMES_PER_TOKEN * length]
+    if frames.shape[1] != FRAMES_PER_TOKEN * length:
         raise ValueError(f"prompt_feat has {frames.shape[1]} frames for {length} tokens")
     return ChatterboxVoice(
         speaker_embedding=tensors["speaker_embedding"].float(),

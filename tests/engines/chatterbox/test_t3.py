@@ -17,7 +17,8 @@ from chatterbox.models.t3.modules.cond_enc import T3Cond
 from chatterbox.tts import punc_norm
 
 from app.bench.checkpoint import full_checkpoint, tiny_sizes
-from app.engines.chatterbox import sampling, t3, t3_decoder
+from app.engines.chatterbox import cached_t3, sampling, t3
+from app.engines.chatterbox.cached_t3 import CachedT3
 from app.engines.chatterbox.loading import load
 from app.engines.chatterbox.sampling import guide, penalise
 from app.engines.chatterbox.t3 import (
@@ -30,7 +31,6 @@ from app.engines.chatterbox.t3 import (
     max_tokens,
     tokenize,
 )
-from app.engines.chatterbox.t3_decoder import Decoder
 from app.errors import EmptyText, TextTooLong
 from app.messages import SynthesisParams
 
@@ -126,7 +126,7 @@ def own_logits(model, request, tokens):
     """The same, step by step, with `tokens` put in place of what is drawn."""
     batch = T3Batch(model, slots=1)
     batch.admit(request)
-    decoder = batch._decoder
+    decoder = batch._model
     logits = [decoder.logits(1, 256)]
     for token in tokens:
         decoder.token[0] = token
@@ -176,9 +176,9 @@ def test_tokens_are_upstreams_given_the_same_random_numbers(
 
 
 def begin_and_then(change):
-    """`Decoder.begin`, with `change(decoder, slot)` after it."""
+    """`CachedT3.begin`, with `change(decoder, slot)` after it."""
 
-    def begin(decoder, slot, *args, original=Decoder.begin):
+    def begin(decoder, slot, *args, original=CachedT3.begin):
         original(decoder, slot, *args)
         change(decoder, slot)
 
@@ -200,16 +200,16 @@ MUTATIONS = {
     "text in both rows": (t3, "embed_prompt", with_prompt(lambda prompt: prompt[[0, 0]])),
     "rows swapped": (t3, "embed_prompt", with_prompt(lambda prompt: prompt.flip(0))),
     "speech position one off": (
-        Decoder,
+        CachedT3,
         "begin",
         begin_and_then(lambda decoder, slot: move(decoder, slot, length=-1, spoken=1)),
     ),
     "cache position one off": (
-        Decoder,
+        CachedT3,
         "begin",
         begin_and_then(lambda decoder, slot: move(decoder, slot, length=1)),
     ),
-    "not rotated": (t3_decoder, "rotate", lambda x, cosine, sine: x),
+    "not rotated": (cached_t3, "rotate", lambda x, cosine, sine: x),
     "guidance the wrong way": (sampling, "guide", lambda logits, weight: guide(logits, -weight)),
     "no penalty": (sampling, "penalise", lambda scores, seen, penalty: scores),
 }
@@ -263,27 +263,27 @@ def test_a_voice_that_is_remembered_changes_not_a_bit(model, request_for):
     for request in requests:
         batch = T3Batch(model, slots=4)
         batch.admit(request)
-        fresh.append(batch._decoder.logits(width=2, span=256)[0])
+        fresh.append(batch._model.logits(width=2, span=256)[0])
     assert len({tuple(logits.flatten().tolist()) for logits in fresh}) == len(requests)
     batch = T3Batch(model, slots=4)
     for request in requests:
         batch.release(batch.admit(request))
     for request in reversed(requests):  # each in another slot than the first time
         batch.admit(request)
-    again = batch._decoder.logits(width=4, span=256)
+    again = batch._model.logits(width=4, span=256)
     for logits, expected in zip(again, reversed(fresh), strict=True):
         assert torch.equal(logits, expected)
 
 
 def test_only_a_few_voices_are_remembered(model, request_for, monkeypatch):
     batch, prompts = T3Batch(model, slots=1), []
-    compute = Decoder.compute_prompt
+    compute = CachedT3.compute_prompt
 
     def compute_prompt(decoder, length, known):
         prompts.append(known)
         return compute(decoder, length, known)
 
-    batch._compute_prompt = partial(compute_prompt, batch._decoder)
+    batch._compute_prompt = partial(compute_prompt, batch._model)
     spoken = [request_for(voice_exaggeration_factor=number / 10) for number in range(1, 7)]
     for request in [*spoken, spoken[-1], spoken[-4], spoken[0], spoken[-4], spoken[-3]]:
         batch.release(batch.admit(request))
@@ -351,8 +351,8 @@ def test_not_a_bit_of_a_jobs_logits_depends_on_what_runs_beside_it(model, reques
     for other in [*others, request]:
         crowded.admit(other)
     for _ in range(20):
-        alone = lonely._decoder.logits(width=2, span=256)[0]
-        assert torch.equal(alone, crowded._decoder.logits(width=4, span=512)[3])
+        alone = lonely._model.logits(width=2, span=256)[0]
+        assert torch.equal(alone, crowded._model.logits(width=4, span=512)[3])
         assert lonely.step()[0] == crowded.step()[3]
 
 
@@ -471,7 +471,7 @@ def test_memory_is_taken_as_it_is_needed(model, request_for):
     process = psutil.Process()
     before = process.memory_info().rss
     batch = T3Batch(model, slots=4, max_positions=32_768)
-    reserved = 2 * sum(layer.keys.nbytes for layer in batch._decoder.layers)
+    reserved = 2 * sum(layer.keys.nbytes for layer in batch._model.layers)
     speak(batch, request_for(max_tokens=10))
     assert reserved > 300e6
     assert process.memory_info().rss - before < 50e6
@@ -536,7 +536,7 @@ def fed_logits(dtype, tokens):
     text = tokenize(models.tokenizer, TEXT)
     batch = T3Batch(models.t3, slots=1)
     batch.admit(T3Request(text, models.default_voice, DEFAULTS, 1, 200))
-    decoder, logits, fed = batch._decoder, [], []
+    decoder, logits, fed = batch._model, [], []
     for step in range(101):
         logits.append(guide(decoder.logits(1, 256), torch.tensor([[0.5]]))[0])
         fed.append(tokens[step] if tokens else int(logits[-1].argmax()))

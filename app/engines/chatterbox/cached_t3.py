@@ -1,9 +1,9 @@
 """T3's network with a memory: what is to be fed enters, the next tokens leave; called by `t3`.
 
-    decoder = Decoder(t3, slots, max_positions)
-    decoder.begin(slot, prompt, controls); decoder.compute_prompt(length, known=0)
-    decoder(width, span)                                   a step of the first `width` slots
-    decoder.remember(slot, known); decoder.recall(slot, …)      prompts may begin alike
+    model = CachedT3(t3, slots, max_positions)
+    model.begin(slot, prompt, controls); model.compute_prompt(length, known=0)
+    model(width, span)                                     a step of the first `width` slots
+    memory = model.remember(slot, n); model.recall(slot, memory)    prompts may begin alike
 
 The layers are upstream's, cut in two at the attention, which reads what the cache has of a row.
 """
@@ -25,7 +25,7 @@ from app.engines.chatterbox.sampling import Controls, sample
 CACHES = ("keys", "values")
 
 
-class Decoder(nn.Module):
+class CachedT3(nn.Module):
     """T3 with a memory: slot `i` owns rows `2i` (conditional) and `2i + 1` of every cache.
 
     A step and a prompt read and write nothing but tensors that stay where they are, so a GPU can
