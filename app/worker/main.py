@@ -143,7 +143,8 @@ async def _work(
 
     async def beat() -> None:
         while True:
-            await results.send(Heartbeat(pipeline.steps, jobs.working, engine.runaways))
+            steps = pipeline.steps + voices.steps
+            await results.send(Heartbeat(steps, jobs.working, engine.runaways))
             await asyncio.sleep(HEARTBEAT_S)
 
     async with asyncio.TaskGroup() as tasks:
