@@ -146,7 +146,6 @@ class WorkerReady(Message, frozen=True):
     """Model loaded, warmed up, every voice of the first `Voices` prepared."""
 
     model: str
-    sample_rate: int
     clones_voices: bool
     compiled: bool
     notice: str | None = None  # what whoever runs the service should know of it

@@ -40,7 +40,7 @@ SAMPLES: list[tuple[str, Message]] = [
     ("broadcast", Voices({"é.wav": "digest"})),
     ("broadcast", Drain()),
     ("results", WorkerStarting("loads the model")),
-    ("results", WorkerReady("preview", 24_000, False, True)),
+    ("results", WorkerReady("preview", False, True)),
     ("results", WorkerFailed("no such file")),
     ("results", Heartbeat(5, 1)),
     ("results", JobReceived("j")),

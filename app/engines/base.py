@@ -90,6 +90,8 @@ class Engine(Protocol):
 
     name: str
     sample_rate: int
+    """In Hz; `SAMPLE_RATE`, or it is refused."""
+
     clones_voices: bool
     compiled: bool
     notice: str | None

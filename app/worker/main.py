@@ -154,7 +154,6 @@ async def _work(
         await results.send(
             WorkerReady(
                 model=engine.name,
-                sample_rate=engine.sample_rate,
                 clones_voices=engine.clones_voices,
                 compiled=engine.compiled,
                 notice=engine.notice,
