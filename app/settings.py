@@ -5,12 +5,13 @@ names; descriptions and defaults here are what `.env.example` and the README's t
 """
 
 import difflib
+import math
 import os
 import re
 import secrets
 import unicodedata
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -31,6 +32,7 @@ from app.messages import OverlapMethod, S3GenDtype, SynthesisParams, T3Dtype, Tu
 
 ENV_FILE = Path(".env")
 SHORT_NAME = 5
+CGROUP = Path("/sys/fs/cgroup")
 
 FIRST_SLICE = 20
 SLICE_GROWTH = {"cpu": 2.0, "cuda": 1.0}
@@ -433,5 +435,16 @@ def python_path(first: Path) -> str:
 
 
 def cpu_count() -> int:
-    """The cores this process may use, which a container may have limited."""
-    return len(os.sched_getaffinity(0))
+    """The cores this process may use, which a container may have limited, or their time."""
+    return math.ceil(min(len(os.sched_getaffinity(0)), cpu_quota(CGROUP)))
+
+
+def cpu_quota(cgroup: Path) -> float:
+    """As many cores' time may be used at once, by version 2 of control groups or by 1; inf: all."""
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        with suppress(OSError, ValueError):  # "max", too
+            told = " ".join((cgroup / name).read_text() for name in names)
+            quota, period = map(int, told.split())
+            if quota > 0 and period > 0:
+                return quota / period
+    return math.inf

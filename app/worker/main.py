@@ -112,7 +112,7 @@ async def _work(
 ) -> WorkerFailed | None:
     """Until drained: None. If the process must be replaced before that: its last message."""
     sizes = QueueSizes(config.speech_token_queue_max_size, config.pcm_chunk_queue_max_size)
-    pipeline = Pipeline(engine, sizes)
+    pipeline = Pipeline(engine, sizes, config.threads)
     voices = PreparedVoices(engine, Path(config.voices))
     jobs = Jobs(engine, pipeline, voices, results.send)
     voices_known = asyncio.Event()

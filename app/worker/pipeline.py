@@ -9,7 +9,6 @@ cancels all stages; an error in one ends the others and is raised.
 
 import asyncio
 import itertools
-import os
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -46,12 +45,15 @@ class AudioPiece:
 
 
 class Pipeline:
-    """One engine's pipeline; any number of texts may run through it at once."""
+    """One engine's pipeline; any number of texts may run through it at once.
 
-    def __init__(self, engine: Engine, sizes: QueueSizes) -> None:
+    `threads` make their PCM, one at most that of one text.
+    """
+
+    def __init__(self, engine: Engine, sizes: QueueSizes, threads: int = 1) -> None:
         self._engine = engine
         self._sizes = sizes
-        self._pcm_threads = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="pcm")
+        self._pcm_threads = ThreadPoolExecutor(threads, thread_name_prefix="pcm")
         self._steps = 0
 
     @property
