@@ -120,9 +120,9 @@ class LiveJobs(Message, frozen=True):
 
 
 class Voices(Message, frozen=True):
-    """All voices by id and digest. A worker prepares what is new and drops what is gone."""
+    """The digests of all voices. A worker prepares what is new and drops what is gone."""
 
-    voices: dict[str, str]
+    digests: frozenset[str]
 
 
 class Drain(Message, frozen=True):

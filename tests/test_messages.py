@@ -37,7 +37,7 @@ SAMPLES: list[tuple[str, Message]] = [
     ("jobs", Synthesize("j", "", None, PARAMS, live_version=2**63)),
     ("jobs", Credit("j", 2**40)),
     ("broadcast", LiveJobs(3, ["j", "k"])),
-    ("broadcast", Voices({"é.wav": "digest"})),
+    ("broadcast", Voices(frozenset({"digest", "another"}))),
     ("broadcast", Drain()),
     ("results", WorkerStarting("loads the model")),
     ("results", WorkerReady("preview", False, True)),

@@ -143,7 +143,7 @@ class Master:
         await self.voices.watch(WATCH_VOICES_S)
 
     def _publish_voices(self, snapshot: dict[str, str]) -> None:
-        self._broadcaster.send(Voices(snapshot))
+        self._broadcaster.send(Voices(frozenset(snapshot.values())))
 
     def _own(self, work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None]":
         """A task that runs as long as the service; its crash is known by `crashed`."""

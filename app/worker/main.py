@@ -135,8 +135,8 @@ async def _work(
             match await broadcast.receive():
                 case LiveJobs() as live:
                     jobs.keep(live)
-                case Voices() as known:
-                    voices.follow(set(known.voices.values()))
+                case Voices(digests):
+                    voices.follow(digests)
                     voices_known.set()
                 case Drain():
                     drained.set()

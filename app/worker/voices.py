@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Set
 from contextlib import asynccontextmanager
 from pathlib import Path
 from time import monotonic
@@ -28,7 +28,7 @@ class PreparedVoices:
         self._one_at_a_time = asyncio.Condition()
         self.steps = 0
 
-    def follow(self, digests: set[str]) -> None:
+    def follow(self, digests: Set[str]) -> None:
         """Begin to prepare what is new, drop what is gone."""
         self._unfit &= digests
         for digest in digests - self._prepared.keys() - self._unfit:

@@ -59,7 +59,7 @@ class House:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.voices: dict[str, str] = {}
+        self.voices: set[str] = set()
         self.context: zmq.Context[Any] = zmq.Context()
         self.broadcaster = Broadcaster(self.context, broadcast_address(folder))
         limits = Limits(queued=10, queue_timeout_s=60, ahead_samples=10**9, client_stall_s=600)
@@ -106,7 +106,7 @@ class House:
 
     async def _repeat_state(self) -> None:
         while True:
-            self.broadcaster.send(Voices(self.voices))
+            self.broadcaster.send(Voices(frozenset(self.voices)))
             self.dispatcher.tick()
             await asyncio.sleep(0.02)
 
@@ -282,7 +282,7 @@ async def test_a_worker_that_hangs_shows_its_stack_and_is_replaced(
 async def test_a_voice_that_a_worker_prepares_is_a_step(house: House) -> None:
     for voice in "abc":
         (house.folder / voice).write_bytes(np.array([24_000], np.uint32).tobytes() + bytes(400))
-        house.voices[f"{voice}.wav"] = voice
+        house.voices.add(voice)
     seat = house.supervise()
     await ready(seat)
     await until(lambda: seat._pulse._steps == 3, 0.01)
