@@ -330,6 +330,10 @@ class Settings(BaseSettings):
         )
 
     @property
+    def max_upload_bytes(self) -> int:
+        return self.max_upload_mb * 1_048_576
+
+    @property
     def effective_log_level(self) -> str:
         return "DEBUG" if self.debug else self.log_level
 

@@ -178,6 +178,10 @@ def test_debug_means_debug_logging(given: Callable[..., Settings]) -> None:
     assert given(DEBUG="true").effective_log_level == "DEBUG"
 
 
+def test_a_megabyte_of_an_upload_is_1024_times_1024_bytes(given: Callable[..., Settings]) -> None:
+    assert given(MAX_UPLOAD_MB="2").max_upload_bytes == 2 * 1024 * 1024
+
+
 def test_a_health_port_is_optional(given: Callable[..., Settings]) -> None:
     assert given().port_health is None
     assert given(PORT_HEALTH="").port_health is None

@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 REPEAT_STATE_S = 0.5
 """What a broadcast has lost is healed in a second, with the time that it takes to act on it."""
 WATCH_VOICES_S = 2.0
-MB = 1_048_576
 
 
 class Master:
@@ -47,7 +46,7 @@ class Master:
             settings.voices_dir,
             settings.preloaded_voices_dir,
             folder.voices,
-            settings.max_upload_mb * MB,
+            settings.max_upload_bytes,
         )
         self.voices.on_change = self._publish_voices
         limits = Limits(
