@@ -28,7 +28,15 @@ from pydantic_settings import (
 )
 
 from app.errors import StartupError
-from app.messages import OverlapMethod, S3GenDtype, SynthesisParams, T3Dtype, Tuning
+from app.messages import (
+    EngineConfig,
+    OverlapMethod,
+    QueueSizes,
+    S3GenDtype,
+    SynthesisParams,
+    T3Dtype,
+    Tuning,
+)
 
 ENV_FILE = Path(".env")
 SHORT_NAME = 5
@@ -309,6 +317,23 @@ class Settings(BaseSettings):
             chunk_overlap_method=self.tts_chunk_overlap_strategy,
             crossfade_duration_milliseconds=self.tts_crossfade_duration_milliseconds,
             seed=secrets.randbits(32),
+        )
+
+    def engine_config(self, device_kind: str, threads: int, slots: int) -> EngineConfig:
+        """Of an engine on that kind of device, "cuda" or "cpu"."""
+        return EngineConfig(
+            device=device_kind,
+            threads=threads,
+            model_path=str(self.model_path),
+            slots=slots,
+            watermark=self.watermark,
+            torch_compile=self.compiles_for(device_kind),
+            tuning=self.tuning(device_kind),
+        )
+
+    def queue_sizes(self) -> QueueSizes:
+        return QueueSizes(
+            slices=self.tts_speech_token_queue_max_size, audio=self.tts_pcm_chunk_queue_max_size
         )
 
     def tuning(self, device_kind: str) -> Tuning:

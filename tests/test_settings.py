@@ -12,7 +12,7 @@ import pytest
 
 import app.settings as settings_module
 from app.errors import StartupError
-from app.messages import SynthesisParams, Tuning
+from app.messages import EngineConfig, QueueSizes, SynthesisParams, Tuning
 from app.settings import (
     Settings,
     child_environment,
@@ -154,6 +154,22 @@ def test_slices_grow_on_a_cpu_only_unless_told_otherwise(given: Callable[..., Se
     assert given().tuning("cpu") == Tuning(first_slice_tokens=20, slice_growth=2.0)
     told = given(TTS_FIRST_SLICE_TOKENS=0, TTS_SLICE_GROWTH=1)
     assert told.tuning("cpu") == told.tuning("cuda") == Tuning()
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_an_engine_is_told_what_the_settings_say_of_it(
+    given: Callable[..., Settings], kind: str
+) -> None:
+    settings = given(MODEL_PATH="weights", WATERMARK="false", TTS_T3_DTYPE="float32")
+    tuning = settings.tuning(kind)
+    compiled = kind == "cuda"
+    expected = EngineConfig(kind, 3, "weights", 2, False, compiled, tuning)
+    assert settings.engine_config(kind, threads=3, slots=2) == expected
+
+
+def test_the_queues_of_a_pipeline_are_as_long_as_set(given: Callable[..., Settings]) -> None:
+    settings = given(TTS_SPEECH_TOKEN_QUEUE_MAX_SIZE=5, TTS_PCM_CHUNK_QUEUE_MAX_SIZE=7)
+    assert settings.queue_sizes() == QueueSizes(slices=5, audio=7)
 
 
 def test_the_defaults_of_a_synthesis_are_those_of_the_settings() -> None:

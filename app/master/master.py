@@ -111,18 +111,13 @@ class Master:
             name=name,
             incarnation=0,
             engine=self.model,
-            device=device_kind,
-            threads=threads,
-            slots=settings.concurrent_requests_per_worker,
-            watermark=settings.watermark,
-            torch_compile=settings.compiles_for(device_kind),
-            tuning=settings.tuning(device_kind),
-            model_path=str(settings.model_path),
+            engine_config=settings.engine_config(
+                device_kind, threads, settings.concurrent_requests_per_worker
+            ),
+            queues=settings.queue_sizes(),
             channels=str(self._folder.channels),
             voices=str(self._folder.voices),
             log_level=settings.effective_log_level,
-            speech_token_queue_max_size=settings.tts_speech_token_queue_max_size,
-            pcm_chunk_queue_max_size=settings.tts_pcm_chunk_queue_max_size,
         )
 
     async def _repeat_state(self) -> None:

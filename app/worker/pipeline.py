@@ -17,7 +17,7 @@ from typing import Any
 
 from app.audio.pcm import ChunkJoiner, to_int16
 from app.engines.base import Engine, Samples, SpeechSlice, TextChunk, Voice
-from app.messages import SynthesisParams
+from app.messages import QueueSizes, SynthesisParams
 from app.text import split
 
 Emit = Callable[[bytes], Awaitable[None]]
@@ -26,14 +26,6 @@ OnChunk = Callable[[int, int], None]
 
 def _nobody(done: int, chunks: int) -> None:
     pass
-
-
-@dataclass(frozen=True)
-class QueueSizes:
-    """How many items may wait between T3 and S3Gen, and between S3Gen and PCM."""
-
-    slices: int
-    audio: int
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from app.master.devices import CPU
 from app.master.dispatcher import Dispatcher, Limits
 from app.master.stream import JobStream, Restarted
 from app.master.supervisor import Policy, Pulse, Seat, Supervisor
-from app.messages import Heartbeat, Tuning, Voices, WorkerConfig
+from app.messages import EngineConfig, Heartbeat, QueueSizes, Voices, WorkerConfig
 from app.metrics import Metrics
 from app.transport import Broadcaster, broadcast_address
 from tests.scripted import expected_pcm
@@ -85,18 +85,11 @@ class House:
             name="cpu.0",
             incarnation=0,
             engine=engine,
-            device="cpu",
-            threads=1,
-            slots=1,
-            torch_compile=False,
-            tuning=Tuning(),
-            watermark=False,
-            model_path=str(self.folder / "model"),
+            engine_config=EngineConfig("cpu", 1, str(self.folder / "model")),
+            queues=QueueSizes(2, 3),
             channels=str(self.folder),
             voices=str(self.folder),
             log_level="INFO",
-            speech_token_queue_max_size=2,
-            pcm_chunk_queue_max_size=3,
         )
         self.supervisor.start(config, CPU)
         return self.supervisor.seats[0]

@@ -19,11 +19,12 @@ from app.messages import (
     JobReceived,
     JobResult,
     LiveJobs,
+    QueueSizes,
     Result,
     Synthesize,
 )
 from app.worker.jobs import Jobs
-from app.worker.pipeline import Pipeline, QueueSizes
+from app.worker.pipeline import Pipeline
 from app.worker.voices import PreparedVoices
 from tests.scripted import SAMPLES_PER_TOKEN, ScriptedEngine, expected_pcm
 from tests.test_messages import PARAMS

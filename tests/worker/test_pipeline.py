@@ -11,8 +11,8 @@ import pytest
 
 from app.engines.base import EngineConfig, Samples, SpeechSlice, TextChunk
 from app.errors import EngineFailed
-from app.messages import SynthesisParams
-from app.worker.pipeline import Pipeline, QueueSizes
+from app.messages import QueueSizes, SynthesisParams
+from app.worker.pipeline import Pipeline
 from tests.scripted import SAMPLES_PER_TOKEN, ScriptedDecoder, ScriptedEngine, expected_pcm
 from tests.test_messages import PARAMS
 from tests.waiting import PATIENCE_S, until

@@ -26,9 +26,9 @@ from app.engines.base import Engine, EngineConfig, Samples, SpeechSlice, TextChu
 from app.engines.registry import load_engine
 from app.errors import EngineFailed
 from app.logs import set_up_logging
-from app.messages import SynthesisParams
+from app.messages import QueueSizes, SynthesisParams
 from app.settings import cpu_count
-from app.worker.pipeline import Pipeline, QueueSizes
+from app.worker.pipeline import Pipeline
 
 QUEUES = QueueSizes(slices=2, audio=3)
 """As by default."""

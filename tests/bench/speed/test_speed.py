@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -25,7 +26,9 @@ T = TypeVar("T")
 
 TUNING = Tuning(first_slice_tokens=20, slice_growth=2.0)
 PLAN = Plan(EngineConfig("cpu", 1, "", slots=2, tuning=TUNING), tiny=True, tokens=40, rounds=1)
-NOT_THE_SAME = replace(PLAN, config=replace(PLAN.config, tuning=Tuning(t3_dtype="int8")))
+NOT_THE_SAME = replace(
+    PLAN, config=msgspec.structs.replace(PLAN.config, tuning=Tuning(t3_dtype="int8"))
+)
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -56,7 +59,7 @@ def other(folder: Path) -> Iterator[Run]:
 def own(folder: Path) -> Iterator[Run]:
     """The engine's process."""
     with process() as run:
-        run(engine.load, replace(PLAN.config, model_path=str(folder)), True)
+        run(engine.load, msgspec.structs.replace(PLAN.config, model_path=str(folder)), True)
         yield run
 
 
