@@ -19,7 +19,7 @@ from rich.table import Table
 from app import __version__, weights
 from app.errors import InvalidRequest, ServiceError, StartupError
 from app.logs import set_up_logging
-from app.messages import SAMPLE_RATE
+from app.messages import SAMPLE_RATE, EngineConfig
 from app.settings import Settings, cpu_count, load_settings, unknown_names, visible_cuda_devices
 
 if TYPE_CHECKING:
@@ -149,12 +149,10 @@ async def _speak(
 ) -> str:
     """Returns how it went, in words."""
     from app.audio.encoder import ENCODERS
-    from app.engines.base import EngineConfig
     from app.engines.registry import choose_engine, load_engine
     from app.master.devices import detect
     from app.speak import speak_to_file, voice_from_file
     from app.text import clean
-    from app.worker.pipeline import QueueSizes
 
     text = clean(text)
     name = choose_engine(settings.model, settings.model_path)
@@ -166,15 +164,7 @@ async def _speak(
     with bar:
         task = bar.add_task("loading", total=None)
         device = detect(visible_cuda_devices())[0]
-        may = EngineConfig(
-            device.kind,
-            cpu_count(),
-            str(settings.model_path),
-            watermark=settings.watermark,
-            torch_compile=settings.compiles_for(device.kind),
-            tuning=settings.tuning(device.kind),
-        )
-        engine = load_engine(name, may)
+        engine = load_engine(name, settings.engine_config(device.kind, cpu_count(), slots=1))
         try:
             if source and not engine.clones_voices:
                 bar.console.print(f"the {engine.name} voice ignores --voice")
@@ -186,9 +176,7 @@ async def _speak(
                 text,
                 prepared,
                 params,
-                QueueSizes(
-                    settings.tts_speech_token_queue_max_size, settings.tts_pcm_chunk_queue_max_size
-                ),
+                settings.queue_sizes(),
                 ENCODERS[form](SAMPLE_RATE),
                 file,
                 lambda done, chunks: bar.update(task, completed=done, total=chunks),
@@ -341,7 +329,6 @@ def bench_engine(
     say the same is checked first.
     """
     from app.bench.speed.picture import check_matplotlib, draw
-    from app.engines.base import EngineConfig
 
     if picture:
         check_matplotlib()

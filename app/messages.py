@@ -17,6 +17,9 @@ SAMPLE_RATE = 24_000
 
 BYTES_PER_SAMPLE = 2
 
+TOKENS_PER_SECOND = 25
+"""Speech tokens per second of audio, the unit of `audio_tokens_per_slice`."""
+
 
 class Message(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """What all messages share."""
@@ -59,24 +62,36 @@ class Tuning(msgspec.Struct, frozen=True):
 # --- How a worker is told what it is: the first line of its standard input -------------------
 
 
+class EngineConfig(msgspec.Struct, frozen=True):
+    """What an engine may use and is asked for."""
+
+    device: str  # "cpu", or "cuda": the one GPU that CUDA_VISIBLE_DEVICES leaves
+    threads: int  # of the CPU
+    model_path: str
+    slots: int = 1  # jobs that may come at the same time
+    watermark: bool = True  # whether speech is marked as synthetic
+    torch_compile: bool = False  # whether the model is compiled, if the engine can
+    tuning: Tuning = Tuning()  # means something to Chatterbox alone
+
+
+class QueueSizes(msgspec.Struct, frozen=True):
+    """How many items may wait between T3 and S3Gen, and between S3Gen and PCM."""
+
+    slices: int
+    audio: int
+
+
 class WorkerConfig(msgspec.Struct, frozen=True):
     """Everything a worker process needs to start; it reads no settings of its own."""
 
     name: str  # of the seat it fills, for people: "gpu0.1"
     incarnation: int  # unique within the master's life; names its two sockets
     engine: str  # a name or an import path, see engines.registry
-    device: str  # "cpu", or "cuda": the one GPU that CUDA_VISIBLE_DEVICES leaves
-    threads: int  # CPU threads it may compute with
-    slots: int  # jobs at a time
-    watermark: bool  # whether speech is marked as synthetic
-    torch_compile: bool  # whether the model goes through torch.compile
-    tuning: Tuning
-    model_path: str
+    engine_config: EngineConfig
+    queues: QueueSizes
     channels: str  # folder of the sockets
     voices: str  # folder of decoded voices, one file per digest
     log_level: str
-    speech_token_queue_max_size: int
-    pcm_chunk_queue_max_size: int
 
 
 # --- Jobs: master → one worker (PUSH/PULL) ----------------------------------------------------
@@ -120,9 +135,9 @@ class LiveJobs(Message, frozen=True):
 
 
 class Voices(Message, frozen=True):
-    """All voices by id and digest. A worker prepares what is new and drops what is gone."""
+    """The digests of all voices. A worker prepares what is new and drops what is gone."""
 
-    voices: dict[str, str]
+    digests: frozenset[str]
 
 
 class Drain(Message, frozen=True):
@@ -146,7 +161,6 @@ class WorkerReady(Message, frozen=True):
     """Model loaded, warmed up, every voice of the first `Voices` prepared."""
 
     model: str
-    sample_rate: int
     clones_voices: bool
     compiled: bool
     notice: str | None = None  # what whoever runs the service should know of it

@@ -5,12 +5,13 @@ names; descriptions and defaults here are what `.env.example` and the README's t
 """
 
 import difflib
+import math
 import os
 import re
 import secrets
 import unicodedata
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,10 +28,19 @@ from pydantic_settings import (
 )
 
 from app.errors import StartupError
-from app.messages import OverlapMethod, S3GenDtype, SynthesisParams, T3Dtype, Tuning
+from app.messages import (
+    EngineConfig,
+    OverlapMethod,
+    QueueSizes,
+    S3GenDtype,
+    SynthesisParams,
+    T3Dtype,
+    Tuning,
+)
 
 ENV_FILE = Path(".env")
 SHORT_NAME = 5
+CGROUP = Path("/sys/fs/cgroup")
 
 FIRST_SLICE = 20
 SLICE_GROWTH = {"cpu": 2.0, "cuda": 1.0}
@@ -309,6 +319,23 @@ class Settings(BaseSettings):
             seed=secrets.randbits(32),
         )
 
+    def engine_config(self, device_kind: str, threads: int, slots: int) -> EngineConfig:
+        """Of an engine on that kind of device, "cuda" or "cpu"."""
+        return EngineConfig(
+            device=device_kind,
+            threads=threads,
+            model_path=str(self.model_path),
+            slots=slots,
+            watermark=self.watermark,
+            torch_compile=self.compiles_for(device_kind),
+            tuning=self.tuning(device_kind),
+        )
+
+    def queue_sizes(self) -> QueueSizes:
+        return QueueSizes(
+            slices=self.tts_speech_token_queue_max_size, audio=self.tts_pcm_chunk_queue_max_size
+        )
+
     def tuning(self, device_kind: str) -> Tuning:
         """For a model on that kind of device, "cuda" or "cpu"."""
         growth = self.tts_slice_growth
@@ -326,6 +353,10 @@ class Settings(BaseSettings):
         return self.torch_compile == "true" or (
             self.torch_compile == "auto" and device_kind == "cuda"
         )
+
+    @property
+    def max_upload_bytes(self) -> int:
+        return self.max_upload_mb * 1_048_576
 
     @property
     def effective_log_level(self) -> str:
@@ -433,5 +464,16 @@ def python_path(first: Path) -> str:
 
 
 def cpu_count() -> int:
-    """The cores this process may use, which a container may have limited."""
-    return len(os.sched_getaffinity(0))
+    """The cores this process may use, which a container may have limited, or their time."""
+    return math.ceil(min(len(os.sched_getaffinity(0)), cpu_quota(CGROUP)))
+
+
+def cpu_quota(cgroup: Path) -> float:
+    """As many cores' time may be used at once, by version 2 of control groups or by 1; inf: all."""
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        with suppress(OSError, ValueError):  # "max", too
+            told = " ".join((cgroup / name).read_text() for name in names)
+            quota, period = map(int, told.split())
+            if quota > 0 and period > 0:
+                return quota / period
+    return math.inf

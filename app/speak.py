@@ -13,8 +13,8 @@ from typing import BinaryIO
 from app.audio.decode import decode_file, load_decoded
 from app.audio.encoder import Encoder
 from app.engines.base import Engine, Voice
-from app.messages import BYTES_PER_SAMPLE, SAMPLE_RATE, SynthesisParams
-from app.worker.pipeline import Pipeline, QueueSizes
+from app.messages import BYTES_PER_SAMPLE, SAMPLE_RATE, QueueSizes, SynthesisParams
+from app.worker.pipeline import Pipeline
 
 
 @dataclass

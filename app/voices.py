@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic
 from typing import BinaryIO, NamedTuple, ParamSpec, TypeVar
 from weakref import WeakValueDictionary
 
@@ -48,6 +49,8 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 _PARALLEL_DECODERS = 2
+_RETRY_S = 30.0
+"""After which a file that could not be read is tried again: permissions and disks get mended."""
 
 
 class _Version(NamedTuple):
@@ -55,6 +58,13 @@ class _Version(NamedTuple):
 
     signature: Signature
     digest: str | None
+
+
+class _Trouble(NamedTuple):
+    """A version of a file that could not be read; `again_at`, by `monotonic`, it may be tried."""
+
+    signature: Signature
+    again_at: float
 
 
 class VoiceStore:
@@ -73,6 +83,7 @@ class VoiceStore:
         self._decoded_dir = decoded_dir
         self._max_upload_bytes = max_upload_bytes
         self._versions: dict[Path, _Version] = {}
+        self._troubles: dict[Path, _Trouble] = {}
         self._snapshot: dict[str, str] = {}
         self._decoded: set[str] = set()
         self._pins: Counter[str] = Counter()
@@ -168,10 +179,14 @@ class VoiceStore:
                 if self._readable is None:
                     await self._in_thread(self._user.discard_stale)
                 found = await self._in_thread(self._list)
+                self._troubles = {
+                    path: trouble
+                    for path, trouble in self._troubles.items()
+                    if found.get(path) == trouble.signature
+                }
                 async with asyncio.TaskGroup() as group:
                     for path, signature in found.items():
-                        known = self._versions.get(path)
-                        if known is None or known.signature != signature:
+                        if self._is_to_be_learned(path, signature):
                             group.create_task(self._learn(path, signature))
                 async with self._changing:
                     await self._refresh()
@@ -192,6 +207,12 @@ class VoiceStore:
 
     # --- From the folders to the snapshot
 
+    def _is_to_be_learned(self, path: Path, signature: Signature) -> bool:
+        version, trouble = self._versions.get(path), self._troubles.get(path)
+        if version and version.signature == signature:
+            return False
+        return trouble is None or trouble.again_at <= monotonic()
+
     async def _learn(self, path: Path, signature: Signature) -> None:
         """Find out whether this version of a file is a voice."""
         try:
@@ -204,13 +225,16 @@ class VoiceStore:
             log.warning("%a is ignored: %s", str(path), refusal.message)
             await self._note(path, _Version(signature, None))
         except (OSError, StorageFull) as fault:
-            log.warning("%a cannot be read now: %s", str(path), fault)
+            if path not in self._troubles:
+                log.warning("%a cannot be read now: %s", str(path), fault)
+            self._troubles[path] = _Trouble(signature, monotonic() + _RETRY_S)
 
     async def _note(self, path: Path, version: _Version) -> None:
         async with self._changing:
             # If the file changed while it was read, the next scan sees a new signature.
             if await self._in_thread(is_unchanged, path, version.signature):
                 self._versions[path] = version
+                self._troubles.pop(path, None)
 
     async def _publish(self, temp: Path, voice_id: str, digest: str, replace: bool) -> None:
         move = self._user.replace if replace else self._user.take_in

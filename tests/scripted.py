@@ -21,9 +21,9 @@ from pathlib import Path
 
 import numpy as np
 
-from app.engines.base import EngineConfig, Samples, SpeechSlice, TextChunk
+from app.engines.base import Samples, SpeechSlice, TextChunk
 from app.errors import DeviceFailed, OutOfMemory
-from app.messages import SAMPLE_RATE, SynthesisParams
+from app.messages import SAMPLE_RATE, EngineConfig, SynthesisParams
 
 SAMPLES_PER_TOKEN = 960
 SILENT = ("sleep", "raise", "die", "hold", "block", "oom", "broken")

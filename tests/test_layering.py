@@ -116,7 +116,7 @@ def test_a_worker_never_loads_the_http_server() -> None:
 def test_a_worker_that_speaks_never_loads_the_http_server() -> None:
     load = """
 import app.worker.main
-from app.engines.base import EngineConfig
+from app.messages import EngineConfig
 from app.engines.registry import load_engine
 load_engine("preview", EngineConfig("cpu", 1, ""))
 """

@@ -1,5 +1,6 @@
 """The environment of each test is its own: no setting and no `.env` of the machine's."""
 
+import math
 import os
 import re
 import textwrap
@@ -9,12 +10,14 @@ from typing import Any
 
 import pytest
 
+import app.settings as settings_module
 from app.errors import StartupError
-from app.messages import SynthesisParams, Tuning
+from app.messages import EngineConfig, QueueSizes, SynthesisParams, Tuning
 from app.settings import (
     Settings,
     child_environment,
     cpu_count,
+    cpu_quota,
     load_settings,
     unknown_names,
     visible_cuda_devices,
@@ -153,6 +156,22 @@ def test_slices_grow_on_a_cpu_only_unless_told_otherwise(given: Callable[..., Se
     assert told.tuning("cpu") == told.tuning("cuda") == Tuning()
 
 
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_an_engine_is_told_what_the_settings_say_of_it(
+    given: Callable[..., Settings], kind: str
+) -> None:
+    settings = given(MODEL_PATH="weights", WATERMARK="false", TTS_T3_DTYPE="float32")
+    tuning = settings.tuning(kind)
+    compiled = kind == "cuda"
+    expected = EngineConfig(kind, 3, "weights", 2, False, compiled, tuning)
+    assert settings.engine_config(kind, threads=3, slots=2) == expected
+
+
+def test_the_queues_of_a_pipeline_are_as_long_as_set(given: Callable[..., Settings]) -> None:
+    settings = given(TTS_SPEECH_TOKEN_QUEUE_MAX_SIZE=5, TTS_PCM_CHUNK_QUEUE_MAX_SIZE=7)
+    assert settings.queue_sizes() == QueueSizes(slices=5, audio=7)
+
+
 def test_the_defaults_of_a_synthesis_are_those_of_the_settings() -> None:
     params = load_settings(api_key_required=False).synthesis_params()
     assert params == SynthesisParams(seed=params.seed)
@@ -173,6 +192,10 @@ def test_the_environment_wins_over_the_file(folder: Path, given: Callable[..., S
 def test_debug_means_debug_logging(given: Callable[..., Settings]) -> None:
     assert given(LOG_LEVEL="warning").effective_log_level == "WARNING"
     assert given(DEBUG="true").effective_log_level == "DEBUG"
+
+
+def test_a_megabyte_of_an_upload_is_1024_times_1024_bytes(given: Callable[..., Settings]) -> None:
+    assert given(MAX_UPLOAD_MB="2").max_upload_bytes == 2 * 1024 * 1024
 
 
 def test_a_health_port_is_optional(given: Callable[..., Settings]) -> None:
@@ -428,8 +451,46 @@ def test_an_operators_choice_of_gpus_is_read(monkeypatch: pytest.MonkeyPatch) ->
     assert visible_cuda_devices() == "0,1"
 
 
-def test_the_cores_are_those_of_this_process() -> None:
+def test_the_cores_are_those_of_this_process(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(settings_module, "CGROUP", tmp_path)
     assert cpu_count() == len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"),
+    [("50000 100000", 1), ("200000 100000", 2), ("250000 100000", 3), ("900000 100000", 8)],
+)
+def test_a_container_may_have_limited_the_time_of_the_cores(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quota: str, cores: int
+) -> None:
+    monkeypatch.setattr(settings_module, "CGROUP", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    (tmp_path / "cpu.max").write_text(f"{quota}\n")
+    assert cpu_count() == cores
+
+
+@pytest.mark.parametrize(
+    ("files", "quota"),
+    [
+        ({}, math.inf),
+        ({"cpu.max": "max 100000\n"}, math.inf),
+        ({"cpu.max": "150000 100000\n"}, 1.5),
+        ({"cpu.max": ""}, math.inf),
+        ({"cpu.max": "1 0"}, math.inf),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, math.inf),
+        ({"cpu/cpu.cfs_quota_us": "20000\n", "cpu/cpu.cfs_period_us": "10000\n"}, 2),
+        ({"cpu/cpu.cfs_quota_us": "20000\n"}, math.inf),
+    ],
+)
+def test_a_quota_is_read_in_either_version_of_control_groups(
+    tmp_path: Path, files: dict[str, str], quota: float
+) -> None:
+    (tmp_path / "cpu").mkdir()
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    assert cpu_quota(tmp_path) == quota
 
 
 # --- what is written about them -------------------------------------------------------------------

@@ -494,6 +494,44 @@ async def test_a_scan_reads_only_what_changed(store, folders, monkeypatch):
     assert read == ["b.wav"]
 
 
+async def test_a_file_that_cannot_be_read_is_named_once_and_tried_now_and_then(
+    store, folders, monkeypatch, caplog
+):
+    now, tried = 100.0, []
+
+    async def no_room(source: Path, target: Path) -> None:
+        tried.append(source.name)
+        raise errors.StorageFull("There is no space left for the decoded voice.")
+
+    def complaints() -> int:
+        return sum("cannot be read now" in r.getMessage() for r in caplog.records)
+
+    monkeypatch.setattr("app.voices.monotonic", lambda: now)
+    file = folders.user / "a.wav"
+    file.write_bytes(LOW)
+    with monkeypatch.context() as patch:
+        patch.setattr("app.voices.decode_file", no_room)
+        for _ in range(3):
+            await store.scan()
+        assert len(tried) == complaints() == 1
+        now += 60
+        await store.scan()
+        assert (len(tried), complaints()) == (2, 1)
+        file.write_bytes(HIGH)
+        await store.scan()
+        assert len(tried) == 3
+        assert complaints() == 2
+        file.unlink()
+        await store.scan()
+        file.write_bytes(HIGH)
+        await store.scan()
+        assert complaints() == 3
+    now += 60
+    await store.scan()
+    assert store.snapshot() == {"a.wav": digest(HIGH)}
+    assert not store._troubles
+
+
 async def test_what_is_listed_is_decoded_at_every_moment(store, folders):
     for turn in range(3):
         for name in ("a.wav", "b.wav", "c.wav"):

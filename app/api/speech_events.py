@@ -11,9 +11,7 @@ from typing import Any
 from app.api.errors import error_body
 from app.audio.encoder import Encoder
 from app.errors import ServiceError
-from app.messages import BYTES_PER_SAMPLE, SAMPLE_RATE
-
-TOKENS_PER_SECOND = 25
+from app.messages import BYTES_PER_SAMPLE, SAMPLE_RATE, TOKENS_PER_SECOND
 
 
 class EventEncoder(Encoder):

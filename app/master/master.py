@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 REPEAT_STATE_S = 0.5
 """What a broadcast has lost is healed in a second, with the time that it takes to act on it."""
 WATCH_VOICES_S = 2.0
-MB = 1_048_576
 
 
 class Master:
@@ -47,7 +46,7 @@ class Master:
             settings.voices_dir,
             settings.preloaded_voices_dir,
             folder.voices,
-            settings.max_upload_mb * MB,
+            settings.max_upload_bytes,
         )
         self.voices.on_change = self._publish_voices
         limits = Limits(
@@ -112,18 +111,13 @@ class Master:
             name=name,
             incarnation=0,
             engine=self.model,
-            device=device_kind,
-            threads=threads,
-            slots=settings.concurrent_requests_per_worker,
-            watermark=settings.watermark,
-            torch_compile=settings.compiles_for(device_kind),
-            tuning=settings.tuning(device_kind),
-            model_path=str(settings.model_path),
+            engine_config=settings.engine_config(
+                device_kind, threads, settings.concurrent_requests_per_worker
+            ),
+            queues=settings.queue_sizes(),
             channels=str(self._folder.channels),
             voices=str(self._folder.voices),
             log_level=settings.effective_log_level,
-            speech_token_queue_max_size=settings.tts_speech_token_queue_max_size,
-            pcm_chunk_queue_max_size=settings.tts_pcm_chunk_queue_max_size,
         )
 
     async def _repeat_state(self) -> None:
@@ -143,7 +137,7 @@ class Master:
         await self.voices.watch(WATCH_VOICES_S)
 
     def _publish_voices(self, snapshot: dict[str, str]) -> None:
-        self._broadcaster.send(Voices(snapshot))
+        self._broadcaster.send(Voices(frozenset(snapshot.values())))
 
     def _own(self, work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None]":
         """A task that runs as long as the service; its crash is known by `crashed`."""

@@ -35,7 +35,7 @@ class WorkerProcess:
             env=child_environment(
                 **device.environment(),
                 CUDA_DEVICE_ORDER="PCI_BUS_ID",
-                **computes_as_a_worker(device.kind, config.threads),
+                **computes_as_a_worker(device.kind, config.engine_config.threads),
                 PYTHONPATH=python_path(PACKAGE_PARENT),
             ),
         )

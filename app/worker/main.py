@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import zmq.asyncio
 
-from app.engines.base import Engine, EngineConfig
+from app.engines.base import Engine
 from app.engines.registry import load_engine
 from app.errors import StartupError
 from app.libc import die_with_the_parent
@@ -43,7 +43,7 @@ from app.transport import (
     results_address,
 )
 from app.worker.jobs import Jobs
-from app.worker.pipeline import Pipeline, QueueSizes
+from app.worker.pipeline import Pipeline
 from app.worker.voices import PreparedVoices
 
 log = logging.getLogger(__name__)
@@ -70,17 +70,8 @@ async def _live(config: WorkerConfig) -> int:
     broadcast = BroadcastReceiver(context, broadcast_address(channels))
     jobs = JobReceiver(context, jobs_address(channels, config.incarnation))
     try:
-        may = EngineConfig(
-            device=config.device,
-            threads=config.threads,
-            model_path=config.model_path,
-            slots=config.slots,
-            watermark=config.watermark,
-            torch_compile=config.torch_compile,
-            tuning=config.tuning,
-        )
         await results.send(WorkerStarting("loads the model"))
-        engine = load_engine(config.engine, may)
+        engine = load_engine(config.engine, config.engine_config)
         await results.send(WorkerStarting("compiles" if engine.compiled else "warms up"))
         await engine.warm_up()
         await results.send(WorkerStarting("prepares the voices"))
@@ -111,8 +102,7 @@ async def _work(
     results: ResultSender,
 ) -> WorkerFailed | None:
     """Until drained: None. If the process must be replaced before that: its last message."""
-    sizes = QueueSizes(config.speech_token_queue_max_size, config.pcm_chunk_queue_max_size)
-    pipeline = Pipeline(engine, sizes)
+    pipeline = Pipeline(engine, config.queues, config.engine_config.threads)
     voices = PreparedVoices(engine, Path(config.voices))
     jobs = Jobs(engine, pipeline, voices, results.send)
     voices_known = asyncio.Event()
@@ -135,15 +125,16 @@ async def _work(
             match await broadcast.receive():
                 case LiveJobs() as live:
                     jobs.keep(live)
-                case Voices() as known:
-                    voices.follow(set(known.voices.values()))
+                case Voices(digests):
+                    voices.follow(digests)
                     voices_known.set()
                 case Drain():
                     drained.set()
 
     async def beat() -> None:
         while True:
-            await results.send(Heartbeat(pipeline.steps, jobs.working, engine.runaways))
+            steps = pipeline.steps + voices.steps
+            await results.send(Heartbeat(steps, jobs.working, engine.runaways))
             await asyncio.sleep(HEARTBEAT_S)
 
     async with asyncio.TaskGroup() as tasks:
@@ -153,7 +144,6 @@ async def _work(
         await results.send(
             WorkerReady(
                 model=engine.name,
-                sample_rate=engine.sample_rate,
                 clones_voices=engine.clones_voices,
                 compiled=engine.compiled,
                 notice=engine.notice,

@@ -9,7 +9,6 @@ cancels all stages; an error in one ends the others and is raised.
 
 import asyncio
 import itertools
-import os
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 
 from app.audio.pcm import ChunkJoiner, to_int16
 from app.engines.base import Engine, Samples, SpeechSlice, TextChunk, Voice
-from app.messages import SynthesisParams
+from app.messages import QueueSizes, SynthesisParams
 from app.text import split
 
 Emit = Callable[[bytes], Awaitable[None]]
@@ -29,14 +28,6 @@ def _nobody(done: int, chunks: int) -> None:
 
 
 @dataclass(frozen=True)
-class QueueSizes:
-    """How many items may wait between T3 and S3Gen, and between S3Gen and PCM."""
-
-    slices: int
-    audio: int
-
-
-@dataclass(frozen=True)
 class AudioPiece:
     """What S3Gen made of one slice; `last` ends a text chunk."""
 
@@ -45,12 +36,15 @@ class AudioPiece:
 
 
 class Pipeline:
-    """One engine's pipeline; any number of texts may run through it at once."""
+    """One engine's pipeline; any number of texts may run through it at once.
 
-    def __init__(self, engine: Engine, sizes: QueueSizes) -> None:
+    `threads` make their PCM, one at most that of one text.
+    """
+
+    def __init__(self, engine: Engine, sizes: QueueSizes, threads: int = 1) -> None:
         self._engine = engine
         self._sizes = sizes
-        self._pcm_threads = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="pcm")
+        self._pcm_threads = ThreadPoolExecutor(threads, thread_name_prefix="pcm")
         self._steps = 0
 
     @property

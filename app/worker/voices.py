@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator, Set
+from contextlib import asynccontextmanager
 from pathlib import Path
 from time import monotonic
 
@@ -12,16 +14,21 @@ log = logging.getLogger(__name__)
 
 
 class PreparedVoices:
-    """Prepares each voice once, one after the other; a job holds the value it was given."""
+    """Prepares each voice once, one after the other; a job holds the value it was given.
+
+    Those that jobs wait for come first. `steps` counts what was tried, for the heartbeat.
+    """
 
     def __init__(self, engine: Engine, folder: Path) -> None:
         self._engine = engine
         self._folder = folder
         self._prepared: dict[str, asyncio.Task[Voice]] = {}
         self._unfit: set[str] = set()  # failed once: only tried again for a job that wants it
-        self._one_at_a_time = asyncio.Lock()
+        self._awaited: set[str] = set()  # by jobs, and not prepared yet
+        self._one_at_a_time = asyncio.Condition()
+        self.steps = 0
 
-    def follow(self, digests: set[str]) -> None:
+    def follow(self, digests: Set[str]) -> None:
         """Begin to prepare what is new, drop what is gone."""
         self._unfit &= digests
         for digest in digests - self._prepared.keys() - self._unfit:
@@ -39,6 +46,8 @@ class PreparedVoices:
         if digest is None:
             return self._engine.default_voice
         task = self._prepared.get(digest) or self._begin(digest)
+        if not task.done():
+            self._awaited.add(digest)
         return await asyncio.shield(task)
 
     def _begin(self, digest: str) -> asyncio.Task[Voice]:
@@ -48,13 +57,25 @@ class PreparedVoices:
         return task
 
     async def _prepare(self, digest: str) -> Voice:
-        async with self._one_at_a_time:
+        async with self._turn(digest):
             began = monotonic()
             samples, rate = await asyncio.to_thread(load_decoded, self._folder / digest)
             voice = await self._engine.prepare_voice(samples, rate)
             level = logging.INFO if self._engine.clones_voices else logging.DEBUG
             log.log(level, "voice %s prepared after %.3f s", digest[:8], monotonic() - began)
             return voice
+
+    @asynccontextmanager
+    async def _turn(self, digest: str) -> AsyncIterator[None]:
+        """Inside, no other voice is prepared; one that no job waits for lets the others pass."""
+        async with self._one_at_a_time:
+            await self._one_at_a_time.wait_for(lambda: digest in self._awaited or not self._awaited)
+            try:
+                yield
+            finally:
+                self.steps += 1
+                self._awaited.discard(digest)
+                self._one_at_a_time.notify_all()
 
     def _report(self, digest: str, task: asyncio.Task[Voice]) -> None:
         if task.cancelled() or not (error := task.exception()):

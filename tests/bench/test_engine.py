@@ -8,9 +8,8 @@ import pytest
 from app.audio.decode import decode_file, load_decoded
 from app.bench.engine import SignalEngine, expected_pcm, voice_code
 from app.bench.soak.voices import voice_file
-from app.engines.base import EngineConfig
-from app.messages import SynthesisParams
-from app.worker.pipeline import Pipeline, QueueSizes
+from app.messages import EngineConfig, QueueSizes, SynthesisParams
+from app.worker.pipeline import Pipeline
 
 TEXT = "More sand than wind. The river carries slow hills of it over the plain. No more than any."
 ASKED = SynthesisParams(

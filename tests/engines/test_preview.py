@@ -12,9 +12,9 @@ import pytest
 import soxr
 from pocketsphinx import Decoder as Recogniser
 
-from app.engines.base import EngineConfig, TextChunk
+from app.engines.base import TextChunk
 from app.engines.preview import PreviewEngine, run_to_its_end
-from app.messages import SynthesisParams
+from app.messages import EngineConfig, SynthesisParams
 
 TEXT = "The train to the city was late because of heavy snow. We walked home along the river."
 
@@ -272,7 +272,7 @@ def test_a_missing_extra_is_named_at_start(module):
     code = f"""
 import sys
 sys.modules[{module!r}] = None
-from app.engines.base import EngineConfig
+from app.messages import EngineConfig
 from app.engines.registry import load_engine
 from app.errors import StartupError
 try:

@@ -3,15 +3,17 @@ import sys
 
 import pytest
 
-from app.engines.base import EngineConfig
 from app.engines.registry import choose_engine, load_engine
 from app.errors import StartupError
+from app.messages import EngineConfig
 
 CONFIG = EngineConfig(device="cpu", threads=2, model_path="")
 
 
 class Scripted:
     """As much of an engine as a registry sees."""
+
+    sample_rate = 24_000
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
@@ -21,6 +23,15 @@ def test_an_import_path_loads_that_class_with_the_configuration():
     engine = load_engine(f"{__name__}:Scripted", CONFIG)
     assert isinstance(engine, Scripted)
     assert engine.config is CONFIG
+
+
+class Slow(Scripted):
+    sample_rate = 22_050
+
+
+def test_an_engine_at_another_sample_rate_is_refused():
+    with pytest.raises(StartupError, match="22050 Hz: it must be 24000"):
+        load_engine(f"{__name__}:Slow", CONFIG)
 
 
 def test_preview_is_an_engine():

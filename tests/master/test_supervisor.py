@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import psutil
 import pytest
 import zmq
@@ -22,7 +23,7 @@ from app.master.devices import CPU
 from app.master.dispatcher import Dispatcher, Limits
 from app.master.stream import JobStream, Restarted
 from app.master.supervisor import Policy, Pulse, Seat, Supervisor
-from app.messages import Heartbeat, Tuning, Voices, WorkerConfig
+from app.messages import EngineConfig, Heartbeat, QueueSizes, Voices, WorkerConfig
 from app.metrics import Metrics
 from app.transport import Broadcaster, broadcast_address
 from tests.scripted import expected_pcm
@@ -58,6 +59,7 @@ class House:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.voices: set[str] = set()
         self.context: zmq.Context[Any] = zmq.Context()
         self.broadcaster = Broadcaster(self.context, broadcast_address(folder))
         limits = Limits(queued=10, queue_timeout_s=60, ahead_samples=10**9, client_stall_s=600)
@@ -83,18 +85,11 @@ class House:
             name="cpu.0",
             incarnation=0,
             engine=engine,
-            device="cpu",
-            threads=1,
-            slots=1,
-            torch_compile=False,
-            tuning=Tuning(),
-            watermark=False,
-            model_path=str(self.folder / "model"),
+            engine_config=EngineConfig("cpu", 1, str(self.folder / "model")),
+            queues=QueueSizes(2, 3),
             channels=str(self.folder),
             voices=str(self.folder),
             log_level="INFO",
-            speech_token_queue_max_size=2,
-            pcm_chunk_queue_max_size=3,
         )
         self.supervisor.start(config, CPU)
         return self.supervisor.seats[0]
@@ -104,7 +99,7 @@ class House:
 
     async def _repeat_state(self) -> None:
         while True:
-            self.broadcaster.send(Voices({}))
+            self.broadcaster.send(Voices(frozenset(self.voices)))
             self.dispatcher.tick()
             await asyncio.sleep(0.02)
 
@@ -275,6 +270,15 @@ async def test_a_worker_that_hangs_shows_its_stack_and_is_replaced(
     assert "most recent call first" in stack
     assert "scripted.py" in stack
     assert await heard(house.submit("one"))
+
+
+async def test_a_voice_that_a_worker_prepares_is_a_step(house: House) -> None:
+    for voice in "abc":
+        (house.folder / voice).write_bytes(np.array([24_000], np.uint32).tobytes() + bytes(400))
+        house.voices.add(voice)
+    seat = house.supervise()
+    await ready(seat)
+    await until(lambda: seat._pulse._steps == 3, 0.01)
 
 
 async def test_a_worker_that_never_gets_ready_is_replaced(house: House) -> None:

@@ -8,21 +8,22 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from app.engines.base import EngineConfig
 from app.messages import (
     AudioChunk,
     Credit,
+    EngineConfig,
     JobCancelled,
     JobDone,
     JobFailed,
     JobReceived,
     JobResult,
     LiveJobs,
+    QueueSizes,
     Result,
     Synthesize,
 )
 from app.worker.jobs import Jobs
-from app.worker.pipeline import Pipeline, QueueSizes
+from app.worker.pipeline import Pipeline
 from app.worker.voices import PreparedVoices
 from tests.scripted import SAMPLES_PER_TOKEN, NumberlessDecoder, ScriptedEngine, expected_pcm
 from tests.test_messages import PARAMS

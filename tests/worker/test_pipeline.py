@@ -1,16 +1,17 @@
 """The three stages, run with an engine that can be held at any step."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import msgspec
 import pytest
 
-from app.engines.base import EngineConfig, Samples, SpeechSlice, TextChunk
+from app.engines.base import Samples, SpeechSlice, TextChunk
 from app.errors import EngineFailed
-from app.messages import SynthesisParams
-from app.worker.pipeline import Pipeline, QueueSizes
+from app.messages import EngineConfig, QueueSizes, SynthesisParams
+from app.worker.pipeline import Pipeline
 from tests.scripted import (
     SAMPLES_PER_TOKEN,
     NumberlessDecoder,
@@ -184,6 +185,24 @@ async def test_texts_run_side_by_side(scripted: ScriptedEngine) -> None:
         for seed in range(20):
             speakers.create_task(speak(seed))
     assert heard == {seed: expected_pcm(TWO_CHUNKS, seed) for seed in range(20)}
+
+
+async def test_pcm_is_made_by_no_more_than_the_threads_given(scripted: ScriptedEngine) -> None:
+    of_two, threads = threading.Barrier(2, timeout=PATIENCE_S), set()
+
+    def to_host(audio: Samples) -> Samples:
+        threads.add(threading.get_ident())
+        of_two.wait()
+        return audio
+
+    async def emit(pcm: bytes) -> None:
+        pass
+
+    scripted.to_host = to_host  # type: ignore[method-assign]
+    pipeline = Pipeline(scripted, SIZES, threads=2)
+    await asyncio.gather(*(pipeline.run("audio1", 0, PLAIN, emit) for _ in range(8)))
+    assert len(threads) == 2
+    pipeline.close()
 
 
 # --- how the stages keep pace ---------------------------------------------------------------------

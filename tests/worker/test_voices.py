@@ -4,9 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.engines.base import EngineConfig, Samples
+from app.engines.base import Samples
+from app.messages import EngineConfig
 from app.worker.voices import PreparedVoices
 from tests.scripted import ScriptedEngine, voice_code
+from tests.waiting import until
 
 RATE = 24_000
 
@@ -18,7 +20,7 @@ class CountingEngine(ScriptedEngine):
         super().__init__(EngineConfig("cpu", 1, ""))
         self.may_go_on = asyncio.Event()
         self.may_go_on.set()
-        self.prepared = 0
+        self.prepared: list[int] = []
         self.at_once = 0
         self.most_at_once = 0
 
@@ -29,7 +31,7 @@ class CountingEngine(ScriptedEngine):
         await asyncio.sleep(0)
         await self.may_go_on.wait()
         self.at_once -= 1
-        self.prepared += 1
+        self.prepared.append(len(samples))
         if not len(samples):
             raise ValueError("no voice in it")
         return await super().prepare_voice(samples, rate)
@@ -61,14 +63,14 @@ async def test_a_voice_is_prepared_once(voices: PreparedVoices, engine: Counting
     voices.follow({"a"})
     voices.follow({"a"})
     assert await asyncio.gather(*(voices.get("a") for _ in range(5))) == [code(100)] * 5
-    assert engine.prepared == 1
+    assert len(engine.prepared) == 1
 
 
 async def test_without_a_voice_there_is_the_engines_own(
     voices: PreparedVoices, engine: CountingEngine
 ) -> None:
     assert await voices.get(None) == engine.default_voice
-    assert engine.prepared == 0
+    assert not engine.prepared
 
 
 async def test_what_is_new_is_ready_before_it_is_asked_for(
@@ -76,9 +78,9 @@ async def test_what_is_new_is_ready_before_it_is_asked_for(
 ) -> None:
     voices.follow({"a", "b", "c"})
     await voices.settled()
-    assert engine.prepared == 3
+    assert len(engine.prepared) == 3
     assert await voices.get("b") == code(200)
-    assert engine.prepared == 3
+    assert len(engine.prepared) == 3
 
 
 async def test_voices_are_prepared_one_after_the_other(
@@ -89,13 +91,47 @@ async def test_voices_are_prepared_one_after_the_other(
     assert engine.most_at_once == 1
 
 
+async def test_a_voice_that_a_job_waits_for_is_the_next(
+    voices: PreparedVoices, engine: CountingEngine, tmp_path: Path
+) -> None:
+    for number in range(4, 20):
+        store(tmp_path / str(number), np.zeros(100 * number, np.float32))
+    engine.may_go_on.clear()
+    voices.follow({"a"})
+    await until(lambda: engine.at_once == 1)
+    voices.follow({"a", "b", "c"} | {str(number) for number in range(4, 20)})
+    jobs = [asyncio.create_task(voices.get(digest)) for digest in ("19", "7", "19")]
+    await asyncio.sleep(0)
+    engine.may_go_on.set()
+    assert await asyncio.gather(*jobs) == [code(1900), code(700), code(1900)]
+    await voices.settled()
+    assert engine.prepared[0] == 100
+    assert set(engine.prepared[1:3]) == {1900, 700}
+    assert len(engine.prepared) == 19
+
+
+async def test_each_voice_is_a_step_when_it_is_over_with(
+    voices: PreparedVoices, engine: CountingEngine
+) -> None:
+    voices.follow({"gone"})
+    await voices.settled()
+    assert voices.steps == 1
+    engine.may_go_on.clear()
+    voices.follow({"a", "b"})
+    await until(lambda: engine.at_once == 1)
+    assert voices.steps == 1
+    engine.may_go_on.set()
+    await voices.settled()
+    assert voices.steps == 3
+
+
 async def test_a_dropped_voice_is_forgotten(voices: PreparedVoices, engine: CountingEngine) -> None:
     voices.follow({"a", "b"})
     await voices.settled()
     voices.follow({"b"})
     voices.follow({"a", "b"})
     await voices.settled()
-    assert engine.prepared == 3
+    assert len(engine.prepared) == 3
 
 
 async def test_a_job_accepted_before_its_voice_was_dropped_still_gets_it(
@@ -156,6 +192,6 @@ async def test_a_voice_that_failed_once_is_tried_again_for_a_job_but_not_by_itse
     await voices.settled()
     voices.follow({"d"})
     await voices.settled()
-    assert engine.prepared == 1
+    assert len(engine.prepared) == 1
     store(tmp_path / "d", np.zeros(400, np.float32))
     assert await voices.get("d") == code(400)

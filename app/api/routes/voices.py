@@ -23,7 +23,6 @@ from app.errors import (
     VoiceExists,
     VoiceNotFound,
 )
-from app.master.master import MB
 from app.voice_files import checked_voice_id
 
 router = APIRouter(prefix="/voices", tags=["voices"])
@@ -71,9 +70,12 @@ async def upload(request: Request, services: ServicesOf, replace: bool = False) 
     """The file name becomes the `voice_id`. `replace=true` swaps an existing one."""
     if media_type(request) != "multipart/form-data":
         raise UnsupportedMedia("send the file as multipart/form-data")
-    voices, most_mb = services.master.voices, services.master.settings.max_upload_mb
-    too_large = PayloadTooLarge(f"a voice file may have at most {most_mb} MB", param="file")
-    limited = limit_body(request, most_mb * MB + MULTIPART_OVERHEAD_BYTES, too_large)
+    voices, settings = services.master.voices, services.master.settings
+    too_large = PayloadTooLarge(
+        f"a voice file may have at most {settings.max_upload_mb} MB", param="file"
+    )
+    most_bytes = settings.max_upload_bytes + MULTIPART_OVERHEAD_BYTES
+    limited = limit_body(request, most_bytes, too_large)
     try:
         async with limited.form(max_files=1, max_fields=4) as form:
             file = form.get("file")

@@ -22,13 +22,13 @@ from app.bench.listener import first_audible
 from app.bench.speed.clock import Clock
 from app.bench.speed.hooks import clocked, cut_at, endless
 from app.bench.speed.memory import peak_gb, present_gb
-from app.engines.base import Engine, EngineConfig, Samples, SpeechSlice, TextChunk
+from app.engines.base import Engine, Samples, SpeechSlice, TextChunk
 from app.engines.registry import load_engine
 from app.errors import EngineFailed
 from app.logs import set_up_logging
-from app.messages import SynthesisParams
+from app.messages import EngineConfig, QueueSizes, SynthesisParams
 from app.settings import cpu_count
-from app.worker.pipeline import Pipeline, QueueSizes
+from app.worker.pipeline import Pipeline
 
 QUEUES = QueueSizes(slices=2, audio=3)
 """As by default."""

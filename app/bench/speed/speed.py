@@ -6,7 +6,7 @@ is compared before any time of theirs counts: figures of a wrong answer are wort
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -25,8 +25,8 @@ from app.bench.speed.sameness import (
     same_waveform,
 )
 from app.bench.speed.subject import checkpoint
-from app.engines.base import EngineConfig, Samples
-from app.messages import BYTES_PER_SAMPLE, SAMPLE_RATE
+from app.engines.base import Samples
+from app.messages import BYTES_PER_SAMPLE, SAMPLE_RATE, EngineConfig
 from app.settings import computes_as_a_worker
 
 TEXT = "Sound."
@@ -106,7 +106,8 @@ def measure(plan: Plan, on_progress: OnProgress) -> Report:
         process(**computes_as_a_worker(config.device, config.threads)) as own,
         process(TQDM_DISABLE="1", TRANSFORMERS_VERBOSITY="error") as other,
     ):
-        loaded = own(engine.load, replace(config, model_path=str(folder)), plan.tiny)
+        of_folder = msgspec.structs.replace(config, model_path=str(folder))
+        loaded = own(engine.load, of_folder, plan.tiny)
         if plan.rounds:
             model = (folder, plan.tiny, config.device, config.threads)
             other(package.load, *model, plan.tokens)

@@ -21,7 +21,7 @@ from time import monotonic
 import numpy as np
 import torch
 
-from app.engines.base import EngineConfig, Samples, SpeechSlice, TextChunk, Watermark
+from app.engines.base import Samples, SpeechSlice, TextChunk, Watermark
 from app.engines.chatterbox.compilation import NO_COMPILER, Compiler, TorchCompiler
 from app.engines.chatterbox.decode_loop import NOTHING_HEARD, DecodeLoop, Slice
 from app.engines.chatterbox.device_faults import device_faults
@@ -42,7 +42,7 @@ from app.engines.chatterbox.watermark import StreamingWatermark, load_watermarke
 from app.engines.threads import run_to_its_end
 from app.errors import StartupError
 from app.libc import trim_heap
-from app.messages import SAMPLE_RATE, SynthesisParams
+from app.messages import SAMPLE_RATE, EngineConfig, SynthesisParams
 
 log = logging.getLogger(__name__)
 

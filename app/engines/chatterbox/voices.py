@@ -26,7 +26,8 @@ from chatterbox.models.s3tokenizer import S3_SR
 from safetensors import SafetensorError
 from torch import Tensor
 
-from app.engines.base import TOKENS_PER_SECOND, Samples
+from app.engines.base import Samples
+from app.messages import TOKENS_PER_SECOND
 
 if TYPE_CHECKING:
     from app.engines.chatterbox.loading import Models

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -15,17 +16,18 @@ from app.bench.speed import engine, package
 from app.bench.speed.process import Run, process
 from app.bench.speed.speed import Plan, compare, compete, take_turns, warm_up
 from app.bench.speed.subject import checkpoint
-from app.engines.base import EngineConfig
 from app.engines.chatterbox import flow, t3
 from app.errors import EngineFailed
-from app.messages import Tuning
+from app.messages import EngineConfig, Tuning
 from tests.service import ROOT
 
 T = TypeVar("T")
 
 TUNING = Tuning(first_slice_tokens=20, slice_growth=2.0)
 PLAN = Plan(EngineConfig("cpu", 1, "", slots=2, tuning=TUNING), tiny=True, tokens=40, rounds=1)
-NOT_THE_SAME = replace(PLAN, config=replace(PLAN.config, tuning=Tuning(t3_dtype="int8")))
+NOT_THE_SAME = replace(
+    PLAN, config=msgspec.structs.replace(PLAN.config, tuning=Tuning(t3_dtype="int8"))
+)
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -56,7 +58,7 @@ def other(folder: Path) -> Iterator[Run]:
 def own(folder: Path) -> Iterator[Run]:
     """The engine's process."""
     with process() as run:
-        run(engine.load, replace(PLAN.config, model_path=str(folder)), True)
+        run(engine.load, msgspec.structs.replace(PLAN.config, model_path=str(folder)), True)
         yield run
 
 

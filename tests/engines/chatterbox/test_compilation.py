@@ -10,14 +10,13 @@ import pytest
 import pytest_asyncio
 import torch
 
-from app.engines.base import EngineConfig
 from app.engines.chatterbox import engine as engine_module
 from app.engines.chatterbox.compilation import NO_COMPILER, Compiler, TorchCompiler
 from app.engines.chatterbox.engine import ChatterboxEngine
 from app.engines.chatterbox.loading import Models
 from app.engines.chatterbox.t3 import T3Batch, T3Request, tokenize
-from app.messages import SynthesisParams
-from app.worker.pipeline import Pipeline, QueueSizes
+from app.messages import EngineConfig, QueueSizes, SynthesisParams
+from app.worker.pipeline import Pipeline
 from tests.engines.chatterbox.tiny import TinyChatterbox
 from tests.service import Service
 

@@ -13,14 +13,14 @@ import pytest_asyncio
 import torch
 from perth import PerthImplicitWatermarker
 
-from app.engines.base import EngineConfig, TextChunk
+from app.engines.base import TextChunk
 from app.engines.chatterbox.engine import ChatterboxEngine
 from app.engines.chatterbox.flow import Flow
 from app.engines.chatterbox.t3 import T3Batch
 from app.engines.chatterbox.vocoder import Vocoder
 from app.errors import DeviceFailed, OutOfMemory
-from app.messages import SAMPLE_RATE, SynthesisParams, Tuning
-from app.worker.pipeline import Pipeline, QueueSizes
+from app.messages import SAMPLE_RATE, EngineConfig, QueueSizes, SynthesisParams, Tuning
+from app.worker.pipeline import Pipeline
 from tests.engines.chatterbox.tiny import TinyChatterbox
 from tests.service import ROOT, Service
 

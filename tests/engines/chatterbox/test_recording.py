@@ -12,13 +12,12 @@ import pytest
 import pytest_asyncio
 import torch
 
-from app.engines.base import EngineConfig
 from app.engines.chatterbox import engine as engine_module
 from app.engines.chatterbox.engine import ChatterboxEngine
 from app.engines.chatterbox.recording import NO_RECORDER, NoRecorder, RecordingFailed
 from app.engines.chatterbox.t3 import T3Batch, T3Request, tokenize
-from app.messages import SynthesisParams, Tuning
-from app.worker.pipeline import Pipeline, QueueSizes
+from app.messages import EngineConfig, QueueSizes, SynthesisParams, Tuning
+from app.worker.pipeline import Pipeline
 from tests.engines.chatterbox.few_shapes import FewShapes
 from tests.engines.chatterbox.speech import decibels
 from tests.engines.chatterbox.tiny import TinyChatterbox

@@ -1,8 +1,8 @@
 """The Chatterbox engine at tiny size, for worker processes: loaded by import path."""
 
 from app.bench.checkpoint import tiny_sizes
-from app.engines.base import EngineConfig
 from app.engines.chatterbox.engine import ChatterboxEngine
+from app.messages import EngineConfig
 
 
 class TinyChatterbox(ChatterboxEngine):
