@@ -190,15 +190,16 @@ async def test_texts_run_side_by_side(scripted: ScriptedEngine) -> None:
 async def test_pcm_is_made_by_no_more_than_the_threads_given(scripted: ScriptedEngine) -> None:
     of_two, threads = threading.Barrier(2, timeout=PATIENCE_S), set()
 
-    def to_host(audio: Samples) -> Samples:
-        threads.add(threading.get_ident())
-        of_two.wait()
-        return audio
+    class Waiting:
+        def push(self, audio: Samples, last: bool) -> Samples:
+            threads.add(threading.get_ident())
+            of_two.wait()
+            return audio
 
     async def emit(pcm: bytes) -> None:
         pass
 
-    scripted.to_host = to_host  # type: ignore[method-assign]
+    scripted.new_watermark = Waiting  # type: ignore[method-assign, assignment]
     pipeline = Pipeline(scripted, SIZES, threads=2)
     await asyncio.gather(*(pipeline.run("audio1", 0, PLAIN, emit) for _ in range(8)))
     assert len(threads) == 2

@@ -18,7 +18,7 @@ class Stream:
         self.name = name
         self.fault = fault
 
-    def wanted(self, tokens: Tensor) -> str | None:
+    def solve_for(self, tokens: Tensor) -> str | None:
         return self.name if len(tokens) else None
 
     def extend(self, tokens: Tensor, mel: str | None, last: bool) -> Tensor:
