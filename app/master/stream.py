@@ -19,7 +19,7 @@ class Restarted(Exception):
     """All that was read is void: another worker says everything from the beginning."""
 
 
-def _nothing() -> None:
+def _nothing(*details: object) -> None:
     pass
 
 
@@ -30,7 +30,7 @@ class JobStream:
     """
 
     def __init__(self) -> None:
-        self.on_taken: Callable[[int], None] = lambda samples: None
+        self.on_taken: Callable[[int], None] = _nothing
         self.on_close: Callable[[], None] = _nothing
         self.on_failed: Callable[[], None] = _nothing
         self.error: ServiceError | None = None
@@ -99,9 +99,11 @@ class JobStream:
         self.started = True
 
     def close(self) -> None:
-        """The reader is done; a job that goes on is cancelled."""
-        self.on_failed = _nothing
-        self.on_close()
+        """The reader is done; a job that goes on is cancelled. Only the first call counts."""
+        on_close = self.on_close
+        self.on_taken = self.on_close = self.on_failed = _nothing  # which refer to this stream
+        on_close()
+        self._chunks.clear()
         if self.error:
             self.error.with_traceback(None)  # which refers to all that the reader had
 

@@ -4,8 +4,10 @@ Time stands still until the `Clock` is told to move.
 """
 
 import asyncio
+import gc
 import logging
 import re
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -334,6 +336,26 @@ async def test_a_client_that_leaves_the_queue_is_never_served() -> None:
     [worker] = bench.attach("w", slots=2)
     assert given_to(worker) == [["b"]]
     assert not other.ended
+
+
+@pytest.mark.parametrize("complete", [False, True])
+async def test_an_abandoned_stream_does_not_wait_for_the_garbage_collector(complete: bool) -> None:
+    bench = Bench()
+    [worker] = bench.attach("w")
+    gc.disable()
+    try:
+        stream = bench.submit("a")
+        bench.say(worker, AudioChunk(worker.given[0].job, 0), pcm(5))
+        if complete:
+            bench.finish(worker, 1, 5)
+        stream.close()
+        if not complete:
+            bench.say(worker, JobCancelled(worker.given[0].job))
+        left = weakref.ref(stream)
+        del stream
+        assert left() is None
+    finally:
+        gc.enable()
 
 
 async def test_a_client_that_takes_nothing_is_cancelled_after_a_while(clock: Clock) -> None:

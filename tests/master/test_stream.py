@@ -182,9 +182,18 @@ async def test_audio_counts_as_untaken_while_it_lies_there(monkeypatch: pytest.M
     assert stream.untaken_s(900.0) == 0
 
 
-async def test_closing_is_told() -> None:
+async def test_closing_is_told_once() -> None:
     stream = JobStream()
     told: list[str] = []
     stream.on_close = lambda: told.append("closed")
     stream.close()
+    stream.close()
     assert told == ["closed"]
+
+
+async def test_a_closed_stream_keeps_no_audio() -> None:
+    stream = JobStream()
+    stream.put(PCM)
+    stream.end()
+    stream.close()
+    assert await stream.read() is None
