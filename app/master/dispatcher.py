@@ -120,6 +120,7 @@ class Dispatcher:
         self._open: set[JobStream] = set()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._resending: asyncio.TimerHandle | None = None
         self._live_version = 0
         self._accepted = 0
         self._turn = 0
@@ -135,8 +136,9 @@ class Dispatcher:
     ) -> JobStream:
         """Accept a job, or raise `Draining`, `NotReady` or `QueueFull`."""
         self.refuse_if_closed()
-        if len(self._queue) >= self._limits.queued and not self._free_worker():
-            raise QueueFull(f"{len(self._queue)} requests are waiting already")
+        waiting = len(self._queue)  # behind a free worker, too, if that takes no message
+        if waiting >= self._limits.queued and (waiting or not self._free_worker()):
+            raise QueueFull(f"{waiting} requests are waiting already")
         stream = JobStream()
         self._accepted += 1
         job = Job(f"{request_id}#{self._accepted}", text, voice, params, stream, monotonic())
@@ -292,8 +294,13 @@ class Dispatcher:
             self._leave_queue(job)
             if not self._start(job, worker):
                 self._enqueue(job, first=True)
-                asyncio.get_running_loop().call_later(RESEND_S, self._dispatch)
+                self._dispatch_again_soon()
                 return
+
+    def _dispatch_again_soon(self) -> None:
+        if self._resending:
+            self._resending.cancel()
+        self._resending = asyncio.get_running_loop().call_later(RESEND_S, self._dispatch)
 
     def _start(self, job: Job, worker: Worker) -> bool:
         """False if the worker takes no message: it is not connected yet, or not for long."""

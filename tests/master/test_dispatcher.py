@@ -237,6 +237,33 @@ async def test_without_a_queue_a_free_slot_still_takes_a_job() -> None:
         bench.submit("b")
 
 
+@pytest.mark.parametrize("limit", [0, 3])
+async def test_a_worker_that_takes_no_message_does_not_lift_the_limit(limit: int) -> None:
+    bench = Bench(Limits(limit, 60, 1000, 600))
+    bench.dispatcher.attach(Worker("deaf", 1, lambda message: False))
+    for _ in range(max(limit, 1)):
+        bench.submit("a")
+    with pytest.raises(QueueFull):
+        bench.submit("b")
+
+
+async def test_a_worker_that_takes_no_message_is_asked_at_one_pace(clock: Clock) -> None:
+    asked: list[ToWorker] = []
+
+    def refuse(message: ToWorker) -> bool:
+        asked.append(message)
+        return False
+
+    bench = Bench()
+    bench.dispatcher.attach(Worker("deaf", 1, refuse))
+    for name in "abc":
+        bench.submit(name)
+    asked.clear()
+    for _ in range(10):
+        await clock.forward(dispatcher_module.RESEND_S)
+    assert len(asked) == 10
+
+
 async def test_who_waits_too_long_is_told_and_never_runs(clock: Clock) -> None:
     bench = Bench()
     stream = bench.submit("a")
