@@ -95,6 +95,7 @@ class Job:
     deadline: asyncio.TimerHandle | None = None
     worker: Worker | None = None
     kills: int = 0
+    received: bool = False  # by its worker, which waits for credit
     granted: int = 0
     chunks: int = 0
     samples: int = 0
@@ -142,7 +143,7 @@ class Dispatcher:
         stream = JobStream()
         self._accepted += 1
         job = Job(f"{request_id}#{self._accepted}", text, voice, params, stream, monotonic())
-        stream.on_taken = lambda samples: self._grant(job, samples)
+        stream.on_taken = lambda: self._grant(job)
         stream.on_close = lambda: self._closed(job)
         self._open.add(stream)
         self._idle.clear()
@@ -212,7 +213,8 @@ class Dispatcher:
                 self._chunk(job, message.seq, pcm)
                 return
             case JobReceived():
-                self._grant(job, 0)
+                job.received = True
+                self._grant(job)
                 return
             case JobDone():
                 worker.finished += 1
@@ -228,11 +230,14 @@ class Dispatcher:
     # --- what the master does -------------------------------------------------------------------
 
     def tick(self) -> None:
-        """Twice a second: repeat what broadcasts may have lost, look for stalled clients."""
+        """Twice a second: repeat what may have been lost, look for stalled clients."""
         self._publish()
         now = monotonic()
         for job in self._running():
-            if not job.stream.ended and job.stream.untaken_s(now) > self._limits.client_stall_s:
+            if job.stream.ended:
+                continue
+            self._grant(job)
+            if job.stream.untaken_s(now) > self._limits.client_stall_s:
                 self._end(job, ClientStalled("the client took nothing for too long"))
 
     def drain(self) -> None:
@@ -310,7 +315,7 @@ class Dispatcher:
         job.worker = worker
         self._live_version += 1
         job.chunks = job.samples = job.granted = 0
-        job.paused_at, job.paused_s = None, 0.0
+        job.received, job.paused_at, job.paused_s = False, None, 0.0
         message = Synthesize(job.id, job.text, job.voice, job.params, self._live_version)
         if not worker.send(message):
             job.worker = None
@@ -365,21 +370,23 @@ class Dispatcher:
             audio_s = job.samples / SAMPLE_RATE
             self._metrics.job_done(len(job.text), audio_s, ran_s - job.paused_s)
 
-    def _grant(self, job: Job, taken: int) -> None:
-        """The client has taken `taken` samples in all: let the worker go on, in quarter windows."""
-        allowed = taken + self._limits.ahead_samples
+    def _grant(self, job: Job) -> None:
+        """By what the client has taken, let the worker begin or go on, in quarter windows."""
+        if not job.worker or not job.received:
+            return
+        allowed = job.stream.taken + self._limits.ahead_samples
         due = allowed - job.granted >= self._limits.ahead_samples // 4
-        if job.worker and due and job.worker.send(Credit(job.id, allowed)):
+        if due and job.worker.send(Credit(job.id, allowed)):
             job.granted = allowed
-            self._resumed(job, taken)
+            self._resumed(job)
 
-    def _resumed(self, job: Job, taken: int) -> None:
+    def _resumed(self, job: Job) -> None:
         now = monotonic()
         if job.paused_at is not None:
             job.paused_s += now - job.paused_at
             job.paused_at = None
         # Who has not taken audio has not played it: a listener who paused does not run dry.
-        job.dry_at = max(job.dry_at, now + (job.samples - taken) / SAMPLE_RATE)
+        job.dry_at = max(job.dry_at, now + (job.samples - job.stream.taken) / SAMPLE_RATE)
 
     def _closed(self, job: Job) -> None:
         """The route is done with the stream: the job's end, or a client that left before it."""

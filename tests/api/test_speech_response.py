@@ -82,21 +82,16 @@ class Answer:
     ) -> None:
         self.stream = JobStream()
         self.client = Client(self.stream)
-        self.taken = 0
-        self.stream.on_taken = self._note
         self.metrics = Metrics()
         response = SpeechResponse(
             self.stream, new_encoder, threads, {}, self.metrics, whole=whole, on_end=lambda: None
         )
         self.ending = asyncio.create_task(response({}, self.client.receive, self.client.send))  # type: ignore[func-returns-value]
 
-    def _note(self, samples: int) -> None:
-        self.taken = samples
-
     async def swallow(self, audio: bytes) -> None:
         """The response has taken this, and waits for more."""
         self.stream.put(audio)
-        await until(lambda: self.taken == len(audio) // 2)
+        await until(lambda: self.stream.taken == len(audio) // 2)
 
 
 def file_of(name: str, *pieces: bytes, whole: bool = False) -> bytes:

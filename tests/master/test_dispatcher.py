@@ -62,10 +62,12 @@ class PlayedWorker(Worker):
     def __init__(self, name: str, slots: int = 1) -> None:
         super().__init__(name, slots, self._take)
         self.inbox: list[ToWorker] = []
+        self.deaf = False
 
     def _take(self, message: ToWorker) -> bool:
-        self.inbox.append(message)
-        return True
+        if not self.deaf:
+            self.inbox.append(message)
+        return not self.deaf
 
     @property
     def given(self) -> list[Synthesize]:
@@ -617,6 +619,35 @@ async def test_a_job_that_is_tried_again_begins_with_new_credit() -> None:
         await stream.read()
     await stream.read()
     assert other.credits == [1000, 1300]
+
+
+async def test_credit_that_could_not_be_given_is_given_soon() -> None:
+    bench = Bench()
+    [worker] = bench.attach("w")
+    stream = bench.submit("a")
+    worker.deaf = True
+    bench.receive(worker)
+    worker.deaf = False
+    bench.dispatcher.tick()
+    assert worker.credits == [1000]
+    bench.say(worker, AudioChunk(worker.given[0].job, 0), pcm(1000))
+    worker.deaf = True
+    await stream.read()  # all that there is
+    worker.deaf = False
+    for _ in range(2):
+        bench.dispatcher.tick()
+        assert worker.credits == [1000, 2000]
+
+
+async def test_a_job_that_was_not_received_gets_no_credit() -> None:
+    bench = Bench()
+    one, other = bench.attach("1", "2")
+    bench.submit("a")
+    bench.dispatcher.tick()
+    bench.receive(one)
+    bench.dispatcher.detach(one, WorkerLost("it died"))
+    bench.dispatcher.tick()
+    assert (one.credits, other.credits) == ([1000], [])
 
 
 async def test_a_finished_job_gets_no_credit() -> None:
