@@ -144,7 +144,7 @@ class Dispatcher:
         self._accepted += 1
         job = Job(f"{request_id}#{self._accepted}", text, voice, params, stream, monotonic())
         stream.on_taken = lambda: self._grant(job)
-        stream.on_close = lambda: self._closed(job)
+        stream.on_close = lambda failure: self._closed(job, failure)
         self._open.add(stream)
         self._idle.clear()
         self._enqueue(job)
@@ -388,12 +388,14 @@ class Dispatcher:
         # Who has not taken audio has not played it: a listener who paused does not run dry.
         job.dry_at = max(job.dry_at, now + (job.samples - job.stream.taken) / SAMPLE_RATE)
 
-    def _closed(self, job: Job) -> None:
-        """The route is done with the stream: the job's end, or a client that left before it."""
+    def _closed(self, job: Job, failure: ServiceError | None) -> None:
+        """The route is done with the stream: it has all, or has failed, or its client has left."""
         self._open.discard(job.stream)
         if not self._open:
             self._idle.set()
         self._leave_queue(job)
+        if failure:
+            self._end(job, failure)
         if not job.stream.ended:
             log.info("job %s cancelled: %s", job.id, _account(job))
             job.stream.end(ServerFault("the job was cancelled"))

@@ -19,19 +19,19 @@ class Restarted(Exception):
     """All that was read is void: another worker says everything from the beginning."""
 
 
-def _nothing() -> None:
+def _nothing(*details: object) -> None:
     pass
 
 
 class JobStream:
     """Single reader, who sets `on_failed()`: called when the job ends with an `error`.
 
-    `on_taken()` and `on_close()` are set by the dispatcher.
+    `on_taken()` and `on_close(what the reader failed with)` are set by the dispatcher.
     """
 
     def __init__(self) -> None:
         self.on_taken: Callable[[], None] = _nothing
-        self.on_close: Callable[[], None] = _nothing
+        self.on_close: Callable[[ServiceError | None], None] = _nothing
         self.on_failed: Callable[[], None] = _nothing
         self.error: ServiceError | None = None
         self.started = False
@@ -98,11 +98,14 @@ class JobStream:
         self._check()
         self.started = True
 
-    def close(self) -> None:
-        """The reader is done; a job that goes on is cancelled. Only the first call counts."""
+    def close(self, failure: ServiceError | None = None) -> None:
+        """The reader is done; a job that goes on is cancelled, or has failed if the reader has.
+
+        Only the first call counts.
+        """
         on_close = self.on_close
         self.on_taken = self.on_close = self.on_failed = _nothing  # which refer to this stream
-        on_close()
+        on_close(failure)
         self._chunks.clear()
         if self.error:
             self.error.with_traceback(None)  # which refers to all that the reader had

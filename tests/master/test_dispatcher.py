@@ -23,6 +23,7 @@ import app.master.stream as stream_module
 from app.errors import (
     ClientStalled,
     Draining,
+    EncoderFailed,
     EngineFailed,
     NotReady,
     PoisonRequest,
@@ -922,6 +923,31 @@ async def test_the_log_tells_who_has_left(clock: Clock, caplog: pytest.LogCaptur
         "job a#1 cancelled: characters=9 worker=gpu0.0 wait_s=0.000 audio_s=0.000 total_s=1.000",
         "job b#2 cancelled: characters=9 wait_s=2.000 audio_s=0.000 total_s=2.000",
     ]
+
+
+async def test_a_reader_that_fails_fails_its_job(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    bench = Bench()
+    bench.attach("gpu0.0")
+    for stream in (bench.submit("a"), bench.submit("b")):
+        stream.close(EncoderFailed("it failed"))
+    assert bench.live() == []
+    assert [line.partition(":")[0] for line in caplog.messages] == [
+        "job a#1 failed (encoder_error",
+        "job b#2 failed (encoder_error",
+    ]
+    assert counted(bench, "tts_jobs_total", outcome="encoder_error") == 2
+    assert counted(bench, "tts_jobs_total", outcome="cancelled") == 0
+
+
+async def test_a_reader_that_fails_after_the_end_changes_nothing() -> None:
+    bench = Bench()
+    [worker] = bench.attach("w")
+    stream = bench.submit("a")
+    bench.finish(worker)
+    stream.close(EncoderFailed("it failed"))
+    assert counted(bench, "tts_jobs_total", outcome="done") == 1
+    assert counted(bench, "tts_jobs_total", outcome="encoder_error") == 0
 
 
 # --- any order of events --------------------------------------------------------------------------

@@ -184,11 +184,12 @@ async def test_audio_counts_as_untaken_while_it_lies_there(monkeypatch: pytest.M
 
 async def test_closing_is_told_once() -> None:
     stream = JobStream()
-    told: list[str] = []
-    stream.on_close = lambda: told.append("closed")
+    told: list[ServiceError | None] = []
+    stream.on_close = told.append
+    failure = EngineFailed("it failed")
+    stream.close(failure)
     stream.close()
-    stream.close()
-    assert told == ["closed"]
+    assert told == [failure]
 
 
 async def test_a_closed_stream_keeps_no_audio() -> None:
