@@ -14,7 +14,7 @@ that dies before that did not die of the job.
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import monotonic
 
@@ -46,6 +46,7 @@ from app.messages import (
     SynthesisParams,
     Synthesize,
     ToWorker,
+    WorkerFailed,
 )
 from app.metrics import CANCELLED, Metrics
 
@@ -166,19 +167,19 @@ class Dispatcher:
         self._dispatch()
 
     def detach(
-        self, worker: Worker, reason: ServerFault, guilty: Collection[str | None] | None = None
+        self, worker: Worker, reason: ServerFault, last_words: WorkerFailed | None = None
     ) -> None:
         """A worker is gone, and all that it sent has been handled.
 
         Its jobs of which nothing has yet left for the client are given to another worker, unless
-        they have killed one before or `reason` is not `WorkerLost`. `guilty`: the jobs that may
-        have killed it; without, any that it had begun.
+        they may have killed one before or `reason` is not `WorkerLost`.
         """
         if worker in self._workers:
             self._workers.remove(worker)
         lost, worker.jobs = list(worker.jobs.values()), {}
         for job in reversed(lost):
-            job.kills += job.granted > 0 and (guilty is None or job.id in guilty)
+            if _may_have_killed(job, last_words):
+                job.kills += 1
             if job.stream.ended:
                 continue
             if job.stream.started or not isinstance(reason, WorkerLost):
@@ -418,6 +419,11 @@ class Dispatcher:
     def _publish(self) -> None:
         live = [job.id for job in self._running() if not job.stream.ended]
         self._broadcast(LiveJobs(self._live_version, live))
+
+
+def _may_have_killed(job: Job, last_words: WorkerFailed | None) -> bool:
+    """Whether its worker died of it: of any that had begun, unless it could say of which."""
+    return job.granted > 0 and (last_words is None or last_words.job == job.id)
 
 
 def _account(job: Job) -> str:

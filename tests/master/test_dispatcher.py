@@ -48,6 +48,7 @@ from app.messages import (
     LiveJobs,
     Synthesize,
     ToWorker,
+    WorkerFailed,
 )
 from app.metrics import Metrics
 from tests.test_messages import PARAMS
@@ -515,9 +516,20 @@ async def test_a_job_that_was_only_near_is_tried_again_as_often_as_need_be() -> 
     stream = bench.submit("a")
     for worker, guilty in zip(workers[:2], ("another", None), strict=True):
         bench.receive(worker)
-        bench.dispatcher.detach(worker, WorkerLost("it died"), {guilty})
+        bench.dispatcher.detach(worker, WorkerLost("it died"), WorkerFailed("broken", guilty))
     assert not stream.ended
     assert given_to(*workers) == [["a"], ["a"], ["a"]]
+
+
+async def test_a_job_that_two_workers_name_when_they_die_is_poison() -> None:
+    bench = Bench()
+    workers = bench.attach("1", "2", "3")
+    stream = bench.submit("a")
+    for worker in workers[:2]:
+        bench.receive(worker)
+        last_words = WorkerFailed("broken", worker.given[0].job)
+        bench.dispatcher.detach(worker, WorkerLost("it died"), last_words)
+    assert await ends_with(stream, PoisonRequest)
 
 
 async def test_a_job_whose_worker_hangs_is_not_tried_again() -> None:
