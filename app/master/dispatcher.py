@@ -254,8 +254,6 @@ class Dispatcher:
         for job in [*self._queue.values(), *self._running()]:
             self._leave_queue(job)
             self._end(job, Draining("the server is shutting down"))
-        for stream in self._open:
-            stream.end(Draining("the server is shutting down"))
 
     @property
     def limit(self) -> int:
