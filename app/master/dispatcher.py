@@ -221,7 +221,7 @@ class Dispatcher:
                 worker.finished += 1
                 self._done(job, message)
             case JobFailed():
-                self._end(job, from_code(message.code, message.message))
+                self._end(job, from_code(message.code, message.message, message.param))
             case JobCancelled():
                 self._end(job, ServerFault("the job was cancelled"))
         job.worker = None

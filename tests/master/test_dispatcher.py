@@ -349,6 +349,15 @@ async def test_a_failure_keeps_its_code() -> None:
     assert await ends_with(stream, EngineFailed)
 
 
+async def test_a_failure_keeps_the_name_of_the_parameter() -> None:
+    bench = Bench()
+    [worker] = bench.attach("w")
+    stream = bench.submit("a")
+    bench.say(worker, JobFailed(worker.given[0].job, "empty_text", "nothing to say", "text"))
+    assert stream.error
+    assert stream.error.param == "text"
+
+
 async def test_a_client_that_leaves_keeps_its_slot_busy_until_the_work_has_stopped() -> None:
     bench = Bench()
     [worker] = bench.attach("w")
