@@ -192,6 +192,6 @@ def _tree(root: type[ServiceError]) -> dict[str, type[ServiceError]]:
 _BY_CODE = _tree(ServiceError)
 
 
-def from_code(code: str, message: str) -> ServiceError:
+def from_code(code: str, message: str, param: str | None = None) -> ServiceError:
     """The exception that a message with this code stands for; an unknown code is a server fault."""
-    return _BY_CODE.get(code, ServerFault)(message)
+    return _BY_CODE.get(code, ServerFault)(message, param=param)

@@ -214,6 +214,7 @@ class JobFailed(Message, frozen=True):
     job: str
     code: str
     message: str
+    param: str | None = None
 
 
 class JobCancelled(Message, frozen=True):

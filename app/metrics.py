@@ -16,6 +16,7 @@ from prometheus_client import (
 from app.errors import (
     ClientStalled,
     Draining,
+    EncoderFailed,
     EngineFailed,
     NotReady,
     OutOfMemory,
@@ -30,8 +31,8 @@ DONE = "done"
 CANCELLED = "cancelled"
 
 _FAILURES = (
-    *(ClientStalled, Draining, EngineFailed, NotReady, OutOfMemory, PoisonRequest, QueueTimeout),
-    *(ServiceError, WorkerLost, WorkerStalled),
+    *(ClientStalled, Draining, EncoderFailed, EngineFailed, NotReady, OutOfMemory, PoisonRequest),
+    *(QueueTimeout, ServiceError, WorkerLost, WorkerStalled),
 )
 """What jobs fail with, as a rule: counted from 0, so that the first one is a rise."""
 

@@ -1,8 +1,8 @@
 """Typed ZeroMQ sockets over `ipc://`, one class for each end of each channel.
 
 The codec is msgspec's msgpack with the channel's tagged union, so junk cannot pass: what does not
-decode is counted and dropped. Addresses are files in a private folder of the master's. Job and
-result sockets belong to one incarnation of a worker; closing them forgets all it ever sent.
+decode is told in the log and dropped. Addresses are files in a private folder of the master's. Job
+and result sockets belong to one incarnation of a worker; closing them forgets all it ever sent.
 
 The master's ends never wait: they send at once or not at all, and hand over what arrives by a
 callback. The workers' ends are awaited.
@@ -107,7 +107,7 @@ class Broadcaster(_Sender):
 class ResultReceiver:
     """One worker's results channel; calls `on_result(message, pcm)`, on the running event loop.
 
-    `pcm` is empty for all but `AudioChunk`. `rejected` counts what did not decode.
+    `pcm` is empty for all but `AudioChunk`.
     """
 
     def __init__(
@@ -116,7 +116,6 @@ class ResultReceiver:
         address: str,
         on_result: Callable[[Result, bytes], None],
     ) -> None:
-        self.rejected = 0
         self._on_result = on_result
         self._decode = msgspec.msgpack.Decoder(Result).decode
         self._socket = context.socket(zmq.PULL)
@@ -160,7 +159,6 @@ class ResultReceiver:
             try:
                 message = self._decode(header)
             except _JUNK as error:
-                self.rejected += 1
                 log.warning("dropped a message that does not decode: %s", error)
                 continue
             self._on_result(message, rest[0] if rest else b"")

@@ -3,12 +3,12 @@
     MODEL=tests.scripted:ScriptedEngine
 
 Each word of the text is one step: `audio30` makes 30 speech tokens of audio, `sleep0.5` waits as
-an engine does, `raise` fails, `die` kills the process, `block` never returns and holds the event
-loop, `oom` finds no memory (`oom1` only once), `broken` is a device that fails from then on
-(`broken1` only that of the first worker), `hold1` leaves a file of that name where the service runs
-and waits until its process is killed; where that file is, it goes on. Any other word is one token.
-Of the audio, even samples tell the seed and odd ones the voice (`expected_pcm`), so that a client
-can tell whose it is.
+an engine does, `raise` fails, `mute` finds nothing to say, `die` kills the process, `block` never
+returns and holds the event loop, `oom` finds no memory (`oom1` only once), `broken` is a device
+that fails from then on (`broken1` only that of the first worker), `hold1` leaves a file of that
+name where the service runs and waits until its process is killed; where that file is, it goes on.
+Any other word is one token. Of the audio, even samples tell the seed and odd ones the voice
+(`expected_pcm`), so that a client can tell whose it is.
 """
 
 import asyncio
@@ -22,11 +22,11 @@ from pathlib import Path
 import numpy as np
 
 from app.engines.base import Samples, SpeechSlice, TextChunk
-from app.errors import DeviceFailed, OutOfMemory
+from app.errors import DeviceFailed, EmptyText, OutOfMemory
 from app.messages import SAMPLE_RATE, EngineConfig, SynthesisParams
 
 SAMPLES_PER_TOKEN = 960
-SILENT = ("sleep", "raise", "die", "hold", "block", "oom", "broken")
+SILENT = ("sleep", "raise", "mute", "die", "hold", "block", "oom", "broken")
 STEP = re.compile(r"(?P<verb>[a-z]+)(?P<amount>[0-9.]*)")
 
 
@@ -74,6 +74,8 @@ class ScriptedEngine:
                     await asyncio.sleep(float(step["amount"].rstrip(".")))
                 case "raise":
                     raise RuntimeError("scripted")
+                case "mute":
+                    raise EmptyText("scripted: nothing to say", param="text")
                 case "die":
                     os.kill(os.getpid(), signal.SIGKILL)
                 case "hold":

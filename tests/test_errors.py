@@ -56,6 +56,11 @@ def test_a_code_leads_back_to_its_error(kind: type[ServiceError]) -> None:
     assert error.message == str(error) == "why"
 
 
+def test_a_code_may_come_with_a_parameter() -> None:
+    assert from_code("empty_text", "why", "text").param == "text"
+    assert from_code("empty_text", "why").param is None
+
+
 def test_an_unknown_code_is_a_server_fault() -> None:
     assert type(from_code("brand_new", "why")) is errors.ServerFault
 

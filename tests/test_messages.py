@@ -47,6 +47,7 @@ SAMPLES: list[tuple[str, Message]] = [
     ("results", AudioChunk("j", 0)),
     ("results", JobDone("j", 2, 48_000)),
     ("results", JobFailed("j", "engine_error", "it failed")),
+    ("results", JobFailed("j", "empty_text", "nothing to say", "text")),
     ("results", JobCancelled("j")),
 ]
 

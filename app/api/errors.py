@@ -59,10 +59,16 @@ def documented(
     """
     by_status: dict[int | str, list[ServiceError]] = {}
     for kind in kinds:
-        error = copy(examples.ERRORS[kind])
-        error.param = names.get(str(error.param), error.param)
+        error = renamed(examples.ERRORS[kind], names)
         by_status.setdefault(kind.status, []).append(error)
     return {status: _shown(errors) for status, errors in by_status.items()}
+
+
+def renamed(error: ServiceError, names: Mapping[str, str]) -> ServiceError:
+    """The same, of the parameter as it is called in `names`."""
+    error = copy(error)
+    error.param = names.get(str(error.param), error.param)
+    return error
 
 
 def _shown(errors: list[ServiceError]) -> dict[str, Any]:
@@ -134,11 +140,14 @@ ANY_OTHER_ERROR: Documented = {
 
 
 def handle_errors(app: FastAPI) -> None:
-    """Translate everything that a route may raise."""
+    """Translate everything that a route may raise, and its response before it has started.
+
+    A route may leave what it calls parameters in the request's state, as `parameter_names`.
+    """
 
     @app.exception_handler(ServiceError)
     async def ours(request: Request, error: ServiceError) -> JSONResponse:
-        return error_response(error)
+        return error_response(renamed(error, getattr(request.state, "parameter_names", {})))
 
     @app.exception_handler(HTTPException)
     async def the_frameworks(request: Request, error: HTTPException) -> JSONResponse:

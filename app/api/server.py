@@ -8,7 +8,7 @@ import asyncio
 import gc
 import logging
 import signal
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -19,7 +19,7 @@ from fastapi import FastAPI
 from app.api.app import create_app, create_probe_app
 from app.api.dependencies import Services
 from app.api.hardware import cpu_load
-from app.api.listener import BACKLOG, allow_many_descriptors, listen
+from app.api.listener import BACKLOG, Listener, allow_many_descriptors, listen
 from app.api.protocol import BoundedProtocol
 from app.libc import give_back_large_blocks
 from app.master.master import Master
@@ -38,17 +38,16 @@ CONNECTIONS_GRACE_S = 3
 async def serve(settings: Settings, model: str) -> None:
     """Runs until a signal. Raises `StartupError` if a port or a folder cannot be used."""
     allow_many_descriptors()
-    ports = (settings.port, settings.port_health)
-    listeners = [listen(settings.host, port) for port in ports if port]
+    doors = _open_doors(settings)
     give_back_large_blocks()  # some encoders take megabytes
     cpu_load()  # the next one measures from here
     threads = ThreadPoolExecutor(cpu_count(), thread_name_prefix="encoder")
     async with Master.running(settings, model) as master:
         services = Services(master, threads)
-        servers = [_Server(create_app(services)), _Server(create_probe_app(services))]
+        servers = [_Server(create(services)) for _, create in doors]
         serving = [
             asyncio.create_task(server.serve(sockets=[listener]))
-            for server, listener in zip(servers, listeners, strict=False)
+            for server, (listener, _) in zip(servers, doors, strict=True)
         ]
         gc.freeze()  # the modules stay: to walk them all, as it does at times, takes it 50 ms
         log.info("listening on http://%s:%d, model %s", settings.host, settings.port, model)
@@ -66,6 +65,14 @@ async def serve(settings: Settings, model: str) -> None:
     if lost := asyncio.all_tasks() - {asyncio.current_task()}:
         log.error("tasks that nobody has ended: %s", [task.get_name() for task in lost])
     log.info("stopped")
+
+
+def _open_doors(settings: Settings) -> list[tuple[Listener, Callable[[Services], FastAPI]]]:
+    """A listener for each port, and what makes the app behind it."""
+    ports = [(settings.port, create_app)]
+    if settings.port_health:
+        ports.append((settings.port_health, create_probe_app))
+    return [(listen(settings.host, port), create) for port, create in ports]
 
 
 async def _until_signalled(master: Master, grace_s: float) -> None:

@@ -6,23 +6,28 @@ or an `error` just before the stream is cut off.
 
 import base64
 import json
+from collections.abc import Mapping
 from typing import Any
 
-from app.api.errors import error_body
+from app.api.errors import error_body, renamed
 from app.audio.encoder import Encoder
 from app.errors import ServiceError
 from app.messages import BYTES_PER_SAMPLE, SAMPLE_RATE, TOKENS_PER_SECOND
 
 
 class EventEncoder(Encoder):
-    """`input_tokens`: what `usage` is to say of the text; of the speech it says what was spoken."""
+    """`input_tokens`: what `usage` is to say of the text; of the speech it says what was spoken.
+
+    `names`: what parameters are called here, for errors.
+    """
 
     media_type = "text/event-stream"
 
-    def __init__(self, input_tokens: int, encoder: Encoder) -> None:
+    def __init__(self, input_tokens: int, encoder: Encoder, names: Mapping[str, str]) -> None:
         self.blocking = encoder.blocking
         self._input_tokens = input_tokens
         self._encoder = encoder
+        self._names = names
         self._samples = 0
 
     def encode(self, pcm: bytes) -> bytes:
@@ -40,7 +45,7 @@ class EventEncoder(Encoder):
         return _delta(self._encoder.finish()) + done
 
     def broken_off(self, error: ServiceError) -> bytes:
-        return _event({"type": "error", **error_body(error)})
+        return _event({"type": "error", **error_body(renamed(error, self._names))})
 
 
 def _delta(audio: bytes) -> bytes:

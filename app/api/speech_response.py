@@ -8,8 +8,10 @@ whole. A client that leaves, at whatever moment, ends the job.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor
+from contextlib import aclosing
+from copy import copy
 from functools import partial
 from time import thread_time
 
@@ -56,12 +58,20 @@ class SpeechResponse(Response):
         self._on_end = on_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Raises what the answer fails with before it has started, and any bug."""
         try:
             await self._answer_while_wanted(receive, send)
             if self._stream.error:
-                if not self._stream.started:
-                    raise self._stream.error
-                scope.setdefault("state", {})["error_code"] = self._stream.error.code
+                raise self._stream.error
+        except ServiceError as error:
+            self._stream.close(copy(error))  # which does not refer to the encoder
+            if not self._stream.started:
+                raise
+            log.warning("%s: response aborted: %s", scope["state"]["request_id"], error.message)
+            scope["state"]["error_code"] = error.code
+        except Exception:
+            self._stream.close(ServiceError("an internal error; the log has the details"))
+            raise
         finally:
             self._stream.close()
             self._on_end()
@@ -103,24 +113,23 @@ class SpeechResponse(Response):
                 continue
 
     async def _send_file(self, encoder: Encoder, send: Send) -> None:
-        pieces = [piece async for piece in self._encoded(encoder)]
+        async with aclosing(self._encoded(encoder)) as encoded:
+            pieces = [piece async for piece in encoded]
         body = encoder.as_file(b"".join(pieces))
         await self._start(encoder, send, (b"content-length", b"%d" % len(body)))
         await send({"type": "http.response.body", "body": body})
 
     async def _send_stream(self, encoder: Encoder, send: Send) -> None:
         try:
-            async for piece in self._encoded(encoder):
-                if not self._stream.started:
-                    await self._start(encoder, send)
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            async with aclosing(self._encoded(encoder)) as encoded:
+                async for piece in encoded:
+                    if not self._stream.started:
+                        await self._start(encoder, send)
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
         except ServiceError as error:
-            if not self._stream.started:
-                raise
-            log.warning("response aborted: %s", error.message)
-            if last_words := encoder.broken_off(error):
+            if self._stream.started and (last_words := encoder.broken_off(error)):
                 await send({"type": "http.response.body", "body": last_words, "more_body": True})
-            return  # without a last message: the server closes the connection
+            raise  # without a last message: the server closes the connection
         if not self._stream.started:  # nothing was said, and there is no header to say so
             await self._start(encoder, send)
         await send({"type": "http.response.body", "body": b""})
@@ -131,7 +140,7 @@ class SpeechResponse(Response):
         headers = [*self.raw_headers, (b"content-type", encoder.media_type.encode()), *more]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
 
-    async def _encoded(self, encoder: Encoder) -> AsyncIterator[bytes]:
+    async def _encoded(self, encoder: Encoder) -> AsyncGenerator[bytes, None]:
         """The file's bytes as they come, never empty pieces."""
 
         async def run(work: Callable[..., bytes], *args: bytes) -> bytes:

@@ -14,7 +14,7 @@ that dies before that did not die of the job.
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import monotonic
 
@@ -46,6 +46,7 @@ from app.messages import (
     SynthesisParams,
     Synthesize,
     ToWorker,
+    WorkerFailed,
 )
 from app.metrics import CANCELLED, Metrics
 
@@ -95,6 +96,7 @@ class Job:
     deadline: asyncio.TimerHandle | None = None
     worker: Worker | None = None
     kills: int = 0
+    received: bool = False  # by its worker, which waits for credit
     granted: int = 0
     chunks: int = 0
     samples: int = 0
@@ -120,6 +122,7 @@ class Dispatcher:
         self._open: set[JobStream] = set()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._resending: asyncio.TimerHandle | None = None
         self._live_version = 0
         self._accepted = 0
         self._turn = 0
@@ -135,13 +138,14 @@ class Dispatcher:
     ) -> JobStream:
         """Accept a job, or raise `Draining`, `NotReady` or `QueueFull`."""
         self.refuse_if_closed()
-        if len(self._queue) >= self._limits.queued and not self._free_worker():
-            raise QueueFull(f"{len(self._queue)} requests are waiting already")
+        waiting = len(self._queue)  # behind a free worker, too, if that takes no message
+        if waiting >= self._limits.queued and (waiting or not self._free_worker()):
+            raise QueueFull(f"{waiting} requests are waiting already")
         stream = JobStream()
         self._accepted += 1
         job = Job(f"{request_id}#{self._accepted}", text, voice, params, stream, monotonic())
-        stream.on_taken = lambda samples: self._grant(job, samples)
-        stream.on_close = lambda: self._closed(job)
+        stream.on_taken = lambda: self._grant(job)
+        stream.on_close = lambda failure: self._closed(job, failure)
         self._open.add(stream)
         self._idle.clear()
         self._enqueue(job)
@@ -163,19 +167,19 @@ class Dispatcher:
         self._dispatch()
 
     def detach(
-        self, worker: Worker, reason: ServerFault, guilty: Collection[str | None] | None = None
+        self, worker: Worker, reason: ServerFault, last_words: WorkerFailed | None = None
     ) -> None:
         """A worker is gone, and all that it sent has been handled.
 
         Its jobs of which nothing has yet left for the client are given to another worker, unless
-        they have killed one before or `reason` is not `WorkerLost`. `guilty`: the jobs that may
-        have killed it; without, any that it had begun.
+        they may have killed one before or `reason` is not `WorkerLost`.
         """
         if worker in self._workers:
             self._workers.remove(worker)
         lost, worker.jobs = list(worker.jobs.values()), {}
         for job in reversed(lost):
-            job.kills += job.granted > 0 and (guilty is None or job.id in guilty)
+            if _may_have_killed(job, last_words):
+                job.kills += 1
             if job.stream.ended:
                 continue
             if job.stream.started or not isinstance(reason, WorkerLost):
@@ -210,13 +214,14 @@ class Dispatcher:
                 self._chunk(job, message.seq, pcm)
                 return
             case JobReceived():
-                self._grant(job, 0)
+                job.received = True
+                self._grant(job)
                 return
             case JobDone():
                 worker.finished += 1
                 self._done(job, message)
             case JobFailed():
-                self._end(job, from_code(message.code, message.message))
+                self._end(job, from_code(message.code, message.message, message.param))
             case JobCancelled():
                 self._end(job, ServerFault("the job was cancelled"))
         job.worker = None
@@ -226,11 +231,14 @@ class Dispatcher:
     # --- what the master does -------------------------------------------------------------------
 
     def tick(self) -> None:
-        """Twice a second: repeat what broadcasts may have lost, look for stalled clients."""
+        """Twice a second: repeat what may have been lost, look for stalled clients."""
         self._publish()
         now = monotonic()
         for job in self._running():
-            if not job.stream.ended and job.stream.untaken_s(now) > self._limits.client_stall_s:
+            if job.stream.ended:
+                continue
+            self._grant(job)
+            if job.stream.untaken_s(now) > self._limits.client_stall_s:
                 self._end(job, ClientStalled("the client took nothing for too long"))
 
     def drain(self) -> None:
@@ -246,8 +254,6 @@ class Dispatcher:
         for job in [*self._queue.values(), *self._running()]:
             self._leave_queue(job)
             self._end(job, Draining("the server is shutting down"))
-        for stream in self._open:
-            stream.end(Draining("the server is shutting down"))
 
     @property
     def limit(self) -> int:
@@ -292,8 +298,13 @@ class Dispatcher:
             self._leave_queue(job)
             if not self._start(job, worker):
                 self._enqueue(job, first=True)
-                asyncio.get_running_loop().call_later(RESEND_S, self._dispatch)
+                self._dispatch_again_soon()
                 return
+
+    def _dispatch_again_soon(self) -> None:
+        if self._resending:
+            self._resending.cancel()
+        self._resending = asyncio.get_running_loop().call_later(RESEND_S, self._dispatch)
 
     def _start(self, job: Job, worker: Worker) -> bool:
         """False if the worker takes no message: it is not connected yet, or not for long."""
@@ -303,7 +314,7 @@ class Dispatcher:
         job.worker = worker
         self._live_version += 1
         job.chunks = job.samples = job.granted = 0
-        job.paused_at, job.paused_s = None, 0.0
+        job.received, job.paused_at, job.paused_s = False, None, 0.0
         message = Synthesize(job.id, job.text, job.voice, job.params, self._live_version)
         if not worker.send(message):
             job.worker = None
@@ -358,28 +369,32 @@ class Dispatcher:
             audio_s = job.samples / SAMPLE_RATE
             self._metrics.job_done(len(job.text), audio_s, ran_s - job.paused_s)
 
-    def _grant(self, job: Job, taken: int) -> None:
-        """The client has taken `taken` samples in all: let the worker go on, in quarter windows."""
-        allowed = taken + self._limits.ahead_samples
+    def _grant(self, job: Job) -> None:
+        """By what the client has taken, let the worker begin or go on, in quarter windows."""
+        if not job.worker or not job.received:
+            return
+        allowed = job.stream.taken + self._limits.ahead_samples
         due = allowed - job.granted >= self._limits.ahead_samples // 4
-        if job.worker and due and job.worker.send(Credit(job.id, allowed)):
+        if due and job.worker.send(Credit(job.id, allowed)):
             job.granted = allowed
-            self._resumed(job, taken)
+            self._resumed(job)
 
-    def _resumed(self, job: Job, taken: int) -> None:
+    def _resumed(self, job: Job) -> None:
         now = monotonic()
         if job.paused_at is not None:
             job.paused_s += now - job.paused_at
             job.paused_at = None
         # Who has not taken audio has not played it: a listener who paused does not run dry.
-        job.dry_at = max(job.dry_at, now + (job.samples - taken) / SAMPLE_RATE)
+        job.dry_at = max(job.dry_at, now + (job.samples - job.stream.taken) / SAMPLE_RATE)
 
-    def _closed(self, job: Job) -> None:
-        """The route is done with the stream: the job's end, or a client that left before it."""
+    def _closed(self, job: Job, failure: ServiceError | None) -> None:
+        """The route is done with the stream: it has all, or has failed, or its client has left."""
         self._open.discard(job.stream)
         if not self._open:
             self._idle.set()
         self._leave_queue(job)
+        if failure:
+            self._end(job, failure)
         if not job.stream.ended:
             log.info("job %s cancelled: %s", job.id, _account(job))
             job.stream.end(ServerFault("the job was cancelled"))
@@ -402,6 +417,11 @@ class Dispatcher:
     def _publish(self) -> None:
         live = [job.id for job in self._running() if not job.stream.ended]
         self._broadcast(LiveJobs(self._live_version, live))
+
+
+def _may_have_killed(job: Job, last_words: WorkerFailed | None) -> bool:
+    """Whether its worker died of it: of any that had begun, unless it could say of which."""
+    return job.granted > 0 and (last_words is None or last_words.job == job.id)
 
 
 def _account(job: Job) -> str:

@@ -19,27 +19,27 @@ class Restarted(Exception):
     """All that was read is void: another worker says everything from the beginning."""
 
 
-def _nothing() -> None:
+def _nothing(*details: object) -> None:
     pass
 
 
 class JobStream:
     """Single reader, who sets `on_failed()`: called when the job ends with an `error`.
 
-    `on_taken(samples in all)` and `on_close()` are set by the dispatcher.
+    `on_taken()` and `on_close(what the reader failed with)` are set by the dispatcher.
     """
 
     def __init__(self) -> None:
-        self.on_taken: Callable[[int], None] = lambda samples: None
-        self.on_close: Callable[[], None] = _nothing
+        self.on_taken: Callable[[], None] = _nothing
+        self.on_close: Callable[[ServiceError | None], None] = _nothing
         self.on_failed: Callable[[], None] = _nothing
         self.error: ServiceError | None = None
         self.started = False
         self.ended = False
+        self.taken = 0  # samples in all
         self._chunks: deque[bytes] = deque()
         self._restarted = False
         self._waiting: asyncio.Future[None] | None = None  # the reader
-        self._taken = 0
         self._last_taken_at = monotonic()
 
     # --- dispatcher -----------------------------------------------------------------------------
@@ -63,7 +63,7 @@ class JobStream:
     def restart(self) -> None:
         """Forget everything: another worker begins anew. Not of a stream that has `started`."""
         self._chunks.clear()
-        self._taken = 0
+        self.taken = 0
         self._restarted = True
         self._wake()
 
@@ -86,8 +86,8 @@ class JobStream:
             return None
         pcm = self._chunks.popleft()
         self._last_taken_at = monotonic()
-        self._taken += len(pcm) // BYTES_PER_SAMPLE
-        self.on_taken(self._taken)
+        self.taken += len(pcm) // BYTES_PER_SAMPLE
+        self.on_taken()
         return pcm
 
     def start(self) -> None:
@@ -98,10 +98,15 @@ class JobStream:
         self._check()
         self.started = True
 
-    def close(self) -> None:
-        """The reader is done; a job that goes on is cancelled."""
-        self.on_failed = _nothing
-        self.on_close()
+    def close(self, failure: ServiceError | None = None) -> None:
+        """The reader is done; a job that goes on is cancelled, or has failed if the reader has.
+
+        Only the first call counts.
+        """
+        on_close = self.on_close
+        self.on_taken = self.on_close = self.on_failed = _nothing  # which refer to this stream
+        on_close(failure)
+        self._chunks.clear()
         if self.error:
             self.error.with_traceback(None)  # which refers to all that the reader had
 

@@ -172,8 +172,7 @@ class Seat:
                 if self._process:
                     await self._process.kill()
                 self._process = self.ready = None
-                guilty = {self._last_words.job} if self._last_words else None
-                self._supervisor.dispatcher.detach(self._worker, reason, guilty)
+                self._supervisor.dispatcher.detach(self._worker, reason, self._last_words)
         return reason
 
     def _open_channels(self, sockets: ExitStack) -> tuple[WorkerConfig, ResultReceiver]:

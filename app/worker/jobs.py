@@ -190,7 +190,7 @@ def _last_message(job: Job, speaking: "asyncio.Task[None]") -> JobDone | JobFail
         case None:
             return JobDone(job.id, job.chunks, job.samples)
         case ServiceError() as error:
-            return JobFailed(job.id, error.code, error.message)
+            return JobFailed(job.id, error.code, error.message, error.param)
         case error:
             log.error("job %s failed in the engine", job.id, exc_info=error)
             return JobFailed(job.id, EngineFailed.code, "the speech engine failed")

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from starlette.types import Message
 import app.api.speech_response as response_module
 from app.api.speech_response import SpeechResponse
 from app.audio.encoder import ENCODERS, Encoder, RawPcmEncoder
-from app.errors import EngineFailed
+from app.errors import EncoderFailed, EngineFailed, ServiceError
 from app.master.stream import JobStream
 from app.messages import SAMPLE_RATE
 from app.metrics import Metrics
@@ -35,18 +36,23 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 
 
 class Client:
-    """Takes all that it is sent, and never leaves."""
+    """Takes all that it is sent while it is `reading`, until it is `leaving`."""
 
     def __init__(self, stream: JobStream) -> None:
         self.sent: list[Message] = []
+        self.reading = asyncio.Event()
+        self.reading.set()
+        self.leaving = asyncio.Event()
         self._stream = stream
 
     async def receive(self) -> Message:
-        return await asyncio.Event().wait()  # type: ignore[return-value]
+        await self.leaving.wait()
+        return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
         assert self._stream.started
         self.sent.append(message)
+        await self.reading.wait()
 
     @property
     def body(self) -> bytes:
@@ -74,29 +80,44 @@ class HeldEncoder(RawPcmEncoder):
         return pcm
 
 
+class FailingEncoder(RawPcmEncoder):
+    """Takes no `bad!` audio."""
+
+    def __init__(self, fault: type[Exception]) -> None:
+        super().__init__(SAMPLE_RATE)
+        self._fault = fault
+
+    def encode(self, pcm: bytes) -> bytes:
+        try:
+            assert pcm != b"bad!"
+        except AssertionError as error:
+            raise self._fault("it failed") from error
+        return pcm
+
+
 class Answer:
-    """A response on its way to a client."""
+    """A response on its way to a client; `closings` tell what its reader failed with."""
 
     def __init__(
         self, new_encoder: Callable[[], Encoder], threads: ThreadPoolExecutor, whole: bool = False
     ) -> None:
         self.stream = JobStream()
         self.client = Client(self.stream)
-        self.taken = 0
-        self.stream.on_taken = self._note
+        self.closings: list[ServiceError | None] = []
+        self.stream.on_close = self.closings.append
+        self.state = {"request_id": "request"}
         self.metrics = Metrics()
         response = SpeechResponse(
             self.stream, new_encoder, threads, {}, self.metrics, whole=whole, on_end=lambda: None
         )
-        self.ending = asyncio.create_task(response({}, self.client.receive, self.client.send))  # type: ignore[func-returns-value]
-
-    def _note(self, samples: int) -> None:
-        self.taken = samples
+        self.ending = asyncio.create_task(
+            response({"state": self.state}, self.client.receive, self.client.send)  # type: ignore[func-returns-value]
+        )
 
     async def swallow(self, audio: bytes) -> None:
         """The response has taken this, and waits for more."""
         self.stream.put(audio)
-        await until(lambda: self.taken == len(audio) // 2)
+        await until(lambda: self.stream.taken == len(audio) // 2)
 
 
 def file_of(name: str, *pieces: bytes, whole: bool = False) -> bytes:
@@ -202,6 +223,94 @@ async def test_a_failure_amid_the_answer_leaves_it_without_an_end(
     answer.stream.end(EngineFailed("it failed"))
     await answer.ending
     assert not answer.client.complete
+
+
+async def test_an_encoder_that_fails_amid_the_answer_fails_the_job(
+    threads: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = Answer(partial(FailingEncoder, EncoderFailed), threads)
+    await answer.swallow(b"some")
+    answer.stream.put(b"bad!")
+    await answer.ending
+    assert answer.client.body == b"some"
+    assert not answer.client.complete
+    [failure] = answer.closings
+    assert isinstance(failure, EncoderFailed)
+    assert answer.state["error_code"] == "encoder_error"
+    assert caplog.messages == ["request: response aborted: it failed"]
+
+
+async def test_an_encoder_that_fails_before_the_answer_fails_the_job(
+    threads: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = Answer(partial(FailingEncoder, EncoderFailed), threads)
+    answer.stream.put(b"bad!")
+    with pytest.raises(EncoderFailed):
+        await answer.ending
+    assert answer.client.sent == []
+    [failure] = answer.closings
+    assert isinstance(failure, EncoderFailed)
+    assert caplog.messages == []
+
+
+async def test_a_bug_amid_the_answer_fails_the_job(threads: ThreadPoolExecutor) -> None:
+    answer = Answer(partial(FailingEncoder, KeyError), threads)
+    await answer.swallow(b"some")
+    answer.stream.put(b"bad!")
+    with pytest.raises(KeyError):
+        await answer.ending
+    assert not answer.client.complete
+    [failure] = answer.closings
+    assert failure
+    assert failure.code == "internal_error"
+
+
+async def test_a_client_that_leaves_is_no_failure(
+    threads: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = Answer(partial(RawPcmEncoder, SAMPLE_RATE), threads)
+    await answer.swallow(b"some")
+    answer.client.leaving.set()
+    await answer.ending
+    assert answer.closings == [None]
+    assert "error_code" not in answer.state
+    assert caplog.messages == []
+
+
+async def test_what_a_client_did_not_wait_for_does_not_wait_for_the_garbage_collector(
+    threads: ThreadPoolExecutor,
+) -> None:
+    abandoned: list[object] = []
+    sys.set_asyncgen_hooks(finalizer=abandoned.append)  # in place of the event loop's
+    answer = Answer(partial(RawPcmEncoder, SAMPLE_RATE), threads)
+    answer.client.reading.clear()
+    await answer.swallow(b"some")
+    await until(lambda: len(answer.client.sent) > 0)
+    answer.client.leaving.set()
+    await answer.ending
+    assert abandoned == []
+
+
+async def test_an_encoder_that_failed_does_not_wait_for_the_garbage_collector(
+    threads: ThreadPoolExecutor,
+) -> None:
+    encoders: list[weakref.ref[Encoder]] = []
+
+    def new_encoder() -> Encoder:
+        encoder = FailingEncoder(EncoderFailed)
+        encoders.append(weakref.ref(encoder))
+        return encoder
+
+    gc.disable()
+    try:
+        answer = Answer(new_encoder, threads)
+        answer.stream.on_close = answer.stream.end  # as the dispatcher does
+        await answer.swallow(b"some")
+        answer.stream.put(b"bad!")
+        await answer.ending
+        await until(lambda: encoders[0]() is None)
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("whole", [False, True])

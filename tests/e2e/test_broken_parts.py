@@ -62,13 +62,19 @@ async def test_an_encoder_that_fails_amid_audio_aborts_the_stream(
 ) -> None:
     service = start(entry=(BROKEN, "encoder-amid-audio"))
     for name in ENCODED:
-        answer = await ask(service, speech(MANY_PIECES, format=name))
+        answer = await ask(service, speech(MANY_PIECES, name, format=name))
         assert (answer.status, answer.complete) == (200, False)
         assert 0 < len(answer.body) <= 4000
+        assert f"{name}: response aborted: " in service.log()
         assert (await ask(service, speech(MANY_PIECES, format=name, stream="false"))).status == 500
         await service.until(lambda: service.busy() == 0)
     await speaks(service)
     assert "Traceback" not in service.log()
+    with service.client() as client:
+        counted = client.get("/metrics").text
+    assert 'tts_jobs_total{outcome="encoder_error"} 6.0' in counted
+    assert 'tts_jobs_total{outcome="cancelled"} 0.0' in counted
+    assert "tts_http_requests_aborted_total{" not in counted
 
 
 # --- circuits -------------------------------------------------------------------------------------

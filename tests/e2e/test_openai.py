@@ -530,6 +530,7 @@ def test_a_bad_value_is_refused_by_its_name(http: httpx.Client, name: str, bad: 
     ("text", "status", "code"),
     [
         ("...", 400, "empty_text"),
+        ("mute", 400, "empty_text"),  # that is for the engine to know
         ("a" * 20_001, 413, "text_too_long"),
         ("a" * 300_000, 413, "payload_too_large"),
     ],

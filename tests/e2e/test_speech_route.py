@@ -227,6 +227,12 @@ def test_a_text_with_nothing_to_say_is_refused(
     assert jobs_of(service) == before
 
 
+def test_a_text_with_nothing_to_say_for_the_engine_is_refused(client: httpx.Client) -> None:
+    for answer in both(client, text="mute"):
+        error = refusal(answer)
+        assert (error["code"], error["param"]) == ("empty_text", "text")
+
+
 def test_no_text_at_all_is_refused(client: httpx.Client) -> None:
     for answer in both(client, seed=1):
         assert refusal(answer)["param"] == "text"

@@ -4,8 +4,10 @@ Time stands still until the `Clock` is told to move.
 """
 
 import asyncio
+import gc
 import logging
 import re
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ import app.master.stream as stream_module
 from app.errors import (
     ClientStalled,
     Draining,
+    EncoderFailed,
     EngineFailed,
     NotReady,
     PoisonRequest,
@@ -45,6 +48,7 @@ from app.messages import (
     LiveJobs,
     Synthesize,
     ToWorker,
+    WorkerFailed,
 )
 from app.metrics import Metrics
 from tests.test_messages import PARAMS
@@ -60,10 +64,12 @@ class PlayedWorker(Worker):
     def __init__(self, name: str, slots: int = 1) -> None:
         super().__init__(name, slots, self._take)
         self.inbox: list[ToWorker] = []
+        self.deaf = False
 
     def _take(self, message: ToWorker) -> bool:
-        self.inbox.append(message)
-        return True
+        if not self.deaf:
+            self.inbox.append(message)
+        return not self.deaf
 
     @property
     def given(self) -> list[Synthesize]:
@@ -235,6 +241,33 @@ async def test_without_a_queue_a_free_slot_still_takes_a_job() -> None:
         bench.submit("b")
 
 
+@pytest.mark.parametrize("limit", [0, 3])
+async def test_a_worker_that_takes_no_message_does_not_lift_the_limit(limit: int) -> None:
+    bench = Bench(Limits(limit, 60, 1000, 600))
+    bench.dispatcher.attach(Worker("deaf", 1, lambda message: False))
+    for _ in range(max(limit, 1)):
+        bench.submit("a")
+    with pytest.raises(QueueFull):
+        bench.submit("b")
+
+
+async def test_a_worker_that_takes_no_message_is_asked_at_one_pace(clock: Clock) -> None:
+    asked: list[ToWorker] = []
+
+    def refuse(message: ToWorker) -> bool:
+        asked.append(message)
+        return False
+
+    bench = Bench()
+    bench.dispatcher.attach(Worker("deaf", 1, refuse))
+    for name in "abc":
+        bench.submit(name)
+    asked.clear()
+    for _ in range(10):
+        await clock.forward(dispatcher_module.RESEND_S)
+    assert len(asked) == 10
+
+
 async def test_who_waits_too_long_is_told_and_never_runs(clock: Clock) -> None:
     bench = Bench()
     stream = bench.submit("a")
@@ -316,6 +349,15 @@ async def test_a_failure_keeps_its_code() -> None:
     assert await ends_with(stream, EngineFailed)
 
 
+async def test_a_failure_keeps_the_name_of_the_parameter() -> None:
+    bench = Bench()
+    [worker] = bench.attach("w")
+    stream = bench.submit("a")
+    bench.say(worker, JobFailed(worker.given[0].job, "empty_text", "nothing to say", "text"))
+    assert stream.error
+    assert stream.error.param == "text"
+
+
 async def test_a_client_that_leaves_keeps_its_slot_busy_until_the_work_has_stopped() -> None:
     bench = Bench()
     [worker] = bench.attach("w")
@@ -334,6 +376,26 @@ async def test_a_client_that_leaves_the_queue_is_never_served() -> None:
     [worker] = bench.attach("w", slots=2)
     assert given_to(worker) == [["b"]]
     assert not other.ended
+
+
+@pytest.mark.parametrize("complete", [False, True])
+async def test_an_abandoned_stream_does_not_wait_for_the_garbage_collector(complete: bool) -> None:
+    bench = Bench()
+    [worker] = bench.attach("w")
+    gc.disable()
+    try:
+        stream = bench.submit("a")
+        bench.say(worker, AudioChunk(worker.given[0].job, 0), pcm(5))
+        if complete:
+            bench.finish(worker, 1, 5)
+        stream.close()
+        if not complete:
+            bench.say(worker, JobCancelled(worker.given[0].job))
+        left = weakref.ref(stream)
+        del stream
+        assert left() is None
+    finally:
+        gc.enable()
 
 
 async def test_a_client_that_takes_nothing_is_cancelled_after_a_while(clock: Clock) -> None:
@@ -463,9 +525,20 @@ async def test_a_job_that_was_only_near_is_tried_again_as_often_as_need_be() -> 
     stream = bench.submit("a")
     for worker, guilty in zip(workers[:2], ("another", None), strict=True):
         bench.receive(worker)
-        bench.dispatcher.detach(worker, WorkerLost("it died"), {guilty})
+        bench.dispatcher.detach(worker, WorkerLost("it died"), WorkerFailed("broken", guilty))
     assert not stream.ended
     assert given_to(*workers) == [["a"], ["a"], ["a"]]
+
+
+async def test_a_job_that_two_workers_name_when_they_die_is_poison() -> None:
+    bench = Bench()
+    workers = bench.attach("1", "2", "3")
+    stream = bench.submit("a")
+    for worker in workers[:2]:
+        bench.receive(worker)
+        last_words = WorkerFailed("broken", worker.given[0].job)
+        bench.dispatcher.detach(worker, WorkerLost("it died"), last_words)
+    assert await ends_with(stream, PoisonRequest)
 
 
 async def test_a_job_whose_worker_hangs_is_not_tried_again() -> None:
@@ -568,6 +641,35 @@ async def test_a_job_that_is_tried_again_begins_with_new_credit() -> None:
         await stream.read()
     await stream.read()
     assert other.credits == [1000, 1300]
+
+
+async def test_credit_that_could_not_be_given_is_given_soon() -> None:
+    bench = Bench()
+    [worker] = bench.attach("w")
+    stream = bench.submit("a")
+    worker.deaf = True
+    bench.receive(worker)
+    worker.deaf = False
+    bench.dispatcher.tick()
+    assert worker.credits == [1000]
+    bench.say(worker, AudioChunk(worker.given[0].job, 0), pcm(1000))
+    worker.deaf = True
+    await stream.read()  # all that there is
+    worker.deaf = False
+    for _ in range(2):
+        bench.dispatcher.tick()
+        assert worker.credits == [1000, 2000]
+
+
+async def test_a_job_that_was_not_received_gets_no_credit() -> None:
+    bench = Bench()
+    one, other = bench.attach("1", "2")
+    bench.submit("a")
+    bench.dispatcher.tick()
+    bench.receive(one)
+    bench.dispatcher.detach(one, WorkerLost("it died"))
+    bench.dispatcher.tick()
+    assert (one.credits, other.credits) == ([1000], [])
 
 
 async def test_a_finished_job_gets_no_credit() -> None:
@@ -842,6 +944,31 @@ async def test_the_log_tells_who_has_left(clock: Clock, caplog: pytest.LogCaptur
         "job a#1 cancelled: characters=9 worker=gpu0.0 wait_s=0.000 audio_s=0.000 total_s=1.000",
         "job b#2 cancelled: characters=9 wait_s=2.000 audio_s=0.000 total_s=2.000",
     ]
+
+
+async def test_a_reader_that_fails_fails_its_job(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    bench = Bench()
+    bench.attach("gpu0.0")
+    for stream in (bench.submit("a"), bench.submit("b")):
+        stream.close(EncoderFailed("it failed"))
+    assert bench.live() == []
+    assert [line.partition(":")[0] for line in caplog.messages] == [
+        "job a#1 failed (encoder_error",
+        "job b#2 failed (encoder_error",
+    ]
+    assert counted(bench, "tts_jobs_total", outcome="encoder_error") == 2
+    assert counted(bench, "tts_jobs_total", outcome="cancelled") == 0
+
+
+async def test_a_reader_that_fails_after_the_end_changes_nothing() -> None:
+    bench = Bench()
+    [worker] = bench.attach("w")
+    stream = bench.submit("a")
+    bench.finish(worker)
+    stream.close(EncoderFailed("it failed"))
+    assert counted(bench, "tts_jobs_total", outcome="done") == 1
+    assert counted(bench, "tts_jobs_total", outcome="encoder_error") == 0
 
 
 # --- any order of events --------------------------------------------------------------------------

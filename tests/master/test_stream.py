@@ -58,7 +58,7 @@ async def test_only_the_first_end_counts() -> None:
 async def test_what_was_taken_is_reported_in_samples() -> None:
     stream = JobStream()
     taken: list[int] = []
-    stream.on_taken = taken.append
+    stream.on_taken = lambda: taken.append(stream.taken)
     stream.put(PCM)
     stream.put(PCM[:20])
     assert taken == []
@@ -155,7 +155,7 @@ async def test_a_complete_end_is_no_failure_nor_is_one_after_the_reader_has_left
 async def test_what_is_taken_after_a_restart_is_counted_anew() -> None:
     stream = JobStream()
     taken: list[int] = []
-    stream.on_taken = taken.append
+    stream.on_taken = lambda: taken.append(stream.taken)
     stream.put(PCM)
     await stream.read()
     stream.restart()
@@ -182,9 +182,19 @@ async def test_audio_counts_as_untaken_while_it_lies_there(monkeypatch: pytest.M
     assert stream.untaken_s(900.0) == 0
 
 
-async def test_closing_is_told() -> None:
+async def test_closing_is_told_once() -> None:
     stream = JobStream()
-    told: list[str] = []
-    stream.on_close = lambda: told.append("closed")
+    told: list[ServiceError | None] = []
+    stream.on_close = told.append
+    failure = EngineFailed("it failed")
+    stream.close(failure)
     stream.close()
-    assert told == ["closed"]
+    assert told == [failure]
+
+
+async def test_a_closed_stream_keeps_no_audio() -> None:
+    stream = JobStream()
+    stream.put(PCM)
+    stream.end()
+    stream.close()
+    assert await stream.read() is None

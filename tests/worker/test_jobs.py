@@ -140,6 +140,13 @@ async def test_an_error_of_ours_says_what_it_is(
     assert "not numbers" in end.message
 
 
+async def test_an_error_names_the_parameter_at_fault(jobs: Jobs, outbox: Outbox) -> None:
+    jobs.start(request("j", "one mute"))
+    await finished(jobs)
+    told = "scripted: nothing to say"
+    assert outbox.ends("j") == [JobFailed("j", "empty_text", told, "text")]
+
+
 async def test_jobs_run_side_by_side(jobs: Jobs, outbox: Outbox) -> None:
     for number in range(5):
         jobs.start(request(str(number), "one sleep0 audio3 " * 5))

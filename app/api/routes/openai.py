@@ -1,7 +1,5 @@
 """`/v1`: speech, models and voices as clients of OpenAI's API ask for them."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from time import time
 from typing import Any, Literal
 
@@ -19,7 +17,7 @@ from app.api.speech_events import EventEncoder
 from app.api.voice_names import listed_names, voice_id_of
 from app.audio.encoder import OPENAI_ENCODERS, Encoder
 from app.audio.stretch import StretchedEncoder
-from app.errors import ModelNotFound, ServiceError
+from app.errors import ModelNotFound
 from app.messages import SAMPLE_RATE
 
 speech = APIRouter(prefix="/v1", tags=["openai"], route_class=BareRoute)
@@ -93,12 +91,12 @@ class AudioVoices(BaseModel):
 )
 async def create_speech(request: Request) -> Response:
     """As OpenAI's; what `/tts/generate` knows beside text, voice and format is taken, too."""
-    with _named_as_here():
-        wanted = from_openai_json(await read_parameters(request))
-        master = services_of(request).master
-        master.dispatcher.refuse_if_closed()  # until then, nobody knows which voices there are
-        voice_id = None if wanted.voice is None else voice_id_of(wanted.voice, master)
-        return speak(request, wanted.input, voice_id, wanted, lambda: _new_encoder(wanted))
+    request.state.parameter_names = _PARAMETERS
+    wanted = from_openai_json(await read_parameters(request))
+    master = services_of(request).master
+    master.dispatcher.refuse_if_closed()  # until then, nobody knows which voices there are
+    voice_id = None if wanted.voice is None else voice_id_of(wanted.voice, master)
+    return speak(request, wanted.input, voice_id, wanted, lambda: _new_encoder(wanted))
 
 
 @router.get(
@@ -165,14 +163,5 @@ def _new_encoder(wanted: OpenAISpeechRequest) -> Encoder:
     if wanted.speed != 1:
         encoder = StretchedEncoder(SAMPLE_RATE, wanted.speed, encoder)
     if wanted.stream_format == "sse":
-        encoder = EventEncoder(len(wanted.input), encoder)
+        encoder = EventEncoder(len(wanted.input), encoder, _PARAMETERS)
     return encoder
-
-
-@contextmanager
-def _named_as_here() -> Iterator[None]:
-    try:
-        yield
-    except ServiceError as error:
-        error.param = _PARAMETERS.get(str(error.param), error.param)
-        raise

@@ -16,7 +16,7 @@ LOG = f"""\
 2025-01-01 10:00:02,100 INFO    master: worker cpu.0 started on cpu, pid 8
 2025-01-01 10:00:02,300 INFO    master: job b#2 cancelled: characters=5 worker=cpu.1
 2025-01-01 10:00:02,310 INFO    master: job c#3 failed (worker_lost: {KILLED}): worker=cpu.1
-2025-01-01 10:00:02,320 WARNING master: response aborted: it was killed
+2025-01-01 10:00:02,320 WARNING master: c: response aborted: it was killed
 """
 OUTCOMES = {"a": "whole", "b": "left", "c": "cut", "d": "refused", "e": "left"}
 
