@@ -161,7 +161,7 @@ class Page {
     if (!run.file || run !== this._run) return;
     const link = byId("download");
     link.href = URL.createObjectURL(run.file);
-    link.download = `speech.${run.format.ending}`;
+    link.download = `speech${run.incomplete ? "-incomplete" : ""}.${run.format.ending}`;
     link.hidden = false;
   }
 

@@ -187,7 +187,39 @@ async def test_sound_is_heard_and_drawn_before_the_rest_is_made(
     await page.click("#stop")
     await expect(page.locator("#state")).to_have_text("Stopped.")
     preview.wait_until(lambda: preview.busy() == 0)
-    await expect(page.locator("#download")).to_be_hidden()
+
+
+@pytest.mark.parametrize("format", FORMATS)
+async def test_what_had_come_when_it_was_stopped_stays(
+    format: str, open_page: Open, preview: Service
+) -> None:
+    page = (await open_page(preview)).page
+    await speak(page, LONG, format)
+    await until(lambda: figure(page, "First sound"))
+    await page.keyboard.press("Escape")
+    await expect(page.locator("#state")).to_have_text("Stopped.")
+    name, content = await file_of(page.locator("#download"))
+    assert name.startswith("speech-incomplete.")
+    seconds = await figure(page, "Audio") or 0
+    assert len(decode_audio(content, format)) / 24_000 == pytest.approx(seconds, abs=0.12)
+    assert await page.evaluate("audio.paused")
+    await page.evaluate("audio.playbackRate = 8; audio.play()")
+    await until(lambda: page.evaluate("audio.ended"))
+    assert await page.evaluate("audio.currentTime") == pytest.approx(seconds, abs=0.12)
+    await expect(page.locator("#failure")).to_be_empty()
+
+
+async def test_what_is_heard_again_falls_silent_when_the_next_text_is_spoken(
+    open_page: Open, preview: Service
+) -> None:
+    page = (await open_page(preview)).page
+    await speak(page, LONG, "wav")
+    await until(lambda: figure(page, "First sound"))
+    await page.click("#stop")
+    await page.evaluate("audio.play()")
+    assert not await page.evaluate("audio.paused")
+    await page.click("#speak")
+    assert await page.evaluate("audio.paused")
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -341,7 +373,9 @@ async def test_an_answer_that_breaks_off_is_not_taken_for_whole(
     await speak(tab.page, "audio50 sleep0.3 raise", format, seed=None)
     await expect(tab.page.locator("#failure")).to_contain_text("The answer broke off after")
     await expect(tab.page.locator("#state")).to_have_text("Not complete.")
-    await expect(tab.page.locator("#download")).to_be_hidden()
+    await expect(tab.page.locator("#audio")).to_be_visible()
+    name, _ = await file_of(tab.page.locator("#download"))
+    assert name.startswith("speech-incomplete.")
     assert await figure(tab.page, "Real-time factor") is None
 
 
