@@ -30,9 +30,10 @@ export class Voices {
 
   /** Raises `ApiError`. */
   async refresh() {
-    const ids = await this._api.get("voices");
+    const asked = ["voices", "voices?preloaded=true"].map((path) => this._api.get(path));
+    const [ids, preloaded] = await Promise.all(asked);
     const focused = this._list.contains(document.activeElement);
-    this._show(ids);
+    this._show(ids, preloaded);
     if (focused) this._list.querySelector("input:checked").focus();
   }
 
@@ -40,9 +41,9 @@ export class Voices {
     this._show([]);
   }
 
-  _show(ids) {
+  _show(ids, preloaded = []) {
     const chosen = this._list.querySelector("input:checked")?.value ?? DEFAULT;
-    const items = [DEFAULT, ...ids].map((id) => this._item(id));
+    const items = [DEFAULT, ...ids].map((id) => this._item(id, preloaded.includes(id)));
     this._list.replaceChildren(...items);
     this._choose(ids.includes(chosen) ? chosen : DEFAULT);
   }
@@ -52,14 +53,15 @@ export class Voices {
     this.onchange();
   }
 
-  _item(id) {
+  _item(id, preloaded) {
     const radio = element("input", { type: "radio", name: "voice", value: id });
     radio.addEventListener("change", () => this.onchange());
     const name = id || "Default voice";
     const label = element("label", {}, radio, element("span", {}, name));
     const hear = this._button("▶", `Hear ${name}`, () => this._onHear(id));
     const item = element("li", {}, label, hear);
-    if (id) item.append(this._button("✕", `Delete ${id}`, () => this._delete(id)));
+    if (preloaded) label.append(element("span", { className: "small" }, "preloaded"));
+    else if (id) item.append(this._button("✕", `Delete ${id}`, () => this._delete(id)));
     return item;
   }
 
