@@ -129,10 +129,7 @@ class Page {
   }
 
   async _speak(request) {
-    if (!this._api.key.value) {
-      this._keyDialog.open();
-      return;
-    }
+    if (!this._api.key.value && !(await this._keyDialog.ask())) return;
     this._keepingFocus(() => this._letGo());
     const run = new Run(this._api, request, this._audio);
     this._run = run;
@@ -140,6 +137,7 @@ class Page {
     this._showState(run);
     await run.speak();
     this._offerDownload(run);
+    if (run.error?.status === 401 && (await this._keyDialog.ask())) this._speak(request);
     if (run.error?.code === "voice_not_found") this._voices.refresh(); // another tab has deleted it
   }
 

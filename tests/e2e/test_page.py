@@ -518,6 +518,40 @@ async def revoked(route: Route) -> None:
     await route.fulfill(status=401, json={"error": {"message": "no", "code": "invalid_api_key"}})
 
 
+async def test_what_was_to_be_spoken_is_spoken_once_there_is_a_key(
+    open_page: Open, scripted: Service
+) -> None:
+    tab = await open_page(scripted, key="")
+    tab.tolerated = ("status of 401",)
+    page, dialog = tab.page, tab.page.locator("#key-dialog")
+    await page.keyboard.press("Escape")
+    await page.fill("#text", "audio5")
+    await page.click("#speak")
+    await expect(dialog).to_be_visible()
+    await page.click("#key-cancel")
+    await page.click("#key-button")
+    await page.fill("#key", API_KEY)
+    await page.press("#key", "Enter")
+    await expect(page.locator("#parameters label")).to_have_count(14)
+    assert not [url for url in tab.requested if "tts" in url]
+
+    await page.click("#key-button")
+    await page.click("#key-forget")
+    await page.click("#speak")
+    await page.fill("#key", API_KEY)
+    await page.press("#key", "Enter")
+    await expect(page.locator("#state")).to_have_text("Done.")
+
+    await page.route("**/tts/generate", revoked)
+    await page.click("#speak")
+    await expect(page.locator("#key-failure")).to_contain_text("no longer takes the key")
+    await page.unroute_all()
+    await page.fill("#key", API_KEY)
+    await page.press("#key", "Enter")
+    await expect(page.locator("#state")).to_have_text("Done.")
+    await expect(page.locator("#failure")).to_be_empty()
+
+
 async def test_the_key_is_one_for_all_tabs(open_page: Open, scripted: Service) -> None:
     page = (await open_page(scripted)).page
     other = await page.context.new_page()
