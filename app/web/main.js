@@ -1,6 +1,6 @@
 /** The page: its parts put together. All state is owned by them; here is what passes between. */
 
-import { Api } from "./api.js";
+import { Api, UNREACHABLE } from "./api.js";
 import { byId, element, say, showPairs } from "./dom.js";
 import { figuresOf, pairsOf } from "./figures.js";
 import { format, ranked } from "./formats.js";
@@ -23,6 +23,9 @@ class Page {
     this._format = byId("format");
     this._run = null;
     this._limit = Infinity;
+    this._loaded = false;
+    this._obstacle = ""; // to asking at all
+    this._failure = ""; // of the run
     this._api = new Api(new Key(), () => this._keyDialog.refuse());
     this._history = new History(byId("runs"));
     this._waveform = new Waveform(byId("waveform"), (to) => this._seek(to));
@@ -31,7 +34,7 @@ class Page {
     this._voices = new Voices(byId("voices"), this._api, (id) => this._hear(id));
     this._keyDialog = new KeyDialog(this._api, () => this._keyChanged());
     const places = { root: byId("status"), pill: byId("service"), notice: byId("notice") };
-    this._status = new Status(places, this._api);
+    this._status = new Status(places, this._api, () => this._reachedAgain());
     this._offerFormats(["fmp4"]);
     this._listen();
     this._showFigures();
@@ -78,7 +81,16 @@ class Page {
     else this._voices.clear();
   }
 
+  _reachedAgain() {
+    if (this._obstacle === UNREACHABLE) this._obstacle = "";
+    if (this._failure === UNREACHABLE) this._failure = "";
+    this._showFailure();
+    this._voices.quiet();
+    if (this._api.key.value && !this._loaded) this._load();
+  }
+
   async _load() {
+    this._tellObstacle("");
     try {
       const [schema] = await Promise.all([this._api.get("openapi.json"), this._voices.refresh()]);
       const { parameters } = schema.paths["/tts/generate"].get;
@@ -86,8 +98,9 @@ class Page {
       this._limit = schemaOf("text")["x-max-length"];
       this._offerFormats(schemaOf("format").anyOf[0].enum);
       this._parameters.show(parameters);
+      this._loaded = true;
     } catch (error) {
-      say(byId("failure"), error.message);
+      this._tellObstacle(error.message);
     }
   }
 
@@ -130,6 +143,8 @@ class Page {
 
   async _speak(request) {
     if (!this._api.key.value && !(await this._keyDialog.ask())) return;
+    this._obstacle = "";
+    this._voices.quiet();
     this._keepingFocus(() => this._letGo());
     const run = new Run(this._api, request, this._audio);
     this._run = run;
@@ -138,6 +153,7 @@ class Page {
     await run.speak();
     this._offerDownload(run);
     if (run.error?.status === 401 && (await this._keyDialog.ask())) this._speak(request);
+    if (run.error?.code === "unreachable") this._status.refresh(); // so that its return is noticed
     if (run.error?.code === "voice_not_found") this._voices.refresh(); // another tab has deleted it
   }
 
@@ -172,13 +188,23 @@ class Page {
   _showState(run) {
     if (run !== this._run) return;
     say(byId("state"), stateOf(run));
-    say(byId("failure"), run.error?.message ?? run.trouble);
+    this._failure = run.error?.message ?? run.trouble;
+    this._showFailure();
     this._keepingFocus(() => {
       byId("stop").disabled = run.state === "over";
     });
     showPairs(byId("answer"), run.answer ? answerPairs(run.answer) : []);
     if (run.state === "over" && run.times.firstByte !== null) this._history.add(figuresOf(run));
     this._waveform.describe(`${run.peaks.seconds.toFixed(1)} s of sound, ${stateOf(run)}`);
+  }
+
+  _tellObstacle(reason) {
+    this._obstacle = reason;
+    this._showFailure();
+  }
+
+  _showFailure() {
+    say(byId("failure"), this._obstacle || this._failure);
   }
 
   /** Makes a change; Speak gets the keyboard if what had it is then hidden or disabled. */

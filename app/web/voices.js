@@ -41,6 +41,12 @@ export class Voices {
     this._show([]);
   }
 
+  /** Takes back what was said, as something else has begun. */
+  quiet() {
+    say(this._said, "");
+    say(this._failed, "");
+  }
+
   _show(ids, preloaded = []) {
     const chosen = this._list.querySelector("input:checked")?.value ?? DEFAULT;
     const items = [DEFAULT, ...ids].map((id) => this._item(id, preloaded.includes(id)));
@@ -55,7 +61,10 @@ export class Voices {
 
   _item(id, preloaded) {
     const radio = element("input", { type: "radio", name: "voice", value: id });
-    radio.addEventListener("change", () => this.onchange());
+    radio.addEventListener("change", () => {
+      this.quiet();
+      this.onchange();
+    });
     const name = id || "Default voice";
     const label = element("label", {}, radio, element("span", {}, name));
     const hear = this._button("▶", `Hear ${name}`, () => this._onHear(id));
@@ -134,8 +143,7 @@ export class Voices {
 
   /** Does `work` and shows what it says of itself, or why it failed. */
   async _report(work) {
-    say(this._said, "");
-    say(this._failed, "");
+    this.quiet();
     this._progress.value = 0;
     this._progress.hidden = false;
     try {

@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
 import httpx
@@ -680,6 +680,44 @@ async def test_why_a_voice_is_not_taken_is_told(open_page: Open, scripted: Servi
         file = {"name": name, "mimeType": "audio/wav", "buffer": content}
         await page.set_input_files("#upload", file)
         await expect(failure).to_contain_text(told)
+
+
+async def test_what_was_said_of_a_voice_goes_when_another_is_heard(
+    open_page: Open, scripted: Service
+) -> None:
+    tab = await open_page(scripted)
+    tab.tolerated = ("status of 422",)
+    page, failure = tab.page, tab.page.locator("#voices .failure")
+    await page.fill("#text", "audio5")
+    for name in ("Speak", "Hear austen.wav", "austen.wav"):
+        file = {"name": "a.wav", "mimeType": "audio/wav", "buffer": b"no sound"}
+        await page.set_input_files("#upload", file)
+        await expect(failure).not_to_be_empty()
+        role: Literal["button", "radio"] = "radio" if name == "austen.wav" else "button"
+        await page.get_by_role(role, name=name, exact=role == "button").click()
+        await expect(failure).to_be_empty()
+
+
+async def test_a_server_that_is_back_is_no_longer_said_to_be_gone(
+    open_page: Open, scripted: Service
+) -> None:
+    tab = await open_page(scripted, key="")
+    tab.tolerated = ("ERR_FAILED",)
+    page, failure = tab.page, tab.page.locator("#failure")
+    await page.fill("#key", API_KEY)
+    await page.route("**/openapi.json", lambda route: route.abort())
+    await page.press("#key", "Enter")
+    await expect(failure).to_contain_text("The server cannot be reached.")
+    for path in ("**/health", "**/tts/generate"):
+        await page.route(path, lambda route: route.abort())
+    await page.click("#speak")
+    await expect(page.locator("#state")).to_have_text("Nothing was made.")
+    await expect(failure).to_contain_text("The server cannot be reached.")
+    await expect(page.locator("#service")).to_contain_text("The server cannot be reached.")
+    await page.unroute_all()
+    await expect(page.locator("#service")).to_contain_text("Ready")
+    await expect(failure).to_be_empty()
+    await expect(page.locator("#parameters label")).to_have_count(14)
 
 
 # --- Parameters and snippets ----------------------------------------------------------------------
