@@ -2,8 +2,8 @@
 
 import { element, say } from "./dom.js";
 import { ask } from "./question.js";
+import { ENDINGS, voiceNameOf } from "./voice_names.js";
 
-const ENDINGS = ".wav,.mp3,.flac,.ogg,.m4a,.webm,.opus";
 const DEFAULT = "";
 
 export class Voices {
@@ -91,7 +91,7 @@ export class Voices {
   }
 
   _dropZone() {
-    const input = element("input", { type: "file", accept: ENDINGS, id: "upload" });
+    const input = element("input", { type: "file", accept: ENDINGS.join(), id: "upload" });
     input.addEventListener("change", () => {
       if (input.files.length) this._upload(input.files[0]);
       input.value = "";
@@ -119,26 +119,26 @@ export class Voices {
 
   _upload(file) {
     return this._report(async () => {
-      const added = await this._send(file);
+      const added = await this._send(file, voiceNameOf(file.name));
       if (!added) return "";
       await this.refresh();
       this._choose(added.voice_id);
-      return `“${added.voice_id}” is added and chosen.`;
+      return addedAs(added.voice_id, file.name.normalize("NFC"));
     });
   }
 
   /** What the server says of the new voice; null if the one of that name is to stay. */
-  async _send(file) {
+  async _send(file, name) {
     const onProgress = (share) => {
       this._progress.value = share;
     };
     try {
-      return await this._api.uploadVoice(file, { replace: false, onProgress });
+      return await this._api.uploadVoice(file, { name, replace: false, onProgress });
     } catch (error) {
       if (error.code !== "voice_exists") throw error;
     }
-    if (!(await ask(`There is a voice “${file.name}” already.`, "Replace it"))) return null;
-    return this._api.uploadVoice(file, { replace: true, onProgress });
+    if (!(await ask(`There is a voice “${name}” already.`, "Replace it"))) return null;
+    return this._api.uploadVoice(file, { name, replace: true, onProgress });
   }
 
   /** Does `work` and shows what it says of itself, or why it failed. */
@@ -153,6 +153,11 @@ export class Voices {
     }
     this._progress.hidden = true;
   }
+}
+
+function addedAs(id, fileName) {
+  if (id === fileName) return `“${id}” is added and chosen.`;
+  return `“${fileName}” is added as “${id}”, and chosen.`;
 }
 
 /** What another tab has deleted already is as deleted as it can be. */

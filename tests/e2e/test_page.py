@@ -4,8 +4,10 @@ A test fails if the page shows an error that the test does not expect, or asks a
 """
 
 import asyncio
+import base64
 import json
 import subprocess
+import unicodedata
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,6 +21,7 @@ import pytest_asyncio
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Locator, Page, Route, expect
 
+from app.voice_files import checked_voice_id
 from tests.audio.media import audio_file, tone
 from tests.browser import Watched
 from tests.recogniser import decode_audio, transcribe, words
@@ -76,9 +79,10 @@ BLOCKS_THE_FIRST_PLAY = """
     };
 """
 
-DROP = """name => {
+DROP = """([name, content]) => {
     const dataTransfer = new DataTransfer();
-    dataTransfer.items.add(new File(["sound"], name));
+    const bytes = Uint8Array.from(atob(content), letter => letter.charCodeAt(0));
+    dataTransfer.items.add(new File([bytes], name));
     const zone = document.querySelector(".drop");
     zone.dispatchEvent(new DragEvent("drop", { dataTransfer, cancelable: true }));
 }"""
@@ -634,7 +638,7 @@ async def test_two_recordings_of_a_name_are_asked_about_one_after_the_other(
             client.post("/voices", files={"file": (name, audio_file(tone(2)))}).raise_for_status()
         for name in names:
             async with page.expect_response("**/voices"):
-                await page.evaluate(DROP, name)
+                await page.evaluate(DROP, [name, ""])
         for name in names:
             await expect(page.locator("#question-text")).to_contain_text(name)
             await expect(page.get_by_role("button", name="Replace it")).to_be_visible()
@@ -670,16 +674,42 @@ async def test_a_preloaded_voice_is_marked_and_not_to_be_deleted(
 
 async def test_why_a_voice_is_not_taken_is_told(open_page: Open, scripted: Service) -> None:
     tab = await open_page(scripted)
-    tab.tolerated = ("status of 422", "status of 400")
+    tab.tolerated = ("status of 422",)
     page, failure = tab.page, tab.page.locator("#voices .failure")
     for name, content, told in (
         ("a.wav", b"no sound", "not"),
         ("a.wav", audio_file(tone(0.2)), "shorter"),
-        ("what?.wav", audio_file(tone(2)), "A voice id has at most 128 letters"),
+        ("a.wav.txt", b"no sound", "“a.wav.txt” is no recording that can be used: "),
     ):
         file = {"name": name, "mimeType": "audio/wav", "buffer": content}
         await page.set_input_files("#upload", file)
         await expect(failure).to_contain_text(told)
+
+
+@pytest.mark.parametrize(
+    ("name", "voice_id"),
+    [
+        ("Großmutter (1).wav", "Großmutter _1_.wav"),
+        ("..what?\n.MP3", "what__.MP3"),
+        ("声: e\u0301 ½.opus", "声_ é ½.opus"),
+        ("😀.wav", "_.wav"),
+        (".wav", "_.wav"),
+        ("a" * 200 + ".wav", "a" * 124 + ".wav"),
+        ("語" * 100 + ".wav", "語" * 83 + ".wav"),
+    ],
+)
+async def test_a_recording_gets_the_nearest_name_that_a_voice_may_have(
+    name: str, voice_id: str, open_page: Open, scripted: Service
+) -> None:
+    page = (await open_page(scripted)).page
+    content = base64.b64encode(audio_file(tone(2))).decode()
+    await page.evaluate(DROP, [name, content])
+    told = f"“{unicodedata.normalize('NFC', name)}” is added as “{voice_id}”, and chosen."
+    await expect(page.locator("#voices [role=status]")).to_have_text(told)
+    await expect(page.locator("#voices input:checked")).to_have_value(voice_id)
+    with scripted.client() as client:
+        assert checked_voice_id(voice_id) in client.get("/voices").json()
+        client.delete(f"/voices/{voice_id}").raise_for_status()
 
 
 async def test_what_was_said_of_a_voice_goes_when_another_is_heard(
