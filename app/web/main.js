@@ -3,7 +3,7 @@
 import { Api, UNREACHABLE } from "./api.js";
 import { byId, element, say, showPairs } from "./dom.js";
 import { figuresOf, pairsOf } from "./figures.js";
-import { format, ranked } from "./formats.js";
+import { format, ranked, whenHeard } from "./formats.js";
 import { History } from "./history.js";
 import { KeyDialog } from "./key_dialog.js";
 import { Key } from "./key.js";
@@ -15,6 +15,7 @@ import { Voices } from "./voices.js";
 import { Waveform } from "./waveform.js";
 
 const SAMPLE = "This is how I sound.";
+const SHORTEST_S = 6;
 
 class Page {
   constructor() {
@@ -123,9 +124,9 @@ class Page {
   }
 
   _requestChanged() {
-    const { ending, note } = format(this._format.value);
-    say(byId("format-note"), note);
-    this._snippets.show(this._request, ending);
+    const request = this._request;
+    say(byId("format-note"), whenHeard(request));
+    this._snippets.show(request, format(request.format).ending);
     const length = [...this._text.value].length; // code points, as the server counts
     const limit = Number.isFinite(this._limit) ? ` of ${this._limit.toLocaleString("en")}` : "";
     say(byId("count"), `${length.toLocaleString("en")}${limit} characters`);
@@ -226,7 +227,7 @@ class Page {
   _showFigures() {
     const run = this._run;
     run?.observe();
-    this._waveform.draw(run?.peaks.values ?? [], run ? this._position(run) : 0);
+    this._waveform.draw(run?.peaks.values ?? [], run ? this._position(run) : 0, widthOf(run));
     const pairs = run ? pairsOf(figuresOf(run)) : pairsOf(NOTHING);
     if (String(pairs) !== this._shownFigures) showPairs(byId("figures"), pairs);
     this._shownFigures = String(pairs);
@@ -240,6 +241,12 @@ class Page {
 }
 
 const NOTHING = { format: "", firstByte: null, firstSound: null, realTimeFactor: null, audio: 0, underruns: 0 };
+
+/** Of the waveform, in seconds: the sound's, but while it comes, a short one leaves room for more. */
+function widthOf(run) {
+  const complete = run && ["playing", "over"].includes(run.state) && run.peaks.seconds;
+  return complete || SHORTEST_S;
+}
 
 function stateOf(run) {
   if (run.stopped) return "Stopped.";

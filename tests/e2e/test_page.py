@@ -247,6 +247,27 @@ async def test_each_format_is_drawn_as_it_sounds_and_can_be_kept(
     await until(is_drawn)  # what came last is being decoded
 
 
+async def test_a_short_sound_fills_the_waveform_once_all_of_it_is_there(
+    open_page: Open, scripted: Service
+) -> None:
+    tab = await open_page(scripted)
+    tab.tolerated = ("willReadFrequently",)  # this test reads
+    page = tab.page
+    await speak(page, "audio25 sleep2 audio25", "wav", seed=None)
+    canvas = page.locator("#waveform")
+
+    async def drawn() -> float:
+        heights = np.array(await canvas.evaluate(COLUMN_HEIGHTS))[1::3]
+        return float((heights > 20).mean())
+
+    await until(drawn)
+    assert await drawn() < 0.3
+    await expect(page.locator("#state")).to_have_text("Done.")
+    assert await drawn() > 0.95
+    await canvas.click(position={"x": 3, "y": 20})
+    assert await page.evaluate("audio.currentTime") < 0.1
+
+
 def likeness(heights: Any, sound: Any) -> float:
     """Of what is drawn to what is heard: the correlation of bars, 3 pixels each, and peaks."""
     peaks = [np.abs(sound[start : start + 480]).max() for start in range(0, len(sound), 480)]
@@ -759,7 +780,10 @@ async def test_only_what_was_changed_is_sent(open_page: Open, scripted: Service)
     await page.fill("#parameter-synthesis_temperature", "1.25")
     await page.fill("#parameter-min_p", "0.05")
     await page.select_option("#parameter-chunk_overlap_method", "zero")
+    note = page.locator("#format-note")
+    await expect(note).to_have_text("Heard while it is being made.")
     await page.uncheck("#parameter-stream")
+    await expect(note).to_have_text("Heard once all of it is made.")
     await expect(page.locator("#changed")).to_have_text("3 changed")
     changed = {"synthesis_temperature": 1.25, "chunk_overlap_method": "zero", "stream": False}
     assert await sent_by(page) == {"text": "audio1", "format": "mp3"} | changed
