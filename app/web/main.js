@@ -50,7 +50,10 @@ class Page {
 
   _listen() {
     const retell = () => this._requestChanged();
-    this._parameters.onchange = retell;
+    this._parameters.onchange = () => {
+      this._tellObstacle(this._obstacle && this._parameters.problem);
+      retell();
+    };
     this._voices.onchange = retell;
     for (const input of [this._text, this._format, byId("reveal")]) {
       input.addEventListener("input", retell);
@@ -134,7 +137,7 @@ class Page {
   }
 
   _speakText() {
-    if (this._parameters.areValid()) this._speak(this._request);
+    this._speak(this._request);
   }
 
   _hear(voice) {
@@ -144,6 +147,11 @@ class Page {
 
   async _speak(request) {
     if (!this._api.key.value && !(await this._keyDialog.ask())) return;
+    if (this._parameters.problem) {
+      this._tellObstacle(this._parameters.problem);
+      this._parameters.pointOut();
+      return;
+    }
     this._obstacle = "";
     this._voices.quiet();
     this._keepingFocus(() => this._letGo());

@@ -37,15 +37,24 @@ export class Parameters {
     return Object.fromEntries(changed.map((field) => [field.name, field.value()]));
   }
 
-  /** Whether all are within their limits; if not, the first that is not is pointed at. */
-  areValid() {
-    if (this._form.checkValidity()) return true;
+  /** Why the server would refuse them, in a sentence; empty if it would not. */
+  get problem() {
+    return this._fields.map((field) => field.problem()).find(Boolean) ?? "";
+  }
+
+  /** Opens them at the first that is outside its limits. */
+  pointOut() {
     this._form.closest("details").open = true;
-    return this._form.reportValidity();
+    for (const field of this._fields) field.mark(Boolean(field.problem()));
+    this._form.reportValidity();
   }
 
   _changed() {
-    for (const field of this._fields) field.row.classList.toggle("changed", field.isChanged());
+    for (const field of this._fields) {
+      field.row.classList.toggle("changed", field.isChanged());
+      field.check();
+      if (!field.problem()) field.mark(false);
+    }
     const count = Object.keys(this.changed).length;
     say(this._count, count ? `${count} changed` : "all at their defaults");
     this.onchange();
@@ -71,9 +80,22 @@ function fieldOf({ name, description, schema }, onReset) {
     onReset();
     input.focus();
   });
+  const check = () => input.setCustomValidity(isWithin(input, type) ? "" : problemOf(name, type));
+  const problem = () => input.validationMessage;
+  const mark = (is) => input.setAttribute("aria-invalid", String(is));
   reset();
   const row = rowOf(name, description, type, standard, input, undo);
-  return { name, row, value, isChanged, set, reset };
+  return { name, row, value, isChanged, set, reset, check, problem, mark };
+}
+
+function isWithin(input, { exclusiveMinimum }) {
+  const { badInput, stepMismatch, rangeUnderflow, rangeOverflow } = input.validity;
+  if (badInput || stepMismatch || rangeUnderflow || rangeOverflow) return false;
+  return input.value === "" || !(Number(input.value) <= exclusiveMinimum);
+}
+
+function problemOf(name, type) {
+  return `${name} must be a ${type.type === "integer" ? "whole " : ""}number, ${rangeOf(type)}.`;
 }
 
 function rowOf(name, description, type, standard, input, undo) {
@@ -111,7 +133,10 @@ function valueOf(input, type) {
 }
 
 function limitsOf(type, standard) {
-  const least = type.minimum ?? (type.exclusiveMinimum === undefined ? "" : `above ${type.exclusiveMinimum}`);
-  const range = type.maximum === undefined ? "" : `${least} to ${type.maximum}, `;
+  const range = type.maximum === undefined ? "" : `${rangeOf(type)}, `;
   return `(${range}default ${standard === "" ? "random" : standard})`;
+}
+
+function rangeOf({ minimum, exclusiveMinimum, maximum }) {
+  return `${minimum ?? `above ${exclusiveMinimum}`} to ${maximum}`;
 }

@@ -35,6 +35,7 @@ FORMATS = ("fmp4", "webm", "mp3", "wav", "raw_pcm")
 SENTENCE = "The baker opened his shop by the light in the east, and then he went home again."
 PAIR = f"{SENTENCE} {SENTENCE}"
 LONG = " ".join([SENTENCE] * 40)
+BAD = "rgb(168, 37, 29)"
 NASTY = 'It\'s "so" `id` $HOME $(id) \\n\nnew line & <b> 100% ?#+ 😀 !! é'
 
 COLUMN_HEIGHTS = """canvas => {
@@ -431,12 +432,27 @@ async def test_what_the_server_refuses_is_told_in_its_words(
     await expect(failure).to_be_empty()
 
 
-async def test_a_number_out_of_bounds_is_pointed_at_and_not_sent(
-    open_page: Open, scripted: Service
+@pytest.mark.parametrize("button", ["Speak", "Hear austen.wav"])
+async def test_a_number_out_of_bounds_is_pointed_at_told_and_not_sent(
+    button: str, open_page: Open, scripted: Service
 ) -> None:
     tab = await open_page(scripted)
-    await speak(tab.page, "audio1", seed=-1)
-    await expect(tab.page.locator("#parameter-seed")).to_be_focused()
+    page, failure = tab.page, tab.page.locator("#failure")
+    speak_or_hear = page.get_by_role("button", name=button)
+    await page.locator("#parameters-details").evaluate("details => { details.open = true; }")
+    for field, value, told in (
+        ("#parameter-seed", "-1", "seed must be a whole number, 0 to 4294967295."),
+        ("#parameter-seed", "1.5", "seed must be a whole number, 0 to 4294967295."),
+        ("#parameter-top_p", "0", "top_p must be a number, above 0 to 1."),
+    ):
+        await page.fill(field, value)
+        await speak_or_hear.click()
+        await expect(page.locator(field)).to_be_focused()
+        await expect(failure).to_have_text(told)
+        await expect(page.locator(field)).to_have_css("color", BAD)
+        await page.fill(field, "")
+        await expect(failure).to_be_empty()
+        await expect(page.locator(field)).not_to_have_css("color", BAD)
     assert not [url for url in tab.requested if "tts" in url]
 
 
