@@ -129,7 +129,7 @@ class Page {
   _requestChanged() {
     const request = this._request;
     say(byId("format-note"), whenHeard(request));
-    this._snippets.show(request, format(request.format).ending);
+    this._snippets.show(request, format(request.format).ending, this._parameters.problem);
     const length = [...this._text.value].length; // code points, as the server counts
     const limit = Number.isFinite(this._limit) ? ` of ${this._limit.toLocaleString("en")}` : "";
     say(byId("count"), `${length.toLocaleString("en")}${limit} characters`);

@@ -12,6 +12,8 @@ export class Parameters {
   constructor(form, count) {
     this._form = form;
     this._count = count;
+    this._reset = element("button", { type: "button", className: "quiet", hidden: true }, "Reset all");
+    this._reset.addEventListener("click", () => this._resetAll());
     form.addEventListener("submit", (event) => event.preventDefault());
     form.addEventListener("input", () => this._changed());
   }
@@ -21,13 +23,8 @@ export class Parameters {
     const { changed } = this;
     const wanted = parameters.filter(({ name }) => !ELSEWHERE.includes(name));
     this._fields = wanted.map((parameter) => fieldOf(parameter, () => this._changed()));
-    const reset = element("button", { type: "button", className: "quiet" }, "Reset all");
-    reset.addEventListener("click", () => {
-      for (const field of this._fields) field.reset();
-      this._changed();
-    });
     for (const field of this._fields) if (field.name in changed) field.set(changed[field.name]);
-    this._form.replaceChildren(...this._fields.map((field) => field.row), reset);
+    this._form.replaceChildren(...this._fields.map((field) => field.row), this._reset);
     this._changed();
   }
 
@@ -49,6 +46,12 @@ export class Parameters {
     this._form.reportValidity();
   }
 
+  _resetAll() {
+    for (const field of this._fields) field.reset();
+    this._form.closest("details").querySelector("summary").focus(); // as the button goes
+    this._changed();
+  }
+
   _changed() {
     for (const field of this._fields) {
       field.row.classList.toggle("changed", field.isChanged());
@@ -56,6 +59,7 @@ export class Parameters {
       if (!field.problem()) field.mark(false);
     }
     const count = Object.keys(this.changed).length;
+    this._reset.hidden = !count && !this.problem;
     say(this._count, count ? `${count} changed` : "all at their defaults");
     this.onchange();
   }

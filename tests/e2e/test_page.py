@@ -801,11 +801,14 @@ async def test_only_what_was_changed_is_sent(open_page: Open, scripted: Service)
     await page.uncheck("#parameter-stream")
     await expect(note).to_have_text("Heard once all of it is made.")
     await expect(page.locator("#changed")).to_have_text("3 changed")
+    await expect(page.get_by_role("button", name="Reset all")).to_be_visible()
     changed = {"synthesis_temperature": 1.25, "chunk_overlap_method": "zero", "stream": False}
     assert await sent_by(page) == {"text": "audio1", "format": "mp3"} | changed
     await page.get_by_role("button", name="Reset stream").click()
     await page.get_by_role("button", name="Reset all").click()
     await expect(page.locator("#changed")).to_have_text("all at their defaults")
+    await expect(page.get_by_role("button", name="Reset all")).to_be_hidden()
+    await expect(page.locator("summary")).to_be_focused()
     assert await sent_by(page) == {"text": "audio1", "format": "mp3"}
 
 
@@ -831,6 +834,30 @@ async def test_the_snippets_mean_exactly_this_request(open_page: Open, scripted:
     await page.check("#reveal")
     await expect(code.nth(0)).to_contain_text(f"X-API-Key: {API_KEY}")
     assert query_in(await code.nth(1).inner_text())["api_key"] == API_KEY
+
+
+async def test_where_there_is_no_snippet_the_reason_is_told_and_nothing_to_copy(
+    open_page: Open, scripted: Service
+) -> None:
+    page = (await open_page(scripted)).page
+    snippets, copy = page.locator("#snippets"), page.get_by_role("button", name="Copy")
+    await page.select_option("#format", "raw_pcm")
+    await expect(snippets).to_contain_text("no audio tag plays it")
+    await expect(copy).to_have_count(1)
+    await page.select_option("#format", "mp3")
+    await expect(copy).to_have_count(2)
+    await page.fill("#text", "long " * 15_000)
+    await expect(snippets).to_contain_text("too long for a URL")
+    await expect(copy).to_have_count(1)
+    await page.fill("#text", "audio5")
+    await page.locator("#parameters-details").evaluate("details => { details.open = true; }")
+    await page.fill("#parameter-seed", "-1")
+    reason = "seed must be a whole number, 0 to 4294967295."
+    await expect(snippets.locator("p")).to_have_text([reason, reason])
+    await expect(snippets.locator("code").first).to_be_hidden()
+    await expect(copy).to_have_count(0)
+    await page.get_by_role("button", name="Reset all").click()
+    await expect(copy).to_have_count(2)
 
 
 async def test_the_revealed_command_speaks(
