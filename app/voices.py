@@ -94,9 +94,15 @@ class VoiceStore:
         self._decoders = asyncio.Semaphore(_PARALLEL_DECODERS)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="voice-files")
 
-    def ids(self) -> list[str]:
-        """The ids of both folders, sorted."""
-        return sorted(self._snapshot)
+    def ids(self, *, preloaded: bool | None = None) -> list[str]:
+        """The ids of both folders, sorted; or only those that are preloaded, or only the others.
+
+        Preloaded is what the user's folder has no file for: it cannot be deleted.
+        """
+        if preloaded is None:
+            return sorted(self._snapshot)
+        users = {composed(path.name) for path in self._versions if path.parent == self._user.path}
+        return [voice_id for voice_id in self.ids() if (voice_id not in users) == preloaded]
 
     def find(self, name: str) -> str | None:
         """The id that is `name`, or the only one that is `name` but for its ending."""

@@ -329,6 +329,19 @@ async def test_a_users_voice_hides_a_preloaded_one_until_deleted(store, folders)
     assert in_folder(folders.preloaded) == ["a.wav"]
 
 
+async def test_preloaded_is_what_the_users_folder_has_not(store, folders):
+    for name in ("a.wav", E_AND_ACUTE):
+        (folders.preloaded / name).write_bytes(LOW)
+    await store.scan()
+    await add(store, "b.wav")
+    assert store.ids(preloaded=True) == ["a.wav", E_ACUTE]
+    assert store.ids(preloaded=False) == ["b.wav"]
+    await add(store, "a.wav", HIGH)
+    assert store.ids(preloaded=True) == [E_ACUTE]
+    assert store.ids(preloaded=False) == ["a.wav", "b.wav"]
+    assert store.ids() == ["a.wav", "b.wav", E_ACUTE]
+
+
 @pytest.mark.parametrize("name", ["../preloaded/a.wav", "a.wav/", "nothing.wav", "\ud800", ""])
 async def test_deleting_what_is_not_listed_touches_nothing(store, folders, name):
     (folders.preloaded / "a.wav").write_bytes(LOW)

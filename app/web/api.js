@@ -59,14 +59,14 @@ export class Api {
   }
 
   /** By XMLHttpRequest, as `fetch` does not tell how much was sent. */
-  uploadVoice(file, { replace, onProgress }) {
+  uploadVoice(file, { name, replace, onProgress }) {
     const request = new XMLHttpRequest();
     request.upload.onprogress = (sent) => onProgress(sent.loaded / sent.total);
     request.open("POST", this.url(replace ? "voices?replace=true" : "voices"));
     const key = this.key.value;
     request.setRequestHeader("X-API-Key", headerOf(key));
     const form = new FormData();
-    form.append("file", file);
+    form.append("file", file, name);
     return new Promise((resolve, reject) => {
       request.onerror = () => reject(new ApiError(UNREACHABLE));
       request.onload = async () => {

@@ -25,6 +25,7 @@ const FORMATS = {
 
 const LIVE = "Heard while it is being made.";
 const BY_PAGE = "Heard while it is being made, without a way to seek before the end.";
+const AT_ONCE = "Heard once all of it is made.";
 const AT_END = "This browser plays it once all of it has come.";
 
 /** How `name` is treated in this browser. */
@@ -40,6 +41,11 @@ export function format(name) {
     note: live ? LIVE : AT_END,
     player: (audio) => new Player(audio, known.type),
   };
+}
+
+/** When a request is heard, in a sentence. */
+export function whenHeard(request) {
+  return request.stream === false ? AT_ONCE : format(request.format).note;
 }
 
 function pcm(headerBytes) {

@@ -28,7 +28,7 @@ export class History {
       this._root.replaceChildren(element("p", { className: "small" }, "None yet."));
       return;
     }
-    this._root.replaceChildren(this._chart(), caption(), this._table());
+    this._root.replaceChildren(this._chart(), this._caption(), this._table());
   }
 
   _chart() {
@@ -45,6 +45,15 @@ export class History {
     return chart;
   }
 
+  _caption() {
+    const caption = element("p", { className: "small" }, "Time to the first sound, newest at the right");
+    if (this._runs.some((run) => run.underruns)) {
+      caption.append("; ", element("span", { className: "swatch" }), " with underruns");
+    }
+    caption.append(".");
+    return caption;
+  }
+
   _table() {
     const names = ["Format", "First sound", "Real-time factor", "Underruns"];
     const head = element("tr", {}, ...names.map((name) => element("th", { scope: "col" }, name)));
@@ -56,9 +65,6 @@ export class History {
     return element("div", { className: "wide", tabIndex: 0, role: "group", "aria-label": "Last runs" }, table);
   }
 }
-
-const caption = () =>
-  element("p", { className: "small" }, "Time to the first sound, newest at the right; another color: with underruns.");
 
 function bar(run, n, longest) {
   const height = Math.max(2, ((run.firstSound ?? 0) / longest) * (HEIGHT - 4));

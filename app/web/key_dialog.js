@@ -30,6 +30,15 @@ export class KeyDialog {
     if (!this._dialog.open) this._dialog.showModal();
   }
 
+  /** Asks for the key; resolves, once the dialog is closed, to whether there is one. */
+  ask() {
+    if (!this._dialog.open) this.open();
+    return new Promise((resolve) => {
+      const tell = () => resolve(Boolean(this._api.key.value));
+      this._dialog.addEventListener("close", tell, { once: true });
+    });
+  }
+
   /** Forgets the key that the server did not take, and asks for another one. */
   refuse() {
     const reason = this._api.key.value && REFUSED;

@@ -1,9 +1,9 @@
 /** The page: its parts put together. All state is owned by them; here is what passes between. */
 
-import { Api } from "./api.js";
+import { Api, UNREACHABLE } from "./api.js";
 import { byId, element, say, showPairs } from "./dom.js";
 import { figuresOf, pairsOf } from "./figures.js";
-import { format, ranked } from "./formats.js";
+import { format, ranked, whenHeard } from "./formats.js";
 import { History } from "./history.js";
 import { KeyDialog } from "./key_dialog.js";
 import { Key } from "./key.js";
@@ -15,6 +15,7 @@ import { Voices } from "./voices.js";
 import { Waveform } from "./waveform.js";
 
 const SAMPLE = "This is how I sound.";
+const SHORTEST_S = 6;
 
 class Page {
   constructor() {
@@ -23,6 +24,9 @@ class Page {
     this._format = byId("format");
     this._run = null;
     this._limit = Infinity;
+    this._loaded = false;
+    this._obstacle = ""; // to asking at all
+    this._failure = ""; // of the run
     this._api = new Api(new Key(), () => this._keyDialog.refuse());
     this._history = new History(byId("runs"));
     this._waveform = new Waveform(byId("waveform"), (to) => this._seek(to));
@@ -31,7 +35,7 @@ class Page {
     this._voices = new Voices(byId("voices"), this._api, (id) => this._hear(id));
     this._keyDialog = new KeyDialog(this._api, () => this._keyChanged());
     const places = { root: byId("status"), pill: byId("service"), notice: byId("notice") };
-    this._status = new Status(places, this._api);
+    this._status = new Status(places, this._api, () => this._reachedAgain());
     this._offerFormats(["fmp4"]);
     this._listen();
     this._showFigures();
@@ -46,7 +50,10 @@ class Page {
 
   _listen() {
     const retell = () => this._requestChanged();
-    this._parameters.onchange = retell;
+    this._parameters.onchange = () => {
+      this._tellObstacle(this._obstacle && this._parameters.problem);
+      retell();
+    };
     this._voices.onchange = retell;
     for (const input of [this._text, this._format, byId("reveal")]) {
       input.addEventListener("input", retell);
@@ -78,7 +85,16 @@ class Page {
     else this._voices.clear();
   }
 
+  _reachedAgain() {
+    if (this._obstacle === UNREACHABLE) this._obstacle = "";
+    if (this._failure === UNREACHABLE) this._failure = "";
+    this._showFailure();
+    this._voices.quiet();
+    if (this._api.key.value && !this._loaded) this._load();
+  }
+
   async _load() {
+    this._tellObstacle("");
     try {
       const [schema] = await Promise.all([this._api.get("openapi.json"), this._voices.refresh()]);
       const { parameters } = schema.paths["/tts/generate"].get;
@@ -86,8 +102,9 @@ class Page {
       this._limit = schemaOf("text")["x-max-length"];
       this._offerFormats(schemaOf("format").anyOf[0].enum);
       this._parameters.show(parameters);
+      this._loaded = true;
     } catch (error) {
-      say(byId("failure"), error.message);
+      this._tellObstacle(error.message);
     }
   }
 
@@ -110,9 +127,9 @@ class Page {
   }
 
   _requestChanged() {
-    const { ending, note } = format(this._format.value);
-    say(byId("format-note"), note);
-    this._snippets.show(this._request, ending);
+    const request = this._request;
+    say(byId("format-note"), whenHeard(request));
+    this._snippets.show(request, format(request.format).ending, this._parameters.problem);
     const length = [...this._text.value].length; // code points, as the server counts
     const limit = Number.isFinite(this._limit) ? ` of ${this._limit.toLocaleString("en")}` : "";
     say(byId("count"), `${length.toLocaleString("en")}${limit} characters`);
@@ -120,7 +137,7 @@ class Page {
   }
 
   _speakText() {
-    if (this._parameters.areValid()) this._speak(this._request);
+    this._speak(this._request);
   }
 
   _hear(voice) {
@@ -129,10 +146,14 @@ class Page {
   }
 
   async _speak(request) {
-    if (!this._api.key.value) {
-      this._keyDialog.open();
+    if (!this._api.key.value && !(await this._keyDialog.ask())) return;
+    if (this._parameters.problem) {
+      this._tellObstacle(this._parameters.problem);
+      this._parameters.pointOut();
       return;
     }
+    this._obstacle = "";
+    this._voices.quiet();
     this._keepingFocus(() => this._letGo());
     const run = new Run(this._api, request, this._audio);
     this._run = run;
@@ -140,6 +161,8 @@ class Page {
     this._showState(run);
     await run.speak();
     this._offerDownload(run);
+    if (run.error?.status === 401 && (await this._keyDialog.ask())) this._speak(request);
+    if (run.error?.code === "unreachable") this._status.refresh(); // so that its return is noticed
     if (run.error?.code === "voice_not_found") this._voices.refresh(); // another tab has deleted it
   }
 
@@ -161,7 +184,7 @@ class Page {
     if (!run.file || run !== this._run) return;
     const link = byId("download");
     link.href = URL.createObjectURL(run.file);
-    link.download = `speech.${run.format.ending}`;
+    link.download = `speech${run.incomplete ? "-incomplete" : ""}.${run.format.ending}`;
     link.hidden = false;
   }
 
@@ -174,13 +197,23 @@ class Page {
   _showState(run) {
     if (run !== this._run) return;
     say(byId("state"), stateOf(run));
-    say(byId("failure"), run.error?.message ?? run.trouble);
+    this._failure = run.error?.message ?? run.trouble;
+    this._showFailure();
     this._keepingFocus(() => {
       byId("stop").disabled = run.state === "over";
     });
     showPairs(byId("answer"), run.answer ? answerPairs(run.answer) : []);
     if (run.state === "over" && run.times.firstByte !== null) this._history.add(figuresOf(run));
     this._waveform.describe(`${run.peaks.seconds.toFixed(1)} s of sound, ${stateOf(run)}`);
+  }
+
+  _tellObstacle(reason) {
+    this._obstacle = reason;
+    this._showFailure();
+  }
+
+  _showFailure() {
+    say(byId("failure"), this._obstacle || this._failure);
   }
 
   /** Makes a change; Speak gets the keyboard if what had it is then hidden or disabled. */
@@ -202,7 +235,7 @@ class Page {
   _showFigures() {
     const run = this._run;
     run?.observe();
-    this._waveform.draw(run?.peaks.values ?? [], run ? this._position(run) : 0);
+    this._waveform.draw(run?.peaks.values ?? [], run ? this._position(run) : 0, widthOf(run));
     const pairs = run ? pairsOf(figuresOf(run)) : pairsOf(NOTHING);
     if (String(pairs) !== this._shownFigures) showPairs(byId("figures"), pairs);
     this._shownFigures = String(pairs);
@@ -216,6 +249,12 @@ class Page {
 }
 
 const NOTHING = { format: "", firstByte: null, firstSound: null, realTimeFactor: null, audio: 0, underruns: 0 };
+
+/** Of the waveform, in seconds: the sound's, but while it comes, a short one leaves room for more. */
+function widthOf(run) {
+  const complete = run && ["playing", "over"].includes(run.state) && run.peaks.seconds;
+  return complete || SHORTEST_S;
+}
 
 function stateOf(run) {
   if (run.stopped) return "Stopped.";

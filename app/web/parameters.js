@@ -12,6 +12,8 @@ export class Parameters {
   constructor(form, count) {
     this._form = form;
     this._count = count;
+    this._reset = element("button", { type: "button", className: "quiet", hidden: true }, "Reset all");
+    this._reset.addEventListener("click", () => this._resetAll());
     form.addEventListener("submit", (event) => event.preventDefault());
     form.addEventListener("input", () => this._changed());
   }
@@ -21,13 +23,8 @@ export class Parameters {
     const { changed } = this;
     const wanted = parameters.filter(({ name }) => !ELSEWHERE.includes(name));
     this._fields = wanted.map((parameter) => fieldOf(parameter, () => this._changed()));
-    const reset = element("button", { type: "button", className: "quiet" }, "Reset all");
-    reset.addEventListener("click", () => {
-      for (const field of this._fields) field.reset();
-      this._changed();
-    });
     for (const field of this._fields) if (field.name in changed) field.set(changed[field.name]);
-    this._form.replaceChildren(...this._fields.map((field) => field.row), reset);
+    this._form.replaceChildren(...this._fields.map((field) => field.row), this._reset);
     this._changed();
   }
 
@@ -37,16 +34,32 @@ export class Parameters {
     return Object.fromEntries(changed.map((field) => [field.name, field.value()]));
   }
 
-  /** Whether all are within their limits; if not, the first that is not is pointed at. */
-  areValid() {
-    if (this._form.checkValidity()) return true;
+  /** Why the server would refuse them, in a sentence; empty if it would not. */
+  get problem() {
+    return this._fields.map((field) => field.problem()).find(Boolean) ?? "";
+  }
+
+  /** Opens them at the first that is outside its limits. */
+  pointOut() {
     this._form.closest("details").open = true;
-    return this._form.reportValidity();
+    for (const field of this._fields) field.mark(Boolean(field.problem()));
+    this._form.reportValidity();
+  }
+
+  _resetAll() {
+    for (const field of this._fields) field.reset();
+    this._form.closest("details").querySelector("summary").focus(); // as the button goes
+    this._changed();
   }
 
   _changed() {
-    for (const field of this._fields) field.row.classList.toggle("changed", field.isChanged());
+    for (const field of this._fields) {
+      field.row.classList.toggle("changed", field.isChanged());
+      field.check();
+      if (!field.problem()) field.mark(false);
+    }
     const count = Object.keys(this.changed).length;
+    this._reset.hidden = !count && !this.problem;
     say(this._count, count ? `${count} changed` : "all at their defaults");
     this.onchange();
   }
@@ -71,9 +84,22 @@ function fieldOf({ name, description, schema }, onReset) {
     onReset();
     input.focus();
   });
+  const check = () => input.setCustomValidity(isWithin(input, type) ? "" : problemOf(name, type));
+  const problem = () => input.validationMessage;
+  const mark = (is) => input.setAttribute("aria-invalid", String(is));
   reset();
   const row = rowOf(name, description, type, standard, input, undo);
-  return { name, row, value, isChanged, set, reset };
+  return { name, row, value, isChanged, set, reset, check, problem, mark };
+}
+
+function isWithin(input, { exclusiveMinimum }) {
+  const { badInput, stepMismatch, rangeUnderflow, rangeOverflow } = input.validity;
+  if (badInput || stepMismatch || rangeUnderflow || rangeOverflow) return false;
+  return input.value === "" || !(Number(input.value) <= exclusiveMinimum);
+}
+
+function problemOf(name, type) {
+  return `${name} must be a ${type.type === "integer" ? "whole " : ""}number, ${rangeOf(type)}.`;
 }
 
 function rowOf(name, description, type, standard, input, undo) {
@@ -111,7 +137,10 @@ function valueOf(input, type) {
 }
 
 function limitsOf(type, standard) {
-  const least = type.minimum ?? (type.exclusiveMinimum === undefined ? "" : `above ${type.exclusiveMinimum}`);
-  const range = type.maximum === undefined ? "" : `${least} to ${type.maximum}, `;
+  const range = type.maximum === undefined ? "" : `${rangeOf(type)}, `;
   return `(${range}default ${standard === "" ? "random" : standard})`;
+}
+
+function rangeOf({ minimum, exclusiveMinimum, maximum }) {
+  return `${minimum ?? `above ${exclusiveMinimum}`} to ${maximum}`;
 }

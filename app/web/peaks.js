@@ -35,6 +35,11 @@ export class Peaks {
     return Math.max(0, this._end / SAMPLE_RATE);
   }
 
+  /** Of a part that has not come whole. */
+  get unfinishedBytes() {
+    return this._splitter.unfinishedBytes;
+  }
+
   /** @param {Uint8Array} bytes */
   add(bytes) {
     const parts = this._splitter.push(bytes);

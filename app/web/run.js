@@ -20,7 +20,7 @@ export class Run {
   answer = null;
   /** Seconds since the click; null as long as it did not come to that. */
   times = { firstByte: null, firstSound: null, lastByte: null };
-  /** The finished file, as it is best kept; null before, or if it broke off. */
+  /** All of it, as it is best kept, or what had come of it; null before. */
   file = null;
   onchange = () => {};
 
@@ -54,15 +54,21 @@ export class Run {
     }
   }
 
-  /** Whatever state it is in; the server then stops, too. */
+  /** The server then stops, too; what has come stays, to be heard again. */
   stop() {
-    this._stopping.abort();
-    this.player.stop();
-    if (this.state !== "over") this._become("over");
+    this._halt();
+    if (!this.peaks.seconds) return;
+    this.file ??= this._saved(this._whole());
+    if (!this.unplayable) this._offerAgain();
   }
 
   get stopped() {
     return this._stopping.signal.aborted;
+  }
+
+  /** Whether the file, if there is one, is only a part of what was to come. */
+  get incomplete() {
+    return this.times.lastByte === null;
   }
 
   /** How long the making took, by the length of what was made. */
@@ -72,6 +78,7 @@ export class Run {
 
   /** To be called often: notes when the first audible sample was being heard. */
   observe() {
+    if (this.url) return; // what is heard again is not measured
     const { audibleAt } = this.peaks;
     const late = audibleAt === null ? -1 : this.player.position - audibleAt;
     if (late >= 0 && this.player.position > 0) this.times.firstSound ??= this._elapsed() - late;
@@ -92,8 +99,7 @@ export class Run {
       this._end(new Error("The answer has no sound in it."));
       return;
     }
-    const sound = new Blob(this._pieces, { type: this.format.type });
-    this.file = this.format.ending === "wav" ? wavOf(sound.slice(44)) : sound;
+    this.file = this._saved(new Blob(this._pieces));
     this._play();
   }
 
@@ -105,7 +111,20 @@ export class Run {
       return;
     }
     this.error = new Error(this._broken());
+    this.file = this._saved(this._whole());
     this._play();
+  }
+
+  /** What has come, up to the end of its last whole part. */
+  _whole() {
+    const sound = new Blob(this._pieces);
+    return sound.slice(0, sound.size - this.peaks.unfinishedBytes);
+  }
+
+  /** @param {Blob} sound */
+  _saved(sound) {
+    const { ending, headerBytes, type } = this.format;
+    return ending === "wav" ? wavOf(sound.slice(headerBytes)) : sound.slice(0, sound.size, type);
   }
 
   /** Of all that was to come. */
@@ -147,8 +166,17 @@ export class Run {
 
   /** Lets go of all memory; nothing of it is heard or saved any more. */
   dispose() {
-    this.stop();
-    if (this.url) URL.revokeObjectURL(this.url);
+    this._halt();
+    if (!this.url) return;
+    this._audio.removeAttribute("src");
+    this._audio.load();
+    URL.revokeObjectURL(this.url);
+  }
+
+  _halt() {
+    this._stopping.abort();
+    this.player.stop();
+    if (this.state !== "over") this._become("over");
   }
 
   _tell(trouble) {

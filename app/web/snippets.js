@@ -19,13 +19,21 @@ export function curl({ url, request, key, ending }) {
   ].join(" \\\n");
 }
 
-/** An audio tag, or why there can be none. */
-export function audioTag({ url, request, key }) {
-  if (request.format === "raw_pcm") return "Raw PCM has no header, so no audio tag plays it.";
+/** @param {{url: string, request: any, key: string}} what */
+export function audioTag(what) {
+  return `<audio controls src="${sourceOf(what).replaceAll("&", "&amp;")}"></audio>`;
+}
+
+/** Why there can be no audio tag, in a sentence; empty if there can. */
+function untaggable(what) {
+  if (what.request.format === "raw_pcm") return "Raw PCM has no header, so no audio tag plays it.";
+  const isLong = sourceOf(what).length > LONGEST_URL;
+  return isLong ? "The text is too long for a URL: send it as the command does." : "";
+}
+
+function sourceOf({ url, request, key }) {
   const query = new URLSearchParams({ ...request, api_key: key }).toString().replaceAll("+", "%20");
-  const src = `${url}?${query}`;
-  if (src.length > LONGEST_URL) return "The text is too long for a URL: send it as the command does.";
-  return `<audio controls src="${src.replaceAll("&", "&amp;")}"></audio>`;
+  return `${url}?${query}`;
 }
 
 export class Snippets {
@@ -33,31 +41,42 @@ export class Snippets {
   constructor(root, reveal, api) {
     this._reveal = reveal;
     this._api = api;
-    this._curl = snippet(root, "Command");
-    this._tag = snippet(root, "Audio tag");
+    this._curl = new Snippet(root, "Command");
+    this._tag = new Snippet(root, "Audio tag");
   }
 
-  /** @param {any} request @param {string} ending */
-  show(request, ending) {
+  /** @param {any} request @param {string} ending @param {string} problem why it would be refused */
+  show(request, ending, problem) {
     const key = this._reveal.checked ? this._api.key.value : PLACEHOLDER;
     const what = { url: this._api.url("tts/generate"), request, key, ending };
-    say(this._curl, curl(what));
-    say(this._tag, audioTag(what));
+    this._curl.show(curl(what), problem);
+    this._tag.show(audioTag(what), problem || untaggable(what));
   }
 }
 
-/** A box with a button that copies what is in it. */
-function snippet(root, name) {
-  const code = element("code");
-  const box = element("pre", { tabIndex: 0, role: "group", "aria-label": name }, code);
-  const button = element("button", { type: "button", className: "quiet" }, "Copy");
-  button.setAttribute("aria-label", `Copy: ${name}`);
-  button.addEventListener("click", async () => {
-    say(button, (await copied(code)) ? "Copied" : "Press Ctrl+C");
-    setTimeout(() => say(button, "Copy"), 2000);
-  });
-  root.append(element("div", { className: "between" }, element("h3", {}, name), button), box);
-  return code;
+/** A box with a button that copies what is in it, or the reason why there is nothing to copy. */
+class Snippet {
+  constructor(root, name) {
+    this._code = element("code");
+    this._box = element("pre", { tabIndex: 0, role: "group", "aria-label": name }, this._code);
+    this._reason = element("p", { className: "small" });
+    this._button = element("button", { type: "button", className: "quiet" }, "Copy");
+    this._button.setAttribute("aria-label", `Copy: ${name}`);
+    this._button.addEventListener("click", () => this._copy());
+    const head = element("div", { className: "between" }, element("h3", {}, name), this._button);
+    root.append(head, this._box, this._reason);
+  }
+
+  show(text, reason) {
+    say(this._code, text);
+    say(this._reason, reason);
+    this._box.hidden = this._button.hidden = Boolean(reason);
+  }
+
+  async _copy() {
+    say(this._button, (await copied(this._code)) ? "Copied" : "Press Ctrl+C");
+    setTimeout(() => say(this._button, "Copy"), 2000);
+  }
 }
 
 /** Without https, a browser may only mark the text for the user to copy. */

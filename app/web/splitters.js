@@ -12,6 +12,10 @@ class Splitter {
   delay = 0;
   _rest = new Uint8Array();
 
+  get unfinishedBytes() {
+    return this._rest.length;
+  }
+
   /** @param {Uint8Array} bytes @returns {{bytes: Uint8Array, samples: number}[]} */
   push(bytes) {
     this._rest = joined([this._rest, bytes]);

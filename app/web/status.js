@@ -8,9 +8,14 @@ const PREVIEW =
   "This is the built-in preview voice: it speaks English, and clones no voice. For cloned voices the server needs Chatterbox's weights.";
 
 export class Status {
-  /** @param {{root: Element, pill: Element, notice: HTMLElement}} places */
-  constructor({ root, pill, notice }, api) {
+  /**
+   * @param {{root: Element, pill: Element, notice: HTMLElement}} places
+   * @param {() => void} onBack the server answers again
+   */
+  constructor({ root, pill, notice }, api, onBack) {
     this._api = api;
+    this._onBack = onBack;
+    this._reached = true;
     this._pill = pill;
     this._notice = notice;
     this._machine = element("dl", { className: "facts" });
@@ -43,6 +48,8 @@ export class Status {
   }
 
   _tell(health, waiting) {
+    if (!this._reached) this._onBack();
+    this._reached = true;
     this._pill.dataset.state = waiting ? "waiting" : "ready";
     say(this._pill, waiting || `Ready · ${health.model} · ${health.version}`);
     const notice = health.model === "preview" ? PREVIEW : health.notice && sentence(health.notice);
@@ -52,6 +59,7 @@ export class Status {
 
   _gone(error) {
     if (error.status === 401) return; // said where the key is asked for
+    this._reached = Boolean(error.status);
     this._pill.dataset.state = "gone";
     say(this._pill, error.status ? error.message : UNREACHABLE);
     this._clear("No answer.");

@@ -2,8 +2,8 @@
 
 import { element, say } from "./dom.js";
 import { ask } from "./question.js";
+import { ENDINGS, voiceNameOf } from "./voice_names.js";
 
-const ENDINGS = ".wav,.mp3,.flac,.ogg,.m4a,.webm,.opus";
 const DEFAULT = "";
 
 export class Voices {
@@ -30,9 +30,10 @@ export class Voices {
 
   /** Raises `ApiError`. */
   async refresh() {
-    const ids = await this._api.get("voices");
+    const asked = ["voices", "voices?preloaded=true"].map((path) => this._api.get(path));
+    const [ids, preloaded] = await Promise.all(asked);
     const focused = this._list.contains(document.activeElement);
-    this._show(ids);
+    this._show(ids, preloaded);
     if (focused) this._list.querySelector("input:checked").focus();
   }
 
@@ -40,9 +41,15 @@ export class Voices {
     this._show([]);
   }
 
-  _show(ids) {
+  /** Takes back what was said, as something else has begun. */
+  quiet() {
+    say(this._said, "");
+    say(this._failed, "");
+  }
+
+  _show(ids, preloaded = []) {
     const chosen = this._list.querySelector("input:checked")?.value ?? DEFAULT;
-    const items = [DEFAULT, ...ids].map((id) => this._item(id));
+    const items = [DEFAULT, ...ids].map((id) => this._item(id, preloaded.includes(id)));
     this._list.replaceChildren(...items);
     this._choose(ids.includes(chosen) ? chosen : DEFAULT);
   }
@@ -52,14 +59,18 @@ export class Voices {
     this.onchange();
   }
 
-  _item(id) {
+  _item(id, preloaded) {
     const radio = element("input", { type: "radio", name: "voice", value: id });
-    radio.addEventListener("change", () => this.onchange());
+    radio.addEventListener("change", () => {
+      this.quiet();
+      this.onchange();
+    });
     const name = id || "Default voice";
     const label = element("label", {}, radio, element("span", {}, name));
     const hear = this._button("▶", `Hear ${name}`, () => this._onHear(id));
     const item = element("li", {}, label, hear);
-    if (id) item.append(this._button("✕", `Delete ${id}`, () => this._delete(id)));
+    if (preloaded) label.append(element("span", { className: "small" }, "preloaded"));
+    else if (id) item.append(this._button("✕", `Delete ${id}`, () => this._delete(id)));
     return item;
   }
 
@@ -80,7 +91,7 @@ export class Voices {
   }
 
   _dropZone() {
-    const input = element("input", { type: "file", accept: ENDINGS, id: "upload" });
+    const input = element("input", { type: "file", accept: ENDINGS.join(), id: "upload" });
     input.addEventListener("change", () => {
       if (input.files.length) this._upload(input.files[0]);
       input.value = "";
@@ -108,32 +119,31 @@ export class Voices {
 
   _upload(file) {
     return this._report(async () => {
-      const added = await this._send(file);
+      const added = await this._send(file, voiceNameOf(file.name));
       if (!added) return "";
       await this.refresh();
       this._choose(added.voice_id);
-      return `“${added.voice_id}” is added and chosen.`;
+      return addedAs(added.voice_id, file.name.normalize("NFC"));
     });
   }
 
   /** What the server says of the new voice; null if the one of that name is to stay. */
-  async _send(file) {
+  async _send(file, name) {
     const onProgress = (share) => {
       this._progress.value = share;
     };
     try {
-      return await this._api.uploadVoice(file, { replace: false, onProgress });
+      return await this._api.uploadVoice(file, { name, replace: false, onProgress });
     } catch (error) {
       if (error.code !== "voice_exists") throw error;
     }
-    if (!(await ask(`There is a voice “${file.name}” already.`, "Replace it"))) return null;
-    return this._api.uploadVoice(file, { replace: true, onProgress });
+    if (!(await ask(`There is a voice “${name}” already.`, "Replace it"))) return null;
+    return this._api.uploadVoice(file, { name, replace: true, onProgress });
   }
 
   /** Does `work` and shows what it says of itself, or why it failed. */
   async _report(work) {
-    say(this._said, "");
-    say(this._failed, "");
+    this.quiet();
     this._progress.value = 0;
     this._progress.hidden = false;
     try {
@@ -143,6 +153,11 @@ export class Voices {
     }
     this._progress.hidden = true;
   }
+}
+
+function addedAs(id, fileName) {
+  if (id === fileName) return `“${id}” is added and chosen.`;
+  return `“${fileName}” is added as “${id}”, and chosen.`;
 }
 
 /** What another tab has deleted already is as deleted as it can be. */

@@ -3,7 +3,6 @@
 import { PEAKS_PER_S } from "./peaks.js";
 
 const COLUMN = 3;
-const SHORTEST_S = 6;
 const QUIET = 0.2;
 
 export class Waveform {
@@ -15,13 +14,13 @@ export class Waveform {
     canvas.addEventListener("click", (event) => onSeek((event.offsetX / canvas.clientWidth) * this._seconds));
   }
 
-  /** @param {number[]} peaks @param {number} position in seconds */
-  draw(peaks, position) {
+  /** @param {number[]} peaks @param {number} position @param {number} width both in seconds */
+  draw(peaks, position, width) {
     const size = this._fit();
-    this._seconds = Math.max(SHORTEST_S, peaks.length / PEAKS_PER_S);
+    this._seconds = Math.max(width, peaks.length / PEAKS_PER_S);
     const heard = Math.round((position / this._seconds) * size.width);
     const colors = colorsOf(this._canvas);
-    const shown = [peaks.length, heard, size.width, ...colors].join();
+    const shown = [peaks.length, this._seconds, heard, size.width, ...colors].join();
     if (shown === this._shown) return;
     this._shown = shown;
     this._context.clearRect(0, 0, size.width, size.height);

@@ -4,12 +4,14 @@ A test fails if the page shows an error that the test does not expect, or asks a
 """
 
 import asyncio
+import base64
 import json
 import subprocess
+import unicodedata
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
 import httpx
@@ -19,6 +21,7 @@ import pytest_asyncio
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Locator, Page, Route, expect
 
+from app.voice_files import checked_voice_id
 from tests.audio.media import audio_file, tone
 from tests.browser import Watched
 from tests.recogniser import decode_audio, transcribe, words
@@ -32,6 +35,7 @@ FORMATS = ("fmp4", "webm", "mp3", "wav", "raw_pcm")
 SENTENCE = "The baker opened his shop by the light in the east, and then he went home again."
 PAIR = f"{SENTENCE} {SENTENCE}"
 LONG = " ".join([SENTENCE] * 40)
+BAD = "rgb(168, 37, 29)"
 NASTY = 'It\'s "so" `id` $HOME $(id) \\n\nnew line & <b> 100% ?#+ 😀 !! é'
 
 COLUMN_HEIGHTS = """canvas => {
@@ -76,9 +80,10 @@ BLOCKS_THE_FIRST_PLAY = """
     };
 """
 
-DROP = """name => {
+DROP = """([name, content]) => {
     const dataTransfer = new DataTransfer();
-    dataTransfer.items.add(new File(["sound"], name));
+    const bytes = Uint8Array.from(atob(content), letter => letter.charCodeAt(0));
+    dataTransfer.items.add(new File([bytes], name));
     const zone = document.querySelector(".drop");
     zone.dispatchEvent(new DragEvent("drop", { dataTransfer, cancelable: true }));
 }"""
@@ -187,7 +192,39 @@ async def test_sound_is_heard_and_drawn_before_the_rest_is_made(
     await page.click("#stop")
     await expect(page.locator("#state")).to_have_text("Stopped.")
     preview.wait_until(lambda: preview.busy() == 0)
-    await expect(page.locator("#download")).to_be_hidden()
+
+
+@pytest.mark.parametrize("format", FORMATS)
+async def test_what_had_come_when_it_was_stopped_stays(
+    format: str, open_page: Open, preview: Service
+) -> None:
+    page = (await open_page(preview)).page
+    await speak(page, LONG, format)
+    await until(lambda: figure(page, "First sound"))
+    await page.keyboard.press("Escape")
+    await expect(page.locator("#state")).to_have_text("Stopped.")
+    name, content = await file_of(page.locator("#download"))
+    assert name.startswith("speech-incomplete.")
+    seconds = await figure(page, "Audio") or 0
+    assert len(decode_audio(content, format)) / 24_000 == pytest.approx(seconds, abs=0.12)
+    assert await page.evaluate("audio.paused")
+    await page.evaluate("audio.playbackRate = 8; audio.play()")
+    await until(lambda: page.evaluate("audio.ended"))
+    assert await page.evaluate("audio.currentTime") == pytest.approx(seconds, abs=0.12)
+    await expect(page.locator("#failure")).to_be_empty()
+
+
+async def test_what_is_heard_again_falls_silent_when_the_next_text_is_spoken(
+    open_page: Open, preview: Service
+) -> None:
+    page = (await open_page(preview)).page
+    await speak(page, LONG, "wav")
+    await until(lambda: figure(page, "First sound"))
+    await page.click("#stop")
+    await page.evaluate("audio.play()")
+    assert not await page.evaluate("audio.paused")
+    await page.click("#speak")
+    assert await page.evaluate("audio.paused")
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -209,6 +246,27 @@ async def test_each_format_is_drawn_as_it_sounds_and_can_be_kept(
         return likeness(heights, sound) > 0.95
 
     await until(is_drawn)  # what came last is being decoded
+
+
+async def test_a_short_sound_fills_the_waveform_once_all_of_it_is_there(
+    open_page: Open, scripted: Service
+) -> None:
+    tab = await open_page(scripted)
+    tab.tolerated = ("willReadFrequently",)  # this test reads
+    page = tab.page
+    await speak(page, "audio25 sleep2 audio25", "wav", seed=None)
+    canvas = page.locator("#waveform")
+
+    async def drawn() -> float:
+        heights = np.array(await canvas.evaluate(COLUMN_HEIGHTS))[1::3]
+        return float((heights > 20).mean())
+
+    await until(drawn)
+    assert await drawn() < 0.3
+    await expect(page.locator("#state")).to_have_text("Done.")
+    assert await drawn() > 0.95
+    await canvas.click(position={"x": 3, "y": 20})
+    assert await page.evaluate("audio.currentTime") < 0.1
 
 
 def likeness(heights: Any, sound: Any) -> float:
@@ -341,7 +399,9 @@ async def test_an_answer_that_breaks_off_is_not_taken_for_whole(
     await speak(tab.page, "audio50 sleep0.3 raise", format, seed=None)
     await expect(tab.page.locator("#failure")).to_contain_text("The answer broke off after")
     await expect(tab.page.locator("#state")).to_have_text("Not complete.")
-    await expect(tab.page.locator("#download")).to_be_hidden()
+    await expect(tab.page.locator("#audio")).to_be_visible()
+    name, _ = await file_of(tab.page.locator("#download"))
+    assert name.startswith("speech-incomplete.")
     assert await figure(tab.page, "Real-time factor") is None
 
 
@@ -372,12 +432,27 @@ async def test_what_the_server_refuses_is_told_in_its_words(
     await expect(failure).to_be_empty()
 
 
-async def test_a_number_out_of_bounds_is_pointed_at_and_not_sent(
-    open_page: Open, scripted: Service
+@pytest.mark.parametrize("button", ["Speak", "Hear austen.wav"])
+async def test_a_number_out_of_bounds_is_pointed_at_told_and_not_sent(
+    button: str, open_page: Open, scripted: Service
 ) -> None:
     tab = await open_page(scripted)
-    await speak(tab.page, "audio1", seed=-1)
-    await expect(tab.page.locator("#parameter-seed")).to_be_focused()
+    page, failure = tab.page, tab.page.locator("#failure")
+    speak_or_hear = page.get_by_role("button", name=button)
+    await page.locator("#parameters-details").evaluate("details => { details.open = true; }")
+    for field, value, told in (
+        ("#parameter-seed", "-1", "seed must be a whole number, 0 to 4294967295."),
+        ("#parameter-seed", "1.5", "seed must be a whole number, 0 to 4294967295."),
+        ("#parameter-top_p", "0", "top_p must be a number, above 0 to 1."),
+    ):
+        await page.fill(field, value)
+        await speak_or_hear.click()
+        await expect(page.locator(field)).to_be_focused()
+        await expect(failure).to_have_text(told)
+        await expect(page.locator(field)).to_have_css("color", BAD)
+        await page.fill(field, "")
+        await expect(failure).to_be_empty()
+        await expect(page.locator(field)).not_to_have_css("color", BAD)
     assert not [url for url in tab.requested if "tts" in url]
 
 
@@ -484,6 +559,40 @@ async def revoked(route: Route) -> None:
     await route.fulfill(status=401, json={"error": {"message": "no", "code": "invalid_api_key"}})
 
 
+async def test_what_was_to_be_spoken_is_spoken_once_there_is_a_key(
+    open_page: Open, scripted: Service
+) -> None:
+    tab = await open_page(scripted, key="")
+    tab.tolerated = ("status of 401",)
+    page, dialog = tab.page, tab.page.locator("#key-dialog")
+    await page.keyboard.press("Escape")
+    await page.fill("#text", "audio5")
+    await page.click("#speak")
+    await expect(dialog).to_be_visible()
+    await page.click("#key-cancel")
+    await page.click("#key-button")
+    await page.fill("#key", API_KEY)
+    await page.press("#key", "Enter")
+    await expect(page.locator("#parameters label")).to_have_count(14)
+    assert not [url for url in tab.requested if "tts" in url]
+
+    await page.click("#key-button")
+    await page.click("#key-forget")
+    await page.click("#speak")
+    await page.fill("#key", API_KEY)
+    await page.press("#key", "Enter")
+    await expect(page.locator("#state")).to_have_text("Done.")
+
+    await page.route("**/tts/generate", revoked)
+    await page.click("#speak")
+    await expect(page.locator("#key-failure")).to_contain_text("no longer takes the key")
+    await page.unroute_all()
+    await page.fill("#key", API_KEY)
+    await page.press("#key", "Enter")
+    await expect(page.locator("#state")).to_have_text("Done.")
+    await expect(page.locator("#failure")).to_be_empty()
+
+
 async def test_the_key_is_one_for_all_tabs(open_page: Open, scripted: Service) -> None:
     page = (await open_page(scripted)).page
     other = await page.context.new_page()
@@ -566,7 +675,7 @@ async def test_two_recordings_of_a_name_are_asked_about_one_after_the_other(
             client.post("/voices", files={"file": (name, audio_file(tone(2)))}).raise_for_status()
         for name in names:
             async with page.expect_response("**/voices"):
-                await page.evaluate(DROP, name)
+                await page.evaluate(DROP, [name, ""])
         for name in names:
             await expect(page.locator("#question-text")).to_contain_text(name)
             await expect(page.get_by_role("button", name="Replace it")).to_be_visible()
@@ -584,23 +693,98 @@ async def test_a_recording_dropped_beside_the_place_for_it_is_not_opened(
     assert await page.evaluate(DROP_BESIDE, "text/plain") == "left to the browser"
 
 
-async def test_why_a_voice_is_not_taken_or_deleted_is_told(
+async def test_a_preloaded_voice_is_marked_and_not_to_be_deleted(
     open_page: Open, scripted: Service
 ) -> None:
+    page = (await open_page(scripted)).page
+    recording = {"name": "mine.wav", "mimeType": "audio/wav", "buffer": audio_file(tone(2))}
+    await page.set_input_files("#upload", recording)
+    mine = page.locator("#voices li", has_text="mine.wav")
+    await expect(mine.get_by_role("button")).to_have_count(2)
+    await expect(mine).not_to_contain_text("preloaded")
+    preloaded = page.locator("#voices li", has_text="austen.wav")
+    await expect(preloaded).to_contain_text("preloaded")
+    await expect(preloaded.get_by_role("button")).to_have_count(1)
+    with scripted.client() as client:
+        client.delete("/voices/mine.wav").raise_for_status()
+
+
+async def test_why_a_voice_is_not_taken_is_told(open_page: Open, scripted: Service) -> None:
     tab = await open_page(scripted)
-    tab.tolerated = ("status of 422", "status of 400", "status of 403")
+    tab.tolerated = ("status of 422",)
     page, failure = tab.page, tab.page.locator("#voices .failure")
     for name, content, told in (
         ("a.wav", b"no sound", "not"),
         ("a.wav", audio_file(tone(0.2)), "shorter"),
-        ("what?.wav", audio_file(tone(2)), "A voice id has at most 128 letters"),
+        ("a.wav.txt", b"no sound", "“a.wav.txt” is no recording that can be used: "),
     ):
         file = {"name": name, "mimeType": "audio/wav", "buffer": content}
         await page.set_input_files("#upload", file)
         await expect(failure).to_contain_text(told)
-    await page.get_by_role("button", name="Delete austen.wav").click()
-    await page.get_by_role("button", name="Delete", exact=True).click()
-    await expect(failure).to_contain_text("preloaded")
+
+
+@pytest.mark.parametrize(
+    ("name", "voice_id"),
+    [
+        ("Großmutter (1).wav", "Großmutter _1_.wav"),
+        ("..what?\n.MP3", "what__.MP3"),
+        ("声: e\u0301 ½.opus", "声_ é ½.opus"),
+        ("😀.wav", "_.wav"),
+        (".wav", "_.wav"),
+        ("a" * 200 + ".wav", "a" * 124 + ".wav"),
+        ("語" * 100 + ".wav", "語" * 83 + ".wav"),
+    ],
+)
+async def test_a_recording_gets_the_nearest_name_that_a_voice_may_have(
+    name: str, voice_id: str, open_page: Open, scripted: Service
+) -> None:
+    page = (await open_page(scripted)).page
+    content = base64.b64encode(audio_file(tone(2))).decode()
+    await page.evaluate(DROP, [name, content])
+    told = f"“{unicodedata.normalize('NFC', name)}” is added as “{voice_id}”, and chosen."
+    await expect(page.locator("#voices [role=status]")).to_have_text(told)
+    await expect(page.locator("#voices input:checked")).to_have_value(voice_id)
+    with scripted.client() as client:
+        assert checked_voice_id(voice_id) in client.get("/voices").json()
+        client.delete(f"/voices/{voice_id}").raise_for_status()
+
+
+async def test_what_was_said_of_a_voice_goes_when_another_is_heard(
+    open_page: Open, scripted: Service
+) -> None:
+    tab = await open_page(scripted)
+    tab.tolerated = ("status of 422",)
+    page, failure = tab.page, tab.page.locator("#voices .failure")
+    await page.fill("#text", "audio5")
+    for name in ("Speak", "Hear austen.wav", "austen.wav"):
+        file = {"name": "a.wav", "mimeType": "audio/wav", "buffer": b"no sound"}
+        await page.set_input_files("#upload", file)
+        await expect(failure).not_to_be_empty()
+        role: Literal["button", "radio"] = "radio" if name == "austen.wav" else "button"
+        await page.get_by_role(role, name=name, exact=role == "button").click()
+        await expect(failure).to_be_empty()
+
+
+async def test_a_server_that_is_back_is_no_longer_said_to_be_gone(
+    open_page: Open, scripted: Service
+) -> None:
+    tab = await open_page(scripted, key="")
+    tab.tolerated = ("ERR_FAILED",)
+    page, failure = tab.page, tab.page.locator("#failure")
+    await page.fill("#key", API_KEY)
+    await page.route("**/openapi.json", lambda route: route.abort())
+    await page.press("#key", "Enter")
+    await expect(failure).to_contain_text("The server cannot be reached.")
+    for path in ("**/health", "**/tts/generate"):
+        await page.route(path, lambda route: route.abort())
+    await page.click("#speak")
+    await expect(page.locator("#state")).to_have_text("Nothing was made.")
+    await expect(failure).to_contain_text("The server cannot be reached.")
+    await expect(page.locator("#service")).to_contain_text("The server cannot be reached.")
+    await page.unroute_all()
+    await expect(page.locator("#service")).to_contain_text("Ready")
+    await expect(failure).to_be_empty()
+    await expect(page.locator("#parameters label")).to_have_count(14)
 
 
 # --- Parameters and snippets ----------------------------------------------------------------------
@@ -612,13 +796,19 @@ async def test_only_what_was_changed_is_sent(open_page: Open, scripted: Service)
     await page.fill("#parameter-synthesis_temperature", "1.25")
     await page.fill("#parameter-min_p", "0.05")
     await page.select_option("#parameter-chunk_overlap_method", "zero")
+    note = page.locator("#format-note")
+    await expect(note).to_have_text("Heard while it is being made.")
     await page.uncheck("#parameter-stream")
+    await expect(note).to_have_text("Heard once all of it is made.")
     await expect(page.locator("#changed")).to_have_text("3 changed")
+    await expect(page.get_by_role("button", name="Reset all")).to_be_visible()
     changed = {"synthesis_temperature": 1.25, "chunk_overlap_method": "zero", "stream": False}
     assert await sent_by(page) == {"text": "audio1", "format": "mp3"} | changed
     await page.get_by_role("button", name="Reset stream").click()
     await page.get_by_role("button", name="Reset all").click()
     await expect(page.locator("#changed")).to_have_text("all at their defaults")
+    await expect(page.get_by_role("button", name="Reset all")).to_be_hidden()
+    await expect(page.locator("summary")).to_be_focused()
     assert await sent_by(page) == {"text": "audio1", "format": "mp3"}
 
 
@@ -644,6 +834,30 @@ async def test_the_snippets_mean_exactly_this_request(open_page: Open, scripted:
     await page.check("#reveal")
     await expect(code.nth(0)).to_contain_text(f"X-API-Key: {API_KEY}")
     assert query_in(await code.nth(1).inner_text())["api_key"] == API_KEY
+
+
+async def test_where_there_is_no_snippet_the_reason_is_told_and_nothing_to_copy(
+    open_page: Open, scripted: Service
+) -> None:
+    page = (await open_page(scripted)).page
+    snippets, copy = page.locator("#snippets"), page.get_by_role("button", name="Copy")
+    await page.select_option("#format", "raw_pcm")
+    await expect(snippets).to_contain_text("no audio tag plays it")
+    await expect(copy).to_have_count(1)
+    await page.select_option("#format", "mp3")
+    await expect(copy).to_have_count(2)
+    await page.fill("#text", "long " * 15_000)
+    await expect(snippets).to_contain_text("too long for a URL")
+    await expect(copy).to_have_count(1)
+    await page.fill("#text", "audio5")
+    await page.locator("#parameters-details").evaluate("details => { details.open = true; }")
+    await page.fill("#parameter-seed", "-1")
+    reason = "seed must be a whole number, 0 to 4294967295."
+    await expect(snippets.locator("p")).to_have_text([reason, reason])
+    await expect(snippets.locator("code").first).to_be_hidden()
+    await expect(copy).to_have_count(0)
+    await page.get_by_role("button", name="Reset all").click()
+    await expect(copy).to_have_count(2)
 
 
 async def test_the_revealed_command_speaks(

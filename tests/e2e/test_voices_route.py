@@ -190,6 +190,25 @@ def test_a_users_voice_hides_a_preloaded_one(client: httpx.Client, service: Serv
     assert (service.preloaded_dir / "v.wav").read_bytes() == wav(1.1)
 
 
+def test_preloaded_voices_are_listed_alone_and_the_others_without_them(
+    client: httpx.Client, service: Service
+) -> None:
+    (service.preloaded_dir / "p.wav").write_bytes(wav(1.1))
+    service.wait_until(lambda: client.get("/voices").json() == ["p.wav"], WATCHED_WITHIN_S)
+    upload(client, "u.wav", wav(1.2)).raise_for_status()
+
+    def listed(preloaded: str) -> Any:
+        return client.get("/voices", params={"preloaded": preloaded}).json()
+
+    assert (listed("true"), listed("false")) == (["p.wav"], ["u.wav"])
+    assert client.get("/voices").json() == ["p.wav", "u.wav"]
+    assert error_code(client.get("/voices?preloaded=maybe"), 400) == "invalid_request"
+
+    upload(client, "p.wav", wav(1.3)).raise_for_status()
+    assert (listed("true"), listed("false")) == ([], ["p.wav", "u.wav"])
+    client.delete("/voices/p.wav").raise_for_status()
+
+
 def test_the_folder_may_be_changed_by_hand(client: httpx.Client, service: Service) -> None:
     by_hand = service.voices_dir / "by hand.wav"
     by_hand.write_bytes(wav(1.1))

@@ -92,10 +92,14 @@ async def upload(request: Request, services: ServicesOf, replace: bool = False) 
     return Uploaded(voice_id=voice_id, message="Voice uploaded successfully.")
 
 
-@router.get("", summary="List voices", responses=answer(["austen.wav", "voice.wav"]))
-async def list_voices(services: ServicesOf) -> list[str]:
-    """The ids of all voices that can be asked for."""
-    return services.master.voices.ids()
+@router.get(
+    "",
+    summary="List voices",
+    responses=answer(["austen.wav", "voice.wav"]) | documented(InvalidRequest),
+)
+async def list_voices(services: ServicesOf, preloaded: bool | None = None) -> list[str]:
+    """The ids of all voices that can be asked for. `preloaded` lists those that are, or are not."""
+    return services.master.voices.ids(preloaded=preloaded)
 
 
 @router.delete(

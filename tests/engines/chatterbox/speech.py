@@ -50,7 +50,8 @@ def upstreams_audio(s3gen, tokens, reference, noise):
 
 
 def ref_dict(reference):
-    return vars(reference) | {"prompt_feat_len": None}
+    length = torch.tensor([reference.prompt_token.shape[1]])
+    return vars(reference) | {"prompt_token_len": length, "prompt_feat_len": None}
 
 
 # --- Distances ------------------------------------------------------------------------------------

@@ -1,0 +1,26 @@
+/** The names of voices: what the server takes, made of what a recording is called. */
+
+export const ENDINGS = [".wav", ".mp3", ".flac", ".ogg", ".m4a", ".webm", ".opus"];
+
+const ENDING = new RegExp(`(?:${ENDINGS.join("|").replaceAll(".", "\\.")})$`, "i");
+const UNUSABLE = /[^\p{L}\p{N} ._-]/gu;
+const LONGEST = 128; // in characters
+const LONGEST_BYTES = 255;
+
+/** The name nearest to a file's that a voice may have. Raises where its ending is of no recording. */
+export function voiceNameOf(fileName) {
+  const ending = ENDING.exec(fileName)?.[0];
+  if (!ending) {
+    const endings = `${ENDINGS.slice(0, -1).join(", ")} or ${ENDINGS.at(-1)}`;
+    throw new Error(`“${fileName}” is no recording that can be used: its name must end in ${endings}.`);
+  }
+  const stem = fileName.slice(0, -ending.length).normalize("NFC").replace(UNUSABLE, "_");
+  return (shortened(stem.replace(/^\.+/, ""), ending.length) || "_") + ending;
+}
+
+function shortened(stem, reserved) {
+  const letters = [...stem].slice(0, LONGEST - reserved);
+  const bytes = () => new TextEncoder().encode(letters.join("")).length;
+  while (bytes() > LONGEST_BYTES - reserved) letters.pop();
+  return letters.join("");
+}
