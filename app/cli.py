@@ -261,7 +261,7 @@ def bench_serve(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of a soak: the same, the same clients.")] = 0,
     url: Annotated[str | None, typer.Option(help="A running service, to be measured.")] = None,
-    key: Annotated[str | None, typer.Option(help="Its API_KEY, if not the one set here.")] = None,
+    key: Annotated[str | None, typer.Option(help="Its key; without it, API_KEY is read.")] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Clients at once.")] = 1,
     requests: Annotated[
         int | None, typer.Option(min=1, help="In all, 20 without --seconds.")
@@ -272,7 +272,9 @@ def bench_serve(
     paced: Annotated[
         bool, typer.Option("--paced", help="Clients hear to the end before they ask again.")
     ] = False,
-    form: Annotated[str, typer.Option("--format", help="As in a request.")] = "raw_pcm",
+    form: Annotated[
+        str, typer.Option("--format", help="wav, mp3, fmp4, raw_pcm or webm.")
+    ] = "raw_pcm",
     text: Annotated[str, typer.Option(help="What is to be said.")] = BENCH_TEXT,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="A file for the figures, for machines.")
@@ -289,10 +291,9 @@ def bench_serve(
     elif url is None:
         _measure_alone(json_file)
     else:
-        from app.bench.load import Load, check_paced
+        from app.bench.load import Load, check_format
 
-        if paced:
-            check_paced(form)
+        check_format(form, paced=paced)
         if requests is None and seconds is None:
             requests = 20
         asked = {"text": text, "format": form}
@@ -426,6 +427,8 @@ def _load(url: str, key: str, load: "Load", json_file: Path | None) -> None:
     Console().print(table)
     if json_file:
         _write_json(json_file, result.told())
+    for outcome, message in result.messages.items():
+        typer.echo(f"{outcome}: {message}", err=True)
     if not result.whole:
         raise typer.Exit(1)
 

@@ -40,7 +40,7 @@ ERRORS: dict[type[ServiceError], ServiceError] = {
         InvalidRequest("seed: Input should be greater than or equal to 0", param="seed"),
         EmptyText("There is nothing in this text that can be spoken.", param="text"),
         InvalidVoiceId("a voice id has no backslash", param="file"),
-        Unauthenticated("the API key is missing or wrong; …"),
+        Unauthenticated("The API key is missing or wrong. …"),
         PreloadedVoice("A preloaded voice cannot be deleted.", param="voice_id"),
         VoiceNotFound("There is no voice 'nobody.wav'.", param="voice_id"),
         ModelNotFound("There is no model 'gpt-5'.", param="model"),

@@ -125,8 +125,8 @@ class ApiKey:
             await self._app(scope, receive, send)
             return
         refusal = Unauthenticated(
-            "the API key is missing or wrong; it goes into a header, X-API-Key: <key> or "
-            "Authorization: Bearer <key>, or into the query, ?api_key=<key>"
+            "The API key is missing or wrong. It goes into a header, X-API-Key: <key> or "
+            "Authorization: Bearer <key>, or into the query, ?api_key=<key>."
         )
         await error_response(refusal)(scope, receive, send)
 
