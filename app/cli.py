@@ -211,18 +211,22 @@ def list_voices(context: typer.Context) -> None:
     table = Table("voice_id", "folder", "size")
     from app.voice_files import VoiceFolder, checked_voice_id
 
-    for folder in (settings.voices_dir, settings.preloaded_voices_dir):
+    looked_in = []
+    for folder in map(VoiceFolder, (settings.voices_dir, settings.preloaded_voices_dir)):
         try:
-            files = sorted(VoiceFolder(folder).files().items())
+            files = sorted(folder.files().items())
         except OSError as error:
-            raise StartupError(f"cannot read {folder}: {error.strerror}") from None
+            raise StartupError(f"cannot read {folder.path}: {error.strerror}") from None
+        trouble = folder.trouble(written=False)
+        looked_in.append(f"{folder.path.absolute()}{trouble and f' ({trouble})'}")
         for path, signature in files:
             try:
                 checked_voice_id(path.name)
             except InvalidRequest:
                 continue
-            table.add_row(path.name, str(folder), f"{signature.size:,} B")
+            table.add_row(path.name, str(folder.path), f"{signature.size:,} B")
     Console().print(table)
+    typer.echo(f"looked in {' and '.join(looked_in)}")
 
 
 @models.callback()
@@ -469,14 +473,12 @@ def _progress_bar() -> Progress:
 
 
 def _voice_file(settings: Settings, voice: str) -> Path:
-    for path in (
-        settings.voices_dir / voice,
-        settings.preloaded_voices_dir / voice,
-        Path(voice),
-    ):
+    folders = (settings.voices_dir, settings.preloaded_voices_dir)
+    for path in (*(folder / voice for folder in folders), Path(voice)):
         if path.is_file():
             return path
-    raise StartupError(f"no voice {voice}: neither a voice id nor a file")
+    looked_in = " or ".join(str(folder.absolute()) for folder in folders)
+    raise StartupError(f"no voice {voice}: it is no file, and there is none in {looked_in}")
 
 
 def _writable(path: Path) -> BinaryIO:

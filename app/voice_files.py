@@ -104,6 +104,14 @@ class VoiceFolder:
                         found[self.path / entry.name] = signature_of(self.path / entry.name)
         return found
 
+    def trouble(self, *, written: bool) -> str:
+        """Why nothing is found here, or nothing can be `written`; empty if all is well."""
+        if not self.path.exists():
+            return "does not exist"
+        if written and not os.access(self.path, os.W_OK | os.X_OK):
+            return "cannot be written"
+        return ""
+
     def new_temp(self) -> Path:
         """A name on the same file system, hidden, and of its own."""
         return self.path / f"{_TEMP_PREFIX}{uuid4().hex}"

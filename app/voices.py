@@ -180,6 +180,17 @@ class VoiceStore:
             else:
                 self._readable = True
 
+    async def log_folders(self) -> None:
+        """Say where voices are, how many, and what is wrong with a folder. For after a scan."""
+        counts = Counter(path.parent for path, known in self._versions.items() if known.digest)
+        folders = (self._user, self._preloaded)
+        found = (f"{counts[folder.path]} in {folder.path.absolute()}" for folder in folders)
+        log.info("voices: %s", ", ".join(found))
+        for folder in folders:
+            trouble = await self._in_thread(folder.trouble, written=folder is self._user)
+            if trouble:
+                log.warning("the voices folder %s %s", folder.path.absolute(), trouble)
+
     async def watch(self, interval_s: float) -> None:
         """Scan for ever. Polling, because a network volume does not report what others do."""
         while True:

@@ -457,6 +457,26 @@ async def test_only_voices_are_listed_and_each_oddity_is_named_once(store, folde
     assert sum("junk.wav" in r.getMessage() for r in caplog.records) == 2
 
 
+async def test_the_log_says_how_many_voices_are_where(store, folders, caplog):
+    caplog.set_level(logging.INFO)
+    (folders.preloaded / "a.wav").write_bytes(LOW)
+    (folders.preloaded / "junk.wav").write_text("junk")
+    await store.scan()
+    caplog.clear()
+    await store.log_folders()
+    assert caplog.messages == [f"voices: 0 in {folders.user}, 1 in {folders.preloaded}"]
+
+
+async def test_a_folder_in_which_no_voice_can_be_is_warned_of(store, folders, caplog, monkeypatch):
+    folders.preloaded.rmdir()
+    monkeypatch.setattr("app.voice_files.os.access", lambda path, mode: False)
+    await store.log_folders()
+    assert [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING] == [
+        f"the voices folder {folders.user} cannot be written",
+        f"the voices folder {folders.preloaded} does not exist",
+    ]
+
+
 async def test_an_unusable_file_of_the_user_hides_nothing(store, folders):
     (folders.preloaded / "a.wav").write_bytes(LOW)
     (folders.user / "a.wav").write_text("junk")
