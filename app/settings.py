@@ -26,6 +26,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from app.complaints import plain
 from app.errors import StartupError
 from app.messages import OverlapMethod, S3GenDtype, SynthesisParams, T3Dtype, Tuning
 
@@ -391,7 +392,7 @@ def _complaints(error: ValidationError) -> Iterable[str]:
     for detail in error.errors():
         name = str(detail["loc"][0]).upper() if detail["loc"] else "settings"
         shown = "" if name == "API_KEY" else f" (it is {detail['input']!r})"
-        yield f"{name}: {detail['msg']}{shown}"
+        yield f"{name}: {plain(detail)}{shown}"
 
 
 def visible_cuda_devices() -> str | None:

@@ -370,6 +370,25 @@ async def test_pinning_an_unknown_voice_fails(store):
     assert "'a.wav'" in missing.value.message
 
 
+async def test_an_id_without_its_ending_is_asked_about(store):
+    for voice_id in ("jane.wav", "john.wav", "john.mp3"):
+        await add(store, voice_id)
+    said = {"jane": "There is no voice 'jane'. Is 'jane.wav' meant? GET /voices lists them."}
+    said["john"] = "There is no voice 'john'. GET /voices lists them."
+    for name, message in said.items():
+        with pytest.raises(errors.VoiceNotFound) as missing:
+            store.pin(name)
+        assert missing.value.message == message
+
+
+async def test_a_voice_that_exists_is_named_and_how_it_is_replaced(store):
+    await add(store, "a.wav")
+    with pytest.raises(errors.VoiceExists) as taken:
+        await add(store, "A.wav")
+    assert "'a.wav'" in taken.value.message
+    assert "?replace=true" in taken.value.message
+
+
 @pytest.mark.parametrize("voice_id", ["a\r\n\0.wav", "\u202egnp.wav", "\ud800", "x" * 100_000])
 async def test_what_can_be_no_id_is_repeated_briefly_and_in_print(store, voice_id):
     with pytest.raises(errors.VoiceNotFound) as missing:

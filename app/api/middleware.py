@@ -78,7 +78,7 @@ class RequestLog:
             if status or self._debug:
                 raise
             log.error("%s: a bug in %s", request_id, scope["path"], exc_info=bug)
-            fault = ServiceError("an internal error; the log has the details")
+            fault = ServiceError("An internal error. The log has the details.")
             await error_response(fault)(scope, receive, with_id)
         finally:
             seconds = monotonic() - began

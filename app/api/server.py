@@ -38,8 +38,8 @@ CONNECTIONS_GRACE_S = 3
 async def serve(settings: Settings, model: str) -> None:
     """Runs until a signal. Raises `StartupError` if a port or a folder cannot be used."""
     allow_many_descriptors()
-    ports = (settings.port, settings.port_health)
-    listeners = [listen(settings.host, port) for port in ports if port]
+    ports = {"PORT": settings.port, "PORT_HEALTH": settings.port_health}
+    listeners = [listen(settings.host, port, name) for name, port in ports.items() if port]
     give_back_large_blocks()  # some encoders take megabytes
     cpu_load()  # the next one measures from here
     threads = ThreadPoolExecutor(cpu_count(), thread_name_prefix="encoder")

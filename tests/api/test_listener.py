@@ -31,7 +31,10 @@ def no_descriptor_left(kept_share: float = 0) -> Iterator[None]:
 def test_a_failure_is_told_once_and_not_repeated_at_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+    with (
+        listen("127.0.0.1", 0, "PORT") as listener,
+        socket.create_connection(listener.getsockname()),
+    ):
         with no_descriptor_left():
             for _ in range(3):
                 with pytest.raises(OSError, match="Too many open files") as failure:
@@ -45,7 +48,7 @@ def test_a_failure_is_told_once_and_not_repeated_at_once(
 
 
 def test_some_descriptors_are_kept_from_connections(caplog: pytest.LogCaptureFixture) -> None:
-    with listen("127.0.0.1", 0) as listener:
+    with listen("127.0.0.1", 0, "PORT") as listener:
         listener.setblocking(False)
         with no_descriptor_left(1 / KEPT_SHARE):
             with pytest.raises(BlockingIOError):  # as nobody waits
@@ -79,7 +82,7 @@ assert resource.getrlimit(resource.RLIMIT_NOFILE) == (min(hard, 65536), hard)
 
 
 def test_when_nobody_waits_nothing_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    with listen("127.0.0.1", 0) as listener:
+    with listen("127.0.0.1", 0, "PORT") as listener:
         listener.setblocking(False)
         for _ in range(3):
             with pytest.raises(BlockingIOError):
