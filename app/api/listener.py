@@ -74,6 +74,12 @@ def allow_many_descriptors() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, most))
 
 
+def url_of(host: str, port: int) -> str:
+    """What a person on this machine opens: of all its addresses, localhost."""
+    name = "localhost" if host in ("", "0.0.0.0", "::") else host  # noqa: S104
+    return f"http://{f'[{name}]' if ':' in name else name}:{port}/"
+
+
 def listen(host: str, port: int, setting: str) -> Listener:
     """Raises `StartupError` if the port, which `setting` names, cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

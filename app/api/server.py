@@ -19,7 +19,7 @@ from fastapi import FastAPI
 from app.api.app import create_app, create_probe_app
 from app.api.dependencies import Services
 from app.api.hardware import cpu_load
-from app.api.listener import BACKLOG, allow_many_descriptors, listen
+from app.api.listener import BACKLOG, allow_many_descriptors, listen, url_of
 from app.api.protocol import BoundedProtocol
 from app.libc import give_back_large_blocks
 from app.master.master import Master
@@ -51,7 +51,8 @@ async def serve(settings: Settings, model: str) -> None:
             for server, listener in zip(servers, listeners, strict=False)
         ]
         gc.freeze()  # the modules stay: to walk them all, as it does at times, takes it 50 ms
-        log.info("listening on http://%s:%d, model %s", settings.host, settings.port, model)
+        url = url_of(settings.host, settings.port)
+        log.info("listening on %s:%d, model %s: %s", settings.host, settings.port, model, url)
         if settings.port_health:
             log.info("answering /ping on port %d, too", settings.port_health)
         try:

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from app.api.listener import KEPT_SHARE, listen
+from app.api.listener import KEPT_SHARE, listen, url_of
+from app.errors import StartupError
 from tests.service import ROOT
 
 
@@ -79,6 +80,21 @@ allow_many_descriptors()
 assert resource.getrlimit(resource.RLIMIT_NOFILE) == (min(hard, 65536), hard)
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_a_host_that_is_every_address_is_opened_as_localhost() -> None:
+    for host, url in {
+        "0.0.0.0": "http://localhost:8000/",  # noqa: S104
+        "::": "http://localhost:8000/",
+        "127.0.0.1": "http://127.0.0.1:8000/",
+        "::1": "http://[::1]:8000/",
+    }.items():
+        assert url_of(host, 8000) == url
+
+
+def test_a_host_that_is_not_of_this_machine_is_told_with_its_setting() -> None:
+    with pytest.raises(StartupError, match=r"; set another HOST$"):
+        listen("192.0.2.1", 8000, "PORT")
 
 
 def test_when_nobody_waits_nothing_is_told(caplog: pytest.LogCaptureFixture) -> None:
