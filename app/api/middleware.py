@@ -29,6 +29,9 @@ OPEN_PATHS = frozenset({"/health", "/ready", "/ping", *WEB_FILES})
 _POLLED_PATHS = OPEN_PATHS | {"/metrics"}
 """Their lines in the log are for debugging."""
 
+_POLLED_WITH_KEY = "/system-status"
+"""Its line, too, where it was answered: a refused key is of interest to everybody."""
+
 CLIENT_LEFT = 499
 """What stands for a status, where there was none: nginx' word for it."""
 
@@ -90,12 +93,14 @@ class RequestLog:
                 seconds,
                 aborted=left,
             )
+            path = scope["path"]
+            polled = path in _POLLED_PATHS or (path == _POLLED_WITH_KEY and status == 200)
             log.log(
-                logging.DEBUG if scope["path"] in _POLLED_PATHS else logging.INFO,
+                logging.DEBUG if polled else logging.INFO,
                 "%s %s %s %s %s %.3f s from %s",
                 request_id,
                 scope["method"],
-                scope["path"],
+                path,
                 status or "-",
                 (sent_what or "-") if complete else "aborted",
                 seconds,
