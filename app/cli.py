@@ -261,9 +261,12 @@ def download() -> None:
 @bench.command("serve")
 def bench_serve(
     soak_minutes: Annotated[
-        float | None, typer.Option("--soak", metavar="MINUTES", help="Misuse a service so long.")
+        float | None,
+        typer.Option("--soak", metavar="MINUTES", help="Misuse a service for that long."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of a soak: the same, the same clients.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of a soak: the same seed, the same clients.")
+    ] = 0,
     url: Annotated[str | None, typer.Option(help="A running service, to be measured.")] = None,
     key: Annotated[str | None, typer.Option(help="Its key; without it, API_KEY is read.")] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Clients at once.")] = 1,
@@ -271,7 +274,7 @@ def bench_serve(
         int | None, typer.Option(min=1, help="In all, 20 without --seconds.")
     ] = None,
     seconds: Annotated[
-        float | None, typer.Option(min=0, help="So long new requests are made.")
+        float | None, typer.Option(min=0, help="Make new requests for that long.")
     ] = None,
     paced: Annotated[
         bool, typer.Option("--paced", help="Clients hear to the end before they ask again.")
@@ -341,9 +344,10 @@ def bench_engine(
 ) -> None:
     """Measure the Chatterbox engine in turns with the package's own generate, on the same weights.
 
-    What is not given is as the service would have it here. Random weights of full size take 3.2 GB
-    in the temporary folder, where they are kept, and both programs 4 GB of memory each. That they
-    say the same is checked first.
+    What is not given is as the service would have it here. Random weights
+    of full size take 3.2 GB in the temporary folder, where they are kept,
+    and both programs 4 GB of memory each. That they say the same is checked
+    first.
     """
     from app.bench.speed.picture import check_matplotlib, draw
     from app.engines.base import EngineConfig

@@ -56,6 +56,9 @@ class Settings(BaseSettings):
     )
     host: str = Field("0.0.0.0", description="The host address for the application server.")  # noqa: S104
     port: int = Field(8000, ge=1, le=65535, description="The port for the application server.")
+    port_health: int | None = Field(
+        None, ge=1, le=65535, description="A second port that answers `/ping` (RunPod)."
+    )
     debug: bool = Field(False, description="Debug logging and FastAPI's debug pages.")
     log_level: Literal["CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG"] = Field(
         "INFO", description="The logging level (e.g., `INFO`, `DEBUG`)."
@@ -225,9 +228,6 @@ class Settings(BaseSettings):
         le=86_400,
         description="How long running streams may finish after SIGTERM (Docker's own limit is 10 "
         "unless `--stop-timeout` says more).",
-    )
-    port_health: int | None = Field(
-        None, ge=1, le=65535, description="A second port that answers `/ping` (RunPod)."
     )
 
     @classmethod
