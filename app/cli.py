@@ -199,18 +199,22 @@ def list_voices(context: typer.Context) -> None:
     table = Table("voice_id", "folder", "size")
     from app.voice_files import VoiceFolder, checked_voice_id
 
-    for folder in (settings.voices_dir, settings.preloaded_voices_dir):
+    looked_in = []
+    for folder in map(VoiceFolder, (settings.voices_dir, settings.preloaded_voices_dir)):
         try:
-            files = sorted(VoiceFolder(folder).files().items())
+            files = sorted(folder.files().items())
         except OSError as error:
-            raise StartupError(f"cannot read {folder}: {error.strerror}") from None
+            raise StartupError(f"cannot read {folder.path}: {error.strerror}") from None
+        trouble = folder.trouble(written=False)
+        looked_in.append(f"{folder.path.absolute()}{trouble and f' ({trouble})'}")
         for path, signature in files:
             try:
                 checked_voice_id(path.name)
             except InvalidRequest:
                 continue
-            table.add_row(path.name, str(folder), f"{signature.size:,} B")
+            table.add_row(path.name, str(folder.path), f"{signature.size:,} B")
     Console().print(table)
+    typer.echo(f"looked in {' and '.join(looked_in)}")
 
 
 @models.callback()
@@ -245,22 +249,27 @@ def download() -> None:
 @bench.command("serve")
 def bench_serve(
     soak_minutes: Annotated[
-        float | None, typer.Option("--soak", metavar="MINUTES", help="Misuse a service so long.")
+        float | None,
+        typer.Option("--soak", metavar="MINUTES", help="Misuse a service for that long."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of a soak: the same, the same clients.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of a soak: the same seed, the same clients.")
+    ] = 0,
     url: Annotated[str | None, typer.Option(help="A running service, to be measured.")] = None,
-    key: Annotated[str | None, typer.Option(help="Its API_KEY, if not the one set here.")] = None,
+    key: Annotated[str | None, typer.Option(help="Its key; without it, API_KEY is read.")] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Clients at once.")] = 1,
     requests: Annotated[
         int | None, typer.Option(min=1, help="In all, 20 without --seconds.")
     ] = None,
     seconds: Annotated[
-        float | None, typer.Option(min=0, help="So long new requests are made.")
+        float | None, typer.Option(min=0, help="Make new requests for that long.")
     ] = None,
     paced: Annotated[
         bool, typer.Option("--paced", help="Clients hear to the end before they ask again.")
     ] = False,
-    form: Annotated[str, typer.Option("--format", help="As in a request.")] = "raw_pcm",
+    form: Annotated[
+        str, typer.Option("--format", help="wav, mp3, fmp4, raw_pcm or webm.")
+    ] = "raw_pcm",
     text: Annotated[str, typer.Option(help="What is to be said.")] = BENCH_TEXT,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="A file for the figures, for machines.")
@@ -277,10 +286,9 @@ def bench_serve(
     elif url is None:
         _measure_alone(json_file)
     else:
-        from app.bench.load import Load, check_paced
+        from app.bench.load import Load, check_format
 
-        if paced:
-            check_paced(form)
+        check_format(form, paced=paced)
         if requests is None and seconds is None:
             requests = 20
         asked = {"text": text, "format": form}
@@ -324,9 +332,10 @@ def bench_engine(
 ) -> None:
     """Measure the Chatterbox engine in turns with the package's own generate, on the same weights.
 
-    What is not given is as the service would have it here. Random weights of full size take 3.2 GB
-    in the temporary folder, where they are kept, and both programs 4 GB of memory each. That they
-    say the same is checked first.
+    What is not given is as the service would have it here. Random weights
+    of full size take 3.2 GB in the temporary folder, where they are kept,
+    and both programs 4 GB of memory each. That they say the same is checked
+    first.
     """
     from app.bench.speed.picture import check_matplotlib, draw
 
@@ -413,6 +422,8 @@ def _load(url: str, key: str, load: "Load", json_file: Path | None) -> None:
     Console().print(table)
     if json_file:
         _write_json(json_file, result.told())
+    for outcome, message in result.messages.items():
+        typer.echo(f"{outcome}: {message}", err=True)
     if not result.whole:
         raise typer.Exit(1)
 
@@ -453,14 +464,12 @@ def _progress_bar() -> Progress:
 
 
 def _voice_file(settings: Settings, voice: str) -> Path:
-    for path in (
-        settings.voices_dir / voice,
-        settings.preloaded_voices_dir / voice,
-        Path(voice),
-    ):
+    folders = (settings.voices_dir, settings.preloaded_voices_dir)
+    for path in (*(folder / voice for folder in folders), Path(voice)):
         if path.is_file():
             return path
-    raise StartupError(f"no voice {voice}: neither a voice id nor a file")
+    looked_in = " or ".join(str(folder.absolute()) for folder in folders)
+    raise StartupError(f"no voice {voice}: it is no file, and there is none in {looked_in}")
 
 
 def _writable(path: Path) -> BinaryIO:

@@ -27,6 +27,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from app.complaints import plain
 from app.errors import StartupError
 from app.messages import (
     EngineConfig,
@@ -65,6 +66,9 @@ class Settings(BaseSettings):
     )
     host: str = Field("0.0.0.0", description="The host address for the application server.")  # noqa: S104
     port: int = Field(8000, ge=1, le=65535, description="The port for the application server.")
+    port_health: int | None = Field(
+        None, ge=1, le=65535, description="A second port that answers `/ping` (RunPod)."
+    )
     debug: bool = Field(False, description="Debug logging and FastAPI's debug pages.")
     log_level: Literal["CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG"] = Field(
         "INFO", description="The logging level (e.g., `INFO`, `DEBUG`)."
@@ -234,9 +238,6 @@ class Settings(BaseSettings):
         le=86_400,
         description="How long running streams may finish after SIGTERM (Docker's own limit is 10 "
         "unless `--stop-timeout` says more).",
-    )
-    port_health: int | None = Field(
-        None, ge=1, le=65535, description="A second port that answers `/ping` (RunPod)."
     )
 
     @classmethod
@@ -422,7 +423,7 @@ def _complaints(error: ValidationError) -> Iterable[str]:
     for detail in error.errors():
         name = str(detail["loc"][0]).upper() if detail["loc"] else "settings"
         shown = "" if name == "API_KEY" else f" (it is {detail['input']!r})"
-        yield f"{name}: {detail['msg']}{shown}"
+        yield f"{name}: {plain(detail)}{shown}"
 
 
 def visible_cuda_devices() -> str | None:

@@ -104,6 +104,14 @@ class VoiceFolder:
                         found[self.path / entry.name] = signature_of(self.path / entry.name)
         return found
 
+    def trouble(self, *, written: bool) -> str:
+        """Why nothing is found here, or nothing can be `written`; empty if all is well."""
+        if not self.path.exists():
+            return "does not exist"
+        if written and not os.access(self.path, os.W_OK | os.X_OK):
+            return "cannot be written"
+        return ""
+
     def new_temp(self) -> Path:
         """A name on the same file system, hidden, and of its own."""
         return self.path / f"{_TEMP_PREFIX}{uuid4().hex}"
@@ -127,8 +135,8 @@ class VoiceFolder:
 
     def refuse_taken(self, voice_id: str) -> None:
         """Raise VoiceExists if a file is called so, or alike."""
-        if self._alike(voice_id):
-            raise _exists()
+        for taken in self._alike(voice_id):
+            raise _exists(taken.name)
 
     def take_in(self, temp: Path, voice_id: str) -> None:
         """Give `temp` its name, which no other master can take meanwhile. Raises VoiceExists."""
@@ -136,7 +144,7 @@ class VoiceFolder:
         try:
             _move_to_free_name(temp, self.path / voice_id)
         except FileExistsError as taken:
-            raise _exists() from taken
+            raise _exists(voice_id) from taken
 
     def replace(self, temp: Path, voice_id: str) -> None:
         """Give `temp` its name in place of all files that are called so, or alike."""
@@ -178,9 +186,10 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, mode=0o600)
 
 
-def _exists() -> VoiceExists:
+def _exists(name: str) -> VoiceExists:
     return VoiceExists(
-        "There is a voice of this id already, or of one that differs in case only.", param="file"
+        f"There is a voice {composed(name)!r} already. POST /voices?replace=true replaces it.",
+        param="file",
     )
 
 

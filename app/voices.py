@@ -112,6 +112,15 @@ class VoiceStore:
         found = [voice_id for voice_id in self._snapshot if voice_id.rpartition(".")[0] == name]
         return found[0] if len(found) == 1 else None
 
+    def not_found(self, voice_id: str, alias: str | None = None) -> VoiceNotFound:
+        """Says which there is not, and which may be meant. `alias`: what it was asked for by."""
+        asked = f"There is no voice {_brief(voice_id)!r}"
+        if alias is not None:
+            asked += f", which {alias!r} stands for"
+        near = self.find(voice_id)
+        meant = f" Is {near!r} meant?" if near else ""
+        return VoiceNotFound(f"{asked}.{meant} GET /voices lists them.", param="voice_id")
+
     def snapshot(self) -> dict[str, str]:
         """Each id with its digest; a user's voice hides a preloaded one of the same id."""
         return dict(self._snapshot)
@@ -120,7 +129,7 @@ class VoiceStore:
         """The digest of a voice; its decoded audio stays until `unpin`. Raises VoiceNotFound."""
         digest = self._snapshot.get(composed(voice_id))
         if digest is None:
-            raise _not_found(voice_id)
+            raise self.not_found(voice_id)
         self._pins[digest] += 1
         return digest
 
@@ -156,7 +165,7 @@ class VoiceStore:
         """Remove a voice of the user. Raises VoiceNotFound, PreloadedVoice, StorageUnavailable."""
         voice_id = composed(voice_id)
         if voice_id not in self._snapshot:
-            raise _not_found(voice_id)
+            raise self.not_found(voice_id)
         with _storage_faults():
             async with self._changing:
                 removed = await self._in_thread(self._user.remove, voice_id)
@@ -164,7 +173,7 @@ class VoiceStore:
         if not removed:
             if voice_id in self._snapshot:
                 raise PreloadedVoice("A preloaded voice cannot be deleted.", param="voice_id")
-            raise _not_found(voice_id)
+            raise self.not_found(voice_id)
         log.info("voice %s deleted", voice_id)
 
     def check(self) -> None:
@@ -200,6 +209,17 @@ class VoiceStore:
                 self._note_unreadable(fault)
             else:
                 self._readable = True
+
+    async def log_folders(self) -> None:
+        """Say where voices are, how many, and what is wrong with a folder. For after a scan."""
+        counts = Counter(path.parent for path, known in self._versions.items() if known.digest)
+        folders = (self._user, self._preloaded)
+        found = (f"{counts[folder.path]} in {folder.path.absolute()}" for folder in folders)
+        log.info("voices: %s", ", ".join(found))
+        for folder in folders:
+            trouble = await self._in_thread(folder.trouble, written=folder is self._user)
+            if trouble:
+                log.warning("the voices folder %s %s", folder.path.absolute(), trouble)
 
     async def watch(self, interval_s: float) -> None:
         """Scan for ever. Polling, because a network volume does not report what others do."""
@@ -311,11 +331,9 @@ class VoiceStore:
         return await loop.run_in_executor(self._thread, lambda: work(*args, **kwargs))
 
 
-def _not_found(voice_id: str) -> VoiceNotFound:
-    """Says which; of what can be no id, only the beginning."""
-    if len(voice_id) > LONGEST_ID:
-        voice_id = f"{voice_id[:LONGEST_ID]}…"
-    return VoiceNotFound(f"There is no voice {voice_id!r}.", param="voice_id")
+def _brief(voice_id: str) -> str:
+    """Of what can be no id, only the beginning."""
+    return voice_id if len(voice_id) <= LONGEST_ID else f"{voice_id[:LONGEST_ID]}…"
 
 
 @contextmanager

@@ -210,12 +210,18 @@ def _make_sure_of_space(folder: Path, wanted: list[_HubFile]) -> None:
 def _claimed(folder: Path) -> Iterator[None]:
     """Two processes appending to the same partial file would spoil it for both."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".download.lock").open("w") as lock:
+    path = folder / ".download.lock"
+    with path.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            if not os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                raise FileNotFoundError
+        except (BlockingIOError, FileNotFoundError):  # or it has just ended, and its lock is gone
             raise StartupError(f"another download into {folder} is under way") from None
-        yield
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -230,12 +236,18 @@ def _one_line_errors(folder: Path) -> Iterator[None]:
             f"{answer.url.host} refused {REPOSITORY}: {answer.status_code} {answer.reason_phrase}"
         ) from refused
     except OfflineModeIsEnabled as offline:
-        raise StartupError("cannot reach the hub: HF_HUB_OFFLINE is set") from offline
+        reason = f"cannot reach the hub: HF_HUB_OFFLINE is set; {_by_hand(folder)}"
+        raise StartupError(reason) from offline
     except httpx.RequestError as unreachable:
         host = unreachable.request.url.host
-        raise StartupError(f"cannot reach {host}: {unreachable}") from unreachable
+        reason = f"cannot reach {host}: {unreachable}; {_by_hand(folder)}"
+        raise StartupError(reason) from unreachable
     except OSError as disk:
         raise StartupError(f"cannot write to {folder}: {disk.strerror}") from disk
+
+
+def _by_hand(folder: Path) -> str:
+    return f"or put {', '.join(FILES)} into {folder.absolute()} yourself"
 
 
 def _size(path: Path) -> int | None:

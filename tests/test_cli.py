@@ -150,7 +150,6 @@ def test_the_built_in_voice_speaks_and_says_that_it_ignores_a_voice(tmp_path: Pa
         ((" \u200b ", "-o", "out.wav"), "nothing in this text"),
         ((SPOKEN, "-o", "no/such/out.wav"), "no/such"),
         ((SPOKEN, "-o", "folder.wav"), "folder.wav"),
-        ((SPOKEN, "--voice", "nobody.wav"), "nobody.wav"),
         ((SPOKEN, "--voice", "text.wav"), "cannot be used"),
     ],
 )
@@ -206,8 +205,19 @@ def test_voices_lists_what_is_a_voice_in_both_folders(tmp_path: Path) -> None:
         assert part not in shown
 
 
-def test_voices_of_no_folders_is_no_error(tmp_path: Path) -> None:
-    assert command(tmp_path, "voices").returncode == 0
+def test_voices_names_the_folders_that_it_looked_in(tmp_path: Path) -> None:
+    (tmp_path / "voices").mkdir()
+    done = command(tmp_path, "voices")
+    assert done.returncode == 0
+    last = done.stdout.decode().splitlines()[-1]
+    preloaded = tmp_path / "preloaded-voices"
+    assert last == f"looked in {tmp_path / 'voices'} and {preloaded} (does not exist)"
+
+
+def test_a_voice_that_is_not_there_is_told_with_where_it_was_looked_for(tmp_path: Path) -> None:
+    line = refusal(command(tmp_path, "speak", SPOKEN, "--voice", "nobody.wav"))
+    assert "no voice nobody.wav" in line
+    assert line.endswith(f"{tmp_path / 'voices'} or {tmp_path / 'preloaded-voices'}")
 
 
 def test_a_voices_folder_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:

@@ -11,12 +11,13 @@ import pytest
 from tests.service import ROOT
 
 MAY_IMPORT: dict[str, set[str]] = {
+    "complaints": set(),
     "errors": set(),
     "libc": set(),
     "logs": set(),
     "messages": {"errors"},
     "metrics": {"errors"},
-    "settings": {"errors", "messages"},
+    "settings": {"complaints", "errors", "messages"},
     "text": {"errors"},
     "weights": {"errors"},
     "transport": {"errors", "messages"},
@@ -32,8 +33,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "speak": {"audio", "engines", "engines.base", "errors", "messages", "worker"},
     "master": {"errors", "messages", "metrics", "settings", "transport", "voices"},
     "api": {
-        "audio", "errors", "libc", "master", "messages", "metrics", "settings", "text",
-        "voice_files",
+        "audio", "complaints", "errors", "libc", "master", "messages", "metrics", "settings",
+        "text", "voice_files",
     },
     "bench": {
         "api", "audio", "engines", "engines.base", "errors", "libc", "logs", "messages", "settings",

@@ -383,6 +383,25 @@ async def test_pinning_an_unknown_voice_fails(store):
     assert "'a.wav'" in missing.value.message
 
 
+async def test_an_id_without_its_ending_is_asked_about(store):
+    for voice_id in ("jane.wav", "john.wav", "john.mp3"):
+        await add(store, voice_id)
+    said = {"jane": "There is no voice 'jane'. Is 'jane.wav' meant? GET /voices lists them."}
+    said["john"] = "There is no voice 'john'. GET /voices lists them."
+    for name, message in said.items():
+        with pytest.raises(errors.VoiceNotFound) as missing:
+            store.pin(name)
+        assert missing.value.message == message
+
+
+async def test_a_voice_that_exists_is_named_and_how_it_is_replaced(store):
+    await add(store, "a.wav")
+    with pytest.raises(errors.VoiceExists) as taken:
+        await add(store, "A.wav")
+    assert "'a.wav'" in taken.value.message
+    assert "?replace=true" in taken.value.message
+
+
 @pytest.mark.parametrize("voice_id", ["a\r\n\0.wav", "\u202egnp.wav", "\ud800", "x" * 100_000])
 async def test_what_can_be_no_id_is_repeated_briefly_and_in_print(store, voice_id):
     with pytest.raises(errors.VoiceNotFound) as missing:
@@ -468,6 +487,26 @@ async def test_only_voices_are_listed_and_each_oddity_is_named_once(store, folde
     (folders.user / "junk.wav").write_text("other junk")
     await store.scan()
     assert sum("junk.wav" in r.getMessage() for r in caplog.records) == 2
+
+
+async def test_the_log_says_how_many_voices_are_where(store, folders, caplog):
+    caplog.set_level(logging.INFO)
+    (folders.preloaded / "a.wav").write_bytes(LOW)
+    (folders.preloaded / "junk.wav").write_text("junk")
+    await store.scan()
+    caplog.clear()
+    await store.log_folders()
+    assert caplog.messages == [f"voices: 0 in {folders.user}, 1 in {folders.preloaded}"]
+
+
+async def test_a_folder_in_which_no_voice_can_be_is_warned_of(store, folders, caplog, monkeypatch):
+    folders.preloaded.rmdir()
+    monkeypatch.setattr("app.voice_files.os.access", lambda path, mode: False)
+    await store.log_folders()
+    assert [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING] == [
+        f"the voices folder {folders.user} cannot be written",
+        f"the voices folder {folders.preloaded} does not exist",
+    ]
 
 
 async def test_an_unusable_file_of_the_user_hides_nothing(store, folders):

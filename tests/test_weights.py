@@ -1,5 +1,6 @@
 """`download` against a real HTTP server on loopback that answers as the Hugging Face hub does."""
 
+import fcntl
 import hashlib
 import itertools
 import json
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
@@ -227,7 +229,29 @@ def test_a_closed_port_is_one_line(tmp_path: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # bound but not listening: nobody else gets it meanwhile
         hub = Hub(endpoint=f"http://127.0.0.1:{unused.getsockname()[1]}")
-        assert fail(tmp_path, hub) == "cannot reach 127.0.0.1: [Errno 111] Connection refused"
+        said = fail(tmp_path / "models", hub)
+    assert said.startswith("cannot reach 127.0.0.1: [Errno 111] Connection refused; or put ")
+    assert said.endswith(f"into {tmp_path / 'models'} yourself")
+    assert all(name in said for name in FILES)
+
+
+def test_nothing_is_left_of_a_download_that_could_not_begin(tmp_path: Path, hub: Hub) -> None:
+    hub.captive = True
+    fail(tmp_path, hub)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_was_removed_meanwhile_is_not_taken_for_one(
+    tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock = fcntl.flock
+
+    def late(lock: TextIO, how: int) -> None:
+        (tmp_path / ".download.lock").unlink()
+        flock(lock, how)
+
+    monkeypatch.setattr("app.weights.fcntl.flock", late)
+    assert "another download" in fail(tmp_path, hub)
 
 
 def test_an_unknown_revision_is_one_line(

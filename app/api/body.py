@@ -39,7 +39,7 @@ def limit_body(request: Request, most_bytes: int, too_large: PayloadTooLarge) ->
             async with asyncio.timeout(due_s):
                 message = await receive()
         except TimeoutError:
-            raise RequestTooSlow(f"only {received} bytes of the body came in time") from None
+            raise RequestTooSlow(f"Only {received} bytes of the body came in time.") from None
         received += len(message.get("body", b""))
         if received > most_bytes:
             raise too_large
@@ -53,15 +53,15 @@ async def read_json_object(
 ) -> dict[str, Any]:
     """The JSON object in the body; stricter than `json`, and never a RecursionError."""
     if media_type(request) != "application/json":
-        raise UnsupportedMedia("the Content-Type must be application/json")
+        raise UnsupportedMedia("The Content-Type must be application/json.")
     body = await limit_body(request, most_bytes, too_large).body()
     try:
         value = json.loads(body, object_pairs_hook=_without_duplicates, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         message = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise InvalidRequest(f"the body is not valid JSON: {message}") from None
+        raise InvalidRequest(f"The body is not valid JSON: {message}.") from None
     if not isinstance(value, dict):
-        raise InvalidRequest("the body must be a JSON object")
+        raise InvalidRequest("The body must be a JSON object.")
     return value
 
 
@@ -69,7 +69,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
-            raise InvalidRequest(f"{name!r} is given twice", param=name)
+            raise InvalidRequest(f"{name!r} is given twice.", param=name)
         found[name] = value
     return found
 

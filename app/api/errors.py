@@ -15,6 +15,7 @@ from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from app.api import examples
+from app.complaints import plain
 from app.errors import InvalidRequest, MethodNotAllowed, NotFound, ServiceError
 
 METHODS = ("GET", "HEAD", "POST", "DELETE")
@@ -161,16 +162,16 @@ def handle_errors(app: FastAPI) -> None:
     async def its_validation(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         param = str(first["loc"][-1]) if first["loc"] else None
-        message = f"{param}: {first['msg']}" if param else first["msg"]
-        return error_response(InvalidRequest(message, param=param))
+        subject = repr(param) if param else "The request"
+        return error_response(InvalidRequest(f"{subject} {plain(first)}.", param=param))
 
 
 def _translated(request: Request, error: HTTPException) -> ServiceError:
     path, hint = request.scope["path"], "; see /docs" if request.app.openapi_url else ""
     if error.status_code == 404:
-        return NotFound(f"there is nothing at {path}{hint}")
+        return NotFound(f"There is nothing at {path}{hint}.")
     if error.status_code == 405:
-        return MethodNotAllowed(f"{request.method} is not allowed at {path}{hint}")
+        return MethodNotAllowed(f"{request.method} is not allowed at {path}{hint}.")
     return InvalidRequest(str(error.detail))
 
 

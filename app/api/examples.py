@@ -32,23 +32,23 @@ from app.errors import (
     WorkerStalled,
 )
 
-ANY_ERROR = ServiceError("an internal error; the log has the details")
+ANY_ERROR = ServiceError("An internal error. The log has the details.")
 
 ERRORS: dict[type[ServiceError], ServiceError] = {
     type(error): error
     for error in (
-        InvalidRequest("seed: Input should be greater than or equal to 0", param="seed"),
+        InvalidRequest("'seed' must be at least 0.", param="seed"),
         EmptyText("There is nothing in this text that can be spoken.", param="text"),
-        InvalidVoiceId("a voice id has no backslash", param="file"),
-        Unauthenticated("the API key is missing or wrong; …"),
+        InvalidVoiceId("A voice id has no backslash.", param="file"),
+        Unauthenticated("The API key is missing or wrong. …"),
         PreloadedVoice("A preloaded voice cannot be deleted.", param="voice_id"),
-        VoiceNotFound("There is no voice 'nobody.wav'.", param="voice_id"),
+        VoiceNotFound("There is no voice 'nobody.wav'. GET /voices lists them.", param="voice_id"),
         ModelNotFound("There is no model 'gpt-5'.", param="model"),
-        NotAcceptable("none of image/png is made here; see the parameter 'format'"),
-        VoiceExists("There is a voice of this id already, …", param="file"),
-        PayloadTooLarge("a voice file may have at most 25 MB", param="file"),
-        TextTooLong("the text has 20001 characters, 20000 are allowed", param="text"),
-        UnsupportedMedia("the Content-Type must be application/json"),
+        NotAcceptable("The Accept header allows none of the types that are made here: …"),
+        VoiceExists("There is a voice 'voice.wav' already. …", param="file"),
+        PayloadTooLarge("A voice file may have at most 25 MB.", param="file"),
+        TextTooLong("The text has 20001 characters, 20000 are allowed.", param="text"),
+        UnsupportedMedia("The Content-Type must be application/json."),
         UnusableAudio("The file cannot be used: it is silent.", param="file"),
         QueueFull("100 requests are waiting already"),
         EngineFailed("the speech engine failed"),

@@ -74,8 +74,14 @@ def allow_many_descriptors() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, most))
 
 
-def listen(host: str, port: int) -> Listener:
-    """Raises `StartupError` if the port cannot be had."""
+def url_of(host: str, port: int) -> str:
+    """What a person on this machine opens: of all its addresses, localhost."""
+    name = "localhost" if host in ("", "0.0.0.0", "::") else host  # noqa: S104
+    return f"http://{f'[{name}]' if ':' in name else name}:{port}/"
+
+
+def listen(host: str, port: int, setting: str) -> Listener:
+    """Raises `StartupError` if the port, which `setting` names, cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # Named as TCP, or asyncio will not turn Nagle's algorithm off: 40 ms on every small answer.
     listener = Listener(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -85,5 +91,9 @@ def listen(host: str, port: int) -> Listener:
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        raise StartupError(f"cannot listen on {host}:{port}: {error.strerror}") from None
+        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+            setting = "HOST"
+        raise StartupError(
+            f"cannot listen on {host}:{port}: {error.strerror}; set another {setting}"
+        ) from None
     return listener

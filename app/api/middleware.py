@@ -29,6 +29,9 @@ OPEN_PATHS = frozenset({"/health", "/ready", "/ping", *WEB_FILES})
 _POLLED_PATHS = OPEN_PATHS | {"/metrics"}
 """Their lines in the log are for debugging."""
 
+_POLLED_WITH_KEY = "/system-status"
+"""Its line, too, where it was answered: a refused key is of interest to everybody."""
+
 CLIENT_LEFT = 499
 """What stands for a status, where there was none: nginx' word for it."""
 
@@ -78,7 +81,7 @@ class RequestLog:
             if status or self._debug:
                 raise
             log.error("%s: a bug in %s", request_id, scope["path"], exc_info=bug)
-            fault = ServiceError("an internal error; the log has the details")
+            fault = ServiceError("An internal error. The log has the details.")
             await error_response(fault)(scope, receive, with_id)
         finally:
             seconds = monotonic() - began
@@ -90,12 +93,14 @@ class RequestLog:
                 seconds,
                 aborted=left,
             )
+            path = scope["path"]
+            polled = path in _POLLED_PATHS or (path == _POLLED_WITH_KEY and status == 200)
             log.log(
-                logging.DEBUG if scope["path"] in _POLLED_PATHS else logging.INFO,
+                logging.DEBUG if polled else logging.INFO,
                 "%s %s %s %s %s %.3f s from %s",
                 request_id,
                 scope["method"],
-                scope["path"],
+                path,
                 status or "-",
                 (sent_what or "-") if complete else "aborted",
                 seconds,
@@ -125,8 +130,8 @@ class ApiKey:
             await self._app(scope, receive, send)
             return
         refusal = Unauthenticated(
-            "the API key is missing or wrong; it goes into a header, X-API-Key: <key> or "
-            "Authorization: Bearer <key>, or into the query, ?api_key=<key>"
+            "The API key is missing or wrong. It goes into a header, X-API-Key: <key> or "
+            "Authorization: Bearer <key>, or into the query, ?api_key=<key>."
         )
         await error_response(refusal)(scope, receive, send)
 

@@ -3,12 +3,14 @@
 from app.api.schemas import FormatName
 from app.errors import NotAcceptable
 
-_FORMATS: dict[str, FormatName] = {
+_MADE: dict[str, FormatName] = {
     "audio/wav": "wav",
     "audio/mpeg": "mp3",
     "audio/mp4": "fmp4",
     "audio/webm": "webm",
     "audio/pcm": "raw_pcm",
+}
+_FORMATS: dict[str, FormatName] = _MADE | {
     "audio/x-wav": "wav",
     "audio/wave": "wav",
     "audio/mp3": "mp3",
@@ -27,7 +29,9 @@ def negotiate(accept: str) -> FormatName:
     for media_type, _ in sorted(wishes, key=lambda wish: -wish[1]):
         if media_type not in refused and (found := _first_of(media_type, refused)):
             return found
-    raise NotAcceptable(f"none of {accept} is made here; see the parameter 'format'")
+    raise NotAcceptable(
+        f"The Accept header allows none of the types that are made here: {', '.join(_MADE)}."
+    )
 
 
 def _first_of(media_type: str, refused: set[str]) -> FormatName | None:

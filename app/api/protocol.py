@@ -56,12 +56,12 @@ class BoundedProtocol(HttpToolsProtocol):
         except httptools.HttpParserError:  # told in the one error shape, with what people run into
             self._refuse(
                 InvalidRequest(
-                    "this is no valid HTTP request: in a URL, what is not ASCII must be "
-                    "percent-encoded, and a long text belongs into the body of a POST"
+                    "This is no valid HTTP request. In a URL, what is not ASCII must be "
+                    "percent-encoded, and a long text belongs into the body of a POST."
                 )
             )
         if self._incoming == "headers" and self._header_bytes > self.most_header_bytes:
-            self._refuse(HeadersTooLong(f"headers have at most {self.most_header_bytes} bytes"))
+            self._refuse(HeadersTooLong(f"Headers have at most {self.most_header_bytes} bytes."))
 
     # --- called by the parser, and when a response has been sent --------------------------------
 
@@ -148,7 +148,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._answering:  # what is late is the next request: its turn has not come
             self._set_deadline()
         elif self._incoming == "headers":
-            self._refuse(RequestTooSlow(f"the headers did not come within {self.patience_s:g} s"))
+            self._refuse(RequestTooSlow(f"The headers did not come within {self.patience_s:g} s."))
         else:
             self.transport.close()
 

@@ -4,6 +4,7 @@
 `OpenAISpeechRequest`; how a text may be spoken is the same for both.
 """
 
+import difflib
 import json
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -19,6 +20,7 @@ from pydantic import (
 )
 from starlette.datastructures import QueryParams
 
+from app.complaints import plain
 from app.errors import InvalidRequest
 from app.messages import OverlapMethod, SynthesisParams
 
@@ -254,7 +256,7 @@ def from_query(query: QueryParams) -> SpeechRequest:
     values: dict[str, Any] = {}
     for name, value in query.multi_items():
         if name in values:
-            raise InvalidRequest(f"{name!r} is given twice", param=name)
+            raise InvalidRequest(f"{name!r} is given twice.", param=name)
         if name != "api_key":
             values[name] = value if name in _WORDS else _as_json(value)
     return from_json(values)
@@ -285,9 +287,20 @@ def _validated(model: type[M], values: dict[str, Any]) -> M:
 
 def _complaint(error: ValidationError) -> InvalidRequest:
     first = error.errors(include_url=False, include_input=False)[0]
-    param = str(first["loc"][0]) if first["loc"] else None
-    what = first["msg"]
-    if first["type"] == "extra_forbidden":
-        name = _NAME_OF_ALIAS.get(str(param))
-        what = f"another name of {name!r}, given twice" if name else "no such parameter"
-    return InvalidRequest(f"{param}: {what}" if param else what, param=param)
+    if not first["loc"]:
+        return InvalidRequest("The name of each parameter must be text.")
+    param = str(first["loc"][0])
+    if first["type"] != "extra_forbidden":
+        message = f"{param!r} {plain(first)}."
+    elif name := _NAME_OF_ALIAS.get(param):
+        message = f"{param!r} is another name of {name!r}, given twice."
+    else:
+        message = f"There is no parameter {param!r}.{_meant(param)}"
+    return InvalidRequest(message, param=param)
+
+
+def _meant(param: str) -> str:
+    """The question whether it is a known one misspelt, if one is near."""
+    known = [*SpeechRequest.model_fields, *map(str, _NAME_OF_ALIAS)]
+    near = difflib.get_close_matches(param.lower(), known, n=1)
+    return f" Is {near[0]!r} meant?" if near else ""

@@ -19,7 +19,7 @@ from fastapi import FastAPI
 from app.api.app import create_app, create_probe_app
 from app.api.dependencies import Services
 from app.api.hardware import cpu_load
-from app.api.listener import BACKLOG, Listener, allow_many_descriptors, listen
+from app.api.listener import BACKLOG, Listener, allow_many_descriptors, listen, url_of
 from app.api.protocol import BoundedProtocol
 from app.libc import give_back_large_blocks
 from app.master.master import Master
@@ -50,7 +50,8 @@ async def serve(settings: Settings, model: str) -> None:
             for server, (listener, _) in zip(servers, doors, strict=True)
         ]
         gc.freeze()  # the modules stay: to walk them all, as it does at times, takes it 50 ms
-        log.info("listening on http://%s:%d, model %s", settings.host, settings.port, model)
+        url = url_of(settings.host, settings.port)
+        log.info("listening on %s:%d, model %s: %s", settings.host, settings.port, model, url)
         if settings.port_health:
             log.info("answering /ping on port %d, too", settings.port_health)
         try:
@@ -69,10 +70,10 @@ async def serve(settings: Settings, model: str) -> None:
 
 def _open_doors(settings: Settings) -> list[tuple[Listener, Callable[[Services], FastAPI]]]:
     """A listener for each port, and what makes the app behind it."""
-    ports = [(settings.port, create_app)]
+    ports = [("PORT", settings.port, create_app)]
     if settings.port_health:
-        ports.append((settings.port_health, create_probe_app))
-    return [(listen(settings.host, port), create) for port, create in ports]
+        ports.append(("PORT_HEALTH", settings.port_health, create_probe_app))
+    return [(listen(settings.host, port, name), create) for name, port, create in ports]
 
 
 async def _until_signalled(master: Master, grace_s: float) -> None:

@@ -53,7 +53,7 @@ async def read_parameters(request: Request) -> dict[str, Any]:
     """The JSON object in the body, which may hold as long a text as is allowed."""
     longest = services_of(request).master.settings.max_text_length
     most_bytes = longest * BYTES_PER_CHARACTER + BYTES_OF_OTHER_PARAMETERS
-    too_large = PayloadTooLarge(f"the text may have at most {longest} characters", param="text")
+    too_large = PayloadTooLarge(f"The text may have at most {longest} characters.", param="text")
     return await read_json_object(request, most_bytes, too_large)
 
 
@@ -97,7 +97,7 @@ def checked_text(text: str, services: Services) -> str:
     text, longest = clean(text), services.master.settings.max_text_length
     if len(text) > longest:
         raise TextTooLong(
-            f"the text has {len(text)} characters, {longest} are allowed", param="text"
+            f"The text has {len(text)} characters, {longest} are allowed.", param="text"
         )
     return text
 

@@ -15,13 +15,16 @@ def voice_id_of(name: str, master: Master) -> str | None:
     """The id of the voice of that name, None for the default voice.
 
     A voice's own name counts before an alias, an alias before OpenAI's meaning. What is no name
-    at all is returned as it is: there is no voice of that id.
+    at all is returned as it is: there is no voice of that id. Raises `VoiceNotFound` for an alias
+    whose voice is not there.
     """
     name = composed(name.strip())  # a list that was typed into SillyTavern is cut at its commas
     if voice_id := master.voices.find(name):
         return voice_id
     if voice := master.settings.voice_aliases.get(name):
-        return master.voices.find(voice) or voice
+        if voice_id := master.voices.find(voice):
+            return voice_id
+        raise master.voices.not_found(voice, alias=name)
     return None if name in OPENAI_VOICES else name
 
 
@@ -36,7 +39,7 @@ def listed_names(master: Master) -> dict[str, str]:
         if master.voices.find(voice) and not master.voices.find(alias):
             names[alias] = f"{alias} ({voice})"
     for name in OPENAI_VOICES:
-        if voice_id_of(name, master) is None:
+        if name not in aliases and not master.voices.find(name):
             return names | {name: f"{name} (default voice)"}
     return names
 

@@ -73,9 +73,11 @@ class Hearing:
     """What came of one request; times in seconds since it was sent.
 
     `outcome`: a status with the error's code (`200`, `429 queue_full`), or what cut it off.
+    `message`: what the service said of its error.
     """
 
     outcome: str = ""
+    message: str = ""
     first_byte_s: float | None = None
     first_audible_s: float | None = None
     total_s: float = 0.0
@@ -191,7 +193,11 @@ class Listener(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._transport and not self._parser.should_keep_alive():
             self.close()
-        self._end("200" if self._status == 200 else _refusal(self._status, bytes(self._body)))
+        if self._status == 200:
+            self._end("200")
+        else:
+            outcome, self._heard.message = refusal(self._status, bytes(self._body))
+            self._end(outcome)
 
     def _take(self, now_s: float) -> None:
         """All whole samples that are there."""
@@ -222,12 +228,12 @@ class Listener(asyncio.Protocol):
                 self._transport.resume_reading()
 
 
-def _refusal(status: int, body: bytes) -> str:
-    """`429 queue_full`, in the service's error shape; else the status alone."""
+def refusal(status: int, body: bytes) -> tuple[str, str]:
+    """`429 queue_full` and its message, in the service's error shape; else the status alone."""
     told: Any = None
     with suppress(ValueError):
         told = json.loads(body)
     match told:
-        case {"error": {"code": str(code)}}:
-            return f"{status} {code}"
-    return str(status)
+        case {"error": {"code": str(code), "message": str(message)}}:
+            return f"{status} {code}", message
+    return str(status), ""

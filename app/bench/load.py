@@ -17,9 +17,17 @@ from urllib.parse import SplitResult, urlsplit
 import httpx
 import psutil
 
-from app.bench.listener import HEADER_BYTES, Hearing, Listener, lateness_s, underruns_s
+from app.audio.encoder import ENCODERS
+from app.bench.listener import (
+    HEADER_BYTES,
+    Hearing,
+    Listener,
+    lateness_s,
+    refusal,
+    underruns_s,
+)
 from app.bench.quantile import quantile
-from app.errors import InvalidRequest, ServerFault
+from app.errors import InvalidRequest, ServerFault, Unauthenticated
 
 HERE = ("localhost", "127.0.0.1", "::1")
 PARTS = (0.5, 0.95, 0.99)
@@ -63,11 +71,13 @@ class Spread:
 class Result:
     """What a load came to. Times are those of whole answers; CPU times are in seconds.
 
-    `underruns` are silences amid the audio, in which the player waited, `underrun_s` long in all.
+    `messages`: the first that was told with each outcome. `underruns` are silences amid the audio,
+    in which the player waited, `underrun_s` long in all.
     """
 
     seconds: float
     outcomes: dict[str, int]
+    messages: dict[str, str]
     audio_s: float
     first_byte_ms: Spread | None
     first_audible_ms: Spread | None
@@ -129,7 +139,10 @@ class Subject:
 
     @classmethod
     def at(cls, url: str, key: str) -> "Subject":
-        """Raises `ServerFault` where nothing answers, `InvalidRequest` for no URL."""
+        """Raises `ServerFault` where nothing answers, `InvalidRequest` for no URL.
+
+        And `Unauthenticated` for a wrong key.
+        """
         where = _split(url)
         try:
             answer = httpx.get(
@@ -137,6 +150,11 @@ class Subject:
             )
         except httpx.HTTPError as fault:
             raise ServerFault(f"nothing answers at {url}: {fault}") from None
+        if answer.status_code == Unauthenticated.status:
+            _, message = refusal(answer.status_code, answer.content)
+            raise Unauthenticated(
+                f"{url} says: {message or '401'} Here, --key or API_KEY gives it."
+            )
         processes = {}
         if where.hostname in HERE and answer.is_success:
             processes = _processes(worker["pid"] for worker in answer.json()["workers"])
@@ -218,6 +236,7 @@ def _result(heard: list[Hearing], seconds: float, cpu_s: dict[str, float]) -> Re
     return Result(
         seconds=seconds,
         outcomes=dict(Counter(each.outcome for each in heard).most_common()),
+        messages={each.outcome: each.message for each in reversed(heard) if each.message},
         audio_s=sum(each.audio_s for each in heard),
         first_byte_ms=Spread.of([s for each in whole if (s := each.first_byte_s) is not None]),
         first_audible_ms=Spread.of(
@@ -231,7 +250,9 @@ def _result(heard: list[Hearing], seconds: float, cpu_s: dict[str, float]) -> Re
     )
 
 
-def check_paced(form: str) -> None:
-    """Raises `InvalidRequest` for a format whose samples are not seen."""
-    if form not in HEADER_BYTES:
-        raise InvalidRequest(f"--paced hears {' and '.join(HEADER_BYTES)}, not {form}")
+def check_format(form: str, *, paced: bool) -> None:
+    """Raises `InvalidRequest` for one that there is not, or whose samples a paced load misses."""
+    if form not in ENCODERS:
+        raise InvalidRequest(f"There is no format {form!r}; there are {', '.join(ENCODERS)}.")
+    if paced and form not in HEADER_BYTES:
+        raise InvalidRequest(f"--paced hears {' and '.join(HEADER_BYTES)}, not {form}.")

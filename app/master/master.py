@@ -131,6 +131,7 @@ class Master:
         """Workers get ready when they have prepared what the first scan finds."""
         await self.voices.scan()
         self._voices_known = True
+        await self.voices.log_folders()
         for name, voice in self.settings.voice_aliases.items():
             if self.voices.find(voice) is None:
                 log.warning("VOICE_ALIASES: %s is %s, which is not there", name, voice)

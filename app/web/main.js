@@ -264,7 +264,7 @@ function stateOf(run) {
   return {
     asking: "Waiting for the first sound…",
     streaming: "Speaking, while the rest is being made…",
-    playing: "All of it is made; playing…",
+    playing: "Complete; playing…",
     over: "Done.",
   }[run.state];
 }

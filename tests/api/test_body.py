@@ -131,7 +131,7 @@ async def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.M
 
 async def test_a_body_that_trickles_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(body_module, "GRACE_S", 0.2)
-    with pytest.raises(RequestTooSlow, match="only 2 bytes"):
+    with pytest.raises(RequestTooSlow, match="Only 2 bytes"):
         await late([b"x"] * 100, 0.08)
 
 

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from app.api.listener import KEPT_SHARE, listen
+from app.api.listener import KEPT_SHARE, listen, url_of
+from app.errors import StartupError
 from tests.service import ROOT
 
 
@@ -31,7 +32,10 @@ def no_descriptor_left(kept_share: float = 0) -> Iterator[None]:
 def test_a_failure_is_told_once_and_not_repeated_at_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+    with (
+        listen("127.0.0.1", 0, "PORT") as listener,
+        socket.create_connection(listener.getsockname()),
+    ):
         with no_descriptor_left():
             for _ in range(3):
                 with pytest.raises(OSError, match="Too many open files") as failure:
@@ -45,7 +49,7 @@ def test_a_failure_is_told_once_and_not_repeated_at_once(
 
 
 def test_some_descriptors_are_kept_from_connections(caplog: pytest.LogCaptureFixture) -> None:
-    with listen("127.0.0.1", 0) as listener:
+    with listen("127.0.0.1", 0, "PORT") as listener:
         listener.setblocking(False)
         with no_descriptor_left(1 / KEPT_SHARE):
             with pytest.raises(BlockingIOError):  # as nobody waits
@@ -78,8 +82,23 @@ assert resource.getrlimit(resource.RLIMIT_NOFILE) == (min(hard, 65536), hard)
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
+def test_a_host_that_is_every_address_is_opened_as_localhost() -> None:
+    for host, url in {
+        "0.0.0.0": "http://localhost:8000/",  # noqa: S104
+        "::": "http://localhost:8000/",
+        "127.0.0.1": "http://127.0.0.1:8000/",
+        "::1": "http://[::1]:8000/",
+    }.items():
+        assert url_of(host, 8000) == url
+
+
+def test_a_host_that_is_not_of_this_machine_is_told_with_its_setting() -> None:
+    with pytest.raises(StartupError, match=r"; set another HOST$"):
+        listen("192.0.2.1", 8000, "PORT")
+
+
 def test_when_nobody_waits_nothing_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    with listen("127.0.0.1", 0) as listener:
+    with listen("127.0.0.1", 0, "PORT") as listener:
         listener.setblocking(False)
         for _ in range(3):
             with pytest.raises(BlockingIOError):

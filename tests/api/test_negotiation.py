@@ -59,5 +59,6 @@ def test_case_and_parameters_do_not_matter() -> None:
     "accept", ["text/html", "application/json, image/png", "audio/ogg", "audio/wav;q=0", "nonsense"]
 )
 def test_only_what_is_not_made_is_refused(accept: str) -> None:
-    with pytest.raises(NotAcceptable):
+    with pytest.raises(NotAcceptable) as refusal:
         negotiate(accept)
+    assert "audio/wav, audio/mpeg, audio/mp4, audio/webm, audio/pcm." in refusal.value.message

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from app.api.voice_names import OPENAI_VOICES, listed_names, voice_id_of
+from app.errors import VoiceNotFound
 from app.settings import Settings
 from app.voices import VoiceStore
 from tests.test_voices import LOW
@@ -46,13 +47,18 @@ async def test_a_name_is_a_voice_an_alias_or_the_default(
     assert voice_id_of(name, master) == voice_id
 
 
-@pytest.mark.parametrize(
-    "name", ["john", "gone", "both", "Alloy", "nobody", "", "default", "\ud800"]
-)
+@pytest.mark.parametrize("name", ["john", "Alloy", "nobody", "", "default", "\ud800"])
 async def test_what_is_none_of_these_is_no_voice(master: Any, name: str) -> None:
     voice_id = voice_id_of(name, master)
     assert voice_id is not None
     assert voice_id not in master.voices.ids()
+
+
+async def test_an_alias_of_no_voice_is_told_with_what_it_stands_for(master: Any) -> None:
+    for alias, voice in (("gone", "gone.wav"), ("both", "john")):
+        with pytest.raises(VoiceNotFound) as missing:
+            voice_id_of(alias, master)
+        assert f"There is no voice '{voice}', which '{alias}' stands for." in missing.value.message
 
 
 async def test_what_can_be_asked_for_is_listed_once(master: Any) -> None:

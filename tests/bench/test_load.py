@@ -60,6 +60,7 @@ def test_errors_are_counted_by_their_codes(service: Service) -> None:
     nothing = bench(service, "--requests", "2", "--text", " ")
     assert nothing.exit_code == 1
     assert "2 400 empty_text" in nothing.stdout
+    assert nothing.stderr == "400 empty_text: There is nothing in this text that can be spoken.\n"
 
 
 def test_for_seconds_means_until_then(service: Service) -> None:
@@ -68,9 +69,22 @@ def test_for_seconds_means_until_then(service: Service) -> None:
     assert " in 0.2" in done.stdout
 
 
+@pytest.mark.parametrize("key", ["", "wrong"])
+def test_a_key_that_is_refused_is_one_line_that_says_how_to_give_it(
+    service: Service,
+    key: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    line = only_line(("--url", service.url, "--key", key), monkeypatch, capsys)
+    assert "The API key is missing or wrong." in line
+    assert line.endswith("Here, --key or API_KEY gives it.")
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        (("--url", "http://there", "--format", "ogg"), "'ogg'; there are wav, mp3, fmp4, "),
         (("--url", f"http://127.0.0.1:{free_port()}"), "nothing answers at"),
         (("--url", "there"), "'there' is no URL of a service"),
         (("--url", "http://there", "--paced", "--format", "mp3"), "--paced hears raw_pcm and wav"),
@@ -82,12 +96,19 @@ def test_what_cannot_be_measured_is_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["chatterbox-tts", "bench", "serve", *options, "--key", "k"])
+    assert words in only_line((*options, "--key", "k"), monkeypatch, capsys)
+
+
+def only_line(
+    options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> str:
+    """What the command says that cannot be done."""
+    monkeypatch.setattr("sys.argv", ["chatterbox-tts", "bench", "serve", *options])
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 1
     [line] = capsys.readouterr().err.splitlines()
-    assert words in line
+    return line
 
 
 def test_a_soak_has_a_service_of_its_own() -> None:

@@ -359,12 +359,16 @@ def test_it_says_what_runs_and_what_that_takes(preview: Service) -> None:
     assert not [name for name in found if name.startswith("tts_gpu")]
 
 
-def test_it_is_asked_for_without_a_line_in_the_log(preview: Service) -> None:
+def test_what_is_polled_is_answered_without_a_line_in_the_log(preview: Service) -> None:
     with preview.client() as client:
         client.get("/metrics", headers={"X-Request-ID": "asks-for-metrics"}).raise_for_status()
+        client.get("/system-status", headers={"X-Request-ID": "polls"}).raise_for_status()
+        client.get("/system-status", headers={"X-Request-ID": "no-key", "X-API-Key": ""})
         client.get("/voices", headers={"X-Request-ID": "asks-for-voices"}).raise_for_status()
     preview.wait_until(lambda: "asks-for-voices" in preview.log())
     assert "asks-for-metrics" not in preview.log()
+    assert "polls GET" not in preview.log()
+    assert "no-key GET /system-status 401" in preview.log()
 
 
 # --- what shows it --------------------------------------------------------------------------------

@@ -174,7 +174,7 @@ def test_an_unknown_voice_costs_one_call(service: Service, client: OpenAI) -> No
     with pytest.raises(openai.NotFoundError) as refused:
         speak(client, "audio5", voice="nobody", **named("unknown-voice"))
     assert (refused.value.code, refused.value.param) == ("voice_not_found", "voice")
-    assert refused.value.body["message"] == "There is no voice 'nobody'."
+    assert refused.value.body["message"] == "There is no voice 'nobody'. GET /voices lists them."
     assert calls_named(service, "unknown-voice") == 1
 
 
@@ -403,6 +403,15 @@ def test_an_alias_for_a_voice_that_is_not_there_is_warned_of(service: Service) -
     assert "WARNING" in service.log()
     assert "VOICE_ALIASES: ghost is nobody.wav, which is not there" in service.log()
     assert "reader is" not in service.log()
+
+
+def test_an_alias_for_a_voice_that_is_not_there_is_told_with_its_voice(http: httpx.Client) -> None:
+    asked = {"input": "audio1", "voice": "ghost"}
+    answer = http.post(ROUTE, json=asked)
+    assert answer.status_code == 404
+    error = answer.json()["error"]
+    assert (error["code"], error["param"]) == ("voice_not_found", "voice")
+    assert "There is no voice 'nobody.wav', which 'ghost' stands for." in error["message"]
 
 
 def voices_of(http: httpx.Client) -> list[dict[str, str]]:

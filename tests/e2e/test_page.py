@@ -647,7 +647,7 @@ async def test_a_voice_that_is_gone_elsewhere_goes_here(open_page: Open, scripte
     tab.tolerated = ("status of 404",)
     page, voices = tab.page, tab.page.locator("#voices")
     for name, button, told in (
-        ("asked.wav", "Speak", "There is no voice 'asked.wav'."),
+        ("asked.wav", "Speak", "There is no voice 'asked.wav'. GET /voices lists them."),
         ("deleted.wav", "Delete deleted.wav", "“deleted.wav” is deleted."),
     ):
         recording = {"name": name, "mimeType": "audio/wav", "buffer": audio_file(tone(2))}

@@ -323,6 +323,7 @@ def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
             assert code not in (0, None)
             [line] = lines
             assert str(port) in line
+            assert line.endswith(f"Address already in use; set another {name}")
         assert monotonic() - began < 2 * EXITS_WITHIN_S
 
 

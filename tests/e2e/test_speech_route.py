@@ -273,7 +273,7 @@ def test_a_body_over_the_limit_is_refused(client: httpx.Client, chunked: bool) -
     answer = post(client, iter([body]) if chunked else body)  # type: ignore[arg-type]
     error = refusal(answer, 413)
     assert (error["code"], error["param"]) == ("payload_too_large", "text")
-    assert error["message"] == "the text may have at most 20000 characters"
+    assert error["message"] == "The text may have at most 20000 characters."
 
 
 def test_a_body_without_end_is_refused_while_it_comes(service: Service) -> None:
@@ -303,7 +303,7 @@ def test_a_wrong_verb_is_refused(service: Service, client: httpx.Client) -> None
 def test_an_unknown_path_is_named(client: httpx.Client) -> None:
     error = refusal(client.get("/tts/speak"), 404)
     assert error["code"] == "not_found"
-    assert error["message"] == "there is nothing at /tts/speak; see /docs"
+    assert error["message"] == "There is nothing at /tts/speak; see /docs."
     assert refusal(client.get(f"{ROUTE}/", params={"text": "a"}), 404)["code"] == "not_found"
 
 

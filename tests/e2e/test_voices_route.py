@@ -175,6 +175,13 @@ def test_composed_and_decomposed_names_are_one_voice(client: httpx.Client) -> No
     assert client.get("/voices").json() == []
 
 
+def test_a_file_under_another_field_is_named(client: httpx.Client) -> None:
+    answer = client.post("/voices", files={"audio": ("v.wav", wav())})
+    assert error_code(answer, 400) == "invalid_request"
+    said = answer.json()["error"]["message"]
+    assert said == "Send one file, as the multipart field 'file', not 'audio'."
+
+
 def test_a_users_voice_hides_a_preloaded_one(client: httpx.Client, service: Service) -> None:
     (service.preloaded_dir / "v.wav").write_bytes(wav(1.1))
     service.wait_until(lambda: heard(client, "v.wav") == code(1.1), WATCHED_WITHIN_S)
@@ -444,7 +451,7 @@ def test_a_file_over_the_limit_is_refused(
 def test_a_body_over_the_limit_is_told_the_limit_of_its_file(client: httpx.Client) -> None:
     answer = upload_raw(client, form(part(bytes(2 * LIMIT_BYTES))))
     assert error_code(answer, 413) == "payload_too_large"
-    assert answer.json()["error"]["message"] == "a voice file may have at most 1 MB"
+    assert answer.json()["error"]["message"] == "A voice file may have at most 1 MB."
 
 
 def test_a_file_of_exactly_the_limit_is_not_too_large(client: httpx.Client) -> None:

@@ -5,7 +5,7 @@ import errno
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 from python_multipart.exceptions import FormParserError
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 
 from app.api.body import limit_body, media_type
 from app.api.dependencies import ServicesOf
@@ -69,10 +69,10 @@ class Deleted(BaseModel):
 async def upload(request: Request, services: ServicesOf, replace: bool = False) -> Uploaded:
     """The file name becomes the `voice_id`. `replace=true` swaps an existing one."""
     if media_type(request) != "multipart/form-data":
-        raise UnsupportedMedia("send the file as multipart/form-data")
+        raise UnsupportedMedia("Send the file as multipart/form-data.")
     voices, settings = services.master.voices, services.master.settings
     too_large = PayloadTooLarge(
-        f"a voice file may have at most {settings.max_upload_mb} MB", param="file"
+        f"A voice file may have at most {settings.max_upload_mb} MB.", param="file"
     )
     most_bytes = settings.max_upload_bytes + MULTIPART_OVERHEAD_BYTES
     limited = limit_body(request, most_bytes, too_large)
@@ -80,14 +80,14 @@ async def upload(request: Request, services: ServicesOf, replace: bool = False) 
         async with limited.form(max_files=1, max_fields=4) as form:
             file = form.get("file")
             if not isinstance(file, UploadFile) or not file.filename:
-                raise InvalidRequest("send one file, as the multipart field 'file'", param="file")
+                raise _no_file(form)
             voice_id = checked_voice_id(_name_as_sent(file))
             await voices.add(voice_id, file.file, replace=replace)
     except (FormParserError, UnicodeError) as error:
-        raise InvalidRequest(f"the body is not valid multipart/form-data: {error}") from None
+        raise InvalidRequest(f"The body is not valid multipart/form-data: {error}") from None
     except OSError as error:  # of the temporary file that the upload is spooled to
         if error.errno == errno.ENOSPC:
-            raise StorageFull("there is no space left for the upload") from None
+            raise StorageFull("There is no space left for the upload.") from None
         raise
     return Uploaded(voice_id=voice_id, message="Voice uploaded successfully.")
 
@@ -114,8 +114,14 @@ async def delete(voice_id: str, services: ServicesOf) -> Deleted:
     return Deleted(message=f"Voice '{voice_id}' deleted successfully.")
 
 
+def _no_file(form: FormData) -> InvalidRequest:
+    named = [repr(name) for name, value in form.multi_items() if isinstance(value, UploadFile)]
+    instead = f", not {named[0]}" if named and "file" not in form else ""
+    return InvalidRequest(f"Send one file, as the multipart field 'file'{instead}.", param="file")
+
+
 def _name_as_sent(file: UploadFile) -> str:
     """The parser takes the last part of `C:\\path\\voice.wav`; here no path is a name."""
     if "\\" in file.headers["content-disposition"]:
-        raise InvalidVoiceId("a voice id has no backslash", param="file")
+        raise InvalidVoiceId("A voice id has no backslash.", param="file")
     return file.filename or ""
