@@ -370,7 +370,8 @@ async def test_sound_that_the_browser_cannot_decode_is_told_and_can_still_be_kep
     await page.route("**/tts/generate", damage)
     await speak(page, PAIR)
     failure = page.locator("#failure")
-    await expect(failure).to_have_text("This browser cannot play that; try another format.")
+    told = "This browser cannot play that; try another format."
+    await expect(failure).to_have_text(told, timeout=PATIENCE_MS)  # it plays the first half before
     await expect(page.locator("#state")).to_have_text("Made, but not heard.")
     await expect(page.locator("#stop")).to_be_disabled()
     name, _ = await file_of(page.locator("#download"))
