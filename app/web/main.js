@@ -252,8 +252,8 @@ const NOTHING = { format: "", firstByte: null, firstSound: null, realTimeFactor:
 
 /** Of the waveform, in seconds: the sound's, but while it comes, a short one leaves room for more. */
 function widthOf(run) {
-  const complete = run && ["playing", "over"].includes(run.state) && run.peaks.seconds;
-  return complete || SHORTEST_S;
+  const seconds = run?.peaks.seconds || SHORTEST_S;
+  return run?.state === "streaming" ? Math.max(SHORTEST_S, seconds) : seconds;
 }
 
 function stateOf(run) {

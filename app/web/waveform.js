@@ -17,7 +17,7 @@ export class Waveform {
   /** @param {number[]} peaks @param {number} position @param {number} width both in seconds */
   draw(peaks, position, width) {
     const size = this._fit();
-    this._seconds = Math.max(width, peaks.length / PEAKS_PER_S);
+    this._seconds = width;
     const heard = Math.round((position / this._seconds) * size.width);
     const colors = colorsOf(this._canvas);
     const shown = [peaks.length, this._seconds, heard, size.width, ...colors].join();
@@ -25,7 +25,8 @@ export class Waveform {
     this._shown = shown;
     this._context.clearRect(0, 0, size.width, size.height);
     this._drawColumns(this._columns(peaks, size.width), heard, size, colors);
-    if (position > 0) this._context.fillRect(heard, 0, size.scale, size.height);
+    const at = Math.min(heard, size.width - size.scale);
+    if (position > 0) this._context.fillRect(at, 0, size.scale, size.height);
   }
 
   /** In words, for those who do not see it. */
@@ -39,7 +40,7 @@ export class Waveform {
     const share = columns.length / (this._seconds * PEAKS_PER_S);
     for (const [n, peak] of peaks.entries()) {
       const first = Math.floor(n * share);
-      const end = Math.max(first + 1, Math.floor((n + 1) * share));
+      const end = Math.min(columns.length, Math.max(first + 1, Math.floor((n + 1) * share)));
       for (let column = first; column < end; column++) {
         columns[column] = Math.max(columns[column], peak);
       }
