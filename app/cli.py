@@ -334,7 +334,7 @@ def bench_engine(
 
     What is not given is as the service would have it here. Random weights
     of full size take 3.2 GB in the temporary folder, where they are kept,
-    and both programs 4 GB of memory each. That they say the same is checked
+    and both programs 12 GB of memory. That they say the same is checked
     first.
     """
     from app.bench.speed.picture import check_matplotlib, draw

@@ -1,8 +1,8 @@
 """Typed ZeroMQ sockets over `ipc://`, one class for each end of each channel.
 
 The codec is msgspec's msgpack with the channel's tagged union, so junk cannot pass: what does not
-decode is told in the log and dropped. Addresses are files in a private folder of the master's. Job
-and result sockets belong to one incarnation of a worker; closing them forgets all it ever sent.
+decode is counted and dropped. Addresses are files in a private folder of the master's. Job and
+result sockets belong to one incarnation of a worker; closing them forgets all it ever sent.
 
 The master's ends never wait: they send at once or not at all, and hand over what arrives by a
 callback. The workers' ends are awaited.
@@ -118,6 +118,7 @@ class ResultReceiver:
     ) -> None:
         self._on_result = on_result
         self._decode = msgspec.msgpack.Decoder(Result).decode
+        self._junk = 0
         self._socket = context.socket(zmq.PULL)
         _set_up(self._socket)
         # What a dead worker left unread in the kernel, ZeroMQ would forget at a high-water mark.
@@ -159,7 +160,8 @@ class ResultReceiver:
             try:
                 message = self._decode(header)
             except _JUNK as error:
-                log.warning("dropped a message that does not decode: %s", error)
+                self._junk += 1
+                log.warning("dropped message %d that does not decode: %s", self._junk, error)
                 continue
             self._on_result(message, rest[0] if rest else b"")
         self._loop.call_soon(self._receive)

@@ -49,7 +49,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 _PARALLEL_DECODERS = 2
-_RETRY_S = 30.0
+_RETRY_S = 5.0
 """After which a file that could not be read is tried again: permissions and disks get mended."""
 
 

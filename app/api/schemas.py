@@ -299,8 +299,11 @@ def _complaint(error: ValidationError) -> InvalidRequest:
     return InvalidRequest(message, param=param)
 
 
+_LONGEST_GUESS = 64  # as a longer one takes longer
+
+
 def _meant(param: str) -> str:
     """The question whether it is a known one misspelt, if one is near."""
     known = [*SpeechRequest.model_fields, *map(str, _NAME_OF_ALIAS)]
-    near = difflib.get_close_matches(param.lower(), known, n=1)
+    near = difflib.get_close_matches(param[:_LONGEST_GUESS].lower(), known, n=1)
     return f" Is {near[0]!r} meant?" if near else ""

@@ -70,7 +70,7 @@ class SpeechResponse(Response):
             log.warning("%s: response aborted: %s", scope["state"]["request_id"], error.message)
             scope["state"]["error_code"] = error.code
         except Exception:
-            self._stream.close(ServiceError("an internal error; the log has the details"))
+            self._stream.close(ServiceError("An internal error. The log has the details."))
             raise
         finally:
             self._stream.close()

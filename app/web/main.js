@@ -155,13 +155,14 @@ class Page {
     this._obstacle = "";
     this._voices.quiet();
     this._keepingFocus(() => this._letGo());
+    const key = this._api.key.value;
     const run = new Run(this._api, request, this._audio);
     this._run = run;
     run.onchange = () => this._showState(run);
     this._showState(run);
     await run.speak();
     this._offerDownload(run);
-    if (run.error?.status === 401 && (await this._keyDialog.ask())) this._speak(request);
+    if (run.error?.status === 401 && this._api.key.value !== key) this._speak(request);
     if (run.error?.code === "unreachable") this._status.refresh(); // so that its return is noticed
     if (run.error?.code === "voice_not_found") this._voices.refresh(); // another tab has deleted it
   }

@@ -136,6 +136,7 @@ export class Run {
   _giveUpHearing() {
     this.unplayable = true;
     if (this.state === "playing") this._become("over");
+    else this.onchange();
   }
 
   _end(error) {

@@ -173,9 +173,9 @@ class Jobs:
                 if self._shortages >= SHORTAGES:
                     self._give_up(f"short of memory {SHORTAGES} times in a row: {message.message}")
 
-    def _give_up(self, reason: str, guilty: str | None = None) -> None:
+    def _give_up(self, reason: str, job: str | None = None) -> None:
         if not self.unfit.done():
-            self.unfit.set_result(WorkerFailed(reason, guilty))
+            self.unfit.set_result(WorkerFailed(reason, job))
 
 
 def _device_fault(speaking: "asyncio.Task[None]") -> DeviceFailed | None:

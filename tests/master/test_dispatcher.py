@@ -523,9 +523,9 @@ async def test_a_job_that_was_only_near_is_tried_again_as_often_as_need_be() -> 
     bench = Bench()
     workers = bench.attach("1", "2", "3")
     stream = bench.submit("a")
-    for worker, guilty in zip(workers[:2], ("another", None), strict=True):
+    for worker, job in zip(workers[:2], ("another", None), strict=True):
         bench.receive(worker)
-        bench.dispatcher.detach(worker, WorkerLost("it died"), WorkerFailed("broken", guilty))
+        bench.dispatcher.detach(worker, WorkerLost("it died"), WorkerFailed("broken", job))
     assert not stream.ended
     assert given_to(*workers) == [["a"], ["a"], ["a"]]
 

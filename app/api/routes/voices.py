@@ -84,7 +84,7 @@ async def upload(request: Request, services: ServicesOf, replace: bool = False) 
             voice_id = checked_voice_id(_name_as_sent(file))
             await voices.add(voice_id, file.file, replace=replace)
     except (FormParserError, UnicodeError) as error:
-        raise InvalidRequest(f"The body is not valid multipart/form-data: {error}") from None
+        raise InvalidRequest(f"The body is not valid multipart/form-data: {error}.") from None
     except OSError as error:  # of the temporary file that the upload is spooled to
         if error.errno == errno.ENOSPC:
             raise StorageFull("There is no space left for the upload.") from None

@@ -1,6 +1,6 @@
 """CUDA graphs: what a GPU is told for a token or a slice is recorded once, then replayed.
 
-    step = recorder.by_shape(decoder)      a function of a shape that touches fixed memory only
+    step = recorder.by_shape(model)        a function of a shape that touches fixed memory only
     step.rehearse(8, 512)                  at warm-up, on the thread that is to call it
     step(8, 512)                           from then on: one launch in place of a thousand
 

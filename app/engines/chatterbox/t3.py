@@ -53,7 +53,8 @@ _PROMPTS = [(length, 0) for length in range(512, 0, -_PROMPT_BUCKET)]  # that ha
 _ANY_PROMPT = [(50, 0), (90, 50)]  # no size of a model: a compiler would take it for that one
 
 _REMEMBERED = 4
-"""Voices whose keys and values are kept, 8 MB each at full size in float32."""
+"""Voices whose keys and values are kept, 8 MB each at full size in float32; the latest, also when
+they were deleted."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def tokenize(tokenizer: EnTokenizer, text: str) -> Tensor:
     Punctuation is normalised as upstream does it, but nothing is said where there is no text.
     """
     if not tokenizer.encode(text.strip()):
-        raise EmptyText("there is nothing to say in the text", param="text")
+        raise EmptyText("There is nothing to say in the text.", param="text")
     return torch.tensor([tokenizer.encode(punc_norm(text))])
 
 
@@ -169,7 +170,7 @@ class T3Batch:
         length = prompt.shape[1]
         room = self._spans[-1] - length
         if room < 1:
-            raise TextTooLong("a text chunk is too long for the model", param="text")
+            raise TextTooLong("A text chunk is too long for the model.", param="text")
         slot = min(self._idle)
         self._model.begin(slot, prompt, controls_row(request.params))
         known = self._recall_voice(slot, request) if self._remembers else 0
@@ -206,8 +207,7 @@ class T3Batch:
         if memory is None:
             self._compute_prompt(length, 0)
             memory = self._model.remember(slot, length)
-        else:
-            self._model.recall(slot, memory)
+        self._model.recall(slot, memory)  # the first time, too: both rows are then the same bits
         self._memories[request.voice, exaggeration] = memory  # the latest is the last
         if len(self._memories) > _REMEMBERED:
             self._memories.popitem(last=False)

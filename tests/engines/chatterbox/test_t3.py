@@ -126,12 +126,12 @@ def own_logits(model, request, tokens):
     """The same, step by step, with `tokens` put in place of what is drawn."""
     batch = T3Batch(model, slots=1)
     batch.admit(request)
-    decoder = batch._model
-    logits = [decoder.logits(1, 256)]
+    cached = batch._model
+    logits = [cached.logits(1, 256)]
     for token in tokens:
-        decoder.token[0] = token
-        decoder.spoken[0] += 1
-        logits.append(decoder.logits(1, 256))
+        cached.token[0] = token
+        cached.spoken[0] += 1
+        logits.append(cached.logits(1, 256))
     return torch.cat(logits)
 
 
@@ -176,18 +176,18 @@ def test_tokens_are_upstreams_given_the_same_random_numbers(
 
 
 def begin_and_then(change):
-    """`CachedT3.begin`, with `change(decoder, slot)` after it."""
+    """`CachedT3.begin`, with `change(cached, slot)` after it."""
 
-    def begin(decoder, slot, *args, original=CachedT3.begin):
-        original(decoder, slot, *args)
-        change(decoder, slot)
+    def begin(cached, slot, *args, original=CachedT3.begin):
+        original(cached, slot, *args)
+        change(cached, slot)
 
     return begin
 
 
-def move(decoder, slot, length=0, spoken=0):
-    decoder.length[slot] += length
-    decoder.spoken[slot] += spoken
+def move(cached, slot, length=0, spoken=0):
+    cached.length[slot] += length
+    cached.spoken[slot] += spoken
 
 
 def with_prompt(change):
@@ -202,12 +202,12 @@ MUTATIONS = {
     "speech position one off": (
         CachedT3,
         "begin",
-        begin_and_then(lambda decoder, slot: move(decoder, slot, length=-1, spoken=1)),
+        begin_and_then(lambda cached, slot: move(cached, slot, length=-1, spoken=1)),
     ),
     "cache position one off": (
         CachedT3,
         "begin",
-        begin_and_then(lambda decoder, slot: move(decoder, slot, length=1)),
+        begin_and_then(lambda cached, slot: move(cached, slot, length=1)),
     ),
     "not rotated": (cached_t3, "rotate", lambda x, cosine, sine: x),
     "guidance the wrong way": (sampling, "guide", lambda logits, weight: guide(logits, -weight)),
@@ -279,9 +279,9 @@ def test_only_a_few_voices_are_remembered(model, request_for, monkeypatch):
     batch, prompts = T3Batch(model, slots=1), []
     compute = CachedT3.compute_prompt
 
-    def compute_prompt(decoder, length, known):
+    def compute_prompt(cached, length, known):
         prompts.append(known)
-        return compute(decoder, length, known)
+        return compute(cached, length, known)
 
     batch._compute_prompt = partial(compute_prompt, batch._model)
     spoken = [request_for(voice_exaggeration_factor=number / 10) for number in range(1, 7)]
@@ -536,12 +536,12 @@ def fed_logits(dtype, tokens):
     text = tokenize(models.tokenizer, TEXT)
     batch = T3Batch(models.t3, slots=1)
     batch.admit(T3Request(text, models.default_voice, DEFAULTS, 1, 200))
-    decoder, logits, fed = batch._model, [], []
+    cached, logits, fed = batch._model, [], []
     for step in range(101):
-        logits.append(guide(decoder.logits(1, 256), torch.tensor([[0.5]]))[0])
+        logits.append(guide(cached.logits(1, 256), torch.tensor([[0.5]]))[0])
         fed.append(tokens[step] if tokens else int(logits[-1].argmax()))
-        decoder.token[0] = fed[-1]
-        decoder.spoken[0] += 1
+        cached.token[0] = fed[-1]
+        cached.spoken[0] += 1
     return torch.stack(logits), fed
 
 
