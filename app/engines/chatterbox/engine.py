@@ -118,11 +118,16 @@ class ChatterboxEngine:
         self._new_stream = partial(StreamDecoder, s3gen)
         if self._on_gpu:
             torch.cuda.synchronize()  # the threads' streams must find everything whole
-        self._t3_loop = StepLoop(batch, _each(compiler.adopt_thread, t3_recorder.adopt_thread))
+        tidy_up = _nothing if self._on_gpu else trim_heap
+        self._t3_loop = StepLoop(
+            batch,
+            adopt=_each(compiler.adopt_thread, t3_recorder.adopt_thread),
+            tidy_up=tidy_up,
+        )
         self._s3gen_loop = DecodeLoop(
             s3gen,
             adopt=_each(compiler.adopt_thread, s3gen_recorder.adopt_thread),
-            tidy_up=_nothing if self._on_gpu else trim_heap,
+            tidy_up=tidy_up,
         )
         self._assembled = True
 

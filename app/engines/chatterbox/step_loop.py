@@ -58,12 +58,21 @@ def _nothing() -> None:
 
 
 class StepLoop:
-    """Owns the thread, on which `adopt` is called first; `steps` counts what the batch has done."""
+    """Owns the thread, on which `adopt` is called first, `tidy_up` after each admission.
 
-    def __init__(self, batch: Batch, adopt: Callable[[], None] = _nothing) -> None:
+    `steps` counts what the batch has done.
+    """
+
+    def __init__(
+        self,
+        batch: Batch,
+        adopt: Callable[[], None] = _nothing,
+        tidy_up: Callable[[], None] = _nothing,
+    ) -> None:
         self.steps = 0
         self._batch = batch
         self._adopt = adopt
+        self._tidy_up = tidy_up
         self._warm: Future[None] = Future()
         self._arrivals: queue.SimpleQueue[_Turn | None] = queue.SimpleQueue()
         self._queued: list[_Turn] = []
@@ -163,6 +172,7 @@ class StepLoop:
                 self._leave(turn)
             else:
                 self._running[slot] = turn
+            self._tidy_up()
 
     def _step(self) -> None:
         waiting = frozenset(slot for slot, turn in self._running.items() if turn.waits)

@@ -62,6 +62,17 @@ class TalkativeBatch(SlowBatch):
         pass
 
 
+async def test_what_a_prompt_left_is_tidied_up_before_the_first_step() -> None:
+    batch, steps_before = TalkativeBatch(), []
+    loop = StepLoop(batch, tidy_up=lambda: steps_before.append(batch.steps))
+    tokens = loop.speak(cast(T3Request, None), ahead=10)
+    for _ in range(3):
+        await anext(tokens)
+    assert steps_before == [0]
+    await tokens.aclose()
+    await asyncio.to_thread(loop.close)
+
+
 async def test_while_paused_no_step_begins() -> None:
     batch = TalkativeBatch()
     loop = StepLoop(batch)
