@@ -13,6 +13,7 @@ from app.api.dependencies import Services
 from app.api.errors import ANY_OTHER_ERROR, METHODS, documented, handle_errors, restore_nulls
 from app.api.middleware import OPEN_PATHS, ApiKey, RequestLog
 from app.api.routes import metrics, openai, page, speech, system, voices
+from app.api.web import DOCS_SCRIPT, DOCS_STYLE, ICON
 from app.errors import Unauthenticated
 
 EXPOSED_HEADERS = (
@@ -100,4 +101,10 @@ async def _docs(request: Request) -> HTMLResponse:
     """The page asks for the schema with the key that it was asked for with."""
     key = request.query_params.get("api_key")
     schema = f"openapi.json?api_key={quote(key, safe='')}" if key else "openapi.json"
-    return get_swagger_ui_html(openapi_url=schema, title=request.app.title)
+    return get_swagger_ui_html(
+        openapi_url=schema,
+        title=request.app.title,
+        swagger_js_url=DOCS_SCRIPT,
+        swagger_css_url=DOCS_STYLE,
+        swagger_favicon_url=ICON,
+    )

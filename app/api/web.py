@@ -1,7 +1,8 @@
-"""The web page's files, in memory with their types and tags, by the path of their URL."""
+"""The web page's files and those of `/docs`, in memory with their types and tags, by their URL."""
 
 import hashlib
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 FOLDER = Path(__file__).parent.parent / "web"
@@ -29,8 +30,21 @@ def _read(path: Path) -> WebFile:
     return WebFile(content, MEDIA_TYPES[path.suffix], f'"{hashlib.sha256(content).hexdigest()}"')
 
 
-WEB_FILES = {"/": _read(FOLDER / "index.html")} | {
-    f"/web/{path.name}": _read(path)
-    for path in FOLDER.iterdir()
-    if path.suffix in MEDIA_TYPES and path.name != "index.html"
+def _swagger_ui(name: str) -> Path:
+    return Path(str(files("fastapi_offline"))) / "static" / name
+
+
+ICON = "web/icon.svg"
+DOCS_SCRIPT, DOCS_STYLE = "web/swagger-ui-bundle.js", "web/swagger-ui.css"
+"""Of `/docs`, which so asks no other host."""
+
+WEB_FILES = {
+    "/": _read(FOLDER / "index.html"),
+    **{f"/{path}": _read(_swagger_ui(Path(path).name)) for path in (DOCS_SCRIPT, DOCS_STYLE)},
+    **{
+        f"/web/{path.name}": _read(path)
+        for path in FOLDER.iterdir()
+        if path.suffix in MEDIA_TYPES and path.name != "index.html"
+    },
 }
+"""`/` and `/web/…`: what anybody may load; what it then asks needs the key."""

@@ -1,0 +1,41 @@
+"""`/docs` in Debian's Chromium, as somebody uses it who tries the API out there."""
+
+import pytest
+from playwright.async_api import Browser, expect
+
+from tests.browser import Watched
+from tests.service import API_KEY, Service
+
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
+
+PATIENCE_MS = 30_000
+
+
+async def test_the_api_can_be_tried_out_without_another_host(
+    browser: Browser, preview: Service
+) -> None:
+    context = await browser.new_context()
+    context.set_default_timeout(PATIENCE_MS)
+    tab = Watched(await context.new_page())
+    page = tab.page
+    await page.goto(f"{preview.url}/docs?api_key={API_KEY}")
+    with preview.client() as client:
+        paths = client.get("/openapi.json").json()["paths"]
+    await expect(page.locator(".opblock")).to_have_count(sum(map(len, paths.values())))
+
+    await page.get_by_role("button", name="Authorize").click()
+    bearer = page.locator(".auth-container", has_text="http, Bearer")
+    await bearer.get_by_role("textbox").fill(API_KEY)
+    await bearer.get_by_label("Apply credentials").click()
+    await bearer.get_by_role("button", name="Close").click()
+
+    voices = page.locator(".opblock-get", has=page.locator('[data-path="/voices"]'))
+    await voices.locator(".opblock-summary-control").click()
+    await voices.get_by_role("button", name="Try it out").click()
+    await voices.get_by_role("button", name="Execute").click()
+    answer = voices.locator(".live-responses-table")
+    await expect(answer.locator("tbody .response-col_status")).to_have_text("200")
+
+    assert tab.complaints == []
+    assert all(url.startswith((f"{preview.url}/", "data:")) for url in tab.requested)
+    await context.close()
