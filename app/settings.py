@@ -38,6 +38,15 @@ from app.messages import (
     T3Dtype,
     Tuning,
 )
+from app.ranges import (
+    CrossfadeMilliseconds,
+    Exaggeration,
+    GuidanceWeight,
+    SliceTokens,
+    Temperature,
+    TextChunkSize,
+    TrimMilliseconds,
+)
 
 ENV_FILE = Path(".env")
 SHORT_NAME = 5
@@ -115,25 +124,21 @@ class Settings(BaseSettings):
         description="Compile Chatterbox's hot path with `torch.compile` while a worker starts: "
         "`true`, `false`, or `auto`, on GPUs only (on a CPU it takes minutes and gains little).",
     )
-    tts_voice_exaggeration_factor: float = Field(
-        0.5, ge=0, le=2, description="Controls the expressiveness of the voice."
+    tts_voice_exaggeration_factor: Exaggeration = Field(
+        0.5, description="Controls the expressiveness of the voice."
     )
-    tts_cfg_guidance_weight: float = Field(
-        0.5, ge=0, le=3, description="How strongly the model adheres to the text prompt."
+    tts_cfg_guidance_weight: GuidanceWeight = Field(
+        0.5, description="How strongly the model adheres to the text prompt."
     )
-    tts_synthesis_temperature: float = Field(
-        0.8, ge=0.05, le=5, description="Controls the randomness of the output."
+    tts_synthesis_temperature: Temperature = Field(
+        0.8, description="Controls the randomness of the output."
     )
-    tts_text_processing_chunk_size: int = Field(
+    tts_text_processing_chunk_size: TextChunkSize = Field(
         150,
-        ge=20,
-        le=500,
         description="Max characters per text chunk. Smaller values can reduce latency.",
     )
-    tts_audio_tokens_per_slice: int = Field(
+    tts_audio_tokens_per_slice: SliceTokens = Field(
         35,
-        ge=5,
-        le=500,
         description="Number of audio tokens per slice during streaming. Affects granularity.",
     )
     tts_first_slice_tokens: int = Field(
@@ -177,17 +182,17 @@ class Settings(BaseSettings):
         description="Products in S3Gen's largest part: `float32` or `bfloat16` (faster on a GPU, "
         "less exact). `auto`: `bfloat16` on a GPU that computes in it, else `float32`.",
     )
-    tts_remove_leading_milliseconds: int = Field(
-        0, ge=0, le=5000, description="Milliseconds to trim from the start of the audio."
+    tts_remove_leading_milliseconds: TrimMilliseconds = Field(
+        0, description="Milliseconds to trim from the start of the audio."
     )
-    tts_remove_trailing_milliseconds: int = Field(
-        0, ge=0, le=5000, description="Milliseconds to trim from the end of the audio."
+    tts_remove_trailing_milliseconds: TrimMilliseconds = Field(
+        0, description="Milliseconds to trim from the end of the audio."
     )
     tts_chunk_overlap_strategy: OverlapMethod = Field(
         "full", description='Strategy for overlapping audio chunks: `"full"` or `"zero"`.'
     )
-    tts_crossfade_duration_milliseconds: int = Field(
-        30, ge=0, le=500, description="Duration of the crossfade between audio chunks."
+    tts_crossfade_duration_milliseconds: CrossfadeMilliseconds = Field(
+        30, description="Duration of the crossfade between audio chunks."
     )
     tts_speech_token_queue_max_size: int = Field(
         2,
@@ -333,6 +338,7 @@ class Settings(BaseSettings):
         )
 
     def queue_sizes(self) -> QueueSizes:
+        """Of a worker's pipeline."""
         return QueueSizes(
             slices=self.tts_speech_token_queue_max_size, audio=self.tts_pcm_chunk_queue_max_size
         )

@@ -101,12 +101,18 @@ def error_response(error: ServiceError) -> JSONResponse:
 def error_body(error: ServiceError) -> dict[str, Any]:
     """The one shape."""
     details = {
-        "message": error.message,
+        "message": _sentence(error.message),
         "type": error.type,
         "code": error.code,
         "param": error.param,
     }
     return {"error": details}
+
+
+def _sentence(message: str) -> str:
+    """Reasons are written to follow a colon, too, in the log."""
+    ended = message if message.endswith((".", "!", "?", "…")) else f"{message}."
+    return ended[:1].upper() + ended[1:]
 
 
 class ErrorResponse(JSONResponse):

@@ -23,6 +23,15 @@ from starlette.datastructures import QueryParams
 from app.complaints import plain
 from app.errors import InvalidRequest
 from app.messages import OverlapMethod, SynthesisParams
+from app.ranges import (
+    CrossfadeMilliseconds,
+    Exaggeration,
+    GuidanceWeight,
+    SliceTokens,
+    Temperature,
+    TextChunkSize,
+    TrimMilliseconds,
+)
 
 FormatName = Literal["wav", "mp3", "fmp4", "raw_pcm", "webm"]
 OpenAIFormatName = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
@@ -52,64 +61,52 @@ class SpeechOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
     cfg_guidance_weight: Annotated[
-        float | None,
+        GuidanceWeight | None,
         Field(
             None,
-            ge=0,
-            le=3,
             validation_alias=_also("cfg_guidance_weight", "cfg_weight"),
             description="Classifier-free guidance: higher values follow the text more closely, "
             "but can sound less natural.",
         ),
     ]
     synthesis_temperature: Annotated[
-        float | None,
+        Temperature | None,
         Field(
             None,
-            ge=0.05,
-            le=5,
             validation_alias=_also("synthesis_temperature", "temperature"),
             description="Randomness: higher values are more varied, lower ones more even.",
         ),
     ]
     voice_exaggeration_factor: Annotated[
-        float | None,
+        Exaggeration | None,
         Field(
             None,
-            ge=0,
-            le=2,
             validation_alias=_also("voice_exaggeration_factor", "exaggeration"),
             description="Expressiveness of the voice.",
         ),
     ]
     text_processing_chunk_size: Annotated[
-        int | None,
+        TextChunkSize | None,
         Field(
             None,
-            ge=20,
-            le=500,
             description="Characters per text chunk, at most. Smaller values can reduce latency "
             "but may affect prosody.",
         ),
     ]
     audio_tokens_per_slice: Annotated[
-        int | None,
+        SliceTokens | None,
         Field(
             None,
-            ge=5,
-            le=500,
             description="Speech tokens (40 ms each) per slice of audio: the grain of the stream.",
         ),
     ]
     remove_leading_milliseconds: Annotated[
-        int | None,
-        Field(
-            None, ge=0, le=5000, description="Trimmed from the start of each text chunk's audio."
-        ),
+        TrimMilliseconds | None,
+        Field(None, description="Trimmed from the start of each text chunk's audio."),
     ]
     remove_trailing_milliseconds: Annotated[
-        int | None,
-        Field(None, ge=0, le=5000, description="Trimmed from the end of each text chunk's audio."),
+        TrimMilliseconds | None,
+        Field(None, description="Trimmed from the end of each text chunk's audio."),
     ]
     chunk_overlap_method: Annotated[
         OverlapMethod | None,
@@ -120,8 +117,8 @@ class SpeechOptions(BaseModel):
         ),
     ]
     crossfade_duration_milliseconds: Annotated[
-        int | None,
-        Field(None, ge=0, le=500, description="Length of the crossfade between text chunks."),
+        CrossfadeMilliseconds | None,
+        Field(None, description="Length of the crossfade between text chunks."),
     ]
     seed: Annotated[
         int | None,

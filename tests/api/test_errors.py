@@ -1,8 +1,8 @@
 import pytest
 
-from app.api.errors import error_response
+from app.api.errors import error_body, error_response
 from app.api.examples import ERRORS
-from app.errors import RequestTooSlow, ServiceError
+from app.errors import NotReady, RequestTooSlow, ServiceError
 
 WORTH_ANOTHER_TRY = {
     "queue_full",
@@ -23,3 +23,19 @@ def test_an_error_says_whether_to_ask_again(kind: type[ServiceError]) -> None:
     assert headers["X-Should-Retry"] == str(kind.code in WORTH_ANOTHER_TRY).lower()
     assert headers.get("Retry-After") == (kind.retry_after_s and str(kind.retry_after_s))
     assert headers["X-Should-Retry"] == "true" or "Retry-After" not in headers
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        ("no worker is ready yet", "No worker is ready yet."),
+        ("The text is empty.", "The text is empty."),
+        ("'seed' must be at least 0.", "'seed' must be at least 0."),
+        (
+            "the worker was killed by signal 9 (Killed)",
+            "The worker was killed by signal 9 (Killed).",
+        ),
+    ],
+)
+def test_a_client_is_told_in_a_sentence(reason: str, told: str) -> None:
+    assert error_body(NotReady(reason))["error"]["message"] == told

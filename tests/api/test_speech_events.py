@@ -64,7 +64,7 @@ def test_what_breaks_it_off_is_told_as_anywhere() -> None:
     assert event == {
         "type": "error",
         "error": {
-            "message": "it is gone",
+            "message": "It is gone.",
             "type": "server_error",
             "code": "worker_lost",
             "param": None,

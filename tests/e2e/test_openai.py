@@ -290,7 +290,7 @@ def test_events_that_are_cut_off_say_why(client: OpenAI) -> None:
         stream_cls=openai.Stream[Any],
     )
     assert next(stream)["type"] == "speech.audio.delta"
-    with pytest.raises(openai.APIError, match="the speech engine failed") as failed:
+    with pytest.raises(openai.APIError, match="The speech engine failed") as failed:
         list(stream)
     assert failed.value.body["code"] == "engine_error"
 

@@ -127,7 +127,7 @@ def test_a_starting_service_is_alive_but_not_ready(loading: Service) -> None:
         assert [worker["state"] for worker in loading.status()["workers"]] == ["starting"]
         assert [client.get(path).status_code for path in PROBES] == [200, 503, 204]
         loading.wait_until(
-            lambda: client.get("/ready").json()["error"]["message"].endswith("warms up")
+            lambda: client.get("/ready").json()["error"]["message"].endswith("warms up.")
         )
         finish_loading(loading)
         assert [client.get(path).status_code for path in PROBES] == [200, 200, 200]
