@@ -219,7 +219,7 @@ class Settings(BaseSettings):
         60, gt=0, le=86_400, description="Longest wait in the queue; then 503 `queue_timeout`."
     )
     max_ahead_seconds: float = Field(
-        60, gt=0, le=3600, description="Audio a job may be ahead of its client before it pauses."
+        60, ge=0.1, le=3600, description="Audio a job may be ahead of its client before it pauses."
     )
     client_stall_seconds: float = Field(
         600,

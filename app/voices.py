@@ -21,7 +21,7 @@ from time import monotonic
 from typing import BinaryIO, NamedTuple, ParamSpec, TypeVar
 from weakref import WeakValueDictionary
 
-from app.audio.decode import decode_file
+from app.audio.decode import Undecided, decode_file
 from app.errors import (
     InvalidVoiceId,
     PreloadedVoice,
@@ -50,6 +50,7 @@ log = logging.getLogger(__name__)
 
 _PARALLEL_DECODERS = 2
 _RETRY_S = 5.0
+_DECODER_RETRY_S = 60.0  # of a file that a decoder was struck down over
 """After which a file that could not be read is tried again: permissions and disks get mended."""
 
 
@@ -247,13 +248,14 @@ class VoiceStore:
             with self._kept(digest):
                 await self._decode(path, digest)
                 await self._note(path, _Version(signature, digest))
+        except (OSError, StorageFull, Undecided) as fault:
+            if path not in self._troubles:
+                log.warning("%a cannot be read now: %s", str(path), fault)
+            pause_s = _DECODER_RETRY_S if isinstance(fault, Undecided) else _RETRY_S
+            self._troubles[path] = _Trouble(signature, monotonic() + pause_s)
         except (InvalidVoiceId, UnusableAudio) as refusal:
             log.warning("%a is ignored: %s", str(path), refusal.message)
             await self._note(path, _Version(signature, None))
-        except (OSError, StorageFull) as fault:
-            if path not in self._troubles:
-                log.warning("%a cannot be read now: %s", str(path), fault)
-            self._troubles[path] = _Trouble(signature, monotonic() + _RETRY_S)
 
     async def _note(self, path: Path, version: _Version) -> None:
         async with self._changing:

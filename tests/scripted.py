@@ -116,6 +116,18 @@ class LoadingEngine(ScriptedEngine):
             await asyncio.sleep(0.02)
 
 
+class BrittleEngine(ScriptedEngine):
+    """Does not survive a voice of 8 kHz, whose device fails over one of 11,025 Hz."""
+
+    async def prepare_voice(self, samples: Samples, rate: int) -> int:
+        if rate == 8000:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if rate == 11_025:
+            self._broken = True
+            raise DeviceFailed("scripted: device-side assert")
+        return await super().prepare_voice(samples, rate)
+
+
 class NoteworthyEngine(ScriptedEngine):
     """Could not be compiled in the first worker, could in all others."""
 

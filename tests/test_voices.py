@@ -584,6 +584,29 @@ async def test_a_file_that_cannot_be_read_is_named_once_and_tried_now_and_then(
     assert not store._troubles
 
 
+async def test_a_file_over_which_a_decoder_was_struck_down_is_tried_again(
+    store, folders, monkeypatch, caplog
+):
+    now = 100.0
+    monkeypatch.setattr("app.voices.monotonic", lambda: now)
+    (folders.user / "a.wav").write_bytes(LOW)
+    with monkeypatch.context() as patch:
+        patch.setattr("app.audio.decode._run_child", struck_down)
+        await store.scan()
+    assert store.ids() == []
+    assert "a.wav' cannot be read now: " in caplog.text
+    now += 10
+    await store.scan()
+    assert store.ids() == []
+    now += 60
+    await store.scan()
+    assert store.ids() == ["a.wav"]
+
+
+async def struck_down(*args: object) -> int:
+    return -9
+
+
 async def test_what_is_listed_is_decoded_at_every_moment(store, folders):
     for turn in range(3):
         for name in ("a.wav", "b.wav", "c.wav"):

@@ -118,7 +118,11 @@ class SpeechOptions(BaseModel):
     ]
     crossfade_duration_milliseconds: Annotated[
         CrossfadeMilliseconds | None,
-        Field(None, description="Length of the crossfade between text chunks."),
+        Field(
+            None,
+            description="Length of the crossfade between text chunks, and between Chatterbox's "
+            "slices.",
+        ),
     ]
     seed: Annotated[
         int | None,

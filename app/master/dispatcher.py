@@ -172,7 +172,7 @@ class Dispatcher:
         """A worker is gone, and all that it sent has been handled.
 
         Its jobs of which nothing has yet left for the client are given to another worker, unless
-        they may have killed one before or `reason` is not `WorkerLost`.
+        they may have killed one before, or had begun and `reason` is not `WorkerLost`.
         """
         if worker in self._workers:
             self._workers.remove(worker)
@@ -182,7 +182,7 @@ class Dispatcher:
                 job.kills += 1
             if job.stream.ended:
                 continue
-            if job.stream.started or not isinstance(reason, WorkerLost):
+            if job.stream.started or (job.granted and not isinstance(reason, WorkerLost)):
                 self._end(job, reason)
             elif job.kills >= MAX_KILLS:
                 self._end(job, PoisonRequest("the workers that tried this request died of it"))

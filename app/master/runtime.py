@@ -45,12 +45,15 @@ def runtime_folder() -> Iterator[RuntimeFolder]:
         (root / "unlocked").rename(root / "lock")  # whoever finds a lock finds it held
         folder = RuntimeFolder(root, root / "voices")
         folder.voices.mkdir()
+        held = os.open(root, os.O_RDONLY)
+        fcntl.flock(held, fcntl.LOCK_SH)  # systemd-tmpfiles, which removes what is old, heeds it
     except OSError as error:
         raise StartupError(f"no temporary folder can be made: {error}") from None
     try:
         yield folder
     finally:
         shutil.rmtree(root, ignore_errors=True)
+        os.close(held)
         os.close(lock)
 
 

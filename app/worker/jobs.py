@@ -46,6 +46,7 @@ class Job:
 
     def __init__(self, message: Synthesize, send: Send) -> None:
         self.id = message.job
+        self.voice = message.voice
         self.live_version = message.live_version
         self.began_at = monotonic()
         self.wanted = True
@@ -101,6 +102,7 @@ class Jobs:
         self._ends: set[asyncio.Task[None]] = set()
         self._shortages = 0  # since the last job that was done
         self._short_at = 0.0
+        voices.on_device_failure = self._voice_broke_the_device
 
     def start(self, message: Synthesize) -> None:
         job = Job(message, self._send)
@@ -172,6 +174,11 @@ class Jobs:
                 self._shortages += 1
                 if self._shortages >= SHORTAGES:
                     self._give_up(f"short of memory {SHORTAGES} times in a row: {message.message}")
+
+    def _voice_broke_the_device(self, digest: str, fault: DeviceFailed) -> None:
+        """A job that waits for the voice is to blame, if there is one."""
+        waiting = (job.id for job, _ in self._running.values() if job.voice == digest)
+        self._give_up(f"the device has failed: {fault}", next(waiting, None))
 
     def _give_up(self, reason: str, job: str | None = None) -> None:
         if not self.unfit.done():

@@ -2,21 +2,31 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Set
-from contextlib import asynccontextmanager
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Set
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from time import monotonic
 
+import psutil
+
 from app.audio.decode import load_decoded
 from app.engines.base import Engine, Voice
+from app.errors import DeviceFailed
 
 log = logging.getLogger(__name__)
+
+MOST_DEATHS = 2
+"""So many workers that died while they prepared a voice, and no other tries it unasked."""
 
 
 class PreparedVoices:
     """Prepares each voice once, one after the other; a job holds the value it was given.
 
     Those that jobs wait for come first. `steps` counts what was tried, for the heartbeat.
+    `on_device_failure` is told whose digest broke the device. A process that does not survive a
+    voice leaves a mark beside it, for those that come after it.
     """
 
     def __init__(self, engine: Engine, folder: Path) -> None:
@@ -27,12 +37,17 @@ class PreparedVoices:
         self._awaited: set[str] = set()  # by jobs, and not prepared yet
         self._one_at_a_time = asyncio.Condition()
         self.steps = 0
+        self.on_device_failure: Callable[[str, DeviceFailed], None] = lambda digest, fault: None
 
     def follow(self, digests: Set[str]) -> None:
         """Begin to prepare what is new, drop what is gone."""
         self._unfit &= digests
         for digest in digests - self._prepared.keys() - self._unfit:
-            self._begin(digest)
+            if len(self._marks_of_the_dead(digest)) < MOST_DEATHS:
+                self._begin(digest)
+            else:
+                self._unfit.add(digest)
+                log.error("voice %s waits for a job: workers died preparing it", digest[:8])
         for digest in self._prepared.keys() - digests:
             del self._prepared[digest]
 
@@ -59,11 +74,29 @@ class PreparedVoices:
     async def _prepare(self, digest: str) -> Voice:
         async with self._turn(digest):
             began = monotonic()
-            samples, rate = await asyncio.to_thread(load_decoded, self._folder / digest)
-            voice = await self._engine.prepare_voice(samples, rate)
+            with self._marked(digest):
+                samples, rate = await asyncio.to_thread(load_decoded, self._folder / digest)
+                voice = await self._engine.prepare_voice(samples, rate)
+            for mark in self._marks_of_the_dead(digest):
+                mark.unlink(missing_ok=True)
             level = logging.INFO if self._engine.clones_voices else logging.DEBUG
             log.log(level, "voice %s prepared after %.3f s", digest[:8], monotonic() - began)
             return voice
+
+    @contextmanager
+    def _marked(self, digest: str) -> Iterator[None]:
+        """The mark stays if this process ends inside, or can only end after it."""
+        mark = self._folder / f"{digest}.{os.getpid()}"
+        mark.touch()
+        try:
+            yield
+        finally:
+            if not isinstance(sys.exception(), DeviceFailed):
+                mark.unlink(missing_ok=True)
+
+    def _marks_of_the_dead(self, digest: str) -> list[Path]:
+        marks = self._folder.glob(f"{digest}.*")
+        return [mark for mark in marks if not psutil.pid_exists(int(mark.suffix[1:]))]
 
     @asynccontextmanager
     async def _turn(self, digest: str) -> AsyncIterator[None]:
@@ -87,3 +120,5 @@ class PreparedVoices:
         else:
             self._unfit.add(digest)
             log.error("voice %s cannot be prepared", digest[:8], exc_info=error)
+        if isinstance(error, DeviceFailed):
+            self.on_device_failure(digest, error)

@@ -14,6 +14,7 @@ import httpx
 import psutil
 import pytest
 
+from tests.audio.media import audio_file, tone
 from tests.scripted import expected_pcm
 from tests.service import API_KEY, ROOT, Service, running_service
 
@@ -130,6 +131,24 @@ async def test_a_job_whose_worker_dies_before_its_first_byte_is_tried_again(
     assert answer.content == expected_pcm("audio30", 7)
     service.wait_until(lambda: "retried" in service.log())
     assert service.status()["queue"]["retries"] >= 1
+
+
+@pytest.mark.parametrize("rate", [8000, 11_025], ids=["kills", "breaks the device"])
+def test_a_voice_that_no_worker_survives_is_no_end_of_the_service(
+    start: Callable[..., Service], rate: int
+) -> None:
+    service = start(MODEL="tests.scripted:BrittleEngine", WORKERS_PER_DEVICE=WORKERS)
+    voice = audio_file(tone(1.5, rate), rate=rate)
+    with service.client() as client:
+        client.post("/voices", files={"file": ("bad.wav", voice)}).raise_for_status()
+        service.wait_until(lambda: service.log().count("workers died preparing it") == WORKERS, 20)
+        service.wait_until(lambda: all_ready(service), 20)
+        for _ in range(WORKERS):
+            assert client.post(ROUTE, json=job("audio3")).content == expected_pcm("audio3", 7)
+        asked = job("audio3") | {"voice_id": "bad.wav"}
+        assert error_code(client.post(ROUTE, json=asked), 500) == "poison_request"
+        service.wait_until(lambda: all_ready(service), 20)
+        assert client.post(ROUTE, json=job("audio3")).content == expected_pcm("audio3", 7)
 
 
 async def killed_at(service: Service, hold: str, asked: dict[str, Any]) -> httpx.Response:

@@ -545,9 +545,19 @@ async def test_a_job_whose_worker_hangs_is_not_tried_again() -> None:
     bench = Bench()
     one, other = bench.attach("1", "2")
     stream = bench.submit("a")
+    bench.receive(one)
     bench.dispatcher.detach(one, WorkerStalled("no step"))
     assert await ends_with(stream, WorkerStalled)
     assert other.given == []
+
+
+async def test_a_job_that_never_reached_a_worker_that_hangs_is_given_to_another() -> None:
+    bench = Bench()
+    one, other = bench.attach("1", "2")
+    stream = bench.submit("a")
+    bench.dispatcher.detach(one, WorkerStalled("no step"))
+    assert [job.job for job in other.given] == [job.job for job in one.given]
+    assert not stream.ended
 
 
 async def test_a_job_whose_client_has_left_is_not_tried_again() -> None:
@@ -874,11 +884,13 @@ async def test_each_end_is_counted_by_what_it_was() -> None:
         bench.submit(name)
     left = bench.submit("d")
     waits = bench.submit("e")
-    first, second, _ = (job.job for job in worker.given)
+    first, second, third = (job.job for job in worker.given)
+    bench.say(worker, JobReceived(third))
     bench.say(worker, JobFailed(first, "engine_error", "it failed"))
     left.close()
     left.close()
     bench.say(worker, JobDone(second, 0, 0))
+    bench.receive(worker)
     bench.dispatcher.detach(worker, WorkerStalled("it hangs"))
     bench.dispatcher.accept(False)
     assert waits.ended

@@ -1,3 +1,4 @@
+import fcntl
 import os
 import signal
 import stat
@@ -58,6 +59,14 @@ def test_nothing_is_left_behind_after_an_error(temporary: Path) -> None:
     with pytest.raises(ZeroDivisionError), runtime_folder():
         _ = 1 / 0
     assert list(temporary.iterdir()) == []
+
+
+def test_what_removes_old_files_is_told_to_leave_it_alone() -> None:
+    with runtime_folder() as folder:
+        there = os.open(folder.channels, os.O_RDONLY)  # as systemd-tmpfiles asks
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(there, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(there)
 
 
 def test_two_masters_never_meet() -> None:

@@ -1,10 +1,14 @@
 import asyncio
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from app.engines.base import Samples
+from app.errors import DeviceFailed
 from app.messages import EngineConfig
 from app.worker.voices import PreparedVoices
 from tests.scripted import ScriptedEngine, voice_code
@@ -195,3 +199,47 @@ async def test_a_voice_that_failed_once_is_tried_again_for_a_job_but_not_by_itse
     assert len(engine.prepared) == 1
     store(tmp_path / "d", np.zeros(400, np.float32))
     assert await voices.get("d") == code(400)
+
+
+def pid_of_the_dead() -> int:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        return process.pid
+
+
+@pytest.mark.parametrize(("deaths", "prepared"), [(1, [100]), (2, [])])
+async def test_a_voice_that_workers_died_of_is_prepared_for_a_job_only(
+    voices: PreparedVoices, engine: CountingEngine, tmp_path: Path, deaths: int, prepared: list[int]
+) -> None:
+    for _ in range(deaths):
+        (tmp_path / f"a.{pid_of_the_dead()}").touch()
+    voices.follow({"a"})
+    await voices.settled()
+    assert engine.prepared == prepared
+    assert await voices.get("a") == code(100)
+    assert sorted(os.listdir(tmp_path)) == ["a", "b", "c"]
+
+
+async def test_a_voice_that_others_prepare_just_now_is_prepared(
+    voices: PreparedVoices, engine: CountingEngine, tmp_path: Path
+) -> None:
+    for pid in (os.getppid(), 1):
+        (tmp_path / f"a.{pid}").touch()
+    voices.follow({"a"})
+    await voices.settled()
+    assert engine.prepared == [100]
+
+
+async def test_a_voice_that_breaks_the_device_leaves_a_mark_and_is_told_of(
+    voices: PreparedVoices, engine: CountingEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def breaks(samples: Samples, rate: int) -> int:
+        raise DeviceFailed("assert")
+
+    told = []
+    voices.on_device_failure = lambda digest, fault: told.append((digest, str(fault)))
+    monkeypatch.setattr(engine, "prepare_voice", breaks)
+    voices.follow({"a"})
+    await voices.settled()
+    await asyncio.sleep(0)
+    assert told == [("a", "assert")]
+    assert (tmp_path / f"a.{os.getpid()}").exists()

@@ -104,8 +104,8 @@ class CachedT3(nn.Module):
         return self.transform(prompt, self.prompt_rows, positions, seen)
 
     def remember(self, slot: int, length: int) -> Tensor:
-        """Keys and values of what both rows of a slot have in their first `length` positions:
-        [layers, 2, kv_heads, length, head_dim].
+        """Keys and values of the first `length` positions, in which a slot's rows are alike:
+        [layers, 2, kv_heads, length, head_dim], of `cache_dtype`; the first row's.
         """
         caches = [layer.get_buffer(name) for layer in self.layers for name in CACHES]
         rows = torch.stack([cache[2 * slot, :, :length] for cache in caches])

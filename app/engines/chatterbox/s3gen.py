@@ -108,8 +108,7 @@ class StreamDecoder:
     def extend(self, tokens: Tensor, mel: Tensor | None, last: bool) -> Tensor:
         """The audio that the slice adds, float32 [samples], on the device.
 
-        `mel`: of its solve. `last` ends the text chunk. A call that raises changes nothing,
-        so that it can be made again.
+        `mel`: of its solve. `last` ends the text chunk. A call that raises changes nothing.
         """
         ends = last or self._slices_alone
         audio = self._utterance.extend(tokens, mel, ends)

@@ -131,6 +131,8 @@ def _voice(tensors: dict[str, Tensor]) -> ChatterboxVoice:
     for name, shape in _SHAPES.items():
         if not _fits(tensors[name], shape):
             raise ValueError(f"{name} is not a tensor of shape {shape}")
+        if not tensors[name].isfinite().all():  # it would stay in T3's cache, for other jobs
+            raise ValueError(f"{name} holds what is no number")
     tokens = tensors["prompt_token"].long()
     length = tokens.shape[1]
     # Upstream leaves an odd frame in where the audio ends amid a token, and then takes the first

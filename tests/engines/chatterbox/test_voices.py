@@ -198,6 +198,13 @@ def test_saved_conditionals_of_odd_shape_are_refused(
         saved_voice(saved)
 
 
+def test_saved_conditionals_that_are_no_numbers_are_refused(tiny_checkpoint: Path) -> None:
+    saved = torch.load(tiny_checkpoint / "conds.pt", weights_only=True)
+    saved["gen"]["embedding"][0, 7] = torch.nan
+    with pytest.raises(ValueError, match="embedding holds what is no number"):
+        saved_voice(saved)
+
+
 # --- The cache ----------------------------------------------------------------------------------
 
 
