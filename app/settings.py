@@ -87,7 +87,11 @@ class Settings(BaseSettings):
         1, ge=1, le=64, description="Worker processes to spawn per detected GPU or CPU device."
     )
     concurrent_requests_per_worker: int = Field(
-        1, ge=1, le=256, description="Maximum number of concurrent TTS requests per worker."
+        1,
+        ge=1,
+        le=256,
+        description="Maximum number of concurrent TTS requests per worker. Who listens to a long "
+        "text holds a place until its end, so have as many as listeners.",
     )
     voices_dir: Path = Field(
         Path("voices/"), description="Directory where custom voices are stored."

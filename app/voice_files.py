@@ -47,14 +47,20 @@ def checked_voice_id(name: str) -> str:
         or len(voice_id.encode(errors="replace")) > 255  # all that a file name may have
         or voice_id.startswith(".")
         or not voice_id.lower().endswith(ENDINGS)
-        or not all(character.isalnum() or character in " ._-" for character in voice_id)
+        or not all(map(_may_be_in_an_id, voice_id))
     ):
+        odd = next((each for each in voice_id if not _may_be_in_an_id(each)), None)
         raise InvalidVoiceId(
-            f"A voice id has at most {LONGEST_ID} letters, digits, spaces and . _ -, does not "
-            f"start with a dot, and ends in one of {' '.join(ENDINGS)}.",
+            f"A voice id has at most {LONGEST_ID} letters, digits, spaces and . _ -"
+            + (f", no {odd!a}" if odd else "")
+            + f"; it does not start with a dot, and ends in one of {' '.join(ENDINGS)}.",
             param="file",
         )
     return voice_id
+
+
+def _may_be_in_an_id(character: str) -> bool:
+    return character.isalnum() or character in " ._-"
 
 
 def likeness(name: str) -> str:

@@ -184,7 +184,7 @@ def test_a_missing_extra_is_one_line_that_names_the_command(
     done = command(
         tmp_path, *command_, MODEL="preview", API_KEY="k", PYTHONPATH=f"{tmp_path}:{ROOT}"
     )
-    assert "pip install 'chatterbox-tts-server[preview]'" in refusal(done)
+    assert "pip install '.[preview]'" in refusal(done)
 
 
 # --- voices and models ----------------------------------------------------------------------------

@@ -1,19 +1,15 @@
-"""The FastAPI application: routes, their order of middleware, the documentation pages."""
+"""The FastAPI application: routes, and the order of middleware before them."""
 
 from typing import Any
-from urllib.parse import quote
 
-from fastapi import FastAPI, Request
-from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import HTMLResponse
 
 from app import __version__
 from app.api.dependencies import Services
 from app.api.errors import ANY_OTHER_ERROR, METHODS, documented, handle_errors, restore_nulls
 from app.api.middleware import OPEN_PATHS, ApiKey, RequestLog
 from app.api.routes import metrics, openai, page, speech, system, voices
-from app.api.web import DOCS_SCRIPT, DOCS_STYLE, ICON
 from app.errors import Unauthenticated
 
 EXPOSED_HEADERS = (
@@ -72,7 +68,6 @@ def create_app(services: Services) -> FastAPI:
         app.include_router(router, responses=documented(Unauthenticated))
     app.include_router(system.probes)
     app.include_router(page.router)
-    app.add_api_route("/docs", _docs, include_in_schema=False)
     handle_errors(app)
     app.add_middleware(
         ApiKey, api_key=settings.api_key.get_secret_value().strip(), open_paths=app.open_paths
@@ -95,16 +90,3 @@ def create_probe_app(services: Services) -> FastAPI:
     app.include_router(system.probes)
     handle_errors(app)
     return app
-
-
-async def _docs(request: Request) -> HTMLResponse:
-    """The page asks for the schema with the key that it was asked for with."""
-    key = request.query_params.get("api_key")
-    schema = f"openapi.json?api_key={quote(key, safe='')}" if key else "openapi.json"
-    return get_swagger_ui_html(
-        openapi_url=schema,
-        title=request.app.title,
-        swagger_js_url=DOCS_SCRIPT,
-        swagger_css_url=DOCS_STYLE,
-        swagger_favicon_url=ICON,
-    )

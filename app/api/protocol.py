@@ -53,15 +53,23 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         try:
             self._parse(data)
-        except httptools.HttpParserError:  # told in the one error shape, with what people run into
+            invalid = False
+        except httptools.HttpParserError:  # of a URL that is too long, too
+            invalid = True
+        if self._incoming == "headers" and self._header_bytes > self.most_header_bytes:
+            self._refuse(
+                HeadersTooLong(
+                    f"URL and headers have at most {self.most_header_bytes} bytes: a long text "
+                    "belongs into the body of a POST."
+                )
+            )
+        elif invalid:  # told in the one error shape, with what people run into
             self._refuse(
                 InvalidRequest(
                     "This is no valid HTTP request. In a URL, what is not ASCII must be "
                     "percent-encoded, and a long text belongs into the body of a POST."
                 )
             )
-        if self._incoming == "headers" and self._header_bytes > self.most_header_bytes:
-            self._refuse(HeadersTooLong(f"Headers have at most {self.most_header_bytes} bytes."))
 
     # --- called by the parser, and when a response has been sent --------------------------------
 

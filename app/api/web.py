@@ -30,21 +30,21 @@ def _read(path: Path) -> WebFile:
     return WebFile(content, MEDIA_TYPES[path.suffix], f'"{hashlib.sha256(content).hexdigest()}"')
 
 
-def _swagger_ui(name: str) -> Path:
-    return Path(str(files("fastapi_offline"))) / "static" / name
-
-
-ICON = "web/icon.svg"
-DOCS_SCRIPT, DOCS_STYLE = "web/swagger-ui-bundle.js", "web/swagger-ui.css"
-"""Of `/docs`, which so asks no other host."""
+_SWAGGER_UI = Path(str(files("fastapi_offline"))) / "static"
+_PAGES = ("index.html", "docs.html")
 
 WEB_FILES = {
     "/": _read(FOLDER / "index.html"),
-    **{f"/{path}": _read(_swagger_ui(Path(path).name)) for path in (DOCS_SCRIPT, DOCS_STYLE)},
     **{
         f"/web/{path.name}": _read(path)
-        for path in FOLDER.iterdir()
-        if path.suffix in MEDIA_TYPES and path.name != "index.html"
+        for path in (
+            *(path for path in FOLDER.iterdir() if path.suffix in MEDIA_TYPES),
+            *(_SWAGGER_UI / name for name in ("swagger-ui-bundle.js", "swagger-ui.css")),
+        )
+        if path.name not in _PAGES
     },
 }
 """`/` and `/web/…`: what anybody may load; what it then asks needs the key."""
+
+DOCS = _read(FOLDER / "docs.html")
+"""`/docs`, which needs the key itself."""

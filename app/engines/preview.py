@@ -45,8 +45,7 @@ try:
     )
 except ImportError as missing:
     raise StartupError(
-        f"the preview voice is not installed ({missing}): "
-        "pip install 'chatterbox-tts-server[preview]'"
+        f"the preview voice is not installed ({missing}): in a clone, pip install '.[preview]'"
     ) from missing
 
 T = TypeVar("T")

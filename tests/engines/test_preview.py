@@ -281,5 +281,5 @@ except StartupError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "pip install 'chatterbox-tts-server[preview]'" in done.stdout
+    assert "pip install '.[preview]'" in done.stdout
     assert re.search(rf"\b{module}\b", done.stdout)

@@ -4,7 +4,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from app.api.headers import header
-from app.api.web import WEB_FILES
+from app.api.web import DOCS, WEB_FILES, WebFile
 
 router = APIRouter()
 
@@ -19,18 +19,29 @@ _POLICY = {
     "form-action": "'none'",
     "frame-ancestors": "'none'",
 }
-_HEADERS = {
-    "Cache-Control": "no-cache",  # that is: kept, but asked for again by its tag
-    "Content-Security-Policy": "; ".join(f"{kind} {source}" for kind, source in _POLICY.items()),
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
+_POLICY_OF_DOCS = _POLICY | {
+    "style-src": "'self' 'unsafe-inline'",  # Swagger UI has both
+    "img-src": "'self' data:",
 }
 
 
 async def _file(request: Request) -> Response:
-    """The file of this path; 304 to who has it already."""
-    file = WEB_FILES[request.scope["path"]]
-    headers = {**_HEADERS, "ETag": file.etag}
+    return _answer(request, WEB_FILES[request.scope["path"]], _POLICY)
+
+
+async def _docs(request: Request) -> Response:
+    return _answer(request, DOCS, _POLICY_OF_DOCS)
+
+
+def _answer(request: Request, file: WebFile, policy: dict[str, str]) -> Response:
+    """The file; 304 to who has it already."""
+    headers = {
+        "Cache-Control": "no-cache",  # that is: kept, but asked for again by its tag
+        "Content-Security-Policy": "; ".join(f"{kind} {source}" for kind, source in policy.items()),
+        "ETag": file.etag,
+        "Referrer-Policy": "no-referrer",
+        "X-Content-Type-Options": "nosniff",
+    }
     if file.etag in header(request.scope, b"if-none-match"):  # a list, or weak, made so by a proxy
         return Response(status_code=304, headers=headers)
     return Response(file.content, headers=headers, media_type=file.media_type)
@@ -38,3 +49,4 @@ async def _file(request: Request) -> Response:
 
 for _path in WEB_FILES:
     router.add_api_route(_path, _file, methods=["GET", "HEAD"], include_in_schema=False)
+router.add_api_route("/docs", _docs, include_in_schema=False)
