@@ -91,7 +91,7 @@ class Settings(BaseSettings):
         ge=1,
         le=256,
         description="Maximum number of concurrent TTS requests per worker. Who listens to a long "
-        "text holds a place until its end, so have as many as listeners.",
+        "text holds a place until its end, so have as many as there are listeners.",
     )
     voices_dir: Path = Field(
         Path("voices/"), description="Directory where custom voices are stored."

@@ -25,6 +25,7 @@ from app.audio.decode import Undecided, decode_file
 from app.errors import (
     InvalidVoiceId,
     PreloadedVoice,
+    ServiceError,
     StartupError,
     StorageFull,
     StorageUnavailable,
@@ -50,8 +51,11 @@ log = logging.getLogger(__name__)
 
 _PARALLEL_DECODERS = 2
 _RETRY_S = 5.0
-_DECODER_RETRY_S = 60.0  # of a file that a decoder was struck down over
 """After which a file that could not be read is tried again: permissions and disks get mended."""
+
+_DECODER_RETRY_S = 60.0
+_MOST_STRIKES = 3
+"""So often a decoder may be struck down over a file, that long apart."""
 
 
 class _Version(NamedTuple):
@@ -62,10 +66,14 @@ class _Version(NamedTuple):
 
 
 class _Trouble(NamedTuple):
-    """A version of a file that could not be read; `again_at`, by `monotonic`, it may be tried."""
+    """A version of a file that could not be read; `again_at`, by `monotonic`, it may be tried.
+
+    `strikes`: decoders that were struck down over it.
+    """
 
     signature: Signature
     again_at: float
+    strikes: int = 0
 
 
 class VoiceStore:
@@ -248,14 +256,28 @@ class VoiceStore:
             with self._kept(digest):
                 await self._decode(path, digest)
                 await self._note(path, _Version(signature, digest))
-        except (OSError, StorageFull, Undecided) as fault:
-            if path not in self._troubles:
-                log.warning("%a cannot be read now: %s", str(path), fault)
-            pause_s = _DECODER_RETRY_S if isinstance(fault, Undecided) else _RETRY_S
-            self._troubles[path] = _Trouble(signature, monotonic() + pause_s)
+        except Undecided as refusal:
+            trouble = self._troubles.get(path)
+            strikes = 1 + (trouble.strikes if trouble else 0)
+            if strikes < _MOST_STRIKES:
+                self._complain(path, refusal)
+                again_at = monotonic() + _DECODER_RETRY_S
+                self._troubles[path] = _Trouble(signature, again_at, strikes)
+            else:
+                await self._ignore(path, signature, refusal)
         except (InvalidVoiceId, UnusableAudio) as refusal:
-            log.warning("%a is ignored: %s", str(path), refusal.message)
-            await self._note(path, _Version(signature, None))
+            await self._ignore(path, signature, refusal)
+        except (OSError, StorageFull) as fault:
+            self._complain(path, fault)
+            self._troubles[path] = _Trouble(signature, monotonic() + _RETRY_S)
+
+    def _complain(self, path: Path, fault: Exception) -> None:
+        if path not in self._troubles:
+            log.warning("%a cannot be read now: %s", str(path), fault)
+
+    async def _ignore(self, path: Path, signature: Signature, refusal: ServiceError) -> None:
+        log.warning("%a is ignored: %s", str(path), refusal.message)
+        await self._note(path, _Version(signature, None))
 
     async def _note(self, path: Path, version: _Version) -> None:
         async with self._changing:

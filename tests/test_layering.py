@@ -16,8 +16,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "libc": set(),
     "logs": set(),
     "messages": {"errors"},
+    "ranges": set(),
     "metrics": {"errors"},
-    "settings": {"complaints", "errors", "messages"},
+    "settings": {"complaints", "errors", "messages", "ranges"},
     "text": {"errors"},
     "weights": {"errors"},
     "transport": {"errors", "messages"},
@@ -33,8 +34,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "speak": {"audio", "engines", "engines.base", "errors", "messages", "worker"},
     "master": {"errors", "messages", "metrics", "settings", "transport", "voices"},
     "api": {
-        "audio", "complaints", "errors", "libc", "master", "messages", "metrics", "settings",
-        "text", "voice_files",
+        "audio", "complaints", "errors", "libc", "master", "messages", "metrics", "ranges",
+        "settings", "text", "voice_files",
     },
     "bench": {
         "api", "audio", "engines", "engines.base", "errors", "libc", "logs", "messages", "settings",

@@ -603,6 +603,25 @@ async def test_a_file_over_which_a_decoder_was_struck_down_is_tried_again(
     assert store.ids() == ["a.wav"]
 
 
+async def test_a_file_over_which_decoders_are_always_struck_down_is_ignored_in_the_end(
+    store, folders, monkeypatch, caplog
+):
+    now, struck = 100.0, []
+    monkeypatch.setattr("app.voices.monotonic", lambda: now)
+
+    async def counted(*args: object) -> int:
+        struck.append(args)
+        return await struck_down()
+
+    monkeypatch.setattr("app.audio.decode._run_child", counted)
+    (folders.user / "a.wav").write_bytes(LOW)
+    for _ in range(10):
+        await store.scan()
+        now += 100
+    assert len(struck) == 3
+    assert "a.wav' is ignored: " in caplog.text
+
+
 async def struck_down(*args: object) -> int:
     return -9
 

@@ -56,7 +56,11 @@ class BoundedProtocol(HttpToolsProtocol):
             invalid = False
         except httptools.HttpParserError:  # of a URL that is too long, too
             invalid = True
-        if self._incoming == "headers" and self._header_bytes > self.most_header_bytes:
+        headers_too_long = (
+            self._incoming == "headers" and self._header_bytes > self.most_header_bytes
+        )
+        url_too_long = invalid and len(self.url or b"") >= self.most_header_bytes
+        if headers_too_long or url_too_long:
             self._refuse(
                 HeadersTooLong(
                     f"URL and headers have at most {self.most_header_bytes} bytes: a long text "

@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +46,10 @@ def runtime_folder() -> Iterator[RuntimeFolder]:
         folder = RuntimeFolder(root, root / "voices")
         folder.voices.mkdir()
         held = os.open(root, os.O_RDONLY)
-        fcntl.flock(held, fcntl.LOCK_SH)  # systemd-tmpfiles, which removes what is old, heeds it
+        with suppress(OSError):
+            fcntl.flock(
+                held, fcntl.LOCK_SH
+            )  # systemd-tmpfiles, which removes what is old, heeds it
     except OSError as error:
         raise StartupError(f"no temporary folder can be made: {error}") from None
     try:

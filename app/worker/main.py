@@ -141,15 +141,16 @@ async def _work(
         running = [tasks.create_task(job()) for job in (take_jobs, follow_broadcast, beat)]
         await voices_known.wait()
         await voices.settled()
-        await results.send(
-            WorkerReady(
-                model=engine.name,
-                clones_voices=engine.clones_voices,
-                compiled=engine.compiled,
-                notice=engine.notice,
+        if not jobs.unfit.done():
+            await results.send(
+                WorkerReady(
+                    model=engine.name,
+                    clones_voices=engine.clones_voices,
+                    compiled=engine.compiled,
+                    notice=engine.notice,
+                )
             )
-        )
-        log.debug("ready")
+            log.debug("ready")
         leaving = tasks.create_task(until_drained())
         either: set[asyncio.Future[Any]] = {leaving, jobs.unfit}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)

@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Set
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from time import monotonic
 
@@ -13,7 +13,7 @@ import psutil
 
 from app.audio.decode import load_decoded
 from app.engines.base import Engine, Voice
-from app.errors import DeviceFailed
+from app.errors import DeviceFailed, PoisonRequest
 
 log = logging.getLogger(__name__)
 
@@ -34,16 +34,21 @@ class PreparedVoices:
         self._folder = folder
         self._prepared: dict[str, asyncio.Task[Voice]] = {}
         self._unfit: set[str] = set()  # failed once: only tried again for a job that wants it
+        self._fatal: set[str] = set()  # that a worker has died of
         self._awaited: set[str] = set()  # by jobs, and not prepared yet
         self._one_at_a_time = asyncio.Condition()
         self.steps = 0
+        self._fault: DeviceFailed | None = None
         self.on_device_failure: Callable[[str, DeviceFailed], None] = lambda digest, fault: None
 
     def follow(self, digests: Set[str]) -> None:
         """Begin to prepare what is new, drop what is gone."""
         self._unfit &= digests
-        for digest in digests - self._prepared.keys() - self._unfit:
-            if len(self._marks_of_the_dead(digest)) < MOST_DEATHS:
+        new = digests - self._prepared.keys() - self._unfit
+        marks = self._marks_of_the_dead() if new else {}
+        self._fatal |= marks.keys()
+        for digest in new:
+            if len(marks.get(digest, ())) < MOST_DEATHS:
                 self._begin(digest)
             else:
                 self._unfit.add(digest)
@@ -57,9 +62,14 @@ class PreparedVoices:
             await asyncio.wait(self._prepared.values())
 
     async def get(self, digest: str | None) -> Voice:
-        """The voice; None is the engine's own. One that was dropped meanwhile is prepared anew."""
+        """The voice; None is the engine's own. One that was dropped meanwhile is prepared anew.
+
+        Raises what preparing it raises, and `PoisonRequest` when as many again died for jobs.
+        """
         if digest is None:
             return self._engine.default_voice
+        if digest in self._fatal and digest not in self._prepared:
+            self._refuse_if_jobs_died_of_it(digest)
         task = self._prepared.get(digest) or self._begin(digest)
         if not task.done():
             self._awaited.add(digest)
@@ -73,12 +83,14 @@ class PreparedVoices:
 
     async def _prepare(self, digest: str) -> Voice:
         async with self._turn(digest):
+            if self._fault:
+                raise self._fault  # of another voice: this one gets no mark
             began = monotonic()
             with self._marked(digest):
                 samples, rate = await asyncio.to_thread(load_decoded, self._folder / digest)
                 voice = await self._engine.prepare_voice(samples, rate)
-            for mark in self._marks_of_the_dead(digest):
-                mark.unlink(missing_ok=True)
+            if digest in self._fatal:
+                self._forgive(digest)
             level = logging.INFO if self._engine.clones_voices else logging.DEBUG
             log.log(level, "voice %s prepared after %.3f s", digest[:8], monotonic() - began)
             return voice
@@ -87,16 +99,35 @@ class PreparedVoices:
     def _marked(self, digest: str) -> Iterator[None]:
         """The mark stays if this process ends inside, or can only end after it."""
         mark = self._folder / f"{digest}.{os.getpid()}"
-        mark.touch()
+        with suppress(OSError):  # a full disk, say: the voice can be read all the same
+            mark.touch()
         try:
             yield
         finally:
-            if not isinstance(sys.exception(), DeviceFailed):
+            fault = sys.exception()
+            if isinstance(fault, DeviceFailed):
+                self._fault = fault
+            else:
                 mark.unlink(missing_ok=True)
 
-    def _marks_of_the_dead(self, digest: str) -> list[Path]:
-        marks = self._folder.glob(f"{digest}.*")
-        return [mark for mark in marks if not psutil.pid_exists(int(mark.suffix[1:]))]
+    def _marks_of_the_dead(self) -> dict[str, list[Path]]:
+        """By digest."""
+        marks: dict[str, list[Path]] = {}
+        names = os.listdir(self._folder) if self._folder.exists() else ()
+        for name in names:
+            digest, _, pid = name.partition(".")
+            if digest and pid and not psutil.pid_exists(int(pid)):
+                marks.setdefault(digest, []).append(self._folder / name)
+        return marks
+
+    def _refuse_if_jobs_died_of_it(self, digest: str) -> None:
+        if len(self._marks_of_the_dead().get(digest, ())) >= 2 * MOST_DEATHS:
+            raise PoisonRequest("the workers that prepared this voice died of it")
+
+    def _forgive(self, digest: str) -> None:
+        self._fatal.discard(digest)
+        for mark in self._marks_of_the_dead().get(digest, ()):
+            mark.unlink(missing_ok=True)
 
     @asynccontextmanager
     async def _turn(self, digest: str) -> AsyncIterator[None]:

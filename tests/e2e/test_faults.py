@@ -148,6 +148,9 @@ def test_a_voice_that_no_worker_survives_is_no_end_of_the_service(
         asked = job("audio3") | {"voice_id": "bad.wav"}
         assert error_code(client.post(ROUTE, json=asked), 500) == "poison_request"
         service.wait_until(lambda: all_ready(service), 20)
+        pids = service.worker_pids()
+        assert error_code(client.post(ROUTE, json=asked), 500) == "poison_request"
+        assert service.worker_pids() == pids
         assert client.post(ROUTE, json=job("audio3")).content == expected_pcm("audio3", 7)
 
 

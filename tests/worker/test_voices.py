@@ -1,4 +1,5 @@
 import asyncio
+import errno
 import os
 import subprocess
 import sys
@@ -235,11 +236,23 @@ async def test_a_voice_that_breaks_the_device_leaves_a_mark_and_is_told_of(
     async def breaks(samples: Samples, rate: int) -> int:
         raise DeviceFailed("assert")
 
-    told = []
+    told: list[tuple[str, str]] = []
     voices.on_device_failure = lambda digest, fault: told.append((digest, str(fault)))
     monkeypatch.setattr(engine, "prepare_voice", breaks)
     voices.follow({"a"})
     await voices.settled()
+    voices.follow({"a", "b"})
+    await voices.settled()
     await asyncio.sleep(0)
-    assert told == [("a", "assert")]
-    assert (tmp_path / f"a.{os.getpid()}").exists()
+    assert told[0] == ("a", "assert")
+    assert sorted(os.listdir(tmp_path)) == ["a", f"a.{os.getpid()}", "b", "c"]
+
+
+async def test_a_voice_that_cannot_be_marked_is_prepared(
+    voices: PreparedVoices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(Path, "touch", full)
+    assert await voices.get("a") == code(100)
