@@ -116,7 +116,7 @@ class PreparedVoices:
         names = os.listdir(self._folder) if self._folder.exists() else ()
         for name in names:
             digest, _, pid = name.partition(".")
-            if digest and pid and not psutil.pid_exists(int(pid)):
+            if digest and pid.isdecimal() and not psutil.pid_exists(int(pid)):
                 marks.setdefault(digest, []).append(self._folder / name)
         return marks
 
