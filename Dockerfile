@@ -59,10 +59,10 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 FROM packages AS weights
 ARG DOWNLOAD_WEIGHTS=1
 WORKDIR /app
-COPY app/__init__.py app/errors.py app/weights.py app/
+COPY app/__init__.py app/core/errors.py app/model_files/download.py app/
 RUN mkdir models \
     && if [ "$DOWNLOAD_WEIGHTS" != 0 ]; then \
-        python -c "from pathlib import Path; from app.weights import download; download(Path('models'))"; \
+        python -c "from pathlib import Path; from app.model_files.download import download; download(Path('models'))"; \
     fi
 
 

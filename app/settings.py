@@ -5,13 +5,11 @@ names; descriptions and defaults here are what `.env.example` and the README's t
 """
 
 import difflib
-import math
 import os
 import re
 import secrets
 import unicodedata
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,30 +25,23 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from app.complaints import plain
-from app.errors import StartupError
-from app.messages import (
-    EngineConfig,
-    OverlapMethod,
-    QueueSizes,
-    S3GenDtype,
-    SynthesisParams,
-    T3Dtype,
-    Tuning,
-)
-from app.ranges import (
+from app.core.engine_config import ChatterboxOptions, EngineConfig, QueueSizes, S3GenDtype, T3Dtype
+from app.core.errors import StartupError
+from app.core.params import (
     CrossfadeMilliseconds,
     Exaggeration,
     GuidanceWeight,
+    OverlapMethod,
     SliceTokens,
+    SynthesisParams,
     Temperature,
     TextChunkSize,
     TrimMilliseconds,
 )
+from app.core.validation import plain
 
 ENV_FILE = Path(".env")
 SHORT_NAME = 5
-CGROUP = Path("/sys/fs/cgroup")
 
 FIRST_SLICE = 20
 SLICE_GROWTH = {"cpu": 2.0, "cuda": 1.0}
@@ -347,10 +338,10 @@ class Settings(BaseSettings):
             slices=self.tts_speech_token_queue_max_size, audio=self.tts_pcm_chunk_queue_max_size
         )
 
-    def tuning(self, device_kind: str) -> Tuning:
+    def tuning(self, device_kind: str) -> ChatterboxOptions:
         """For a model on that kind of device, "cuda" or "cpu"."""
         growth = self.tts_slice_growth
-        return Tuning(
+        return ChatterboxOptions(
             first_slice_tokens=self.tts_first_slice_tokens,
             slice_growth=SLICE_GROWTH[device_kind] if growth is None else growth,
             voice_prompt_seconds=self.tts_voice_prompt_seconds,
@@ -434,57 +425,3 @@ def _complaints(error: ValidationError) -> Iterable[str]:
         name = str(detail["loc"][0]).upper() if detail["loc"] else "settings"
         shown = "" if name == "API_KEY" else f" (it is {detail['input']!r})"
         yield f"{name}: {plain(detail)}{shown}"
-
-
-def visible_cuda_devices() -> str | None:
-    """`CUDA_VISIBLE_DEVICES`, by which an operator keeps GPUs from this service."""
-    return os.environ.get("CUDA_VISIBLE_DEVICES")
-
-
-def child_environment(**extra: str) -> dict[str, str]:
-    """What a child process sees of this one's environment: all but the key, and `extra`."""
-    return {name: value for name, value in os.environ.items() if name.upper() != "API_KEY"} | extra
-
-
-def computes_as_a_worker(device: str, threads: int) -> dict[str, str]:
-    """What an engine's libraries read on loading; `device` is `cpu` or `cuda`."""
-    one_heap = {"MALLOC_ARENA_MAX": "1"} if device == "cpu" else {}  # idle memory is shared
-    by_row = {"MKL_CBWR": "AUTO"}  # else a job's sums depend on the thread that its row falls to
-    return {"OMP_NUM_THREADS": str(threads), **by_row, **one_heap}
-
-
-@contextmanager
-def children_see(**extra: str) -> Iterator[None]:
-    """Inside, children started by whatever means see `child_environment(**extra)`."""
-    before = dict(os.environ)
-    try:
-        _set_environment(child_environment(**extra))
-        yield
-    finally:
-        _set_environment(before)
-
-
-def _set_environment(variables: dict[str, str]) -> None:
-    os.environ.clear()
-    os.environ.update(variables)
-
-
-def python_path(first: Path) -> str:
-    """`PYTHONPATH` with `first` in front."""
-    return os.pathsep.join(filter(None, (str(first), os.environ.get("PYTHONPATH"))))
-
-
-def cpu_count() -> int:
-    """The cores this process may use, which a container may have limited, or their time."""
-    return math.ceil(min(len(os.sched_getaffinity(0)), cpu_quota(CGROUP)))
-
-
-def cpu_quota(cgroup: Path) -> float:
-    """As many cores' time may be used at once, by version 2 of control groups or by 1; inf: all."""
-    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
-        with suppress(OSError, ValueError):  # "max", too
-            told = " ".join((cgroup / name).read_text() for name in names)
-            quota, period = map(int, told.split())
-            if quota > 0 and period > 0:
-                return quota / period
-    return math.inf

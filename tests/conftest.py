@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from tests.service import ROOT, Service, running_service
+from tests.support.service import ROOT, Service, running_service
 
 CHROMIUM = shutil.which("chromium")
 

@@ -8,42 +8,31 @@ from pathlib import Path
 
 import pytest
 
-from tests.service import ROOT
+from tests.support.service import ROOT
 
 MAY_IMPORT: dict[str, set[str]] = {
-    "complaints": set(),
-    "errors": set(),
-    "libc": set(),
-    "logs": set(),
-    "messages": {"errors"},
-    "ranges": set(),
-    "metrics": {"errors"},
-    "settings": {"complaints", "errors", "messages", "ranges"},
-    "text": {"errors"},
-    "weights": {"errors"},
-    "transport": {"errors", "messages"},
-    "engines.base": {"errors", "messages"},
-    "engines": {"engines.base", "errors", "libc", "messages", "weights"},
-    "audio": {"engines.base", "errors", "messages"},
-    "voice_files": {"errors"},
-    "voices": {"audio", "errors", "voice_files"},
-    "worker": {
-        "audio", "engines", "engines.base", "errors", "libc", "logs", "messages", "text",
-        "transport",
+    "core": set(),
+    "settings": {"core"},
+    "text": {"core"},
+    "audio": {"core"},
+    "ipc": {"core"},
+    "model_files": {"core"},
+    "engines": {"core", "model_files"},
+    "pipeline": {"core", "engines", "text"},
+    "worker": {"audio", "core", "engines", "ipc", "pipeline"},
+    "observability": {"core"},
+    "voices": {"audio", "core"},
+    "backend": {"core", "ipc", "observability", "settings", "voices"},
+    "http": {"audio", "backend", "core", "observability"},
+    "speech": {"audio", "backend", "core", "http", "text", "voices"},
+    "protocols": {
+        "audio", "backend", "core", "http", "observability", "settings", "speech", "voices",
     },
-    "speak": {"audio", "engines", "engines.base", "errors", "messages", "worker"},
-    "master": {"errors", "messages", "metrics", "settings", "transport", "voices"},
-    "api": {
-        "audio", "complaints", "errors", "libc", "master", "messages", "metrics", "ranges",
-        "settings", "text", "voice_files",
-    },
-    "bench": {
-        "api", "audio", "engines", "engines.base", "errors", "libc", "logs", "messages", "settings",
-        "text", "worker",
-    },
+    "server": {"backend", "core", "http", "observability", "protocols", "settings"},
+    "bench": {"audio", "core", "engines", "pipeline", "settings", "speech", "text"},
     "cli": {
-        "api", "audio", "bench", "engines", "engines.base", "errors", "logs", "master", "messages",
-        "settings", "speak", "text", "voice_files", "weights", "worker",
+        "audio", "bench", "core", "engines", "model_files", "pipeline", "server",
+        "settings", "text", "voices",
     },
     "__main__": {"cli"},
 }  # fmt: skip
@@ -65,9 +54,6 @@ each_module = pytest.mark.parametrize("module", SOURCES)
 
 
 def part_of(module: str) -> str:
-    """`app.master.stream` is of `master`."""
-    if module == "app.engines.base":
-        return "engines.base"
     return module.split(".")[1] if "." in module else ""
 
 
@@ -104,11 +90,11 @@ def loaded_after(code: str, suspects: tuple[str, ...]) -> set[str]:
 
 
 def test_the_master_never_loads_an_inference_library() -> None:
-    assert loaded_after("import app.api.server, app.master.master", INFERENCE) == set()
+    assert loaded_after("import app.server.main, app.backend.local.backend", INFERENCE) == set()
 
 
 def test_the_command_line_loads_neither() -> None:
-    assert loaded_after("import app.cli", INFERENCE + HTTP_SERVER[:3]) == set()
+    assert loaded_after("import app.cli.main", INFERENCE + HTTP_SERVER[:3]) == set()
 
 
 def test_a_worker_never_loads_the_http_server() -> None:
@@ -118,7 +104,7 @@ def test_a_worker_never_loads_the_http_server() -> None:
 def test_a_worker_that_speaks_never_loads_the_http_server() -> None:
     load = """
 import app.worker.main
-from app.messages import EngineConfig
+from app.ipc.messages import EngineConfig
 from app.engines.registry import load_engine
 load_engine("preview", EngineConfig("cpu", 1, ""))
 """
@@ -169,11 +155,14 @@ def test_weights_are_loaded_as_weights_only(module: str) -> None:
 @each_module
 def test_the_environment_is_read_in_the_settings_only(module: str) -> None:
     readers = {"os.environ", "os.environb", "os.getenv", "environ", "getenv"}
-    assert module == "app.settings" or not set(names_used(SOURCES[module])) & readers
+    assert (
+        module in ("app.settings", "app.core.process_env")
+        or not set(names_used(SOURCES[module])) & readers
+    )
 
 
 def test_sources_are_where_they_are_looked_for() -> None:
-    assert "app.master.dispatcher" in SOURCES
-    assert set(imports(SOURCES["app.settings"])) >= {"os", "app.errors"}
+    assert "app.backend.local.dispatcher" in SOURCES
+    assert set(imports(SOURCES["app.settings"])) >= {"os", "app.core.errors"}
     assert "os.environ" in set(names_used(SOURCES["app.settings"]))
     assert Path(__file__).parent.parent == ROOT

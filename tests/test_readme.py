@@ -13,7 +13,7 @@ import av
 import pytest
 import yaml
 
-from tests.service import API_KEY, ROOT, Service
+from tests.support.service import API_KEY, ROOT, Service
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)

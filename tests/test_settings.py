@@ -11,18 +11,12 @@ from typing import Any
 import pytest
 
 import app.settings as settings_module
-from app.errors import StartupError
-from app.messages import EngineConfig, QueueSizes, SynthesisParams, Tuning
-from app.settings import (
-    Settings,
-    child_environment,
-    cpu_count,
-    cpu_quota,
-    load_settings,
-    unknown_names,
-    visible_cuda_devices,
-)
-from tests.service import ROOT
+from app.core.engine_config import ChatterboxOptions, EngineConfig, QueueSizes
+from app.core.errors import StartupError
+from app.core.params import SynthesisParams
+from app.core.process_env import child_environment, cpu_count, cpu_quota, visible_cuda_devices
+from app.settings import Settings, load_settings, unknown_names
+from tests.support.service import ROOT
 
 PROMISED = {
     "API_KEY": None,
@@ -55,7 +49,7 @@ EXAMPLE = """\
 API_KEY="your-super-secret-api-key"
 CONCURRENT_REQUESTS_PER_WORKER=2 # Allow 2 TTS tasks per GPU
 
-# TTS Tuning for Low Latency
+# TTS ChatterboxOptions for Low Latency
 TTS_SPEECH_TOKEN_QUEUE_MAX_SIZE=2
 TTS_PCM_CHUNK_QUEUE_MAX_SIZE=3
 """
@@ -150,10 +144,10 @@ def test_what_makes_chatterbox_faster_reaches_the_worker(
 
 
 def test_slices_grow_on_a_cpu_only_unless_told_otherwise(given: Callable[..., Settings]) -> None:
-    assert given().tuning("cuda") == Tuning(first_slice_tokens=20)
-    assert given().tuning("cpu") == Tuning(first_slice_tokens=20, slice_growth=2.0)
+    assert given().tuning("cuda") == ChatterboxOptions(first_slice_tokens=20)
+    assert given().tuning("cpu") == ChatterboxOptions(first_slice_tokens=20, slice_growth=2.0)
     told = given(TTS_FIRST_SLICE_TOKENS=0, TTS_SLICE_GROWTH=1)
-    assert told.tuning("cpu") == told.tuning("cuda") == Tuning()
+    assert told.tuning("cpu") == told.tuning("cuda") == ChatterboxOptions()
 
 
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])

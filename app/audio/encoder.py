@@ -14,8 +14,8 @@ from typing import ClassVar
 import av
 
 from app.audio.ffmpeg import audio_frame, ffmpeg_errors
-from app.errors import ServiceError
-from app.messages import BYTES_PER_SAMPLE
+from app.core.audio import BYTES_PER_SAMPLE
+from app.core.errors import ServiceError
 
 
 class Encoder(ABC):

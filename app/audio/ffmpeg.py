@@ -7,7 +7,7 @@ from fractions import Fraction
 import av
 import numpy as np
 
-from app.errors import EncoderFailed
+from app.core.errors import EncoderFailed
 
 
 def audio_frame(pcm: bytes, sample_rate: int, position: int) -> av.AudioFrame:

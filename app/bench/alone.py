@@ -19,7 +19,7 @@ import psutil
 from app.bench.engine import SAMPLES_PER_TOKEN
 from app.bench.load import Load, Result, Subject
 from app.bench.service import Service
-from app.messages import BYTES_PER_SAMPLE, SAMPLE_RATE
+from app.core.audio import BYTES_PER_SAMPLE, SAMPLE_RATE
 
 ENGINE = "app.bench.engine:PacedEngine"
 WORKERS = 2

@@ -11,8 +11,8 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from app.engines.chatterbox.noise import Noise, Use
-from app.engines.chatterbox.voices import MEL_BANDS
+from app.engines.chatterbox.conditioning.conditionals import MEL_BANDS
+from app.engines.chatterbox.s3gen.noise import Noise, Use
 
 HARMONICS = 9
 SAMPLES_PER_FRAME = 480

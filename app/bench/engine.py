@@ -16,9 +16,11 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
-from app.engines.base import Samples, SpeechSlice, TextChunk
-from app.messages import SAMPLE_RATE, EngineConfig, SynthesisParams
-from app.text import split
+from app.core.audio import SAMPLE_RATE, Samples
+from app.core.engine_config import EngineConfig
+from app.core.params import SynthesisParams
+from app.engines.base import SpeechSlice, TextChunk
+from app.text.chunking import split
 
 SAMPLES_PER_TOKEN = 960
 SLOW_S = 0.05

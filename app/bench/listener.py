@@ -17,7 +17,7 @@ import httptools
 import numpy as np
 
 from app.audio.encoder import wav_header
-from app.messages import BYTES_PER_SAMPLE, SAMPLE_RATE
+from app.core.audio import BYTES_PER_SAMPLE, SAMPLE_RATE
 
 HEADER_BYTES = {"raw_pcm": 0, "wav": len(wav_header(SAMPLE_RATE, None))}
 """Before the samples, by format; of the other formats only the first byte is timed."""

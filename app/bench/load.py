@@ -18,16 +18,9 @@ import httpx
 import psutil
 
 from app.audio.encoder import ENCODERS
-from app.bench.listener import (
-    HEADER_BYTES,
-    Hearing,
-    Listener,
-    lateness_s,
-    refusal,
-    underruns_s,
-)
+from app.bench.listener import HEADER_BYTES, Hearing, Listener, lateness_s, refusal, underruns_s
 from app.bench.quantile import quantile
-from app.errors import InvalidRequest, ServerFault, Unauthenticated
+from app.core.errors import InvalidRequest, ServerFault, Unauthenticated
 
 HERE = ("localhost", "127.0.0.1", "::1")
 PARTS = (0.5, 0.95, 0.99)

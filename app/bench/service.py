@@ -16,8 +16,9 @@ from typing import Any
 import httpx
 import psutil
 
-from app.errors import StartupError
-from app.settings import Settings, child_environment, python_path
+from app.core.errors import StartupError
+from app.core.process_env import child_environment, python_path
+from app.settings import Settings
 
 PACKAGE_PARENT = Path(__file__).parents[2]
 START_S = 60.0

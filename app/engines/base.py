@@ -9,13 +9,8 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from app.messages import SynthesisParams
-
-Samples = NDArray[np.float32]
-"""Mono audio, float32 [n], full scale ±1."""
+from app.core.audio import Samples
+from app.core.params import SynthesisParams
 
 Voice = Any
 """What an engine makes of a voice's audio: a value that belongs to that engine."""

@@ -10,16 +10,17 @@ import pkgutil
 from collections.abc import Callable
 from pathlib import Path
 
+from app.core.audio import SAMPLE_RATE
+from app.core.engine_config import EngineConfig
+from app.core.errors import StartupError
 from app.engines.base import Engine
-from app.errors import StartupError
-from app.messages import SAMPLE_RATE, EngineConfig
-from app.weights import missing, refuse_other_variants
+from app.model_files.download import missing, refuse_other_variants
 
 log = logging.getLogger(__name__)
 
 ENGINES = {
     "chatterbox": "app.engines.chatterbox.engine:ChatterboxEngine",
-    "preview": "app.engines.preview:PreviewEngine",
+    "preview": "app.engines.piper.engine:PreviewEngine",
 }
 
 FETCH_THEM = "'chatterbox-tts models download' fetches them"

@@ -17,12 +17,20 @@ from typing import Any
 import msgspec
 import zmq.asyncio
 
+from app.core.errors import StartupError
+from app.core.log import set_up_logging
+from app.core.native import die_with_the_parent
 from app.engines.base import Engine
 from app.engines.registry import load_engine
-from app.errors import StartupError
-from app.libc import die_with_the_parent
-from app.logs import set_up_logging
-from app.messages import (
+from app.ipc.channels import (
+    BroadcastReceiver,
+    JobReceiver,
+    ResultSender,
+    broadcast_address,
+    jobs_address,
+    results_address,
+)
+from app.ipc.messages import (
     Credit,
     Drain,
     Heartbeat,
@@ -34,17 +42,9 @@ from app.messages import (
     WorkerReady,
     WorkerStarting,
 )
-from app.transport import (
-    BroadcastReceiver,
-    JobReceiver,
-    ResultSender,
-    broadcast_address,
-    jobs_address,
-    results_address,
-)
-from app.worker.jobs import Jobs
-from app.worker.pipeline import Pipeline
-from app.worker.voices import PreparedVoices
+from app.pipeline.pipeline import Pipeline
+from app.worker.job_runner import Jobs
+from app.worker.voice_cache import PreparedVoices
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from app.audio.encoder import ENCODERS, OPENAI_ENCODERS, Encoder, wav_header
-from app.audio.pcm import to_int16
-from app.errors import EncoderFailed
+from app.core.errors import EncoderFailed
+from app.pipeline.joiner import to_int16
 
 RATE = 24_000
 CLASSES = ENCODERS | OPENAI_ENCODERS

@@ -5,11 +5,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from app.audio.decode import decode_file, load_decoded
+from app.audio.sandbox import decode_file, load_decoded
 from app.bench.engine import SignalEngine, expected_pcm, voice_code
 from app.bench.soak.voices import voice_file
-from app.messages import EngineConfig, QueueSizes, SynthesisParams
-from app.worker.pipeline import Pipeline
+from app.core.engine_config import EngineConfig, QueueSizes
+from app.core.params import SynthesisParams
+from app.pipeline.pipeline import Pipeline
 
 TEXT = "More sand than wind. The river carries slow hills of it over the plain. No more than any."
 ASKED = SynthesisParams(

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from app import cli
 from app.bench.alone import Effort, Figure, measure
 from app.bench.load import Spread
-from tests.service import API_KEY, Service, free_port, running_service
+from app.cli import main as cli
+from tests.support.service import API_KEY, Service, free_port, running_service
 
 SOON = Effort(single_s=0.05, crowd_s=0.1, streams=10, letters=15)
 

@@ -7,7 +7,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.service import API_KEY, Service, running_service
+from tests.support.service import API_KEY, Service, running_service
 
 OPEN = ("/health", "/ready", "/ping")
 WRONG = API_KEY[:-1] + "x"

@@ -9,13 +9,13 @@ from itertools import product
 from pathlib import Path
 from time import monotonic
 
-from tests.audio.media import audio_file, tone
-from tests.e2e.broken import DISK_IS_FULL
-from tests.e2e.wire import ask, speech, upload, visitors
-from tests.scripted import expected_pcm, voice_code
-from tests.service import Service
+from tests.support.broken import DISK_IS_FULL
+from tests.support.engines import expected_pcm, voice_code
+from tests.support.http_client import ask, speech, upload, visitors
+from tests.support.media import audio_file, tone
+from tests.support.service import Service
 
-BROKEN = "tests.e2e.broken"
+BROKEN = "tests.support.broken"
 RATE = 16_000
 EXITS_WITHIN_S = 5
 HEALED_WITHIN_S = 1
@@ -81,7 +81,9 @@ async def test_an_encoder_that_fails_amid_audio_aborts_the_stream(
 
 
 def test_when_all_circuits_are_open_whoever_asks_is_told_so_at_once(tmp_path: Path) -> None:
-    service = Service(tmp_path, {"MODEL": "tests.scripted:NoSuchEngine"}, (BROKEN, "circuit"))
+    service = Service(
+        tmp_path, {"MODEL": "tests.support.engines:NoSuchEngine"}, (BROKEN, "circuit")
+    )
     try:
         service.wait_until(lambda: "circuit open, one try a minute" in service.log(), 20)
         with service.client() as client:

@@ -13,9 +13,9 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Error
 
-from tests.browser import Site, Tab, html_in_readme
-from tests.scripted import expected_pcm
-from tests.service import API_KEY, Service
+from tests.support.browser import Site, Tab, html_in_readme
+from tests.support.engines import expected_pcm
+from tests.support.service import API_KEY, Service
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 

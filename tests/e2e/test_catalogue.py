@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.service import ROOT
+from tests.support.service import ROOT
 
 README = Path(__file__).with_name("README.md")
 FAULTS = 58

@@ -13,12 +13,12 @@ import httpx
 import psutil
 import pytest
 
-from app.api.listener import KEPT_SHARE
-from tests.audio.media import audio_file, tone
+from app.server.sockets import KEPT_SHARE
 from tests.e2e.test_load import connections
-from tests.e2e.wire import answer, ask, get, speech, speech_in_json, upload, visitors
-from tests.scripted import expected_pcm
-from tests.service import Service
+from tests.support.engines import expected_pcm
+from tests.support.http_client import answer, ask, get, speech, speech_in_json, upload, visitors
+from tests.support.media import audio_file, tone
+from tests.support.service import Service
 
 MB = 1_048_576
 MOST_DESCRIPTORS_MORE = 2

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from tests.scripted import expected_pcm
-from tests.service import ROOT, Service
+from tests.support.engines import expected_pcm
+from tests.support.service import ROOT, Service
 
 GPU_METRICS = {
     "tts_gpu_memory_used_bytes": [1 * 2**30, 2 * 2**30, 3 * 2**30],

@@ -3,8 +3,8 @@
 import pytest
 from playwright.async_api import Browser, expect
 
-from tests.browser import Watched
-from tests.service import API_KEY, Service
+from tests.support.browser import Watched
+from tests.support.service import API_KEY, Service
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 

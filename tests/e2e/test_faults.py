@@ -14,9 +14,9 @@ import httpx
 import psutil
 import pytest
 
-from tests.audio.media import audio_file, tone
-from tests.scripted import expected_pcm
-from tests.service import API_KEY, ROOT, Service, running_service
+from tests.support.engines import expected_pcm
+from tests.support.media import audio_file, tone
+from tests.support.service import API_KEY, ROOT, Service, running_service
 
 ROUTE = "/tts/generate"
 STALL_S = 3
@@ -137,7 +137,7 @@ async def test_a_job_whose_worker_dies_before_its_first_byte_is_tried_again(
 def test_a_voice_that_no_worker_survives_is_no_end_of_the_service(
     start: Callable[..., Service], rate: int
 ) -> None:
-    service = start(MODEL="tests.scripted:BrittleEngine", WORKERS_PER_DEVICE=WORKERS)
+    service = start(MODEL="tests.support.engines:BrittleEngine", WORKERS_PER_DEVICE=WORKERS)
     voice = audio_file(tone(1.5, rate), rate=rate)
     with service.client() as client:
         client.post("/voices", files={"file": ("bad.wav", voice)}).raise_for_status()
@@ -392,7 +392,7 @@ async def test_workers_that_hang_are_found_killed_and_replaced(
 
 
 def test_a_worker_that_cannot_start_says_why(tmp_path: Path) -> None:
-    service = Service(tmp_path, {"MODEL": "tests.scripted:NoSuchEngine"})
+    service = Service(tmp_path, {"MODEL": "tests.support.engines:NoSuchEngine"})
     try:
         service.wait_until(lambda: "next start" in service.log(), 20)
         [worker] = service.status()["workers"]

@@ -13,10 +13,10 @@ import pytest
 
 from app.audio.encoder import ENCODERS
 from app.bench.checkpoint import full_checkpoint
+from app.core.audio import SAMPLE_RATE
 from app.engines.chatterbox.engine import VOICE_CACHE
-from app.messages import SAMPLE_RATE
-from tests.recogniser import decode_audio
-from tests.service import ROOT, Service
+from tests.support.recogniser import decode_audio
+from tests.support.service import ROOT, Service
 
 SECONDS = 2.8  # of "Sound.", for which the engine allows 70 tokens
 MOST_MEMORY_GB = {"float32": 4.5, "int8": 2.5}

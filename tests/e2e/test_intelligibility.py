@@ -6,10 +6,11 @@ import jiwer
 import pytest
 
 from app.audio.encoder import ENCODERS
-from app.messages import SAMPLE_RATE
-from app.text import clean, split
-from tests.recogniser import Audio, decode_audio, transcribe, transcribe_all, words
-from tests.service import Service
+from app.core.audio import SAMPLE_RATE
+from app.text.chunking import split
+from app.text.cleaning import clean
+from tests.support.recogniser import Audio, decode_audio, transcribe, transcribe_all, words
+from tests.support.service import Service
 
 MAX_WORD_ERROR_RATE = 0.12
 MAX_GAP_WORDS = 3

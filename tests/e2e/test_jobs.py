@@ -13,9 +13,9 @@ import httpx
 import psutil
 import pytest
 
-from tests.audio.media import audio_file, tone
-from tests.scripted import expected_pcm, voice_code
-from tests.service import API_KEY, Service, running_service
+from tests.support.engines import expected_pcm, voice_code
+from tests.support.media import audio_file, tone
+from tests.support.service import API_KEY, Service, running_service
 
 ROUTE = "/tts/generate"
 RAW = {"format": "raw_pcm"}

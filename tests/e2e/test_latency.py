@@ -11,9 +11,9 @@ import av
 import httpx
 import pytest
 
-from app.messages import SAMPLE_RATE
-from tests.recogniser import CONTAINERS, decode_audio
-from tests.service import Service
+from app.core.audio import SAMPLE_RATE
+from tests.support.recogniser import CONTAINERS, decode_audio
+from tests.support.service import Service
 
 FORMATS = ["raw_pcm", "mp3", "fmp4", "webm"]
 MAX_FIRST_AUDIO_S = 0.4

@@ -11,11 +11,20 @@ from time import monotonic
 import psutil
 import pytest
 
-from tests.audio.media import audio_file, tone
-from tests.e2e.broken import LAGS
-from tests.e2e.wire import Answer, answer, ask, get, speech, speech_in_json, upload, visitors
-from tests.scripted import SAMPLES_PER_TOKEN, expected_pcm
-from tests.service import Service, running_service
+from tests.support.broken import LAGS
+from tests.support.engines import SAMPLES_PER_TOKEN, expected_pcm
+from tests.support.http_client import (
+    Answer,
+    answer,
+    ask,
+    get,
+    speech,
+    speech_in_json,
+    upload,
+    visitors,
+)
+from tests.support.media import audio_file, tone
+from tests.support.service import Service, running_service
 
 CROWD = 100
 GONE_WITHIN_S = 1
@@ -246,7 +255,9 @@ async def test_a_word_of_ten_thousand_letters_is_split_in_linear_time(hall: Serv
 
 
 async def test_uploads_and_status_hold_up_nobody(start: Callable[..., Service]) -> None:
-    service = start(entry=("tests.e2e.broken", "nothing-but-lag"), CONCURRENT_REQUESTS_PER_WORKER=4)
+    service = start(
+        entry=("tests.support.broken", "nothing-but-lag"), CONCURRENT_REQUESTS_PER_WORKER=4
+    )
     content = audio_file(tone(20, 24_000), rate=24_000)
     streams = [
         speech("audio5 sleep0.02 " * 150, format=name) for name in ("mp3", "raw_pcm", "fmp4")

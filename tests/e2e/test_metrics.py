@@ -19,7 +19,7 @@ from prometheus_client.openmetrics.parser import (
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from tests.e2e.test_devices import GPU_METRICS
-from tests.service import API_KEY, ROOT, Service, running_service
+from tests.support.service import API_KEY, ROOT, Service, running_service
 
 ROUTE = "/tts/generate"
 SPEECH = {"route": ROUTE, "method": "POST"}
@@ -325,7 +325,9 @@ def of_worker(name: str, **labels: str) -> tuple[str, Labels]:
 
 
 def test_before_anything_is_ready_it_says_so(tmp_path: Path) -> None:
-    service = Service(tmp_path, {"MODEL": "tests.scripted:LoadingEngine", "PUBLIC_METRICS": "1"})
+    service = Service(
+        tmp_path, {"MODEL": "tests.support.engines:LoadingEngine", "PUBLIC_METRICS": "1"}
+    )
     try:
         service.wait_until(lambda: said(service, "tts_ready") == 0, 20)
         now = series(service)

@@ -15,12 +15,12 @@ import openai
 import pytest
 from openai import OpenAI
 
-from app.errors import QueueFull
-from tests.api.test_speech_events import events_in
-from tests.audio.media import audio_file, tone
-from tests.recogniser import transcribe_all, words
-from tests.scripted import expected_pcm
-from tests.service import API_KEY, ROOT, Service, running_service
+from app.core.errors import QueueFull
+from tests.protocols.test_sse import events_in
+from tests.support.engines import expected_pcm
+from tests.support.media import audio_file, tone
+from tests.support.recogniser import transcribe_all, words
+from tests.support.service import API_KEY, ROOT, Service, running_service
 
 ROUTE = "/v1/audio/speech"
 MAX_WORD_ERROR_RATE = 0.2
@@ -216,7 +216,7 @@ def test_a_full_queue_is_waited_for_as_long_as_it_says(start: Callable[..., Serv
 
 
 def test_a_service_that_is_not_ready_is_asked_again(tmp_path: Any) -> None:
-    service = Service(tmp_path, {"MODEL": "tests.scripted:LoadingEngine"})
+    service = Service(tmp_path, {"MODEL": "tests.support.engines:LoadingEngine"})
     try:
         service.wait_until(lambda: is_answering(service), 20)
         with closing(openai_client(service)) as client:

@@ -21,11 +21,11 @@ import pytest_asyncio
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Locator, Page, Route, expect
 
-from app.voice_files import checked_voice_id
-from tests.audio.media import audio_file, tone
-from tests.browser import Watched
-from tests.recogniser import decode_audio, transcribe, words
-from tests.service import API_KEY, ROOT, Service, running_service
+from app.voices.folder import checked_voice_id
+from tests.support.browser import Watched
+from tests.support.media import audio_file, tone
+from tests.support.recogniser import decode_audio, transcribe, words
+from tests.support.service import API_KEY, ROOT, Service, running_service
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
@@ -462,7 +462,7 @@ async def test_a_number_out_of_bounds_is_pointed_at_told_and_not_sent(
 async def test_a_server_that_is_gone_or_starting_is_told_plainly(
     open_page: Open, tmp_path: Path
 ) -> None:
-    service = Service(tmp_path, {"MODEL": "tests.scripted:LoadingEngine"})
+    service = Service(tmp_path, {"MODEL": "tests.support.engines:LoadingEngine"})
     try:
         service.wait_until(lambda: service.folder.exists() and answers(service), 30)
         tab = await open_page(service)

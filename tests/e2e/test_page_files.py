@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from app.api.web import FOLDER, WEB_FILES
-from tests.service import API_KEY, Service
+from app.http.web_files import FOLDER, WEB_FILES
+from tests.support.service import API_KEY, Service
 
 
 @pytest.fixture

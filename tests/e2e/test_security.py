@@ -9,8 +9,8 @@ import httpx
 import psutil
 import pytest
 
-from tests.audio.media import audio_file, tone
-from tests.service import API_KEY, Service, running_service
+from tests.support.media import audio_file, tone
+from tests.support.service import API_KEY, Service, running_service
 
 ROUTE = "/tts/generate"
 SECRET = "zebrafinch"

@@ -17,17 +17,17 @@ import httpx
 import psutil
 import pytest
 
-from tests.audio.media import audio_file, tone
-from tests.e2e.wire import Answer, ask, speech, upload, visitors
-from tests.scripted import expected_pcm, voice_code
-from tests.service import API_KEY, ROOT, SCRIPTED, Service, free_port, running_service
+from tests.support.engines import expected_pcm, voice_code
+from tests.support.http_client import Answer, ask, speech, upload, visitors
+from tests.support.media import audio_file, tone
+from tests.support.service import API_KEY, ROOT, SCRIPTED, Service, free_port, running_service
 
 ROUTE = "/tts/generate"
 EXITS_WITHIN_S = 5
 FOLLOWS_WITHIN_S = 5
 RATE = 8000
 FORMATS = ("wav", "mp3", "fmp4", "raw_pcm", "webm")
-LOADING = "tests.scripted:LoadingEngine"
+LOADING = "tests.support.engines:LoadingEngine"
 TWO_SECONDS = "audio10 " + "sleep0.1 audio1 " * 20
 
 

@@ -13,9 +13,9 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.e2e.wire import speech_in_json, upload
-from tests.scripted import expected_pcm
-from tests.service import API_KEY, Service, running_service
+from tests.support.engines import expected_pcm
+from tests.support.http_client import speech_in_json, upload
+from tests.support.service import API_KEY, Service, running_service
 
 ROUTE = "/tts/generate"
 SENTENCE = "The quick brown fox jumps over the lazy dog."

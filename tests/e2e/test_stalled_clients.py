@@ -9,9 +9,9 @@ from time import monotonic
 import psutil
 import pytest
 
-from tests.e2e.wire import Answer, ask, parsed, speech
-from tests.scripted import expected_pcm
-from tests.service import Service
+from tests.support.engines import expected_pcm
+from tests.support.http_client import Answer, ask, parsed, speech
+from tests.support.service import Service
 
 BYTES_PER_S = 48_000
 MB = 1_048_576

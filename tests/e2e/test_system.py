@@ -10,10 +10,10 @@ import httpx
 import pytest
 
 from app import __version__
-from tests.service import Service, free_port
+from tests.support.service import Service, free_port
 
 PROBES = ("/health", "/ready", "/ping")
-LOADING = "tests.scripted:LoadingEngine"
+LOADING = "tests.support.engines:LoadingEngine"
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_a_ready_service_says_so_on_every_probe(preview: Service) -> None:
 
 
 def test_what_the_engines_say_of_themselves_is_passed_on(start: Callable[..., Service]) -> None:
-    service = start(MODEL="tests.scripted:NoteworthyEngine", WORKERS_PER_DEVICE=2)
+    service = start(MODEL="tests.support.engines:NoteworthyEngine", WORKERS_PER_DEVICE=2)
     service.wait_until(lambda: service.ready_workers() == 2)
     service.wait_until(lambda: all(worker["runaways"] == 3 for worker in workers(service)))
     states = {worker["compiled"]: worker["notice"] for worker in workers(service)}

@@ -11,10 +11,10 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.audio.media import audio_file, tone
-from tests.e2e.wire import ask, speech
-from tests.scripted import expected_pcm, voice_code
-from tests.service import API_KEY, Service, running_service
+from tests.support.engines import expected_pcm, voice_code
+from tests.support.http_client import ask, speech
+from tests.support.media import audio_file, tone
+from tests.support.service import API_KEY, Service, running_service
 
 RATE = 16_000
 LIMIT_BYTES = 1_048_576

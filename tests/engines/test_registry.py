@@ -3,9 +3,9 @@ import sys
 
 import pytest
 
+from app.core.engine_config import EngineConfig
+from app.core.errors import StartupError
 from app.engines.registry import choose_engine, load_engine
-from app.errors import StartupError
-from app.messages import EngineConfig
 
 CONFIG = EngineConfig(device="cpu", threads=2, model_path="")
 
@@ -38,7 +38,7 @@ def test_preview_is_an_engine():
     assert load_engine("preview", CONFIG).name == "preview"
 
 
-@pytest.mark.parametrize("name", ["", "nonesuch", "json", "app.engines.preview.PreviewEngine"])
+@pytest.mark.parametrize("name", ["", "nonesuch", "json", "app.engines.piper.engine.PreviewEngine"])
 def test_what_is_neither_name_nor_path_is_refused_with_the_names_there_are(name):
     with pytest.raises(StartupError, match=r"unknown engine .* preview"):
         load_engine(name, CONFIG)
@@ -66,7 +66,7 @@ def test_the_registry_imports_no_engine_and_no_torch():
     code = """
 import sys
 import app.engines.registry
-heavy = {"torch", "onnxruntime", "piper", "app.engines.preview"}
+heavy = {"torch", "onnxruntime", "piper", "app.engines.piper.engine"}
 print(sorted(heavy & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -2,7 +2,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.service import Service, running_service
+from tests.support.service import Service, running_service
 
 
 @pytest.fixture(scope="session")
@@ -12,7 +12,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder.mkdir()
     with running_service(
         folder,
-        MODEL="tests.fuzz.engine:ReadingEngine",
+        MODEL="tests.support.reading_engine:ReadingEngine",
         CONCURRENT_REQUESTS_PER_WORKER=2,
         MAX_UPLOAD_MB=1,
         LOG_LEVEL="DEBUG",

@@ -8,10 +8,10 @@ from hypothesis import settings
 from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
 
-from app.api.app import create_app
-from app.metrics import Metrics
+from app.observability.metrics import Metrics
+from app.server.app import create_app
 from app.settings import Settings
-from tests.service import API_KEY, Service
+from tests.support.service import API_KEY, Service
 
 SETTINGS = Settings(api_key=API_KEY, _env_file=None)
 MASTER: Any = SimpleNamespace(settings=SETTINGS, metrics=Metrics())

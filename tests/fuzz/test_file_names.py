@@ -12,10 +12,10 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from app.errors import InvalidVoiceId, VoiceExists
-from app.voice_files import ENDINGS, VoiceFolder, checked_voice_id, composed, likeness
+from app.core.errors import InvalidVoiceId, VoiceExists
+from app.voices.folder import ENDINGS, VoiceFolder, checked_voice_id, composed, likeness
 from tests.e2e.test_voices_route import all_files, form, part, upload, upload_raw, wav
-from tests.service import Service
+from tests.support.service import Service
 
 FEWER = settings(max_examples=settings().max_examples // 2)
 FEW = settings(max_examples=settings().max_examples // 10)

@@ -9,8 +9,8 @@ import psutil
 import pytest
 from hypothesis import settings
 
-from tests.scripted import expected_pcm
-from tests.service import API_KEY, Service
+from tests.support.engines import expected_pcm
+from tests.support.service import API_KEY, Service
 
 PATIENCE_S = 16  # the service's own is 10
 AT_ONCE = 200

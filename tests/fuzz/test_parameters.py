@@ -11,14 +11,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from starlette.datastructures import QueryParams
 
-from app.api.negotiation import negotiate
-from app.api.schemas import SpeechRequest, from_json, from_query
 from app.audio.encoder import ENCODERS
-from app.errors import InvalidRequest, NotAcceptable
-from app.messages import SynthesisParams
-from tests.api.test_schemas import ALIASES, BOUNDS, WHOLE_NUMBERS
-from tests.service import Service
-from tests.test_messages import PARAMS
+from app.core.errors import InvalidRequest, NotAcceptable
+from app.core.params import SynthesisParams
+from app.protocols.native.negotiation import negotiate
+from app.speech.options import SpeechRequest, from_json, from_query
+from tests.ipc.test_messages import PARAMS
+from tests.speech.test_options import ALIASES, BOUNDS, WHOLE_NUMBERS
+from tests.support.service import Service
 
 ROUTE = "/tts/generate"
 FEWER = settings(max_examples=settings().max_examples // 2)

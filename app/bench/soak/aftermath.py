@@ -12,7 +12,7 @@ import psutil
 
 from app.bench.service import Footprint, Service
 from app.bench.soak.voices import VoiceHistory
-from app.settings import cpu_count
+from app.core.process_env import cpu_count
 
 LOOK_AGAIN_S = 0.5
 MOST_LOOKS = 20

@@ -21,7 +21,7 @@ from app.bench.soak.nonsense import NO_HTTP, NOT_ALL, TOO_MUCH, WRONG, Refused
 from app.bench.soak.speech import OpenAISpeech, Speech
 from app.bench.soak.verdict import Answer, judge_refusal, judge_speech, judge_success
 from app.bench.soak.voices import VoiceHistory, voice_file
-from app.errors import InvalidRequest, VoiceExists, VoiceNotFound
+from app.core.errors import InvalidRequest, VoiceExists, VoiceNotFound
 
 LONGEST_STAY_S = 0.6
 REST_S = 0.02

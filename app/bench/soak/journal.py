@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-from app.errors import PoisonRequest, WorkerLost
+from app.core.errors import PoisonRequest, WorkerLost
 
 ENDING = re.compile(r" master: job (\S+)#(\d+) (done|failed|cancelled)\b")
 RETRY = re.compile(r" master: job \S+ retried: ")

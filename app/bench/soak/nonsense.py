@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from app.errors import (
+from app.core.errors import (
     EmptyText,
     InvalidRequest,
     InvalidVoiceId,

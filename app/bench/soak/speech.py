@@ -5,9 +5,10 @@ from random import Random
 from typing import Any
 
 from app.audio.encoder import ENCODERS, OPENAI_ENCODERS, Encoder
-from app.audio.stretch import StretchedEncoder
+from app.audio.tempo import StretchedEncoder
 from app.bench.engine import DEFAULT_VOICE, expected_pcm
-from app.messages import SAMPLE_RATE, SynthesisParams
+from app.core.audio import SAMPLE_RATE
+from app.core.params import SynthesisParams
 
 WORDS = ("river", "sand", "wind", "hill", "plain", "carry", "more", "than", "any", "of", "a", "no")
 SLICE_TOKENS = 10

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from app.bench.service import Violation
-from app.errors import PoisonRequest, QueueFull, ServiceError, VoiceNotFound, from_code
+from app.core.errors import PoisonRequest, QueueFull, ServiceError, VoiceNotFound, from_code
 
 
 @dataclass(frozen=True)

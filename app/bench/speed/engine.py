@@ -16,19 +16,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from app.audio.pcm import ChunkJoiner, to_int16
 from app.bench.checkpoint import tiny_sizes
 from app.bench.listener import first_audible
 from app.bench.speed.clock import Clock
 from app.bench.speed.hooks import clocked, cut_at, endless
 from app.bench.speed.memory import peak_gb, present_gb
-from app.engines.base import Engine, Samples, SpeechSlice, TextChunk
+from app.core.audio import Samples
+from app.core.engine_config import EngineConfig, QueueSizes
+from app.core.errors import EngineFailed
+from app.core.log import set_up_logging
+from app.core.params import SynthesisParams
+from app.core.process_env import cpu_count
+from app.engines.base import Engine, SpeechSlice, TextChunk
 from app.engines.registry import load_engine
-from app.errors import EngineFailed
-from app.logs import set_up_logging
-from app.messages import EngineConfig, QueueSizes, SynthesisParams
-from app.settings import cpu_count
-from app.worker.pipeline import Pipeline
+from app.pipeline.joiner import ChunkJoiner, to_int16
+from app.pipeline.pipeline import Pipeline
 
 QUEUES = QueueSizes(slices=2, audio=3)
 """As by default."""

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from app.bench.speed.clock import Clock
 from app.engines.chatterbox import engine as engine_module
-from app.engines.chatterbox.flow import FixedSolver, Flow
-from app.engines.chatterbox.loading import Models, load
-from app.engines.chatterbox.vocoder import Waveform
+from app.engines.chatterbox.checkpoint.loader import Models, load
+from app.engines.chatterbox.s3gen.flow import FixedSolver, Flow
+from app.engines.chatterbox.s3gen.vocoder import Waveform
 
 PARTS: list[tuple[str, type, str]] = [
     ("flow's encoder", Flow, "context"),  # on a CPU

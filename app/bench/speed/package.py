@@ -20,9 +20,8 @@ from app.bench.chance import chance
 from app.bench.checkpoint import tiny_sizes
 from app.bench.speed.hooks import never_end
 from app.bench.speed.memory import peak_gb
-from app.engines.base import Samples
-from app.engines.chatterbox.noise import Noise
-from app.messages import SAMPLE_RATE, TOKENS_PER_SECOND
+from app.core.audio import SAMPLE_RATE, TOKENS_PER_SECOND, Samples
+from app.engines.chatterbox.s3gen.noise import Noise
 
 _model: Any = None
 _tokens: NDArray[np.int64]

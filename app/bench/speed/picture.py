@@ -4,7 +4,7 @@ import importlib.util
 from typing import Any, BinaryIO
 
 from app.bench.speed.figures import Measured, Report
-from app.errors import StartupError
+from app.core.errors import StartupError
 
 DARK, LIGHT, GREY = "#1f5fa8", "#a9c9ea", "#8a8a8a"
 INK, FAINT = "#222222", "#666666"

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import Protocol, TypeVar
 
-from app.errors import EngineFailed
-from app.libc import die_with_the_parent
-from app.settings import children_see
+from app.core.errors import EngineFailed
+from app.core.native import die_with_the_parent
+from app.core.process_env import children_see
 
 T = TypeVar("T")
 

@@ -6,8 +6,8 @@ Called by `speed` with what the package and this engine said, before any time of
 import numpy as np
 from numpy.typing import NDArray
 
-from app.engines.base import Samples
-from app.errors import EngineFailed
+from app.core.audio import Samples
+from app.core.errors import EngineFailed
 
 MOST_DIFFERENT_DB = -45
 """How loud the difference of two waveforms may be beside one of them.

@@ -17,17 +17,11 @@ from numpy.typing import NDArray
 from app.bench.speed import engine, package
 from app.bench.speed.figures import AtOnce, LongText, Measured, Own, Package, Report
 from app.bench.speed.process import Run, process
-from app.bench.speed.sameness import (
-    alike,
-    same_count,
-    same_sound,
-    same_tokens,
-    same_waveform,
-)
+from app.bench.speed.sameness import alike, same_count, same_sound, same_tokens, same_waveform
 from app.bench.speed.subject import checkpoint
-from app.engines.base import Samples
-from app.messages import BYTES_PER_SAMPLE, SAMPLE_RATE, EngineConfig
-from app.settings import computes_as_a_worker
+from app.core.audio import BYTES_PER_SAMPLE, SAMPLE_RATE, Samples
+from app.core.engine_config import EngineConfig
+from app.core.process_env import computes_as_a_worker
 
 TEXT = "Sound."
 LONG_CHUNKS, LONG_TOKENS = 31, 10

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from app.bench.checkpoint import full_checkpoint, make_checkpoint, tiny_sizes
-from app.errors import StartupError
+from app.core.errors import StartupError
 
 VOICE = "conds.pt"
 REPEAT = 5

@@ -21,28 +21,30 @@ from time import monotonic
 import numpy as np
 import torch
 
-from app.engines.base import Samples, SpeechSlice, TextChunk, Watermark
-from app.engines.chatterbox.compilation import NO_COMPILER, Compiler, TorchCompiler
-from app.engines.chatterbox.decode_loop import NOTHING_HEARD, DecodeLoop, Slice
-from app.engines.chatterbox.device_faults import device_faults
-from app.engines.chatterbox.linear import knows_onednn
-from app.engines.chatterbox.loading import load
-from app.engines.chatterbox.recording import (
+from app.core.audio import SAMPLE_RATE, Samples
+from app.core.engine_config import EngineConfig
+from app.core.errors import StartupError
+from app.core.native import trim_heap
+from app.core.params import SynthesisParams
+from app.engines.base import SpeechSlice, TextChunk, Watermark
+from app.engines.cancellation import run_to_its_end
+from app.engines.chatterbox.checkpoint.loader import load
+from app.engines.chatterbox.conditioning.conditionals import ChatterboxVoice, VoiceCache
+from app.engines.chatterbox.runtime.compilation import NO_COMPILER, Compiler, TorchCompiler
+from app.engines.chatterbox.runtime.cuda_graphs import (
     NO_RECORDER,
     CudaRecorder,
     Recorder,
     RecordingFailed,
 )
-from app.engines.chatterbox.s3gen import S3Gen, StreamDecoder
-from app.engines.chatterbox.slices import slice_lengths
-from app.engines.chatterbox.step_loop import StepLoop
-from app.engines.chatterbox.t3 import Ending, T3Batch, T3Request, max_tokens, tokenize
-from app.engines.chatterbox.voices import ChatterboxVoice, VoiceCache
+from app.engines.chatterbox.runtime.device_errors import device_faults
+from app.engines.chatterbox.runtime.linear import knows_onednn
+from app.engines.chatterbox.s3gen.scheduler import NOTHING_HEARD, DecodeLoop, Slice
+from app.engines.chatterbox.s3gen.slice_schedule import slice_lengths
+from app.engines.chatterbox.s3gen.stream import S3Gen, StreamDecoder
+from app.engines.chatterbox.t3.batch import Ending, T3Batch, T3Request, max_tokens, tokenize
+from app.engines.chatterbox.t3.scheduler import StepLoop
 from app.engines.chatterbox.watermark import StreamingWatermark, load_watermarker
-from app.engines.threads import run_to_its_end
-from app.errors import StartupError
-from app.libc import trim_heap
-from app.messages import SAMPLE_RATE, EngineConfig, SynthesisParams
 
 log = logging.getLogger(__name__)
 

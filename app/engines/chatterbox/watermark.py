@@ -18,9 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from app.engines.base import Samples
-from app.errors import StartupError
-from app.messages import SAMPLE_RATE
+from app.core.audio import SAMPLE_RATE, Samples
+from app.core.errors import StartupError
 
 Mark = Callable[[Samples], Samples]
 """A recording of any length, float32 [n] at 24 kHz, to the same recording marked."""

@@ -13,9 +13,9 @@ from app.bench.service import Footprint
 from app.bench.soak import soak as soak_module
 from app.bench.soak.aftermath import MORE_THREADS, growth
 from app.bench.soak.report import Report
-from app.cli import cli
+from app.cli.main import cli
+from app.core.params import SynthesisParams
 from app.engines.base import SpeechSlice, TextChunk
-from app.messages import SynthesisParams
 
 FOOTPRINT = Footprint(memory_mb=100, descriptors=35, threads=15, sockets=5)
 

@@ -10,7 +10,7 @@ from app.audio.encoder import ENCODERS
 from app.bench.service import Violation
 from app.bench.soak.speech import Speech
 from app.bench.soak.verdict import Answer, judge_refusal, judge_speech, judge_success
-from app.errors import (
+from app.core.errors import (
     InvalidRequest,
     PoisonRequest,
     QueueFull,

@@ -9,7 +9,7 @@ from PIL import Image
 
 from app.bench.speed.figures import Measured, Own, Package, Report
 from app.bench.speed.picture import draw
-from tests.service import ROOT
+from tests.support.service import ROOT
 
 STAGES = ("T3", "flow's encoder", "flow's solver", "vocoder", "rest of S3Gen", "PCM, watermark")
 ROUNDS = Measured(2.0, 1.5, 2.5)
@@ -51,7 +51,7 @@ def test_a_longer_wait_is_a_longer_bar() -> None:
 
 
 def test_without_matplotlib_one_line_names_the_command() -> None:
-    code = "import sys; sys.modules['matplotlib'] = None; from app.cli import main; main()"
+    code = "import sys; sys.modules['matplotlib'] = None; from app.cli.main import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, "bench", "engine", "--plot", "picture.png"],
         cwd=ROOT,

@@ -7,9 +7,9 @@ import psutil
 import pytest
 
 from app.bench.speed.process import process
-from app.errors import EngineFailed, StartupError
-from tests.service import ROOT
-from tests.waiting import until
+from app.core.errors import EngineFailed, StartupError
+from tests.support.service import ROOT
+from tests.support.waiting import until
 
 
 def die() -> None:

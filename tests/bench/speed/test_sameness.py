@@ -1,14 +1,8 @@
 import numpy as np
 import pytest
 
-from app.bench.speed.sameness import (
-    alike,
-    same_count,
-    same_sound,
-    same_tokens,
-    same_waveform,
-)
-from app.errors import EngineFailed
+from app.bench.speed.sameness import alike, same_count, same_sound, same_tokens, same_waveform
+from app.core.errors import EngineFailed
 
 TOKENS = np.arange(70)
 NOISE = np.random.default_rng(1).normal(0, 0.1, (2, 48_000)).astype(np.float32)

@@ -16,17 +16,18 @@ from app.bench.speed import engine, package
 from app.bench.speed.process import Run, process
 from app.bench.speed.speed import Plan, compare, compete, take_turns, warm_up
 from app.bench.speed.subject import checkpoint
-from app.engines.chatterbox import flow, t3
-from app.errors import EngineFailed
-from app.messages import EngineConfig, Tuning
-from tests.service import ROOT
+from app.core.engine_config import ChatterboxOptions, EngineConfig
+from app.core.errors import EngineFailed
+from app.engines.chatterbox.s3gen import flow
+from app.engines.chatterbox.t3 import batch as t3
+from tests.support.service import ROOT
 
 T = TypeVar("T")
 
-TUNING = Tuning(first_slice_tokens=20, slice_growth=2.0)
+TUNING = ChatterboxOptions(first_slice_tokens=20, slice_growth=2.0)
 PLAN = Plan(EngineConfig("cpu", 1, "", slots=2, tuning=TUNING), tiny=True, tokens=40, rounds=1)
 NOT_THE_SAME = replace(
-    PLAN, config=msgspec.structs.replace(PLAN.config, tuning=Tuning(t3_dtype="int8"))
+    PLAN, config=msgspec.structs.replace(PLAN.config, tuning=ChatterboxOptions(t3_dtype="int8"))
 )
 
 

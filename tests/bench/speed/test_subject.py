@@ -3,7 +3,7 @@ from pathlib import Path
 import torch
 
 from app.bench.speed.subject import checkpoint
-from app.weights import FILES
+from app.model_files.download import FILES
 
 
 def test_random_weights_have_a_voice_of_ten_seconds_and_are_gone_afterwards() -> None:

@@ -6,7 +6,7 @@ import torch
 from chatterbox import ChatterboxTTS
 
 from app.bench.checkpoint import make_checkpoint, tiny_sizes
-from app.engines.chatterbox.loading import Models, load
+from app.engines.chatterbox.checkpoint.loader import Models, load
 
 
 @pytest.fixture(scope="package", autouse=True)

@@ -13,22 +13,24 @@ import pytest_asyncio
 import torch
 from perth import PerthImplicitWatermarker
 
+from app.core.audio import SAMPLE_RATE
+from app.core.engine_config import ChatterboxOptions, EngineConfig, QueueSizes
+from app.core.errors import DeviceFailed, OutOfMemory
+from app.core.params import SynthesisParams
 from app.engines.base import TextChunk
 from app.engines.chatterbox.engine import ChatterboxEngine
-from app.engines.chatterbox.flow import Flow
-from app.engines.chatterbox.t3 import T3Batch
-from app.engines.chatterbox.vocoder import Vocoder
-from app.errors import DeviceFailed, OutOfMemory
-from app.messages import SAMPLE_RATE, EngineConfig, QueueSizes, SynthesisParams, Tuning
-from app.worker.pipeline import Pipeline
-from tests.engines.chatterbox.tiny import TinyChatterbox
-from tests.service import ROOT, Service
+from app.engines.chatterbox.s3gen.flow import Flow
+from app.engines.chatterbox.s3gen.vocoder import Vocoder
+from app.engines.chatterbox.t3.batch import T3Batch
+from app.pipeline.pipeline import Pipeline
+from tests.support.service import ROOT, Service
+from tests.support.tiny_chatterbox import TinyChatterbox
 
 TEXT = "Hello there, this is a test. It has two sentences."
 SAMPLES_PER_TOKEN = 960
 PARAMS = SynthesisParams(audio_tokens_per_slice=20)
 
-SLICES_OF_A_CPU = Tuning(first_slice_tokens=20, slice_growth=2.0)
+SLICES_OF_A_CPU = ChatterboxOptions(first_slice_tokens=20, slice_growth=2.0)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -165,7 +167,7 @@ async def test_less_of_a_voice_to_go_on_from_is_another_sound_of_the_same_length
 ) -> None:
     heard = []
     for seconds in (10, 1):
-        tuning = Tuning(voice_prompt_seconds=seconds)
+        tuning = ChatterboxOptions(voice_prompt_seconds=seconds)
         config = EngineConfig("cpu", 1, str(tiny_checkpoint), watermark=False, tuning=tuning)
         engine = TinyChatterbox(config)
         heard.append(await speak(engine, seed=1))
@@ -178,7 +180,7 @@ def test_every_worker_speaks_in_an_uploaded_voice_even_while_it_is_deleted(
     start: Callable[..., Service], tiny_checkpoint: Path
 ) -> None:
     service = start(
-        MODEL="tests.engines.chatterbox.tiny:TinyChatterbox",
+        MODEL="tests.support.tiny_chatterbox:TinyChatterbox",
         MODEL_PATH=tiny_checkpoint,
         WORKERS_PER_DEVICE=2,
     )

@@ -15,8 +15,8 @@ import soxr
 import torch
 
 from app.audio.encoder import ENCODERS
-from app.audio.pcm import to_int16
-from app.engines.base import Samples
+from app.core.audio import Samples
+from app.core.errors import StartupError
 from app.engines.chatterbox import watermark
 from app.engines.chatterbox.watermark import (
     CONTEXT,
@@ -26,7 +26,7 @@ from app.engines.chatterbox.watermark import (
     StreamingWatermark,
     load_watermarker,
 )
-from app.errors import StartupError
+from app.pipeline.joiner import to_int16
 
 ROOT = Path(__file__).parents[3]
 RATE = 24_000
@@ -212,7 +212,7 @@ def test_an_environment_in_which_perth_disables_itself_is_refused() -> None:
         "import sys\n"
         "sys.modules['pkg_resources'] = None\n"
         "from app.engines.chatterbox.watermark import load_watermarker\n"
-        "from app.errors import StartupError\n"
+        "from app.core.errors import StartupError\n"
         "try: load_watermarker()\n"
         "except StartupError as error: print(error)\n"
         "import perth\n"

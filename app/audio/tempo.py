@@ -1,0 +1,101 @@
+"""Speech at another speed: PCM in, the same in less or more time out, at its own pitch.
+
+Made by the OpenAI routes, around the encoder of a response.
+"""
+
+from collections.abc import Iterator
+from fractions import Fraction
+
+import av
+
+from app.audio.encoder import Encoder
+from app.audio.ffmpeg import audio_frame, ffmpeg_errors
+from app.core.audio import BYTES_PER_SAMPLE
+
+_STEP_BYTES = 480 * BYTES_PER_SAMPLE
+"""atempo holds back about as much as it is given at a time, beside the 0.1 s that it looks at."""
+
+
+class TimeStretch:
+    """One stream of mono PCM, `speed` (0.25 to 4) times as fast; by FFmpeg's `atempo`.
+
+    What comes out depends on no border between pieces, and is 1/`speed` as long to the sample.
+    """
+
+    def __init__(self, sample_rate: int, speed: float) -> None:
+        self._sample_rate = sample_rate
+        self._speed = speed
+        self._held = b""  # less than a step
+        self._given = 0  # bytes to the filter
+        self._got = 0
+        # One alone cannot slow down to less than half, and beyond double it skips audio.
+        factors = [speed] if 0.5 <= speed <= 2 else [speed**0.5] * 2
+        with ffmpeg_errors():
+            self._graph = av.filter.Graph()
+            source = self._graph.add_abuffer(
+                sample_rate=sample_rate,
+                format="s16",
+                layout="mono",
+                time_base=Fraction(1, sample_rate),
+            )
+            tempos = [self._graph.add("atempo", f"{factor:.9f}") for factor in factors]
+            sink = self._graph.add("abuffersink")
+            self._graph.link_nodes(source, *tempos, sink).configure()
+
+    def push(self, pcm: bytes) -> bytes:
+        """What can be told after `pcm`, int16 little-endian [n]; may be empty.
+
+        Raises `EncoderFailed`.
+        """
+        pcm = self._held + pcm
+        whole = len(pcm) - len(pcm) % _STEP_BYTES
+        self._held = pcm[whole:]
+        steps = (pcm[start : start + _STEP_BYTES] for start in range(0, whole, _STEP_BYTES))
+        return b"".join(map(self._filtered, steps))
+
+    def finish(self) -> bytes:
+        """The rest; no call follows. Raises `EncoderFailed`."""
+        samples = (self._given + len(self._held)) // BYTES_PER_SAMPLE
+        missing = round(samples / self._speed) * BYTES_PER_SAMPLE - self._got
+        rest = self._filtered(self._held) if self._held else b""
+        # Flushed, it would lose up to 50 ms. Silence pushes out what it has.
+        while len(rest) < missing:
+            rest += self._filtered(bytes(_STEP_BYTES))
+        return rest[:missing]
+
+    def _filtered(self, step: bytes) -> bytes:
+        with ffmpeg_errors():
+            position = self._given // BYTES_PER_SAMPLE
+            self._graph.push(audio_frame(step, self._sample_rate, position))
+            stretched = b"".join(self._pull())
+        self._given += len(step)
+        self._got += len(stretched)
+        return stretched
+
+    def _pull(self) -> Iterator[bytes]:
+        while True:
+            try:
+                frame = self._graph.pull()
+            except av.BlockingIOError:  # it wants more first
+                return
+            yield frame.to_ndarray().tobytes()
+
+
+class StretchedEncoder(Encoder):
+    """Hands another encoder the audio, `speed` times as fast."""
+
+    blocking = True
+
+    def __init__(self, sample_rate: int, speed: float, encoder: Encoder) -> None:
+        self.media_type = encoder.media_type
+        self._stretch = TimeStretch(sample_rate, speed)
+        self._encoder = encoder
+
+    def encode(self, pcm: bytes) -> bytes:
+        return self._encoder.encode(self._stretch.push(pcm))
+
+    def finish(self) -> bytes:
+        return self._encoder.encode(self._stretch.finish()) + self._encoder.finish()
+
+    def as_file(self, stream: bytes) -> bytes:
+        return self._encoder.as_file(stream)

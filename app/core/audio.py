@@ -1,0 +1,15 @@
+"""The format of all audio between engine, worker and client."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+SAMPLE_RATE = 24_000
+"""Of all audio between worker and client, in Hz; it is mono, int16 little-endian ("PCM")."""
+
+BYTES_PER_SAMPLE = 2
+
+TOKENS_PER_SECOND = 25
+"""Speech tokens per second of audio, the unit of `audio_tokens_per_slice`."""
+
+Samples = NDArray[np.float32]
+"""Mono audio, float32 [n], full scale ±1."""

@@ -1,0 +1,236 @@
+"""Typed ZeroMQ sockets over `ipc://`, one class for each end of each channel.
+
+The codec is msgspec's msgpack with the channel's tagged union, so junk cannot pass: what does not
+decode is counted and dropped. Addresses are files in a private folder of the master's. Job and
+result sockets belong to one incarnation of a worker; closing them forgets all it ever sent.
+
+The master's ends never wait: they send at once or not at all, and hand over what arrives by a
+callback. The workers' ends are awaited.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import msgspec
+import zmq
+import zmq.asyncio
+from zmq.utils.monitor import parse_monitor_message
+
+from app.ipc.messages import Broadcast, Result, ToWorker
+
+log = logging.getLogger(__name__)
+
+M = TypeVar("M")
+_encode = msgspec.msgpack.Encoder().encode
+_JUNK = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+HIGH_WATER_MARK = 1000
+"""Messages a socket holds in each direction. What happens beyond is said at each `send`."""
+
+MAX_FRAME_BYTES = 64 * 1024 * 1024
+COPY_BELOW_BYTES = 65_536
+MESSAGES_PER_TURN = 100
+"""After so many messages in a row, the event loop gets a turn."""
+
+_EVENTS, _POLLIN, _NOBLOCK = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.NOBLOCK)
+"""Plain numbers: what is done for each audio chunk has no time for flags with names."""
+
+
+def jobs_address(channels: Path, incarnation: int) -> str:
+    return f"ipc://{channels}/jobs-{incarnation}"
+
+
+def results_address(channels: Path, incarnation: int) -> str:
+    return f"ipc://{channels}/results-{incarnation}"
+
+
+def broadcast_address(channels: Path) -> str:
+    return f"ipc://{channels}/broadcast"
+
+
+def _set_up(socket: "zmq.Socket[Any]") -> None:
+    socket.set(zmq.LINGER, 0)
+    socket.set(zmq.SNDHWM, HIGH_WATER_MARK)
+    socket.set(zmq.RCVHWM, HIGH_WATER_MARK)
+    socket.set(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
+
+
+# --- the master's ends --------------------------------------------------------------------------
+
+
+def _close_bound(socket: "zmq.Socket[Any]") -> None:
+    """ZeroMQ itself leaves the file of a bound socket behind."""
+    address = socket.get_string(zmq.LAST_ENDPOINT)
+    socket.close()
+    Path(address.removeprefix("ipc://")).unlink(missing_ok=True)
+
+
+class _Sender:
+    def __init__(self, context: "zmq.Context[Any]", kind: int, address: str) -> None:
+        self._socket = context.socket(kind)
+        _set_up(self._socket)
+        self._socket.bind(address)
+
+    def close(self) -> None:
+        _close_bound(self._socket)
+
+
+class JobSender(_Sender):
+    """One worker's job channel."""
+
+    def __init__(self, context: "zmq.Context[Any]", address: str) -> None:
+        super().__init__(context, zmq.PUSH, address)
+
+    def send(self, message: ToWorker) -> bool:
+        """False if the worker has `HIGH_WATER_MARK` messages unread or is not connected."""
+        try:
+            self._socket.send(_encode(message), zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        return True
+
+
+class Broadcaster(_Sender):
+    """The broadcast channel: lossy by nature, so callers repeat state."""
+
+    def __init__(self, context: "zmq.Context[Any]", address: str) -> None:
+        super().__init__(context, zmq.PUB, address)
+
+    def send(self, message: Broadcast) -> None:
+        """A subscriber whose buffer is full misses it."""
+        self._socket.send(_encode(message), zmq.NOBLOCK)
+
+
+class ResultReceiver:
+    """One worker's results channel; calls `on_result(message, pcm)`, on the running event loop.
+
+    `pcm` is empty for all but `AudioChunk`.
+    """
+
+    def __init__(
+        self,
+        context: "zmq.Context[Any]",
+        address: str,
+        on_result: Callable[[Result, bytes], None],
+    ) -> None:
+        self._on_result = on_result
+        self._decode = msgspec.msgpack.Decoder(Result).decode
+        self._junk = 0
+        self._socket = context.socket(zmq.PULL)
+        _set_up(self._socket)
+        # What a dead worker left unread in the kernel, ZeroMQ would forget at a high-water mark.
+        self._socket.set(zmq.RCVHWM, 0)  # credit is the limit
+        self._monitor = self._socket.get_monitor_socket(
+            zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
+        )
+        self._connected = False
+        self._disconnected = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._socket.get(zmq.FD), self._receive)
+        self._loop.add_reader(self._monitor.get(zmq.FD), self._watch)
+        self._socket.bind(address)
+
+    async def finish(self) -> None:
+        """After the worker's death: returns when all that it ever sent has been handed over."""
+        self._watch()
+        if self._connected:
+            await self._disconnected.wait()
+        while self._receive():
+            pass
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._monitor.get(zmq.FD))
+        self._loop.remove_reader(self._socket.get(zmq.FD))
+        self._socket.disable_monitor()
+        self._monitor.close()
+        _close_bound(self._socket)
+
+    def _receive(self) -> bool:
+        """Hand over what has arrived; True if a turn's worth was, so that more may be there.
+
+        A ZeroMQ descriptor tells of a change only once: reading must go on until nothing is left.
+        """
+        for _ in range(MESSAGES_PER_TURN):
+            if self._socket.closed or not self._socket.get(_EVENTS) & _POLLIN:
+                return False
+            header, *rest = self._socket.recv_multipart(_NOBLOCK)
+            try:
+                message = self._decode(header)
+            except _JUNK as error:
+                self._junk += 1
+                log.warning("dropped message %d that does not decode: %s", self._junk, error)
+                continue
+            self._on_result(message, rest[0] if rest else b"")
+        self._loop.call_soon(self._receive)
+        return True
+
+    def _watch(self) -> None:
+        while not self._monitor.closed and self._monitor.get(zmq.EVENTS) & zmq.POLLIN:
+            event = parse_monitor_message(self._monitor.recv_multipart(zmq.NOBLOCK))
+            if event["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self._connected = True
+            else:
+                self._disconnected.set()
+
+
+# --- a worker's ends ----------------------------------------------------------------------------
+
+
+class ResultSender:
+    """The results channel."""
+
+    def __init__(self, context: zmq.asyncio.Context, address: str) -> None:
+        self._socket = context.socket(zmq.PUSH)
+        _set_up(self._socket)
+        self._socket.connect(address)
+
+    async def send(self, message: Result, pcm: bytes | None = None) -> None:
+        """Waits while `HIGH_WATER_MARK` messages have not left yet."""
+        frames = [_encode(message)] if pcm is None else [_encode(message), pcm]
+        copy = pcm is None or len(pcm) < COPY_BELOW_BYTES
+        await self._socket.send_multipart(frames, copy=copy)
+
+    def close(self, linger_ms: int) -> None:
+        """Give what was not sent yet `linger_ms` to leave, while the context is being ended."""
+        self._socket.close(linger=linger_ms)
+
+
+class _Receiver(Generic[M]):
+    def __init__(self, context: zmq.asyncio.Context, kind: int, address: str, kinds: Any) -> None:
+        self._decode = msgspec.msgpack.Decoder(kinds).decode
+        self._socket = context.socket(kind)
+        _set_up(self._socket)
+        if kind == zmq.SUB:
+            self._socket.subscribe(b"")
+        self._socket.connect(address)
+
+    async def receive(self) -> M:
+        """The next message that decodes; junk is dropped."""
+        while True:
+            frame = await self._socket.recv()
+            try:
+                message: M = self._decode(frame)
+            except _JUNK as error:
+                log.warning("dropped a message that does not decode: %s", error)
+                continue
+            return message
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class JobReceiver(_Receiver[ToWorker]):
+    """This worker's job channel."""
+
+    def __init__(self, context: zmq.asyncio.Context, address: str) -> None:
+        super().__init__(context, zmq.PULL, address, ToWorker)
+
+
+class BroadcastReceiver(_Receiver[Broadcast]):
+    """The broadcast channel."""
+
+    def __init__(self, context: zmq.asyncio.Context, address: str) -> None:
+        super().__init__(context, zmq.SUB, address, Broadcast)

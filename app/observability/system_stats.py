@@ -1,0 +1,102 @@
+"""The load of the machine, in the shape that `/system-status` shows. Blocking; for a thread.
+
+Memory is in bytes here, and in what the contract calls a GB when it is shown.
+"""
+
+import logging
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import psutil
+from pydantic import BaseModel, PlainSerializer
+
+from app.core.devices import handles, nvml_session
+
+log = logging.getLogger(__name__)
+
+GIB = 2**30
+"""What the contract calls a GB."""
+
+
+def _gib(size: int) -> float:
+    return round(size / GIB, 2)
+
+
+Gb = Annotated[int, PlainSerializer(_gib)]
+
+
+class Memory(BaseModel):
+    total: Gb
+    used: Gb
+    free: Gb
+
+
+class Ram(Memory):
+    percent_used: float
+
+
+class Cpu(BaseModel):
+    utilization_percent: float
+    ram_gb: Ram
+
+
+class GpuUtilization(BaseModel):
+    gpu: int
+    memory: int
+
+
+class Gpu(BaseModel):
+    device_id: int
+    utilization_percent: GpuUtilization
+    memory_gb: Memory
+
+
+@dataclass(frozen=True)
+class Process:
+    """CPU time since its start, in seconds; resident memory in bytes."""
+
+    cpu_s: float
+    memory: int
+
+
+def cpu_load() -> Cpu:
+    """Utilisation since the last call; used memory is what is not available."""
+    memory = psutil.virtual_memory()
+    used = memory.total - memory.available
+    ram = Ram(total=memory.total, used=used, free=memory.available, percent_used=memory.percent)
+    return Cpu(utilization_percent=psutil.cpu_percent(), ram_gb=ram)
+
+
+def gpu_load() -> list[Gpu]:
+    """Every GPU of the machine that tells its load; none without a driver."""
+    with nvml_session() as nvml:
+        told = [_gpu(nvml, index, handle) for index, handle in handles(nvml)]
+    return [gpu for gpu in told if gpu]
+
+
+def process_load(pid: int) -> Process | None:
+    """None of a process that is gone."""
+    try:
+        process = psutil.Process(pid)
+        times, memory = process.cpu_times(), process.memory_info()
+    except psutil.Error:
+        return None
+    return Process(times.user + times.system, memory.rss)
+
+
+def _gpu(nvml: Any, index: int, handle: Any) -> Gpu | None:
+    try:
+        return _load_of(nvml, index, handle)
+    except nvml.NVMLError as error:  # a slice of a GPU, or a virtual one
+        log.debug("gpu%d does not tell its load: %s", index, error)
+        return None
+
+
+def _load_of(nvml: Any, index: int, handle: Any) -> Gpu:
+    rates = nvml.nvmlDeviceGetUtilizationRates(handle)
+    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    return Gpu(
+        device_id=index,
+        utilization_percent=GpuUtilization(gpu=rates.gpu, memory=rates.memory),
+        memory_gb=Memory(total=memory.total, used=memory.used, free=memory.free),
+    )

@@ -1,0 +1,114 @@
+"""The audio of a job's text chunks in, one continuous stream of PCM out.
+
+Called by the worker's third stage, slice by slice. Lengths are in samples.
+"""
+
+import numpy as np
+
+from app.core.audio import Samples
+from app.core.errors import EngineFailed
+from app.core.params import SynthesisParams
+
+_NOTHING: Samples = np.empty(0, np.float32)
+
+
+class ChunkJoiner:
+    """Trims the text chunks of one job and joins them; what comes out depends on no slice border.
+
+    A chunk loses `remove_leading_milliseconds` at its start and `remove_trailing_milliseconds` at
+    its end. What is left meets its neighbours in an equal-power crossfade ("full") or end to end
+    ("zero"). A fade takes at most half of either chunk, so a short word between two long fades
+    stays audible; a chunk with nothing left counts as absent.
+    """
+
+    def __init__(self, params: SynthesisParams, sample_rate: int) -> None:
+        def samples(milliseconds: int) -> int:
+            return milliseconds * sample_rate // 1000
+
+        fade_ms = params.crossfade_duration_milliseconds
+        self._trim = _Trim(
+            samples(params.remove_leading_milliseconds),
+            samples(params.remove_trailing_milliseconds),
+        )
+        self._join = _Join(samples(fade_ms) if params.chunk_overlap_method == "full" else 0)
+
+    def push(self, audio: Samples, last: bool) -> Samples:
+        """What can be told after `audio`, float32 [n], of which `last` ends the text chunk.
+
+        Returns float32 [m]: all but the trailing trim, the fade and, at the start of a chunk that
+        is to fade in, as much of it as decides how long that fade may be.
+        """
+        return self._join.push(self._trim.push(audio, last), last)
+
+    def finish(self) -> Samples:
+        """The rest of the stream, float32 [m]; a chunk still open ends here."""
+        return np.concatenate((self.push(_NOTHING, last=True), self._join.seam))
+
+
+class _Trim:
+    """Cuts `lead` samples off the start of every chunk, `trail` off its end."""
+
+    def __init__(self, lead: int, trail: int) -> None:
+        self._lead = lead
+        self._trail = trail
+        self._skip = lead  # samples of this chunk still to be dropped
+        self._held = _NOTHING  # what may turn out to be its end
+
+    def push(self, audio: Samples, last: bool) -> Samples:
+        kept: Samples = np.concatenate((self._held, audio[self._skip :]))
+        self._skip = max(0, self._skip - len(audio))
+        safe = max(0, len(kept) - self._trail)
+        self._held = kept[safe:]
+        if last:
+            self._skip, self._held = self._lead, _NOTHING
+        return kept[:safe]
+
+
+class _Join:
+    """Crossfades every chunk into the one before, over at most `fade` samples."""
+
+    def __init__(self, fade: int) -> None:
+        self.seam = _NOTHING  # the end of the chunk before, until this one meets it
+        self._fade = fade
+        self._held = _NOTHING  # what may turn out to be the end of this chunk
+        self._length = 0  # of this chunk so far
+
+    def push(self, audio: Samples, last: bool) -> Samples:
+        self._held = np.concatenate((self._held, audio))
+        self._length += len(audio)
+        half = self._length // 2
+        if self._length == 0 or (half < len(self.seam) and not last):
+            return _NOTHING
+
+        joined = _overlapped(self.seam, self._held, min(len(self.seam), half))
+        safe = len(joined) - min(self._fade, half)
+        if last:
+            self.seam, self._held, self._length = joined[safe:], _NOTHING, 0
+        else:
+            self.seam, self._held = _NOTHING, joined[safe:]
+        return joined[:safe]
+
+
+def _overlapped(before: Samples, after: Samples, overlap: int) -> Samples:
+    """`before`, then `after`, the last and first `overlap` samples of which sound together."""
+    cut = len(before) - overlap
+    faded = crossfade(before[cut:], after[:overlap])
+    return np.concatenate((before[:cut], faded, after[overlap:]))
+
+
+def crossfade(tail: Samples, head: Samples) -> Samples:
+    """From all `tail` to all `head`, float32 [n] each, at equal power: cos² + sin² = 1."""
+    angle: Samples = np.linspace(0, np.pi / 2, len(tail), dtype=np.float32)
+    faded: Samples = tail * np.cos(angle) + head * np.sin(angle)
+    return faded
+
+
+def to_int16(audio: Samples) -> bytes:
+    """`audio`, float32 [n], clamped to ±1, as int16 little-endian.
+
+    Raises `EngineFailed` on NaN and infinity, which would be heard as a loud crack.
+    """
+    if not np.isfinite(audio).all():
+        raise EngineFailed("The model produced samples that are not numbers.")
+    scaled: Samples = np.rint(np.clip(audio, -1, 1) * 32767)
+    return scaled.astype("<i2").tobytes()

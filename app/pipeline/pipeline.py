@@ -1,0 +1,144 @@
+"""The pipeline: a text enters, PCM leaves; three stages run side by side, joined by short queues.
+
+    text → chunks ─ T3 ─[slices]─ S3Gen ─[audio]─ PCM ─ emit(bytes)
+
+Called by a worker's jobs, and by `chatterbox-tts speak` in its own process. A full queue is the
+only brake: T3 begins the next text chunk while S3Gen is still at the last one. Cancelling `run`
+cancels all stages; an error in one ends the others and is raised.
+"""
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from app.core.audio import Samples
+from app.core.engine_config import QueueSizes
+from app.core.params import SynthesisParams
+from app.engines.base import Engine, SpeechSlice, TextChunk, Voice
+from app.pipeline.joiner import ChunkJoiner, to_int16
+from app.text.chunking import split
+
+Emit = Callable[[bytes], Awaitable[None]]
+OnChunk = Callable[[int, int], None]
+
+
+def _nobody(done: int, chunks: int) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class AudioPiece:
+    """What S3Gen made of one slice; `last` ends a text chunk."""
+
+    audio: Samples
+    last: bool
+
+
+class Pipeline:
+    """One engine's pipeline; any number of texts may run through it at once.
+
+    `threads` make their PCM, one at most that of one text.
+    """
+
+    def __init__(self, engine: Engine, sizes: QueueSizes, threads: int = 1) -> None:
+        self._engine = engine
+        self._sizes = sizes
+        self._pcm_threads = ThreadPoolExecutor(threads, thread_name_prefix="pcm")
+        self._steps = 0
+
+    @property
+    def steps(self) -> int:
+        """Counts all progress, the engine's too."""
+        return self._steps + self._engine.steps
+
+    async def run(
+        self,
+        text: str,
+        voice: Voice,
+        params: SynthesisParams,
+        emit: Emit,
+        on_chunk: OnChunk = _nobody,
+    ) -> None:
+        """Speak `text`: awaits `emit` with PCM (int16 little-endian, mono), piece by piece.
+
+        `on_chunk(done, in all)` is called after each text chunk.
+        """
+        chunks = split(text, params.text_processing_chunk_size)
+        slices: asyncio.Queue[SpeechSlice | None] = asyncio.Queue(self._sizes.slices)
+        audio: asyncio.Queue[AudioPiece | None] = asyncio.Queue(self._sizes.audio)
+        done = itertools.count(1)
+        try:
+            async with asyncio.TaskGroup() as stages:
+                stages.create_task(self._t3(chunks, voice, params, slices))
+                stages.create_task(self._s3gen(voice, params, slices, audio))
+                stages.create_task(
+                    self._pcm(params, audio, emit, lambda: on_chunk(next(done), len(chunks)))
+                )
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+
+    def close(self) -> None:
+        self._pcm_threads.shutdown(wait=False)
+
+    async def _t3(
+        self,
+        chunks: list[str],
+        voice: Voice,
+        params: SynthesisParams,
+        slices: "asyncio.Queue[SpeechSlice | None]",
+    ) -> None:
+        for index, chunk in enumerate(chunks):
+            pieces = self._engine.speech_tokens(TextChunk(chunk, index), voice, params)
+            async with aclosing(pieces):
+                async for piece in pieces:
+                    self._steps += 1
+                    await slices.put(piece)
+        await slices.put(None)
+
+    async def _s3gen(
+        self,
+        voice: Voice,
+        params: SynthesisParams,
+        slices: "asyncio.Queue[SpeechSlice | None]",
+        audio: "asyncio.Queue[AudioPiece | None]",
+    ) -> None:
+        decoder = self._engine.new_decoder(voice, params)
+        while piece := await slices.get():
+            decoded = await decoder.decode(piece)
+            self._steps += 1
+            await audio.put(AudioPiece(decoded, piece.last))
+        await audio.put(None)
+
+    async def _pcm(
+        self,
+        params: SynthesisParams,
+        audio: "asyncio.Queue[AudioPiece | None]",
+        emit: Emit,
+        chunk_done: Callable[[], None],
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        joiner = ChunkJoiner(params, self._engine.sample_rate)
+        watermark = self._engine.new_watermark()
+
+        def joined(piece: AudioPiece | None) -> Samples:
+            if piece is None:
+                return joiner.finish()
+            return joiner.push(piece.audio, piece.last)
+
+        def convert(piece: AudioPiece | None) -> bytes:
+            audio = joined(piece)
+            return to_int16(watermark.push(audio, last=piece is None) if watermark else audio)
+
+        more = True
+        while more:
+            piece = await audio.get()
+            more = piece is not None
+            pcm = await loop.run_in_executor(self._pcm_threads, convert, piece)
+            self._steps += 1
+            if pcm:
+                await emit(pcm)
+            if piece and piece.last:
+                chunk_done()

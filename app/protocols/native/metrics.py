@@ -1,0 +1,197 @@
+"""`/metrics`: what happened, as `Metrics` was told, and how things stand now, for Prometheus."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TypeVar, get_args
+
+from fastapi import APIRouter, Request
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+from starlette.responses import Response
+
+from app import __version__
+from app.backend.local.backend import Master
+from app.backend.local.supervisor import State
+from app.core.audio import SAMPLE_RATE
+from app.http.dependencies import ServicesOf
+from app.observability.system_stats import Gpu, Process, gpu_load, process_load
+from app.protocols.native.system import why_not_ready
+
+PATH = "/metrics"
+
+router = APIRouter(tags=["system"])
+
+
+@router.get(
+    PATH,
+    summary="Metrics for Prometheus",
+    response_class=Response,
+    responses={200: {"description": "Every metric, explained.", "content": {"text/plain": {}}}},
+)
+async def metrics(request: Request, services: ServicesOf) -> Response:
+    """In Prometheus' text format, or in OpenMetrics for whoever accepts that."""
+    master = services.master
+    pids = {seat.id: seat.pid for seat in master.supervisor.seats if seat.pid}
+    gpus, workers = await asyncio.to_thread(lambda: (gpu_load(), _loads(pids)))
+    ready = why_not_ready(services) is None
+    encode, content_type = _encoder(request.headers.get("accept", ""))
+    content = encode(_Reading(master, ready, gpus, workers))
+    return Response(content, headers={"Content-Type": content_type, "Cache-Control": "no-store"})
+
+
+def _encoder(accept: str) -> tuple[Callable[[Collector], bytes], str]:
+    """With its media type; the text format where the library cannot read what is accepted."""
+    try:
+        return choose_encoder(accept)
+    except (TypeError, ValueError):  # a version that is no number
+        return choose_encoder("")
+
+
+def _loads(pids: Mapping[str, int]) -> dict[str, Process]:
+    """Of those that are still there."""
+    loads = {worker: process_load(pid) for worker, pid in pids.items()}
+    return {worker: load for worker, load in loads.items() if load}
+
+
+class _Reading(Collector):
+    """One answer: what was counted so far, and what is read at this moment."""
+
+    def __init__(
+        self, master: Master, ready: bool, gpus: list[Gpu], workers: Mapping[str, Process]
+    ) -> None:
+        self._master = master
+        self._ready = ready
+        self._gpus = gpus
+        self._workers = workers
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._master.metrics.registry.collect()
+        yield from self._service()
+        yield from self._jobs()
+        yield from self._seats()
+        yield from self._processes()
+        if self._gpus:
+            yield from self._devices()
+
+    def _service(self) -> Iterator[Metric]:
+        build = InfoMetricFamily("tts_build", "The version of this service, and its model.")
+        build.add_metric([], {"version": __version__, "model": self._master.model})
+        yield build
+        yield GaugeMetricFamily("tts_ready", "1 if speech can be had, as /ready says.", self._ready)
+        voices = len(self._master.voices.snapshot())
+        yield GaugeMetricFamily("tts_voices", "Voices that can be asked for.", voices)
+
+    def _jobs(self) -> Iterator[Metric]:
+        jobs = self._master.dispatcher
+        yield GaugeMetricFamily(
+            "tts_queue_waiting_jobs", "Jobs that wait for a worker.", jobs.waiting
+        )
+        yield GaugeMetricFamily(
+            "tts_queue_limit_jobs", "So many may wait; more are answered 429.", jobs.limit
+        )
+        yield GaugeMetricFamily("tts_running_jobs", "Jobs that workers are at.", jobs.running)
+        yield CounterMetricFamily(
+            "tts_job_retries", "Jobs given to another worker, since theirs had died.", jobs.retries
+        )
+        yield CounterMetricFamily(
+            "tts_audio_seconds", "Audio that workers have made.", jobs.samples / SAMPLE_RATE
+        )
+
+    def _seats(self) -> Iterator[Metric]:
+        seats = self._master.supervisor.seats
+        slots = self._master.settings.concurrent_requests_per_worker
+        state = GaugeMetricFamily(
+            "tts_worker_state", "1 for the state that the worker is in.", labels=["worker", "state"]
+        )
+        for seat in seats:
+            for each in get_args(State):
+                state.add_metric([seat.id, each], each == seat.state)
+        yield state
+        yield _filled(
+            GaugeMetricFamily(
+                "tts_worker_slots", "Jobs that the worker takes at a time.", labels=["worker"]
+            ),
+            ((seat.id, slots) for seat in seats),
+        )
+        yield _filled(
+            GaugeMetricFamily(
+                "tts_worker_busy_slots", "Slots of the worker that have a job.", labels=["worker"]
+            ),
+            ((seat.id, seat.busy) for seat in seats),
+        )
+        yield _filled(
+            CounterMetricFamily(
+                "tts_worker_restarts",
+                "Times that the worker's process had to be replaced.",
+                labels=["worker"],
+            ),
+            ((seat.id, seat.restarts) for seat in seats),
+        )
+        yield _filled(
+            CounterMetricFamily(
+                "tts_worker_runaways",
+                "Text chunks that went on after their text, and were cut.",
+                labels=["worker"],
+            ),
+            ((seat.id, seat.runaways) for seat in seats),
+        )
+
+    def _processes(self) -> Iterator[Metric]:
+        workers = self._workers.items()
+        yield _filled(
+            CounterMetricFamily(
+                "tts_worker_cpu_seconds",
+                "CPU time of the worker's present process.",
+                labels=["worker"],
+            ),
+            ((worker, load.cpu_s) for worker, load in workers),
+        )
+        yield _filled(
+            GaugeMetricFamily(
+                "tts_worker_resident_memory_bytes",
+                "Memory of the worker's process.",
+                labels=["worker"],
+            ),
+            ((worker, load.memory) for worker, load in workers),
+        )
+
+    def _devices(self) -> Iterator[Metric]:
+        gpus = [(f"gpu{gpu.device_id}", gpu) for gpu in self._gpus]
+        yield _filled(
+            GaugeMetricFamily(
+                "tts_gpu_memory_used_bytes",
+                "Memory of the GPU that is in use, by whatever program.",
+                labels=["device"],
+            ),
+            ((name, gpu.memory_gb.used) for name, gpu in gpus),
+        )
+        yield _filled(
+            GaugeMetricFamily(
+                "tts_gpu_memory_total_bytes", "Memory of the GPU.", labels=["device"]
+            ),
+            ((name, gpu.memory_gb.total) for name, gpu in gpus),
+        )
+        yield _filled(
+            GaugeMetricFamily(
+                "tts_gpu_utilization_ratio",
+                "Share of the time in which the GPU ran a kernel, 0 to 1.",
+                labels=["device"],
+            ),
+            ((name, gpu.utilization_percent.gpu / 100) for name, gpu in gpus),
+        )
+
+
+Family = TypeVar("Family", GaugeMetricFamily, CounterMetricFamily)
+
+
+def _filled(metric: Family, rows: Iterable[tuple[str, float]]) -> Family:
+    """With a value for each label."""
+    for label, value in rows:
+        metric.add_metric([label], value)
+    return metric

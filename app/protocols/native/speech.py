@@ -1,0 +1,118 @@
+"""`/tts/generate`: a text in, audio out while it is being made."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from app.audio.encoder import ENCODERS, Encoder
+from app.core.audio import SAMPLE_RATE
+from app.core.errors import NotAcceptable
+from app.http.audio_response import SpeechResponse
+from app.http.dependencies import services_of
+from app.http.error_handlers import documented
+from app.http.openapi import SPEECH_REQUESTS, named
+from app.http.raw_request_route import BareRoute
+from app.protocols.native.negotiation import negotiate
+from app.settings import Settings
+from app.speech.options import FormatName, SpeechRequest, from_json, from_query, json_schema_of
+from app.speech.service import (
+    READ_ERRORS,
+    SPEAK_ERRORS,
+    checked_text,
+    read_parameters,
+    speak,
+    speech_headers,
+)
+
+router = APIRouter(tags=["speech"], route_class=BareRoute)
+
+_SCHEMA = json_schema_of(SpeechRequest)
+_AUDIO = {"200": {"description": "The audio.", "content": {"audio/*": {}}}}
+_BODY: dict[str, Any] = {
+    "responses": _AUDIO,
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": _SCHEMA, "examples": named(SPEECH_REQUESTS)},
+        },
+    },
+}
+_QUERY: dict[str, Any] = {
+    "responses": _AUDIO,
+    "parameters": [
+        {
+            "name": name,
+            "in": "query",
+            "required": name in _SCHEMA["required"],
+            "description": schema.get("description", ""),
+            "schema": schema,
+        }
+        for name, schema in _SCHEMA["properties"].items()
+    ],
+}
+
+
+def document_settings(operations: dict[str, Any], settings: Settings) -> None:
+    """Put into the schema of this path what the settings decide: defaults, the longest text."""
+    defaults = msgspec.structs.asdict(settings.synthesis_params())
+    del defaults["seed"]
+    content = operations["post"]["requestBody"]["content"]["application/json"]
+    in_body = content["schema"]["properties"]
+    in_query = {one["name"]: one["schema"] for one in operations["get"]["parameters"]}
+    for parameters in (in_body, in_query):
+        parameters["text"]["x-max-length"] = settings.max_text_length
+        for name, default in defaults.items():
+            parameters[name]["default"] = default
+
+
+@router.post(
+    "/tts/generate",
+    summary="Speak a text (JSON)",
+    openapi_extra=_BODY,
+    response_class=Response,
+    responses=documented(*SPEAK_ERRORS, NotAcceptable, *READ_ERRORS),
+)
+async def generate(request: Request) -> Response:
+    """For long texts and servers; parameters in a JSON object."""
+    return _answer(request, from_json(await read_parameters(request)))
+
+
+@router.get(
+    "/tts/generate",
+    summary="Speak a text (URL)",
+    openapi_extra=_QUERY,
+    response_class=Response,
+    responses=documented(*SPEAK_ERRORS, NotAcceptable),
+)
+async def generate_from_url(request: Request) -> Response:
+    """For an audio tag's `src`; the same parameters in the query."""
+    return _answer(request, from_query(request.query_params))
+
+
+@router.head("/tts/generate", include_in_schema=False)
+async def describe(request: Request) -> Response:
+    """What GET would answer, without a job."""
+    services = services_of(request)
+    wanted = from_query(request.query_params)
+    checked_text(wanted.text, services)
+    encoder = _new_encoder(request, wanted)()
+    if wanted.voice_id is not None:
+        services.master.voices.unpin(services.master.voices.pin(wanted.voice_id))
+    headers = speech_headers(services, wanted.voice_id)
+    response = Response(headers=headers, media_type=encoder.media_type)
+    del response.headers["content-length"]  # of a stream, it is not known
+    return response
+
+
+def _answer(request: Request, wanted: SpeechRequest) -> SpeechResponse:
+    new_encoder = _new_encoder(request, wanted)
+    return speak(request, wanted.text, wanted.voice_id, wanted, new_encoder)
+
+
+def _new_encoder(request: Request, wanted: SpeechRequest) -> Callable[[], Encoder]:
+    name: FormatName = wanted.format or negotiate(request.headers.get("accept", ""))
+    return partial(ENCODERS[name], SAMPLE_RATE)

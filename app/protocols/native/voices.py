@@ -1,0 +1,127 @@
+"""`/voices`: upload, list, delete."""
+
+import errno
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel
+from python_multipart.exceptions import FormParserError
+from starlette.datastructures import FormData, UploadFile
+
+from app.core.errors import (
+    InvalidRequest,
+    InvalidVoiceId,
+    PayloadTooLarge,
+    PreloadedVoice,
+    StorageFull,
+    StorageUnavailable,
+    UnsupportedMedia,
+    UnusableAudio,
+    VoiceExists,
+    VoiceNotFound,
+)
+from app.http.dependencies import ServicesOf
+from app.http.error_handlers import documented
+from app.http.openapi import answer
+from app.http.request_body import limit_body, media_type
+from app.voices.folder import checked_voice_id
+
+router = APIRouter(prefix="/voices", tags=["voices"])
+
+MULTIPART_OVERHEAD_BYTES = 65_536
+
+_UPLOAD = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "additionalProperties": False,
+                    "properties": {"file": {"type": "string", "format": "binary"}},
+                }
+            }
+        },
+    }
+}
+
+
+class Uploaded(BaseModel):
+    voice_id: str
+    message: str
+
+
+class Deleted(BaseModel):
+    message: str
+
+
+@router.post(
+    "",
+    summary="Upload a voice",
+    status_code=201,
+    openapi_extra=_UPLOAD,
+    responses=answer({"voice_id": "voice.wav", "message": "Voice uploaded successfully."}, 201)
+    | documented(
+        *(InvalidRequest, InvalidVoiceId, VoiceExists, PayloadTooLarge, UnsupportedMedia),
+        *(UnusableAudio, StorageUnavailable, StorageFull),
+    ),
+)
+async def upload(request: Request, services: ServicesOf, replace: bool = False) -> Uploaded:
+    """The file name becomes the `voice_id`. `replace=true` swaps an existing one."""
+    if media_type(request) != "multipart/form-data":
+        raise UnsupportedMedia("Send the file as multipart/form-data.")
+    voices, settings = services.master.voices, services.master.settings
+    too_large = PayloadTooLarge(
+        f"A voice file may have at most {settings.max_upload_mb} MB.", param="file"
+    )
+    most_bytes = settings.max_upload_bytes + MULTIPART_OVERHEAD_BYTES
+    limited = limit_body(request, most_bytes, too_large)
+    try:
+        async with limited.form(max_files=1, max_fields=4) as form:
+            file = form.get("file")
+            if not isinstance(file, UploadFile) or not file.filename:
+                raise _no_file(form)
+            voice_id = checked_voice_id(_name_as_sent(file))
+            await voices.add(voice_id, file.file, replace=replace)
+    except (FormParserError, UnicodeError) as error:
+        raise InvalidRequest(f"The body is not valid multipart/form-data: {error}.") from None
+    except OSError as error:  # of the temporary file that the upload is spooled to
+        if error.errno == errno.ENOSPC:
+            raise StorageFull("There is no space left for the upload.") from None
+        raise
+    return Uploaded(voice_id=voice_id, message="Voice uploaded successfully.")
+
+
+@router.get(
+    "",
+    summary="List voices",
+    responses=answer(["austen.wav", "voice.wav"]) | documented(InvalidRequest),
+)
+async def list_voices(services: ServicesOf, preloaded: bool | None = None) -> list[str]:
+    """The ids of all voices that can be asked for. `preloaded` lists those that are, or are not."""
+    return services.master.voices.ids(preloaded=preloaded)
+
+
+@router.delete(
+    "/{voice_id}",
+    summary="Delete a voice",
+    responses=answer({"message": "Voice 'voice.wav' deleted successfully."})
+    | documented(PreloadedVoice, VoiceNotFound, StorageUnavailable, StorageFull),
+)
+async def delete(voice_id: str, services: ServicesOf) -> Deleted:
+    """Only uploaded ones; a generation that was accepted before ends with the voice it had."""
+    await services.master.voices.delete(voice_id)
+    return Deleted(message=f"Voice '{voice_id}' deleted successfully.")
+
+
+def _no_file(form: FormData) -> InvalidRequest:
+    named = [repr(name) for name, value in form.multi_items() if isinstance(value, UploadFile)]
+    instead = f", not {named[0]}" if named and "file" not in form else ""
+    return InvalidRequest(f"Send one file, as the multipart field 'file'{instead}.", param="file")
+
+
+def _name_as_sent(file: UploadFile) -> str:
+    """The parser takes the last part of `C:\\path\\voice.wav`; here no path is a name."""
+    if "\\" in file.headers["content-disposition"]:
+        raise InvalidVoiceId("A voice id has no backslash.", param="file")
+    return file.filename or ""

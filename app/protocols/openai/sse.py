@@ -1,0 +1,58 @@
+"""Audio as server-sent events, as OpenAI's clients read them.
+
+An encoder like any other, around that of the audio: `speech.audio.delta`, …, `speech.audio.done`,
+or an `error` just before the stream is cut off.
+"""
+
+import base64
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from app.audio.encoder import Encoder
+from app.core.audio import BYTES_PER_SAMPLE, SAMPLE_RATE, TOKENS_PER_SECOND
+from app.core.errors import ServiceError
+from app.http.error_handlers import error_body, renamed
+
+
+class EventEncoder(Encoder):
+    """`input_tokens`: what `usage` is to say of the text; of the speech it says what was spoken.
+
+    `names`: what parameters are called here, for errors.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, input_tokens: int, encoder: Encoder, names: Mapping[str, str]) -> None:
+        self.blocking = encoder.blocking
+        self._input_tokens = input_tokens
+        self._encoder = encoder
+        self._names = names
+        self._samples = 0
+
+    def encode(self, pcm: bytes) -> bytes:
+        self._samples += len(pcm) // BYTES_PER_SAMPLE
+        return _delta(self._encoder.encode(pcm))
+
+    def finish(self) -> bytes:
+        output_tokens = -(-self._samples * TOKENS_PER_SECOND // SAMPLE_RATE)  # the last one counts
+        usage = {
+            "input_tokens": self._input_tokens,
+            "output_tokens": output_tokens,
+            "total_tokens": self._input_tokens + output_tokens,
+        }
+        done = _event({"type": "speech.audio.done", "usage": usage})
+        return _delta(self._encoder.finish()) + done
+
+    def broken_off(self, error: ServiceError) -> bytes:
+        return _event({"type": "error", **error_body(renamed(error, self._names))})
+
+
+def _delta(audio: bytes) -> bytes:
+    if not audio:
+        return b""
+    return _event({"type": "speech.audio.delta", "audio": base64.b64encode(audio).decode()})
+
+
+def _event(data: dict[str, Any]) -> bytes:
+    return b"data: %b\n\n" % json.dumps(data, separators=(",", ":")).encode()

@@ -1,0 +1,131 @@
+"""`serve`: the service from its first listening socket to its exit.
+
+Signals are handled here and not by uvicorn, which would close the listener at once: on SIGTERM
+new work is refused with 503 while running streams are completed. A second signal ends them.
+"""
+
+import asyncio
+import gc
+import logging
+import signal
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import uvicorn
+from fastapi import FastAPI
+
+from app.backend.local.backend import Master
+from app.core.native import give_back_large_blocks
+from app.core.process_env import cpu_count
+from app.http.dependencies import Services
+from app.observability.system_stats import cpu_load
+from app.server.app import create_app, create_probe_app
+from app.server.connection import BoundedProtocol
+from app.server.sockets import BACKLOG, Listener, allow_many_descriptors, listen, url_of
+from app.settings import Settings
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+INTERRUPT_GRACE_S = 3.0
+"""Someone who presses Ctrl-C is waiting."""
+
+CONNECTIONS_GRACE_S = 3
+
+
+async def serve(settings: Settings, model: str) -> None:
+    """Runs until a signal. Raises `StartupError` if a port or a folder cannot be used."""
+    allow_many_descriptors()
+    doors = _open_doors(settings)
+    give_back_large_blocks()  # some encoders take megabytes
+    cpu_load()  # the next one measures from here
+    threads = ThreadPoolExecutor(cpu_count(), thread_name_prefix="encoder")
+    async with Master.running(settings, model) as master:
+        services = Services(master, threads)
+        servers = [_Server(create(services)) for _, create in doors]
+        serving = [
+            asyncio.create_task(server.serve(sockets=[listener]))
+            for server, (listener, _) in zip(servers, doors, strict=True)
+        ]
+        gc.freeze()  # the modules stay: to walk them all, as it does at times, takes it 50 ms
+        url = url_of(settings.host, settings.port)
+        log.info("listening on %s:%d, model %s: %s", settings.host, settings.port, model, url)
+        if settings.port_health:
+            log.info("answering /ping on port %d, too", settings.port_health)
+        try:
+            await _until_signalled(master, settings.shutdown_grace_seconds)
+        finally:
+            if answering := sum(len(server.server_state.tasks) for server in servers):
+                log.warning("%d requests are still being answered", answering)
+            for server in servers:
+                server.should_exit = True
+            await asyncio.gather(*serving)
+    threads.shutdown(wait=False, cancel_futures=True)
+    if lost := asyncio.all_tasks() - {asyncio.current_task()}:
+        log.error("tasks that nobody has ended: %s", [task.get_name() for task in lost])
+    log.info("stopped")
+
+
+def _open_doors(settings: Settings) -> list[tuple[Listener, Callable[[Services], FastAPI]]]:
+    """A listener for each port, and what makes the app behind it."""
+    ports = [("PORT", settings.port, create_app)]
+    if settings.port_health:
+        ports.append(("PORT_HEALTH", settings.port_health, create_probe_app))
+    return [(listen(settings.host, port, name), create) for name, port, create in ports]
+
+
+async def _until_signalled(master: Master, grace_s: float) -> None:
+    """Returns when a signal has come and the running streams are over; raises what crashed."""
+    loop = asyncio.get_running_loop()
+    signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, signals.put_nowait, number)
+    received = await _unless_crashed(master, signals.get())
+    if received == signal.SIGINT:
+        grace_s = min(grace_s, INTERRUPT_GRACE_S)
+    if master.dispatcher.running or master.dispatcher.waiting:
+        log.info("%s: accepted streams have %g s to end", received.name, grace_s)
+    else:
+        log.info("%s", received.name)
+    draining = asyncio.create_task(master.drain(grace_s))
+    again = asyncio.create_task(signals.get())
+    await asyncio.wait({draining, again}, return_when=asyncio.FIRST_COMPLETED)
+    again.cancel()
+    if not draining.done():
+        master.dispatcher.abort()
+        await draining
+
+
+async def _unless_crashed(master: Master, event: Coroutine[Any, Any, T]) -> T:
+    waiting = asyncio.create_task(event)
+    either: set[asyncio.Future[Any]] = {waiting, master.crashed}
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    if not waiting.done():
+        waiting.cancel()
+        master.crashed.result()
+    return await waiting
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, app: FastAPI) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=BoundedProtocol,
+                ws="none",
+                lifespan="off",
+                access_log=False,
+                log_config=None,
+                log_level="warning",
+                backlog=BACKLOG,
+                server_header=False,
+                timeout_graceful_shutdown=CONNECTIONS_GRACE_S,
+            )
+        )
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield

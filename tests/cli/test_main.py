@@ -1,0 +1,268 @@
+"""The command line, each command in a process of its own."""
+
+import io
+import os
+import pty
+import subprocess
+import sys
+import wave
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from app import __version__
+from app.model_files.download import FILES
+from tests.support.engines import expected_pcm, voice_code
+from tests.support.media import audio_file, tone
+from tests.support.service import ROOT, SCRIPTED
+
+SPOKEN = "audio30 audio5"
+SPOKEN_S = 35 * 0.04
+BAR = ("\x1b", "\r", "━", "0:00:00")
+
+
+def command(
+    folder: Path, *args: str, stdin: bytes = b"", **env: str
+) -> subprocess.CompletedProcess[bytes]:
+    """`chatterbox-tts args…` in `folder`, its output and errors in pipes."""
+    return subprocess.run(
+        [sys.executable, "-m", "app", *args],
+        cwd=folder,
+        env=environment(env),
+        input=stdin,
+        capture_output=True,
+        timeout=60,
+    )
+
+
+def environment(env: dict[str, str]) -> dict[str, str]:
+    inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    return inherited | {"PYTHONPATH": str(ROOT), "MODEL": SCRIPTED} | env
+
+
+def speak(folder: Path, *args: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    """`speak …`, which succeeds."""
+    done = command(folder, "speak", *args, **options)
+    assert done.returncode == 0, done.stderr.decode()
+    return done
+
+
+def refusal(done: subprocess.CompletedProcess[bytes]) -> str:
+    """The one line of a command that cannot be done."""
+    assert done.returncode not in (0, None)
+    [line] = done.stderr.decode().splitlines()
+    assert line.startswith("chatterbox-tts: ")
+    return line
+
+
+def seconds_of(file: bytes) -> float:
+    with av.open(io.BytesIO(file)) as media:
+        return sum(frame.samples / frame.sample_rate for frame in media.decode(audio=0))
+
+
+# --- speak ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", ["wav", "mp3", "mp4", "M4A", "webm"])
+def test_the_ending_chooses_a_format_that_plays(tmp_path: Path, ending: str) -> None:
+    speak(tmp_path, SPOKEN, "-o", f"out.{ending}")
+    file = (tmp_path / f"out.{ending}").read_bytes()
+    assert seconds_of(file) == pytest.approx(SPOKEN_S, abs=0.13)
+    assert [path.name for path in tmp_path.iterdir()] == [f"out.{ending}"]
+
+
+def test_text_may_come_from_standard_input_and_the_seed_counts(tmp_path: Path) -> None:
+    speak(tmp_path, "-", "-o", "out.pcm", "--seed", "7", stdin=SPOKEN.encode())
+    assert (tmp_path / "out.pcm").read_bytes() == expected_pcm(SPOKEN, 7)
+
+
+def test_without_a_name_the_file_is_a_wav(tmp_path: Path) -> None:
+    speak(tmp_path, SPOKEN)
+    assert seconds_of((tmp_path / "speech.wav").read_bytes()) == pytest.approx(SPOKEN_S)
+
+
+def test_a_pipe_gets_the_figures_and_no_bar(tmp_path: Path) -> None:
+    done = speak(tmp_path, SPOKEN, "-o", "out.mp3")
+    shown = done.stderr.decode()
+    for part in ("1.40 s of audio", "first audio after", "real-time factor", "scripted model"):
+        assert part in shown
+    assert len(shown.splitlines()) == 1
+    assert not [sign for sign in BAR if sign in shown]
+    assert done.stdout == b""
+
+
+def test_a_terminal_gets_a_bar(tmp_path: Path) -> None:
+    controller, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "app", "speak", SPOKEN, "-o", "out.mp3"],
+        cwd=tmp_path,
+        env=environment({"TERM": "xterm", "COLUMNS": "120"}),
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+    )
+    os.close(terminal)
+    shown = _everything_from(controller).decode()
+    os.close(controller)
+    assert process.wait(30) == 0
+    for part in ("speaking", "━", "100%", "real-time factor"):
+        assert part in shown
+
+
+def _everything_from(controller: int) -> bytes:
+    shown = b""
+    while True:
+        try:
+            shown += os.read(controller, 65_536)
+        except OSError:  # how Linux says that the last process has left the terminal
+            return shown
+
+
+def test_a_voice_is_an_id_or_a_file(tmp_path: Path) -> None:
+    for folder, seconds in (("voices", 1.1), ("preloaded-voices", 1.2), (".", 1.3)):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        content = audio_file(tone(seconds))
+        (tmp_path / folder / f"v {seconds}.wav").write_bytes(content)
+        speak(tmp_path, "audio3", "-o", "out.pcm", "--seed", "7", "--voice", f"v {seconds}.wav")
+        code = voice_code(tone(seconds))
+        assert (tmp_path / "out.pcm").read_bytes() == expected_pcm("audio3", 7, code)
+
+
+def test_the_built_in_voice_speaks_and_says_that_it_ignores_a_voice(tmp_path: Path) -> None:
+    args = ("Hello, this is a test.", "-o", "out.wav", "--voice", "austen.wav")
+    done = speak(tmp_path, *args, MODEL="auto", PRELOADED_VOICES_DIR=str(ROOT / "preloaded-voices"))
+    shown = done.stderr.decode()
+    assert "the preview voice ignores --voice" in shown
+    assert "preview model" in shown
+    assert seconds_of((tmp_path / "out.wav").read_bytes()) > 1
+    with av.open(tmp_path / "out.wav") as media:
+        assert np.abs([frame.to_ndarray().max() for frame in media.decode(audio=0)]).max() > 3000
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ((SPOKEN, "-o", "out.txt"), "out.txt"),
+        ((SPOKEN, "-o", "out"), ".wav .mp3"),
+        ((" \u200b ", "-o", "out.wav"), "nothing in this text"),
+        ((SPOKEN, "-o", "no/such/out.wav"), "no/such"),
+        ((SPOKEN, "-o", "folder.wav"), "folder.wav"),
+        ((SPOKEN, "--voice", "text.wav"), "cannot be used"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_leaves_nothing(
+    tmp_path: Path, args: tuple[str, ...], said: str
+) -> None:
+    (tmp_path / "folder.wav").mkdir()
+    (tmp_path / "text.wav").write_text("This is not audio.")
+    assert said in refusal(command(tmp_path, "speak", *args))
+    assert {path.name for path in tmp_path.iterdir()} == {"folder.wav", "text.wav"}
+
+
+def test_standard_input_that_is_no_text_is_one_line(tmp_path: Path) -> None:
+    strict = {"PYTHONIOENCODING": "utf-8:strict"}  # as in most locales
+    done = command(tmp_path, "speak", "-", stdin=b"\xff\xfe\xff", **strict)
+    assert "nothing in this text" in refusal(done)
+
+
+def test_a_speech_that_fails_leaves_the_old_file_alone(tmp_path: Path) -> None:
+    (tmp_path / "out.wav").write_bytes(b"old")
+    done = command(tmp_path, "speak", "audio30 raise", "-o", "out.wav")
+    assert done.returncode not in (0, None)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.wav"]
+    assert (tmp_path / "out.wav").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("command_", [("speak", "Hello."), ("serve",)])
+def test_a_missing_extra_is_one_line_that_names_the_command(
+    tmp_path: Path, command_: tuple[str, ...]
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['piper'] = None\n")
+    done = command(
+        tmp_path, *command_, MODEL="preview", API_KEY="k", PYTHONPATH=f"{tmp_path}:{ROOT}"
+    )
+    assert "pip install '.[preview]'" in refusal(done)
+
+
+# --- voices and models ----------------------------------------------------------------------------
+
+
+def test_voices_lists_what_is_a_voice_in_both_folders(tmp_path: Path) -> None:
+    for name in ("voices/mine.wav", "preloaded-voices/theirs.mp3", "voices/README.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(1234))
+    (tmp_path / "voices" / "folder.wav").mkdir()
+    (tmp_path / "voices" / "link.wav").symlink_to(tmp_path / "nowhere.wav")
+    done = command(tmp_path, "voices")
+    assert done.returncode == 0, done.stderr.decode()
+    shown = done.stdout.decode()
+    for part in ("mine.wav", "theirs.mp3", "preloaded-voices", "1,234"):
+        assert part in shown
+    for part in ("README", "folder.wav", "link.wav"):
+        assert part not in shown
+
+
+def test_voices_names_the_folders_that_it_looked_in(tmp_path: Path) -> None:
+    (tmp_path / "voices").mkdir()
+    done = command(tmp_path, "voices")
+    assert done.returncode == 0
+    last = done.stdout.decode().splitlines()[-1]
+    preloaded = tmp_path / "preloaded-voices"
+    assert last == f"looked in {tmp_path / 'voices'} and {preloaded} (does not exist)"
+
+
+def test_a_voice_that_is_not_there_is_told_with_where_it_was_looked_for(tmp_path: Path) -> None:
+    line = refusal(command(tmp_path, "speak", SPOKEN, "--voice", "nobody.wav"))
+    assert "no voice nobody.wav" in line
+    assert line.endswith(f"{tmp_path / 'voices'} or {tmp_path / 'preloaded-voices'}")
+
+
+def test_a_voices_folder_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "voices").write_text("no folder")
+    assert "cannot read voices" in refusal(command(tmp_path, "voices"))
+
+
+def test_models_shows_what_is_there_and_how_to_get_the_rest(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    present = next(iter(FILES))
+    (tmp_path / "models" / present).write_bytes(bytes(4321))
+    done = command(tmp_path, "models")
+    assert done.returncode == 0
+    lines = done.stdout.decode().splitlines()
+    for name in FILES:
+        [line] = [line for line in lines if name in line]
+        assert ("4,321" if name == present else "missing") in line
+    assert "chatterbox-tts models download" in done.stdout.decode()
+
+
+def test_without_a_command_there_is_help(tmp_path: Path) -> None:
+    shown = command(tmp_path).stdout.decode()
+    for name in ("serve", "speak", "voices", "models"):
+        assert name in shown
+
+
+@pytest.mark.parametrize(
+    "args", [(), ("serve",), ("speak",), ("voices",), ("models", "download"), ("bench", "engine")]
+)
+def test_h_is_help(tmp_path: Path, args: tuple[str, ...]) -> None:
+    done = command(tmp_path, *args, "-h")
+    assert done.returncode == 0
+    assert b"Usage: " in done.stdout
+
+
+def test_a_wav_states_its_true_length(tmp_path: Path) -> None:
+    speak(tmp_path, "audio25", "-o", "true.wav")
+    with wave.open(str(tmp_path / "true.wav")) as file:
+        assert file.getnframes() == 24_000
+
+
+# --- version --------------------------------------------------------------------------------------
+
+
+def test_the_version_is_told_without_any_setting(tmp_path: Path) -> None:
+    done = command(tmp_path, "--version")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode() == f"chatterbox-tts {__version__}\n"

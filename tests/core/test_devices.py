@@ -1,0 +1,100 @@
+from types import SimpleNamespace
+from typing import Any
+
+import pynvml
+import pytest
+
+import app.core.devices as devices
+from app.core.devices import CPU, Device, detect
+
+UUIDS = ["GPU-11aa", "GPU-22bb", "GPU-22cc", "GPU-33dd"]
+ALL = [Device(f"gpu{index}", "cuda", uuid) for index, uuid in enumerate(UUIDS)]
+
+
+class FakeNvml(SimpleNamespace):
+    """As much of NVML as is asked; `open` counts unfinished sessions."""
+
+    NVMLError = pynvml.NVMLError
+
+    def __init__(self, uuids: list[Any], driver: bool = True) -> None:
+        super().__init__(uuids=uuids, driver=driver, open=0)
+
+    def nvmlInit(self) -> None:
+        if not self.driver:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+        self.open += 1
+
+    def nvmlShutdown(self) -> None:
+        self.open -= 1
+
+    def nvmlDeviceGetCount(self) -> int:
+        return len(self.uuids)
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
+        return 1000 + index
+
+    def nvmlDeviceGetUUID(self, handle: int) -> Any:
+        return self.uuids[handle - 1000]
+
+
+@pytest.fixture
+def nvml(monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
+    """A machine with four GPUs."""
+    fake = FakeNvml(UUIDS)
+    monkeypatch.setattr(devices, "pynvml", fake)
+    return fake
+
+
+def test_every_gpu_is_a_device(nvml: FakeNvml) -> None:
+    assert detect(None) == ALL
+    assert nvml.open == 0
+
+
+def test_old_drivers_give_bytes(nvml: FakeNvml) -> None:
+    nvml.uuids = [uuid.encode() for uuid in UUIDS]
+    assert detect(None) == ALL
+
+
+@pytest.mark.parametrize(
+    ("visible", "seen"),
+    [
+        ("0", [0]),
+        ("2,0", [2, 0]),
+        (" 1 , 3 ", [1, 3]),
+        ("GPU-33dd,GPU-11aa", [3, 0]),
+        ("GPU-33", [3]),
+        ("1,GPU-11aa", [1, 0]),
+        ("0,9,1", [0]),  # what follows an invalid entry is invisible
+        ("0,-1,1", [0]),
+        ("0,,1", [0]),
+        ("GPU-none,0", []),
+        ("", []),
+        ("-1", []),
+        ("NoDevFiles", []),
+    ],
+)
+def test_an_operator_chooses_gpus(nvml: FakeNvml, visible: str, seen: list[int]) -> None:
+    assert detect(visible) == ([ALL[index] for index in seen] or [CPU])
+
+
+def test_without_a_driver_there_is_the_cpu(nvml: FakeNvml) -> None:
+    nvml.driver = False
+    assert detect(None) == [CPU]
+    assert nvml.open == 0
+
+
+def test_a_driver_without_gpus_leaves_the_cpu(nvml: FakeNvml) -> None:
+    nvml.uuids = []
+    assert detect(None) == [CPU]
+
+
+def test_this_machine_has_a_device() -> None:
+    assert detect(None)
+
+
+def test_a_process_is_pinned_by_uuid() -> None:
+    assert ALL[1].environment() == {"CUDA_VISIBLE_DEVICES": "GPU-22bb"}
+
+
+def test_on_the_cpu_no_gpu_is_visible() -> None:
+    assert CPU.environment()["CUDA_VISIBLE_DEVICES"] == ""

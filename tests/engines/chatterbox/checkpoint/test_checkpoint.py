@@ -1,0 +1,154 @@
+"""The random checkpoint is alive: what any part of the model hears can be heard in the end."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from chatterbox import ChatterboxTTS
+from torch import Tensor
+
+from app.bench.checkpoint import make_checkpoint, tiny_sizes
+from app.engines.chatterbox.checkpoint.loader import load
+from app.model_files.download import FILES
+
+TEXTS = ("It is a truth universally acknowledged.", "However little known the feelings of a man.")
+
+
+def speak(tts: ChatterboxTTS, text: str, **options: Any) -> Tensor:
+    """Speech tokens, the end token among them, drawn by upstream's own loop."""
+    text_tokens = tts.tokenizer.text_to_tokens(text).repeat(2, 1)
+    text_tokens = torch.nn.functional.pad(text_tokens, (1, 0), value=tts.t3.hp.start_text_token)
+    text_tokens = torch.nn.functional.pad(text_tokens, (0, 1), value=tts.t3.hp.stop_text_token)
+    tokens: Tensor = tts.t3.inference(
+        t3_cond=tts.conds.t3,
+        text_tokens=text_tokens,
+        **{"max_new_tokens": 400, "top_p": 1.0} | options,
+    )
+    return tokens[0]
+
+
+def mel(tts: ChatterboxTTS, tokens: Tensor, noise: int = 0, **reference: Tensor) -> Tensor:
+    torch.manual_seed(noise)
+    frames: Tensor = tts.s3gen.flow_inference(
+        tokens[None], ref_dict=tts.conds.gen | reference, finalize=True
+    )
+    return frames
+
+
+def waveform(tts: ChatterboxTTS, frames: Tensor) -> Tensor:
+    torch.manual_seed(0)
+    audio: Tensor = tts.s3gen.hift_inference(frames)[0]
+    return audio
+
+
+@pytest.fixture(scope="module")
+def tokens() -> Tensor:
+    return torch.randint(6561, (80,), generator=torch.Generator().manual_seed(0))
+
+
+def test_the_same_seed_makes_the_same_files(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    again = make_checkpoint(tmp_path / "again")
+    other = make_checkpoint(tmp_path / "other", seed=1)
+    for name in FILES:
+        if name != "conds.pt":
+            assert (again / name).read_bytes() == (tiny_checkpoint / name).read_bytes()
+    for name in FILES[:3]:
+        assert (again / name).read_bytes() != (other / name).read_bytes()
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_speech_ends_after_a_plausible_time(upstream: ChatterboxTTS, text: str) -> None:
+    torch.manual_seed(0)
+    for _ in range(3):
+        assert 50 < len(speak(upstream, text)) < 150
+
+
+def test_without_an_end_token_it_does_not_end(tmp_path: Path, upstream: ChatterboxTTS) -> None:
+    with tiny_sizes():
+        endless = load(make_checkpoint(tmp_path, end_at=None), "cpu")
+    tts = ChatterboxTTS(endless.t3, None, None, upstream.tokenizer, "cpu", upstream.conds)
+    assert len(speak(tts, TEXTS[0])) == 400
+
+
+def test_a_few_tokens_are_far_likelier_than_the_others(upstream: ChatterboxTTS) -> None:
+    torch.manual_seed(0)
+    spoken = speak(upstream, TEXTS[0])[None, :50]
+    text = upstream.tokenizer.text_to_tokens(TEXTS[0])
+    text = torch.nn.functional.pad(text, (1, 0), value=255)
+    text = torch.nn.functional.pad(text, (0, 1), value=0).long()
+    with torch.inference_mode():
+        logits = upstream.t3(
+            t3_cond=upstream.conds.t3,
+            text_tokens=text,
+            text_token_lens=torch.tensor([text.shape[1]]),
+            speech_tokens=spoken,
+            speech_token_lens=torch.tensor([50]),
+        ).speech_logits
+    best = logits.softmax(-1).max(-1).values
+    assert best.median() > 0.5
+    assert best.quantile(0.2) < 0.8  # and yet the dice matter
+
+
+def test_what_is_said_depends_on_everything(upstream: ChatterboxTTS) -> None:
+    def said(text: str = TEXTS[0], **options: Any) -> list[int]:
+        torch.manual_seed(0)
+        tokens: list[int] = speak(upstream, text, **options).tolist()
+        return tokens
+
+    usual = said()
+    assert said() == usual
+    assert said(TEXTS[1]) != usual
+    assert said(cfg_weight=0.4) != usual
+    assert said(repetition_penalty=1.0) != usual
+    assert said(temperature=0.7) != usual
+    assert sum(token >= 6561 for token in usual) < 10
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_voiced_and_unvoiced_stretches_alternate(
+    upstream: ChatterboxTTS, tokens: Tensor, reverse: bool
+) -> None:
+    frames = mel(upstream, tokens.flip(0) if reverse else tokens)
+    with torch.inference_mode():
+        pitch = upstream.s3gen.mel2wav.f0_predictor(frames)[0]
+    voiced = pitch > 10
+    assert 0.3 < voiced.float().mean() < 0.9
+    changes = (voiced[1:] != voiced[:-1]).sum()
+    assert len(frames[0, 0]) / 20 < changes < len(frames[0, 0]) / 3  # stretches of 3 to 20 frames
+    assert 30 < pitch[voiced].median() < 300
+
+
+def test_the_waveform_follows_the_mel(upstream: ChatterboxTTS, tokens: Tensor) -> None:
+    one, other = (waveform(upstream, mel(upstream, t)) for t in (tokens, tokens.flip(0)))
+    assert (one - other).std() > 0.1
+    assert 0.05 < one.std() < 0.5
+    assert (one.abs() >= 0.99).float().mean() < 0.02
+    pattern = one[0, : one.shape[1] // 480 * 480].view(-1, 480).mean(0)
+    assert pattern.var() < 0.5 * one.var()
+
+
+def test_the_vocoder_hears_the_mel_beside_the_source(
+    upstream: ChatterboxTTS, tokens: Tensor
+) -> None:
+    one, other = (mel(upstream, t) for t in (tokens, tokens.flip(0)))
+    vocoder = upstream.s3gen.mel2wav
+    with torch.inference_mode():
+        _, source = vocoder.inference(one)
+        assert (vocoder.decode(one, source) - vocoder.decode(other, source)).std() > 0.1
+        silent = vocoder.decode(one, torch.zeros_like(source))
+        assert (vocoder.decode(one, source) - silent).std() > 0.1
+
+
+def test_the_mel_depends_on_everything(upstream: ChatterboxTTS, tokens: Tensor) -> None:
+    reference = upstream.conds.gen
+    usual = mel(upstream, tokens)
+    assert -8 < usual.mean() < -2
+    for changed in (
+        mel(upstream, tokens.flip(0)),
+        mel(upstream, tokens, noise=1),
+        mel(upstream, tokens, prompt_feat=reference["prompt_feat"].flip(1)),
+        mel(upstream, tokens, prompt_token=reference["prompt_token"].flip(1)),
+        mel(upstream, tokens, embedding=reference["embedding"].flip(1)),
+    ):
+        assert (changed - usual).std() > 0.05 * usual.std()

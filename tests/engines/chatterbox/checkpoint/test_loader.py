@@ -1,0 +1,310 @@
+import json
+import logging
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from chatterbox import ChatterboxTTS
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from app.bench.checkpoint import full_checkpoint, tiny_sizes
+from app.core.errors import StartupError
+from app.engines.chatterbox.checkpoint.loader import Models, load
+
+
+def tensors(module: nn.Module) -> dict[str, Tensor]:
+    """All there are: parameters, buffers whether saved or not, and plain attributes."""
+    return {
+        f"{path}.{name}": value
+        for path, part in module.named_modules()
+        for holder in (part._parameters, part._buffers, vars(part))
+        for name, value in holder.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def differing(models: Models, upstream: ChatterboxTTS) -> list[str]:
+    """The names of all tensors that are not the same in both."""
+    found = []
+    for ours, theirs in (
+        (models.t3, upstream.t3),
+        (models.s3gen, upstream.s3gen),
+        (models.voice_encoder, upstream.ve),
+    ):
+        mine, other = tensors(ours), tensors(theirs)
+        assert mine.keys() == other.keys()
+        assert not any(module.training for module in ours.modules())
+        found += [name for name in mine if not torch.equal(mine[name], other[name])]
+    return found
+
+
+def test_every_tensor_is_upstreams(models: Models, upstream: ChatterboxTTS) -> None:
+    assert len(tensors(models.s3gen)) > 1000
+    assert differing(models, upstream) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("t3", "tfmr.layers.0.self_attn.q_proj.weight"),
+        ("t3", "tfmr.rotary_emb.inv_freq"),
+        ("s3gen", ".trim_fade"),
+        ("s3gen", "mel2wav.stft_window"),
+        ("s3gen", "flow.encoder.embed.pos_enc.pe"),
+        ("s3gen", "tokenizer.encoder.freqs_cis"),
+        ("s3gen", "tokenizer._mel_filters"),
+        ("s3gen", "speaker_encoder.head.bn1.running_var"),
+        ("voice_encoder", "lstm.weight_ih_l0"),
+    ],
+)
+def test_one_changed_number_would_be_noticed(
+    models: Models, upstream: ChatterboxTTS, module: str, name: str
+) -> None:
+    tensor = tensors(getattr(models, module))[name]
+    first = tensor.view(-1)[0].clone()
+    try:
+        tensor.view(-1)[0] *= 1.001
+        tensor.view(-1)[0] += 1e-6
+        assert differing(models, upstream) == [name]
+    finally:
+        tensor.view(-1)[0] = first
+
+
+def test_what_the_modules_compute_is_upstreams(models: Models, upstream: ChatterboxTTS) -> None:
+    def outputs(t3: Any, s3gen: Any, voice_encoder: Any) -> list[Tensor]:
+        text = torch.tensor([[255, 20, 30, 40, 0]])
+        speech = torch.arange(6561, 6601)[None] % 6562
+        reference = dict(upstream.conds.gen)
+        torch.manual_seed(0)
+        with torch.inference_mode():
+            logits = t3(
+                t3_cond=upstream.conds.t3,
+                text_tokens=text,
+                text_token_lens=torch.tensor([5]),
+                speech_tokens=speech,
+                speech_token_lens=torch.tensor([40]),
+            ).speech_logits
+            audio, _ = s3gen.inference(speech[0, 1:], ref_dict=reference)
+            speaker = voice_encoder(torch.rand(2, 160, 40))
+        return [logits, audio, speaker]
+
+    ours = outputs(models.t3, models.s3gen, models.voice_encoder)
+    theirs = outputs(upstream.t3, upstream.s3gen, upstream.ve)
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-5)
+
+
+def test_the_text_tokens_are_upstreams(models: Models, upstream: ChatterboxTTS) -> None:
+    text = "It is a truth, universally acknowledged…"
+    assert models.tokenizer.encode(text) == upstream.tokenizer.encode(text)
+    assert len(set(models.tokenizer.encode(text))) > 10
+
+
+def test_the_default_voice_is_the_saved_one(models: Models, upstream: ChatterboxTTS) -> None:
+    voice = models.default_voice
+    assert voice is not None
+    assert torch.equal(voice.speaker_embedding, upstream.conds.t3.speaker_emb)
+    assert torch.equal(voice.prompt_tokens, upstream.conds.t3.cond_prompt_speech_tokens)
+    for name in ("prompt_token", "prompt_feat", "embedding"):
+        assert torch.equal(getattr(voice.s3gen, name), upstream.conds.gen[name])
+
+
+def test_draws_no_random_numbers(tiny_checkpoint: Path) -> None:
+    before = torch.get_rng_state()
+    with tiny_sizes():
+        load(tiny_checkpoint, "cpu")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# --- Folders that cannot be loaded, or only just ------------------------------------------------
+
+
+@pytest.fixture
+def folder(tiny_checkpoint: Path, tmp_path: Path) -> Path:
+    """The checkpoint, to be spoiled."""
+    return shutil.copytree(tiny_checkpoint, tmp_path / "model")
+
+
+def tiny(folder: Path) -> Models:
+    with tiny_sizes():
+        return load(folder, "cpu")
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def garbage(path: Path) -> None:
+    path.write_bytes(b"<html>No such model</html>" * 100)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def rewritten(change: Callable[[dict[str, Tensor]], object]) -> Callable[[Path], None]:
+    def spoil(path: Path) -> None:
+        weights = {name: tensor.clone() for name, tensor in load_file(path).items()}
+        change(weights)
+        save_file(weights, path)
+
+    return spoil
+
+
+def edited(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    def spoil(path: Path) -> None:
+        content = json.loads(path.read_text())
+        change(content)
+        path.write_text(json.dumps(content))
+
+    return spoil
+
+
+def resaved(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    def spoil(path: Path) -> None:
+        saved = torch.load(path, weights_only=True)
+        change(saved)
+        torch.save(saved, path)
+
+    return spoil
+
+
+def renamed(name: str) -> Callable[[Path], None]:
+    return lambda path: (path.rename(path.with_name(name)), None)[1]
+
+
+class Bomb:
+    def __reduce__(self) -> Any:
+        return os.abort, ()
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "reason"),
+    [
+        ("ve.safetensors", Path.unlink, "No such file"),
+        ("t3_cfg.safetensors", cut, "damaged or cut off"),
+        ("s3gen.safetensors", garbage, "damaged or cut off"),
+        ("ve.safetensors", empty, "damaged or cut off"),
+        ("t3_cfg.safetensors", rewritten(lambda w: w.pop("speech_head.weight")), "speech_head"),
+        ("s3gen.safetensors", rewritten(lambda w: w.pop("flow.encoder_proj.bias")), "encoder_proj"),
+        (
+            "ve.safetensors",
+            rewritten(lambda w: w.update({"proj.bias": torch.zeros(255)})),
+            r"proj.bias has shape \[255\], not \[256\]",
+        ),
+        ("tokenizer.json", Path.unlink, "No such file"),
+        ("tokenizer.json", garbage, "not a tokenizer"),
+        ("tokenizer.json", edited(lambda t: t.pop("model")), "not a tokenizer"),
+        (
+            "tokenizer.json",
+            edited(lambda t: t["model"]["vocab"].update({"[new]": 704})),
+            "another model's",
+        ),
+        ("conds.pt", garbage, "not a voice"),
+        ("conds.pt", cut, "not a voice"),
+        ("conds.pt", empty, "not a voice"),
+        ("conds.pt", lambda path: torch.save({"t3": {}, "gen": {}}, path), "not a voice"),
+        ("conds.pt", lambda path: torch.save(torch.zeros(2), path), "not a voice"),
+        ("conds.pt", lambda path: torch.save({"t3": None, "gen": None}, path), "not a voice"),
+        ("conds.pt", lambda path: path.write_bytes(pickle.dumps(Bomb(), 2)), "not a voice"),
+        (
+            "conds.pt",
+            resaved(lambda c: c["t3"].update(cond_prompt_speech_tokens=None)),
+            "prompt_tokens is not",
+        ),
+        (
+            "conds.pt",
+            resaved(lambda c: c["gen"].update(embedding=torch.zeros(1, 80))),
+            r"embedding is not a tensor of shape \(1, 192\)",
+        ),
+    ],
+)
+def test_a_bad_file_is_named_with_the_reason(
+    folder: Path, name: str, spoil: Callable[[Path], None], reason: str
+) -> None:
+    spoil(folder / name)
+    with pytest.raises(StartupError, match=f"{name}.*{reason}"):
+        tiny(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "variant"),
+    [
+        ("t3_cfg.safetensors", renamed("t3_turbo_v1.safetensors"), "Turbo"),
+        ("t3_cfg.safetensors", renamed("t3_mtl23ls_v2.safetensors"), "Multilingual"),
+        (
+            "t3_cfg.safetensors",
+            rewritten(lambda w: w.update({"text_emb.weight": torch.zeros(2454, 64)})),
+            "Multilingual",
+        ),
+        (
+            "t3_cfg.safetensors",
+            rewritten(lambda w: w.update({"text_emb.weight": torch.zeros(50_276, 64)})),
+            "Turbo",
+        ),
+    ],
+)
+def test_another_variant_is_named(
+    folder: Path, name: str, spoil: Callable[[Path], None], variant: str
+) -> None:
+    spoil(folder / name)
+    with pytest.raises(StartupError, match=f"{variant}; only the English Chatterbox is supported"):
+        tiny(folder)
+
+
+def test_turbos_s3gen_is_not_taken_for_one_with_a_surplus(folder: Path) -> None:
+    mixer = {"flow.decoder.estimator.time_embed_mixer.weight": torch.zeros(64, 128)}
+    rewritten(lambda weights: weights.update(mixer))(folder / "s3gen.safetensors")
+    with pytest.raises(StartupError, match="Turbo; only the English Chatterbox"):
+        tiny(folder)
+
+
+def test_a_model_of_another_size_is_refused(folder: Path) -> None:
+    with pytest.raises(StartupError, match=r"t3_cfg.*lacks \d+ tensors, tfmr"):
+        load(folder, "cpu")
+
+
+def test_a_surplus_tensor_is_logged(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rewritten(lambda w: w.update(extra=torch.zeros(1)))(folder / "s3gen.safetensors")
+    with caplog.at_level(logging.WARNING):
+        tiny(folder)
+    assert "1 surplus tensors, extra for one" in caplog.text
+
+
+def test_weights_of_half_the_precision_are_widened(folder: Path) -> None:
+    rewritten(lambda w: w.update({n: t.bfloat16() for n, t in w.items()}))(
+        folder / "ve.safetensors"
+    )
+    models = tiny(folder)
+    assert {tensor.dtype for tensor in models.voice_encoder.parameters()} == {torch.float32}
+
+
+def test_without_conds_there_is_no_default_voice(folder: Path) -> None:
+    (folder / "conds.pt").unlink()
+    assert tiny(folder).default_voice is None
+
+
+def test_a_replaced_file_changes_the_digest(folder: Path) -> None:
+    before = tiny(folder).digest
+    assert tiny(folder).digest == before
+    rewritten(lambda weights: weights["proj.bias"].zero_())(folder / "ve.safetensors")
+    assert tiny(folder).digest != before
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(600)
+def test_every_tensor_is_upstreams_at_full_size() -> None:
+    checkpoint = full_checkpoint()
+    upstream = ChatterboxTTS.from_local(checkpoint, "cpu")
+    assert differing(load(checkpoint, "cpu"), upstream) == []
+
+
+def test_eight_bits_are_refused_on_a_gpu(tiny_checkpoint: Path) -> None:
+    with pytest.raises(StartupError, match="TTS_T3_DTYPE=int8 is for the CPU"):
+        load(tiny_checkpoint, "cuda", "int8")

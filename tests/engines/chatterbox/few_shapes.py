@@ -1,7 +1,0 @@
-from app.engines.chatterbox.recording import NoRecorder
-
-
-class FewShapes(NoRecorder):
-    """Everything as on a GPU but the recordings: padded, together, several steps at once."""
-
-    fixes_shapes = True

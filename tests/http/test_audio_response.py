@@ -1,0 +1,338 @@
+"""A worker and a client are played here; stream, encoders and threads are the real ones."""
+
+import asyncio
+import gc
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import pytest
+from starlette.types import Message
+
+import app.http.audio_response as response_module
+from app.audio.encoder import ENCODERS, Encoder, RawPcmEncoder
+from app.backend.local.job_stream import JobStream
+from app.core.audio import SAMPLE_RATE
+from app.core.errors import EncoderFailed, EngineFailed, ServiceError
+from app.http.audio_response import SpeechResponse
+from app.observability.metrics import Metrics
+from tests.support.media import tone
+from tests.support.waiting import until
+
+FORMATS = list(ENCODERS)
+
+
+def pcm(seconds: float, hz: int) -> bytes:
+    return (tone(seconds, SAMPLE_RATE, hz=hz) * 20_000).astype("<i2").tobytes()
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(1) as threads:
+        yield threads
+
+
+class Client:
+    """Takes all that it is sent while it is `reading`, until it is `leaving`."""
+
+    def __init__(self, stream: JobStream) -> None:
+        self.sent: list[Message] = []
+        self.reading = asyncio.Event()
+        self.reading.set()
+        self.leaving = asyncio.Event()
+        self._stream = stream
+
+    async def receive(self) -> Message:
+        await self.leaving.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        assert self._stream.started
+        self.sent.append(message)
+        await self.reading.wait()
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(message.get("body", b"") for message in self.sent)
+
+    @property
+    def complete(self) -> bool:
+        last = self.sent[-1]
+        return last["type"] == "http.response.body" and not last.get("more_body")
+
+
+class HeldEncoder(RawPcmEncoder):
+    """Its thread goes no further than a test lets it."""
+
+    blocking = True
+
+    def __init__(self, entered: threading.Event, may_go_on: threading.Event) -> None:
+        super().__init__(SAMPLE_RATE)
+        self._entered = entered
+        self._may_go_on = may_go_on
+
+    def encode(self, pcm: bytes) -> bytes:
+        self._entered.set()
+        assert self._may_go_on.wait(20)
+        return pcm
+
+
+class FailingEncoder(RawPcmEncoder):
+    """Takes no `bad!` audio."""
+
+    def __init__(self, fault: type[Exception]) -> None:
+        super().__init__(SAMPLE_RATE)
+        self._fault = fault
+
+    def encode(self, pcm: bytes) -> bytes:
+        try:
+            assert pcm != b"bad!"
+        except AssertionError as error:
+            raise self._fault("it failed") from error
+        return pcm
+
+
+class Answer:
+    """A response on its way to a client; `closings` tell what its reader failed with."""
+
+    def __init__(
+        self, new_encoder: Callable[[], Encoder], threads: ThreadPoolExecutor, whole: bool = False
+    ) -> None:
+        self.stream = JobStream()
+        self.client = Client(self.stream)
+        self.closings: list[ServiceError | None] = []
+        self.stream.on_close = self.closings.append
+        self.state = {"request_id": "request"}
+        self.metrics = Metrics()
+        response = SpeechResponse(
+            self.stream, new_encoder, threads, {}, self.metrics, whole=whole, on_end=lambda: None
+        )
+        self.ending = asyncio.create_task(
+            response({"state": self.state}, self.client.receive, self.client.send)  # type: ignore[func-returns-value]
+        )
+
+    async def swallow(self, audio: bytes) -> None:
+        """The response has taken this, and waits for more."""
+        self.stream.put(audio)
+        await until(lambda: self.stream.taken == len(audio) // 2)
+
+
+def file_of(name: str, *pieces: bytes, whole: bool = False) -> bytes:
+    encoder = ENCODERS[name](SAMPLE_RATE)
+    stream = b"".join([*map(encoder.encode, pieces), encoder.finish()])
+    return encoder.as_file(stream) if whole else stream
+
+
+@pytest.mark.parametrize("name", FORMATS)
+async def test_a_whole_file_of_a_job_that_began_anew_is_as_if_it_had_not(
+    name: str, threads: ThreadPoolExecutor
+) -> None:
+    answer = Answer(partial(ENCODERS[name], SAMPLE_RATE), threads, whole=True)
+    await answer.swallow(pcm(1, hz=300))
+    answer.stream.restart()
+    for _ in range(3):
+        answer.stream.put(pcm(0.5, hz=500))
+    answer.stream.end()
+    await answer.ending
+    assert answer.client.body == file_of(name, *[pcm(0.5, hz=500)] * 3, whole=True)
+    headers = dict(answer.client.sent[0]["headers"])
+    assert int(headers[b"content-length"]) == len(answer.client.body)
+
+
+@pytest.mark.parametrize("name", ["mp3", "fmp4", "webm"])
+async def test_what_an_encoder_keeps_to_itself_may_begin_anew(
+    name: str, threads: ThreadPoolExecutor
+) -> None:
+    answer = Answer(partial(ENCODERS[name], SAMPLE_RATE), threads)
+    await answer.swallow(pcm(0.01, hz=300))
+    assert answer.client.sent == []
+    answer.stream.restart()
+    for _ in range(3):
+        answer.stream.put(pcm(0.5, hz=500))
+    answer.stream.end()
+    await answer.ending
+    assert answer.client.body == file_of(name, *[pcm(0.5, hz=500)] * 3)
+    assert answer.client.complete
+
+
+async def test_a_restart_while_the_first_bytes_are_being_made_is_in_time(
+    threads: ThreadPoolExecutor,
+) -> None:
+    entered, may_go_on = threading.Event(), threading.Event()
+    answer = Answer(partial(HeldEncoder, entered, may_go_on), threads)
+    answer.stream.put(b"old!")
+    await asyncio.to_thread(entered.wait, 20)
+    answer.stream.restart()
+    answer.stream.put(b"new!")
+    answer.stream.end()
+    may_go_on.set()
+    await answer.ending
+    assert answer.client.body == b"new!"
+
+
+@pytest.mark.parametrize(("name", "counted"), [("mp3", {"audio/mpeg"}), ("wav", set())])
+async def test_what_the_threads_take_is_counted_by_media_type(
+    name: str, counted: set[str], threads: ThreadPoolExecutor
+) -> None:
+    answer = Answer(partial(ENCODERS[name], SAMPLE_RATE), threads)
+    answer.stream.put(pcm(20, hz=300))
+    answer.stream.end()
+    await answer.ending
+    [family] = [each for each in answer.metrics.registry.collect() if "encoder" in each.name]
+    assert {sample.labels["media_type"] for sample in family.samples} == counted
+    assert all(0.001 < sample.value < 20 for sample in family.samples)
+
+
+async def test_a_stream_starts_with_its_first_bytes(threads: ThreadPoolExecutor) -> None:
+    answer = Answer(partial(RawPcmEncoder, SAMPLE_RATE), threads)
+    await asyncio.sleep(0)
+    assert not answer.stream.started
+    await answer.swallow(b"some")
+    await until(lambda: answer.client.body == b"some")
+    assert answer.stream.started
+    answer.stream.end()
+    await answer.ending
+
+
+async def test_a_failure_before_the_answer_is_told_whatever_the_encoder_does(
+    threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(response_module, "TELL_FAILURE_S", 0.01)
+    entered, may_go_on = threading.Event(), threading.Event()
+    answer = Answer(partial(HeldEncoder, entered, may_go_on), threads)
+    answer.stream.put(b"some")
+    await asyncio.to_thread(entered.wait, 20)
+    answer.stream.end(EngineFailed("it failed"))
+    try:
+        with pytest.raises(EngineFailed):
+            await asyncio.wait_for(answer.ending, 5)
+    finally:
+        may_go_on.set()
+    assert answer.client.sent == []
+
+
+async def test_a_failure_amid_the_answer_leaves_it_without_an_end(
+    threads: ThreadPoolExecutor,
+) -> None:
+    answer = Answer(partial(RawPcmEncoder, SAMPLE_RATE), threads)
+    await answer.swallow(b"some")
+    await until(lambda: answer.client.body == b"some")
+    answer.stream.end(EngineFailed("it failed"))
+    await answer.ending
+    assert not answer.client.complete
+
+
+async def test_an_encoder_that_fails_amid_the_answer_fails_the_job(
+    threads: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = Answer(partial(FailingEncoder, EncoderFailed), threads)
+    await answer.swallow(b"some")
+    answer.stream.put(b"bad!")
+    await answer.ending
+    assert answer.client.body == b"some"
+    assert not answer.client.complete
+    [failure] = answer.closings
+    assert isinstance(failure, EncoderFailed)
+    assert answer.state["error_code"] == "encoder_error"
+    assert caplog.messages == ["request: response aborted: it failed"]
+
+
+async def test_an_encoder_that_fails_before_the_answer_fails_the_job(
+    threads: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = Answer(partial(FailingEncoder, EncoderFailed), threads)
+    answer.stream.put(b"bad!")
+    with pytest.raises(EncoderFailed):
+        await answer.ending
+    assert answer.client.sent == []
+    [failure] = answer.closings
+    assert isinstance(failure, EncoderFailed)
+    assert caplog.messages == []
+
+
+async def test_a_bug_amid_the_answer_fails_the_job(threads: ThreadPoolExecutor) -> None:
+    answer = Answer(partial(FailingEncoder, KeyError), threads)
+    await answer.swallow(b"some")
+    answer.stream.put(b"bad!")
+    with pytest.raises(KeyError):
+        await answer.ending
+    assert not answer.client.complete
+    [failure] = answer.closings
+    assert failure
+    assert failure.code == "internal_error"
+
+
+async def test_a_client_that_leaves_is_no_failure(
+    threads: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = Answer(partial(RawPcmEncoder, SAMPLE_RATE), threads)
+    await answer.swallow(b"some")
+    answer.client.leaving.set()
+    await answer.ending
+    assert answer.closings == [None]
+    assert "error_code" not in answer.state
+    assert caplog.messages == []
+
+
+async def test_what_a_client_did_not_wait_for_does_not_wait_for_the_garbage_collector(
+    threads: ThreadPoolExecutor,
+) -> None:
+    abandoned: list[object] = []
+    sys.set_asyncgen_hooks(finalizer=abandoned.append)  # in place of the event loop's
+    answer = Answer(partial(RawPcmEncoder, SAMPLE_RATE), threads)
+    answer.client.reading.clear()
+    await answer.swallow(b"some")
+    await until(lambda: len(answer.client.sent) > 0)
+    answer.client.leaving.set()
+    await answer.ending
+    assert abandoned == []
+
+
+async def test_an_encoder_that_failed_does_not_wait_for_the_garbage_collector(
+    threads: ThreadPoolExecutor,
+) -> None:
+    encoders: list[weakref.ref[Encoder]] = []
+
+    def new_encoder() -> Encoder:
+        encoder = FailingEncoder(EncoderFailed)
+        encoders.append(weakref.ref(encoder))
+        return encoder
+
+    gc.disable()
+    try:
+        answer = Answer(new_encoder, threads)
+        answer.stream.on_close = answer.stream.end  # as the dispatcher does
+        await answer.swallow(b"some")
+        answer.stream.put(b"bad!")
+        await answer.ending
+        await until(lambda: encoders[0]() is None)
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("whole", [False, True])
+async def test_the_encoder_of_a_failed_job_does_not_wait_for_the_garbage_collector(
+    threads: ThreadPoolExecutor, whole: bool
+) -> None:
+    encoders: list[weakref.ref[Encoder]] = []
+
+    def new_encoder() -> Encoder:
+        encoder = ENCODERS["mp3"](SAMPLE_RATE)
+        encoders.append(weakref.ref(encoder))
+        return encoder
+
+    gc.disable()
+    try:
+        answer = Answer(new_encoder, threads, whole=whole)
+        await answer.swallow(pcm(1, hz=300))
+        stream = answer.stream
+        await until(lambda: whole or stream.started)
+        stream.end(EngineFailed("it failed"))
+        await asyncio.gather(answer.ending, return_exceptions=True)
+        del answer
+        await until(lambda: encoders[0]() is None)
+    finally:
+        gc.enable()

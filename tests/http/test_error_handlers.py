@@ -1,0 +1,41 @@
+import pytest
+
+from app.core.errors import NotReady, RequestTooSlow, ServiceError
+from app.http.error_handlers import error_body, error_response
+from app.http.openapi import ERRORS
+
+WORTH_ANOTHER_TRY = {
+    "queue_full",
+    "not_ready",
+    "shutting_down",
+    "queue_timeout",
+    "out_of_memory",
+    "storage_unavailable",
+    "request_too_slow",
+    "worker_lost",
+}
+
+
+@pytest.mark.parametrize("kind", [*ERRORS, RequestTooSlow])
+def test_an_error_says_whether_to_ask_again(kind: type[ServiceError]) -> None:
+    headers = error_response(kind("it failed")).headers
+
+    assert headers["X-Should-Retry"] == str(kind.code in WORTH_ANOTHER_TRY).lower()
+    assert headers.get("Retry-After") == (kind.retry_after_s and str(kind.retry_after_s))
+    assert headers["X-Should-Retry"] == "true" or "Retry-After" not in headers
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        ("no worker is ready yet", "No worker is ready yet."),
+        ("The text is empty.", "The text is empty."),
+        ("'seed' must be at least 0.", "'seed' must be at least 0."),
+        (
+            "the worker was killed by signal 9 (Killed)",
+            "The worker was killed by signal 9 (Killed).",
+        ),
+    ],
+)
+def test_a_client_is_told_in_a_sentence(reason: str, told: str) -> None:
+    assert error_body(NotReady(reason))["error"]["message"] == told

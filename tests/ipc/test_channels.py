@@ -1,0 +1,433 @@
+"""Real sockets; the workers' ends run in this process or, where it has to die, in another."""
+
+import asyncio
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import zmq
+import zmq.asyncio
+
+import app.ipc.channels as transport
+from app.ipc.channels import (
+    HIGH_WATER_MARK,
+    MESSAGES_PER_TURN,
+    Broadcaster,
+    BroadcastReceiver,
+    JobReceiver,
+    JobSender,
+    ResultReceiver,
+    ResultSender,
+    broadcast_address,
+    jobs_address,
+    results_address,
+)
+from app.ipc.messages import AudioChunk, Credit, Heartbeat, JobDone, LiveJobs, Result, Synthesize
+from tests.ipc.test_messages import PARAMS
+from tests.support.waiting import PATIENCE_S, until
+
+
+@pytest.fixture
+def channels() -> Iterator[Path]:
+    """A folder whose path is short enough for sockets."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def context() -> Iterator[zmq.Context[Any]]:
+    context: zmq.Context[Any] = zmq.Context()
+    yield context
+    context.destroy(linger=0)
+
+
+@pytest.fixture
+def worker_context() -> Iterator[zmq.asyncio.Context]:
+    context = zmq.asyncio.Context()
+    yield context
+    context.destroy(linger=0)
+
+
+class Inbox:
+    """The master's end of one results channel, and what has come out of it."""
+
+    def __init__(self, context: zmq.Context[Any], address: str) -> None:
+        self.messages: list[tuple[Result, bytes]] = []
+        self.address = address
+        self.receiver = ResultReceiver(context, address, self._take)
+        self._came = asyncio.Event()
+
+    async def holds(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            while not condition():
+                self._came.clear()
+                await self._came.wait()
+
+    def _take(self, message: Result, pcm: bytes) -> None:
+        self.messages.append((message, pcm))
+        self._came.set()
+
+
+@pytest.fixture
+async def inbox(context: zmq.Context[Any], channels: Path) -> AsyncIterator[Inbox]:
+    inbox = Inbox(context, results_address(channels, 1))
+    yield inbox
+    inbox.receiver.close()
+
+
+@pytest.fixture
+def stranger(context: zmq.Context[Any], inbox: Inbox) -> Iterator[zmq.Socket[Any]]:
+    """A socket that sends to the inbox whatever it likes."""
+    with context.socket(zmq.PUSH) as socket:
+        socket.set(zmq.LINGER, 0)
+        socket.connect(inbox.address)
+        yield socket
+
+
+@pytest.fixture
+def results(worker_context: zmq.asyncio.Context, inbox: Inbox) -> Iterator[ResultSender]:
+    sender = ResultSender(worker_context, inbox.address)
+    yield sender
+    sender.close(0)
+
+
+# --- what is sent arrives -------------------------------------------------------------------------
+
+
+async def test_results_arrive_in_order_each_with_its_audio(
+    inbox: Inbox, results: ResultSender, caplog: pytest.LogCaptureFixture
+) -> None:
+    sent: list[tuple[Result, bytes]] = [
+        (AudioChunk("j", 0), b"\1\2" * 10),
+        (AudioChunk("j", 1), b"\3\4" * 100_000),  # beyond what is copied
+        (Heartbeat(3, 1), b""),
+        (JobDone("j", 2, 100_010), b""),
+    ]
+    for message, pcm in sent:
+        await results.send(message, pcm or None)
+    await inbox.holds(lambda: len(inbox.messages) == 4)
+    assert inbox.messages == sent
+    assert caplog.messages == []
+
+
+async def test_jobs_arrive_in_order(
+    context: zmq.Context[Any], worker_context: zmq.asyncio.Context, channels: Path
+) -> None:
+    address = jobs_address(channels, 1)
+    sender, receiver = JobSender(context, address), JobReceiver(worker_context, address)
+    job = Synthesize("j", "text", None, PARAMS, 1)
+    try:
+        await until(lambda: sender.send(job))  # it has connected
+        assert sender.send(Credit("j", 20))
+        async with asyncio.timeout(PATIENCE_S):
+            assert [await receiver.receive(), await receiver.receive()] == [job, Credit("j", 20)]
+    finally:
+        receiver.close()
+        sender.close()
+
+
+async def test_closed_sockets_leave_no_files(context: zmq.Context[Any], channels: Path) -> None:
+    jobs = JobSender(context, jobs_address(channels, 1))
+    results = ResultReceiver(context, results_address(channels, 1), lambda message, pcm: None)
+    assert sorted(os.listdir(channels)) == ["jobs-1", "results-1"]
+    jobs.close()
+    results.close()
+    assert os.listdir(channels) == []
+
+
+async def test_a_worker_that_is_not_there_takes_no_job(
+    context: zmq.Context[Any], channels: Path
+) -> None:
+    sender = JobSender(context, jobs_address(channels, 1))
+    assert not sender.send(Credit("j", 1))
+    sender.close()
+
+
+async def test_a_worker_that_reads_nothing_takes_only_so_many(
+    context: zmq.Context[Any],
+    worker_context: zmq.asyncio.Context,
+    channels: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(transport, "HIGH_WATER_MARK", 10)
+    address = jobs_address(channels, 1)
+    sender, receiver = JobSender(context, address), JobReceiver(worker_context, address)
+    message = Credit("j" * 10_000, 1)
+    try:
+        await until(lambda: sender.send(message))  # it has connected
+        taken = 1
+        while sender.send(message):
+            taken += 1
+            assert taken < 1000
+    finally:
+        receiver.close()
+        sender.close()
+
+
+async def test_two_incarnations_never_meet(
+    context: zmq.Context[Any], worker_context: zmq.asyncio.Context, channels: Path
+) -> None:
+    first = Inbox(context, results_address(channels, 1))
+    second = Inbox(context, results_address(channels, 2))
+    senders = [ResultSender(worker_context, box.address) for box in (first, second)]
+    try:
+        for steps, sender in enumerate(senders):
+            await sender.send(Heartbeat(steps, 0))
+        await first.holds(lambda: len(first.messages) == 1)
+        await second.holds(lambda: len(second.messages) == 1)
+        assert first.messages == [(Heartbeat(0, 0), b"")]
+        assert second.messages == [(Heartbeat(1, 0), b"")]
+    finally:
+        for sender in senders:
+            sender.close(0)
+        for box in (first, second):
+            box.receiver.close()
+
+
+# --- junk -----------------------------------------------------------------------------------------
+
+
+class Bomb:
+    """Unpickled, it would leave a mark."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.mark),)
+
+
+def dropped(caplog: pytest.LogCaptureFixture) -> int:
+    """How many messages the log says did not decode."""
+    return sum("does not decode" in line for line in caplog.messages)
+
+
+JUNK = {
+    "nothing": b"",
+    "noise": bytes(range(256)),
+    "truncated": msgspec.msgpack.encode(Heartbeat(1, 1))[:-1],
+    "not a message": msgspec.msgpack.encode([1, 2, 3]),
+    "another channel's": msgspec.msgpack.encode(Credit("j", 1)),
+    "unknown kind": msgspec.msgpack.encode({"type": "Shutdown"}),
+    "not text": b"\x81\xa4type\xa4\xff\xfe\xfd\xfc",
+    "deeply nested": b"\x82\xa1x" + b"\x91" * 100_000,
+}
+
+
+@pytest.mark.parametrize("junk", JUNK.values(), ids=JUNK)
+async def test_junk_is_told_and_dropped(
+    inbox: Inbox,
+    stranger: zmq.Socket[Any],
+    results: ResultSender,
+    junk: bytes,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stranger.send(junk)
+    await until(lambda: dropped(caplog) == 1)
+    await results.send(Heartbeat(1, 0))
+    await inbox.holds(lambda: len(inbox.messages) == 1)
+
+
+async def test_a_pickle_is_not_opened(
+    inbox: Inbox, stranger: zmq.Socket[Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mark = tmp_path / "mark"
+    stranger.send(pickle.dumps(Bomb(mark)))
+    stranger.send_multipart([msgspec.msgpack.encode(AudioChunk("j", 0)), pickle.dumps(Bomb(mark))])
+    await inbox.holds(lambda: len(inbox.messages) == 1)
+    assert dropped(caplog) == 1
+    assert not mark.exists()
+
+
+async def test_an_oversized_frame_never_arrives(
+    context: zmq.Context[Any],
+    worker_context: zmq.asyncio.Context,
+    channels: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(transport, "MAX_FRAME_BYTES", 1000)
+    inbox = Inbox(context, results_address(channels, 1))
+    sender = ResultSender(worker_context, inbox.address)
+    try:
+        await sender.send(AudioChunk("j", 0), bytes(1001))
+        while len(inbox.messages) == 0:  # it reconnects, and what was under way may be lost
+            await sender.send(Heartbeat(1, 0))
+            await asyncio.sleep(0)
+        assert {message for message, _ in inbox.messages} == {Heartbeat(1, 0)}
+    finally:
+        sender.close(0)
+        inbox.receiver.close()
+
+
+@pytest.mark.parametrize("junk", JUNK.values(), ids=JUNK)
+async def test_a_worker_drops_junk_too(
+    context: zmq.Context[Any],
+    worker_context: zmq.asyncio.Context,
+    channels: Path,
+    junk: bytes,
+) -> None:
+    if junk == JUNK["another channel's"]:
+        junk = msgspec.msgpack.encode(Heartbeat(1, 1))
+    address = jobs_address(channels, 1)
+    receiver = JobReceiver(worker_context, address)
+    with context.socket(zmq.PUSH) as stranger:
+        stranger.bind(address)
+        stranger.send(junk)
+        stranger.send(msgspec.msgpack.encode(Credit("j", 1)))
+        async with asyncio.timeout(PATIENCE_S):
+            assert await receiver.receive() == Credit("j", 1)
+    receiver.close()
+
+
+# --- a worker's last words ------------------------------------------------------------------------
+
+LAST_WORDS = """
+import asyncio, os, signal, sys
+import zmq.asyncio
+from app.ipc.messages import AudioChunk
+from app.ipc.channels import ResultSender
+
+async def main(address, count):
+    context = zmq.asyncio.Context()
+    results = ResultSender(context, address)
+    for seq in range(count):
+        await results.send(AudioChunk("j", seq), seq.to_bytes(2, "little") * 500)
+    results.close(-1)
+    context.term()  # returns when the last byte has left this process
+    os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(main(sys.argv[1], int(sys.argv[2])))
+"""
+
+
+def dying_worker(address: str, messages: int) -> list[str]:
+    return [sys.executable, "-c", LAST_WORDS, address, str(messages)]
+
+
+async def test_all_that_a_dead_worker_had_sent_is_heard(
+    context: zmq.Context[Any], channels: Path
+) -> None:
+    """Nobody listens while it lives: the event loop stands still until it is dead."""
+    count = HIGH_WATER_MARK + 500
+    for incarnation in range(20):
+        inbox = Inbox(context, results_address(channels, incarnation))
+        subprocess.run(dying_worker(inbox.address, count))  # noqa: ASYNC221 - on purpose
+        assert inbox.messages == []
+        await asyncio.wait_for(inbox.receiver.finish(), PATIENCE_S)
+        inbox.receiver.close()
+        assert [message.seq for message, _ in inbox.messages] == list(range(count))
+        assert all(pcm == m.seq.to_bytes(2, "little") * 500 for m, pcm in inbox.messages)
+
+
+async def test_as_long_as_a_worker_is_connected_not_all_is_heard(
+    inbox: Inbox, results: ResultSender
+) -> None:
+    await results.send(Heartbeat(1, 0))
+    await inbox.holds(lambda: len(inbox.messages) == 1)
+    finishing = asyncio.create_task(inbox.receiver.finish())
+    await results.send(Heartbeat(2, 0))
+    await inbox.holds(lambda: len(inbox.messages) == 2)
+    assert not finishing.done()
+    results.close(0)
+    await asyncio.wait_for(finishing, PATIENCE_S)
+
+
+async def test_a_worker_that_never_spoke_is_not_waited_for(inbox: Inbox) -> None:
+    await asyncio.wait_for(inbox.receiver.finish(), PATIENCE_S)
+    assert inbox.messages == []
+
+
+# --- being fair -----------------------------------------------------------------------------------
+
+
+async def test_a_flood_of_results_does_not_starve_the_event_loop(
+    context: zmq.Context[Any], worker_context: zmq.asyncio.Context, channels: Path
+) -> None:
+    turn = 0
+    heard_in: dict[int, int] = {}
+
+    def hear(message: Result, pcm: bytes) -> None:
+        heard_in[turn] = heard_in.get(turn, 0) + 1
+
+    address = results_address(channels, 1)
+    receiver = ResultReceiver(context, address, hear)
+    sender = ResultSender(worker_context, address)
+    sending = asyncio.create_task(flood(sender, 5000))
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            while sum(heard_in.values()) < 5000:
+                await asyncio.sleep(0)
+                turn += 1
+    finally:
+        await sending
+        sender.close(0)
+        receiver.close()
+    assert max(heard_in.values()) <= 2 * MESSAGES_PER_TURN  # its own turn, and the descriptor's
+
+
+async def flood(sender: ResultSender, count: int) -> None:
+    for steps in range(count):
+        await sender.send(Heartbeat(steps, 0))
+
+
+# --- broadcast ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def broadcaster(context: zmq.Context[Any], channels: Path) -> Iterator[Broadcaster]:
+    broadcaster = Broadcaster(context, broadcast_address(channels))
+    yield broadcaster
+    broadcaster.close()
+
+
+async def until_version(receiver: BroadcastReceiver, version: int) -> list[int]:
+    """The versions heard, up to this one."""
+    heard = []
+    while not heard or heard[-1] != version:
+        message = await receiver.receive()
+        assert isinstance(message, LiveJobs)
+        heard.append(message.version)
+    return heard
+
+
+async def test_who_comes_late_learns_the_state_when_it_is_repeated(
+    broadcaster: Broadcaster, worker_context: zmq.asyncio.Context, channels: Path
+) -> None:
+    broadcaster.send(LiveJobs(1, ["j"]))  # nobody hears it
+    late = BroadcastReceiver(worker_context, broadcast_address(channels))
+    heard = asyncio.create_task(until_version(late, 2))
+    async with asyncio.timeout(PATIENCE_S):
+        while not heard.done():
+            broadcaster.send(LiveJobs(2, ["j"]))
+            await asyncio.sleep(0)
+    late.close()
+    assert set(await heard) == {2}
+
+
+async def test_a_loss_is_healed_when_the_state_is_repeated(
+    broadcaster: Broadcaster, worker_context: zmq.asyncio.Context, channels: Path
+) -> None:
+    receiver = BroadcastReceiver(worker_context, broadcast_address(channels))
+    connected = asyncio.create_task(until_version(receiver, 0))
+    while not connected.done():
+        broadcaster.send(LiveJobs(0, []))
+        await asyncio.sleep(0)
+    last = 20_000
+    for version in range(1, last + 1):  # more than all buffers hold
+        broadcaster.send(LiveJobs(version, ["job" * 10]))
+    heard = asyncio.create_task(until_version(receiver, last))
+    async with asyncio.timeout(PATIENCE_S):
+        while not heard.done():
+            broadcaster.send(LiveJobs(last, ["job" * 10]))
+            await asyncio.sleep(0)
+    receiver.close()
+    versions = [version for version in await heard if version]
+    assert versions == sorted(versions)
+    assert len(set(versions)) < last  # some were lost indeed

@@ -1,0 +1,299 @@
+"""`download` against a real HTTP server on loopback that answers as the Hugging Face hub does."""
+
+import fcntl
+import hashlib
+import itertools
+import json
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TextIO
+
+import pytest
+
+from app.core.errors import StartupError
+from app.model_files.download import (
+    FILES,
+    REPOSITORY,
+    REVISION,
+    WeightFile,
+    download,
+    inventory,
+    missing,
+)
+
+CONTENTS = {name: random.Random(name).randbytes(400_000) for name in FILES} | {
+    "tokenizer.json": b'{"model": "not a large file"}'
+}
+LARGE = [name for name in FILES if name != "tokenizer.json"]
+
+
+@dataclass
+class Hub:
+    """What the server tells and sends; each fault is used up by the download that meets it."""
+
+    endpoint: str
+    contents: dict[str, bytes] = field(default_factory=lambda: dict(CONTENTS))
+    announced_sizes: dict[str, int] = field(default_factory=dict)
+    cuts: dict[str, Iterator[int]] = field(default_factory=dict)  # bytes until the connection ends
+    stall: threading.Event | None = None  # a cut connection hangs until this is set
+    honours_ranges: bool = True
+    captive: bool = False
+    ranges: list[tuple[str, str | None]] = field(default_factory=list)
+
+    def metadata(self) -> dict[str, object]:
+        return {"id": REPOSITORY, "sha": REVISION, "siblings": [*map(self._sibling, CONTENTS)]}
+
+    def _sibling(self, name: str) -> dict[str, object]:
+        content = CONTENTS[name]
+        size = self.announced_sizes.get(name, len(content))
+        git = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False)
+        entry: dict[str, object] = {"rfilename": name, "size": size, "blobId": git.hexdigest()}
+        if name in LARGE:
+            sha256 = hashlib.sha256(content).hexdigest()
+            entry["lfs"] = {"size": size, "sha256": sha256, "pointerSize": 134}
+        return entry
+
+
+class Handler(BaseHTTPRequestHandler):
+    hub: Hub
+
+    def do_GET(self) -> None:
+        place = f"/{REPOSITORY}/resolve/{REVISION}/"
+        if self.hub.captive:
+            self._send(200, b"<html>Welcome to our hotel</html>")
+        elif self.path == f"/api/models/{REPOSITORY}/revision/{REVISION}?blobs=true":
+            self._send(200, json.dumps(self.hub.metadata()).encode())
+        elif self.path.startswith(place):
+            self._send(302, b"", Location=self.path.replace(place, "/cdn/"))
+        elif self.path.startswith("/cdn/"):
+            self._send_file(self.path.removeprefix("/cdn/"))
+        else:
+            self._send(404, b"")
+
+    def _send_file(self, name: str) -> None:
+        wanted = self.headers["Range"]
+        self.hub.ranges.append((name, wanted))
+        content, start = self.hub.contents[name], 0
+        if self.hub.honours_ranges and wanted:
+            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+        body = content[start:]
+        cut = next(self.hub.cuts.get(name, iter(())), len(body))
+        self._send(206 if start or self.hub.honours_ranges else 200, body, cut=cut)
+
+    def _send(self, status: int, body: bytes, cut: int | None = None, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[:cut])
+        self.wfile.flush()
+        if cut is not None and cut < len(body):
+            if self.hub.stall:
+                self.hub.stall.wait()
+            self.close_connection = True
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    Handler.hub = Hub(endpoint=f"http://127.0.0.1:{server.server_port}")
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield Handler.hub
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in FILES if (folder / name).exists()}
+
+
+def leftovers(folder: Path) -> list[str]:
+    return [path.name for path in folder.glob("*.part")]
+
+
+def fail(folder: Path, hub: Hub) -> str:
+    with pytest.raises(StartupError) as failure:
+        download(folder, endpoint=hub.endpoint)
+    assert "\n" not in str(failure.value)
+    return str(failure.value)
+
+
+def test_inventory_tells_which_files_are_there(tmp_path: Path) -> None:
+    (tmp_path / "conds.pt").write_bytes(b"12345")
+    assert inventory(tmp_path)[-1] == WeightFile("conds.pt", 5)
+    assert missing(tmp_path) == list(FILES[:-1])
+    assert missing(tmp_path / "nowhere") == list(FILES)
+
+
+def test_download_completes_a_folder_that_does_not_exist_yet(tmp_path: Path, hub: Hub) -> None:
+    folder = tmp_path / "new" / "models"
+    download(folder, endpoint=hub.endpoint)
+    assert contents(folder) == CONTENTS
+    assert missing(folder) == [] == leftovers(folder)
+
+
+def test_progress_counts_every_file_up_to_its_size(tmp_path: Path, hub: Hub) -> None:
+    seen: dict[str, list[int]] = {}
+    download(
+        tmp_path, lambda name, done, total: seen.setdefault(name, []).append(done), hub.endpoint
+    )
+    assert {name: counts[-1] for name, counts in seen.items()} == {
+        name: len(content) for name, content in CONTENTS.items()
+    }
+    assert all(counts == sorted(counts) for counts in seen.values())
+
+
+def test_a_good_file_is_kept_and_a_wrong_one_replaced(tmp_path: Path, hub: Hub) -> None:
+    download(tmp_path, endpoint=hub.endpoint)
+    (tmp_path / "ve.safetensors").write_bytes(CONTENTS["ve.safetensors"][:-1] + b"?")
+    hub.ranges.clear()
+    seen = {}
+    download(tmp_path, lambda name, done, _: seen.update({name: done}), hub.endpoint)
+    assert contents(tmp_path) == CONTENTS
+    assert seen == {name: len(content) for name, content in CONTENTS.items()}
+    assert [name for name, _ in hub.ranges] == ["ve.safetensors"]
+
+
+def test_a_cut_connection_is_taken_up_where_it_broke(tmp_path: Path, hub: Hub) -> None:
+    hub.cuts["t3_cfg.safetensors"] = iter([100_000, 50_000])
+    download(tmp_path, endpoint=hub.endpoint)
+    assert contents(tmp_path) == CONTENTS
+    ranges = [wanted for name, wanted in hub.ranges if name == "t3_cfg.safetensors"]
+    assert ranges == ["bytes=0-", "bytes=100000-", "bytes=150000-"]
+
+
+def test_a_connection_that_brings_nothing_ends_the_download(tmp_path: Path, hub: Hub) -> None:
+    hub.cuts["t3_cfg.safetensors"] = itertools.chain([100_000], itertools.repeat(0))
+    assert fail(tmp_path, hub).startswith("cannot reach 127.0.0.1: ")
+    assert contents(tmp_path).keys() == {"ve.safetensors"}
+    hub.cuts.clear()
+    download(tmp_path, endpoint=hub.endpoint)
+    assert ("t3_cfg.safetensors", "bytes=100000-") in hub.ranges
+    assert contents(tmp_path) == CONTENTS
+
+
+def test_a_killed_download_is_resumed_by_the_next_process(tmp_path: Path, hub: Hub) -> None:
+    hub.cuts["ve.safetensors"], hub.stall = iter([300_000]), threading.Event()
+    script = (
+        "import sys; from pathlib import Path; from app.model_files.download import download\n"
+        "download(Path(sys.argv[1]), lambda *step: print(*step, flush=True), sys.argv[2])"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, tmp_path, hub.endpoint], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        for line in process.stdout:
+            if int(line.split()[1]) == 300_000:
+                break
+        assert "another download" in fail(tmp_path, hub)
+        process.send_signal(signal.SIGKILL)
+    hub.stall.set()
+    (part,) = leftovers(tmp_path)
+    received = (tmp_path / part).stat().st_size
+    assert 0 < received <= 300_000
+    hub.ranges.clear()
+    download(tmp_path, endpoint=hub.endpoint)
+    assert hub.ranges[0] == ("ve.safetensors", f"bytes={received}-")
+    assert contents(tmp_path) == CONTENTS
+
+
+def test_a_server_that_ignores_ranges_is_read_from_the_start(tmp_path: Path, hub: Hub) -> None:
+    hub.cuts["ve.safetensors"], hub.honours_ranges = iter([100_000]), False
+    download(tmp_path, endpoint=hub.endpoint)
+    assert contents(tmp_path) == CONTENTS
+
+
+@pytest.mark.parametrize("name", ["conds.pt", "tokenizer.json"])
+def test_a_wrong_checksum_leaves_nothing_behind(name: str, tmp_path: Path, hub: Hub) -> None:
+    hub.contents[name] = bytes(reversed(CONTENTS[name]))
+    assert f"{name} arrived damaged" in fail(tmp_path, hub)
+    assert name in missing(tmp_path)
+    assert leftovers(tmp_path) == []
+
+
+def test_more_bytes_than_announced_are_not_waited_for(tmp_path: Path, hub: Hub) -> None:
+    hub.contents["ve.safetensors"] *= 2
+    hub.cuts["ve.safetensors"], hub.stall = iter([500_000]), threading.Event()
+    assert "ve.safetensors arrived damaged" in fail(tmp_path, hub)
+    hub.stall.set()
+    assert leftovers(tmp_path) == []
+
+
+def test_a_closed_port_is_one_line(tmp_path: Path) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # bound but not listening: nobody else gets it meanwhile
+        hub = Hub(endpoint=f"http://127.0.0.1:{unused.getsockname()[1]}")
+        said = fail(tmp_path / "models", hub)
+    assert said.startswith("cannot reach 127.0.0.1: [Errno 111] Connection refused; or put ")
+    assert said.endswith(f"into {tmp_path / 'models'} yourself")
+    assert all(name in said for name in FILES)
+
+
+def test_nothing_is_left_of_a_download_that_could_not_begin(tmp_path: Path, hub: Hub) -> None:
+    hub.captive = True
+    fail(tmp_path, hub)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_was_removed_meanwhile_is_not_taken_for_one(
+    tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock = fcntl.flock
+
+    def late(lock: TextIO, how: int) -> None:
+        (tmp_path / ".download.lock").unlink()
+        flock(lock, how)
+
+    monkeypatch.setattr("app.model_files.download.fcntl.flock", late)
+    assert "another download" in fail(tmp_path, hub)
+
+
+def test_an_unknown_revision_is_one_line(
+    tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.model_files.download.REVISION", "0" * 40)
+    assert fail(tmp_path, hub) == f"127.0.0.1 refused {REPOSITORY}: 404 Not Found"
+
+
+def test_a_captive_portal_is_one_line(tmp_path: Path, hub: Hub) -> None:
+    hub.captive = True
+    assert "does not speak JSON" in fail(tmp_path, hub)
+
+
+def test_a_disk_too_small_is_noticed_before_anything_is_fetched(tmp_path: Path, hub: Hub) -> None:
+    hub.announced_sizes["t3_cfg.safetensors"] = 10**18
+    assert fail(tmp_path, hub).startswith(f"disk full: {tmp_path} has ")
+    assert hub.ranges == []
+
+
+def test_a_disk_that_fills_up_meanwhile_is_one_line(tmp_path: Path, hub: Hub) -> None:
+    digest = hashlib.sha256(CONTENTS["ve.safetensors"]).hexdigest()
+    (tmp_path / f".ve.safetensors.{digest[:12]}.part").symlink_to("/dev/full")
+    assert fail(tmp_path, hub) == f"cannot write to {tmp_path}: No space left on device"
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path, hub: Hub) -> None:
+    (tmp_path / "models").write_text("a file")
+    assert fail(tmp_path / "models", hub).startswith("cannot write to ")
+
+
+def test_looking_at_a_folder_loads_neither_torch_nor_the_hub_client() -> None:
+    script = (
+        "import sys; from pathlib import Path; from app.model_files.download import missing\n"
+        "missing(Path()); sys.exit(bool({'torch', 'huggingface_hub'} & sys.modules.keys()))"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)

@@ -1,0 +1,344 @@
+"""The three stages, run with an engine that can be held at any step."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from app.core.audio import Samples
+from app.core.engine_config import EngineConfig, QueueSizes
+from app.core.errors import EngineFailed
+from app.core.params import SynthesisParams
+from app.engines.base import SpeechSlice, TextChunk
+from app.pipeline.pipeline import Pipeline
+from tests.ipc.test_messages import PARAMS
+from tests.support.engines import (
+    SAMPLES_PER_TOKEN,
+    NumberlessDecoder,
+    ScriptedDecoder,
+    ScriptedEngine,
+    expected_pcm,
+)
+from tests.support.waiting import PATIENCE_S, until
+
+SIZES = QueueSizes(slices=2, audio=3)
+PLAIN = msgspec.structs.replace(
+    PARAMS, crossfade_duration_milliseconds=0, text_processing_chunk_size=30
+)
+TWO_CHUNKS = "audio2 one two three. audio3 four five six."
+
+
+class Held:
+    """A gate before each step, `passed` says how many got through."""
+
+    def __init__(self) -> None:
+        self._gate = asyncio.Semaphore(0)
+        self.passed = 0
+
+    def open(self, steps: int = 1_000_000) -> None:
+        for _ in range(min(steps, 10_000)):
+            self._gate.release()
+
+    async def step(self) -> None:
+        await self._gate.acquire()
+        self.passed += 1
+
+
+class HeldEngine(ScriptedEngine):
+    """The scripted engine, stopped before each slice (`t3`) and each decoding (`s3gen`)."""
+
+    def __init__(self) -> None:
+        super().__init__(EngineConfig("cpu", 1, ""))
+        self.t3, self.s3gen = Held(), Held()
+        self.chunks: list[str] = []
+        self.cancelled: set[str] = set()
+
+    async def speech_tokens(
+        self, chunk: TextChunk, voice: Any, params: SynthesisParams
+    ) -> AsyncIterator[SpeechSlice]:
+        self.chunks.append(chunk.text)
+        async for piece in super().speech_tokens(chunk, voice, params):
+            await self._cancellable("t3", self.t3.step)
+            yield piece
+
+    def new_decoder(self, voice: Any, params: SynthesisParams) -> ScriptedDecoder:
+        engine = self
+
+        class HeldDecoder(ScriptedDecoder):
+            async def decode(self, piece: SpeechSlice) -> Samples:
+                await engine._cancellable("s3gen", engine.s3gen.step)
+                return await super().decode(piece)
+
+        return HeldDecoder(voice, params.seed)
+
+    async def _cancellable(self, stage: str, step: Callable[[], Any]) -> None:
+        try:
+            await step()
+        except asyncio.CancelledError:
+            self.cancelled.add(stage)
+            raise
+
+
+async def at_rest(*counters: Callable[[], int]) -> None:
+    """Returns when nothing has moved for a while; for what must not happen."""
+    quiet, before = 0, [count() for count in counters]
+    while quiet < 50:
+        await asyncio.sleep(0)
+        now = [count() for count in counters]
+        quiet, before = (quiet + 1 if now == before else 0), now
+
+
+async def spoken(engine: ScriptedEngine, text: str, params: SynthesisParams = PLAIN) -> bytes:
+    heard: list[bytes] = []
+
+    async def emit(pcm: bytes) -> None:
+        heard.append(pcm)
+
+    pipeline = Pipeline(engine, SIZES)
+    await pipeline.run(text, 0, params, emit)
+    pipeline.close()
+    return b"".join(heard)
+
+
+@pytest.fixture
+def scripted() -> ScriptedEngine:
+    return ScriptedEngine(EngineConfig("cpu", 1, ""))
+
+
+async def never(pcm: bytes) -> None:
+    raise AssertionError("nothing is to be emitted")
+
+
+# --- what comes out -------------------------------------------------------------------------------
+
+
+async def test_the_audio_of_a_text_comes_out_whole_and_in_order(scripted: ScriptedEngine) -> None:
+    assert await spoken(scripted, TWO_CHUNKS) == expected_pcm(TWO_CHUNKS, PLAIN.seed)
+
+
+async def test_pcm_leaves_slice_by_slice(scripted: ScriptedEngine) -> None:
+    sizes: list[int] = []
+
+    async def emit(pcm: bytes) -> None:
+        sizes.append(len(pcm) // 2)
+
+    await Pipeline(scripted, SIZES).run("audio3 audio5 one", 0, PLAIN, emit)
+    assert sizes == [count * SAMPLES_PER_TOKEN for count in (3, 5, 1)]
+
+
+async def test_chunks_are_trimmed_at_both_ends(scripted: ScriptedEngine) -> None:
+    params = msgspec.structs.replace(
+        PLAIN, remove_leading_milliseconds=40, remove_trailing_milliseconds=80
+    )
+    whole = expected_pcm(TWO_CHUNKS, PLAIN.seed)
+    trimmed = await spoken(scripted, TWO_CHUNKS, params)
+    assert len(whole) - len(trimmed) == 2 * 2 * (3 * SAMPLES_PER_TOKEN)  # 3 tokens of 2 chunks
+
+
+async def test_chunks_are_crossfaded(scripted: ScriptedEngine) -> None:
+    fade = msgspec.structs.replace(PLAIN, crossfade_duration_milliseconds=40)
+    whole = expected_pcm(TWO_CHUNKS, PLAIN.seed)
+    assert len(whole) - len(await spoken(scripted, TWO_CHUNKS, fade)) == 2 * SAMPLES_PER_TOKEN
+    zero = msgspec.structs.replace(fade, chunk_overlap_method="zero")
+    assert await spoken(scripted, TWO_CHUNKS, zero) == whole
+
+
+async def test_slices_without_audio_are_passed_over(scripted: ScriptedEngine) -> None:
+    text = "audio0 sleep0 audio2 sleep0"
+    assert await spoken(scripted, text) == expected_pcm("audio2", PLAIN.seed)
+
+
+async def test_a_text_without_any_audio_comes_to_its_end(scripted: ScriptedEngine) -> None:
+    assert await spoken(scripted, "audio0 sleep0") == b""
+
+
+async def test_samples_that_are_no_numbers_fail_the_job(scripted: ScriptedEngine) -> None:
+    scripted.new_decoder = lambda voice, params: NumberlessDecoder(voice, params.seed)  # type: ignore[method-assign]
+    with pytest.raises(EngineFailed):
+        await spoken(scripted, "audio1")
+
+
+async def test_chunks_are_counted_as_they_leave(scripted: ScriptedEngine) -> None:
+    counted: list[tuple[int, int]] = []
+
+    async def emit(pcm: bytes) -> None:
+        pass
+
+    await Pipeline(scripted, SIZES).run(
+        TWO_CHUNKS, 0, PLAIN, emit, lambda done, chunks: counted.append((done, chunks))
+    )
+    assert counted == [(1, 2), (2, 2)]
+
+
+async def test_texts_run_side_by_side(scripted: ScriptedEngine) -> None:
+    pipeline = Pipeline(scripted, SIZES)
+    heard: dict[int, bytes] = {}
+
+    async def speak(seed: int) -> None:
+        async def emit(pcm: bytes) -> None:
+            heard[seed] = heard.get(seed, b"") + pcm
+
+        await pipeline.run(TWO_CHUNKS, 0, msgspec.structs.replace(PLAIN, seed=seed), emit)
+
+    async with asyncio.TaskGroup() as speakers:
+        for seed in range(20):
+            speakers.create_task(speak(seed))
+    assert heard == {seed: expected_pcm(TWO_CHUNKS, seed) for seed in range(20)}
+
+
+async def test_pcm_is_made_by_no_more_than_the_threads_given(scripted: ScriptedEngine) -> None:
+    of_two, threads = threading.Barrier(2, timeout=PATIENCE_S), set()
+
+    class Waiting:
+        def push(self, audio: Samples, last: bool) -> Samples:
+            threads.add(threading.get_ident())
+            of_two.wait()
+            return audio
+
+    async def emit(pcm: bytes) -> None:
+        pass
+
+    scripted.new_watermark = Waiting  # type: ignore[method-assign, assignment]
+    pipeline = Pipeline(scripted, SIZES, threads=2)
+    await asyncio.gather(*(pipeline.run("audio1", 0, PLAIN, emit) for _ in range(8)))
+    assert len(threads) == 2
+    pipeline.close()
+
+
+# --- how the stages keep pace ---------------------------------------------------------------------
+
+
+async def test_t3_begins_the_next_chunk_while_s3gen_is_at_the_last() -> None:
+    engine = HeldEngine()
+    engine.t3.open()
+    running = asyncio.create_task(
+        Pipeline(engine, QueueSizes(100, 3)).run(TWO_CHUNKS, 0, PLAIN, never)
+    )
+    await until(lambda: len(engine.chunks) == 2)
+    assert engine.s3gen.passed == 0
+    running.cancel()
+    await asyncio.wait([running])
+
+
+@pytest.mark.parametrize("waiting", [1, 2, 5])
+async def test_t3_is_no_more_than_a_queue_ahead_of_s3gen(waiting: int) -> None:
+    engine = HeldEngine()
+    engine.t3.open()
+    pipeline = Pipeline(engine, QueueSizes(waiting, 3))
+    running = asyncio.create_task(pipeline.run("audio1 " * 40, 0, PLAIN, never))
+    await until(lambda: engine.t3.passed >= waiting + 2)
+    await at_rest(lambda: engine.t3.passed)
+    # one is with S3Gen, one waits to be put
+    assert engine.t3.passed == waiting + 2
+    running.cancel()
+    await asyncio.wait([running])
+
+
+@pytest.mark.parametrize("waiting", [1, 3])
+async def test_s3gen_is_no_more_than_a_queue_ahead_of_the_client(waiting: int) -> None:
+    engine = HeldEngine()
+    engine.t3.open()
+    engine.s3gen.open()
+    emitting = asyncio.Event()
+
+    async def stuck(pcm: bytes) -> None:
+        emitting.set()
+        await asyncio.Event().wait()
+
+    pipeline = Pipeline(engine, QueueSizes(2, waiting))
+    running = asyncio.create_task(pipeline.run("audio1 " * 40, 0, PLAIN, stuck))
+    await asyncio.wait_for(emitting.wait(), PATIENCE_S)
+    await until(lambda: engine.s3gen.passed >= waiting + 2)
+    await at_rest(lambda: engine.s3gen.passed, lambda: engine.t3.passed)
+    assert engine.s3gen.passed == waiting + 2
+    running.cancel()
+    await asyncio.wait([running])
+
+
+async def test_every_stage_counts_its_steps() -> None:
+    engine = HeldEngine()
+    pipeline = Pipeline(engine, SIZES)
+
+    async def emit(pcm: bytes) -> None:
+        pass
+
+    running = asyncio.create_task(pipeline.run("audio1", 0, PLAIN, emit))
+    seen = [pipeline.steps]
+    for open_next in (engine.t3.open, engine.s3gen.open):
+        await at_rest(lambda: pipeline.steps)
+        open_next(1)
+        await until(lambda: pipeline.steps > seen[-1])
+        seen.append(pipeline.steps)
+    await running
+    assert pipeline.steps > seen[-1]  # those of PCM
+
+
+# --- how a text ends early ------------------------------------------------------------------------
+
+
+async def cancelled_stages(engine: HeldEngine, emit: Callable[[bytes], Any]) -> set[str]:
+    running = asyncio.create_task(Pipeline(engine, SIZES).run("audio1 " * 40, 0, PLAIN, emit))
+    await at_rest(lambda: engine.t3.passed, lambda: engine.s3gen.passed)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    return engine.cancelled
+
+
+async def test_cancelling_stops_what_t3_is_at() -> None:
+    assert await cancelled_stages(HeldEngine(), never) == {"t3"}
+
+
+async def test_cancelling_stops_what_s3gen_is_at() -> None:
+    engine = HeldEngine()
+    engine.t3.open(1)
+    assert await cancelled_stages(engine, never) == {"t3", "s3gen"}
+
+
+async def test_an_error_in_t3_is_raised_and_stops_s3gen() -> None:
+    engine = HeldEngine()
+    engine.t3.open()
+    with pytest.raises(RuntimeError, match="scripted"):
+        await Pipeline(engine, SIZES).run("audio1 raise", 0, PLAIN, never)
+    assert engine.cancelled == {"s3gen"}
+
+
+async def test_an_error_in_s3gen_is_raised_and_stops_t3() -> None:
+    engine = HeldEngine()
+    engine.t3.open(1)
+
+    async def fail() -> None:
+        raise EngineFailed("out of memory")
+
+    engine.s3gen.step = fail  # type: ignore[method-assign]
+    with pytest.raises(EngineFailed, match="out of memory"):
+        await Pipeline(engine, SIZES).run("audio1 audio1", 0, PLAIN, never)
+    assert engine.cancelled == {"t3"}
+
+
+async def test_an_error_in_pcm_is_raised_and_stops_the_others() -> None:
+    engine = HeldEngine()
+    engine.t3.open(2)
+    engine.s3gen.open(1)
+
+    async def fail(pcm: bytes) -> None:
+        await until(lambda: engine.t3.passed == 2)
+        raise ConnectionError("nobody listens")
+
+    with pytest.raises(ConnectionError, match="nobody listens"):
+        await Pipeline(engine, SIZES).run("audio1 audio1 audio1", 0, PLAIN, fail)
+    assert engine.cancelled == {"t3", "s3gen"}
+
+
+async def test_one_texts_error_is_not_anothers() -> None:
+    engine = ScriptedEngine(EngineConfig("cpu", 1, ""))
+    results = await asyncio.gather(
+        spoken(engine, "audio1 sleep0 raise"),
+        spoken(engine, "audio1 sleep0 audio2"),
+        return_exceptions=True,
+    )
+    assert isinstance(results[0], RuntimeError)
+    assert results[1] == expected_pcm("audio1 audio2", PLAIN.seed)

@@ -1,0 +1,78 @@
+import base64
+import json
+from typing import Any
+
+import pytest
+
+from app.audio.encoder import OPENAI_ENCODERS
+from app.core.audio import SAMPLE_RATE
+from app.core.errors import EmptyText, WorkerLost
+from app.protocols.openai.sse import EventEncoder
+from tests.audio.test_encoder import encode, speech
+
+NAMES = {"text": "input"}
+
+
+def events_in(stream: bytes) -> list[dict[str, Any]]:
+    *events, end = stream.decode("ascii").split("\n\n")
+    assert end == ""
+    assert all(event.startswith("data: ") and "\n" not in event for event in events)
+    return [json.loads(event.removeprefix("data: ")) for event in events]
+
+
+@pytest.mark.parametrize("name", OPENAI_ENCODERS)
+def test_the_deltas_are_the_file(name: str) -> None:
+    pcm, new = speech(0.5), OPENAI_ENCODERS[name]
+
+    *deltas, done = events_in(encode(EventEncoder(3, new(SAMPLE_RATE), {}), pcm, samples=777))
+
+    assert {delta["type"] for delta in deltas} == {"speech.audio.delta"}
+    assert all(delta["audio"] for delta in deltas)
+    audio = b"".join(base64.b64decode(delta["audio"]) for delta in deltas)
+    assert audio == encode(new(SAMPLE_RATE), pcm)
+    assert done["type"] == "speech.audio.done"
+
+
+@pytest.mark.parametrize(
+    ("samples", "tokens"), [(0, 0), (1, 1), (959, 1), (960, 1), (961, 2), (24_000, 25)]
+)
+def test_a_token_that_was_begun_counts(samples: int, tokens: int) -> None:
+    encoder = EventEncoder(7, OPENAI_ENCODERS["pcm"](SAMPLE_RATE), NAMES)
+
+    done = events_in(encode(encoder, bytes(2 * samples), samples=100))[-1]
+
+    assert done["usage"] == {
+        "input_tokens": 7,
+        "output_tokens": tokens,
+        "total_tokens": 7 + tokens,
+    }
+
+
+def test_what_breaks_it_off_is_told_with_the_names_of_the_route() -> None:
+    encoder = EventEncoder(7, OPENAI_ENCODERS["pcm"](SAMPLE_RATE), NAMES)
+
+    [event] = events_in(encoder.broken_off(EmptyText("nothing", param="text")))
+
+    assert event["error"]["param"] == "input"
+
+
+def test_what_breaks_it_off_is_told_as_anywhere() -> None:
+    encoder = EventEncoder(7, OPENAI_ENCODERS["pcm"](SAMPLE_RATE), NAMES)
+
+    [event] = events_in(encoder.broken_off(WorkerLost("it is gone")))
+
+    assert event == {
+        "type": "error",
+        "error": {
+            "message": "It is gone.",
+            "type": "server_error",
+            "code": "worker_lost",
+            "param": None,
+        },
+    }
+
+
+def test_it_needs_a_thread_if_the_audio_does() -> None:
+    for new in OPENAI_ENCODERS.values():
+        encoder = new(SAMPLE_RATE)
+        assert EventEncoder(0, encoder, {}).blocking == encoder.blocking

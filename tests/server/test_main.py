@@ -1,0 +1,25 @@
+"""Which ports there are, and which app answers at each."""
+
+import pytest
+
+from app.server.app import create_app, create_probe_app
+from app.server.main import _open_doors
+from app.settings import Settings
+from tests.support.service import API_KEY, free_port
+
+
+def settings(**values: object) -> Settings:
+    return Settings(host="127.0.0.1", port=free_port(), api_key=API_KEY, _env_file=None, **values)
+
+
+@pytest.mark.parametrize("health", [False, True])
+def test_what_only_answers_probes_is_there_if_it_has_a_port(health: bool) -> None:
+    wanted = settings(port_health=free_port() if health else None)
+    doors = _open_doors(wanted)
+    try:
+        found = [(listener.getsockname()[1], create) for listener, create in doors]
+    finally:
+        for listener, _ in doors:
+            listener.close()
+    expected = [(wanted.port, create_app), (wanted.port_health, create_probe_app)]
+    assert found == expected[: 1 + health]

@@ -1,0 +1,106 @@
+"""The listening socket when descriptors run out."""
+
+import errno
+import os
+import resource
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from app.core.errors import StartupError
+from app.server.sockets import KEPT_SHARE, listen, url_of
+from tests.support.service import ROOT
+
+
+@contextmanager
+def no_descriptor_left(kept_share: float = 0) -> Iterator[None]:
+    """But that share of all."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (int(lowest_free / (1 - kept_share)), before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_a_failure_is_told_once_and_not_repeated_at_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with (
+        listen("127.0.0.1", 0, "PORT") as listener,
+        socket.create_connection(listener.getsockname()),
+    ):
+        with no_descriptor_left():
+            for _ in range(3):
+                with pytest.raises(OSError, match="Too many open files") as failure:
+                    listener.accept()
+                assert failure.value.errno == errno.EMFILE
+                with pytest.raises(BlockingIOError):
+                    listener.accept()
+        accepted, _ = listener.accept()
+        accepted.close()
+    assert caplog.messages == ["connections must wait: Too many open files"]
+
+
+def test_some_descriptors_are_kept_from_connections(caplog: pytest.LogCaptureFixture) -> None:
+    with listen("127.0.0.1", 0, "PORT") as listener:
+        listener.setblocking(False)
+        with no_descriptor_left(1 / KEPT_SHARE):
+            with pytest.raises(BlockingIOError):  # as nobody waits
+                listener.accept()
+            waiting = socket.create_connection(listener.getsockname())
+            with pytest.raises(OSError, match="Too many open files"):
+                listener.accept()
+            with pytest.raises(BlockingIOError):  # only once more
+                listener.accept()
+            os.close(os.dup(0))  # as the service may
+        accepted, _ = listener.accept()
+        accepted.close()
+        waiting.close()
+    assert caplog.messages == ["connections must wait: Too many open files"]
+
+
+@pytest.mark.parametrize("most", [4096, 1_048_576])
+def test_as_many_descriptors_as_are_allowed_can_be_opened(most: int) -> None:
+    """In a process of its own: a limit that is lowered for good cannot be raised again."""
+    code = f"""
+import resource
+from app.server.sockets import allow_many_descriptors
+
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+hard = min(hard, {most}) if hard != resource.RLIM_INFINITY else {most}
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+allow_many_descriptors()
+assert resource.getrlimit(resource.RLIMIT_NOFILE) == (min(hard, 65536), hard)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_a_host_that_is_every_address_is_opened_as_localhost() -> None:
+    for host, url in {
+        "0.0.0.0": "http://localhost:8000/",  # noqa: S104
+        "::": "http://localhost:8000/",
+        "127.0.0.1": "http://127.0.0.1:8000/",
+        "::1": "http://[::1]:8000/",
+    }.items():
+        assert url_of(host, 8000) == url
+
+
+def test_a_host_that_is_not_of_this_machine_is_told_with_its_setting() -> None:
+    with pytest.raises(StartupError, match=r"; set another HOST$"):
+        listen("192.0.2.1", 8000, "PORT")
+
+
+def test_when_nobody_waits_nothing_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    with listen("127.0.0.1", 0, "PORT") as listener:
+        listener.setblocking(False)
+        for _ in range(3):
+            with pytest.raises(BlockingIOError):
+                listener.accept()
+    assert caplog.messages == []

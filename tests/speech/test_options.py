@@ -1,0 +1,272 @@
+"""Every parameter is tried in JSON and in a query: what holds for one must hold for the other."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from starlette.datastructures import QueryParams
+
+from app.core.errors import InvalidRequest
+from app.core.params import SynthesisParams
+from app.speech.options import SpeechRequest, from_json, from_openai_json, from_query
+from tests.ipc.test_messages import PARAMS
+
+Parse = Callable[[dict[str, Any]], SpeechRequest]
+
+BOUNDS: dict[str, tuple[float, float]] = {
+    "cfg_guidance_weight": (0, 3),
+    "synthesis_temperature": (0.05, 5),
+    "voice_exaggeration_factor": (0, 2),
+    "text_processing_chunk_size": (20, 500),
+    "audio_tokens_per_slice": (5, 500),
+    "remove_leading_milliseconds": (0, 5000),
+    "remove_trailing_milliseconds": (0, 5000),
+    "crossfade_duration_milliseconds": (0, 500),
+    "seed": (0, 2**32 - 1),
+    "repetition_penalty": (1, 3),
+    "min_p": (0, 1),
+    "top_p": (0.001, 1),
+}
+WHOLE_NUMBERS = [name for name, (_, most) in BOUNDS.items() if most > 5]
+ALIASES = {
+    "cfg_weight": "cfg_guidance_weight",
+    "temperature": "synthesis_temperature",
+    "exaggeration": "voice_exaggeration_factor",
+}
+
+
+def via_query(values: dict[str, Any]) -> SpeechRequest:
+    return from_query(QueryParams({name: str(value) for name, value in values.items()}))
+
+
+@pytest.fixture(params=[from_json, via_query], ids=["json", "query"])
+def parse(request: pytest.FixtureRequest) -> Parse:
+    parse: Parse = request.param
+    return parse
+
+
+def refused(parse: Parse, **values: Any) -> str | None:
+    """The parameter that the refusal names."""
+    with pytest.raises(InvalidRequest) as refusal:
+        parse({"text": "x"} | values)
+    assert type(refusal.value) is InvalidRequest
+    return refusal.value.param
+
+
+# --- what is accepted -----------------------------------------------------------------------------
+
+
+def test_a_text_is_enough(parse: Parse) -> None:
+    wanted = parse({"text": "Hello, world"})
+    assert wanted.text == "Hello, world"
+    assert wanted.stream
+    assert wanted.params(PARAMS) == PARAMS
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_a_bound_itself_is_allowed(parse: Parse, name: str) -> None:
+    for bound in BOUNDS[name]:
+        wanted = parse({"text": "x", name: bound})
+        assert getattr(wanted.params(PARAMS), name) == bound
+
+
+def test_what_is_asked_for_replaces_the_default(parse: Parse) -> None:
+    asked = {"seed": 0, "chunk_overlap_method": "zero", "min_p": 0.5}
+    params = parse({"text": "x"} | asked).params(PARAMS)
+    for name in SynthesisParams.__struct_fields__:
+        assert getattr(params, name) == asked.get(name, getattr(PARAMS, name))
+
+
+@pytest.mark.parametrize(("alias", "name"), ALIASES.items())
+def test_other_servers_names_are_understood(parse: Parse, alias: str, name: str) -> None:
+    assert getattr(parse({"text": "x", alias: 1.5}), name) == 1.5
+
+
+def test_the_settings_name_for_overlapping_is_understood(parse: Parse) -> None:
+    assert parse({"text": "x", "chunk_overlap_strategy": "zero"}).chunk_overlap_method == "zero"
+
+
+@pytest.mark.parametrize("name", ["wav", "mp3", "fmp4", "raw_pcm", "webm"])
+def test_every_format_can_be_asked_for(parse: Parse, name: str) -> None:
+    for written in (name, name.upper()):
+        assert parse({"text": "x", "format": written}).format == name
+
+
+def test_null_is_as_good_as_nothing() -> None:
+    names = [*BOUNDS, "voice_id", "format", "chunk_overlap_method"]
+    wanted = from_json({"text": "x"} | dict.fromkeys(names))
+    assert wanted == from_json({"text": "x"})
+
+
+def test_a_whole_number_does_for_a_fraction(parse: Parse) -> None:
+    assert parse({"text": "x", "synthesis_temperature": 1}).synthesis_temperature == 1.0
+
+
+def test_a_stream_can_be_declined() -> None:
+    assert not from_json({"text": "x", "stream": False}).stream
+    assert not from_query(QueryParams("text=x&stream=false")).stream
+
+
+def test_the_key_in_a_query_is_not_a_parameter() -> None:
+    assert from_query(QueryParams("text=x&api_key=secret")).text == "x"
+    assert refused(from_json, api_key="secret") == "api_key"
+
+
+def test_a_query_is_decoded() -> None:
+    assert from_query(QueryParams("text=Hello%20world%2C+Gr%C3%BC%C3%9Fe")).text == (
+        "Hello world, Grüße"
+    )
+
+
+# --- what is refused ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_what_is_out_of_bounds_is_refused_by_name(parse: Parse, name: str) -> None:
+    least, most = BOUNDS[name]
+    step = 1 if name in WHOLE_NUMBERS else 0.01
+    for value in (least - step, most + step, -1e30, 1e30):
+        assert refused(parse, **{name: value}) == name
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999", "loud", "", "0x10", "1_0", "[1]"])
+def test_what_is_no_number_is_refused_by_name(parse: Parse, name: str, value: str) -> None:
+    assert refused(parse, **{name: value}) == name
+
+
+@pytest.mark.parametrize("name", WHOLE_NUMBERS)
+@pytest.mark.parametrize("value", [30.0, 30.5, 1e2])
+def test_a_fraction_does_not_do_for_a_whole_number(parse: Parse, name: str, value: float) -> None:
+    assert refused(parse, **{name: value}) == name
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+@pytest.mark.parametrize("value", [True, "1", [1], {"a": 1}, float("inf"), float("nan")])
+def test_json_is_taken_at_its_word(name: str, value: Any) -> None:
+    assert refused(from_json, **{name: value}) == name
+
+
+def test_a_text_is_required(parse: Parse) -> None:
+    with pytest.raises(InvalidRequest) as refusal:
+        parse({})
+    assert refusal.value.param == "text"
+
+
+@pytest.mark.parametrize("value", [None, 7, True, ["x"], {"ssml": "x"}])
+def test_a_text_is_a_string(value: Any) -> None:
+    assert refused(from_json, text=value) == "text"
+
+
+@pytest.mark.parametrize("value", ["ogg", "audio/wav", ""])
+def test_an_unknown_format_is_refused(parse: Parse, value: str) -> None:
+    assert refused(parse, format=value) == "format"
+
+
+@pytest.mark.parametrize("value", ["half", "", "FULL"])
+def test_an_unknown_overlap_is_refused(parse: Parse, value: str) -> None:
+    assert refused(parse, chunk_overlap_method=value) == "chunk_overlap_method"
+
+
+@pytest.mark.parametrize("value", [0, 1, "false"])
+def test_a_yes_or_no_in_json_is_a_boolean(value: Any) -> None:
+    assert refused(from_json, stream=value) == "stream"
+
+
+@pytest.mark.parametrize("value", ["0", "1", "yes", "True", ""])
+def test_a_yes_or_no_in_a_query_is_written_as_in_json(value: str) -> None:
+    assert refused(via_query, stream=value) == "stream"
+
+
+def test_an_unknown_parameter_is_refused_by_name(parse: Parse) -> None:
+    with pytest.raises(InvalidRequest, match=r"^There is no parameter 'pitch'\.$") as refusal:
+        parse({"text": "x", "pitch": 1})
+    assert refusal.value.param == "pitch"
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("voice", "voice_id"), ("Format", "format"), ("temprature", "temperature")],
+)
+def test_a_name_that_is_nearly_known_is_asked_about(parse: Parse, written: str, meant: str) -> None:
+    with pytest.raises(InvalidRequest) as refusal:
+        parse({"text": "x", written: 1})
+    assert refusal.value.message == f"There is no parameter '{written}'. Is '{meant}' meant?"
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ({"text": None}, "'text' must be text."),
+        ({"seed": "loud"}, "'seed' must be a whole number."),
+        ({"seed": -1}, "'seed' must be at least 0."),
+        ({"top_p": 0}, "'top_p' must be more than 0."),
+        ({"min_p": 2}, "'min_p' must be at most 1."),
+        ({"min_p": float("nan")}, "'min_p' must be a number."),
+        ({"stream": "no"}, "'stream' must be true or false."),
+        ({"chunk_overlap_method": "half"}, "'chunk_overlap_method' must be 'full' or 'zero'."),
+    ],
+)
+def test_a_refusal_is_a_plain_sentence(value: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidRequest) as refusal:
+        from_json({"text": "x"} | value)
+    assert refusal.value.message == words
+
+
+@pytest.mark.parametrize(("alias", "name"), ALIASES.items())
+def test_a_parameter_and_its_alias_are_one_too_many(parse: Parse, alias: str, name: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"^'{alias}' is another name of '{name}'"):
+        parse({"text": "x", alias: 1, name: 1})
+    assert refused(parse, **{alias: 1, name: 1}) == alias
+
+
+def test_a_parameter_given_twice_in_a_query_is_refused() -> None:
+    with pytest.raises(InvalidRequest) as refusal:
+        from_query(QueryParams("text=x&seed=1&seed=1"))
+    assert refusal.value.param == "seed"
+
+
+# --- OpenAI's words -------------------------------------------------------------------------------
+
+
+def openai_refused(**values: Any) -> str | None:
+    """The parameter that the refusal names."""
+    with pytest.raises(InvalidRequest) as refusal:
+        from_openai_json({"input": "x"} | values)
+    return refusal.value.param
+
+
+def test_an_input_is_enough_and_null_says_nothing() -> None:
+    wanted = from_openai_json({"input": "Hello"})
+    assert (wanted.input, wanted.voice, wanted.response_format) == ("Hello", None, "mp3")
+    assert (wanted.speed, wanted.stream_format, wanted.stream) == (1, "audio", True)
+    assert wanted.params(PARAMS) == PARAMS
+    nulls = dict.fromkeys(type(wanted).model_fields)
+    assert from_openai_json(nulls | {"input": "Hello"}) == wanted
+    assert openai_refused(input=None) == "input"
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_what_is_known_elsewhere_is_known_here_with_its_bounds(name: str) -> None:
+    for bound in BOUNDS[name]:
+        assert getattr(from_openai_json({"input": "x", name: bound}).params(PARAMS), name) == bound
+    assert openai_refused(**{name: BOUNDS[name][1] + 1}) == name
+
+
+@pytest.mark.parametrize(("alias", "name"), ALIASES.items())
+def test_its_short_names_are_known_here(alias: str, name: str) -> None:
+    value: Any = "zero" if name == "chunk_overlap_method" else 1
+    assert getattr(from_openai_json({"input": "x", alias: value}).params(PARAMS), name) == value
+
+
+def test_unknown_keys_are_ignored() -> None:
+    assert from_openai_json({"input": "x", "text": 1, "format": []}) == from_openai_json(
+        {"input": "x"}
+    )
+
+
+def test_a_voice_may_be_an_object_with_an_id() -> None:
+    for voice in ("nova", {"id": "nova"}, {"id": "nova", "object": "voice"}):
+        assert from_openai_json({"input": "x", "voice": voice}).voice == "nova"
+    for voice in (1, [], {}, {"id": None}, {"id": {"id": "nova"}}):
+        assert openai_refused(voice=voice) == "voice"

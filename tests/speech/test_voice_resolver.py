@@ -1,0 +1,80 @@
+import io
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from app.core.errors import VoiceNotFound
+from app.settings import Settings
+from app.speech.voice_resolver import OPENAI_VOICES, listed_names, voice_id_of
+from app.voices.library import VoiceStore
+from tests.voices.test_library import LOW
+
+
+@pytest.fixture
+async def master(tmp_path: Path) -> AsyncIterator[Any]:
+    """Its voices and its settings, which are all that matters here."""
+    store = VoiceStore(tmp_path, tmp_path, tmp_path, 10_000_000)
+    for voice_id in ("jane.wav", "john.wav", "john.mp3", "echo.wav"):
+        await store.add(voice_id, io.BytesIO(LOW), replace=False)
+    aliases = {"nova": "jane", "echo": "jane", "me": "john.mp3", "gone": "gone.wav", "both": "john"}
+    aliases["zo\u00eb"] = "jane"
+    yield SimpleNamespace(voices=store, settings=Settings(voice_aliases=aliases, _env_file=None))
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "voice_id"),
+    [
+        ("jane.wav", "jane.wav"),
+        ("jane", "jane.wav"),
+        (" jane ", "jane.wav"),
+        ("john.mp3", "john.mp3"),
+        ("me", "john.mp3"),
+        ("nova", "jane.wav"),
+        ("echo", "echo.wav"),
+        ("zo\u00eb", "jane.wav"),
+        ("zoe\u0308", "jane.wav"),
+        ("alloy", None),
+        ("cedar", None),
+    ],
+)
+async def test_a_name_is_a_voice_an_alias_or_the_default(
+    master: Any, name: str, voice_id: str | None
+) -> None:
+    assert voice_id_of(name, master) == voice_id
+
+
+@pytest.mark.parametrize("name", ["john", "Alloy", "nobody", "", "default", "\ud800"])
+async def test_what_is_none_of_these_is_no_voice(master: Any, name: str) -> None:
+    voice_id = voice_id_of(name, master)
+    assert voice_id is not None
+    assert voice_id not in master.voices.ids()
+
+
+async def test_an_alias_of_no_voice_is_told_with_what_it_stands_for(master: Any) -> None:
+    for alias, voice in (("gone", "gone.wav"), ("both", "john")):
+        with pytest.raises(VoiceNotFound) as missing:
+            voice_id_of(alias, master)
+        assert f"There is no voice '{voice}', which '{alias}' stands for." in missing.value.message
+
+
+async def test_what_can_be_asked_for_is_listed_once(master: Any) -> None:
+    assert listed_names(master) == {
+        "echo.wav": "echo",
+        "jane.wav": "jane",
+        "john.mp3": "john.mp3",
+        "john.wav": "john.wav",
+        "nova": "nova (jane)",
+        "me": "me (john.mp3)",
+        "zo\u00eb": "zo\u00eb (jane)",
+        "alloy": "alloy (default voice)",
+    }
+
+
+async def test_without_a_name_left_for_it_the_default_voice_is_not_listed(master: Any) -> None:
+    aliases = dict.fromkeys(OPENAI_VOICES, "jane")
+    master.settings = Settings(voice_aliases=aliases, _env_file=None)
+    assert not any("default" in shown for shown in listed_names(master).values())

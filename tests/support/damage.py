@@ -1,0 +1,107 @@
+"""Real audio files of every container that is accepted, and what can be done to them."""
+
+from collections.abc import Callable
+from random import Random
+
+import numpy as np
+
+from tests.support.media import audio_file, tone
+
+RATE = 48_000
+HEADER_BYTES = 600
+MONO = tone(1.2, RATE)
+STEREO = np.stack([MONO, MONO])
+
+WHOLE = {
+    "wav": audio_file(MONO, rate=RATE),
+    "float.wav": audio_file(STEREO, rate=RATE, codec="pcm_f32le"),
+    "adpcm.wav": audio_file(MONO, rate=RATE, codec="adpcm_ms"),
+    "mp3": audio_file(MONO, rate=RATE, container="mp3", codec="libmp3lame"),
+    "flac": audio_file(MONO, rate=RATE, container="flac", codec="flac"),
+    "vorbis.ogg": audio_file(STEREO, rate=RATE, container="ogg", codec="vorbis"),
+    "opus": audio_file(MONO, rate=RATE, container="ogg", codec="libopus"),
+    "m4a": audio_file(MONO, rate=RATE, container="ipod", codec="aac"),
+    "alac.m4a": audio_file(STEREO, rate=RATE, container="ipod", codec="alac"),
+    "webm": audio_file(MONO, rate=RATE, container="webm", codec="libopus"),
+    "vorbis.webm": audio_file(STEREO, rate=RATE, container="webm", codec="vorbis"),
+}
+"""By container or, where there are several of one, by codec and container."""
+
+
+def _place(content: bytes, random: Random) -> int:
+    """Anywhere, but every other time near the start, where the lengths and offsets are."""
+    return random.randrange(min(len(content), random.choice((HEADER_BYTES, len(content)))))
+
+
+def _piece(content: bytes, random: Random) -> slice:
+    start = _place(content, random)
+    return slice(start, start + random.choice((1, 4, 16, 300, 5_000)))
+
+
+def truncated(content: bytes, random: Random) -> bytes:
+    return content[: _place(content, random)]
+
+
+def flipped(content: bytes, random: Random) -> bytes:
+    damaged = bytearray(content)
+    for _ in range(random.choice((1, 3, 30, 300))):
+        damaged[_place(content, random)] ^= 1 << random.randrange(8)
+    return bytes(damaged)
+
+
+def overwritten(content: bytes, random: Random) -> bytes:
+    """With zeros, ones or noise."""
+    piece = _piece(content, random)
+    length = len(content[piece])
+    filling = random.choice((bytes(length), b"\xff" * length, random.randbytes(length)))
+    return content[: piece.start] + filling + content[piece.stop :]
+
+
+def removed(content: bytes, random: Random) -> bytes:
+    piece = _piece(content, random)
+    return content[: piece.start] + content[piece.stop :]
+
+
+def repeated(content: bytes, random: Random) -> bytes:
+    piece = _piece(content, random)
+    return (
+        content[: piece.stop] + content[piece] * random.choice((1, 2, 100)) + content[piece.stop :]
+    )
+
+
+def swapped(content: bytes, random: Random) -> bytes:
+    one, other = sorted((_piece(content, random), _piece(content, random)), key=lambda p: p.start)
+    between = content[one.stop : other.start]
+    return content[: one.start] + content[other] + between + content[one] + content[other.stop :]
+
+
+def with_odd_length(content: bytes, random: Random) -> bytes:
+    """A number of four bytes, in either order, says as much as it can."""
+    place = _place(content, random)
+    odd = random.choice((b"\xff" * 4, b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", bytes(4)))
+    return content[:place] + odd + content[place + 4 :]
+
+
+def with_another_head(content: bytes, random: Random) -> bytes:
+    other = random.choice(list(WHOLE.values()))
+    place = _place(other, random)
+    return other[:place] + content[place:]
+
+
+DAMAGES: list[Callable[[bytes, Random], bytes]] = [
+    truncated,
+    flipped,
+    overwritten,
+    removed,
+    repeated,
+    swapped,
+    with_odd_length,
+    with_another_head,
+]
+
+
+def damaged(seed: int) -> tuple[str, bytes]:
+    """The file of a number: what it is, and its bytes."""
+    random = Random(seed)
+    container, damage = random.choice(list(WHOLE)), random.choice(DAMAGES)
+    return f"{seed}-{damage.__name__}.{container}", damage(WHOLE[container], random)
