@@ -23,12 +23,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "observability": {"core"},
     "voices": {"audio", "core"},
     "backend": {"core", "ipc", "observability", "settings", "voices"},
-    "http": {"audio", "backend", "core", "observability"},
-    "speech": {"audio", "backend", "core", "http", "text", "voices"},
+    "speech": {"audio", "backend", "core", "observability", "settings", "text", "voices"},
+    "http": {"backend", "core", "observability", "settings", "speech", "voices"},
     "protocols": {
         "audio", "backend", "core", "http", "observability", "settings", "speech", "voices",
     },
-    "server": {"backend", "core", "http", "observability", "protocols", "settings"},
+    "server": {
+        "backend", "core", "http", "observability", "protocols", "settings", "speech", "voices",
+    },
     "bench": {"audio", "core", "engines", "pipeline", "settings", "speech", "text"},
     "cli": {
         "audio", "bench", "core", "engines", "model_files", "pipeline", "server",

@@ -4,7 +4,6 @@ A `Backend` takes jobs and gives a `JobStream` for each. `backend.local` runs wo
 this machine. Nothing above this module knows a dispatcher, a worker process or a socket.
 """
 
-from asyncio import Future
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -113,11 +112,6 @@ class Backend(Protocol):
     @property
     def ready(self) -> ModelInfo | None:
         """The engine of a ready worker; None if no worker is ready."""
-        ...
-
-    @property
-    def crashed(self) -> "Future[None]":
-        """Fails with the exception of a background task that should never end."""
         ...
 
     def submit(self, job: JobRequest) -> JobStream:

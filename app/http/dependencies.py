@@ -1,30 +1,53 @@
-"""What routes are given: the master and the encoder threads, from the app's state."""
+"""The state of the app, for routes."""
 
-from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
-from app.backend.local.backend import Master
+from app.backend.base import Backend
+from app.core.errors import PayloadTooLarge, UnsupportedMedia
+from app.http.request_body import read_json_object
+from app.observability.metrics import Metrics
+from app.settings import Settings
+from app.speech.service import SpeechService
+from app.voices.library import VoiceStore
+
+BYTES_PER_CHARACTER = 12
+"""Of JSON, at most: one outside the Basic Multilingual Plane, written as two \\u escapes."""
+
+BYTES_OF_OTHER_PARAMETERS = 16_384
+
+READ_ERRORS = (PayloadTooLarge, UnsupportedMedia)
+"""What `json_parameters` may raise beside `InvalidRequest`."""
 
 
 @dataclass(frozen=True)
-class Services:
-    """All that routes call; the app holds one."""
+class AppState:
+    """All that routes use; the app holds one."""
 
-    master: Master
-    encoder_threads: Executor
-
-
-def services_of(request: Request) -> Services:
-    """For a route that FastAPI hands nothing but the request."""
-    services: Services = request.app.state.services
-    return services
+    settings: Settings
+    backend: Backend
+    voices: VoiceStore
+    speech: SpeechService
+    metrics: Metrics
 
 
-async def _services(request: Request) -> Services:  # else FastAPI would call it in a thread
-    return services_of(request)
+def get_state(request: Request) -> AppState:
+    state: AppState = request.app.state.services
+    return state
 
 
-ServicesOf = Annotated[Services, Depends(_services)]
+async def _get_state(request: Request) -> AppState:  # FastAPI calls a sync one in a thread
+    return get_state(request)
+
+
+State = Annotated[AppState, Depends(_get_state)]
+
+
+async def json_parameters(request: Request) -> dict[str, Any]:
+    """The JSON object in the body, long enough for the longest text that is allowed."""
+    longest = get_state(request).settings.max_text_length
+    most_bytes = longest * BYTES_PER_CHARACTER + BYTES_OF_OTHER_PARAMETERS
+    too_large = PayloadTooLarge(f"The text may have at most {longest} characters.", param="text")
+    return await read_json_object(request, most_bytes, too_large)

@@ -7,7 +7,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from app import __version__
 from app.core.errors import Unauthenticated
-from app.http.dependencies import Services
+from app.http.dependencies import AppState
 from app.http.error_handlers import (
     ANY_OTHER_ERROR,
     METHODS,
@@ -44,7 +44,7 @@ class _App(FastAPI):
             schema = super().openapi()
             schema["components"]["securitySchemes"] = KEY_PLACES
             restore_nulls(schema)
-            settings = self.state.services.master.settings
+            settings = self.state.services.settings
             speech.document_settings(schema["paths"]["/tts/generate"], settings)
             for path in schema["paths"].keys() - self.open_paths:
                 for operation in schema["paths"][path].values():
@@ -52,9 +52,9 @@ class _App(FastAPI):
         return super().openapi()
 
 
-def create_app(services: Services) -> FastAPI:
+def create_app(state: AppState) -> FastAPI:
     """The whole API. Outermost first: CORS (answers preflights), the log, the key, the routes."""
-    settings = services.master.settings
+    settings = state.settings
     app = _App(
         title="Chatterbox TTS Server",
         version=__version__,
@@ -64,7 +64,7 @@ def create_app(services: Services) -> FastAPI:
         redirect_slashes=False,  # to wherever the Host header says, with the key in the query
         responses=ANY_OTHER_ERROR,
     )
-    app.state.services = services
+    app.state.services = state
     if settings.public_voice_list:
         app.open_paths |= {openai.VOICE_LIST}
     if settings.public_metrics:
@@ -80,7 +80,7 @@ def create_app(services: Services) -> FastAPI:
     app.add_middleware(
         ApiKey, api_key=settings.api_key.get_secret_value().strip(), open_paths=app.open_paths
     )
-    app.add_middleware(RequestLog, metrics=services.master.metrics, debug=settings.debug)
+    app.add_middleware(RequestLog, metrics=state.metrics, debug=settings.debug)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=settings.cors_origins,
@@ -91,10 +91,10 @@ def create_app(services: Services) -> FastAPI:
     return app
 
 
-def create_probe_app(services: Services) -> FastAPI:
+def create_probe_app(state: AppState) -> FastAPI:
     """What `PORT_HEALTH` serves: liveness and readiness, without a key."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app.state.services = services
+    app.state.services = state
     app.include_router(system.probes)
     handle_errors(app)
     return app

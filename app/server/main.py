@@ -9,20 +9,20 @@ import gc
 import logging
 import signal
 from collections.abc import Callable, Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import uvicorn
 from fastapi import FastAPI
 
-from app.backend.local.backend import Master
+from app.backend.base import Backend
+from app.core.background import BackgroundTasks
 from app.core.native import give_back_large_blocks
-from app.core.process_env import cpu_count
-from app.http.dependencies import Services
+from app.http.dependencies import AppState
 from app.observability.system_stats import cpu_load
 from app.server.app import create_app, create_probe_app
 from app.server.connection import BoundedProtocol
+from app.server.services import running_services
 from app.server.sockets import BACKLOG, Listener, allow_many_descriptors, listen, url_of
 from app.settings import Settings
 
@@ -42,10 +42,9 @@ async def serve(settings: Settings, model: str) -> None:
     doors = _open_doors(settings)
     give_back_large_blocks()  # some encoders take megabytes
     cpu_load()  # the next one measures from here
-    threads = ThreadPoolExecutor(cpu_count(), thread_name_prefix="encoder")
-    async with Master.running(settings, model) as master:
-        services = Services(master, threads)
-        servers = [_Server(create(services)) for _, create in doors]
+    background = BackgroundTasks()
+    async with running_services(settings, model, background) as state:
+        servers = [_Server(create(state)) for _, create in doors]
         serving = [
             asyncio.create_task(server.serve(sockets=[listener]))
             for server, (listener, _) in zip(servers, doors, strict=True)
@@ -56,20 +55,19 @@ async def serve(settings: Settings, model: str) -> None:
         if settings.port_health:
             log.info("answering /ping on port %d, too", settings.port_health)
         try:
-            await _until_signalled(master, settings.shutdown_grace_seconds)
+            await _until_signalled(state.backend, background, settings.shutdown_grace_seconds)
         finally:
             if answering := sum(len(server.server_state.tasks) for server in servers):
                 log.warning("%d requests are still being answered", answering)
             for server in servers:
                 server.should_exit = True
             await asyncio.gather(*serving)
-    threads.shutdown(wait=False, cancel_futures=True)
     if lost := asyncio.all_tasks() - {asyncio.current_task()}:
         log.error("tasks that nobody has ended: %s", [task.get_name() for task in lost])
     log.info("stopped")
 
 
-def _open_doors(settings: Settings) -> list[tuple[Listener, Callable[[Services], FastAPI]]]:
+def _open_doors(settings: Settings) -> list[tuple[Listener, Callable[[AppState], FastAPI]]]:
     """A listener for each port, and what makes the app behind it."""
     ports = [("PORT", settings.port, create_app)]
     if settings.port_health:
@@ -77,35 +75,36 @@ def _open_doors(settings: Settings) -> list[tuple[Listener, Callable[[Services],
     return [(listen(settings.host, port, name), create) for name, port, create in ports]
 
 
-async def _until_signalled(master: Master, grace_s: float) -> None:
-    """Returns when a signal has come and the running streams are over; raises what crashed."""
+async def _until_signalled(backend: Backend, background: BackgroundTasks, grace_s: float) -> None:
+    """Return after a signal, when the running streams are over; raise what crashed."""
     loop = asyncio.get_running_loop()
     signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signals.put_nowait, number)
-    received = await _unless_crashed(master, signals.get())
+    received = await _unless_crashed(background, signals.get())
     if received == signal.SIGINT:
         grace_s = min(grace_s, INTERRUPT_GRACE_S)
-    if master.dispatcher.running or master.dispatcher.waiting:
+    queue = backend.status().queue
+    if queue.running or queue.waiting:
         log.info("%s: accepted streams have %g s to end", received.name, grace_s)
     else:
         log.info("%s", received.name)
-    draining = asyncio.create_task(master.drain(grace_s))
+    draining = asyncio.create_task(backend.drain(grace_s))
     again = asyncio.create_task(signals.get())
     await asyncio.wait({draining, again}, return_when=asyncio.FIRST_COMPLETED)
     again.cancel()
     if not draining.done():
-        master.dispatcher.abort()
+        backend.abort()
         await draining
 
 
-async def _unless_crashed(master: Master, event: Coroutine[Any, Any, T]) -> T:
+async def _unless_crashed(background: BackgroundTasks, event: Coroutine[Any, Any, T]) -> T:
     waiting = asyncio.create_task(event)
-    either: set[asyncio.Future[Any]] = {waiting, master.crashed}
+    either: set[asyncio.Future[Any]] = {waiting, background.crashed}
     await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
     if not waiting.done():
         waiting.cancel()
-        master.crashed.result()
+        background.crashed.result()
     return await waiting
 
 

@@ -1,6 +1,6 @@
 """What routes that speak accept, and what becomes of it.
 
-`/tts/generate` takes a `SpeechRequest`, in a query or in JSON, `/v1/audio/speech` an
+`/tts/generate` takes a `GenerateRequest`, in a query or in JSON, `/v1/audio/speech` an
 `OpenAISpeechRequest`; how a text may be spoken is the same for both.
 """
 
@@ -163,7 +163,7 @@ class SpeechOptions(BaseModel):
         return msgspec.structs.replace(defaults, **given)
 
 
-class SpeechRequest(SpeechOptions):
+class GenerateRequest(SpeechOptions):
     """A text and how to speak it, in the service's own words."""
 
     text: Annotated[
@@ -238,9 +238,9 @@ def json_schema_of(model: type[SpeechOptions]) -> dict[str, Any]:
     return schema | {"properties": own | properties}
 
 
-def from_json(values: dict[str, Any]) -> SpeechRequest:
+def from_json(values: dict[str, Any]) -> GenerateRequest:
     """Strict: no strings or booleans for numbers. Raises `InvalidRequest` naming the parameter."""
-    return _validated(SpeechRequest, values)
+    return _validated(GenerateRequest, values)
 
 
 def from_openai_json(values: dict[str, Any]) -> OpenAISpeechRequest:
@@ -253,7 +253,7 @@ _WORDS = {"text", "voice_id", "format", "chunk_overlap_method", "chunk_overlap_s
 """What is text in a query; all else is written there as in JSON."""
 
 
-def from_query(query: QueryParams) -> SpeechRequest:
+def from_query(query: QueryParams) -> GenerateRequest:
     """As `from_json`, and exactly as strict; `api_key` is none of its business."""
     values: dict[str, Any] = {}
     for name, value in query.multi_items():
@@ -266,7 +266,7 @@ def from_query(query: QueryParams) -> SpeechRequest:
 
 _NAME_OF_ALIAS = {
     alias: name
-    for name, field in SpeechRequest.model_fields.items()
+    for name, field in GenerateRequest.model_fields.items()
     if isinstance(field.validation_alias, AliasChoices)
     for alias in field.validation_alias.choices
     if alias != name
@@ -306,6 +306,6 @@ _LONGEST_GUESS = 64  # as a longer one takes longer
 
 def _meant(param: str) -> str:
     """The question whether it is a known one misspelt, if one is near."""
-    known = [*SpeechRequest.model_fields, *map(str, _NAME_OF_ALIAS)]
+    known = [*GenerateRequest.model_fields, *map(str, _NAME_OF_ALIAS)]
     near = difflib.get_close_matches(param[:_LONGEST_GUESS].lower(), known, n=1)
     return f" Is {near[0]!r} meant?" if near else ""

@@ -1,15 +1,14 @@
-"""What every route that speaks does with what it has understood: checks, voice, job, response.
+"""The use case: a request to speak enters, checked against text, voice and queue; a stream leaves.
 
-Parameters are named in errors as `/tts/generate` names them.
+Called by every protocol. Parameters are named in errors as `/tts/generate` names them.
 """
 
 from collections.abc import Callable
-from typing import Any
-
-from starlette.requests import Request
+from concurrent.futures import Executor
+from dataclasses import dataclass
 
 from app.audio.encoder import Encoder
-from app.core.audio import SAMPLE_RATE
+from app.backend.base import Backend, JobRequest, ModelInfo
 from app.core.errors import (
     ClientStalled,
     Draining,
@@ -19,98 +18,109 @@ from app.core.errors import (
     InvalidRequest,
     NotReady,
     OutOfMemory,
-    PayloadTooLarge,
     PoisonRequest,
     QueueFull,
     QueueTimeout,
     TextTooLong,
-    UnsupportedMedia,
     VoiceNotFound,
     WorkerLost,
     WorkerStalled,
 )
-from app.http.audio_response import SpeechResponse
-from app.http.dependencies import Services, services_of
-from app.http.request_body import read_json_object
+from app.observability.metrics import Metrics
+from app.settings import Settings
 from app.speech.options import SpeechOptions
+from app.speech.stream import SpeechStream
 from app.text.cleaning import clean
+from app.voices.library import VoiceStore
 
-BYTES_PER_CHARACTER = 12
-"""Of JSON, at most: one outside the Basic Multilingual Plane, written as two \\u escapes."""
-
-BYTES_OF_OTHER_PARAMETERS = 16_384
-
-READ_ERRORS = (PayloadTooLarge, UnsupportedMedia)
-SPEAK_ERRORS = (
+SPEECH_ERRORS = (
     *(InvalidRequest, EmptyText, VoiceNotFound, TextTooLong, QueueFull),
     *(EngineFailed, EncoderFailed, WorkerLost, PoisonRequest),
     *(NotReady, Draining, QueueTimeout, OutOfMemory, ClientStalled, WorkerStalled),
 )
-"""What `read_parameters`, and what `speak` and its response may raise beside `InvalidRequest`."""
+"""What `SpeechService.start` and its stream may raise."""
 
 
-async def read_parameters(request: Request) -> dict[str, Any]:
-    """The JSON object in the body, which may hold as long a text as is allowed."""
-    longest = services_of(request).master.settings.max_text_length
-    most_bytes = longest * BYTES_PER_CHARACTER + BYTES_OF_OTHER_PARAMETERS
-    too_large = PayloadTooLarge(f"The text may have at most {longest} characters.", param="text")
-    return await read_json_object(request, most_bytes, too_large)
+@dataclass(frozen=True)
+class SpeechRequest:
+    """What any protocol asks for. `voice_id` None: the default voice.
+
+    `new_encoder` is called for each attempt at the job.
+    """
+
+    request_id: str
+    text: str
+    voice_id: str | None
+    options: SpeechOptions
+    new_encoder: Callable[[], Encoder]
 
 
-def speak(
-    request: Request,
-    text: str,
-    voice_id: str | None,
-    options: SpeechOptions,
-    new_encoder: Callable[[], Encoder],
-) -> SpeechResponse:
-    """Check the text, then pin the voice, submit the job and answer with its stream."""
-    services = services_of(request)
-    master = services.master
-    text = checked_text(text, services)
-    master.dispatcher.refuse_if_closed()
-    voice = master.voices.pin(voice_id) if voice_id is not None else None
+class SpeechService:
+    """Starts speech. `threads` run the encoders that need CPU time."""
 
-    def release_voice() -> None:
-        if voice is not None:
-            master.voices.unpin(voice)
+    def __init__(
+        self,
+        settings: Settings,
+        backend: Backend,
+        voices: VoiceStore,
+        metrics: Metrics,
+        threads: Executor,
+    ) -> None:
+        self._settings = settings
+        self._backend = backend
+        self._voices = voices
+        self._metrics = metrics
+        self._threads = threads
 
-    try:
-        params = options.params(master.settings.synthesis_params())
-        stream = master.dispatcher.submit(request.state.request_id, text, voice, params)
-    except BaseException:
-        release_voice()
-        raise
-    return SpeechResponse(
-        stream,
-        new_encoder,
-        services.encoder_threads,
-        speech_headers(services, voice_id),
-        master.metrics,
-        whole=not options.stream,
-        on_end=release_voice,
-    )
+    def start(self, request: SpeechRequest) -> SpeechStream:
+        """Check the text, pin the voice, submit the job. Raises one of `SPEECH_ERRORS`."""
+        text = self.clean(request.text)
+        self._backend.ensure_accepting()
+        voice = None if request.voice_id is None else self._voices.pin(request.voice_id)
 
+        def release_voice() -> None:
+            if voice is not None:
+                self._voices.unpin(voice)
 
-def checked_text(text: str, services: Services) -> str:
-    """The text as it will be spoken. Raises `EmptyText`, `TextTooLong`."""
-    text, longest = clean(text), services.master.settings.max_text_length
-    if len(text) > longest:
-        raise TextTooLong(
-            f"The text has {len(text)} characters, {longest} are allowed.", param="text"
+        try:
+            params = request.options.params(self._settings.synthesis_params())
+            job = self._backend.submit(JobRequest(request.request_id, text, voice, params))
+        except BaseException:
+            release_voice()
+            raise
+        model = self._backend.ready
+        return SpeechStream(
+            job,
+            request.new_encoder,
+            self._threads,
+            self._metrics,
+            model=model,
+            notice=ignored(model, request.voice_id),
+            on_close=release_voice,
         )
-    return text
+
+    def clean(self, text: str) -> str:
+        """The text as a job carries it. Raises `EmptyText`, `TextTooLong`."""
+        text, longest = clean(text), self._settings.max_text_length
+        if len(text) > longest:
+            raise TextTooLong(
+                f"The text has {len(text)} characters, {longest} are allowed.", param="text"
+            )
+        return text
+
+    def check(self, text: str, voice_id: str | None) -> None:
+        """Raise what `start` would because of the text or the voice, without a job."""
+        self.clean(text)
+        if voice_id is not None:
+            self._voices.unpin(self._voices.pin(voice_id))
+
+    @property
+    def model(self) -> ModelInfo | None:
+        return self._backend.ready
 
 
-def speech_headers(services: Services, voice_id: str | None) -> dict[str, str]:
-    """Of any speech, whatever its format."""
-    headers = {
-        "Cache-Control": "no-store",
-        "X-Accel-Buffering": "no",
-        "X-Sample-Rate": str(SAMPLE_RATE),
-    }
-    if ready := services.master.supervisor.ready:
-        headers["X-TTS-Model"] = ready.model
-        if voice_id is not None and not ready.clones_voices:
-            headers["X-TTS-Notice"] = f"the {ready.model} voice ignores voice_id"
-    return headers
+def ignored(model: ModelInfo | None, voice_id: str | None) -> str | None:
+    """The notice on parameters that mean nothing to the model."""
+    if model and voice_id is not None and not model.clones_voices:
+        return f"the {model.name} voice ignores voice_id"
+    return None

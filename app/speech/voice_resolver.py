@@ -1,9 +1,10 @@
 """What clients of OpenAI's API may call a voice. Called by the `/v1` routes."""
 
 from collections import Counter
+from collections.abc import Mapping
 
-from app.backend.local.backend import Master
 from app.voices.folder import composed
+from app.voices.library import VoiceStore
 
 OPENAI_VOICES = (
     *("alloy", "ash", "ballad", "coral", "echo", "fable", "onyx", "nova", "sage", "shimmer"),
@@ -11,7 +12,7 @@ OPENAI_VOICES = (
 )
 
 
-def voice_id_of(name: str, master: Master) -> str | None:
+def voice_id_of(name: str, voices: VoiceStore, aliases: Mapping[str, str]) -> str | None:
     """The id of the voice of that name, None for the default voice.
 
     A voice's own name counts before an alias, an alias before OpenAI's meaning. What is no name
@@ -19,27 +20,27 @@ def voice_id_of(name: str, master: Master) -> str | None:
     whose voice is not there.
     """
     name = composed(name.strip())  # a list that was typed into SillyTavern is cut at its commas
-    if voice_id := master.voices.find(name):
+    if voice_id := voices.find(name):
         return voice_id
-    if voice := master.settings.voice_aliases.get(name):
-        if voice_id := master.voices.find(voice):
+    if voice := aliases.get(name):
+        if voice_id := voices.find(voice):
             return voice_id
-        raise master.voices.not_found(voice, alias=name)
+        raise voices.not_found(voice, alias=name)
     return None if name in OPENAI_VOICES else name
 
 
-def listed_names(master: Master) -> dict[str, str]:
+def listed_names(voices: VoiceStore, aliases: Mapping[str, str]) -> dict[str, str]:
     """What may be asked for, and what to show for it: voices, aliases, a name of the default."""
-    ids, aliases = master.voices.ids(), master.settings.voice_aliases
+    ids = voices.ids()
     stems = Counter(map(_stem, ids))
     names = {
         voice_id: voice_id if stems[_stem(voice_id)] > 1 else _stem(voice_id) for voice_id in ids
     }
     for alias, voice in aliases.items():
-        if master.voices.find(voice) and not master.voices.find(alias):
+        if voices.find(voice) and not voices.find(alias):
             names[alias] = f"{alias} ({voice})"
     for name in OPENAI_VOICES:
-        if name not in aliases and not master.voices.find(name):
+        if name not in aliases and not voices.find(name):
             return names | {name: f"{name} (default voice)"}
     return names
 

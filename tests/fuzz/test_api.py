@@ -14,8 +14,8 @@ from app.settings import Settings
 from tests.support.service import API_KEY, Service
 
 SETTINGS = Settings(api_key=API_KEY, _env_file=None)
-MASTER: Any = SimpleNamespace(settings=SETTINGS, metrics=Metrics())
-SCHEMA = create_app(SimpleNamespace(master=MASTER)).openapi()
+STATE: Any = SimpleNamespace(settings=SETTINGS, metrics=Metrics())
+SCHEMA = create_app(STATE).openapi()
 
 BEYOND_ANY_SCHEMA = {
     "empty_text",

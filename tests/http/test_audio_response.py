@@ -17,8 +17,9 @@ from app.audio.encoder import ENCODERS, Encoder, RawPcmEncoder
 from app.backend.local.job_stream import JobStream
 from app.core.audio import SAMPLE_RATE
 from app.core.errors import EncoderFailed, EngineFailed, ServiceError
-from app.http.audio_response import SpeechResponse
+from app.http.audio_response import AudioResponse
 from app.observability.metrics import Metrics
+from app.speech.stream import SpeechStream
 from tests.support.media import tone
 from tests.support.waiting import until
 
@@ -50,7 +51,7 @@ class Client:
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
-        assert self._stream.started
+        assert self._stream.committed
         self.sent.append(message)
         await self.reading.wait()
 
@@ -107,8 +108,8 @@ class Answer:
         self.stream.on_close = self.closings.append
         self.state = {"request_id": "request"}
         self.metrics = Metrics()
-        response = SpeechResponse(
-            self.stream, new_encoder, threads, {}, self.metrics, whole=whole, on_end=lambda: None
+        response = AudioResponse(
+            SpeechStream(self.stream, new_encoder, threads, self.metrics), buffered=whole
         )
         self.ending = asyncio.create_task(
             response({"state": self.state}, self.client.receive, self.client.send)  # type: ignore[func-returns-value]
@@ -117,7 +118,7 @@ class Answer:
     async def swallow(self, audio: bytes) -> None:
         """The response has taken this, and waits for more."""
         self.stream.put(audio)
-        await until(lambda: self.stream.taken == len(audio) // 2)
+        await until(lambda: self.stream.consumed_samples == len(audio) // 2)
 
 
 def file_of(name: str, *pieces: bytes, whole: bool = False) -> bytes:
@@ -189,10 +190,10 @@ async def test_what_the_threads_take_is_counted_by_media_type(
 async def test_a_stream_starts_with_its_first_bytes(threads: ThreadPoolExecutor) -> None:
     answer = Answer(partial(RawPcmEncoder, SAMPLE_RATE), threads)
     await asyncio.sleep(0)
-    assert not answer.stream.started
+    assert not answer.stream.committed
     await answer.swallow(b"some")
     await until(lambda: answer.client.body == b"some")
-    assert answer.stream.started
+    assert answer.stream.committed
     answer.stream.end()
     await answer.ending
 
@@ -200,7 +201,7 @@ async def test_a_stream_starts_with_its_first_bytes(threads: ThreadPoolExecutor)
 async def test_a_failure_before_the_answer_is_told_whatever_the_encoder_does(
     threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(response_module, "TELL_FAILURE_S", 0.01)
+    monkeypatch.setattr(response_module, "ABORT_FLUSH_S", 0.01)
     entered, may_go_on = threading.Event(), threading.Event()
     answer = Answer(partial(HeldEncoder, entered, may_go_on), threads)
     answer.stream.put(b"some")
@@ -329,7 +330,7 @@ async def test_the_encoder_of_a_failed_job_does_not_wait_for_the_garbage_collect
         answer = Answer(new_encoder, threads, whole=whole)
         await answer.swallow(pcm(1, hz=300))
         stream = answer.stream
-        await until(lambda: whole or stream.started)
+        await until(lambda: whole or stream.committed)
         stream.end(EngineFailed("it failed"))
         await asyncio.gather(answer.ending, return_exceptions=True)
         del answer

@@ -14,7 +14,7 @@ from tests.voices.test_library import LOW
 
 
 @pytest.fixture
-async def master(tmp_path: Path) -> AsyncIterator[Any]:
+async def known(tmp_path: Path) -> AsyncIterator[Any]:
     """Its voices and its settings, which are all that matters here."""
     store = VoiceStore(tmp_path, tmp_path, tmp_path, 10_000_000)
     for voice_id in ("jane.wav", "john.wav", "john.mp3", "echo.wav"):
@@ -42,27 +42,27 @@ async def master(tmp_path: Path) -> AsyncIterator[Any]:
     ],
 )
 async def test_a_name_is_a_voice_an_alias_or_the_default(
-    master: Any, name: str, voice_id: str | None
+    known: Any, name: str, voice_id: str | None
 ) -> None:
-    assert voice_id_of(name, master) == voice_id
+    assert voice_id_of(name, known.voices, known.settings.voice_aliases) == voice_id
 
 
 @pytest.mark.parametrize("name", ["john", "Alloy", "nobody", "", "default", "\ud800"])
-async def test_what_is_none_of_these_is_no_voice(master: Any, name: str) -> None:
-    voice_id = voice_id_of(name, master)
+async def test_what_is_none_of_these_is_no_voice(known: Any, name: str) -> None:
+    voice_id = voice_id_of(name, known.voices, known.settings.voice_aliases)
     assert voice_id is not None
-    assert voice_id not in master.voices.ids()
+    assert voice_id not in known.voices.ids()
 
 
-async def test_an_alias_of_no_voice_is_told_with_what_it_stands_for(master: Any) -> None:
+async def test_an_alias_of_no_voice_is_told_with_what_it_stands_for(known: Any) -> None:
     for alias, voice in (("gone", "gone.wav"), ("both", "john")):
         with pytest.raises(VoiceNotFound) as missing:
-            voice_id_of(alias, master)
+            voice_id_of(alias, known.voices, known.settings.voice_aliases)
         assert f"There is no voice '{voice}', which '{alias}' stands for." in missing.value.message
 
 
-async def test_what_can_be_asked_for_is_listed_once(master: Any) -> None:
-    assert listed_names(master) == {
+async def test_what_can_be_asked_for_is_listed_once(known: Any) -> None:
+    assert listed_names(known.voices, known.settings.voice_aliases) == {
         "echo.wav": "echo",
         "jane.wav": "jane",
         "john.mp3": "john.mp3",
@@ -74,7 +74,10 @@ async def test_what_can_be_asked_for_is_listed_once(master: Any) -> None:
     }
 
 
-async def test_without_a_name_left_for_it_the_default_voice_is_not_listed(master: Any) -> None:
+async def test_without_a_name_left_for_it_the_default_voice_is_not_listed(known: Any) -> None:
     aliases = dict.fromkeys(OPENAI_VOICES, "jane")
-    master.settings = Settings(voice_aliases=aliases, _env_file=None)
-    assert not any("default" in shown for shown in listed_names(master).values())
+    known.settings = Settings(voice_aliases=aliases, _env_file=None)
+    assert not any(
+        "default" in shown
+        for shown in listed_names(known.voices, known.settings.voice_aliases).values()
+    )

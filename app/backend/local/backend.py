@@ -1,118 +1,182 @@
-"""The master: everything behind the HTTP server, put together.
+"""The backend of one machine: a worker process for each slot on each of its devices.
 
-`running` is its whole life: channels, voices, dispatcher and supervisor come up in this order and
-go down in the other. The API holds one `Master` and calls its parts.
+Composes channels, dispatcher and supervisor, which start in this order and stop in the other.
 """
 
 import asyncio
-import logging
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import zmq
 
+from app.backend.base import (
+    BackendStatus,
+    JobRequest,
+    JobStream,
+    ModelInfo,
+    QueueStatus,
+    ServiceState,
+    WorkerStatus,
+)
 from app.backend.local.dispatcher import Dispatcher, Limits
-from app.backend.local.runtime_dir import RuntimeFolder, runtime_folder
-from app.backend.local.supervisor import Policy, Supervisor
+from app.backend.local.runtime_dir import RuntimeFolder
+from app.backend.local.supervisor import Policy, Seat, Supervisor
 from app.core.audio import SAMPLE_RATE
+from app.core.background import BackgroundTasks
 from app.core.devices import Device, detect
+from app.core.errors import Draining, NotReady
 from app.core.process_env import cpu_count, visible_cuda_devices
 from app.ipc.channels import Broadcaster, broadcast_address
-from app.ipc.messages import Voices, WorkerConfig
+from app.ipc.messages import Voices, WorkerConfig, WorkerReady
 from app.observability.metrics import Metrics
 from app.settings import Settings
-from app.voices.library import VoiceStore
-
-log = logging.getLogger(__name__)
 
 REPEAT_STATE_S = 0.5
-"""What a broadcast has lost is healed in a second, with the time that it takes to act on it."""
-WATCH_VOICES_S = 2.0
+"""A lost broadcast is repeated in time for its effect to show within a second."""
 
 
-class Master:
-    """The service without HTTP. `model` names the engine that its workers run.
+class LocalBackend:
+    """Implements `backend.base.Backend` by worker processes and ZeroMQ; `model`: their engine."""
 
-    `crashed` fails when a part of it does that should never end.
-    """
-
-    def __init__(self, settings: Settings, model: str, folder: RuntimeFolder) -> None:
-        self.settings = settings
-        self.model = model
+    def __init__(
+        self,
+        settings: Settings,
+        model: str,
+        folder: RuntimeFolder,
+        metrics: Metrics,
+        background: BackgroundTasks,
+    ) -> None:
+        self._settings = settings
+        self._model = model
         self._folder = folder
         self._context: zmq.Context[Any] = zmq.Context()
         self._broadcaster = Broadcaster(self._context, broadcast_address(folder.channels))
-        self._voices_known = False
-        self.voices = VoiceStore(
-            settings.voices_dir,
-            settings.preloaded_voices_dir,
-            folder.voices,
-            settings.max_upload_bytes,
-        )
-        self.voices.on_change = self._publish_voices
+        self._voices: frozenset[str] | None = None
+        self._background = background
         limits = Limits(
             settings.max_queued_requests,
             settings.queue_timeout_seconds,
             int(settings.max_ahead_seconds * SAMPLE_RATE),
             settings.client_stall_seconds,
         )
-        self.metrics = Metrics()
-        self.dispatcher = Dispatcher(limits, self._broadcaster.send, self.metrics)
+        self._dispatcher = Dispatcher(limits, self._broadcaster.send, metrics)
         policy = Policy(
             settings.concurrent_requests_per_worker,
             settings.worker_start_seconds,
             settings.worker_stall_seconds,
         )
-        self.supervisor = Supervisor(
-            self._context, self.dispatcher, self._broadcaster.send, policy, self._own
+        self._supervisor = Supervisor(
+            self._context,
+            self._dispatcher,
+            self._broadcaster.send,
+            policy,
+            self._background.spawn,
         )
-        self.crashed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @classmethod
     @asynccontextmanager
-    async def running(cls, settings: Settings, model: str) -> AsyncIterator["Master"]:
-        """Raises `StartupError` if the folders for voices or sockets cannot be used."""
-        with runtime_folder() as folder:
-            master = cls(settings, model, folder)
+    async def running(
+        cls,
+        settings: Settings,
+        model: str,
+        folder: RuntimeFolder,
+        metrics: Metrics,
+        background: BackgroundTasks,
+    ) -> AsyncIterator["LocalBackend"]:
+        """Workers start on entry and are gone on exit."""
+        backend = cls(settings, model, folder, metrics, background)
+        try:
+            backend._start_workers(detect(visible_cuda_devices()))
+            repeating = background.spawn(backend._repeat_state(), "repeat state")
             try:
-                master.voices.check()
-                master._start_workers(detect(visible_cuda_devices()))
-                repeating = [
-                    master._own(master._repeat_state(), "repeat state"),
-                    master._own(master._follow_voices(), "follow voices"),
-                ]
-                try:
-                    yield master
-                finally:
-                    for task in repeating:
-                        task.cancel()
+                yield backend
             finally:
-                await master.supervisor.stop()
-                master._close()
+                repeating.cancel()
+        finally:
+            await backend._supervisor.stop()
+            backend._broadcaster.close()
+            backend._context.term()
+
+    # --- Backend --------------------------------------------------------------------------------
+
+    def submit(self, job: JobRequest) -> JobStream:
+        return self._dispatcher.submit(job.request_id, job.text, job.voice, job.params)
+
+    def ensure_accepting(self) -> None:
+        self._dispatcher.ensure_accepting()
+
+    def ensure_ready(self) -> None:
+        if self._dispatcher.draining:
+            raise Draining("the server is shutting down")
+        if not self._supervisor.ready:
+            raise NotReady(f"no worker is ready{self._startup_phase()}")
+
+    @property
+    def ready(self) -> ModelInfo | None:
+        ready = self._supervisor.ready
+        return _model_info(ready) if ready else None
+
+    def status(self) -> BackendStatus:
+        dispatcher, slots = self._dispatcher, self._settings.concurrent_requests_per_worker
+        return BackendStatus(
+            state=self._state(),
+            model=self._model,
+            workers=tuple(_worker_status(seat, slots) for seat in self._supervisor.seats),
+            queue=QueueStatus(
+                waiting=dispatcher.waiting,
+                running=dispatcher.running,
+                limit=dispatcher.limit,
+                retries=dispatcher.retries,
+                samples=dispatcher.samples,
+            ),
+        )
+
+    def set_voices(self, digests: frozenset[str]) -> None:
+        self._voices = digests
+        self._broadcaster.send(Voices(digests))
 
     async def drain(self, grace_s: float) -> None:
-        """Refuse new jobs; returns when the accepted ones are over, aborting what takes longer."""
-        self.dispatcher.drain()
+        self._dispatcher.drain()
         try:
-            await asyncio.wait_for(self.dispatcher.idle(), grace_s)
+            await asyncio.wait_for(self._dispatcher.idle(), grace_s)
         except TimeoutError:
-            self.dispatcher.abort()
+            self._dispatcher.abort()
+
+    def abort(self) -> None:
+        self._dispatcher.abort()
+
+    # --- inside ---------------------------------------------------------------------------------
+
+    def _state(self) -> ServiceState:
+        if self._dispatcher.draining:
+            return "draining"
+        if self._supervisor.ready:
+            return "ready"
+        starting = any(seat.state == "starting" for seat in self._supervisor.seats)
+        return "starting" if starting else "degraded"
+
+    def _startup_phase(self) -> str:
+        """For the first worker that is starting: ": worker cpu.0 loads the model"."""
+        for seat in self._supervisor.seats:
+            if seat.state in ("starting", "restarting"):
+                return f": worker {seat.id} {seat.doing}"
+        return ""
 
     def _start_workers(self, devices: list[Device]) -> None:
-        per_device = self.settings.workers_per_device
+        per_device = self._settings.workers_per_device
         threads = max(1, cpu_count() // (len(devices) * per_device))
         for device in devices:
             for number in range(per_device):
                 config = self._worker_config(f"{device.name}.{number}", device.kind, threads)
-                self.supervisor.start(config, device)
+                self._supervisor.start(config, device)
 
     def _worker_config(self, name: str, device_kind: str, threads: int) -> WorkerConfig:
-        settings = self.settings
+        settings = self._settings
         return WorkerConfig(
             name=name,
             incarnation=0,
-            engine=self.model,
+            engine=self._model,
             engine_config=settings.engine_config(
                 device_kind, threads, settings.concurrent_requests_per_worker
             ),
@@ -125,35 +189,26 @@ class Master:
     async def _repeat_state(self) -> None:
         while True:
             await asyncio.sleep(REPEAT_STATE_S)
-            self.dispatcher.tick()
-            if self._voices_known:
-                self._publish_voices(self.voices.snapshot())
+            self._dispatcher.tick()
+            if self._voices is not None:
+                self._broadcaster.send(Voices(self._voices))
 
-    async def _follow_voices(self) -> None:
-        """Workers get ready when they have prepared what the first scan finds."""
-        await self.voices.scan()
-        self._voices_known = True
-        await self.voices.log_folders()
-        for name, voice in self.settings.voice_aliases.items():
-            if self.voices.find(voice) is None:
-                log.warning("VOICE_ALIASES: %s is %s, which is not there", name, voice)
-        await self.voices.watch(WATCH_VOICES_S)
 
-    def _publish_voices(self, snapshot: dict[str, str]) -> None:
-        self._broadcaster.send(Voices(frozenset(snapshot.values())))
+def _model_info(ready: WorkerReady) -> ModelInfo:
+    return ModelInfo(ready.model, ready.clones_voices, ready.compiled, ready.notice)
 
-    def _own(self, work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None]":
-        """A task that runs as long as the service; its crash is known by `crashed`."""
 
-        def report(task: "asyncio.Task[None]") -> None:
-            if not task.cancelled() and (fault := task.exception()) and not self.crashed.done():
-                self.crashed.set_exception(fault)
-
-        task = asyncio.create_task(work, name=name)
-        task.add_done_callback(report)
-        return task
-
-    def _close(self) -> None:
-        self.voices.close()
-        self._broadcaster.close()
-        self._context.term()
+def _worker_status(seat: Seat, slots: int) -> WorkerStatus:
+    return WorkerStatus(
+        id=seat.id,
+        device=seat.device.name,
+        state=seat.state,
+        slots=slots,
+        busy=seat.busy,
+        restarts=seat.restarts,
+        pid=seat.pid,
+        last_error=seat.last_error,
+        runaways=seat.runaways,
+        model=_model_info(seat.ready) if seat.ready else None,
+        startup_phase=seat.doing,
+    )

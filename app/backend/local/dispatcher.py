@@ -136,14 +136,14 @@ class Dispatcher:
         self, request_id: str, text: str, voice: str | None, params: SynthesisParams
     ) -> JobStream:
         """Accept a job, or raise `Draining`, `NotReady` or `QueueFull`."""
-        self.refuse_if_closed()
+        self.ensure_accepting()
         waiting = len(self._queue)  # behind a free worker, too, if that takes no message
         if waiting >= self._limits.queued and (waiting or not self._free_worker()):
             raise QueueFull(f"{waiting} requests are waiting already")
         stream = JobStream()
         self._accepted += 1
         job = Job(f"{request_id}#{self._accepted}", text, voice, params, stream, monotonic())
-        stream.on_taken = lambda: self._grant(job)
+        stream.on_consumed = lambda: self._grant(job)
         stream.on_close = lambda failure: self._closed(job, failure)
         self._open.add(stream)
         self._idle.clear()
@@ -151,7 +151,7 @@ class Dispatcher:
         self._dispatch()
         return stream
 
-    def refuse_if_closed(self) -> None:
+    def ensure_accepting(self) -> None:
         """Raise `Draining` or `NotReady` where no job at all would be accepted."""
         if self.draining:
             raise Draining("the server is shutting down")
@@ -181,7 +181,7 @@ class Dispatcher:
                 job.kills += 1
             if job.stream.ended:
                 continue
-            if job.stream.started or (job.granted and not isinstance(reason, WorkerLost)):
+            if job.stream.committed or (job.granted and not isinstance(reason, WorkerLost)):
                 self._end(job, reason)
             elif job.kills >= MAX_KILLS:
                 self._end(job, PoisonRequest("the workers that tried this request died of it"))
@@ -237,7 +237,7 @@ class Dispatcher:
             if job.stream.ended:
                 continue
             self._grant(job)
-            if job.stream.untaken_s(now) > self._limits.client_stall_s:
+            if job.stream.unread_for_s(now) > self._limits.client_stall_s:
                 self._end(job, ClientStalled("the client took nothing for too long"))
 
     def drain(self) -> None:
@@ -372,7 +372,7 @@ class Dispatcher:
         """By what the client has taken, let the worker begin or go on, in quarter windows."""
         if not job.worker or not job.received:
             return
-        allowed = job.stream.taken + self._limits.ahead_samples
+        allowed = job.stream.consumed_samples + self._limits.ahead_samples
         due = allowed - job.granted >= self._limits.ahead_samples // 4
         if due and job.worker.send(Credit(job.id, allowed)):
             job.granted = allowed
@@ -384,7 +384,9 @@ class Dispatcher:
             job.paused_s += now - job.paused_at
             job.paused_at = None
         # Who has not taken audio has not played it: a listener who paused does not run dry.
-        job.dry_at = max(job.dry_at, now + (job.samples - job.stream.taken) / SAMPLE_RATE)
+        job.dry_at = max(
+            job.dry_at, now + (job.samples - job.stream.consumed_samples) / SAMPLE_RATE
+        )
 
     def _closed(self, job: Job, failure: ServiceError | None) -> None:
         """The route is done with the stream: it has all, or has failed, or its client has left."""

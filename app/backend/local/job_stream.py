@@ -1,9 +1,8 @@
-"""The stream of one job: PCM put in by the dispatcher, taken out by the speech route.
+"""The stream of one job: the dispatcher puts PCM in, the speech service reads it.
 
-It ends once, complete or with an error; an error overtakes the audio that was not taken yet, so
-that a client learns of it at once. Its size is bounded by the credit its worker has.
-
-Until the reader says `start`, the job may be given to another worker, and all begins anew.
+It ends once, complete or with an error. An error overtakes unread audio, so that the client learns
+of it at once. Its size is bounded by the worker's credit. Until the reader commits, the job may be
+given to another worker, which begins it again.
 """
 
 import asyncio
@@ -11,47 +10,41 @@ from collections import deque
 from collections.abc import Callable
 from time import monotonic
 
+from app.backend.base import Restarted
 from app.core.audio import BYTES_PER_SAMPLE
 from app.core.errors import ServiceError
 
 
-class Restarted(Exception):
-    """All that was read is void: another worker says everything from the beginning."""
-
-
-def _nothing(*details: object) -> None:
+def _noop(*args: object) -> None:
     pass
 
 
 class JobStream:
-    """Single reader, who sets `on_failed()`: called when the job ends with an `error`.
-
-    `on_taken()` and `on_close(what the reader failed with)` are set by the dispatcher.
-    """
+    """Implements `backend.base.JobStream`. The dispatcher sets `on_consumed` and `on_close`."""
 
     def __init__(self) -> None:
-        self.on_taken: Callable[[], None] = _nothing
-        self.on_close: Callable[[ServiceError | None], None] = _nothing
-        self.on_failed: Callable[[], None] = _nothing
+        self.on_consumed: Callable[[], None] = _noop
+        self.on_close: Callable[[ServiceError | None], None] = _noop
+        self.on_failed: Callable[[], None] = _noop
         self.error: ServiceError | None = None
-        self.started = False
+        self.committed = False
         self.ended = False
-        self.taken = 0  # samples in all
+        self.consumed_samples = 0
         self._chunks: deque[bytes] = deque()
         self._restarted = False
-        self._waiting: asyncio.Future[None] | None = None  # the reader
-        self._last_taken_at = monotonic()
+        self._reader: asyncio.Future[None] | None = None
+        self._last_read_at = monotonic()
 
     # --- dispatcher -----------------------------------------------------------------------------
 
     def put(self, pcm: bytes) -> None:
         if not self._chunks:
-            self._last_taken_at = monotonic()
+            self._last_read_at = monotonic()
         self._chunks.append(pcm)
         self._wake()
 
     def end(self, error: ServiceError | None = None) -> None:
-        """Only the first call counts."""
+        """End the stream; later calls have no effect."""
         if self.ended:
             return
         self.ended = True
@@ -61,60 +54,48 @@ class JobStream:
             self.on_failed()
 
     def restart(self) -> None:
-        """Forget everything: another worker begins anew. Not of a stream that has `started`."""
+        """Discard all audio: another worker begins the job again. Not after `commit`."""
         self._chunks.clear()
-        self.taken = 0
+        self.consumed_samples = 0
         self._restarted = True
         self._wake()
 
-    def untaken_s(self, now: float) -> float:
-        """For how long audio has been lying here without being taken."""
-        return now - self._last_taken_at if self._chunks else 0.0
+    def unread_for_s(self, now: float) -> float:
+        """Seconds since the last read, if there is audio to be read."""
+        return now - self._last_read_at if self._chunks else 0.0
 
-    # --- speech route ---------------------------------------------------------------------------
+    # --- reader ---------------------------------------------------------------------------------
 
     async def read(self) -> bytes | None:
-        """The next PCM (int16 mono), or None at the complete end.
-
-        Raises the job's error, or `Restarted`.
-        """
         while not (self._chunks or self.ended or self._restarted):
-            self._waiting = asyncio.get_running_loop().create_future()
-            await self._waiting
-        self._check()
+            self._reader = asyncio.get_running_loop().create_future()
+            await self._reader
+        self._raise_if_over()
         if not self._chunks:
             return None
         pcm = self._chunks.popleft()
-        self._last_taken_at = monotonic()
-        self.taken += len(pcm) // BYTES_PER_SAMPLE
-        self.on_taken()
+        self._last_read_at = monotonic()
+        self.consumed_samples += len(pcm) // BYTES_PER_SAMPLE
+        self.on_consumed()
         return pcm
 
-    def start(self) -> None:
-        """The client is about to be sent what was read: from now on there is no restart.
-
-        Raises, in place of that, what `read` would.
-        """
-        self._check()
-        self.started = True
+    def commit(self) -> None:
+        self._raise_if_over()
+        self.committed = True
 
     def close(self, failure: ServiceError | None = None) -> None:
-        """The reader is done; a job that goes on is cancelled, or has failed if the reader has.
-
-        Only the first call counts.
-        """
         on_close = self.on_close
-        self.on_taken = self.on_close = self.on_failed = _nothing  # which refer to this stream
+        self.on_consumed = self.on_close = self.on_failed = _noop  # they refer to this stream
         on_close(failure)
         self._chunks.clear()
         if self.error:
-            self.error.with_traceback(None)  # which refers to all that the reader had
+            self.error.with_traceback(None)  # it refers to the reader's frames
 
     def _wake(self) -> None:
-        if self._waiting and not self._waiting.done():
-            self._waiting.set_result(None)
+        if self._reader and not self._reader.done():
+            self._reader.set_result(None)
 
-    def _check(self) -> None:
+    def _raise_if_over(self) -> None:
         if self.error:
             raise self.error
         if self._restarted:

@@ -12,11 +12,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import zmq
 
+from app.backend.base import WorkerState
 from app.backend.local.dispatcher import Dispatcher, Worker
 from app.backend.local.process import WorkerProcess
 from app.core.devices import Device
@@ -39,8 +40,6 @@ Own = Callable[[Coroutine[Any, Any, None], str], "asyncio.Task[None]"]
 """Makes a task of a coroutine; should it crash, the service does."""
 
 STARTS = "starts"
-
-State = Literal["starting", "ready", "restarting", "failed", "stopped"]
 
 LONGEST_BACK_OFF_S = 32.0
 CIRCUIT_OPENS_AT = 5
@@ -116,7 +115,7 @@ class Seat:
     def __init__(self, supervisor: Supervisor, config: WorkerConfig, device: Device) -> None:
         self.id = config.name
         self.device = device
-        self.state: State = "starting"
+        self.state: WorkerState = "starting"
         self.restarts = 0
         self.last_error: str | None = None
         self.runaways = 0  # of all its processes
@@ -242,7 +241,7 @@ class Seat:
         self._enter("restarting" if self._was_ready else "starting")
         return min(LONGEST_BACK_OFF_S, 2.0 ** (self._deaths_in_a_row - 1))
 
-    def _enter(self, state: State) -> None:
+    def _enter(self, state: WorkerState) -> None:
         if state == "failed":
             log.critical("worker %s: circuit open, one try a minute", self.id)
         self.state = state

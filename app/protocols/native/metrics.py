@@ -16,12 +16,10 @@ from prometheus_client.registry import Collector
 from starlette.responses import Response
 
 from app import __version__
-from app.backend.local.backend import Master
-from app.backend.local.supervisor import State
+from app.backend.base import BackendStatus, WorkerState
 from app.core.audio import SAMPLE_RATE
-from app.http.dependencies import ServicesOf
+from app.http.dependencies import AppState, State
 from app.observability.system_stats import Gpu, Process, gpu_load, process_load
-from app.protocols.native.system import why_not_ready
 
 PATH = "/metrics"
 
@@ -34,14 +32,13 @@ router = APIRouter(tags=["system"])
     response_class=Response,
     responses={200: {"description": "Every metric, explained.", "content": {"text/plain": {}}}},
 )
-async def metrics(request: Request, services: ServicesOf) -> Response:
+async def metrics(request: Request, state: State) -> Response:
     """In Prometheus' text format, or in OpenMetrics for whoever accepts that."""
-    master = services.master
-    pids = {seat.id: seat.pid for seat in master.supervisor.seats if seat.pid}
+    status = state.backend.status()
+    pids = {worker.id: worker.pid for worker in status.workers if worker.pid}
     gpus, workers = await asyncio.to_thread(lambda: (gpu_load(), _loads(pids)))
-    ready = why_not_ready(services) is None
     encode, content_type = _encoder(request.headers.get("accept", ""))
-    content = encode(_Reading(master, ready, gpus, workers))
+    content = encode(_Reading(state, state.backend.status(), gpus, workers))
     return Response(content, headers={"Content-Type": content_type, "Cache-Control": "no-store"})
 
 
@@ -63,32 +60,37 @@ class _Reading(Collector):
     """One answer: what was counted so far, and what is read at this moment."""
 
     def __init__(
-        self, master: Master, ready: bool, gpus: list[Gpu], workers: Mapping[str, Process]
+        self,
+        state: AppState,
+        status: BackendStatus,
+        gpus: list[Gpu],
+        workers: Mapping[str, Process],
     ) -> None:
-        self._master = master
-        self._ready = ready
+        self._state = state
+        self._status = status
         self._gpus = gpus
         self._workers = workers
 
     def collect(self) -> Iterator[Metric]:
-        yield from self._master.metrics.registry.collect()
+        yield from self._state.metrics.registry.collect()
         yield from self._service()
         yield from self._jobs()
-        yield from self._seats()
+        yield from self._worker_states()
         yield from self._processes()
         if self._gpus:
             yield from self._devices()
 
     def _service(self) -> Iterator[Metric]:
         build = InfoMetricFamily("tts_build", "The version of this service, and its model.")
-        build.add_metric([], {"version": __version__, "model": self._master.model})
+        build.add_metric([], {"version": __version__, "model": self._status.model})
         yield build
-        yield GaugeMetricFamily("tts_ready", "1 if speech can be had, as /ready says.", self._ready)
-        voices = len(self._master.voices.snapshot())
+        ready = self._status.state == "ready"
+        yield GaugeMetricFamily("tts_ready", "1 if speech can be had, as /ready says.", ready)
+        voices = len(self._state.voices.snapshot())
         yield GaugeMetricFamily("tts_voices", "Voices that can be asked for.", voices)
 
     def _jobs(self) -> Iterator[Metric]:
-        jobs = self._master.dispatcher
+        jobs = self._status.queue
         yield GaugeMetricFamily(
             "tts_queue_waiting_jobs", "Jobs that wait for a worker.", jobs.waiting
         )
@@ -103,27 +105,26 @@ class _Reading(Collector):
             "tts_audio_seconds", "Audio that workers have made.", jobs.samples / SAMPLE_RATE
         )
 
-    def _seats(self) -> Iterator[Metric]:
-        seats = self._master.supervisor.seats
-        slots = self._master.settings.concurrent_requests_per_worker
+    def _worker_states(self) -> Iterator[Metric]:
+        workers = self._status.workers
         state = GaugeMetricFamily(
             "tts_worker_state", "1 for the state that the worker is in.", labels=["worker", "state"]
         )
-        for seat in seats:
-            for each in get_args(State):
-                state.add_metric([seat.id, each], each == seat.state)
+        for worker in workers:
+            for each in get_args(WorkerState):
+                state.add_metric([worker.id, each], each == worker.state)
         yield state
         yield _filled(
             GaugeMetricFamily(
                 "tts_worker_slots", "Jobs that the worker takes at a time.", labels=["worker"]
             ),
-            ((seat.id, slots) for seat in seats),
+            ((worker.id, worker.slots) for worker in workers),
         )
         yield _filled(
             GaugeMetricFamily(
                 "tts_worker_busy_slots", "Slots of the worker that have a job.", labels=["worker"]
             ),
-            ((seat.id, seat.busy) for seat in seats),
+            ((worker.id, worker.busy) for worker in workers),
         )
         yield _filled(
             CounterMetricFamily(
@@ -131,7 +132,7 @@ class _Reading(Collector):
                 "Times that the worker's process had to be replaced.",
                 labels=["worker"],
             ),
-            ((seat.id, seat.restarts) for seat in seats),
+            ((worker.id, worker.restarts) for worker in workers),
         )
         yield _filled(
             CounterMetricFamily(
@@ -139,7 +140,7 @@ class _Reading(Collector):
                 "Text chunks that went on after their text, and were cut.",
                 labels=["worker"],
             ),
-            ((seat.id, seat.runaways) for seat in seats),
+            ((worker.id, worker.runaways) for worker in workers),
         )
 
     def _processes(self) -> Iterator[Metric]:

@@ -11,26 +11,19 @@ from starlette.responses import Response
 from app.audio.encoder import ENCODERS, Encoder
 from app.core.audio import SAMPLE_RATE
 from app.core.errors import NotAcceptable
-from app.http.audio_response import SpeechResponse
-from app.http.dependencies import services_of
+from app.http.audio_response import AudioResponse, audio_headers
+from app.http.dependencies import READ_ERRORS, get_state, json_parameters
 from app.http.error_handlers import documented
 from app.http.openapi import SPEECH_REQUESTS, named
 from app.http.raw_request_route import BareRoute
 from app.protocols.native.negotiation import negotiate
 from app.settings import Settings
-from app.speech.options import FormatName, SpeechRequest, from_json, from_query, json_schema_of
-from app.speech.service import (
-    READ_ERRORS,
-    SPEAK_ERRORS,
-    checked_text,
-    read_parameters,
-    speak,
-    speech_headers,
-)
+from app.speech.options import FormatName, GenerateRequest, from_json, from_query, json_schema_of
+from app.speech.service import SPEECH_ERRORS, SpeechRequest, ignored
 
 router = APIRouter(tags=["speech"], route_class=BareRoute)
 
-_SCHEMA = json_schema_of(SpeechRequest)
+_SCHEMA = json_schema_of(GenerateRequest)
 _AUDIO = {"200": {"description": "The audio.", "content": {"audio/*": {}}}}
 _BODY: dict[str, Any] = {
     "responses": _AUDIO,
@@ -74,11 +67,11 @@ def document_settings(operations: dict[str, Any], settings: Settings) -> None:
     summary="Speak a text (JSON)",
     openapi_extra=_BODY,
     response_class=Response,
-    responses=documented(*SPEAK_ERRORS, NotAcceptable, *READ_ERRORS),
+    responses=documented(*SPEECH_ERRORS, NotAcceptable, *READ_ERRORS),
 )
 async def generate(request: Request) -> Response:
     """For long texts and servers; parameters in a JSON object."""
-    return _answer(request, from_json(await read_parameters(request)))
+    return _answer(request, from_json(await json_parameters(request)))
 
 
 @router.get(
@@ -86,7 +79,7 @@ async def generate(request: Request) -> Response:
     summary="Speak a text (URL)",
     openapi_extra=_QUERY,
     response_class=Response,
-    responses=documented(*SPEAK_ERRORS, NotAcceptable),
+    responses=documented(*SPEECH_ERRORS, NotAcceptable),
 )
 async def generate_from_url(request: Request) -> Response:
     """For an audio tag's `src`; the same parameters in the query."""
@@ -96,23 +89,29 @@ async def generate_from_url(request: Request) -> Response:
 @router.head("/tts/generate", include_in_schema=False)
 async def describe(request: Request) -> Response:
     """What GET would answer, without a job."""
-    services = services_of(request)
-    wanted = from_query(request.query_params)
-    checked_text(wanted.text, services)
-    encoder = _new_encoder(request, wanted)()
-    if wanted.voice_id is not None:
-        services.master.voices.unpin(services.master.voices.pin(wanted.voice_id))
-    headers = speech_headers(services, wanted.voice_id)
+    speech = get_state(request).speech
+    parameters = from_query(request.query_params)
+    encoder = _new_encoder(request, parameters)()
+    speech.check(parameters.text, parameters.voice_id)
+    headers = audio_headers(speech.model, ignored(speech.model, parameters.voice_id))
     response = Response(headers=headers, media_type=encoder.media_type)
-    del response.headers["content-length"]  # of a stream, it is not known
+    del response.headers["content-length"]  # a stream's is not known
     return response
 
 
-def _answer(request: Request, wanted: SpeechRequest) -> SpeechResponse:
-    new_encoder = _new_encoder(request, wanted)
-    return speak(request, wanted.text, wanted.voice_id, wanted, new_encoder)
+def _answer(request: Request, parameters: GenerateRequest) -> AudioResponse:
+    stream = get_state(request).speech.start(
+        SpeechRequest(
+            request.state.request_id,
+            parameters.text,
+            parameters.voice_id,
+            parameters,
+            _new_encoder(request, parameters),
+        )
+    )
+    return AudioResponse(stream, buffered=not parameters.stream)
 
 
-def _new_encoder(request: Request, wanted: SpeechRequest) -> Callable[[], Encoder]:
-    name: FormatName = wanted.format or negotiate(request.headers.get("accept", ""))
+def _new_encoder(request: Request, parameters: GenerateRequest) -> Callable[[], Encoder]:
+    name: FormatName = parameters.format or negotiate(request.headers.get("accept", ""))
     return partial(ENCODERS[name], SAMPLE_RATE)

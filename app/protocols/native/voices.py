@@ -19,7 +19,7 @@ from app.core.errors import (
     VoiceExists,
     VoiceNotFound,
 )
-from app.http.dependencies import ServicesOf
+from app.http.dependencies import State
 from app.http.error_handlers import documented
 from app.http.openapi import answer
 from app.http.request_body import limit_body, media_type
@@ -66,11 +66,11 @@ class Deleted(BaseModel):
         *(UnusableAudio, StorageUnavailable, StorageFull),
     ),
 )
-async def upload(request: Request, services: ServicesOf, replace: bool = False) -> Uploaded:
+async def upload(request: Request, state: State, replace: bool = False) -> Uploaded:
     """The file name becomes the `voice_id`. `replace=true` swaps an existing one."""
     if media_type(request) != "multipart/form-data":
         raise UnsupportedMedia("Send the file as multipart/form-data.")
-    voices, settings = services.master.voices, services.master.settings
+    voices, settings = state.voices, state.settings
     too_large = PayloadTooLarge(
         f"A voice file may have at most {settings.max_upload_mb} MB.", param="file"
     )
@@ -97,9 +97,9 @@ async def upload(request: Request, services: ServicesOf, replace: bool = False) 
     summary="List voices",
     responses=answer(["austen.wav", "voice.wav"]) | documented(InvalidRequest),
 )
-async def list_voices(services: ServicesOf, preloaded: bool | None = None) -> list[str]:
+async def list_voices(state: State, preloaded: bool | None = None) -> list[str]:
     """The ids of all voices that can be asked for. `preloaded` lists those that are, or are not."""
-    return services.master.voices.ids(preloaded=preloaded)
+    return state.voices.ids(preloaded=preloaded)
 
 
 @router.delete(
@@ -108,9 +108,9 @@ async def list_voices(services: ServicesOf, preloaded: bool | None = None) -> li
     responses=answer({"message": "Voice 'voice.wav' deleted successfully."})
     | documented(PreloadedVoice, VoiceNotFound, StorageUnavailable, StorageFull),
 )
-async def delete(voice_id: str, services: ServicesOf) -> Deleted:
+async def delete(voice_id: str, state: State) -> Deleted:
     """Only uploaded ones; a generation that was accepted before ends with the voice it had."""
-    await services.master.voices.delete(voice_id)
+    await state.voices.delete(voice_id)
     return Deleted(message=f"Voice '{voice_id}' deleted successfully.")
 
 

@@ -11,13 +11,14 @@ from app.audio.encoder import OPENAI_ENCODERS, Encoder
 from app.audio.tempo import StretchedEncoder
 from app.core.audio import SAMPLE_RATE
 from app.core.errors import ModelNotFound
-from app.http.dependencies import Services, ServicesOf, services_of
+from app.http.audio_response import AudioResponse
+from app.http.dependencies import READ_ERRORS, AppState, State, get_state, json_parameters
 from app.http.error_handlers import documented
 from app.http.openapi import EVENTS, MODEL, OPENAI_REQUESTS, answer, named
 from app.http.raw_request_route import BareRoute
 from app.protocols.openai.sse import EventEncoder
 from app.speech.options import OpenAISpeechRequest, from_openai_json, json_schema_of
-from app.speech.service import READ_ERRORS, SPEAK_ERRORS, read_parameters, speak
+from app.speech.service import SPEECH_ERRORS, SpeechRequest
 from app.speech.voice_resolver import listed_names, voice_id_of
 
 speech = APIRouter(prefix="/v1", tags=["openai"], route_class=BareRoute)
@@ -87,16 +88,29 @@ class AudioVoices(BaseModel):
     summary="Speak a text (OpenAI)",
     openapi_extra=_BODY,
     response_class=Response,
-    responses=documented(*SPEAK_ERRORS, *READ_ERRORS, names=_PARAMETERS),
+    responses=documented(*SPEECH_ERRORS, *READ_ERRORS, names=_PARAMETERS),
 )
 async def create_speech(request: Request) -> Response:
     """As OpenAI's; what `/tts/generate` knows beside text, voice and format is taken, too."""
     request.state.parameter_names = _PARAMETERS
-    wanted = from_openai_json(await read_parameters(request))
-    master = services_of(request).master
-    master.dispatcher.refuse_if_closed()  # until then, nobody knows which voices there are
-    voice_id = None if wanted.voice is None else voice_id_of(wanted.voice, master)
-    return speak(request, wanted.input, voice_id, wanted, lambda: _new_encoder(wanted))
+    wanted = from_openai_json(await json_parameters(request))
+    state = get_state(request)
+    state.backend.ensure_accepting()  # the voices are not known before
+    voice_id = (
+        None
+        if wanted.voice is None
+        else voice_id_of(wanted.voice, state.voices, state.settings.voice_aliases)
+    )
+    stream = state.speech.start(
+        SpeechRequest(
+            request.state.request_id,
+            wanted.input,
+            voice_id,
+            wanted,
+            lambda: _new_encoder(wanted),
+        )
+    )
+    return AudioResponse(stream, buffered=not wanted.stream)
 
 
 @router.get(
@@ -104,9 +118,9 @@ async def create_speech(request: Request) -> Response:
     summary="List models (OpenAI)",
     responses=answer({"object": "list", "data": [MODEL, MODEL | {"id": "tts-1"}]}),
 )
-async def list_models(services: ServicesOf) -> Models:
+async def list_models(state: State) -> Models:
     """The model that speaks, and the names of OpenAI's that it answers to."""
-    return Models(data=[_described(name) for name in _model_names(services)])
+    return Models(data=[_described(name) for name in _model_names(state)])
 
 
 @router.get(
@@ -114,9 +128,9 @@ async def list_models(services: ServicesOf) -> Models:
     summary="Describe a model (OpenAI)",
     responses=answer(MODEL) | documented(ModelNotFound),
 )
-async def describe_model(model: str, services: ServicesOf) -> Model:
+async def describe_model(model: str, state: State) -> Model:
     """One of those that are listed."""
-    if model not in _model_names(services):
+    if model not in _model_names(state):
         raise ModelNotFound(f"There is no model {model!r}.", param="model")
     return _described(model)
 
@@ -126,9 +140,9 @@ async def describe_model(model: str, services: ServicesOf) -> Model:
     summary="List models (Open WebUI)",
     responses=answer({"models": [{"id": "chatterbox"}, {"id": "tts-1"}]}),
 )
-async def list_audio_models(services: ServicesOf) -> AudioModels:
+async def list_audio_models(state: State) -> AudioModels:
     """The same as Open WebUI asks for them."""
-    return AudioModels(models=[ModelId(id=name) for name in _model_names(services)])
+    return AudioModels(models=[ModelId(id=name) for name in _model_names(state)])
 
 
 @router.get(
@@ -143,15 +157,15 @@ async def list_audio_models(services: ServicesOf) -> AudioModels:
         }
     ),
 )
-async def list_audio_voices(services: ServicesOf) -> AudioVoices:
+async def list_audio_voices(state: State) -> AudioVoices:
     """All voices, the aliases, and one of OpenAI's names that means the default voice."""
-    names = listed_names(services.master)
+    names = listed_names(state.voices, state.settings.voice_aliases)
     return AudioVoices(voices=[Voice(id=id, name=name) for id, name in names.items()])
 
 
-def _model_names(services: Services) -> list[str]:
-    ready = services.master.supervisor.ready
-    return [ready.model if ready else services.master.model, *OPENAI_MODELS]
+def _model_names(state: AppState) -> list[str]:
+    ready = state.backend.ready
+    return [ready.name if ready else state.backend.status().model, *OPENAI_MODELS]
 
 
 def _described(name: str) -> Model:

@@ -490,7 +490,7 @@ async def test_a_job_that_was_heard_is_not_tried_again() -> None:
     stream = bench.submit("a")
     bench.say(one, AudioChunk(one.given[0].job, 0), pcm(5))
     await stream.read()
-    stream.start()
+    stream.commit()
     bench.dispatcher.detach(one, WorkerLost("it died"))
     assert await ends_with(stream, WorkerLost)
     assert other.given == []
@@ -1075,7 +1075,7 @@ class AnyOrder(RuleBasedStateMachine):
                 self.all_given.append((worker, job))
                 self.on[worker][job.job] = Progress()
                 stream = self.streams.get(name_of(job.job))
-                assert not (stream and stream.started)
+                assert not (stream and stream.committed)
 
     # clients
 
@@ -1106,7 +1106,7 @@ class AnyOrder(RuleBasedStateMachine):
             try:
                 ended = await reading is None
                 if start:
-                    self.streams[name].start()
+                    self.streams[name].commit()
             except ServiceError as error:
                 return error.code
             except (Restarted, asyncio.CancelledError):

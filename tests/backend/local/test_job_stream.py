@@ -58,7 +58,7 @@ async def test_only_the_first_end_counts() -> None:
 async def test_what_was_taken_is_reported_in_samples() -> None:
     stream = JobStream()
     taken: list[int] = []
-    stream.on_taken = lambda: taken.append(stream.taken)
+    stream.on_consumed = lambda: taken.append(stream.consumed_samples)
     stream.put(PCM)
     stream.put(PCM[:20])
     assert taken == []
@@ -71,9 +71,9 @@ async def test_a_stream_has_started_when_its_reader_says_so() -> None:
     stream = JobStream()
     stream.put(PCM)
     await stream.read()
-    assert not stream.started
-    stream.start()
-    assert stream.started
+    assert not stream.committed
+    stream.commit()
+    assert stream.committed
 
 
 async def test_a_restart_forgets_everything_and_the_reader_is_told_once() -> None:
@@ -104,12 +104,12 @@ async def test_what_was_read_before_a_restart_cannot_be_started_with() -> None:
     await stream.read()
     stream.restart()
     with pytest.raises(Restarted):
-        stream.start()
-    assert not stream.started
+        stream.commit()
+    assert not stream.committed
     stream.put(PCM)
     await stream.read()
-    stream.start()
-    assert stream.started
+    stream.commit()
+    assert stream.committed
 
 
 async def test_a_failed_stream_cannot_be_started() -> None:
@@ -118,8 +118,8 @@ async def test_a_failed_stream_cannot_be_started() -> None:
     await stream.read()
     stream.end(EngineFailed("it failed"))
     with pytest.raises(EngineFailed):
-        stream.start()
-    assert not stream.started
+        stream.commit()
+    assert not stream.committed
 
 
 async def test_an_error_overtakes_a_restart() -> None:
@@ -155,7 +155,7 @@ async def test_a_complete_end_is_no_failure_nor_is_one_after_the_reader_has_left
 async def test_what_is_taken_after_a_restart_is_counted_anew() -> None:
     stream = JobStream()
     taken: list[int] = []
-    stream.on_taken = lambda: taken.append(stream.taken)
+    stream.on_consumed = lambda: taken.append(stream.consumed_samples)
     stream.put(PCM)
     await stream.read()
     stream.restart()
@@ -170,16 +170,16 @@ async def test_audio_counts_as_untaken_while_it_lies_there(monkeypatch: pytest.M
     now = 100.0
     monkeypatch.setattr(stream_module, "monotonic", lambda: now)
     stream = JobStream()
-    assert stream.untaken_s(500.0) == 0
+    assert stream.unread_for_s(500.0) == 0
     now = 500.0
     stream.put(PCM)
     stream.put(PCM)
-    assert stream.untaken_s(503.0) == 3
+    assert stream.unread_for_s(503.0) == 3
     now = 504.0
     await stream.read()
-    assert stream.untaken_s(506.0) == 2
+    assert stream.unread_for_s(506.0) == 2
     await stream.read()
-    assert stream.untaken_s(900.0) == 0
+    assert stream.unread_for_s(900.0) == 0
 
 
 async def test_closing_is_told_once() -> None:

@@ -1,0 +1,64 @@
+"""The parts behind the HTTP server, started in order and stopped in the other."""
+
+import logging
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+
+from app.backend.local.backend import LocalBackend
+from app.backend.local.runtime_dir import runtime_folder
+from app.core.background import BackgroundTasks
+from app.core.process_env import cpu_count
+from app.http.dependencies import AppState
+from app.observability.metrics import Metrics
+from app.settings import Settings
+from app.speech.service import SpeechService
+from app.voices.library import VoiceStore
+
+log = logging.getLogger(__name__)
+
+WATCH_VOICES_S = 2.0
+
+
+@asynccontextmanager
+async def running_services(
+    settings: Settings, model: str, background: BackgroundTasks
+) -> AsyncIterator[AppState]:
+    """`model`: the engine of the workers. Raises `StartupError` if a folder cannot be used."""
+    metrics = Metrics()
+    threads = ThreadPoolExecutor(cpu_count(), thread_name_prefix="encoder")
+    with runtime_folder() as folder:
+        voices = VoiceStore(
+            settings.voices_dir,
+            settings.preloaded_voices_dir,
+            folder.voices,
+            settings.max_upload_bytes,
+        )
+        try:
+            voices.check()
+            async with LocalBackend.running(
+                settings, model, folder, metrics, background
+            ) as backend:
+                voices.on_change = lambda ids: backend.set_voices(frozenset(ids.values()))
+                watching = background.spawn(
+                    _watch_voices(voices, backend, settings), "watch voices"
+                )
+                try:
+                    speech = SpeechService(settings, backend, voices, metrics, threads)
+                    yield AppState(settings, backend, voices, speech, metrics)
+                finally:
+                    watching.cancel()
+        finally:
+            voices.close()
+    threads.shutdown(wait=False, cancel_futures=True)
+
+
+async def _watch_voices(voices: VoiceStore, backend: LocalBackend, settings: Settings) -> None:
+    """Workers get ready when they have prepared the voices of the first scan."""
+    await voices.scan()
+    backend.set_voices(frozenset(voices.snapshot().values()))
+    await voices.log_folders()
+    for name, voice in settings.voice_aliases.items():
+        if voices.find(voice) is None:
+            log.warning("VOICE_ALIASES: %s is %s, which is not there", name, voice)
+    await voices.watch(WATCH_VOICES_S)

@@ -1,0 +1,131 @@
+"""The encoded audio of one job, as it is made.
+
+An async iterator of bytes that knows neither HTTP nor sockets. A job that another worker begins
+again before anything was sent is read, and encoded, from its beginning again.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import Executor
+from contextlib import aclosing
+from copy import copy
+from functools import partial
+from time import thread_time
+
+from app.audio.encoder import Encoder
+from app.backend.base import JobStream, ModelInfo, Restarted
+from app.core.errors import ServiceError
+from app.observability.metrics import Metrics
+
+
+class SpeechStream:
+    """Iterate it, or await `read_all`, once; then `close` it, in any case.
+
+    The first piece is given out only after `commit`. `model`: the one that speaks. `notice`: what
+    it ignored of the request.
+    """
+
+    def __init__(
+        self,
+        job: JobStream,
+        new_encoder: Callable[[], Encoder],
+        threads: Executor,
+        metrics: Metrics,
+        *,
+        model: ModelInfo | None = None,
+        notice: str | None = None,
+        on_close: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.model = model
+        self.notice = notice
+        self._job = job
+        self._new_encoder = new_encoder
+        self._encoder: Encoder | None = None
+        self._threads = threads
+        self._metrics = metrics
+        self._on_close: Callable[[], None] | None = on_close
+
+    @property
+    def media_type(self) -> str:
+        """The `Content-Type`; known once there is a piece."""
+        if self._encoder is None:
+            raise RuntimeError("nothing was read yet")
+        return self._encoder.media_type
+
+    @property
+    def error(self) -> ServiceError | None:
+        """What the job failed with."""
+        return self._job.error
+
+    @property
+    def committed(self) -> bool:
+        return self._job.committed
+
+    def on_failed(self, callback: Callable[[], None]) -> None:
+        """Call back when the job fails, whatever the reader is waiting for."""
+        self._job.on_failed = callback
+
+    async def __aiter__(self) -> AsyncGenerator[bytes, None]:
+        """The pieces of the file, none empty. Raises `ServiceError`, after `commit` too: then the
+        last piece is what the format has to say of an error, if anything.
+        """
+        while True:
+            encoder = self._encoder = self._new_encoder()
+            try:
+                async with aclosing(self._encoded(encoder)) as pieces:
+                    async for piece in pieces:
+                        self.commit()
+                        yield piece
+                self.commit()  # without any audio, too, and there may be no header to tell
+                return
+            except Restarted:
+                continue
+            except ServiceError as error:
+                if self.committed and (tail := encoder.broken_off(error)):
+                    yield tail
+                raise
+
+    async def read_all(self) -> bytes:
+        """The complete file, with true sizes in its header."""
+        while True:
+            encoder = self._encoder = self._new_encoder()
+            try:
+                async with aclosing(self._encoded(encoder)) as pieces:
+                    content = b"".join([piece async for piece in pieces])
+                file = encoder.as_file(content)
+                self.commit()
+                return file
+            except Restarted:
+                continue
+
+    def commit(self) -> None:
+        """Rule out a restart of the job, before the first byte is sent. Raises as reading does."""
+        if not self.committed:
+            self._job.commit()
+
+    def close(self, failure: ServiceError | None = None) -> None:
+        """Cancel the job if it runs; with `failure` it counts as failed. Later calls do nothing."""
+        self._job.close(copy(failure) if failure else None)  # a copy refers to no frames
+        if self._on_close:
+            on_close, self._on_close = self._on_close, None
+            on_close()
+
+    async def _encoded(self, encoder: Encoder) -> AsyncGenerator[bytes, None]:
+        async def run(work: Callable[..., bytes], *args: bytes) -> bytes:
+            if not encoder.blocking:
+                return work(*args)
+            timed = partial(self._timed, encoder.media_type, work, *args)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, timed)
+
+        while (pcm := await self._job.read()) is not None:
+            if piece := await run(encoder.encode, pcm):
+                yield piece
+        if piece := await run(encoder.finish):
+            yield piece
+
+    def _timed(self, media_type: str, work: Callable[..., bytes], *args: bytes) -> bytes:
+        began = thread_time()
+        try:
+            return work(*args)
+        finally:
+            self._metrics.encoded(media_type, thread_time() - began)
