@@ -38,7 +38,7 @@ from app.core.params import (
     TextChunkSize,
     TrimMilliseconds,
 )
-from app.core.validation import plain
+from app.core.validation import describe_error
 
 ENV_FILE = Path(".env")
 SHORT_NAME = 5
@@ -300,7 +300,7 @@ class Settings(BaseSettings):
 
     @field_validator("port_health")
     @classmethod
-    def _apart(cls, value: int | None, info: ValidationInfo) -> int | None:
+    def _ports_differ(cls, value: int | None, info: ValidationInfo) -> int | None:
         if value is not None and value == info.data.get("port"):
             raise PydanticCustomError("port_health", "must be another port than PORT")
         return value
@@ -328,7 +328,7 @@ class Settings(BaseSettings):
             model_path=str(self.model_path),
             slots=slots,
             watermark=self.watermark,
-            torch_compile=self.compiles_for(device_kind),
+            torch_compile=self.should_compile(device_kind),
             tuning=self.tuning(device_kind),
         )
 
@@ -350,7 +350,7 @@ class Settings(BaseSettings):
             s3gen_context_tokens=self.tts_s3gen_context_tokens,
         )
 
-    def compiles_for(self, device_kind: str) -> bool:
+    def should_compile(self, device_kind: str) -> bool:
         """Whether a model on that kind of device, "cuda" or "cpu", is to be compiled."""
         return self.torch_compile == "true" or (
             self.torch_compile == "auto" and device_kind == "cuda"
@@ -381,7 +381,7 @@ def load_settings(*, api_key_required: bool, **given: Any) -> Settings:
     try:
         settings = Settings(**given)
     except ValidationError as error:
-        raise StartupError("\n".join(_complaints(error))) from None
+        raise StartupError("\n".join(_messages(error))) from None
     except (OSError, UnicodeError) as error:
         raise StartupError(f"cannot read {ENV_FILE}: {error}") from None
     if api_key_required and not settings.api_key.get_secret_value().strip():
@@ -389,17 +389,17 @@ def load_settings(*, api_key_required: bool, **given: Any) -> Settings:
     return settings
 
 
-def unknown_names(env_file: Path = ENV_FILE) -> list[str]:
+def unknown_settings(env_file: Path = ENV_FILE) -> list[str]:
     """One warning for each name that looks like one of ours but is none.
 
     Of the environment, which is full of others' names, only those with our prefix are looked at.
     """
     in_file = dotenv_values(env_file) if env_file.is_file() else {}
     prefixed = [name for name in os.environ if name.startswith("TTS_")]
-    return [*_doubtful(in_file, env_file.name), *_doubtful(prefixed, "the environment")]
+    return [*_suggest(in_file, env_file.name), *_suggest(prefixed, "the environment")]
 
 
-def _doubtful(names: Iterable[str], where: str) -> Iterable[str]:
+def _suggest(names: Iterable[str], where: str) -> Iterable[str]:
     ours = [field.upper() for field in Settings.model_fields]
     for name in names:
         if name.upper() in ours:
@@ -420,8 +420,8 @@ def _unquote(value: Any) -> Any:
     return quoted["value"] if quoted else _COMMENT.sub("", value).strip()
 
 
-def _complaints(error: ValidationError) -> Iterable[str]:
+def _messages(error: ValidationError) -> Iterable[str]:
     for detail in error.errors():
         name = str(detail["loc"][0]).upper() if detail["loc"] else "settings"
         shown = "" if name == "API_KEY" else f" (it is {detail['input']!r})"
-        yield f"{name}: {plain(detail)}{shown}"
+        yield f"{name}: {describe_error(detail)}{shown}"

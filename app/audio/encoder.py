@@ -28,7 +28,7 @@ class Encoder(ABC):
     media_type: str
     """For `Content-Type`; a class has it without parameters."""
 
-    blocking: bool
+    cpu_bound: bool
     """Whether `encode` and `finish` take real CPU time and so belong in a thread."""
 
     @abstractmethod
@@ -45,18 +45,18 @@ class Encoder(ABC):
     def finish(self) -> bytes:
         """The rest of the file; no call follows. Raises `EncoderFailed`."""
 
-    def broken_off(self, error: ServiceError) -> bytes:
+    def on_abort(self, error: ServiceError) -> bytes:
         """The last words of a stream that is cut off; no call follows. Most formats have none."""
         return b""
 
-    def as_file(self, stream: bytes) -> bytes:
+    def finalize_file(self, stream: bytes) -> bytes:
         """The finished `stream` as it is best stored or sent with a known length."""
         return stream
 
 
 class RawPcmEncoder(Encoder):
     media_type = "audio/pcm"
-    blocking = False
+    cpu_bound = False
 
     def __init__(self, sample_rate: int) -> None:
         self.media_type = f"audio/pcm;rate={sample_rate};channels=1"
@@ -70,7 +70,7 @@ class RawPcmEncoder(Encoder):
 
 class WavEncoder(Encoder):
     media_type = "audio/wav"
-    blocking = False
+    cpu_bound = False
 
     def __init__(self, sample_rate: int) -> None:
         self._sample_rate = sample_rate
@@ -83,7 +83,7 @@ class WavEncoder(Encoder):
     def finish(self) -> bytes:
         return self.encode(b"")
 
-    def as_file(self, stream: bytes) -> bytes:
+    def finalize_file(self, stream: bytes) -> bytes:
         """The same with true sizes in the header."""
         pcm = stream[_WAV_HEADER.size :]
         return wav_header(self._sample_rate, len(pcm)) + pcm
@@ -92,7 +92,7 @@ class WavEncoder(Encoder):
 class _FFmpegEncoder(Encoder):
     """A codec and a container of FFmpeg's; a format says which, and with what options."""
 
-    blocking = True
+    cpu_bound = True
     container: ClassVar[str]
     codec: ClassVar[str]
     bit_rate: ClassVar[int]
@@ -176,7 +176,7 @@ class FlacEncoder(_FFmpegEncoder):
     container, codec, bit_rate = "flac", "flac", 0  # nothing is lost
     options: ClassVar = {"metadata_header_padding": "0"}  # else 8 KB, for tags to come
 
-    def as_file(self, stream: bytes) -> bytes:
+    def finalize_file(self, stream: bytes) -> bytes:
         """The same with its length, the last 36 of these bits; in a stream it is 0, not known."""
         length = int.from_bytes(stream[_FLAC_LENGTH]) | self._position
         return stream[: _FLAC_LENGTH.start] + length.to_bytes(8) + stream[_FLAC_LENGTH.stop :]

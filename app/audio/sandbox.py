@@ -27,7 +27,7 @@ from uuid import uuid4
 
 import numpy as np
 
-from app.audio.speech_activity import SoundMeter
+from app.audio.speech_activity import ActivityMeter
 from app.core.errors import StorageFull, UnusableAudio
 
 if TYPE_CHECKING:
@@ -45,13 +45,13 @@ class DecodeLimits:
     rates: tuple[int, int] = (4_000, 384_000)
     max_channels: int = 8
     min_peak: float = 1e-3  # -60 dBFS
-    min_sounding_s: float = 1.0  # silence not counted
+    min_active_s: float = 1.0  # silence not counted
     wall_s: float = 30.0
     cpu_s: int = 20
     memory_bytes: int = 1 << 30
 
 
-class Ending(IntEnum):
+class ExitStatus(IntEnum):
     """The exit statuses of a decoder that was not struck down."""
 
     DONE = 0
@@ -70,21 +70,21 @@ class Ending(IntEnum):
 
 
 _REASONS = {
-    Ending.EMPTY: "it is empty",
-    Ending.UNKNOWN_FORMAT: "it is not a whole wav, mp3, flac, ogg, opus, m4a or webm file",
-    Ending.NO_SOUND: "there is no sound in it",
-    Ending.UNKNOWN_CODEC: "its sound is coded in a way that is not supported",
-    Ending.ODD_RATE: "its sample rate is not between {rates[0]} and {rates[1]} Hz throughout",
-    Ending.ODD_CHANNELS: "it does not have 1 to {max_channels} channels",
-    Ending.DAMAGED: "it is damaged or cut off",
-    Ending.TOO_SHORT: "it is shorter than {min_s:g} s",
-    Ending.TOO_LONG: "it is longer than {max_s:g} s",
-    Ending.SILENT: "it is silent",
-    Ending.MOSTLY_SILENT: "there is less than {min_sounding_s:g} s of sound in it",
+    ExitStatus.EMPTY: "it is empty",
+    ExitStatus.UNKNOWN_FORMAT: "it is not a whole wav, mp3, flac, ogg, opus, m4a or webm file",
+    ExitStatus.NO_SOUND: "there is no sound in it",
+    ExitStatus.UNKNOWN_CODEC: "its sound is coded in a way that is not supported",
+    ExitStatus.ODD_RATE: "its sample rate is not between {rates[0]} and {rates[1]} Hz throughout",
+    ExitStatus.ODD_CHANNELS: "it does not have 1 to {max_channels} channels",
+    ExitStatus.DAMAGED: "it is damaged or cut off",
+    ExitStatus.TOO_SHORT: "it is shorter than {min_s:g} s",
+    ExitStatus.TOO_LONG: "it is longer than {max_s:g} s",
+    ExitStatus.SILENT: "it is silent",
+    ExitStatus.MOSTLY_SILENT: "there is less than {min_active_s:g} s of sound in it",
 }
 
 
-class Undecided(UnusableAudio):
+class DecoderKilled(UnusableAudio):
     """The decoder was struck down, by a limit or for want of memory: another try may do."""
 
 
@@ -102,7 +102,7 @@ async def decode_file(source: Path, target: Path, limits: DecodeLimits | None = 
             open(partial, "xb") as result,  # noqa: ASYNC230
         ):
             status = await _run_child(media, result, limits)
-        _judge(status, limits)
+        _raise_for_status(status, limits)
         os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)
@@ -140,15 +140,15 @@ async def _run_child(media: BinaryIO, result: BinaryIO, limits: DecodeLimits) ->
             await child.wait()
 
 
-def _judge(status: int, limits: DecodeLimits) -> None:
-    if status == Ending.DONE:
+def _raise_for_status(status: int, limits: DecodeLimits) -> None:
+    if status == ExitStatus.DONE:
         return
-    if status == Ending.DISK_FULL:
+    if status == ExitStatus.DISK_FULL:
         raise StorageFull("There is no space left for the decoded voice.")
     reason = _REASONS.get(status)  # type: ignore[call-overload]
     if reason is None:
         log.warning("decoder ended with status %d", status)
-        raise Undecided(
+        raise DecoderKilled(
             "The file cannot be used: decoding it failed or took too long.", param="file"
         )
     raise UnusableAudio(
@@ -176,15 +176,15 @@ _ENDLESS_WAV = 0x7FFFFF00  # a size from here on was written by a stream that kn
 _STRAY_PACKETS = 2  # that may fail to decode: an odd tag at the end of an mp3 is no damage
 
 
-class _Refused(Exception):
-    def __init__(self, ending: Ending) -> None:
+class _Rejected(Exception):
+    def __init__(self, ending: ExitStatus) -> None:
         self.ending = ending
 
 
 def main() -> int:
     """Decode standard input to standard output; the limits are the one argument."""
     limits = DecodeLimits(**json.loads(sys.argv[1]))
-    _confine(limits)
+    _apply_rlimits(limits)
     # After the limits on memory and time, and all of it before that on files: PyAV imports the
     # two modules for subtitles only when it meets some.
     import av
@@ -195,18 +195,18 @@ def main() -> int:
     try:
         with open(0, "rb", closefd=False) as media, open(1, "wb", closefd=False) as result:
             _decode(media, result, limits)
-    except _Refused as refusal:
+    except _Rejected as refusal:
         return refusal.ending
     except av.FFmpegError:
-        return Ending.DAMAGED
+        return ExitStatus.DAMAGED
     except OSError as fault:
         if fault.errno in (errno.ENOSPC, errno.EDQUOT):
-            return Ending.DISK_FULL
+            return ExitStatus.DISK_FULL
         raise
-    return Ending.DONE
+    return ExitStatus.DONE
 
 
-def _confine(limits: DecodeLimits) -> None:
+def _apply_rlimits(limits: DecodeLimits) -> None:
     os.nice(10)  # speech goes first
     signal.alarm(int(limits.wall_s) + 2)  # should the master die, this process follows
     longest = int(limits.max_s + 1) * limits.rates[1] * 4
@@ -223,24 +223,24 @@ def _decode(media: BinaryIO, result: BinaryIO, limits: DecodeLimits) -> None:
     container, stream = _open(media)
     rate = _checked_rate(stream, limits)
     result.write(np.uint32(rate).astype("<u4").tobytes())
-    length, peak, meter = 0, 0.0, SoundMeter(rate)
+    length, peak, meter = 0, 0.0, ActivityMeter(rate)
     for mono in _mono_frames(container, stream, rate):
         length += mono.size
         if length > limits.max_s * rate:
-            raise _Refused(Ending.TOO_LONG)
+            raise _Rejected(ExitStatus.TOO_LONG)
         peak = max(peak, float(np.abs(mono).max(initial=0.0)))
         meter.add(mono)
         result.write(mono.astype("<f4").tobytes())
     if not length:
-        raise _Refused(Ending.NO_SOUND)
+        raise _Rejected(ExitStatus.NO_SOUND)
     if length < 0.9 * _stated_s(container, media) * rate:
-        raise _Refused(Ending.DAMAGED)
+        raise _Rejected(ExitStatus.DAMAGED)
     if length < limits.min_s * rate:
-        raise _Refused(Ending.TOO_SHORT)
+        raise _Rejected(ExitStatus.TOO_SHORT)
     if peak < limits.min_peak:
-        raise _Refused(Ending.SILENT)
-    if meter.sounding_s() < limits.min_sounding_s:
-        raise _Refused(Ending.MOSTLY_SILENT)
+        raise _Rejected(ExitStatus.SILENT)
+    if meter.active_s() < limits.min_active_s:
+        raise _Rejected(ExitStatus.MOSTLY_SILENT)
 
 
 def _open(media: BinaryIO) -> tuple[Any, Any]:
@@ -248,25 +248,25 @@ def _open(media: BinaryIO) -> tuple[Any, Any]:
     import av
 
     if not os.fstat(media.fileno()).st_size:
-        raise _Refused(Ending.EMPTY)
+        raise _Rejected(ExitStatus.EMPTY)
     try:
         container = av.open(media, options=_WHITELISTS, metadata_errors="ignore")
     except av.FFmpegError as fault:
-        raise _Refused(Ending.UNKNOWN_FORMAT) from fault
+        raise _Rejected(ExitStatus.UNKNOWN_FORMAT) from fault
     if not container.streams.audio:
-        raise _Refused(Ending.NO_SOUND)
+        raise _Rejected(ExitStatus.NO_SOUND)
     return container, container.streams.audio[0]
 
 
 def _checked_rate(stream: Any, limits: DecodeLimits) -> int:
     codec = stream.codec_context
     if codec is None or codec.name not in _WHITELISTS["codec_whitelist"].split(","):
-        raise _Refused(Ending.UNKNOWN_CODEC)
+        raise _Rejected(ExitStatus.UNKNOWN_CODEC)
     lowest, highest = limits.rates
     if not lowest <= (codec.sample_rate or 0) <= highest:
-        raise _Refused(Ending.ODD_RATE)
+        raise _Rejected(ExitStatus.ODD_RATE)
     if not 1 <= codec.channels <= limits.max_channels:
-        raise _Refused(Ending.ODD_CHANNELS)
+        raise _Rejected(ExitStatus.ODD_CHANNELS)
     return int(codec.sample_rate)
 
 
@@ -284,7 +284,7 @@ def _mono_frames(container: Any, stream: Any, rate: int) -> Iterator["Samples"]:
             continue
         for frame in frames:
             if frame.sample_rate != rate:
-                raise _Refused(Ending.ODD_RATE)
+                raise _Rejected(ExitStatus.ODD_RATE)
             yield _mono(frame)
 
 

@@ -18,7 +18,7 @@ DYNAMICS = 1e-2
 """Nor does what is so far (-40 dB) below the loudest moment: hiss, room, breath."""
 
 
-class SoundMeter:
+class ActivityMeter:
     """Takes float32 samples at `rate` Hz as they come, in pieces of any length."""
 
     def __init__(self, rate: int) -> None:
@@ -33,7 +33,7 @@ class SoundMeter:
         self._levels.append(_level(samples[:whole].reshape(-1, self._window)))
         self._rest = samples[whole:]
 
-    def sounding_s(self) -> float:
+    def active_s(self) -> float:
         """Seconds of sound so far, in windows of 20 ms; what is left after the last one counts."""
         levels = np.concatenate([np.empty(0, np.float32), *self._levels])
         lengths = np.full(len(levels), self._window)

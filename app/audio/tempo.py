@@ -81,10 +81,10 @@ class TimeStretch:
             yield frame.to_ndarray().tobytes()
 
 
-class StretchedEncoder(Encoder):
+class TempoEncoder(Encoder):
     """Hands another encoder the audio, `speed` times as fast."""
 
-    blocking = True
+    cpu_bound = True
 
     def __init__(self, sample_rate: int, speed: float, encoder: Encoder) -> None:
         self.media_type = encoder.media_type
@@ -97,5 +97,5 @@ class StretchedEncoder(Encoder):
     def finish(self) -> bytes:
         return self._encoder.encode(self._stretch.finish()) + self._encoder.finish()
 
-    def as_file(self, stream: bytes) -> bytes:
-        return self._encoder.as_file(stream)
+    def finalize_file(self, stream: bytes) -> bytes:
+        return self._encoder.finalize_file(stream)

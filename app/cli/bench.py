@@ -153,7 +153,7 @@ def bench_engine(
         threads,
         model_path,
         slots=max(jobs or [1]),
-        torch_compile=settings.compiles_for(kind),
+        torch_compile=settings.should_compile(kind),
         tuning=settings.tuning(kind),
     )
     from app.bench.speed.speed import Plan, measure  # which loads torch

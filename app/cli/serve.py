@@ -4,7 +4,7 @@ import asyncio
 import logging
 
 from app.core.log import set_up_logging
-from app.settings import load_settings, unknown_names
+from app.settings import load_settings, unknown_settings
 
 log = logging.getLogger(__name__)
 
@@ -16,6 +16,6 @@ def serve() -> None:
 
     settings = load_settings(api_key_required=True)
     set_up_logging(settings.effective_log_level, "master")
-    for warning in unknown_names():
+    for warning in unknown_settings():
         log.warning("%s", warning)
     asyncio.run(serve_http(settings, choose_engine(settings.model, settings.model_path)))

@@ -179,7 +179,7 @@ async def _speak_to_file(
     finally:
         pipeline.close()
     pieces.append(encoder.finish())
-    output.write(encoder.as_file(b"".join(pieces)))
+    output.write(encoder.finalize_file(b"".join(pieces)))
     timing.total_s = perf_counter() - began
     timing.audio_s = samples / SAMPLE_RATE
     return timing

@@ -17,7 +17,7 @@ def list_voices(context: typer.Context) -> None:
         return
     settings = load_settings(api_key_required=False)
     table = Table("voice_id", "folder", "size")
-    from app.voices.folder import VoiceFolder, checked_voice_id
+    from app.voices.folder import VoiceFolder, validate_voice_id
 
     looked_in = []
     for folder in map(VoiceFolder, (settings.voices_dir, settings.preloaded_voices_dir)):
@@ -29,7 +29,7 @@ def list_voices(context: typer.Context) -> None:
         looked_in.append(f"{folder.path.absolute()}{trouble and f' ({trouble})'}")
         for path, signature in files:
             try:
-                checked_voice_id(path.name)
+                validate_voice_id(path.name)
             except InvalidRequest:
                 continue
             table.add_row(path.name, str(folder.path), f"{signature.size:,} B")

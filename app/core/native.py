@@ -14,7 +14,7 @@ LARGE_BLOCK_BYTES = 1_048_576
 """Well above the 256 KB in which asyncio reads a socket each time."""
 
 
-def die_with_the_parent() -> None:
+def kill_with_parent() -> None:
     """The kernel kills this process when its parent's thread that started it ends (Linux)."""
     if sys.platform == "linux":
         _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -29,7 +29,7 @@ def trim_heap() -> None:
         _libc.malloc_trim(0)
 
 
-def give_back_large_blocks() -> None:
+def limit_retained_memory() -> None:
     """From now on as soon as they are free: else each thread that had one keeps it."""
     if _GLIBC:
         _libc.mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)

@@ -19,7 +19,7 @@ def child_environment(**extra: str) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.upper() != "API_KEY"} | extra
 
 
-def computes_as_a_worker(device: str, threads: int) -> dict[str, str]:
+def worker_thread_env(device: str, threads: int) -> dict[str, str]:
     """What an engine's libraries read on loading; `device` is `cpu` or `cuda`."""
     one_heap = {"MALLOC_ARENA_MAX": "1"} if device == "cpu" else {}  # idle memory is shared
     by_row = {"MKL_CBWR": "AUTO"}  # else a job's sums depend on the thread that its row falls to
@@ -27,7 +27,7 @@ def computes_as_a_worker(device: str, threads: int) -> dict[str, str]:
 
 
 @contextmanager
-def children_see(**extra: str) -> Iterator[None]:
+def patched_environ(**extra: str) -> Iterator[None]:
     """Inside, children started by whatever means see `child_environment(**extra)`."""
     before = dict(os.environ)
     try:

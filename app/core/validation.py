@@ -24,7 +24,7 @@ _WORDS = {
 }
 
 
-def plain(detail: Mapping[str, Any]) -> str:
+def describe_error(detail: Mapping[str, Any]) -> str:
     """What follows the name of the value: "must be at least 0". `detail`: one of pydantic's."""
     words = _WORDS.get(detail["type"])
     if words is None:

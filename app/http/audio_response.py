@@ -115,7 +115,7 @@ class SpeechResponse(Response):
     async def _send_file(self, encoder: Encoder, send: Send) -> None:
         async with aclosing(self._encoded(encoder)) as encoded:
             pieces = [piece async for piece in encoded]
-        body = encoder.as_file(b"".join(pieces))
+        body = encoder.finalize_file(b"".join(pieces))
         await self._start(encoder, send, (b"content-length", b"%d" % len(body)))
         await send({"type": "http.response.body", "body": body})
 
@@ -127,7 +127,7 @@ class SpeechResponse(Response):
                         await self._start(encoder, send)
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
         except ServiceError as error:
-            if self._stream.started and (last_words := encoder.broken_off(error)):
+            if self._stream.started and (last_words := encoder.on_abort(error)):
                 await send({"type": "http.response.body", "body": last_words, "more_body": True})
             raise  # without a last message: the server closes the connection
         if not self._stream.started:  # nothing was said, and there is no header to say so
@@ -144,7 +144,7 @@ class SpeechResponse(Response):
         """The file's bytes as they come, never empty pieces."""
 
         async def run(work: Callable[..., bytes], *args: bytes) -> bytes:
-            if not encoder.blocking:
+            if not encoder.cpu_bound:
                 return work(*args)
             timed = partial(self._timed, encoder.media_type, work, *args)
             return await asyncio.get_running_loop().run_in_executor(self._threads, timed)

@@ -17,7 +17,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from app.backend.local.backend import Master
-from app.core.native import give_back_large_blocks
+from app.core.native import limit_retained_memory
 from app.core.process_env import cpu_count
 from app.http.dependencies import Services
 from app.observability.system_stats import cpu_load
@@ -40,7 +40,7 @@ async def serve(settings: Settings, model: str) -> None:
     """Runs until a signal. Raises `StartupError` if a port or a folder cannot be used."""
     allow_many_descriptors()
     doors = _open_doors(settings)
-    give_back_large_blocks()  # some encoders take megabytes
+    limit_retained_memory()  # some encoders take megabytes
     cpu_load()  # the next one measures from here
     threads = ThreadPoolExecutor(cpu_count(), thread_name_prefix="encoder")
     async with Master.running(settings, model) as master:

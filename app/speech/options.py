@@ -32,7 +32,7 @@ from app.core.params import (
     TextChunkSize,
     TrimMilliseconds,
 )
-from app.core.validation import plain
+from app.core.validation import describe_error
 
 FormatName = Literal["wav", "mp3", "fmp4", "raw_pcm", "webm"]
 OpenAIFormatName = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
@@ -293,7 +293,7 @@ def _complaint(error: ValidationError) -> InvalidRequest:
         return InvalidRequest("The name of each parameter must be text.")
     param = str(first["loc"][0])
     if first["type"] != "extra_forbidden":
-        message = f"{param!r} {plain(first)}."
+        message = f"{param!r} {describe_error(first)}."
     elif name := _NAME_OF_ALIAS.get(param):
         message = f"{param!r} is another name of {name!r}, given twice."
     else:

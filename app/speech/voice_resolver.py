@@ -3,7 +3,7 @@
 from collections import Counter
 
 from app.backend.local.backend import Master
-from app.voices.folder import composed
+from app.voices.folder import nfc
 
 OPENAI_VOICES = (
     *("alloy", "ash", "ballad", "coral", "echo", "fable", "onyx", "nova", "sage", "shimmer"),
@@ -18,7 +18,7 @@ def voice_id_of(name: str, master: Master) -> str | None:
     at all is returned as it is: there is no voice of that id. Raises `VoiceNotFound` for an alias
     whose voice is not there.
     """
-    name = composed(name.strip())  # a list that was typed into SillyTavern is cut at its commas
+    name = nfc(name.strip())  # a list that was typed into SillyTavern is cut at its commas
     if voice_id := master.voices.find(name):
         return voice_id
     if voice := master.settings.voice_aliases.get(name):

@@ -1,6 +1,6 @@
 """A folder of voice files: who may be in it, what is in it, and every change to it.
 
-Blocking, without memory; `voices.VoiceStore` calls it on its one file thread. The folder may be
+Blocking, without memory; `voices.VoiceLibrary` calls it on its one file thread. The folder may be
 shared with other masters (a network volume), so nothing here trusts an earlier look.
 """
 
@@ -18,7 +18,7 @@ from app.core.errors import InvalidVoiceId, PayloadTooLarge, VoiceExists
 
 ENDINGS = (".wav", ".mp3", ".flac", ".ogg", ".m4a", ".webm", ".opus")
 
-LONGEST_ID = 128
+MAX_ID_LENGTH = 128
 """In characters."""
 
 _TEMP_PREFIX = ".upload-"
@@ -34,16 +34,16 @@ class Signature(NamedTuple):
     inode: int
 
 
-def composed(name: str) -> str:
+def nfc(name: str) -> str:
     """The form in which ids are compared and listed (NFC)."""
     return unicodedata.normalize("NFC", name)
 
 
-def checked_voice_id(name: str) -> str:
-    """`name` in its composed form; raises InvalidVoiceId unless a voice file may be called so."""
-    voice_id = composed(name)
+def validate_voice_id(name: str) -> str:
+    """`name` in its nfc form; raises InvalidVoiceId unless a voice file may be called so."""
+    voice_id = nfc(name)
     if (
-        len(voice_id) > LONGEST_ID
+        len(voice_id) > MAX_ID_LENGTH
         or len(voice_id.encode(errors="replace")) > 255  # all that a file name may have
         or voice_id.startswith(".")
         or not voice_id.lower().endswith(ENDINGS)
@@ -51,7 +51,7 @@ def checked_voice_id(name: str) -> str:
     ):
         odd = next((each for each in voice_id if not _may_be_in_an_id(each)), None)
         raise InvalidVoiceId(
-            f"A voice id has at most {LONGEST_ID} letters, digits, spaces and . _ -"
+            f"A voice id has at most {MAX_ID_LENGTH} letters, digits, spaces and . _ -"
             + (f", no {odd!a}" if odd else "")
             + f"; it does not start with a dot, and ends in one of {' '.join(ENDINGS)}.",
             param="file",
@@ -63,9 +63,9 @@ def _may_be_in_an_id(character: str) -> bool:
     return character.isalnum() or character in " ._-"
 
 
-def likeness(name: str) -> str:
+def casefold_key(name: str) -> str:
     """The same for names that differ at most in case and Unicode form."""
-    return composed(composed(name).casefold())
+    return nfc(nfc(name).casefold())
 
 
 def signature_of(path: Path) -> Signature:
@@ -139,14 +139,14 @@ class VoiceFolder:
             os.fsync(file.fileno())
         return digest.hexdigest()
 
-    def refuse_taken(self, voice_id: str) -> None:
+    def ensure_free(self, voice_id: str) -> None:
         """Raise VoiceExists if a file is called so, or alike."""
         for taken in self._alike(voice_id):
             raise _exists(taken.name)
 
-    def take_in(self, temp: Path, voice_id: str) -> None:
+    def create_exclusive(self, temp: Path, voice_id: str) -> None:
         """Give `temp` its name, which no other master can take meanwhile. Raises VoiceExists."""
-        self.refuse_taken(voice_id)
+        self.ensure_free(voice_id)
         try:
             _move_to_free_name(temp, self.path / voice_id)
         except FileExistsError as taken:
@@ -166,7 +166,7 @@ class VoiceFolder:
         """Remove the file of this id, in whichever Unicode form; whether there was one."""
         removed = False
         for path in self._alike(voice_id):
-            if composed(path.name) == voice_id:
+            if nfc(path.name) == voice_id:
                 path.unlink()
                 removed = True
         return removed
@@ -184,8 +184,8 @@ class VoiceFolder:
                     temp.unlink()
 
     def _alike(self, voice_id: str) -> list[Path]:
-        wanted = likeness(voice_id)
-        return [path for path in self.files() if likeness(path.name) == wanted]
+        wanted = casefold_key(voice_id)
+        return [path for path in self.files() if casefold_key(path.name) == wanted]
 
 
 def _private(path: str, flags: int) -> int:
@@ -194,7 +194,7 @@ def _private(path: str, flags: int) -> int:
 
 def _exists(name: str) -> VoiceExists:
     return VoiceExists(
-        f"There is a voice {composed(name)!r} already. POST /voices?replace=true replaces it.",
+        f"There is a voice {nfc(name)!r} already. POST /voices?replace=true replaces it.",
         param="file",
     )
 

@@ -1,6 +1,6 @@
 """The voices: known to clients by id, to workers by digest.
 
-The folders are the truth, and may be shared with other masters or changed by hand; `VoiceStore`
+The folders are the truth, and may be shared with other masters or changed by hand; `VoiceLibrary`
 remembers what it has learned of each version of each file. Routes call `add`, `delete`, `ids` and
 `find`, the dispatcher `pin` and `unpin`; `on_change` tells the workers.
 
@@ -21,7 +21,7 @@ from time import monotonic
 from typing import BinaryIO, NamedTuple, ParamSpec, TypeVar
 from weakref import WeakValueDictionary
 
-from app.audio.sandbox import Undecided, decode_file
+from app.audio.sandbox import DecoderKilled, decode_file
 from app.core.errors import (
     InvalidVoiceId,
     PreloadedVoice,
@@ -33,15 +33,15 @@ from app.core.errors import (
     VoiceNotFound,
 )
 from app.voices.folder import (
-    LONGEST_ID,
+    MAX_ID_LENGTH,
     Signature,
     VoiceFolder,
-    checked_voice_id,
-    composed,
+    casefold_key,
     digest_of,
     is_unchanged,
-    likeness,
+    nfc,
     signature_of,
+    validate_voice_id,
 )
 
 P = ParamSpec("P")
@@ -76,7 +76,7 @@ class _Trouble(NamedTuple):
     strikes: int = 0
 
 
-class VoiceStore:
+class VoiceLibrary:
     """Owns the user's voices, the preloaded ones, and the (existing, private) `decoded_dir`.
 
     The voice folders are touched on one thread only, so what is done to them has an order.
@@ -110,12 +110,12 @@ class VoiceStore:
         """
         if preloaded is None:
             return sorted(self._snapshot)
-        users = {composed(path.name) for path in self._versions if path.parent == self._user.path}
+        users = {nfc(path.name) for path in self._versions if path.parent == self._user.path}
         return [voice_id for voice_id in self.ids() if (voice_id not in users) == preloaded]
 
     def find(self, name: str) -> str | None:
         """The id that is `name`, or the only one that is `name` but for its ending."""
-        name = composed(name)
+        name = nfc(name)
         if name in self._snapshot:
             return name
         found = [voice_id for voice_id in self._snapshot if voice_id.rpartition(".")[0] == name]
@@ -136,7 +136,7 @@ class VoiceStore:
 
     def pin(self, voice_id: str) -> str:
         """The digest of a voice; its decoded audio stays until `unpin`. Raises VoiceNotFound."""
-        digest = self._snapshot.get(composed(voice_id))
+        digest = self._snapshot.get(nfc(voice_id))
         if digest is None:
             raise self.not_found(voice_id)
         self._pins[digest] += 1
@@ -153,13 +153,13 @@ class VoiceStore:
         Raises InvalidVoiceId, VoiceExists (unless `replace`; for an id that differs in case only,
         too), PayloadTooLarge, UnusableAudio, StorageFull, StorageUnavailable.
         """
-        voice_id = checked_voice_id(voice_id)
+        voice_id = validate_voice_id(voice_id)
         temp = self._user.new_temp()
         async with self._lock_of(voice_id):
             try:
                 with _storage_faults():
                     if not replace:
-                        await self._in_thread(self._user.refuse_taken, voice_id)
+                        await self._in_thread(self._user.ensure_free, voice_id)
                     digest = await self._in_thread(
                         self._user.receive, content, temp, self._max_upload_bytes
                     )
@@ -172,7 +172,7 @@ class VoiceStore:
 
     async def delete(self, voice_id: str) -> None:
         """Remove a voice of the user. Raises VoiceNotFound, PreloadedVoice, StorageUnavailable."""
-        voice_id = composed(voice_id)
+        voice_id = nfc(voice_id)
         if voice_id not in self._snapshot:
             raise self.not_found(voice_id)
         with _storage_faults():
@@ -251,12 +251,12 @@ class VoiceStore:
     async def _learn(self, path: Path, signature: Signature) -> None:
         """Find out whether this version of a file is a voice."""
         try:
-            checked_voice_id(path.name)
+            validate_voice_id(path.name)
             digest = await self._in_thread(digest_of, path)
             with self._kept(digest):
                 await self._decode(path, digest)
                 await self._note(path, _Version(signature, digest))
-        except Undecided as refusal:
+        except DecoderKilled as refusal:
             trouble = self._troubles.get(path)
             strikes = 1 + (trouble.strikes if trouble else 0)
             if strikes < _MOST_STRIKES:
@@ -287,7 +287,7 @@ class VoiceStore:
                 self._troubles.pop(path, None)
 
     async def _publish(self, temp: Path, voice_id: str, digest: str, replace: bool) -> None:
-        move = self._user.replace if replace else self._user.take_in
+        move = self._user.replace if replace else self._user.create_exclusive
         async with self._changing:
             signature = await self._in_thread(signature_of, temp)  # moving changes nothing of it
             await self._in_thread(move, temp, voice_id)
@@ -305,10 +305,10 @@ class VoiceStore:
         self._drop_unused()
 
     def _voices(self) -> dict[str, str]:
-        # The later one counts: the user's, and of two forms of one name the composed one.
+        # The later one counts: the user's, and of two forms of one name the nfc one.
         order = sorted(self._versions, key=lambda path: (path.parent == self._user.path, path.name))
         digests = ((path.name, self._versions[path].digest) for path in order)
-        return {composed(name): digest for name, digest in digests if digest}
+        return {nfc(name): digest for name, digest in digests if digest}
 
     def _list(self) -> dict[Path, Signature]:
         return self._preloaded.files() | self._user.files()
@@ -348,7 +348,7 @@ class VoiceStore:
 
     def _lock_of(self, voice_id: str) -> asyncio.Lock:
         """Makes uploads of one name, in whatever case, take turns."""
-        return self._uploading.setdefault(likeness(voice_id), asyncio.Lock())
+        return self._uploading.setdefault(casefold_key(voice_id), asyncio.Lock())
 
     async def _in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         loop = asyncio.get_running_loop()
@@ -357,7 +357,7 @@ class VoiceStore:
 
 def _brief(voice_id: str) -> str:
     """Of what can be no id, only the beginning."""
-    return voice_id if len(voice_id) <= LONGEST_ID else f"{voice_id[:LONGEST_ID]}…"
+    return voice_id if len(voice_id) <= MAX_ID_LENGTH else f"{voice_id[:MAX_ID_LENGTH]}…"
 
 
 @contextmanager

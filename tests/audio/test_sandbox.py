@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
-from app.audio.sandbox import DecodeLimits, Ending, decode_file, load_decoded
+from app.audio.sandbox import DecodeLimits, ExitStatus, decode_file, load_decoded
 from app.core.errors import UnusableAudio
 from app.voices.folder import ENDINGS
 from tests.support.media import audio_file, tone
@@ -360,7 +360,7 @@ def test_a_full_disk_is_told_apart(tmp_path):
     (tmp_path / "voice.wav").write_bytes(WAV)
     with open(tmp_path / "voice.wav", "rb") as media, open("/dev/full", "wb") as full:
         ending = subprocess.run(CHILD, stdin=media, stdout=full, timeout=20, check=False)
-    assert ending.returncode == Ending.DISK_FULL
+    assert ending.returncode == ExitStatus.DISK_FULL
 
 
 def test_importing_the_module_loads_no_parser():

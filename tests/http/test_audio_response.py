@@ -67,7 +67,7 @@ class Client:
 class HeldEncoder(RawPcmEncoder):
     """Its thread goes no further than a test lets it."""
 
-    blocking = True
+    cpu_bound = True
 
     def __init__(self, entered: threading.Event, may_go_on: threading.Event) -> None:
         super().__init__(SAMPLE_RATE)
@@ -123,7 +123,7 @@ class Answer:
 def file_of(name: str, *pieces: bytes, whole: bool = False) -> bytes:
     encoder = ENCODERS[name](SAMPLE_RATE)
     stream = b"".join([*map(encoder.encode, pieces), encoder.finish()])
-    return encoder.as_file(stream) if whole else stream
+    return encoder.finalize_file(stream) if whole else stream
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -18,7 +18,7 @@ import pytest
 from app.audio.sandbox import decode_file, load_decoded
 from app.core import errors
 from app.voices import folder as voice_files
-from app.voices.library import VoiceStore
+from app.voices.library import VoiceLibrary
 from tests.support.media import audio_file, tone
 
 LOW, HIGH = audio_file(tone(1.5, hz=220)), audio_file(tone(1.5, hz=440))
@@ -36,8 +36,8 @@ class Folders:
         for folder in (self.user, self.preloaded, self.decoded):
             folder.mkdir()
 
-    def store(self, max_upload_bytes: int = 10_000_000) -> VoiceStore:
-        return VoiceStore(self.user, self.preloaded, self.decoded, max_upload_bytes)
+    def store(self, max_upload_bytes: int = 10_000_000) -> VoiceLibrary:
+        return VoiceLibrary(self.user, self.preloaded, self.decoded, max_upload_bytes)
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ async def store(folders):
     store.close()
 
 
-async def add(store: VoiceStore, voice_id: str, content: bytes = LOW, *, replace: bool = False):
+async def add(store: VoiceLibrary, voice_id: str, content: bytes = LOW, *, replace: bool = False):
     await store.add(voice_id, io.BytesIO(content), replace=replace)
 
 
@@ -250,7 +250,7 @@ def tiny_disk(tmp_path):
 
 async def test_a_full_disk_is_reported_and_recovers(tiny_disk, tmp_path):
     (tmp_path / "decoded").mkdir()
-    store = VoiceStore(tiny_disk, tmp_path / "preloaded", tmp_path / "decoded", 10_000_000)
+    store = VoiceLibrary(tiny_disk, tmp_path / "preloaded", tmp_path / "decoded", 10_000_000)
     await add(store, "a.wav")
     with pytest.raises(errors.StorageFull):
         await add(store, "b.wav", audio_file(tone(5)))
@@ -459,7 +459,7 @@ async def test_interleaved_upload_deletion_and_use_hear_one_exact_version(store,
 
 async def test_the_shipped_voice_is_usable(folders):
     shipped = Path(__file__).parents[2] / "preloaded-voices"
-    store = VoiceStore(folders.user, shipped, folders.decoded, 10_000_000)
+    store = VoiceLibrary(folders.user, shipped, folders.decoded, 10_000_000)
     await store.scan()
     store.close()
     assert "austen.wav" in store.ids()

@@ -22,7 +22,7 @@ from app.ipc.channels import Broadcaster, broadcast_address
 from app.ipc.messages import Voices, WorkerConfig
 from app.observability.metrics import Metrics
 from app.settings import Settings
-from app.voices.library import VoiceStore
+from app.voices.library import VoiceLibrary
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Master:
         self._context: zmq.Context[Any] = zmq.Context()
         self._broadcaster = Broadcaster(self._context, broadcast_address(folder.channels))
         self._voices_known = False
-        self.voices = VoiceStore(
+        self.voices = VoiceLibrary(
             settings.voices_dir,
             settings.preloaded_voices_dir,
             folder.voices,

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from app.audio.encoder import OPENAI_ENCODERS, Encoder
-from app.audio.tempo import StretchedEncoder
+from app.audio.tempo import TempoEncoder
 from app.core.audio import SAMPLE_RATE
 from app.core.errors import ModelNotFound
 from app.http.dependencies import Services, ServicesOf, services_of
@@ -161,7 +161,7 @@ def _described(name: str) -> Model:
 def _new_encoder(wanted: OpenAISpeechRequest) -> Encoder:
     encoder: Encoder = OPENAI_ENCODERS[wanted.response_format](SAMPLE_RATE)
     if wanted.speed != 1:
-        encoder = StretchedEncoder(SAMPLE_RATE, wanted.speed, encoder)
+        encoder = TempoEncoder(SAMPLE_RATE, wanted.speed, encoder)
     if wanted.stream_format == "sse":
         encoder = EventEncoder(len(wanted.input), encoder, _PARAMETERS)
     return encoder
