@@ -25,15 +25,6 @@ if TYPE_CHECKING:
     from app.audio.encoder import Encoder
     from app.engines.base import Engine, Voice
 
-FORMAT_OF_ENDING = {
-    ".wav": "wav",
-    ".mp3": "mp3",
-    ".mp4": "fmp4",
-    ".m4a": "fmp4",
-    ".webm": "webm",
-    ".pcm": "raw_pcm",
-}
-
 
 def speak(
     text: Annotated[str, typer.Argument(help="What to say; - reads standard input.")],
@@ -55,27 +46,37 @@ def speak(
     set_up_logging("ERROR", "speak")
     if text == "-":
         text = sys.stdin.buffer.read().decode(errors="replace")
-    ending = output.suffix.lower()
-    if ending not in FORMAT_OF_ENDING:
-        raise InvalidRequest(f"{output}: the ending must be one of {' '.join(FORMAT_OF_ENDING)}")
+    encoder = _encoder_for(output)
     if output.is_dir():
         raise InvalidRequest(f"{output} is a folder")
     partial = output.with_name(f".{output.name}.part")
     try:
         with open_for_writing(partial) as file:
-            form = FORMAT_OF_ENDING[ending]
-            summary = asyncio.run(_synthesize(settings, text, voice, seed, form, file))
+            summary = asyncio.run(_synthesize(settings, text, voice, seed, encoder, file))
         partial.replace(output)
         typer.echo(f"{output}: {summary}", err=True)
     finally:
         partial.unlink(missing_ok=True)
 
 
+def _encoder_for(output: Path) -> "Encoder":
+    from app.audio.formats import ENCODERS, FORMAT_OF_SUFFIX
+
+    name = FORMAT_OF_SUFFIX.get(output.suffix.lower())
+    if name is None:
+        raise InvalidRequest(f"{output}: the ending must be one of {' '.join(FORMAT_OF_SUFFIX)}")
+    return ENCODERS[name](SAMPLE_RATE)
+
+
 async def _synthesize(
-    settings: Settings, text: str, voice: str | None, seed: int | None, form: str, file: BinaryIO
+    settings: Settings,
+    text: str,
+    voice: str | None,
+    seed: int | None,
+    encoder: "Encoder",
+    file: BinaryIO,
 ) -> str:
     """Load an engine and write its speech to `file`; returns a summary for the terminal."""
-    from app.audio.encoder import ENCODERS
     from app.core.devices import detect
     from app.engines.registry import choose_engine, load_engine
     from app.text.cleaning import clean
@@ -102,7 +103,7 @@ async def _synthesize(
                 prepared,
                 params,
                 settings.queue_sizes(),
-                ENCODERS[form](SAMPLE_RATE),
+                encoder,
                 file,
                 lambda done, chunks: bar.update(task, completed=done, total=chunks),
             )

@@ -20,6 +20,7 @@ from pydantic import (
 )
 from starlette.datastructures import QueryParams
 
+from app.audio.formats import FormatName, OpenAIFormatName
 from app.core.errors import InvalidRequest
 from app.core.params import (
     CrossfadeMilliseconds,
@@ -33,9 +34,6 @@ from app.core.params import (
     TrimMilliseconds,
 )
 from app.core.validation import describe_error
-
-FormatName = Literal["wav", "mp3", "fmp4", "raw_pcm", "webm"]
-OpenAIFormatName = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
 
 M = TypeVar("M", bound=BaseModel)
 

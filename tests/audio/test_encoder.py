@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from app.audio.encoder import ENCODERS, OPENAI_ENCODERS, Encoder, wav_header
+from app.audio.encoder import Encoder, wav_header
+from app.audio.formats import ENCODERS, OPENAI_ENCODERS
 from app.core.errors import EncoderFailed
 from app.pipeline.joiner import to_int16
 

@@ -4,7 +4,7 @@ import numpy as np
 import psutil
 import pytest
 
-from app.audio.encoder import ENCODERS, OPENAI_ENCODERS
+from app.audio.formats import ENCODERS, OPENAI_ENCODERS
 from app.audio.tempo import TempoEncoder, TimeStretch
 from tests.audio.test_encoder import RATE, decode, encode, floats, speech
 

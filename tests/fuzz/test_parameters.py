@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from starlette.datastructures import QueryParams
 
-from app.audio.encoder import ENCODERS
+from app.audio.formats import ENCODERS
 from app.core.errors import InvalidRequest, NotAcceptable
 from app.core.params import SynthesisParams
 from app.protocols.native.negotiation import negotiate

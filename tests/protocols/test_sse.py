@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from app.audio.encoder import OPENAI_ENCODERS
+from app.audio.formats import OPENAI_ENCODERS
 from app.core.audio import SAMPLE_RATE
 from app.core.errors import EmptyText, WorkerLost
 from app.protocols.openai.sse import EventEncoder

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from app.audio.encoder import ENCODERS, OPENAI_ENCODERS, Encoder
+from app.audio.encoder import Encoder
+from app.audio.formats import ENCODERS, OPENAI_ENCODERS
 from app.audio.tempo import TempoEncoder
 from app.bench.engine import DEFAULT_VOICE, expected_pcm
 from app.core.audio import SAMPLE_RATE

@@ -8,7 +8,8 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from app.audio.encoder import ENCODERS, Encoder
+from app.audio.encoder import Encoder
+from app.audio.formats import ENCODERS, FormatName
 from app.core.audio import SAMPLE_RATE
 from app.core.errors import NotAcceptable
 from app.http.audio_response import SpeechResponse
@@ -18,7 +19,7 @@ from app.http.openapi import SPEECH_REQUESTS, named
 from app.http.raw_request_route import BareRoute
 from app.protocols.native.negotiation import negotiate
 from app.settings import Settings
-from app.speech.options import FormatName, SpeechRequest, from_json, from_query, json_schema_of
+from app.speech.options import SpeechRequest, from_json, from_query, json_schema_of
 from app.speech.service import (
     READ_ERRORS,
     SPEAK_ERRORS,

@@ -7,7 +7,8 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from app.audio.encoder import OPENAI_ENCODERS, Encoder
+from app.audio.encoder import Encoder
+from app.audio.formats import OPENAI_ENCODERS
 from app.audio.tempo import TempoEncoder
 from app.core.audio import SAMPLE_RATE
 from app.core.errors import ModelNotFound
