@@ -15,12 +15,13 @@ import numpy as np
 import psutil
 import pytest
 
-from app.audio.sandbox import DecodeLimits, ExitStatus, decode_file, load_decoded
+from app.audio.decoder_main import DecodeLimits, ExitStatus
+from app.audio.sandbox import decode_file, load_decoded
 from app.core.errors import UnusableAudio
 from app.voices.folder import ENDINGS
 from tests.support.media import audio_file, tone
 
-CHILD = [sys.executable, "-m", "app.audio.sandbox", "{}"]
+CHILD = [sys.executable, "-m", "app.audio.decoder_main", "{}"]
 
 
 async def decoded(folder: Path, content: bytes, limits=None):

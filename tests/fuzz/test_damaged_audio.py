@@ -13,7 +13,8 @@ import psutil
 import pytest
 from hypothesis import settings
 
-from app.audio.sandbox import DecodeLimits, ExitStatus, load_decoded
+from app.audio.decoder_main import DecodeLimits, ExitStatus
+from app.audio.sandbox import load_decoded
 from tests.audio.test_sandbox import PLAYLISTS, Trap, playlist
 from tests.e2e.test_voices_route import all_files, upload
 from tests.support.damage import WHOLE, damaged
