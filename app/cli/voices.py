@@ -17,7 +17,8 @@ def list_voices(context: typer.Context) -> None:
         return
     settings = load_settings(api_key_required=False)
     table = Table("voice_id", "folder", "size")
-    from app.voices.folder import VoiceFolder, validate_voice_id
+    from app.voices.folder import VoiceFolder
+    from app.voices.names import validate_voice_id
 
     looked_in = []
     for folder in map(VoiceFolder, (settings.voices_dir, settings.preloaded_voices_dir)):
@@ -25,8 +26,8 @@ def list_voices(context: typer.Context) -> None:
             files = sorted(folder.files().items())
         except OSError as error:
             raise StartupError(f"cannot read {folder.path}: {error.strerror}") from None
-        trouble = folder.trouble(written=False)
-        looked_in.append(f"{folder.path.absolute()}{trouble and f' ({trouble})'}")
+        problem = folder.problem(written=False)
+        looked_in.append(f"{folder.path.absolute()}{problem and f' ({problem})'}")
         for path, signature in files:
             try:
                 validate_voice_id(path.name)

@@ -3,7 +3,7 @@
 from collections import Counter
 
 from app.backend.local.backend import Master
-from app.voices.folder import nfc
+from app.voices.names import nfc
 
 OPENAI_VOICES = (
     *("alloy", "ash", "ballad", "coral", "echo", "fable", "onyx", "nova", "sage", "shimmer"),

@@ -18,7 +18,7 @@ import pytest
 from app.audio.decoder_main import DecodeLimits, ExitStatus
 from app.audio.sandbox import decode_file, load_decoded
 from app.core.errors import UnusableAudio
-from app.voices.folder import ENDINGS
+from app.voices.names import ENDINGS
 from tests.support.media import audio_file, tone
 
 CHILD = [sys.executable, "-m", "app.audio.decoder_main", "{}"]

@@ -21,7 +21,7 @@ import pytest_asyncio
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Locator, Page, Route, expect
 
-from app.voices.folder import validate_voice_id
+from app.voices.names import validate_voice_id
 from tests.support.browser import Watched
 from tests.support.media import audio_file, tone
 from tests.support.recogniser import decode_audio, transcribe, words

@@ -13,7 +13,8 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from app.core.errors import InvalidVoiceId, VoiceExists
-from app.voices.folder import ENDINGS, VoiceFolder, casefold_key, nfc, validate_voice_id
+from app.voices.folder import VoiceFolder
+from app.voices.names import ENDINGS, casefold_key, nfc, validate_voice_id
 from tests.e2e.test_voices_route import all_files, form, part, upload, upload_raw, wav
 from tests.support.service import Service
 

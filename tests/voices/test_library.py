@@ -149,7 +149,7 @@ async def test_of_twenty_parallel_uploads_of_one_name_one_wins(store, folders, m
         decoded.append(target.name)
         await decode_file(source, target)
 
-    monkeypatch.setattr("app.voices.library.decode_file", counted)
+    monkeypatch.setattr("app.voices.decoded_audio.decode_file", counted)
     contents = [audio_file(tone(1.1, hz=200 + i)) for i in range(20)]
     outcomes = await asyncio.gather(
         *(add(store, "voice.wav", content) for content in contents), return_exceptions=True
@@ -451,7 +451,7 @@ async def test_interleaved_upload_deletion_and_use_hear_one_exact_version(store,
     assert heard + missed == len(uses)
     assert heard
     assert in_folder(folders.decoded) == sorted(store.snapshot().values())
-    assert not store._pins
+    assert not store.decoded.pins
 
 
 # --- What lies in the folders
@@ -534,7 +534,7 @@ async def test_a_scan_reads_only_what_changed(store, folders, monkeypatch):
     await store.scan()
     read = []
     monkeypatch.setattr(
-        "app.voices.library.digest_of",
+        "app.voices.scanner.digest_of",
         lambda path: read.append(path.name) or voice_files.digest_of(path),
     )
     await store.scan()
@@ -560,11 +560,11 @@ async def test_a_file_that_cannot_be_read_is_named_once_and_tried_now_and_then(
     def complaints() -> int:
         return sum("cannot be read now" in r.getMessage() for r in caplog.records)
 
-    monkeypatch.setattr("app.voices.library.monotonic", lambda: now)
+    monkeypatch.setattr("app.voices.scanner.monotonic", lambda: now)
     file = folders.user / "a.wav"
     file.write_bytes(LOW)
     with monkeypatch.context() as patch:
-        patch.setattr("app.voices.library.decode_file", no_room)
+        patch.setattr("app.voices.decoded_audio.decode_file", no_room)
         for _ in range(3):
             await store.scan()
         assert len(tried) == complaints() == 1
@@ -583,14 +583,14 @@ async def test_a_file_that_cannot_be_read_is_named_once_and_tried_now_and_then(
     now += 60
     await store.scan()
     assert store.snapshot() == {"a.wav": digest(HIGH)}
-    assert not store._troubles
+    assert not store.scanner.failures
 
 
 async def test_a_file_over_which_a_decoder_was_struck_down_is_tried_again(
     store, folders, monkeypatch, caplog
 ):
     now = 100.0
-    monkeypatch.setattr("app.voices.library.monotonic", lambda: now)
+    monkeypatch.setattr("app.voices.scanner.monotonic", lambda: now)
     (folders.user / "a.wav").write_bytes(LOW)
     with monkeypatch.context() as patch:
         patch.setattr("app.audio.sandbox._run_child", struck_down)
@@ -609,7 +609,7 @@ async def test_a_file_over_which_decoders_are_always_struck_down_is_ignored_in_t
     store, folders, monkeypatch, caplog
 ):
     now, struck = 100.0, []
-    monkeypatch.setattr("app.voices.library.monotonic", lambda: now)
+    monkeypatch.setattr("app.voices.scanner.monotonic", lambda: now)
 
     async def counted(*args: object) -> int:
         struck.append(args)
@@ -695,7 +695,7 @@ async def test_a_file_that_changes_while_it_is_read_is_read_again(store, folders
         return found
 
     with monkeypatch.context() as patch:
-        patch.setattr("app.voices.library.digest_of", changed_behind_its_back)
+        patch.setattr("app.voices.scanner.digest_of", changed_behind_its_back)
         await store.scan()
     assert store.ids() == in_folder(folders.decoded) == []
     await store.scan()

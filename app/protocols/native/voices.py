@@ -23,7 +23,7 @@ from app.http.dependencies import ServicesOf
 from app.http.error_handlers import documented
 from app.http.openapi import answer
 from app.http.request_body import limit_body, media_type
-from app.voices.folder import validate_voice_id
+from app.voices.names import validate_voice_id
 
 router = APIRouter(prefix="/voices", tags=["voices"])
 
