@@ -28,15 +28,18 @@ from pydantic_settings import (
 from app.core.engine_config import ChatterboxOptions, EngineConfig, QueueSizes, S3GenDtype, T3Dtype
 from app.core.errors import StartupError
 from app.core.params import (
+    DEFAULTS,
+    PARAMETERS,
     CrossfadeMilliseconds,
     Exaggeration,
     GuidanceWeight,
+    LeadingTrim,
     OverlapMethod,
     SliceTokens,
     SynthesisParams,
     Temperature,
     TextChunkSize,
-    TrimMilliseconds,
+    TrailingTrim,
 )
 from app.core.validation import describe_error
 
@@ -51,6 +54,10 @@ waiting."""
 _QUOTED = re.compile(r"""^(['"])(?P<value>.*?)\1\s*(?:#.*)?$""")
 _MODEL = re.compile(r"^(auto|chatterbox|preview|[A-Za-z_][\w.]*:[A-Za-z_]\w*)\Z")
 _COMMENT = re.compile(r"\s#.*$")
+
+
+_SETTING_OF = {"chunk_overlap_method": "tts_chunk_overlap_strategy"}
+"""Parameters whose setting is not called `tts_` and their name."""
 
 
 class Settings(BaseSettings):
@@ -120,20 +127,23 @@ class Settings(BaseSettings):
         "`true`, `false`, or `auto`, on GPUs only (on a CPU it takes minutes and gains little).",
     )
     tts_voice_exaggeration_factor: Exaggeration = Field(
-        0.5, description="Controls the expressiveness of the voice."
+        DEFAULTS.voice_exaggeration_factor,
+        description="Controls the expressiveness of the voice.",
     )
     tts_cfg_guidance_weight: GuidanceWeight = Field(
-        0.5, description="How strongly the model adheres to the text prompt."
+        DEFAULTS.cfg_guidance_weight,
+        description="How strongly the model adheres to the text prompt.",
     )
     tts_synthesis_temperature: Temperature = Field(
-        0.8, description="Controls the randomness of the output."
+        DEFAULTS.synthesis_temperature,
+        description="Controls the randomness of the output.",
     )
     tts_text_processing_chunk_size: TextChunkSize = Field(
-        150,
+        DEFAULTS.text_processing_chunk_size,
         description="Max characters per text chunk. Smaller values can reduce latency.",
     )
     tts_audio_tokens_per_slice: SliceTokens = Field(
-        35,
+        DEFAULTS.audio_tokens_per_slice,
         description="Number of audio tokens per slice during streaming. Affects granularity.",
     )
     tts_first_slice_tokens: int = Field(
@@ -177,17 +187,21 @@ class Settings(BaseSettings):
         description="Products in S3Gen's largest part: `float32` or `bfloat16` (faster on a GPU, "
         "less exact). `auto`: `bfloat16` on a GPU that computes in it, else `float32`.",
     )
-    tts_remove_leading_milliseconds: TrimMilliseconds = Field(
-        0, description="Milliseconds to trim from the start of the audio."
+    tts_remove_leading_milliseconds: LeadingTrim = Field(
+        DEFAULTS.remove_leading_milliseconds,
+        description="Milliseconds to trim from the start of the audio.",
     )
-    tts_remove_trailing_milliseconds: TrimMilliseconds = Field(
-        0, description="Milliseconds to trim from the end of the audio."
+    tts_remove_trailing_milliseconds: TrailingTrim = Field(
+        DEFAULTS.remove_trailing_milliseconds,
+        description="Milliseconds to trim from the end of the audio.",
     )
     tts_chunk_overlap_strategy: OverlapMethod = Field(
-        "full", description='Strategy for overlapping audio chunks: `"full"` or `"zero"`.'
+        DEFAULTS.chunk_overlap_method,
+        description='Strategy for overlapping audio chunks: `"full"` or `"zero"`.',
     )
     tts_crossfade_duration_milliseconds: CrossfadeMilliseconds = Field(
-        30, description="Duration of the crossfade between audio chunks."
+        DEFAULTS.crossfade_duration_milliseconds,
+        description="Duration of the crossfade between audio chunks.",
     )
     tts_speech_token_queue_max_size: int = Field(
         2,
@@ -306,19 +320,13 @@ class Settings(BaseSettings):
         return value
 
     def synthesis_params(self) -> SynthesisParams:
-        """The parameters of a request that asks for nothing special; a new seed each time."""
-        return SynthesisParams(
-            cfg_guidance_weight=self.tts_cfg_guidance_weight,
-            synthesis_temperature=self.tts_synthesis_temperature,
-            voice_exaggeration_factor=self.tts_voice_exaggeration_factor,
-            text_processing_chunk_size=self.tts_text_processing_chunk_size,
-            audio_tokens_per_slice=self.tts_audio_tokens_per_slice,
-            remove_leading_milliseconds=self.tts_remove_leading_milliseconds,
-            remove_trailing_milliseconds=self.tts_remove_trailing_milliseconds,
-            chunk_overlap_method=self.tts_chunk_overlap_strategy,
-            crossfade_duration_milliseconds=self.tts_crossfade_duration_milliseconds,
-            seed=secrets.randbits(32),
-        )
+        """The parameters of a request that sets none of them, with a random seed."""
+        settings = {name: _SETTING_OF.get(name, f"tts_{name}") for name in PARAMETERS}
+        fields = type(self).model_fields
+        values = {
+            name: getattr(self, setting) for name, setting in settings.items() if setting in fields
+        }
+        return SynthesisParams(**values, seed=secrets.randbits(32))
 
     def engine_config(self, device_kind: str, threads: int, slots: int) -> EngineConfig:
         """Of an engine on that kind of device, "cuda" or "cpu"."""

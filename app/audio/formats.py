@@ -4,7 +4,7 @@ Request schemas, content negotiation and the command line derive from it.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from app.audio.encoder import Encoder, RawPcmEncoder, WavEncoder
 from app.audio.ffmpeg_encoders import (
@@ -51,7 +51,8 @@ OPENAI_ENCODERS = {name: form.encoder for name, form in OPENAI_FORMATS.items()}
 FORMAT_OF_SUFFIX = {suffix: name for name, form in FORMATS.items() for suffix in form.suffixes}
 
 if TYPE_CHECKING:
-    FormatName = OpenAIFormatName = str
+    FormatName: TypeAlias = str
+    OpenAIFormatName: TypeAlias = str
 else:
     FormatName = Literal[tuple(FORMATS)]
     OpenAIFormatName = Literal[tuple(OPENAI_FORMATS)]

@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from starlette.responses import StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.speech.options import SpeechRequest
+from app.protocols.native.schemas import GenerateRequest
 
 MEDIA_TYPE = "audio/pcm;rate=24000;channels=1"
 
@@ -38,7 +38,7 @@ def route(audio: bytes) -> ASGIApp:
     app = FastAPI()
 
     @app.post("/tts/generate")
-    async def generate(wanted: SpeechRequest) -> StreamingResponse:
+    async def generate(wanted: GenerateRequest) -> StreamingResponse:
         async def pieces() -> AsyncIterator[bytes]:
             yield audio
 

@@ -17,7 +17,7 @@ from app.core.audio import BYTES_PER_SAMPLE, SAMPLE_RATE
 from app.core.engine_config import QueueSizes
 from app.core.errors import InvalidRequest, StartupError
 from app.core.log import set_up_logging
-from app.core.params import SynthesisParams
+from app.core.params import MAX_SEED, SynthesisParams
 from app.core.process_env import cpu_count, visible_cuda_devices
 from app.settings import Settings, load_settings
 
@@ -36,9 +36,7 @@ def speak(
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option(
-            min=0, max=2**32 - 1, help="Same seed, same speech; else a new one each time."
-        ),
+        typer.Option(min=0, max=MAX_SEED, help="Same seed, same speech; else a new one each time."),
     ] = None,
 ) -> None:
     """Say TEXT into a file, in this process."""

@@ -15,7 +15,7 @@ from app.audio.formats import ENCODERS
 from app.core.errors import InvalidRequest, NotAcceptable
 from app.core.params import SynthesisParams
 from app.protocols.native.negotiation import negotiate
-from app.speech.options import SpeechRequest, from_json, from_query
+from app.protocols.native.schemas import GenerateRequest, from_json, from_query
 from tests.ipc.test_messages import PARAMS
 from tests.speech.test_options import ALIASES, BOUNDS, WHOLE_NUMBERS
 from tests.support.service import Service
@@ -40,7 +40,7 @@ requests = st.fixed_dictionaries(
 )
 
 
-def outcome(parse: Any, values: Any) -> SpeechRequest | str | None:
+def outcome(parse: Any, values: Any) -> GenerateRequest | str | None:
     """What is made of it or, if it is refused, the parameter that is named."""
     try:
         return parse(values)
@@ -71,7 +71,7 @@ def test_just_what_is_within_the_bounds_is_accepted(name: str, value: float) -> 
         within = False
     wanted = outcome(from_json, {"text": "x", name: value})
     if within:
-        assert isinstance(wanted, SpeechRequest)
+        assert isinstance(wanted, GenerateRequest)
         assert getattr(wanted.params(PARAMS), name) == value
     else:
         assert wanted == name
@@ -80,13 +80,13 @@ def test_just_what_is_within_the_bounds_is_accepted(name: str, value: float) -> 
 @given(st.dictionaries(st.sampled_from([*BOUNDS, *ALIASES, *WORDS]) | st.text(), anything))
 def test_whatever_is_refused_is_named(values: dict[str, Any]) -> None:
     wanted = outcome(from_json, values)
-    assert isinstance(wanted, SpeechRequest) or wanted == "text" or wanted in values
+    assert isinstance(wanted, GenerateRequest) or wanted == "text" or wanted in values
 
 
 @given(requests)
 def test_what_is_accepted_reaches_a_worker(values: dict[str, Any]) -> None:
     wanted = outcome(from_json, values)
-    if isinstance(wanted, SpeechRequest):
+    if isinstance(wanted, GenerateRequest):
         params = wanted.params(PARAMS)
         frame = msgspec.msgpack.encode(params)
         assert msgspec.msgpack.decode(frame, type=SynthesisParams) == params

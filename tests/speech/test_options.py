@@ -8,10 +8,11 @@ from starlette.datastructures import QueryParams
 
 from app.core.errors import InvalidRequest
 from app.core.params import SynthesisParams
-from app.speech.options import SpeechRequest, from_json, from_openai_json, from_query
+from app.protocols.native.schemas import GenerateRequest, from_json, from_query
+from app.protocols.openai.schemas import from_openai_json
 from tests.ipc.test_messages import PARAMS
 
-Parse = Callable[[dict[str, Any]], SpeechRequest]
+Parse = Callable[[dict[str, Any]], GenerateRequest]
 
 BOUNDS: dict[str, tuple[float, float]] = {
     "cfg_guidance_weight": (0, 3),
@@ -35,7 +36,7 @@ ALIASES = {
 }
 
 
-def via_query(values: dict[str, Any]) -> SpeechRequest:
+def via_query(values: dict[str, Any]) -> GenerateRequest:
     return from_query(QueryParams({name: str(value) for name, value in values.items()}))
 
 

@@ -18,8 +18,9 @@ from app.http.error_handlers import documented
 from app.http.openapi import SPEECH_REQUESTS, named
 from app.http.raw_request_route import BareRoute
 from app.protocols.native.negotiation import negotiate
+from app.protocols.native.schemas import GenerateRequest, from_json, from_query
 from app.settings import Settings
-from app.speech.options import SpeechRequest, from_json, from_query, json_schema_of
+from app.speech.options import json_schema_of
 from app.speech.service import (
     READ_ERRORS,
     SPEAK_ERRORS,
@@ -31,7 +32,7 @@ from app.speech.service import (
 
 router = APIRouter(tags=["speech"], route_class=BareRoute)
 
-_SCHEMA = json_schema_of(SpeechRequest)
+_SCHEMA = json_schema_of(GenerateRequest)
 _AUDIO = {"200": {"description": "The audio.", "content": {"audio/*": {}}}}
 _BODY: dict[str, Any] = {
     "responses": _AUDIO,
@@ -109,11 +110,11 @@ async def describe(request: Request) -> Response:
     return response
 
 
-def _answer(request: Request, wanted: SpeechRequest) -> SpeechResponse:
+def _answer(request: Request, wanted: GenerateRequest) -> SpeechResponse:
     new_encoder = _new_encoder(request, wanted)
     return speak(request, wanted.text, wanted.voice_id, wanted, new_encoder)
 
 
-def _new_encoder(request: Request, wanted: SpeechRequest) -> Callable[[], Encoder]:
+def _new_encoder(request: Request, wanted: GenerateRequest) -> Callable[[], Encoder]:
     name: FormatName = wanted.format or negotiate(request.headers.get("accept", ""))
     return partial(ENCODERS[name], SAMPLE_RATE)

@@ -16,8 +16,9 @@ from app.http.dependencies import Services, ServicesOf, services_of
 from app.http.error_handlers import documented
 from app.http.openapi import EVENTS, MODEL, OPENAI_REQUESTS, answer, named
 from app.http.raw_request_route import BareRoute
+from app.protocols.openai.schemas import OpenAISpeechRequest, from_openai_json
 from app.protocols.openai.sse import EventEncoder
-from app.speech.options import OpenAISpeechRequest, from_openai_json, json_schema_of
+from app.speech.options import json_schema_of
 from app.speech.service import READ_ERRORS, SPEAK_ERRORS, read_parameters, speak
 from app.speech.voice_resolver import listed_names, voice_id_of
 
