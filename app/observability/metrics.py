@@ -13,28 +13,10 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
-from app.core.errors import (
-    ClientStalled,
-    Draining,
-    EncoderFailed,
-    EngineFailed,
-    NotReady,
-    OutOfMemory,
-    PoisonRequest,
-    QueueTimeout,
-    ServiceError,
-    WorkerLost,
-    WorkerStalled,
-)
+from app.core.errors import JOB_ERRORS, ServiceError
 
 DONE = "done"
 CANCELLED = "cancelled"
-
-_FAILURES = (
-    *(ClientStalled, Draining, EncoderFailed, EngineFailed, NotReady, OutOfMemory, PoisonRequest),
-    *(QueueTimeout, ServiceError, WorkerLost, WorkerStalled),
-)
-"""What jobs fail with, as a rule: counted from 0, so that the first one is a rise."""
 
 _REQUEST_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _WAIT_S = (0.001, 0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60)
@@ -141,7 +123,7 @@ class Metrics:
             ["media_type"],
             registry=self.registry,
         )
-        for outcome in (DONE, CANCELLED, *(failure.code for failure in _FAILURES)):
+        for outcome in (DONE, CANCELLED, *(error.code for error in (ServiceError, *JOB_ERRORS))):
             self._jobs.labels(outcome)
 
     def request_ended(
