@@ -1,7 +1,7 @@
 """The settings: one `Settings` value, read once from the environment and `.env`.
 
-Nothing else in the project reads the environment. Field names in capitals are the variables'
-names; descriptions and defaults here are what `.env.example` and the README's tables show.
+Nothing else reads the environment, but `core.process_env`. A variable has the name of its field in
+capitals; `.env.example` and the tables of settings show the descriptions and defaults.
 """
 
 import difflib
@@ -48,8 +48,7 @@ SHORT_NAME = 5
 
 FIRST_SLICE = 20
 SLICE_GROWTH = {"cpu": 2.0, "cuda": 1.0}
-"""On a CPU fewer solves. A GPU keeps up with its listeners, whom a longer slice would keep
-waiting."""
+"""Longer slices need fewer solves, which pays on a CPU; on a GPU they only delay the audio."""
 
 _QUOTED = re.compile(r"""^(['"])(?P<value>.*?)\1\s*(?:#.*)?$""")
 _MODEL = re.compile(r"^(auto|chatterbox|preview|[A-Za-z_][\w.]*:[A-Za-z_]\w*)\Z")
@@ -61,7 +60,7 @@ _SETTING_OF = {"chunk_overlap_method": "tts_chunk_overlap_strategy"}
 
 
 class Settings(BaseSettings):
-    """How this process is to run. Raises `ValidationError` for values out of range."""
+    """Raises `ValidationError` for values out of range."""
 
     model_config = SettingsConfigDict(
         env_file=ENV_FILE, extra="ignore", frozen=True, protected_namespaces=()
@@ -329,7 +328,7 @@ class Settings(BaseSettings):
         return SynthesisParams(**values, seed=secrets.randbits(32))
 
     def engine_config(self, device_kind: str, threads: int, slots: int) -> EngineConfig:
-        """Of an engine on that kind of device, "cuda" or "cpu"."""
+        """The configuration of an engine on a device of this kind, "cuda" or "cpu"."""
         return EngineConfig(
             device=device_kind,
             threads=threads,
@@ -341,13 +340,11 @@ class Settings(BaseSettings):
         )
 
     def queue_sizes(self) -> QueueSizes:
-        """Of a worker's pipeline."""
         return QueueSizes(
             slices=self.tts_speech_token_queue_max_size, audio=self.tts_pcm_chunk_queue_max_size
         )
 
     def tuning(self, device_kind: str) -> ChatterboxOptions:
-        """For a model on that kind of device, "cuda" or "cpu"."""
         growth = self.tts_slice_growth
         return ChatterboxOptions(
             first_slice_tokens=self.tts_first_slice_tokens,
@@ -359,7 +356,6 @@ class Settings(BaseSettings):
         )
 
     def should_compile(self, device_kind: str) -> bool:
-        """Whether a model on that kind of device, "cuda" or "cpu", is to be compiled."""
         return self.torch_compile == "true" or (
             self.torch_compile == "auto" and device_kind == "cuda"
         )
@@ -374,20 +370,20 @@ class Settings(BaseSettings):
 
 
 class _Environment(EnvSettingsSource):
-    """`docker run --env-file` puts quotes and comments into it; who reads `.env` removes them."""
+    """Strips quotes and comments, which `docker run --env-file` passes through verbatim."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         value, name, is_complex = super().get_field_value(field, field_name)
         return _unquote(value), name, is_complex
 
 
-def load_settings(*, api_key_required: bool, **given: Any) -> Settings:
-    """The settings of this process; what is `given`, by field name, counts before all else.
+def load_settings(*, api_key_required: bool, **overrides: Any) -> Settings:
+    """The settings of this process; `overrides`, by field name, have precedence.
 
-    Raises `StartupError` with one line for each variable that is wrong.
+    Raises `StartupError` with one line for each invalid variable.
     """
     try:
-        settings = Settings(**given)
+        settings = Settings(**overrides)
     except ValidationError as error:
         raise StartupError("\n".join(_messages(error))) from None
     except (OSError, UnicodeError) as error:
@@ -398,27 +394,27 @@ def load_settings(*, api_key_required: bool, **given: Any) -> Settings:
 
 
 def unknown_settings(env_file: Path = ENV_FILE) -> list[str]:
-    """One warning for each name that looks like one of ours but is none.
+    """One warning for each name in `.env` that resembles a setting's, or begins with `TTS_`.
 
-    Of the environment, which is full of others' names, only those with our prefix are looked at.
+    Of the environment, which has many unrelated names, only those with this prefix are checked.
     """
     in_file = dotenv_values(env_file) if env_file.is_file() else {}
     prefixed = [name for name in os.environ if name.startswith("TTS_")]
     return [*_suggest(in_file, env_file.name), *_suggest(prefixed, "the environment")]
 
 
-def _suggest(names: Iterable[str], where: str) -> Iterable[str]:
-    ours = [field.upper() for field in Settings.model_fields]
+def _suggest(names: Iterable[str], source: str) -> Iterable[str]:
+    known = [field.upper() for field in Settings.model_fields]
     for name in names:
-        if name.upper() in ours:
+        if name.upper() in known:
             continue
-        # Two letters swapped make a short name less like itself than they do a long one.
+        # Two swapped letters lower the similarity of a short name more than that of a long one.
         cutoff = 0.75 if len(name) <= SHORT_NAME else 0.85
-        near = difflib.get_close_matches(name.upper(), ours, n=1, cutoff=cutoff)
+        near = difflib.get_close_matches(name.upper(), known, n=1, cutoff=cutoff)
         if near:
-            yield f"{name} in {where} is not a setting; did you mean {near[0]}?"
+            yield f"{name} in {source} is not a setting; did you mean {near[0]}?"
         elif name.startswith("TTS_"):
-            yield f"{name} in {where} is not a setting"
+            yield f"{name} in {source} is not a setting"
 
 
 def _unquote(value: Any) -> Any:

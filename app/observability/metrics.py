@@ -1,8 +1,7 @@
-"""The metrics: what happens is told here, and kept for whoever asks for `/metrics`.
+"""Prometheus counters and histograms, updated by dispatcher, access log and encoders.
 
-Told by the dispatcher (jobs), the request log (requests) and the speech response (encoding), with
-one call each. `api.routes.metrics` shows them, and beside them how things stand at that moment.
-Nothing that a client can choose is a label.
+`protocols.native.metrics` exports them, with gauges of the current state. No label has values that
+clients choose, so their number is bounded.
 """
 
 from prometheus_client import (
@@ -46,10 +45,8 @@ _REALTIME_FACTOR = (
 
 
 class Metrics:
-    """All that is counted and timed; `registry` hands it out."""
-
     def __init__(self) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # they would double the lines
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # they would double the output
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)  # of the master
         self._requests = Counter(
@@ -129,22 +126,22 @@ class Metrics:
     def request_ended(
         self, route: str, method: str, status: int, seconds: float, *, aborted: bool
     ) -> None:
-        """`aborted`: by its client."""
+        """`aborted`: the client closed the connection."""
         self._requests.labels(route, method, status).inc()
         self._request_seconds.labels(route, method).observe(seconds)
         if aborted:
             self._requests_aborted.labels(route).inc()
 
     def job_waited(self, seconds: float) -> None:
-        """Once for each job, whether it ever ran or not."""
+        """To be called once for each job, also for those that never ran."""
         self._job_wait.observe(seconds)
 
     def first_audio(self, seconds: float) -> None:
-        """So long after a job was accepted, its first audio came."""
+        """Observe the time from a job's acceptance to its first audio."""
         self._first_audio.observe(seconds)
 
     def underrun(self, seconds: float) -> None:
-        """Audio came so much later than a listener would have needed it."""
+        """Count a gap in the playback of a job, of this length."""
         self._underruns.inc()
         self._underrun_seconds.inc(seconds)
 
@@ -159,5 +156,5 @@ class Metrics:
         self._jobs.labels(outcome).inc()
 
     def encoded(self, media_type: str, seconds: float) -> None:
-        """CPU time of a piece of one; called in its thread."""
+        """Add CPU time of an encoder; called in its thread."""
         self._encoder_seconds.labels(media_type).inc(seconds)
