@@ -1,7 +1,7 @@
 """The settings: one `Settings` value, read once from the environment and `.env`.
 
-Nothing else in the project reads the environment. Field names in capitals are the variables'
-names; descriptions and defaults here are what `.env.example` and the README's tables show.
+Nothing else reads the environment, but `core.process_env`. A variable has the name of its field in
+capitals; `.env.example` and the tables of settings show the descriptions and defaults.
 """
 
 import difflib
@@ -28,33 +28,39 @@ from pydantic_settings import (
 from app.core.engine_config import ChatterboxOptions, EngineConfig, QueueSizes, S3GenDtype, T3Dtype
 from app.core.errors import StartupError
 from app.core.params import (
+    DEFAULTS,
+    PARAMETERS,
     CrossfadeMilliseconds,
     Exaggeration,
     GuidanceWeight,
+    LeadingTrim,
     OverlapMethod,
     SliceTokens,
     SynthesisParams,
     Temperature,
     TextChunkSize,
-    TrimMilliseconds,
+    TrailingTrim,
 )
-from app.core.validation import plain
+from app.core.validation import describe_error
 
 ENV_FILE = Path(".env")
 SHORT_NAME = 5
 
 FIRST_SLICE = 20
 SLICE_GROWTH = {"cpu": 2.0, "cuda": 1.0}
-"""On a CPU fewer solves. A GPU keeps up with its listeners, whom a longer slice would keep
-waiting."""
+"""Longer slices need fewer solves, which pays on a CPU; on a GPU they only delay the audio."""
 
 _QUOTED = re.compile(r"""^(['"])(?P<value>.*?)\1\s*(?:#.*)?$""")
 _MODEL = re.compile(r"^(auto|chatterbox|preview|[A-Za-z_][\w.]*:[A-Za-z_]\w*)\Z")
 _COMMENT = re.compile(r"\s#.*$")
 
 
+_SETTING_OF = {"chunk_overlap_method": "tts_chunk_overlap_strategy"}
+"""Parameters whose setting is not called `tts_` and their name."""
+
+
 class Settings(BaseSettings):
-    """How this process is to run. Raises `ValidationError` for values out of range."""
+    """Raises `ValidationError` for values out of range."""
 
     model_config = SettingsConfigDict(
         env_file=ENV_FILE, extra="ignore", frozen=True, protected_namespaces=()
@@ -120,20 +126,23 @@ class Settings(BaseSettings):
         "`true`, `false`, or `auto`, on GPUs only (on a CPU it takes minutes and gains little).",
     )
     tts_voice_exaggeration_factor: Exaggeration = Field(
-        0.5, description="Controls the expressiveness of the voice."
+        DEFAULTS.voice_exaggeration_factor,
+        description="Controls the expressiveness of the voice.",
     )
     tts_cfg_guidance_weight: GuidanceWeight = Field(
-        0.5, description="How strongly the model adheres to the text prompt."
+        DEFAULTS.cfg_guidance_weight,
+        description="How strongly the model adheres to the text prompt.",
     )
     tts_synthesis_temperature: Temperature = Field(
-        0.8, description="Controls the randomness of the output."
+        DEFAULTS.synthesis_temperature,
+        description="Controls the randomness of the output.",
     )
     tts_text_processing_chunk_size: TextChunkSize = Field(
-        150,
+        DEFAULTS.text_processing_chunk_size,
         description="Max characters per text chunk. Smaller values can reduce latency.",
     )
     tts_audio_tokens_per_slice: SliceTokens = Field(
-        35,
+        DEFAULTS.audio_tokens_per_slice,
         description="Number of audio tokens per slice during streaming. Affects granularity.",
     )
     tts_first_slice_tokens: int = Field(
@@ -177,17 +186,21 @@ class Settings(BaseSettings):
         description="Products in S3Gen's largest part: `float32` or `bfloat16` (faster on a GPU, "
         "less exact). `auto`: `bfloat16` on a GPU that computes in it, else `float32`.",
     )
-    tts_remove_leading_milliseconds: TrimMilliseconds = Field(
-        0, description="Milliseconds to trim from the start of the audio."
+    tts_remove_leading_milliseconds: LeadingTrim = Field(
+        DEFAULTS.remove_leading_milliseconds,
+        description="Milliseconds to trim from the start of the audio.",
     )
-    tts_remove_trailing_milliseconds: TrimMilliseconds = Field(
-        0, description="Milliseconds to trim from the end of the audio."
+    tts_remove_trailing_milliseconds: TrailingTrim = Field(
+        DEFAULTS.remove_trailing_milliseconds,
+        description="Milliseconds to trim from the end of the audio.",
     )
     tts_chunk_overlap_strategy: OverlapMethod = Field(
-        "full", description='Strategy for overlapping audio chunks: `"full"` or `"zero"`.'
+        DEFAULTS.chunk_overlap_method,
+        description='Strategy for overlapping audio chunks: `"full"` or `"zero"`.',
     )
     tts_crossfade_duration_milliseconds: CrossfadeMilliseconds = Field(
-        30, description="Duration of the crossfade between audio chunks."
+        DEFAULTS.crossfade_duration_milliseconds,
+        description="Duration of the crossfade between audio chunks.",
     )
     tts_speech_token_queue_max_size: int = Field(
         2,
@@ -300,46 +313,38 @@ class Settings(BaseSettings):
 
     @field_validator("port_health")
     @classmethod
-    def _apart(cls, value: int | None, info: ValidationInfo) -> int | None:
+    def _ports_differ(cls, value: int | None, info: ValidationInfo) -> int | None:
         if value is not None and value == info.data.get("port"):
             raise PydanticCustomError("port_health", "must be another port than PORT")
         return value
 
     def synthesis_params(self) -> SynthesisParams:
-        """The parameters of a request that asks for nothing special; a new seed each time."""
-        return SynthesisParams(
-            cfg_guidance_weight=self.tts_cfg_guidance_weight,
-            synthesis_temperature=self.tts_synthesis_temperature,
-            voice_exaggeration_factor=self.tts_voice_exaggeration_factor,
-            text_processing_chunk_size=self.tts_text_processing_chunk_size,
-            audio_tokens_per_slice=self.tts_audio_tokens_per_slice,
-            remove_leading_milliseconds=self.tts_remove_leading_milliseconds,
-            remove_trailing_milliseconds=self.tts_remove_trailing_milliseconds,
-            chunk_overlap_method=self.tts_chunk_overlap_strategy,
-            crossfade_duration_milliseconds=self.tts_crossfade_duration_milliseconds,
-            seed=secrets.randbits(32),
-        )
+        """The parameters of a request that sets none of them, with a random seed."""
+        settings = {name: _SETTING_OF.get(name, f"tts_{name}") for name in PARAMETERS}
+        fields = type(self).model_fields
+        values = {
+            name: getattr(self, setting) for name, setting in settings.items() if setting in fields
+        }
+        return SynthesisParams(**values, seed=secrets.randbits(32))
 
     def engine_config(self, device_kind: str, threads: int, slots: int) -> EngineConfig:
-        """Of an engine on that kind of device, "cuda" or "cpu"."""
+        """The configuration of an engine on a device of this kind, "cuda" or "cpu"."""
         return EngineConfig(
             device=device_kind,
             threads=threads,
             model_path=str(self.model_path),
             slots=slots,
             watermark=self.watermark,
-            torch_compile=self.compiles_for(device_kind),
+            torch_compile=self.should_compile(device_kind),
             tuning=self.tuning(device_kind),
         )
 
     def queue_sizes(self) -> QueueSizes:
-        """Of a worker's pipeline."""
         return QueueSizes(
             slices=self.tts_speech_token_queue_max_size, audio=self.tts_pcm_chunk_queue_max_size
         )
 
     def tuning(self, device_kind: str) -> ChatterboxOptions:
-        """For a model on that kind of device, "cuda" or "cpu"."""
         growth = self.tts_slice_growth
         return ChatterboxOptions(
             first_slice_tokens=self.tts_first_slice_tokens,
@@ -350,8 +355,7 @@ class Settings(BaseSettings):
             s3gen_context_tokens=self.tts_s3gen_context_tokens,
         )
 
-    def compiles_for(self, device_kind: str) -> bool:
-        """Whether a model on that kind of device, "cuda" or "cpu", is to be compiled."""
+    def should_compile(self, device_kind: str) -> bool:
         return self.torch_compile == "true" or (
             self.torch_compile == "auto" and device_kind == "cuda"
         )
@@ -366,22 +370,22 @@ class Settings(BaseSettings):
 
 
 class _Environment(EnvSettingsSource):
-    """`docker run --env-file` puts quotes and comments into it; who reads `.env` removes them."""
+    """Strips quotes and comments, which `docker run --env-file` passes through verbatim."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         value, name, is_complex = super().get_field_value(field, field_name)
         return _unquote(value), name, is_complex
 
 
-def load_settings(*, api_key_required: bool, **given: Any) -> Settings:
-    """The settings of this process; what is `given`, by field name, counts before all else.
+def load_settings(*, api_key_required: bool, **overrides: Any) -> Settings:
+    """The settings of this process; `overrides`, by field name, have precedence.
 
-    Raises `StartupError` with one line for each variable that is wrong.
+    Raises `StartupError` with one line for each invalid variable.
     """
     try:
-        settings = Settings(**given)
+        settings = Settings(**overrides)
     except ValidationError as error:
-        raise StartupError("\n".join(_complaints(error))) from None
+        raise StartupError("\n".join(_messages(error))) from None
     except (OSError, UnicodeError) as error:
         raise StartupError(f"cannot read {ENV_FILE}: {error}") from None
     if api_key_required and not settings.api_key.get_secret_value().strip():
@@ -389,28 +393,28 @@ def load_settings(*, api_key_required: bool, **given: Any) -> Settings:
     return settings
 
 
-def unknown_names(env_file: Path = ENV_FILE) -> list[str]:
-    """One warning for each name that looks like one of ours but is none.
+def unknown_settings(env_file: Path = ENV_FILE) -> list[str]:
+    """One warning for each name in `.env` that resembles a setting's, or begins with `TTS_`.
 
-    Of the environment, which is full of others' names, only those with our prefix are looked at.
+    Of the environment, which has many unrelated names, only those with this prefix are checked.
     """
     in_file = dotenv_values(env_file) if env_file.is_file() else {}
     prefixed = [name for name in os.environ if name.startswith("TTS_")]
-    return [*_doubtful(in_file, env_file.name), *_doubtful(prefixed, "the environment")]
+    return [*_suggest(in_file, env_file.name), *_suggest(prefixed, "the environment")]
 
 
-def _doubtful(names: Iterable[str], where: str) -> Iterable[str]:
-    ours = [field.upper() for field in Settings.model_fields]
+def _suggest(names: Iterable[str], source: str) -> Iterable[str]:
+    known = [field.upper() for field in Settings.model_fields]
     for name in names:
-        if name.upper() in ours:
+        if name.upper() in known:
             continue
-        # Two letters swapped make a short name less like itself than they do a long one.
+        # Two swapped letters lower the similarity of a short name more than that of a long one.
         cutoff = 0.75 if len(name) <= SHORT_NAME else 0.85
-        near = difflib.get_close_matches(name.upper(), ours, n=1, cutoff=cutoff)
+        near = difflib.get_close_matches(name.upper(), known, n=1, cutoff=cutoff)
         if near:
-            yield f"{name} in {where} is not a setting; did you mean {near[0]}?"
+            yield f"{name} in {source} is not a setting; did you mean {near[0]}?"
         elif name.startswith("TTS_"):
-            yield f"{name} in {where} is not a setting"
+            yield f"{name} in {source} is not a setting"
 
 
 def _unquote(value: Any) -> Any:
@@ -420,8 +424,8 @@ def _unquote(value: Any) -> Any:
     return quoted["value"] if quoted else _COMMENT.sub("", value).strip()
 
 
-def _complaints(error: ValidationError) -> Iterable[str]:
+def _messages(error: ValidationError) -> Iterable[str]:
     for detail in error.errors():
         name = str(detail["loc"][0]).upper() if detail["loc"] else "settings"
         shown = "" if name == "API_KEY" else f" (it is {detail['input']!r})"
-        yield f"{name}: {plain(detail)}{shown}"
+        yield f"{name}: {describe_error(detail)}{shown}"

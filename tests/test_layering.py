@@ -17,7 +17,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "audio": {"core"},
     "ipc": {"core"},
     "model_files": {"core"},
-    "engines": {"core", "model_files"},
+    "engines": {"core", "model_files", "text"},
     "pipeline": {"core", "engines", "text"},
     "worker": {"audio", "core", "engines", "ipc", "pipeline"},
     "observability": {"core"},

@@ -15,7 +15,7 @@ from app.core.engine_config import ChatterboxOptions, EngineConfig, QueueSizes
 from app.core.errors import StartupError
 from app.core.params import SynthesisParams
 from app.core.process_env import child_environment, cpu_count, cpu_quota, visible_cuda_devices
-from app.settings import Settings, load_settings, unknown_names
+from app.settings import Settings, load_settings, unknown_settings
 from tests.support.service import ROOT
 
 PROMISED = {
@@ -250,7 +250,7 @@ def test_the_promised_example_works_as_a_file(folder: Path) -> None:
     settings = load_settings(api_key_required=True)
     assert settings.api_key.get_secret_value() == "your-super-secret-api-key"
     assert settings.concurrent_requests_per_worker == 2
-    assert unknown_names() == []
+    assert unknown_settings() == []
 
 
 def test_the_promised_example_works_through_docker(given: Callable[..., Settings]) -> None:
@@ -367,7 +367,7 @@ def test_a_name_that_is_nearly_one_of_ours_is_doubted(folder: Path) -> None:
     (folder / ".env").write_text(
         "API_KEY=x\nWORKER_PER_DEVICE=2\nTTS_SPEED=1\nHF_HOME=/cache\nport=8000\n"
     )
-    warnings = unknown_names()
+    warnings = unknown_settings()
     assert len(warnings) == 2
     assert "WORKER_PER_DEVICE" in warnings[0]
     assert "did you mean WORKERS_PER_DEVICE?" in warnings[0]
@@ -390,14 +390,14 @@ def test_a_typo_in_the_file_is_answered_with_the_name_that_was_meant(
     typo: str, meant: str, folder: Path
 ) -> None:
     (folder / ".env").write_text(f"{typo}=1\n")
-    assert unknown_names() == [f"{typo} in .env is not a setting; did you mean {meant}?"]
+    assert unknown_settings() == [f"{typo} in .env is not a setting; did you mean {meant}?"]
 
 
 def test_a_prefixed_typo_in_the_environment_is_doubted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TTS_SYNTHESIS_TEMPERATUR", "1")
     monkeypatch.setenv("TTS_CFG_GUIDANCE_WEIGHT", "1")
     monkeypatch.setenv("PROT", "1")
-    [warning] = unknown_names()
+    [warning] = unknown_settings()
     assert "TTS_SYNTHESIS_TEMPERATUR in the environment" in warning
     assert "did you mean TTS_SYNTHESIS_TEMPERATURE?" in warning
 
@@ -407,7 +407,7 @@ def test_names_of_others_are_not_doubted(folder: Path) -> None:
         HF_API_KEY OPENAI_API_KEY POSTGRES_PORT DB_PORT DB_HOST REDIS_HOST SMTP_PORT HOST_IP
         TORCH_HOME MODEL_NAME LOG_FILE LOG_DIR REPORT WORKERS KEY NAME PYTHONPATH TMPDIR"""
     (folder / ".env").write_text("".join(f"{name}=1\n" for name in names.split()))
-    assert unknown_names() == []
+    assert unknown_settings() == []
 
 
 def test_the_health_port_is_another(given: Callable[..., Settings]) -> None:
@@ -423,7 +423,7 @@ def test_an_unknown_model_is_answered_with_the_choices(given: Callable[..., Sett
 
 
 def test_without_a_file_nothing_is_doubted() -> None:
-    assert unknown_names() == []
+    assert unknown_settings() == []
 
 
 # --- the environment of others --------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""PCM on its way to FFmpeg's libraries, and what they say when they fail."""
+"""Frames for FFmpeg's libraries, and their errors."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from app.core.errors import EncoderFailed
 
 
 def audio_frame(pcm: bytes, sample_rate: int, position: int) -> av.AudioFrame:
-    """`pcm`, int16 little-endian mono [n], which begins `position` samples into its stream."""
+    """A frame of `pcm`, int16 little-endian mono [n], at sample `position` of its stream."""
     samples = np.frombuffer(pcm, "<i2")
     frame = av.AudioFrame.from_ndarray(samples[np.newaxis], format="s16", layout="mono")
     frame.sample_rate = sample_rate
@@ -22,7 +22,7 @@ def audio_frame(pcm: bytes, sample_rate: int, position: int) -> av.AudioFrame:
 
 @contextmanager
 def ffmpeg_errors() -> Iterator[None]:
-    """Raises them as `EncoderFailed`."""
+    """Raise errors of FFmpeg as `EncoderFailed`."""
     try:
         yield
     except av.FFmpegError as error:

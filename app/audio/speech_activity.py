@@ -1,5 +1,6 @@
-"""A meter of how much of a recording is sound: fed by the decoder, which refuses voices that are
-mostly silence. Numpy only.
+"""Measures how many seconds of a recording are sound rather than silence.
+
+Used by the decoder, which rejects voices that are mostly silence.
 """
 
 from typing import TYPE_CHECKING
@@ -11,15 +12,15 @@ if TYPE_CHECKING:
 
 WINDOW_S = 0.02
 
-FAINTEST = 1e-3
-"""The level, as a part of full scale (-60 dBFS), below which nothing counts as sound."""
+MIN_LEVEL = 1e-3
+"""A window counts as sound from this level on, as a part of full scale (-60 dBFS) …"""
 
-DYNAMICS = 1e-2
-"""Nor does what is so far (-40 dB) below the loudest moment: hiss, room, breath."""
+MIN_RELATIVE_LEVEL = 1e-2
+"""… and from this part (-40 dB) of the loudest window on: the rest is hiss, room and breath."""
 
 
-class SoundMeter:
-    """Takes float32 samples at `rate` Hz as they come, in pieces of any length."""
+class ActivityMeter:
+    """Takes float32 samples at `rate` Hz, in pieces of any length."""
 
     def __init__(self, rate: int) -> None:
         self._rate = rate
@@ -29,22 +30,22 @@ class SoundMeter:
 
     def add(self, samples: "Samples") -> None:
         samples = np.concatenate([self._rest, samples])
-        whole = len(samples) // self._window * self._window
-        self._levels.append(_level(samples[:whole].reshape(-1, self._window)))
-        self._rest = samples[whole:]
+        complete = len(samples) // self._window * self._window
+        self._levels.append(_rms(samples[:complete].reshape(-1, self._window)))
+        self._rest = samples[complete:]
 
-    def sounding_s(self) -> float:
-        """Seconds of sound so far, in windows of 20 ms; what is left after the last one counts."""
+    def active_s(self) -> float:
+        """Seconds of sound so far, in windows of 20 ms, of which the last may be shorter."""
         levels = np.concatenate([np.empty(0, np.float32), *self._levels])
         lengths = np.full(len(levels), self._window)
         if len(self._rest):
-            levels = np.append(levels, _level(self._rest))
+            levels = np.append(levels, _rms(self._rest))
             lengths = np.append(lengths, len(self._rest))
-        threshold = max(FAINTEST, DYNAMICS * float(levels.max(initial=0)))
+        threshold = max(MIN_LEVEL, MIN_RELATIVE_LEVEL * float(levels.max(initial=0)))
         return float(lengths[levels > threshold].sum() / self._rate)
 
 
-def _level(windows: "Samples") -> "Samples":
+def _rms(windows: "Samples") -> "Samples":
     """The root of the mean square over the last axis."""
     level: Samples = np.sqrt(np.mean(np.square(windows), axis=-1))
     return level

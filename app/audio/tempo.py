@@ -1,6 +1,6 @@
-"""Speech at another speed: PCM in, the same in less or more time out, at its own pitch.
+"""Changes the tempo of speech without its pitch.
 
-Made by the OpenAI routes, around the encoder of a response.
+The OpenAI routes put a `TempoEncoder` around the encoder of a response.
 """
 
 from collections.abc import Iterator
@@ -13,22 +13,22 @@ from app.audio.ffmpeg import audio_frame, ffmpeg_errors
 from app.core.audio import BYTES_PER_SAMPLE
 
 _STEP_BYTES = 480 * BYTES_PER_SAMPLE
-"""atempo holds back about as much as it is given at a time, beside the 0.1 s that it looks at."""
+"""atempo delays its output by about the size of its input pieces, beside its 0.1 s window."""
 
 
 class TimeStretch:
-    """One stream of mono PCM, `speed` (0.25 to 4) times as fast; by FFmpeg's `atempo`.
+    """Plays one stream of mono PCM `speed` (0.25 to 4) times as fast, by FFmpeg's `atempo`.
 
-    What comes out depends on no border between pieces, and is 1/`speed` as long to the sample.
+    The output does not depend on how the input is divided, and is 1/`speed` as long to the sample.
     """
 
     def __init__(self, sample_rate: int, speed: float) -> None:
         self._sample_rate = sample_rate
         self._speed = speed
         self._held = b""  # less than a step
-        self._given = 0  # bytes to the filter
-        self._got = 0
-        # One alone cannot slow down to less than half, and beyond double it skips audio.
+        self._bytes_in = 0
+        self._bytes_out = 0
+        # One filter cannot slow down to less than half, and skips audio beyond double speed.
         factors = [speed] if 0.5 <= speed <= 2 else [speed**0.5] * 2
         with ffmpeg_errors():
             self._graph = av.filter.Graph()
@@ -43,7 +43,7 @@ class TimeStretch:
             self._graph.link_nodes(source, *tempos, sink).configure()
 
     def push(self, pcm: bytes) -> bytes:
-        """What can be told after `pcm`, int16 little-endian [n]; may be empty.
+        """Add `pcm`, int16 little-endian [n]; returns the output so far, maybe empty.
 
         Raises `EncoderFailed`.
         """
@@ -55,36 +55,36 @@ class TimeStretch:
 
     def finish(self) -> bytes:
         """The rest; no call follows. Raises `EncoderFailed`."""
-        samples = (self._given + len(self._held)) // BYTES_PER_SAMPLE
-        missing = round(samples / self._speed) * BYTES_PER_SAMPLE - self._got
+        samples = (self._bytes_in + len(self._held)) // BYTES_PER_SAMPLE
+        missing = round(samples / self._speed) * BYTES_PER_SAMPLE - self._bytes_out
         rest = self._filtered(self._held) if self._held else b""
-        # Flushed, it would lose up to 50 ms. Silence pushes out what it has.
+        # A flush would lose up to 50 ms; silence pushes them out.
         while len(rest) < missing:
             rest += self._filtered(bytes(_STEP_BYTES))
         return rest[:missing]
 
     def _filtered(self, step: bytes) -> bytes:
         with ffmpeg_errors():
-            position = self._given // BYTES_PER_SAMPLE
+            position = self._bytes_in // BYTES_PER_SAMPLE
             self._graph.push(audio_frame(step, self._sample_rate, position))
             stretched = b"".join(self._pull())
-        self._given += len(step)
-        self._got += len(stretched)
+        self._bytes_in += len(step)
+        self._bytes_out += len(stretched)
         return stretched
 
     def _pull(self) -> Iterator[bytes]:
         while True:
             try:
                 frame = self._graph.pull()
-            except av.BlockingIOError:  # it wants more first
+            except av.BlockingIOError:  # needs more input
                 return
             yield frame.to_ndarray().tobytes()
 
 
-class StretchedEncoder(Encoder):
-    """Hands another encoder the audio, `speed` times as fast."""
+class TempoEncoder(Encoder):
+    """Passes the audio to another encoder, `speed` times as fast."""
 
-    blocking = True
+    cpu_bound = True
 
     def __init__(self, sample_rate: int, speed: float, encoder: Encoder) -> None:
         self.media_type = encoder.media_type
@@ -97,5 +97,5 @@ class StretchedEncoder(Encoder):
     def finish(self) -> bytes:
         return self._encoder.encode(self._stretch.finish()) + self._encoder.finish()
 
-    def as_file(self, stream: bytes) -> bytes:
-        return self._encoder.as_file(stream)
+    def finalize_file(self, stream: bytes) -> bytes:
+        return self._encoder.finalize_file(stream)

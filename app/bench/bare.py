@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from starlette.responses import StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.speech.options import GenerateRequest
+from app.protocols.native.schemas import GenerateRequest
 
 MEDIA_TYPE = "audio/pcm;rate=24000;channels=1"
 

@@ -17,7 +17,7 @@ from urllib.parse import SplitResult, urlsplit
 import httpx
 import psutil
 
-from app.audio.encoder import ENCODERS
+from app.audio.formats import ENCODERS
 from app.bench.listener import HEADER_BYTES, Hearing, Listener, lateness_s, refusal, underruns_s
 from app.bench.quantile import quantile
 from app.core.errors import InvalidRequest, ServerFault, Unauthenticated

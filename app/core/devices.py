@@ -1,7 +1,7 @@
 """The devices that workers run on: every visible GPU, or else the CPU.
 
-Counted with NVML, because the master never loads torch. A GPU is named by its UUID wherever it
-matters: NVML's order is not CUDA's.
+GPUs are found with NVML, because the master never loads torch, and identified by UUID, because
+NVML's order differs from CUDA's.
 """
 
 import logging
@@ -17,14 +17,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Device:
-    """`name` is for people (`gpu0`, `cpu`); `uuid` is None for the CPU."""
+    """`name` is for display (`gpu0`, `cpu`); `uuid` is None for the CPU."""
 
     name: str
     kind: str  # "cuda" or "cpu"
     uuid: str | None = None
 
     def environment(self) -> dict[str, str]:
-        """What pins a process to this device."""
+        """Variables that restrict a process to this device."""
         return {"CUDA_VISIBLE_DEVICES": self.uuid or ""}
 
 

@@ -1,4 +1,4 @@
-"""What an engine is given when it is constructed, and the sizes of its pipeline's queues."""
+"""The configuration of an engine and of its pipeline's queues."""
 
 from typing import Literal
 
@@ -9,7 +9,7 @@ S3GenDtype = Literal["auto", "float32", "bfloat16"]
 
 
 class ChatterboxOptions(msgspec.Struct, frozen=True):
-    """How Chatterbox trades exactness for speed; one for all workers, so a retry says the same."""
+    """Trade-offs of exactness and speed; equal in all workers, so that a retry speaks the same."""
 
     first_slice_tokens: int = 0
     slice_growth: float = 1.0
@@ -20,19 +20,17 @@ class ChatterboxOptions(msgspec.Struct, frozen=True):
 
 
 class EngineConfig(msgspec.Struct, frozen=True):
-    """What an engine may use and is asked for."""
-
-    device: str  # "cpu", or "cuda": the one GPU that CUDA_VISIBLE_DEVICES leaves
-    threads: int  # of the CPU
+    device: str  # "cpu", or "cuda": the only GPU in CUDA_VISIBLE_DEVICES
+    threads: int  # CPU threads
     model_path: str
-    slots: int = 1  # jobs that may come at the same time
-    watermark: bool = True  # whether speech is marked as synthetic
-    torch_compile: bool = False  # whether the model is compiled, if the engine can
-    tuning: ChatterboxOptions = ChatterboxOptions()  # means something to Chatterbox alone
+    slots: int = 1  # concurrent jobs
+    watermark: bool = True
+    torch_compile: bool = False
+    tuning: ChatterboxOptions = ChatterboxOptions()  # ignored by other engines
 
 
 class QueueSizes(msgspec.Struct, frozen=True):
-    """How many items may wait between T3 and S3Gen, and between S3Gen and PCM."""
+    """The capacity of the queues between T3 and S3Gen (slices), and S3Gen and PCM (audio)."""
 
     slices: int
     audio: int

@@ -20,56 +20,73 @@
     │   └── VoiceNotFound, ModelNotFound
     ├── QueueFull               429
     └── ServerFault             500
-        ├── EngineFailed, EncoderFailed, WorkerLost, PoisonRequest
-        ├── NotReady, Draining, QueueTimeout, OutOfMemory, StorageUnavailable   503
-        ├── ClientStalled, WorkerStalled    504
-        └── StorageFull         507
+        ├── JobError            a job can end with it
+        │   ├── EngineFailed, EncoderFailed, WorkerLost, PoisonRequest
+        │   ├── NotReady, Draining, QueueTimeout, OutOfMemory   503
+        │   └── ClientStalled, WorkerStalled    504
+        └── StorageUnavailable 503, StorageFull 507
 
-Raised anywhere, translated in two places: to HTTP by `api.errors`, to a `JobFailed` message by
-`worker.jobs`. `from_code` is the way back from that message.
+Raised anywhere, translated in two places: to HTTP by `http.error_handlers`, to a `JobFailed`
+message by the worker. `from_code` turns such a message back into an exception.
 """
 
-from typing import ClassVar
+from collections.abc import Iterator
+from typing import ClassVar, Self
 
 
 class StartupError(Exception):
-    """The process cannot start; the message is shown as one line, without a traceback."""
+    """The process cannot start; the message is printed as one line, without a traceback."""
 
 
 class DeviceFailed(Exception):
-    """Every later call on this process's device would fail, too; raised by engines."""
+    """The device of this process is unusable: every later call would fail, too."""
 
 
 class ServiceError(Exception):
-    """A request failed. `param` names the request's parameter at fault, where there is one."""
+    """A request failed. `param` names the parameter that caused it, if one did."""
 
     code: ClassVar[str] = "internal_error"
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
     retryable: ClassVar[bool] = False
-    """Whether the same request is likely to fare better at once; later, with `retry_after_s`."""
+    """Whether an immediate retry is likely to succeed; `retry_after_s` asks for a later one."""
     retry_after_s: ClassVar[int | None] = None
+    example: ClassVar[str] = "An internal error. The log has the details."
+    """A message for the documentation, with `example_param`."""
+    example_param: ClassVar[str | None] = None
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
 
+    @classmethod
+    def as_example(cls) -> Self:
+        return cls(cls.example, param=cls.example_param)
+
 
 class InvalidRequest(ServiceError):
     code, status, type = "invalid_request", 400, "invalid_request_error"
+    example = "'seed' must be at least 0."
+    example_param = "seed"
 
 
 class EmptyText(InvalidRequest):
     code = "empty_text"
+    example = "There is nothing in this text that can be spoken."
+    example_param = "text"
 
 
 class InvalidVoiceId(InvalidRequest):
     code = "invalid_voice_id"
+    example = "A voice id has no backslash."
+    example_param = "file"
 
 
 class PreloadedVoice(InvalidRequest):
     code, status = "preloaded_voice", 403
+    example = "A preloaded voice cannot be deleted."
+    example_param = "voice_id"
 
 
 class MethodNotAllowed(InvalidRequest):
@@ -78,6 +95,8 @@ class MethodNotAllowed(InvalidRequest):
 
 class NotAcceptable(InvalidRequest):
     code, status = "not_acceptable", 406
+    example = "The Accept header allows none of the types that are made here: …"
+    example_param = None
 
 
 class RequestTooSlow(InvalidRequest):
@@ -86,22 +105,32 @@ class RequestTooSlow(InvalidRequest):
 
 class VoiceExists(InvalidRequest):
     code, status = "voice_exists", 409
+    example = "There is a voice 'voice.wav' already. …"
+    example_param = "file"
 
 
 class PayloadTooLarge(InvalidRequest):
     code, status = "payload_too_large", 413
+    example = "A voice file may have at most 25 MB."
+    example_param = "file"
 
 
 class TextTooLong(PayloadTooLarge):
     code = "text_too_long"
+    example = "The text has 20001 characters, 20000 are allowed."
+    example_param = "text"
 
 
 class UnsupportedMedia(InvalidRequest):
     code, status = "unsupported_media_type", 415
+    example = "The Content-Type must be application/json."
+    example_param = None
 
 
 class UnusableAudio(InvalidRequest):
     code, status = "unusable_audio", 422
+    example = "The file cannot be used: it is silent."
+    example_param = "file"
 
 
 class HeadersTooLong(InvalidRequest):
@@ -110,6 +139,7 @@ class HeadersTooLong(InvalidRequest):
 
 class Unauthenticated(ServiceError):
     code, status, type = "invalid_api_key", 401, "authentication_error"
+    example = "The API key is missing or wrong. …"
 
 
 class NotFound(ServiceError):
@@ -118,80 +148,104 @@ class NotFound(ServiceError):
 
 class VoiceNotFound(NotFound):
     code = "voice_not_found"
+    example = "There is no voice 'nobody.wav'. GET /voices lists them."
+    example_param = "voice_id"
 
 
 class ModelNotFound(NotFound):
     code = "model_not_found"
+    example = "There is no model 'gpt-5'."
+    example_param = "model"
 
 
 class QueueFull(ServiceError):
     code, status, type, retry_after_s = "queue_full", 429, "rate_limit_error", 5
+    example = "100 requests are waiting already"
 
 
 class ServerFault(ServiceError):
-    """Not the client's doing."""
+    """The server caused the failure, not the client."""
 
 
-class EngineFailed(ServerFault):
+class JobError(ServerFault):
+    """A job ended with this error."""
+
+
+class EngineFailed(JobError):
     code = "engine_error"
+    example = "the speech engine failed"
 
 
-class EncoderFailed(ServerFault):
+class EncoderFailed(JobError):
     code = "encoder_error"
+    example = "The audio could not be encoded: …"
 
 
-class WorkerLost(ServerFault):
+class WorkerLost(JobError):
     code, retryable = "worker_lost", True
+    example = "audio was lost between worker and master"
 
 
-class PoisonRequest(ServerFault):
+class PoisonRequest(JobError):
     code = "poison_request"
+    example = "the workers that tried this request died of it"
 
 
-class NotReady(ServerFault):
+class NotReady(JobError):
     code, status, retry_after_s = "not_ready", 503, 5
+    example = "no worker is ready yet"
 
 
-class Draining(ServerFault):
+class Draining(JobError):
     code, status, retry_after_s = "shutting_down", 503, 5
+    example = "the server is shutting down"
 
 
-class QueueTimeout(ServerFault):
+class QueueTimeout(JobError):
     code, status, retry_after_s = "queue_timeout", 503, 5
+    example = "no worker was free within 60 s"
 
 
-class OutOfMemory(ServerFault):
-    """Of a worker's device. Raised by engines, whose work so far is lost, but which go on."""
+class OutOfMemory(JobError):
+    """A worker's device has no memory left. The engine loses its jobs but remains usable."""
 
     code, status, retry_after_s = "out_of_memory", 503, 5
+    example = "the device has no memory left for this request"
 
 
 class StorageUnavailable(ServerFault):
     code, status, retry_after_s = "storage_unavailable", 503, 30
+    example = "Voices cannot be stored or removed at the moment."
 
 
-class ClientStalled(ServerFault):
+class ClientStalled(JobError):
     code, status = "client_stalled", 504
+    example = "the client took nothing for too long"
 
 
-class WorkerStalled(ServerFault):
+class WorkerStalled(JobError):
     code, status = "worker_stalled", 504
+    example = "the worker made no step for 120 s"
 
 
 class StorageFull(ServerFault):
     code, status = "storage_full", 507
+    example = "There is no space left for voices."
 
 
-def _tree(root: type[ServiceError]) -> dict[str, type[ServiceError]]:
-    found = {root.code: root}
+def error_types(root: type[ServiceError] = ServiceError) -> Iterator[type[ServiceError]]:
+    """`root` and everything below it, parents before children."""
+    yield root
     for child in root.__subclasses__():
-        found |= {code: kind for code, kind in _tree(child).items() if code not in found}
-    return found
+        yield from error_types(child)
 
 
-_BY_CODE = _tree(ServiceError)
+JOB_ERRORS = tuple(JobError.__subclasses__())
+"""What jobs are expected to fail with: documented, and counted from 0."""
+
+_BY_CODE = {kind.code: kind for kind in reversed([*error_types()])}  # a parent before its children
 
 
 def from_code(code: str, message: str, param: str | None = None) -> ServiceError:
-    """The exception that a message with this code stands for; an unknown code is a server fault."""
+    """The exception for the code of a message; an unknown code is a ServerFault."""
     return _BY_CODE.get(code, ServerFault)(message, param=param)

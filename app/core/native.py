@@ -1,4 +1,4 @@
-"""What only the C library can do for this process. Each does nothing where the library cannot."""
+"""Calls of the C library; each does nothing on systems that lack it."""
 
 import ctypes
 import signal
@@ -9,28 +9,28 @@ _GLIBC = hasattr(_libc, "malloc_trim")
 
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
-KEPT_BYTES = 16_777_216
+MAX_RETAINED_BYTES = 16_777_216
 LARGE_BLOCK_BYTES = 1_048_576
-"""Well above the 256 KB in which asyncio reads a socket each time."""
+"""Well above the 256 KB that asyncio reads from a socket at a time."""
 
 
-def die_with_the_parent() -> None:
-    """The kernel kills this process when its parent's thread that started it ends (Linux)."""
+def kill_with_parent() -> None:
+    """Have Linux kill this process when the thread that started it ends."""
     if sys.platform == "linux":
         _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def trim_heap() -> None:
-    """Hand free memory back to the system; not to be called where a millisecond counts.
+    """Return free memory to the system. Takes milliseconds.
 
-    Else the largest results of every moment stay taken between those that are still needed.
+    Otherwise free blocks stay allocated between those that are still in use.
     """
     if _GLIBC:
         _libc.malloc_trim(0)
 
 
-def give_back_large_blocks() -> None:
-    """From now on as soon as they are free: else each thread that had one keeps it."""
+def limit_retained_memory() -> None:
+    """Return large blocks to the system as soon as they are free, not kept for each thread."""
     if _GLIBC:
         _libc.mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
-        _libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)  # which would no longer adapt by itself
+        _libc.mallopt(M_TRIM_THRESHOLD, MAX_RETAINED_BYTES)  # it no longer adapts by itself

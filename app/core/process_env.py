@@ -1,4 +1,4 @@
-"""The environment of this process and of its children, and the cores it may use."""
+"""Environment variables of this process and its children, and its CPU quota."""
 
 import math
 import os
@@ -10,34 +10,38 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 def visible_cuda_devices() -> str | None:
-    """`CUDA_VISIBLE_DEVICES`, by which an operator keeps GPUs from this service."""
+    """`CUDA_VISIBLE_DEVICES`, which restricts the service to some GPUs."""
     return os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
 def child_environment(**extra: str) -> dict[str, str]:
-    """What a child process sees of this one's environment: all but the key, and `extra`."""
+    """This process's environment without the API key, and `extra`."""
     return {name: value for name, value in os.environ.items() if name.upper() != "API_KEY"} | extra
 
 
-def computes_as_a_worker(device: str, threads: int) -> dict[str, str]:
-    """What an engine's libraries read on loading; `device` is `cpu` or `cuda`."""
-    one_heap = {"MALLOC_ARENA_MAX": "1"} if device == "cpu" else {}  # idle memory is shared
-    by_row = {"MKL_CBWR": "AUTO"}  # else a job's sums depend on the thread that its row falls to
-    return {"OMP_NUM_THREADS": str(threads), **by_row, **one_heap}
+def worker_thread_env(device: str, threads: int) -> dict[str, str]:
+    """Variables that an engine's libraries read on loading; `device` is `cpu` or `cuda`."""
+    variables = {
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_CBWR": "AUTO",  # makes results independent of how rows are divided among threads
+    }
+    if device == "cpu":
+        variables["MALLOC_ARENA_MAX"] = "1"  # threads share the memory that is idle
+    return variables
 
 
 @contextmanager
-def children_see(**extra: str) -> Iterator[None]:
-    """Inside, children started by whatever means see `child_environment(**extra)`."""
+def patched_environ(**extra: str) -> Iterator[None]:
+    """Set this process's own environment to `child_environment(**extra)` for a while."""
     before = dict(os.environ)
     try:
-        _set_environment(child_environment(**extra))
+        _set_environ(child_environment(**extra))
         yield
     finally:
-        _set_environment(before)
+        _set_environ(before)
 
 
-def _set_environment(variables: dict[str, str]) -> None:
+def _set_environ(variables: dict[str, str]) -> None:
     os.environ.clear()
     os.environ.update(variables)
 
@@ -48,16 +52,16 @@ def python_path(first: Path) -> str:
 
 
 def cpu_count() -> int:
-    """The cores this process may use, which a container may have limited, or their time."""
+    """The cores that this process may use, rounded up, within a container's limits."""
     return math.ceil(min(len(os.sched_getaffinity(0)), cpu_quota(CGROUP)))
 
 
 def cpu_quota(cgroup: Path) -> float:
-    """As many cores' time may be used at once, by version 2 of control groups or by 1; inf: all."""
+    """The number of cores that control groups (version 2 or 1) allow, infinity if unlimited."""
     for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
-        with suppress(OSError, ValueError):  # "max", too
-            told = " ".join((cgroup / name).read_text() for name in names)
-            quota, period = map(int, told.split())
+        with suppress(OSError, ValueError):  # ValueError also for "max"
+            text = " ".join((cgroup / name).read_text() for name in names)
+            quota, period = map(int, text.split())
             if quota > 0 and period > 0:
                 return quota / period
     return math.inf

@@ -1,9 +1,9 @@
-"""What pydantic finds wrong with a value, in plain words. Used for requests and for settings."""
+"""Plain descriptions of pydantic's validation errors, for requests and settings."""
 
 from collections.abc import Mapping
 from typing import Any
 
-_WORDS = {
+_MESSAGES = {
     "missing": "is missing",
     "bool_parsing": "must be true or false",
     "bool_type": "must be true or false",
@@ -24,13 +24,17 @@ _WORDS = {
 }
 
 
-def plain(detail: Mapping[str, Any]) -> str:
-    """What follows the name of the value: "must be at least 0". `detail`: one of pydantic's."""
-    words = _WORDS.get(detail["type"])
-    if words is None:
+def describe_error(detail: Mapping[str, Any]) -> str:
+    """The part of a sentence after the value's name, as "must be at least 0".
+
+    `detail` is one of the dictionaries that `ValidationError.errors()` returns.
+    """
+    message = _MESSAGES.get(detail["type"])
+    if message is None:
         return str(detail["msg"])
-    return words.format(**{name: _shown(value) for name, value in detail.get("ctx", {}).items()})
+    context = detail.get("ctx", {})
+    return message.format(**{name: _formatted(value) for name, value in context.items()})
 
 
-def _shown(value: Any) -> str:
+def _formatted(value: Any) -> str:
     return f"{value:.10g}" if isinstance(value, float) else str(value)

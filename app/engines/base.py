@@ -81,6 +81,13 @@ class Engine(Protocol):
         """The voice in `samples` (at their native rate, Hz), ready for immediate use."""
         ...
 
+    def normalize_text(self, text: str) -> str:
+        """Replace characters that the model was not trained on, before the text is split.
+
+        Optional: without it, `text.punctuation.plain_punctuation` is applied.
+        """
+        ...
+
     def speech_tokens(
         self, chunk: TextChunk, voice: Voice, params: SynthesisParams
     ) -> AsyncGenerator[SpeechSlice, None]:

@@ -11,7 +11,7 @@ from app.http.request_body import read_json_object
 from app.observability.metrics import Metrics
 from app.settings import Settings
 from app.speech.service import SpeechService
-from app.voices.library import VoiceStore
+from app.voices.library import VoiceLibrary
 
 BYTES_PER_CHARACTER = 12
 """Of JSON, at most: one outside the Basic Multilingual Plane, written as two \\u escapes."""
@@ -28,7 +28,7 @@ class AppState:
 
     settings: Settings
     backend: Backend
-    voices: VoiceStore
+    voices: VoiceLibrary
     speech: SpeechService
     metrics: Metrics
 

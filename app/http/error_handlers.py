@@ -15,7 +15,7 @@ from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from app.core.errors import InvalidRequest, MethodNotAllowed, NotFound, ServiceError
-from app.core.validation import plain
+from app.core.validation import describe_error
 from app.http import openapi as examples
 
 METHODS = ("GET", "HEAD", "POST", "DELETE")
@@ -169,7 +169,7 @@ def handle_errors(app: FastAPI) -> None:
         first = error.errors()[0]
         param = str(first["loc"][-1]) if first["loc"] else None
         subject = repr(param) if param else "The request"
-        return error_response(InvalidRequest(f"{subject} {plain(first)}.", param=param))
+        return error_response(InvalidRequest(f"{subject} {describe_error(first)}.", param=param))
 
 
 def _translated(request: Request, error: HTTPException) -> ServiceError:

@@ -2,68 +2,14 @@
 
 from typing import Any
 
-from app.core.errors import (
-    ClientStalled,
-    Draining,
-    EmptyText,
-    EncoderFailed,
-    EngineFailed,
-    InvalidRequest,
-    InvalidVoiceId,
-    ModelNotFound,
-    NotAcceptable,
-    NotReady,
-    OutOfMemory,
-    PayloadTooLarge,
-    PoisonRequest,
-    PreloadedVoice,
-    QueueFull,
-    QueueTimeout,
-    ServiceError,
-    StorageFull,
-    StorageUnavailable,
-    TextTooLong,
-    Unauthenticated,
-    UnsupportedMedia,
-    UnusableAudio,
-    VoiceExists,
-    VoiceNotFound,
-    WorkerLost,
-    WorkerStalled,
-)
+from app.core.errors import ServiceError, error_types
 
-ANY_ERROR = ServiceError("An internal error. The log has the details.")
+ANY_ERROR = ServiceError.as_example()
 
-ERRORS: dict[type[ServiceError], ServiceError] = {
-    type(error): error
-    for error in (
-        InvalidRequest("'seed' must be at least 0.", param="seed"),
-        EmptyText("There is nothing in this text that can be spoken.", param="text"),
-        InvalidVoiceId("A voice id has no backslash.", param="file"),
-        Unauthenticated("The API key is missing or wrong. …"),
-        PreloadedVoice("A preloaded voice cannot be deleted.", param="voice_id"),
-        VoiceNotFound("There is no voice 'nobody.wav'. GET /voices lists them.", param="voice_id"),
-        ModelNotFound("There is no model 'gpt-5'.", param="model"),
-        NotAcceptable("The Accept header allows none of the types that are made here: …"),
-        VoiceExists("There is a voice 'voice.wav' already. …", param="file"),
-        PayloadTooLarge("A voice file may have at most 25 MB.", param="file"),
-        TextTooLong("The text has 20001 characters, 20000 are allowed.", param="text"),
-        UnsupportedMedia("The Content-Type must be application/json."),
-        UnusableAudio("The file cannot be used: it is silent.", param="file"),
-        QueueFull("100 requests are waiting already"),
-        EngineFailed("the speech engine failed"),
-        EncoderFailed("The audio could not be encoded: …"),
-        WorkerLost("audio was lost between worker and master"),
-        PoisonRequest("the workers that tried this request died of it"),
-        NotReady("no worker is ready yet"),
-        Draining("the server is shutting down"),
-        QueueTimeout("no worker was free within 60 s"),
-        OutOfMemory("the device has no memory left for this request"),
-        StorageUnavailable("Voices cannot be stored or removed at the moment."),
-        ClientStalled("the client took nothing for too long"),
-        WorkerStalled("the worker made no step for 120 s"),
-        StorageFull("There is no space left for voices."),
-    )
+ERRORS = {
+    kind: kind.as_example()
+    for kind in error_types()
+    if "example" in vars(kind) and kind is not ServiceError
 }
 """One of each kind that the documentation names."""
 

@@ -1,10 +1,10 @@
 """Typed ZeroMQ sockets over `ipc://`, one class for each end of each channel.
 
-The codec is msgspec's msgpack with the channel's tagged union, so junk cannot pass: what does not
-decode is counted and dropped. Addresses are files in a private folder of the master's. Job and
-result sockets belong to one incarnation of a worker; closing them forgets all it ever sent.
+Messages are msgpack of the channel's tagged union; those that do not decode are counted and
+dropped. Addresses are files in a private folder of the master. Job and result sockets belong to
+one incarnation of a worker; closing them discards everything that it sent.
 
-The master's ends never wait: they send at once or not at all, and hand over what arrives by a
+The master's ends never wait: they send at once or not at all, and pass received messages to a
 callback. The workers' ends are awaited.
 """
 
@@ -28,15 +28,15 @@ _encode = msgspec.msgpack.Encoder().encode
 _JUNK = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 HIGH_WATER_MARK = 1000
-"""Messages a socket holds in each direction. What happens beyond is said at each `send`."""
+"""Messages that a socket queues in each direction; each `send` describes what happens beyond."""
 
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 COPY_BELOW_BYTES = 65_536
 MESSAGES_PER_TURN = 100
-"""After so many messages in a row, the event loop gets a turn."""
+"""After this many messages in a row, other callbacks of the event loop run."""
 
 _EVENTS, _POLLIN, _NOBLOCK = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.NOBLOCK)
-"""Plain numbers: what is done for each audio chunk has no time for flags with names."""
+"""As integers, because the flag enums are slow and these are used for each audio chunk."""
 
 
 def jobs_address(channels: Path, incarnation: int) -> str:
@@ -62,9 +62,8 @@ def _set_up(socket: "zmq.Socket[Any]") -> None:
 
 
 def _close_bound(socket: "zmq.Socket[Any]") -> None:
-    """ZeroMQ itself leaves the file of a bound socket behind."""
     address = socket.get_string(zmq.LAST_ENDPOINT)
-    socket.close()
+    socket.close()  # which leaves the file of a bound socket
     Path(address.removeprefix("ipc://")).unlink(missing_ok=True)
 
 
@@ -79,7 +78,7 @@ class _Sender:
 
 
 class JobSender(_Sender):
-    """One worker's job channel."""
+    """The job channel of one worker."""
 
     def __init__(self, context: "zmq.Context[Any]", address: str) -> None:
         super().__init__(context, zmq.PUSH, address)
@@ -94,18 +93,18 @@ class JobSender(_Sender):
 
 
 class Broadcaster(_Sender):
-    """The broadcast channel: lossy by nature, so callers repeat state."""
+    """The broadcast channel. It loses messages, so callers repeat the state."""
 
     def __init__(self, context: "zmq.Context[Any]", address: str) -> None:
         super().__init__(context, zmq.PUB, address)
 
     def send(self, message: Broadcast) -> None:
-        """A subscriber whose buffer is full misses it."""
+        """A subscriber with a full buffer misses the message."""
         self._socket.send(_encode(message), zmq.NOBLOCK)
 
 
 class ResultReceiver:
-    """One worker's results channel; calls `on_result(message, pcm)`, on the running event loop.
+    """The results channel of one worker; calls `on_result(message, pcm)` on the event loop.
 
     `pcm` is empty for all but `AudioChunk`.
     """
@@ -121,8 +120,8 @@ class ResultReceiver:
         self._junk = 0
         self._socket = context.socket(zmq.PULL)
         _set_up(self._socket)
-        # What a dead worker left unread in the kernel, ZeroMQ would forget at a high-water mark.
-        self._socket.set(zmq.RCVHWM, 0)  # credit is the limit
+        # With a high-water mark, ZeroMQ would discard what a dead worker left in the kernel.
+        self._socket.set(zmq.RCVHWM, 0)  # credit limits the amount
         self._monitor = self._socket.get_monitor_socket(
             zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
         )
@@ -134,7 +133,7 @@ class ResultReceiver:
         self._socket.bind(address)
 
     async def finish(self) -> None:
-        """After the worker's death: returns when all that it ever sent has been handed over."""
+        """After the worker's exit: wait until everything it sent has been passed on."""
         self._watch()
         if self._connected:
             await self._disconnected.wait()
@@ -149,9 +148,9 @@ class ResultReceiver:
         _close_bound(self._socket)
 
     def _receive(self) -> bool:
-        """Hand over what has arrived; True if a turn's worth was, so that more may be there.
+        """Pass on what has arrived. Returns True if there may be more, which is then scheduled.
 
-        A ZeroMQ descriptor tells of a change only once: reading must go on until nothing is left.
+        A ZeroMQ descriptor is edge-triggered: it must be read until nothing is left.
         """
         for _ in range(MESSAGES_PER_TURN):
             if self._socket.closed or not self._socket.get(_EVENTS) & _POLLIN:
@@ -188,13 +187,13 @@ class ResultSender:
         self._socket.connect(address)
 
     async def send(self, message: Result, pcm: bytes | None = None) -> None:
-        """Waits while `HIGH_WATER_MARK` messages have not left yet."""
+        """Waits while `HIGH_WATER_MARK` messages are unsent."""
         frames = [_encode(message)] if pcm is None else [_encode(message), pcm]
         copy = pcm is None or len(pcm) < COPY_BELOW_BYTES
         await self._socket.send_multipart(frames, copy=copy)
 
     def close(self, linger_ms: int) -> None:
-        """Give what was not sent yet `linger_ms` to leave, while the context is being ended."""
+        """Unsent messages have `linger_ms` to leave while the context terminates."""
         self._socket.close(linger=linger_ms)
 
 
@@ -208,7 +207,7 @@ class _Receiver(Generic[M]):
         self._socket.connect(address)
 
     async def receive(self) -> M:
-        """The next message that decodes; junk is dropped."""
+        """The next message that decodes; others are dropped."""
         while True:
             frame = await self._socket.recv()
             try:

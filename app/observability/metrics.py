@@ -1,8 +1,7 @@
-"""The metrics: what happens is told here, and kept for whoever asks for `/metrics`.
+"""Prometheus counters and histograms, updated by dispatcher, access log and encoders.
 
-Told by the dispatcher (jobs), the request log (requests) and the speech response (encoding), with
-one call each. `api.routes.metrics` shows them, and beside them how things stand at that moment.
-Nothing that a client can choose is a label.
+`protocols.native.metrics` exports them, with gauges of the current state. No label has values that
+clients choose, so their number is bounded.
 """
 
 from prometheus_client import (
@@ -13,28 +12,10 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
-from app.core.errors import (
-    ClientStalled,
-    Draining,
-    EncoderFailed,
-    EngineFailed,
-    NotReady,
-    OutOfMemory,
-    PoisonRequest,
-    QueueTimeout,
-    ServiceError,
-    WorkerLost,
-    WorkerStalled,
-)
+from app.core.errors import JOB_ERRORS, ServiceError
 
 DONE = "done"
 CANCELLED = "cancelled"
-
-_FAILURES = (
-    *(ClientStalled, Draining, EncoderFailed, EngineFailed, NotReady, OutOfMemory, PoisonRequest),
-    *(QueueTimeout, ServiceError, WorkerLost, WorkerStalled),
-)
-"""What jobs fail with, as a rule: counted from 0, so that the first one is a rise."""
 
 _REQUEST_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _WAIT_S = (0.001, 0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60)
@@ -64,10 +45,8 @@ _REALTIME_FACTOR = (
 
 
 class Metrics:
-    """All that is counted and timed; `registry` hands it out."""
-
     def __init__(self) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # they would double the lines
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # they would double the output
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)  # of the master
         self._requests = Counter(
@@ -141,28 +120,28 @@ class Metrics:
             ["media_type"],
             registry=self.registry,
         )
-        for outcome in (DONE, CANCELLED, *(failure.code for failure in _FAILURES)):
+        for outcome in (DONE, CANCELLED, *(error.code for error in (ServiceError, *JOB_ERRORS))):
             self._jobs.labels(outcome)
 
     def request_ended(
         self, route: str, method: str, status: int, seconds: float, *, aborted: bool
     ) -> None:
-        """`aborted`: by its client."""
+        """`aborted`: the client closed the connection."""
         self._requests.labels(route, method, status).inc()
         self._request_seconds.labels(route, method).observe(seconds)
         if aborted:
             self._requests_aborted.labels(route).inc()
 
     def job_waited(self, seconds: float) -> None:
-        """Once for each job, whether it ever ran or not."""
+        """To be called once for each job, also for those that never ran."""
         self._job_wait.observe(seconds)
 
-    def job_sounds(self, seconds: float) -> None:
-        """So long after a job was accepted, its first audio came."""
+    def first_audio(self, seconds: float) -> None:
+        """Observe the time from a job's acceptance to its first audio."""
         self._first_audio.observe(seconds)
 
-    def job_ran_dry(self, seconds: float) -> None:
-        """Audio came so much later than a listener would have needed it."""
+    def underrun(self, seconds: float) -> None:
+        """Count a gap in the playback of a job, of this length."""
         self._underruns.inc()
         self._underrun_seconds.inc(seconds)
 
@@ -177,5 +156,5 @@ class Metrics:
         self._jobs.labels(outcome).inc()
 
     def encoded(self, media_type: str, seconds: float) -> None:
-        """CPU time of a piece of one; called in its thread."""
+        """Add CPU time of an encoder; called in its thread."""
         self._encoder_seconds.labels(media_type).inc(seconds)

@@ -1,6 +1,6 @@
-"""The load of the machine, in the shape that `/system-status` shows. Blocking; for a thread.
+"""The load of the machine, in the JSON shape of `/system-status`. Blocking: run it in a thread.
 
-Memory is in bytes here, and in what the contract calls a GB when it is shown.
+Memory is in bytes here, and in GiB in JSON, where it is called GB.
 """
 
 import logging
@@ -15,7 +15,6 @@ from app.core.devices import handles, nvml_session
 log = logging.getLogger(__name__)
 
 GIB = 2**30
-"""What the contract calls a GB."""
 
 
 def _gib(size: int) -> float:
@@ -68,14 +67,14 @@ def cpu_load() -> Cpu:
 
 
 def gpu_load() -> list[Gpu]:
-    """Every GPU of the machine that tells its load; none without a driver."""
+    """Every GPU of the machine that reports its load; empty without a driver."""
     with nvml_session() as nvml:
-        told = [_gpu(nvml, index, handle) for index, handle in handles(nvml)]
-    return [gpu for gpu in told if gpu]
+        found = [_gpu(nvml, index, handle) for index, handle in handles(nvml)]
+    return [gpu for gpu in found if gpu]
 
 
 def process_load(pid: int) -> Process | None:
-    """None of a process that is gone."""
+    """Returns None if the process no longer exists."""
     try:
         process = psutil.Process(pid)
         times, memory = process.cpu_times(), process.memory_info()
@@ -88,7 +87,7 @@ def _gpu(nvml: Any, index: int, handle: Any) -> Gpu | None:
     try:
         return _load_of(nvml, index, handle)
     except nvml.NVMLError as error:  # a slice of a GPU, or a virtual one
-        log.debug("gpu%d does not tell its load: %s", index, error)
+        log.debug("gpu%d does not report its load: %s", index, error)
         return None
 
 

@@ -1,6 +1,6 @@
-"""The audio of a job's text chunks in, one continuous stream of PCM out.
+"""Joins the audio of a job's text chunks to one continuous stream.
 
-Called by the worker's third stage, slice by slice. Lengths are in samples.
+Called by the pipeline's third stage, slice by slice. Lengths are in samples.
 """
 
 import numpy as np
@@ -13,10 +13,10 @@ _NOTHING: Samples = np.empty(0, np.float32)
 
 
 class ChunkJoiner:
-    """Trims the text chunks of one job and joins them; what comes out depends on no slice border.
+    """Trims and joins the text chunks of one job; the result does not depend on slice borders.
 
     A chunk loses `remove_leading_milliseconds` at its start and `remove_trailing_milliseconds` at
-    its end. What is left meets its neighbours in an equal-power crossfade ("full") or end to end
+    its end. The rest is joined to its neighbours by an equal-power crossfade ("full") or end to end
     ("zero"). A fade takes at most half of either chunk, so a short word between two long fades
     stays audible; a chunk with nothing left counts as absent.
     """
@@ -33,10 +33,10 @@ class ChunkJoiner:
         self._join = _Join(samples(fade_ms) if params.chunk_overlap_method == "full" else 0)
 
     def push(self, audio: Samples, last: bool) -> Samples:
-        """What can be told after `audio`, float32 [n], of which `last` ends the text chunk.
+        """Add `audio`, float32 [n]; `last` ends the text chunk. Returns float32 [m].
 
-        Returns float32 [m]: all but the trailing trim, the fade and, at the start of a chunk that
-        is to fade in, as much of it as decides how long that fade may be.
+        Held back are the trailing trim, the fade and, at the start of a chunk that fades in, as
+        much as decides the length of that fade.
         """
         return self._join.push(self._trim.push(audio, last), last)
 
@@ -52,7 +52,7 @@ class _Trim:
         self._lead = lead
         self._trail = trail
         self._skip = lead  # samples of this chunk still to be dropped
-        self._held = _NOTHING  # what may turn out to be its end
+        self._held = _NOTHING  # may be its end
 
     def push(self, audio: Samples, last: bool) -> Samples:
         kept: Samples = np.concatenate((self._held, audio[self._skip :]))
@@ -70,7 +70,7 @@ class _Join:
     def __init__(self, fade: int) -> None:
         self.seam = _NOTHING  # the end of the chunk before, until this one meets it
         self._fade = fade
-        self._held = _NOTHING  # what may turn out to be the end of this chunk
+        self._held = _NOTHING  # may be the end of this chunk
         self._length = 0  # of this chunk so far
 
     def push(self, audio: Samples, last: bool) -> Samples:
@@ -90,7 +90,7 @@ class _Join:
 
 
 def _overlapped(before: Samples, after: Samples, overlap: int) -> Samples:
-    """`before`, then `after`, the last and first `overlap` samples of which sound together."""
+    """`before`, then `after`, crossfaded over `overlap` samples."""
     cut = len(before) - overlap
     faded = crossfade(before[cut:], after[:overlap])
     return np.concatenate((before[:cut], faded, after[overlap:]))
@@ -106,7 +106,7 @@ def crossfade(tail: Samples, head: Samples) -> Samples:
 def to_int16(audio: Samples) -> bytes:
     """`audio`, float32 [n], clamped to ±1, as int16 little-endian.
 
-    Raises `EngineFailed` on NaN and infinity, which would be heard as a loud crack.
+    Raises `EngineFailed` on NaN and infinity, which would sound as a loud crack.
     """
     if not np.isfinite(audio).all():
         raise EngineFailed("The model produced samples that are not numbers.")

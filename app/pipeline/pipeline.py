@@ -1,10 +1,10 @@
-"""The pipeline: a text enters, PCM leaves; three stages run side by side, joined by short queues.
+"""The pipeline: text in, PCM out, in three concurrent stages joined by short queues.
 
     text → chunks ─ T3 ─[slices]─ S3Gen ─[audio]─ PCM ─ emit(bytes)
 
-Called by a worker's jobs, and by `chatterbox-tts speak` in its own process. A full queue is the
-only brake: T3 begins the next text chunk while S3Gen is still at the last one. Cancelling `run`
-cancels all stages; an error in one ends the others and is raised.
+Called by a worker's jobs and by `chatterbox-tts speak`. The bounded queues are the only
+back-pressure: T3 starts a text chunk while S3Gen still decodes the one before. Cancelling `run`
+cancels all stages; an error in one cancels the others and is raised.
 """
 
 import asyncio
@@ -20,38 +20,40 @@ from app.core.params import SynthesisParams
 from app.engines.base import Engine, SpeechSlice, TextChunk, Voice
 from app.pipeline.joiner import ChunkJoiner, to_int16
 from app.text.chunking import split
+from app.text.punctuation import plain_punctuation
 
 Emit = Callable[[bytes], Awaitable[None]]
 OnChunk = Callable[[int, int], None]
 
 
-def _nobody(done: int, chunks: int) -> None:
+def _ignore_progress(done: int, chunks: int) -> None:
     pass
 
 
 @dataclass(frozen=True)
 class AudioPiece:
-    """What S3Gen made of one slice; `last` ends a text chunk."""
+    """The decoded audio of one slice; `last` ends a text chunk."""
 
     audio: Samples
     last: bool
 
 
 class Pipeline:
-    """One engine's pipeline; any number of texts may run through it at once.
+    """Runs any number of texts through one engine at once.
 
-    `threads` make their PCM, one at most that of one text.
+    `threads` is the number of threads that convert audio to PCM; a text uses at most one at a time.
     """
 
     def __init__(self, engine: Engine, sizes: QueueSizes, threads: int = 1) -> None:
         self._engine = engine
+        self._normalize: Callable[[str], str] = getattr(engine, "normalize_text", plain_punctuation)
         self._sizes = sizes
         self._pcm_threads = ThreadPoolExecutor(threads, thread_name_prefix="pcm")
         self._steps = 0
 
     @property
     def steps(self) -> int:
-        """Counts all progress, the engine's too."""
+        """A counter of progress that includes the engine's."""
         return self._steps + self._engine.steps
 
     async def run(
@@ -60,13 +62,13 @@ class Pipeline:
         voice: Voice,
         params: SynthesisParams,
         emit: Emit,
-        on_chunk: OnChunk = _nobody,
+        on_chunk: OnChunk = _ignore_progress,
     ) -> None:
         """Speak `text`: awaits `emit` with PCM (int16 little-endian, mono), piece by piece.
 
-        `on_chunk(done, in all)` is called after each text chunk.
+        `on_chunk(done, total)` is called after each text chunk.
         """
-        chunks = split(text, params.text_processing_chunk_size)
+        chunks = split(self._normalize(text), params.text_processing_chunk_size)
         slices: asyncio.Queue[SpeechSlice | None] = asyncio.Queue(self._sizes.slices)
         audio: asyncio.Queue[AudioPiece | None] = asyncio.Queue(self._sizes.audio)
         done = itertools.count(1)

@@ -17,7 +17,7 @@ from fastapi import FastAPI
 
 from app.backend.base import Backend
 from app.core.background import BackgroundTasks
-from app.core.native import give_back_large_blocks
+from app.core.native import limit_retained_memory
 from app.http.dependencies import AppState
 from app.observability.system_stats import cpu_load
 from app.server.app import create_app, create_probe_app
@@ -40,7 +40,7 @@ async def serve(settings: Settings, model: str) -> None:
     """Runs until a signal. Raises `StartupError` if a port or a folder cannot be used."""
     allow_many_descriptors()
     doors = _open_doors(settings)
-    give_back_large_blocks()  # some encoders take megabytes
+    limit_retained_memory()  # some encoders take megabytes
     cpu_load()  # the next one measures from here
     background = BackgroundTasks()
     async with running_services(settings, model, background) as state:

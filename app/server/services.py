@@ -13,7 +13,7 @@ from app.http.dependencies import AppState
 from app.observability.metrics import Metrics
 from app.settings import Settings
 from app.speech.service import SpeechService
-from app.voices.library import VoiceStore
+from app.voices.library import VoiceLibrary
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ async def running_services(
     metrics = Metrics()
     threads = ThreadPoolExecutor(cpu_count(), thread_name_prefix="encoder")
     with runtime_folder() as folder:
-        voices = VoiceStore(
+        voices = VoiceLibrary(
             settings.voices_dir,
             settings.preloaded_voices_dir,
             folder.voices,
@@ -53,7 +53,7 @@ async def running_services(
     threads.shutdown(wait=False, cancel_futures=True)
 
 
-async def _watch_voices(voices: VoiceStore, backend: LocalBackend, settings: Settings) -> None:
+async def _watch_voices(voices: VoiceLibrary, backend: LocalBackend, settings: Settings) -> None:
     """Workers get ready when they have prepared the voices of the first scan."""
     await voices.scan()
     backend.set_voices(frozenset(voices.snapshot().values()))

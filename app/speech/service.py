@@ -31,7 +31,7 @@ from app.settings import Settings
 from app.speech.options import SpeechOptions
 from app.speech.stream import SpeechStream
 from app.text.cleaning import clean
-from app.voices.library import VoiceStore
+from app.voices.library import VoiceLibrary
 
 SPEECH_ERRORS = (
     *(InvalidRequest, EmptyText, VoiceNotFound, TextTooLong, QueueFull),
@@ -62,7 +62,7 @@ class SpeechService:
         self,
         settings: Settings,
         backend: Backend,
-        voices: VoiceStore,
+        voices: VoiceLibrary,
         metrics: Metrics,
         threads: Executor,
     ) -> None:

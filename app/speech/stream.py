@@ -81,7 +81,7 @@ class SpeechStream:
             except Restarted:
                 continue
             except ServiceError as error:
-                if self.committed and (tail := encoder.broken_off(error)):
+                if self.committed and (tail := encoder.on_abort(error)):
                     yield tail
                 raise
 
@@ -92,7 +92,7 @@ class SpeechStream:
             try:
                 async with aclosing(self._encoded(encoder)) as pieces:
                     content = b"".join([piece async for piece in pieces])
-                file = encoder.as_file(content)
+                file = encoder.finalize_file(content)
                 self.commit()
                 return file
             except Restarted:
@@ -112,7 +112,7 @@ class SpeechStream:
 
     async def _encoded(self, encoder: Encoder) -> AsyncGenerator[bytes, None]:
         async def run(work: Callable[..., bytes], *args: bytes) -> bytes:
-            if not encoder.blocking:
+            if not encoder.cpu_bound:
                 return work(*args)
             timed = partial(self._timed, encoder.media_type, work, *args)
             return await asyncio.get_running_loop().run_in_executor(self._threads, timed)

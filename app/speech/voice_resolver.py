@@ -3,8 +3,8 @@
 from collections import Counter
 from collections.abc import Mapping
 
-from app.voices.folder import composed
-from app.voices.library import VoiceStore
+from app.voices.library import VoiceLibrary
+from app.voices.names import nfc
 
 OPENAI_VOICES = (
     *("alloy", "ash", "ballad", "coral", "echo", "fable", "onyx", "nova", "sage", "shimmer"),
@@ -12,14 +12,14 @@ OPENAI_VOICES = (
 )
 
 
-def voice_id_of(name: str, voices: VoiceStore, aliases: Mapping[str, str]) -> str | None:
+def voice_id_of(name: str, voices: VoiceLibrary, aliases: Mapping[str, str]) -> str | None:
     """The id of the voice of that name, None for the default voice.
 
     A voice's own name counts before an alias, an alias before OpenAI's meaning. What is no name
     at all is returned as it is: there is no voice of that id. Raises `VoiceNotFound` for an alias
     whose voice is not there.
     """
-    name = composed(name.strip())  # a list that was typed into SillyTavern is cut at its commas
+    name = nfc(name.strip())  # a list that was typed into SillyTavern is cut at its commas
     if voice_id := voices.find(name):
         return voice_id
     if voice := aliases.get(name):
@@ -29,7 +29,7 @@ def voice_id_of(name: str, voices: VoiceStore, aliases: Mapping[str, str]) -> st
     return None if name in OPENAI_VOICES else name
 
 
-def listed_names(voices: VoiceStore, aliases: Mapping[str, str]) -> dict[str, str]:
+def listed_names(voices: VoiceLibrary, aliases: Mapping[str, str]) -> dict[str, str]:
     """What may be asked for, and what to show for it: voices, aliases, a name of the default."""
     ids = voices.ids()
     stems = Counter(map(_stem, ids))

@@ -1,47 +1,53 @@
-"""Splitting of a cleaned text into the text chunks that an engine speaks in one go.
+"""Splits a cleaned text into the text chunks that an engine generates one at a time.
 
-Called by the pipeline. Lengths are in characters (code points), as in the API's limits.
+Called by the pipeline. Lengths are in characters (code points).
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import regex
 import sentencex
 
-from app.text.cleaning import SPOKEN, collapse_spaces, pattern
+from app.text.cleaning import SPEAKABLE, collapse_spaces, pattern
+from app.text.languages import ENGLISH, Language
 
 SHORT_CHARS = 16
-"""A model babbles over less text than this, so nothing shorter is cut off if that can be helped."""
+"""Models babble over shorter texts, so a chunk has at least this length where possible."""
 
 
-def split(text: str, max_chars: int) -> list[str]:
-    """The text chunks of `text`, each of 1 to `max_chars` (20 to 500) characters on one line.
+def split(text: str, chunk_size: int, language: Language = ENGLISH) -> list[str]:
+    """Split `text` into chunks of one line, at most as long as `chunk_size` (20 to 500) characters.
 
-    A chunk takes as many sentences as fit. A sentence that does not fit is cut near its middle:
+    The limit is for English; in another language it is the number of characters that take as long
+    to speak. A chunk takes as many sentences as fit. A longer sentence is cut near its middle:
     after a clause, else after a word, else inside one, but never between a letter and its marks.
-    No speakable character is lost, and no chunk is without one: a long run of anything else may
-    be dropped. `text` has no lone surrogates. Takes time in proportion to the length.
+    Every chunk has a speakable character and all of those are kept; a long run of others may be
+    dropped. `text` has no lone surrogates. Takes linear time.
     """
+    max_chars = language.chunk_chars(chunk_size)
     text = collapse_spaces(text)
     chunks, start = [], 0
     while len(text) - start > max_chars:
-        end = start + _chunk_end(text[start : start + 2 * max_chars], max_chars)
+        window = text[start : start + 2 * max_chars]
+        end = start + _chunk_end(window, max_chars, language.segmenter)
         chunks.append(text[start:end])
         start = _SPACES.match(text, end).end()
     chunks.append(text[start:])
-    return [" ".join(chunk.split()) for chunk in chunks if SPOKEN.search(chunk)]
+    return [" ".join(chunk.split()) for chunk in chunks if SPEAKABLE.search(chunk)]
 
 
 # --- Where a chunk ends -----------------------------------------------------------------------
 
 
-def _chunk_end(window: str, max_chars: int) -> int:
-    """The best end for the chunk that starts `window`: the rest of the text, two chunks at most.
+def _chunk_end(window: str, max_chars: int, segmenter: str) -> int:
+    """The best end for the chunk at the start of `window`, which is at most two chunks of text.
 
-    Each kind of boundary is wanted near the middle of what the kind before it leaves too long.
+    Of each kind of boundary, the nearest to the middle of the piece that is too long is best.
     """
     too_long = len(window)
-    for ends_in, shortest in _BOUNDARIES:
+    sentence_ends = partial(_sentence_ends, segmenter=segmenter)
+    for ends_in, shortest in ((sentence_ends, SHORT_CHARS), *_BOUNDARIES):
         first = min(shortest, max_chars // 4)
         last = min(max_chars, len(window) - first)
         ends = ends_in(window)
@@ -49,13 +55,13 @@ def _chunk_end(window: str, max_chars: int) -> int:
             middle = too_long / 2
             return min(fitting, key=lambda end: abs(end - middle))
         too_long = next((end for end in ends if end > last), too_long)
-    raise AssertionError("a letter and its marks fit every chunk")
+    raise AssertionError("a letter with its marks fits every chunk")
 
 
-def _sentence_ends(window: str) -> list[int]:
+def _sentence_ends(window: str, segmenter: str) -> list[int]:
     script = _SCRIPT.search(window)
     ends, start = [], 0
-    for sentence in sentencex.segment(script.lastgroup if script else "en", window):
+    for sentence in sentencex.segment((script and script.lastgroup) or segmenter, window):
         words = sentence.rstrip()
         end = start + len(words)
         if not _ITEM_NUMBER.fullmatch(words) and not _INSIDE_WORD.match(window, end):
@@ -68,12 +74,12 @@ def _ends_of(pattern: regex.Pattern[str]) -> Callable[[str], list[int]]:
     return lambda window: [match.end() for match in pattern.finditer(window)]
 
 
-# --- What the characters are ------------------------------------------------------------------
+# --- Character classes ------------------------------------------------------------------------
 
 
 _SPACES = pattern(r"\s*")
 
-# sentencex finds the full stops of every script, but goes by language for abbreviations.
+# sentencex finds the full stops of every script; abbreviations depend on the language.
 _SCRIPT = pattern(r"(?P<ru>\p{Cyrillic}{2})|(?P<el>\p{Greek}{2})")
 _ITEM_NUMBER = pattern(r"\p{Nd}+\.")
 _INSIDE_WORD = pattern(r"(?<=\.)\S|(?<=\p{ASCII})[!-~]")  # Example.Com, т.Е., a?B=c
@@ -85,17 +91,16 @@ _CLAUSE_END = pattern(
 )
 _WORD_END = pattern(r"\S(?=\s+[^\s!?:;,.%»)\]}])")  # French puts a space before its marks
 _ADDRESS_EDGE = pattern(r"\S(?=\s[!-~])|[!-~](?=\s)")
-# Unicode's word boundaries, for text without spaces; it has none for Thai and its like (LB=SA).
+# Unicode's word boundaries, for text without spaces; Thai and similar scripts have none (LB=SA).
 _PART_END = pattern(
     r"(?w)(?<=[^\s\p{Ps}\p{Pi}\p{Sc}\p{LB=SA}])\b(?=[[^\s\p{P}\p{M}\p{Sc}]\p{Ps}\p{Pi}])"
 )
-# Some Thai and Lao vowels lead their letter and some follow, as letters in their own right.
+# Some Thai and Lao vowels are separate letters before or after their consonant.
 _GRAPHEME_END = pattern(r"[\u0E40-\u0E44\u0EC0-\u0EC4]?\X\p{M}*[\u0E30\u0E32\u0EB0\u0EB2]?")
-_LETTER_END = pattern(rf"{SPOKEN.pattern}|.")
+_LETTER_END = pattern(rf"{SPEAKABLE.pattern}|.")
 
-# Each with the fewest characters it may leave on either side: an address is rather kept whole.
+# Each with the fewest characters it may leave on either side: addresses are kept in one piece.
 _BOUNDARIES: tuple[tuple[Callable[[str], list[int]], int], ...] = (
-    (_sentence_ends, SHORT_CHARS),
     (_ends_of(_CLAUSE_END), SHORT_CHARS),
     (_ends_of(_WORD_END), SHORT_CHARS),
     (_ends_of(_ADDRESS_EDGE), 1),

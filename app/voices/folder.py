@@ -1,25 +1,26 @@
-"""A folder of voice files: who may be in it, what is in it, and every change to it.
+"""A folder of voice files: its listing and every change to it.
 
-Blocking, without memory; `voices.VoiceStore` calls it on its one file thread. The folder may be
-shared with other masters (a network volume), so nothing here trusts an earlier look.
+Blocking and stateless; the library calls it on one thread, a `FileThread`. The folder may be
+shared with other masters (a network volume), so nothing here relies on an earlier listing.
 """
 
+import asyncio
 import errno
 import hashlib
 import os
 import time
-import unicodedata
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, ParamSpec, TypeVar
 from uuid import uuid4
 
-from app.core.errors import InvalidVoiceId, PayloadTooLarge, VoiceExists
+from app.core.errors import PayloadTooLarge, VoiceExists
+from app.voices.names import casefold_key, nfc
 
-ENDINGS = (".wav", ".mp3", ".flac", ".ogg", ".m4a", ".webm", ".opus")
-
-LONGEST_ID = 128
-"""In characters."""
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _TEMP_PREFIX = ".upload-"
 _STALE_S = 3600.0  # a younger temporary file may be another master's, still being written
@@ -34,42 +35,8 @@ class Signature(NamedTuple):
     inode: int
 
 
-def composed(name: str) -> str:
-    """The form in which ids are compared and listed (NFC)."""
-    return unicodedata.normalize("NFC", name)
-
-
-def checked_voice_id(name: str) -> str:
-    """`name` in its composed form; raises InvalidVoiceId unless a voice file may be called so."""
-    voice_id = composed(name)
-    if (
-        len(voice_id) > LONGEST_ID
-        or len(voice_id.encode(errors="replace")) > 255  # all that a file name may have
-        or voice_id.startswith(".")
-        or not voice_id.lower().endswith(ENDINGS)
-        or not all(map(_may_be_in_an_id, voice_id))
-    ):
-        odd = next((each for each in voice_id if not _may_be_in_an_id(each)), None)
-        raise InvalidVoiceId(
-            f"A voice id has at most {LONGEST_ID} letters, digits, spaces and . _ -"
-            + (f", no {odd!a}" if odd else "")
-            + f"; it does not start with a dot, and ends in one of {' '.join(ENDINGS)}.",
-            param="file",
-        )
-    return voice_id
-
-
-def _may_be_in_an_id(character: str) -> bool:
-    return character.isalnum() or character in " ._-"
-
-
-def likeness(name: str) -> str:
-    """The same for names that differ at most in case and Unicode form."""
-    return composed(composed(name).casefold())
-
-
 def signature_of(path: Path) -> Signature:
-    """Of the file itself, should it be a symlink. Raises OSError."""
+    """The signature of the file; of a symlink, its own. Raises OSError."""
     stat = path.lstat()
     return Signature(stat.st_size, stat.st_mtime_ns, stat.st_ino)
 
@@ -88,6 +55,21 @@ def digest_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+class FileThread:
+    """Runs blocking file operations one after the other."""
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="voice-files")
+
+    async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, lambda: work(*args, **kwargs))
+
+    def close(self) -> None:
+        """Wait for the operation in progress; no other call may follow."""
+        self._executor.shutdown()
+
+
 class VoiceFolder:
     """One folder. Every method may raise OSError; a folder that does not exist is empty."""
 
@@ -95,7 +77,7 @@ class VoiceFolder:
         self.path = path
 
     def files(self) -> dict[Path, Signature]:
-        """All regular files but hidden ones and the README; symlinks are not even looked at."""
+        """All regular files except hidden ones and the README; symlinks are not followed."""
         found = {}
         try:
             entries = os.scandir(self.path)
@@ -110,8 +92,8 @@ class VoiceFolder:
                         found[self.path / entry.name] = signature_of(self.path / entry.name)
         return found
 
-    def trouble(self, *, written: bool) -> str:
-        """Why nothing is found here, or nothing can be `written`; empty if all is well."""
+    def problem(self, *, written: bool) -> str:
+        """Why the folder has no voices, or cannot be `written`; empty if there is no problem."""
         if not self.path.exists():
             return "does not exist"
         if written and not os.access(self.path, os.W_OK | os.X_OK):
@@ -119,11 +101,11 @@ class VoiceFolder:
         return ""
 
     def new_temp(self) -> Path:
-        """A name on the same file system, hidden, and of its own."""
+        """A new hidden name on the same file system."""
         return self.path / f"{_TEMP_PREFIX}{uuid4().hex}"
 
     def receive(self, content: BinaryIO, temp: Path, max_bytes: int) -> str:
-        """Write `content` to `temp` and to the disk; its digest. Raises PayloadTooLarge."""
+        """Write `content` to `temp`, sync it, return its digest. Raises PayloadTooLarge."""
         self.path.mkdir(parents=True, exist_ok=True)
         digest, size = hashlib.sha256(), 0
         with open(temp, "xb", opener=_private) as file:
@@ -139,21 +121,21 @@ class VoiceFolder:
             os.fsync(file.fileno())
         return digest.hexdigest()
 
-    def refuse_taken(self, voice_id: str) -> None:
-        """Raise VoiceExists if a file is called so, or alike."""
+    def ensure_free(self, voice_id: str) -> None:
+        """Raise VoiceExists if there is a file of this name, in whatever case."""
         for taken in self._alike(voice_id):
             raise _exists(taken.name)
 
-    def take_in(self, temp: Path, voice_id: str) -> None:
-        """Give `temp` its name, which no other master can take meanwhile. Raises VoiceExists."""
-        self.refuse_taken(voice_id)
+    def create_exclusive(self, temp: Path, voice_id: str) -> None:
+        """Rename `temp` unless another master takes the name first. Raises VoiceExists."""
+        self.ensure_free(voice_id)
         try:
             _move_to_free_name(temp, self.path / voice_id)
         except FileExistsError as taken:
             raise _exists(voice_id) from taken
 
     def replace(self, temp: Path, voice_id: str) -> None:
-        """Give `temp` its name in place of all files that are called so, or alike."""
+        """Rename `temp` in place of all files of this name, in whatever case."""
         final = self.path / voice_id
         alike = self._alike(voice_id)
         temp.replace(final)
@@ -163,10 +145,10 @@ class VoiceFolder:
                 other.unlink()
 
     def remove(self, voice_id: str) -> bool:
-        """Remove the file of this id, in whichever Unicode form; whether there was one."""
+        """Remove the file of this id, in any Unicode form. Returns False if there was none."""
         removed = False
         for path in self._alike(voice_id):
-            if composed(path.name) == voice_id:
+            if nfc(path.name) == voice_id:
                 path.unlink()
                 removed = True
         return removed
@@ -177,15 +159,15 @@ class VoiceFolder:
             temp.unlink()
 
     def discard_stale(self) -> None:
-        """Remove what uploads of crashed masters left behind."""
+        """Remove temporary files of crashed masters."""
         for temp in self.path.glob(f"{_TEMP_PREFIX}*"):
             with suppress(OSError):
                 if time.time() - temp.lstat().st_mtime > _STALE_S:
                     temp.unlink()
 
     def _alike(self, voice_id: str) -> list[Path]:
-        wanted = likeness(voice_id)
-        return [path for path in self.files() if likeness(path.name) == wanted]
+        key = casefold_key(voice_id)
+        return [path for path in self.files() if casefold_key(path.name) == key]
 
 
 def _private(path: str, flags: int) -> int:
@@ -194,7 +176,7 @@ def _private(path: str, flags: int) -> int:
 
 def _exists(name: str) -> VoiceExists:
     return VoiceExists(
-        f"There is a voice {composed(name)!r} already. POST /voices?replace=true replaces it.",
+        f"There is a voice {nfc(name)!r} already. POST /voices?replace=true replaces it.",
         param="file",
     )
 
@@ -204,8 +186,8 @@ def _move_to_free_name(temp: Path, final: Path) -> None:
     try:
         os.link(temp, final)
         temp.unlink()
-    except OSError as fault:
-        if fault.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
             raise
         # A file system without hard links: claim the name, then put the file over the claim.
         os.close(os.open(final, os.O_CREAT | os.O_EXCL, mode=0o600))

@@ -1,6 +1,6 @@
 /** The server's API. What fails is an `ApiError`, whose message is a sentence for people. */
 
-import { headerOf } from "./key.js";
+import { headerOf } from "./api_key.js";
 
 export class ApiError extends Error {
   /** `status` is 0 and `code` "unreachable" where there was no answer. */
@@ -14,7 +14,7 @@ export class ApiError extends Error {
 export const UNREACHABLE = "The server cannot be reached. It may have stopped, or the network is gone.";
 
 export class Api {
-  /** @param {import("./key.js").Key} key  @param {() => void} onRefused the key was not taken */
+  /** @param {import("./api_key.js").Key} key  @param {() => void} onRefused the key was not taken */
   constructor(key, onRefused) {
     this.key = key;
     this._onRefused = onRefused;

@@ -1,7 +1,7 @@
 /** The formats: how each is called, typed, saved, taken apart and played. */
 
 import { MsePlayer, PcmPlayer, WholePlayer, streams } from "./player.js";
-import { Mp3Splitter, Mp4Splitter, PcmSplitter, WebmSplitter } from "./splitters.js";
+import { Mp3Demuxer, Mp4Demuxer, PcmDemuxer, WebmDemuxer } from "./demuxers.js";
 
 const WAV_HEADER_BYTES = 44;
 
@@ -10,15 +10,15 @@ const FORMATS = {
     label: "fmp4 · AAC",
     type: 'audio/mp4; codecs="mp4a.40.2"',
     ending: "mp4",
-    splitter: () => new Mp4Splitter(),
+    demuxer: () => new Mp4Demuxer(),
   },
   webm: {
     label: "webm · Opus",
     type: 'audio/webm; codecs="opus"',
     ending: "webm",
-    splitter: () => new WebmSplitter(),
+    demuxer: () => new WebmDemuxer(),
   },
-  mp3: { label: "mp3", type: "audio/mpeg", ending: "mp3", splitter: () => new Mp3Splitter() },
+  mp3: { label: "mp3", type: "audio/mpeg", ending: "mp3", demuxer: () => new Mp3Demuxer() },
   wav: { label: "wav", type: "audio/wav", ending: "wav", headerBytes: WAV_HEADER_BYTES },
   raw_pcm: { label: "raw_pcm · 16 bit", type: "audio/pcm", ending: "pcm", headerBytes: 0 },
 };
@@ -53,7 +53,7 @@ function pcm(headerBytes) {
     encoded: false,
     live: true,
     note: BY_PAGE,
-    splitter: () => new PcmSplitter(headerBytes),
+    demuxer: () => new PcmDemuxer(headerBytes),
     player: () => new PcmPlayer(headerBytes),
   };
 }

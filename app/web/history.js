@@ -1,7 +1,7 @@
 /** The history: the last runs as bars of their time to the first sound, and as a table. */
 
 import { element } from "./dom.js";
-import { inWords, seconds } from "./figures.js";
+import { formatted, seconds } from "./run_stats.js";
 
 const MOST = 12;
 const SVG = "http://www.w3.org/2000/svg";
@@ -17,7 +17,7 @@ export class History {
     this._show();
   }
 
-  /** @param {import("./figures.js").Figures} figures of a run that is over */
+  /** @param {import("./run_stats.js").RunStats} figures of a run that is over */
   add(figures) {
     this._runs = [...this._runs, figures].slice(-MOST);
     this._show();
@@ -58,7 +58,7 @@ export class History {
     const names = ["Format", "First sound", "Real-time factor", "Underruns"];
     const head = element("tr", {}, ...names.map((name) => element("th", { scope: "col" }, name)));
     const rows = this._runs.toReversed().map((run) => {
-      const cells = [run.format, ...inWords(run)];
+      const cells = [run.format, ...formatted(run)];
       return element("tr", {}, ...cells.map((cell) => element("td", {}, cell)));
     });
     const table = element("table", {}, element("thead", {}, head), element("tbody", {}, ...rows));

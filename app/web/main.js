@@ -2,13 +2,13 @@
 
 import { Api, UNREACHABLE } from "./api.js";
 import { byId, element, say, showPairs } from "./dom.js";
-import { figuresOf, pairsOf } from "./figures.js";
+import { statsOf, statRows } from "./run_stats.js";
 import { format, ranked, whenHeard } from "./formats.js";
 import { History } from "./history.js";
 import { KeyDialog } from "./key_dialog.js";
-import { Key } from "./key.js";
+import { Key } from "./api_key.js";
 import { Parameters } from "./parameters.js";
-import { Run } from "./run.js";
+import { Playback } from "./playback.js";
 import { Snippets } from "./snippets.js";
 import { Status } from "./status.js";
 import { Voices } from "./voices.js";
@@ -22,11 +22,11 @@ class Page {
     this._audio = byId("audio");
     this._text = byId("text");
     this._format = byId("format");
-    this._run = null;
+    this._playback = null;
     this._limit = Infinity;
     this._loaded = false;
     this._obstacle = ""; // to asking at all
-    this._failure = ""; // of the run
+    this._failure = ""; // of the playback
     this._api = new Api(new Key(), () => this._keyDialog.refuse());
     this._history = new History(byId("runs"));
     this._waveform = new Waveform(byId("waveform"), (to) => this._seek(to));
@@ -154,26 +154,26 @@ class Page {
     }
     this._obstacle = "";
     this._voices.quiet();
-    this._keepingFocus(() => this._letGo());
+    this._keepingFocus(() => this._release());
     const key = this._api.key.value;
-    const run = new Run(this._api, request, this._audio);
-    this._run = run;
-    run.onchange = () => this._showState(run);
-    this._showState(run);
-    await run.speak();
-    this._offerDownload(run);
-    if (run.error?.status === 401 && this._api.key.value !== key) this._speak(request);
-    if (run.error?.code === "unreachable") this._status.refresh(); // so that its return is noticed
-    if (run.error?.code === "voice_not_found") this._voices.refresh(); // another tab has deleted it
+    const playback = new Playback(this._api, request, this._audio);
+    this._playback = playback;
+    playback.onchange = () => this._showState(playback);
+    this._showState(playback);
+    await playback.speak();
+    this._offerDownload(playback);
+    if (playback.error?.status === 401 && this._api.key.value !== key) this._speak(request);
+    if (playback.error?.code === "unreachable") this._status.refresh(); // so that its return is noticed
+    if (playback.error?.code === "voice_not_found") this._voices.refresh(); // another tab has deleted it
   }
 
   _stop() {
-    const run = this._run;
-    if (run && run.state !== "over") this._keepingFocus(() => run.stop());
+    const playback = this._playback;
+    if (playback && playback.state !== "over") this._keepingFocus(() => playback.stop());
   }
 
-  _letGo() {
-    this._run?.dispose();
+  _release() {
+    this._playback?.dispose();
     this._audio.hidden = true;
     const link = byId("download");
     URL.revokeObjectURL(link.href);
@@ -181,11 +181,11 @@ class Page {
     link.removeAttribute("href");
   }
 
-  _offerDownload(run) {
-    if (!run.file || run !== this._run) return;
+  _offerDownload(playback) {
+    if (!playback.file || playback !== this._playback) return;
     const link = byId("download");
-    link.href = URL.createObjectURL(run.file);
-    link.download = `speech${run.incomplete ? "-incomplete" : ""}.${run.format.ending}`;
+    link.href = URL.createObjectURL(playback.file);
+    link.download = `speech${playback.incomplete ? "-incomplete" : ""}.${playback.format.ending}`;
     link.hidden = false;
   }
 
@@ -193,19 +193,19 @@ class Page {
     if (this._audio.src && this._audio.seekable.length) this._audio.currentTime = to;
   }
 
-  // --- what is shown of a run ------------------------------------------------------------------
+  // --- what is shown of a playback ------------------------------------------------------------------
 
-  _showState(run) {
-    if (run !== this._run) return;
-    say(byId("state"), stateOf(run));
-    this._failure = run.error?.message ?? run.trouble;
+  _showState(playback) {
+    if (playback !== this._playback) return;
+    say(byId("state"), stateOf(playback));
+    this._failure = playback.error?.message ?? playback.warning;
     this._showFailure();
     this._keepingFocus(() => {
-      byId("stop").disabled = run.state === "over";
+      byId("stop").disabled = playback.state === "over";
     });
-    showPairs(byId("answer"), run.answer ? answerPairs(run.answer) : []);
-    if (run.state === "over" && run.times.firstByte !== null) this._history.add(figuresOf(run));
-    this._waveform.describe(`${run.peaks.seconds.toFixed(1)} s of sound, ${stateOf(run)}`);
+    showPairs(byId("answer"), playback.answer ? answerPairs(playback.answer) : []);
+    if (playback.state === "over" && playback.times.firstByte !== null) this._history.add(statsOf(playback));
+    this._waveform.describe(`${playback.peaks.seconds.toFixed(1)} s of sound, ${stateOf(playback)}`);
   }
 
   _tellObstacle(reason) {
@@ -230,44 +230,44 @@ class Page {
       requestAnimationFrame(draw);
     };
     requestAnimationFrame(draw);
-    this._audio.addEventListener("timeupdate", () => this._run?.observe()); // hidden pages draw nothing
+    this._audio.addEventListener("timeupdate", () => this._playback?.observe()); // hidden pages draw nothing
   }
 
   _showFigures() {
-    const run = this._run;
-    run?.observe();
-    this._waveform.draw(run?.peaks.values ?? [], run ? this._position(run) : 0, widthOf(run));
-    const pairs = run ? pairsOf(figuresOf(run)) : pairsOf(NOTHING);
+    const playback = this._playback;
+    playback?.observe();
+    this._waveform.draw(playback?.peaks.values ?? [], playback ? this._position(playback) : 0, widthOf(playback));
+    const pairs = playback ? statRows(statsOf(playback)) : statRows(NOTHING);
     if (String(pairs) !== this._shownFigures) showPairs(byId("figures"), pairs);
     this._shownFigures = String(pairs);
-    say(byId("clock"), run ? clock(this._position(run), run.peaks.seconds) : "");
+    say(byId("clock"), playback ? clock(this._position(playback), playback.peaks.seconds) : "");
   }
 
   /** Of the player, or, when it is heard again, of the audio element. */
-  _position(run) {
-    return run.url ? this._audio.currentTime : run.player.position;
+  _position(playback) {
+    return playback.url ? this._audio.currentTime : playback.player.position;
   }
 }
 
 const NOTHING = { format: "", firstByte: null, firstSound: null, realTimeFactor: null, audio: 0, underruns: 0 };
 
 /** Of the waveform, in seconds: the sound's, but while it comes, a short one leaves room for more. */
-function widthOf(run) {
-  const seconds = run?.peaks.seconds || SHORTEST_S;
-  return run?.state === "streaming" ? Math.max(SHORTEST_S, seconds) : seconds;
+function widthOf(playback) {
+  const seconds = playback?.peaks.seconds || SHORTEST_S;
+  return playback?.state === "streaming" ? Math.max(SHORTEST_S, seconds) : seconds;
 }
 
-function stateOf(run) {
-  if (run.stopped) return "Stopped.";
-  if (run.error && !run.peaks.seconds) return "Nothing was made.";
-  if (run.error) return run.state === "playing" ? "Playing what has come." : "Not complete.";
-  if (run.unplayable) return run.state === "over" ? "Made, but not heard." : "Being made, but not heard…";
+function stateOf(playback) {
+  if (playback.stopped) return "Stopped.";
+  if (playback.error && !playback.peaks.seconds) return "Nothing was made.";
+  if (playback.error) return playback.state === "playing" ? "Playing what has come." : "Not complete.";
+  if (playback.unplayable) return playback.state === "over" ? "Made, but not heard." : "Being made, but not heard…";
   return {
     asking: "Waiting for the first sound…",
     streaming: "Speaking, while the rest is being made…",
     playing: "Complete; playing…",
     over: "Done.",
-  }[run.state];
+  }[playback.state];
 }
 
 /** What is dropped beside the place for it would be opened by the browser, in place of the page. */

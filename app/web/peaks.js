@@ -5,7 +5,7 @@
  * Opus and MP3 need those before them), so a text twice as long takes twice the time.
  */
 
-import { SAMPLE_RATE, joined, samplesOf } from "./splitters.js";
+import { SAMPLE_RATE, joined, samplesOf } from "./demuxers.js";
 
 export const PEAKS_PER_S = 50;
 const BIN = SAMPLE_RATE / PEAKS_PER_S;
@@ -19,13 +19,13 @@ export class Peaks {
   /** When the first audible sound begins, in seconds; null as long as all is silent. */
   audibleAt = null;
 
-  /** @param {any} splitter @param {{encoded: boolean}} format */
-  constructor(splitter, { encoded }) {
-    this._splitter = splitter;
+  /** @param {any} demuxer @param {{encoded: boolean}} format */
+  constructor(demuxer, { encoded }) {
+    this._demuxer = demuxer;
     this._decode = encoded ? decodeAudio : ({ fresh }) => samplesOf(joined(fresh));
     this._before = [];
     this._waiting = [];
-    this._at = -splitter.delay;
+    this._at = -demuxer.delay;
     this._end = this._at;
     this._working = null;
   }
@@ -37,12 +37,12 @@ export class Peaks {
 
   /** Of a part that has not come whole. */
   get unfinishedBytes() {
-    return this._splitter.unfinishedBytes;
+    return this._demuxer.unfinishedBytes;
   }
 
   /** @param {Uint8Array} bytes */
   add(bytes) {
-    const parts = this._splitter.push(bytes);
+    const parts = this._demuxer.push(bytes);
     this._waiting.push(...parts);
     this._end += lengthOf(parts);
     this._working ??= this._work();
@@ -62,7 +62,7 @@ export class Peaks {
   /** Of the fresh parts alone: the end of what the decoder makes. */
   async _samples(fresh, length) {
     const bytes = (parts) => parts.map((part) => part.bytes);
-    const { init } = this._splitter;
+    const { init } = this._demuxer;
     try {
       const decoded = await this._decode({ init, before: bytes(this._before), fresh: bytes(fresh) });
       return decoded.subarray(Math.max(0, decoded.length - length));

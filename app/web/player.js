@@ -4,10 +4,10 @@
  * All have `start` (in the click, or a phone will not play), `append`, `end`, `stop`, the
  * `position` of what is heard in seconds, `underruns` (silent waits after the first sound),
  * `keeps` (whether all of it may be heard again), `onended`, `onunplayable` when nothing more will
- * be heard, and `ontrouble` with a sentence, which is empty when the trouble is over.
+ * be heard, and `onwarning` with a sentence, which is empty when the warning is over.
  */
 
-import { PcmSplitter, SAMPLE_RATE, samplesOf } from "./splitters.js";
+import { PcmDemuxer, SAMPLE_RATE, samplesOf } from "./demuxers.js";
 
 const Source = window.ManagedMediaSource ?? window.MediaSource; // iPhones have the first only
 const BLOCKED = "Your browser waits for you to press play.";
@@ -23,7 +23,7 @@ export const streams = (type) => Boolean(Source?.isTypeSupported(type));
 class ElementPlayer {
   onended = () => {};
   onunplayable = () => {};
-  ontrouble = () => {};
+  onwarning = () => {};
   underruns = 0;
   keeps = true;
 
@@ -35,7 +35,7 @@ class ElementPlayer {
     const on = (event, react) => audio.addEventListener(event, react, this._listening);
     on("waiting", () => this._count());
     on("ended", () => this.onended());
-    on("playing", () => this.ontrouble(""));
+    on("playing", () => this.onwarning(""));
     on("error", () => this._fail());
   }
 
@@ -61,12 +61,12 @@ class ElementPlayer {
 
   _play() {
     this._audio.play().catch((error) => {
-      if (error.name === "NotAllowedError") this.ontrouble(BLOCKED);
+      if (error.name === "NotAllowedError") this.onwarning(BLOCKED);
     });
   }
 
   _fail() {
-    this.ontrouble(UNPLAYABLE);
+    this.onwarning(UNPLAYABLE);
     this.onunplayable();
   }
 
@@ -152,13 +152,13 @@ export class WholePlayer extends ElementPlayer {
 export class PcmPlayer {
   onended = () => {};
   onunplayable = () => {};
-  ontrouble = () => {};
+  onwarning = () => {};
   underruns = 0;
   keeps = false;
 
   /** @param {number} headerBytes before the samples */
   constructor(headerBytes) {
-    this._splitter = new PcmSplitter(headerBytes);
+    this._demuxer = new PcmDemuxer(headerBytes);
     this._waiting = [];
     this._sounding = 0;
     this._placed = 0; // seconds
@@ -177,7 +177,7 @@ export class PcmPlayer {
   }
 
   append(bytes) {
-    this._waiting.push(...this._splitter.push(bytes).map((part) => part.bytes));
+    this._waiting.push(...this._demuxer.push(bytes).map((part) => part.bytes));
     this._pump();
   }
 

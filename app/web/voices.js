@@ -1,7 +1,7 @@
 /** The voices: a list to choose from, to hear, to delete from and to add to. */
 
 import { element, say } from "./dom.js";
-import { ask } from "./question.js";
+import { confirm } from "./confirm.js";
 import { ENDINGS, voiceNameOf } from "./voice_names.js";
 
 const DEFAULT = "";
@@ -82,7 +82,7 @@ export class Voices {
   }
 
   async _delete(id) {
-    if (!(await ask(`Delete the voice “${id}”? Its recording is lost.`, "Delete"))) return;
+    if (!(await confirm(`Delete the voice “${id}”? Its recording is lost.`, "Delete"))) return;
     await this._report(async () => {
       await this._api.deleteVoice(id).catch(unlessGone);
       await this.refresh();
@@ -137,7 +137,7 @@ export class Voices {
     } catch (error) {
       if (error.code !== "voice_exists") throw error;
     }
-    if (!(await ask(`There is a voice “${name}” already.`, "Replace it"))) return null;
+    if (!(await confirm(`There is a voice “${name}” already.`, "Replace it"))) return null;
     return this._api.uploadVoice(file, { name, replace: true, onProgress });
   }
 

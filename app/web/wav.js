@@ -1,6 +1,6 @@
 /** WAV files of mono PCM, 16 bit: a header with true sizes. */
 
-import { SAMPLE_RATE } from "./splitters.js";
+import { SAMPLE_RATE } from "./demuxers.js";
 
 /** @param {Blob} pcm @returns {Blob} */
 export function wavOf(pcm) {

@@ -19,7 +19,7 @@ import zmq.asyncio
 
 from app.core.errors import StartupError
 from app.core.log import set_up_logging
-from app.core.native import die_with_the_parent
+from app.core.native import kill_with_parent
 from app.engines.base import Engine
 from app.engines.registry import load_engine
 from app.ipc.channels import (
@@ -54,7 +54,7 @@ LAST_WORDS_MS = 2000
 
 def main() -> None:
     _leave_signals_to_the_master()
-    die_with_the_parent()
+    kill_with_parent()
     config = msgspec.json.decode(sys.stdin.buffer.readline(), type=WorkerConfig)
     threading.Thread(target=_watch_lifeline, name="lifeline", daemon=True).start()
     faulthandler.register(signal.SIGUSR1, all_threads=True)

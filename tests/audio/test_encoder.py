@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from app.audio.encoder import ENCODERS, OPENAI_ENCODERS, Encoder, wav_header
+from app.audio.encoder import Encoder, wav_header
+from app.audio.formats import ENCODERS, OPENAI_ENCODERS
 from app.core.errors import EncoderFailed
 from app.pipeline.joiner import to_int16
 
@@ -253,7 +254,7 @@ def test_a_whole_wav_has_true_sizes() -> None:
     pcm = speech(0.5)
     encoder = CLASSES["wav"](RATE)
 
-    whole = encoder.as_file(encode(encoder, pcm, samples=100))
+    whole = encoder.finalize_file(encode(encoder, pcm, samples=100))
 
     assert whole[:44] == wav_header(RATE, len(pcm))
     assert struct.unpack_from("<I", whole, 4)[0] == len(whole) - 8
@@ -266,7 +267,7 @@ def test_a_streamed_flac_admits_that_its_length_is_unknown_and_a_whole_one_says_
     encoder = CLASSES["flac"](RATE)
     streamed = encode(encoder, speech(1.5), samples=100)
 
-    whole = encoder.as_file(streamed)
+    whole = encoder.finalize_file(streamed)
 
     assert length_in(streamed) is None
     assert length_in(whole) == 1.5 * RATE
@@ -293,7 +294,7 @@ def test_an_ogg_page_is_out_as_soon_as_40_ms_are_in_it() -> None:
 
 @pytest.mark.parametrize("name", [name for name in FORMATS if name not in ("wav", "flac")])
 def test_other_formats_are_the_same_file_whole_as_streamed(name: str) -> None:
-    assert CLASSES[name](RATE).as_file(b"stream") == b"stream"
+    assert CLASSES[name](RATE).finalize_file(b"stream") == b"stream"
 
 
 def test_media_types() -> None:
@@ -310,7 +311,7 @@ def test_media_types() -> None:
 
 
 def test_only_codecs_need_a_thread() -> None:
-    assert [name for name in FORMATS if CLASSES[name].blocking] == FFMPEG_FORMATS
+    assert [name for name in FORMATS if CLASSES[name].cpu_bound] == FFMPEG_FORMATS
 
 
 @pytest.mark.parametrize("name", FFMPEG_FORMATS)

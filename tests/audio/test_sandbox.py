@@ -15,12 +15,13 @@ import numpy as np
 import psutil
 import pytest
 
-from app.audio.sandbox import DecodeLimits, Ending, decode_file, load_decoded
+from app.audio.decoder_main import DecodeLimits, ExitStatus
+from app.audio.sandbox import decode_file, load_decoded
 from app.core.errors import UnusableAudio
-from app.voices.folder import ENDINGS
+from app.voices.names import ENDINGS
 from tests.support.media import audio_file, tone
 
-CHILD = [sys.executable, "-m", "app.audio.sandbox", "{}"]
+CHILD = [sys.executable, "-m", "app.audio.decoder_main", "{}"]
 
 
 async def decoded(folder: Path, content: bytes, limits=None):
@@ -360,7 +361,7 @@ def test_a_full_disk_is_told_apart(tmp_path):
     (tmp_path / "voice.wav").write_bytes(WAV)
     with open(tmp_path / "voice.wav", "rb") as media, open("/dev/full", "wb") as full:
         ending = subprocess.run(CHILD, stdin=media, stdout=full, timeout=20, check=False)
-    assert ending.returncode == Ending.DISK_FULL
+    assert ending.returncode == ExitStatus.DISK_FULL
 
 
 def test_importing_the_module_loads_no_parser():

@@ -1,15 +1,15 @@
 import numpy as np
 import pytest
 
-from app.audio.speech_activity import SoundMeter
+from app.audio.speech_activity import ActivityMeter
 from tests.support.media import tone
 
 
-def sounding_s(*pieces, rate=16_000) -> float:
-    meter = SoundMeter(rate)
+def active_s(*pieces, rate=16_000) -> float:
+    meter = ActivityMeter(rate)
     for piece in pieces:
         meter.add(piece)
-    return meter.sounding_s()
+    return meter.active_s()
 
 
 def silence(seconds, rate=16_000):
@@ -23,29 +23,29 @@ def hiss(seconds, level):
 
 @pytest.mark.parametrize("rate", [8_000, 11_025, 44_100, 384_000])
 def test_sound_is_counted_to_the_sample(rate):
-    assert sounding_s(tone(1.234, rate), rate=rate) == pytest.approx(1.234, abs=1e-4)
+    assert active_s(tone(1.234, rate), rate=rate) == pytest.approx(1.234, abs=1e-4)
 
 
 def test_silence_is_not_counted():
-    assert sounding_s() == 0
-    assert sounding_s(silence(5)) == 0
+    assert active_s() == 0
+    assert active_s(silence(5)) == 0
     parts = [tone(0.3), silence(2), tone(0.5), silence(3)]
-    assert sounding_s(*parts) == pytest.approx(0.8, abs=0.04)
+    assert active_s(*parts) == pytest.approx(0.8, abs=0.04)
 
 
 def test_it_does_not_matter_how_the_samples_are_cut():
     whole = np.concatenate([tone(0.31), silence(0.77), tone(0.5)])
     cuts = np.sort(np.random.default_rng(1).integers(0, len(whole), 100))
-    assert sounding_s(*np.split(whole, cuts)) == sounding_s(whole)
+    assert active_s(*np.split(whole, cuts)) == active_s(whole)
 
 
 def test_hiss_between_words_is_silence():
-    assert sounding_s(hiss(5, 0.001), tone(0.5)) == pytest.approx(0.5, abs=0.02)
+    assert active_s(hiss(5, 0.001), tone(0.5)) == pytest.approx(0.5, abs=0.02)
 
 
 def test_a_quiet_recording_counts_as_well_as_a_loud_one():
-    assert sounding_s(tone(2, level=0.005)) == pytest.approx(2)
+    assert active_s(tone(2, level=0.005)) == pytest.approx(2)
 
 
 def test_what_nobody_hears_is_silence_even_alone():
-    assert sounding_s(hiss(5, 0.0005)) == 0
+    assert active_s(hiss(5, 0.0005)) == 0

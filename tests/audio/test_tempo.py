@@ -4,8 +4,8 @@ import numpy as np
 import psutil
 import pytest
 
-from app.audio.encoder import ENCODERS, OPENAI_ENCODERS
-from app.audio.tempo import StretchedEncoder, TimeStretch
+from app.audio.formats import ENCODERS, OPENAI_ENCODERS
+from app.audio.tempo import TempoEncoder, TimeStretch
 from tests.audio.test_encoder import RATE, decode, encode, floats, speech
 
 SPEEDS = [0.25, 0.4, 0.5, 0.75, 1.1, 1.5, 2, 2.7, 4]
@@ -85,14 +85,14 @@ def test_it_holds_back_little(speed: float) -> None:
 @pytest.mark.parametrize("name", ENCODERS | OPENAI_ENCODERS)
 def test_an_encoder_that_is_given_it_makes_the_file_of_what_was_stretched(name: str) -> None:
     pcm, new = speech(1.3), (ENCODERS | OPENAI_ENCODERS)[name]
-    encoder = StretchedEncoder(RATE, 1.5, new(RATE))
+    encoder = TempoEncoder(RATE, 1.5, new(RATE))
 
     encoded = encode(encoder, pcm, samples=1234)
 
     plain = new(RATE)
     assert encoded == encode(plain, stretched(pcm, 1.5))
-    assert encoder.as_file(encoded) == plain.as_file(encoded)
-    assert (encoder.media_type, encoder.blocking) == (plain.media_type, True)
+    assert encoder.finalize_file(encoded) == plain.finalize_file(encoded)
+    assert (encoder.media_type, encoder.cpu_bound) == (plain.media_type, True)
     if name not in ("pcm", "raw_pcm"):
         assert len(decode(name, encoded)) == pytest.approx(1.3 / 1.5 * RATE, abs=0.13 * RATE)
 

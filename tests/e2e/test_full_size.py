@@ -11,7 +11,7 @@ from time import monotonic
 
 import pytest
 
-from app.audio.encoder import ENCODERS
+from app.audio.formats import ENCODERS
 from app.bench.checkpoint import full_checkpoint
 from app.core.audio import SAMPLE_RATE
 from app.engines.chatterbox.engine import VOICE_CACHE

@@ -5,7 +5,7 @@ from itertools import groupby
 import jiwer
 import pytest
 
-from app.audio.encoder import ENCODERS
+from app.audio.formats import ENCODERS
 from app.core.audio import SAMPLE_RATE
 from app.text.chunking import split
 from app.text.cleaning import clean

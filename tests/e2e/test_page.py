@@ -21,7 +21,7 @@ import pytest_asyncio
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Locator, Page, Route, expect
 
-from app.voices.folder import checked_voice_id
+from app.voices.names import validate_voice_id
 from tests.support.browser import Watched
 from tests.support.media import audio_file, tone
 from tests.support.recogniser import decode_audio, transcribe, words
@@ -245,7 +245,7 @@ async def test_each_format_is_drawn_as_it_sounds_and_can_be_kept(
 
     async def is_drawn() -> bool:
         heights = np.array(await page.locator("#waveform").evaluate(COLUMN_HEIGHTS), float)
-        return likeness(heights, sound) > 0.95
+        return similarity(heights, sound) > 0.95
 
     await until(is_drawn)  # what came last is being decoded, or the playhead is over a loud bar
 
@@ -271,7 +271,7 @@ async def test_a_short_sound_fills_the_waveform_once_all_of_it_is_there(
     assert await page.evaluate("audio.currentTime") < 0.1
 
 
-def likeness(heights: Any, sound: Any) -> float:
+def similarity(heights: Any, sound: Any) -> float:
     """Of what is drawn to what is heard: the correlation of bars, 3 pixels each, and peaks."""
     peaks = [np.abs(sound[start : start + 480]).max() for start in range(0, len(sound), 480)]
     bars = heights[1::3][: len(heights) // 3]
@@ -748,7 +748,7 @@ async def test_a_recording_gets_the_nearest_name_that_a_voice_may_have(
     await expect(page.locator("#voices [role=status]")).to_have_text(told)
     await expect(page.locator("#voices input:checked")).to_have_value(voice_id)
     with scripted.client() as client:
-        assert checked_voice_id(voice_id) in client.get("/voices").json()
+        assert validate_voice_id(voice_id) in client.get("/voices").json()
         client.delete(f"/voices/{voice_id}").raise_for_status()
 
 

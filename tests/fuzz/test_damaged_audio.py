@@ -13,7 +13,8 @@ import psutil
 import pytest
 from hypothesis import settings
 
-from app.audio.sandbox import DecodeLimits, Ending, load_decoded
+from app.audio.decoder_main import DecodeLimits, ExitStatus
+from app.audio.sandbox import load_decoded
 from tests.audio.test_sandbox import PLAYLISTS, Trap, playlist
 from tests.e2e.test_voices_route import all_files, upload
 from tests.support.damage import WHOLE, damaged
@@ -24,7 +25,7 @@ DAMAGED = 3 * settings().max_examples
 UPLOADED = DAMAGED // 25
 
 UNUSABLE = (422, "unusable_audio")
-VERDICTS = set(Ending) - {Ending.DISK_FULL}
+VERDICTS = set(ExitStatus) - {ExitStatus.DISK_FULL}
 
 
 def decoded(folder: Path, files: dict[str, bytes]) -> dict[str, int]:
@@ -43,7 +44,7 @@ def decoded(folder: Path, files: dict[str, bytes]) -> dict[str, int]:
         assert report["status"] in VERDICTS, report
         assert report["seconds"] < LIMITS.wall_s, report
         assert report["bytes"] < LIMITS.memory_bytes, report
-        if report["status"] == Ending.DONE:
+        if report["status"] == ExitStatus.DONE:
             assert_is_voice(folder / f"{report['file']}.decoded")
     assert {report["file"] for report in reports} == files.keys()
     return {report["file"]: report["status"] for report in reports}
@@ -71,12 +72,14 @@ def trap(tmp_path: Path) -> Iterator[Trap]:
 
 
 def test_undamaged_files_of_every_container_are_voices(folder: Path) -> None:
-    assert set(decoded(folder, WHOLE).values()) == {Ending.DONE}
+    assert set(decoded(folder, WHOLE).values()) == {ExitStatus.DONE}
 
 
 def test_damaged_files_are_decoded_or_refused(folder: Path) -> None:
     verdicts = decoded(folder, dict(map(damaged, range(DAMAGED))))
-    assert {Ending.DONE, Ending.UNKNOWN_FORMAT, Ending.DAMAGED} <= set(verdicts.values())
+    assert {ExitStatus.DONE, ExitStatus.UNKNOWN_FORMAT, ExitStatus.DAMAGED} <= set(
+        verdicts.values()
+    )
 
 
 def test_no_playlist_before_or_in_a_file_opens_another(folder: Path, trap: Trap) -> None:

@@ -13,7 +13,8 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from app.core.errors import InvalidVoiceId, VoiceExists
-from app.voices.folder import ENDINGS, VoiceFolder, checked_voice_id, composed, likeness
+from app.voices.folder import VoiceFolder
+from app.voices.names import ENDINGS, casefold_key, nfc, validate_voice_id
 from tests.e2e.test_voices_route import all_files, form, part, upload, upload_raw, wav
 from tests.support.service import Service
 
@@ -37,7 +38,7 @@ proper_names = st.tuples(st.text(proper, min_size=1, max_size=99), endings).map(
 
 def voice_id_of(name: str) -> str | None:
     try:
-        return checked_voice_id(name)
+        return validate_voice_id(name)
     except InvalidVoiceId:
         return None
 
@@ -54,14 +55,14 @@ def test_a_voice_id_is_the_plain_name_of_a_file(name: str) -> None:
     assert len(voice_id) <= 128
     assert len(voice_id.encode()) <= 255
     assert is_normalized("NFC", voice_id)
-    assert checked_voice_id(voice_id) == voice_id
+    assert validate_voice_id(voice_id) == voice_id
 
 
 @given(names | proper_names)
 def test_the_forms_of_a_name_are_one_voice(name: str) -> None:
     forms = [normalize(form, name) for form in ("NFC", "NFD")]
     assert len({voice_id_of(form) for form in forms}) == 1
-    assert len({likeness(form) for form in (name, *forms, composed(name), likeness(name))}) == 1
+    assert len({casefold_key(form) for form in (name, *forms, nfc(name), casefold_key(name))}) == 1
 
 
 @given(proper_names)
@@ -71,7 +72,7 @@ def test_a_voice_id_is_one_file_and_directly_in_its_folder(name: str) -> None:
     with tempfile.TemporaryDirectory() as around:
         folder = VoiceFolder(Path(around, "voices"))
         folder.path.mkdir()
-        for move in (folder.take_in, folder.replace):
+        for move in (folder.create_exclusive, folder.replace):
             temp = folder.new_temp()
             folder.receive(io.BytesIO(b"content"), temp, 100)
             move(temp, voice_id)
@@ -79,7 +80,7 @@ def test_a_voice_id_is_one_file_and_directly_in_its_folder(name: str) -> None:
             assert list(folder.files()) == [folder.path / voice_id]
             for alike in (voice_id.casefold(), normalize("NFD", voice_id)):
                 with pytest.raises(VoiceExists):
-                    folder.refuse_taken(alike)
+                    folder.ensure_free(alike)
         assert folder.remove(voice_id)
         assert list(Path(around).rglob("*")) == [folder.path]
 

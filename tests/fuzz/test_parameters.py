@@ -11,11 +11,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from starlette.datastructures import QueryParams
 
-from app.audio.encoder import ENCODERS
+from app.audio.formats import ENCODERS
 from app.core.errors import InvalidRequest, NotAcceptable
 from app.core.params import SynthesisParams
 from app.protocols.native.negotiation import negotiate
-from app.speech.options import GenerateRequest, from_json, from_query
+from app.protocols.native.schemas import GenerateRequest, from_json, from_query
 from tests.ipc.test_messages import PARAMS
 from tests.speech.test_options import ALIASES, BOUNDS, WHOLE_NUMBERS
 from tests.support.service import Service

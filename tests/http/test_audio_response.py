@@ -13,7 +13,8 @@ import pytest
 from starlette.types import Message
 
 import app.http.audio_response as response_module
-from app.audio.encoder import ENCODERS, Encoder, RawPcmEncoder
+from app.audio.encoder import Encoder, RawPcmEncoder
+from app.audio.formats import ENCODERS
 from app.backend.local.job_stream import JobStream
 from app.core.audio import SAMPLE_RATE
 from app.core.errors import EncoderFailed, EngineFailed, ServiceError
@@ -68,7 +69,7 @@ class Client:
 class HeldEncoder(RawPcmEncoder):
     """Its thread goes no further than a test lets it."""
 
-    blocking = True
+    cpu_bound = True
 
     def __init__(self, entered: threading.Event, may_go_on: threading.Event) -> None:
         super().__init__(SAMPLE_RATE)
@@ -124,7 +125,7 @@ class Answer:
 def file_of(name: str, *pieces: bytes, whole: bool = False) -> bytes:
     encoder = ENCODERS[name](SAMPLE_RATE)
     stream = b"".join([*map(encoder.encode, pieces), encoder.finish()])
-    return encoder.as_file(stream) if whole else stream
+    return encoder.finalize_file(stream) if whole else stream
 
 
 @pytest.mark.parametrize("name", FORMATS)

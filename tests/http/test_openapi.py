@@ -9,7 +9,8 @@ import pytest
 
 from app.core.errors import HeadersTooLong, MethodNotAllowed, NotFound, RequestTooSlow, ServiceError
 from app.http.openapi import ERRORS, OPENAI_REQUESTS, SPEECH_REQUESTS
-from app.speech.options import from_json, from_openai_json
+from app.protocols.native.schemas import from_json
+from app.protocols.openai.schemas import from_openai_json
 from tests.fuzz.test_api import SCHEMA
 from tests.support.service import ROOT
 

@@ -119,6 +119,24 @@ async def test_the_audio_of_a_text_comes_out_whole_and_in_order(scripted: Script
     assert await spoken(scripted, TWO_CHUNKS) == expected_pcm(TWO_CHUNKS, PLAIN.seed)
 
 
+async def test_engine_normalises_the_text_before_it_is_split() -> None:
+    class Shouting(ScriptedEngine):
+        def normalize_text(self, text: str) -> str:
+            return text.replace("…", " audio3 four.")
+
+    normalised = TWO_CHUNKS + " audio3 four."
+    engine = Shouting(EngineConfig("cpu", 1, ""))
+    assert await spoken(engine, TWO_CHUNKS + "…") == expected_pcm(normalised, PLAIN.seed)
+
+
+async def test_punctuation_is_plain_for_engines_that_do_not_normalise() -> None:
+    engine = HeldEngine()
+    engine.t3.open()
+    engine.s3gen.open()
+    await spoken(engine, "“audio2” – one…")
+    assert engine.chunks == ['"audio2", one,']
+
+
 async def test_pcm_leaves_slice_by_slice(scripted: ScriptedEngine) -> None:
     sizes: list[int] = []
 

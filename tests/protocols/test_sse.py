@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from app.audio.encoder import OPENAI_ENCODERS
+from app.audio.formats import OPENAI_ENCODERS
 from app.core.audio import SAMPLE_RATE
 from app.core.errors import EmptyText, WorkerLost
 from app.protocols.openai.sse import EventEncoder
@@ -51,7 +51,7 @@ def test_a_token_that_was_begun_counts(samples: int, tokens: int) -> None:
 def test_what_breaks_it_off_is_told_with_the_names_of_the_route() -> None:
     encoder = EventEncoder(7, OPENAI_ENCODERS["pcm"](SAMPLE_RATE), NAMES)
 
-    [event] = events_in(encoder.broken_off(EmptyText("nothing", param="text")))
+    [event] = events_in(encoder.on_abort(EmptyText("nothing", param="text")))
 
     assert event["error"]["param"] == "input"
 
@@ -59,7 +59,7 @@ def test_what_breaks_it_off_is_told_with_the_names_of_the_route() -> None:
 def test_what_breaks_it_off_is_told_as_anywhere() -> None:
     encoder = EventEncoder(7, OPENAI_ENCODERS["pcm"](SAMPLE_RATE), NAMES)
 
-    [event] = events_in(encoder.broken_off(WorkerLost("it is gone")))
+    [event] = events_in(encoder.on_abort(WorkerLost("it is gone")))
 
     assert event == {
         "type": "error",
@@ -75,4 +75,4 @@ def test_what_breaks_it_off_is_told_as_anywhere() -> None:
 def test_it_needs_a_thread_if_the_audio_does() -> None:
     for new in OPENAI_ENCODERS.values():
         encoder = new(SAMPLE_RATE)
-        assert EventEncoder(0, encoder, {}).blocking == encoder.blocking
+        assert EventEncoder(0, encoder, {}).cpu_bound == encoder.cpu_bound

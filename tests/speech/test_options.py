@@ -8,7 +8,8 @@ from starlette.datastructures import QueryParams
 
 from app.core.errors import InvalidRequest
 from app.core.params import SynthesisParams
-from app.speech.options import GenerateRequest, from_json, from_openai_json, from_query
+from app.protocols.native.schemas import GenerateRequest, from_json, from_query
+from app.protocols.openai.schemas import from_openai_json
 from tests.ipc.test_messages import PARAMS
 
 Parse = Callable[[dict[str, Any]], GenerateRequest]

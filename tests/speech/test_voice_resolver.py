@@ -9,14 +9,14 @@ import pytest
 from app.core.errors import VoiceNotFound
 from app.settings import Settings
 from app.speech.voice_resolver import OPENAI_VOICES, listed_names, voice_id_of
-from app.voices.library import VoiceStore
+from app.voices.library import VoiceLibrary
 from tests.voices.test_library import LOW
 
 
 @pytest.fixture
 async def known(tmp_path: Path) -> AsyncIterator[Any]:
     """Its voices and its settings, which are all that matters here."""
-    store = VoiceStore(tmp_path, tmp_path, tmp_path, 10_000_000)
+    store = VoiceLibrary(tmp_path, tmp_path, tmp_path, 10_000_000)
     for voice_id in ("jane.wav", "john.wav", "john.mp3", "echo.wav"):
         await store.add(voice_id, io.BytesIO(LOW), replace=False)
     aliases = {"nova": "jane", "echo": "jane", "me": "john.mp3", "gone": "gone.wav", "both": "john"}

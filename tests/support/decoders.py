@@ -1,4 +1,4 @@
-"""A nursery of decoders: the real `app.audio.sandbox.main`, forked once for each file.
+"""Many decoders: the real `app.audio.decoder_main.main`, forked once for each file.
 
     python -m tests.support.decoders LIMITS FOLDER
 
@@ -16,7 +16,7 @@ import av
 import av.subtitles.codeccontext
 import av.subtitles.stream  # noqa: F401 - imported here so that no decoder has to
 
-from app.audio import sandbox as decode
+from app.audio import decoder_main
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
         if not child:
             os.dup2(os.open(source, os.O_RDONLY), 0)
             os.dup2(os.open(f"{source}.decoded", os.O_WRONLY | os.O_CREAT | os.O_EXCL), 1)
-            os._exit(decode.main())  # the limits are its argument, too
+            os._exit(decoder_main.main())  # the limits are its argument, too
         _, status, used = os.wait4(child, 0)
         report = {
             "file": source.name,

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from app.core.errors import EmptyText
 from app.text.chunking import split
-from app.text.cleaning import SPOKEN, clean
+from app.text.cleaning import SPEAKABLE, clean
+from app.text.languages import ENGLISH, Language
+from app.text.punctuation import plain_punctuation
 
 # Of all of Unicode, little would ever meet a boundary; so much of what is drawn is trouble.
 TROUBLE = [
@@ -70,13 +72,25 @@ def test_a_text_with_nothing_to_speak_is_refused(text: str) -> None:
         ("❤\ufe0f ok", "❤ ok"),
         ("a\tb  c\x1cd\u00a0e", "a b c d e"),
         (" one\nline \r\n \n\n two\u2028 ", "one line\n\ntwo"),
-        ("“Don’t,” he said – well…", '"Don\'t," he said, well,'),
-        ("Wait... what , now—or 5–6 - later", "Wait, what, now-or 5-6, later"),
+        ("“Don’t,” he said – well…", "“Don’t,” he said – well…"),
         ("at 10:30; no stop", "at 10:30; no stop"),
     ],
 )
 def test_a_text_is_cleaned(text: str, cleaned: str) -> None:
     assert clean(text) == cleaned
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("“Don’t,” he said – well…", '"Don\'t," he said, well,'),
+        ("Wait... what , now—or 5–6 - later", "Wait, what, now-or 5-6, later"),
+        ("at 10:30; no stop", "at 10:30; no stop"),
+        ("one…\n\ntwo", "one,\n\ntwo"),
+    ],
+)
+def test_punctuation_is_made_plain(text: str, plain: str) -> None:
+    assert plain_punctuation(clean(text)) == plain
 
 
 @given(dirty_texts)
@@ -86,6 +100,8 @@ def test_a_text_is_cleaned(text: str, cleaned: str) -> None:
 def test_cleaning_twice_is_cleaning_once(text: str) -> None:
     cleaned = clean("a" + text)
     assert clean(cleaned) == cleaned
+    plain = plain_punctuation(cleaned)
+    assert clean(plain) == plain_punctuation(plain) == plain
 
 
 @given(dirty_texts)
@@ -94,14 +110,14 @@ def test_cleaning_loses_no_letter_and_no_digit(text: str) -> None:
         blank = "\u115f\u1160\u3164\uffa0"
         return [char for char in normalize("NFD", text) if char.isalnum() and char not in blank]
 
-    assert letters(clean("a" + text)) == letters("a" + text)
+    assert letters(plain_punctuation(clean("a" + text))) == letters("a" + text)
 
 
 # --- Speakable --------------------------------------------------------------------------------
 
 
 def speakable(text: str) -> str:
-    return "".join(SPOKEN.findall(text))
+    return "".join(SPEAKABLE.findall(text))
 
 
 @pytest.mark.parametrize(
@@ -145,7 +161,7 @@ def test_of_prose_nothing_is_lost_but_the_spaces_between_chunks(sentences: list[
 def test_hostile_text_takes_linear_time(unit: str, size: int) -> None:
     text = "a" + unit * (20_000 // len(unit))
     started = time.process_time()
-    split(clean(text), size)
+    split(plain_punctuation(clean(text)), size)
     assert time.process_time() - started < 0.5  # seconds; measured: 0.06 at most
 
 
@@ -268,3 +284,16 @@ def test_a_letter_keeps_its_marks(letter: str, size: int) -> None:
 
 def test_emoji_in_a_long_row_are_dropped_rather_than_spoken_alone() -> None:
     assert split("Great job " + "👍🏽" * 30 + " see you soon", 20) == ["Great job", "see you soon"]
+
+
+# --- Languages --------------------------------------------------------------------------------
+
+
+def test_chunk_size_is_exact_in_english() -> None:
+    assert all(ENGLISH.chunk_chars(size) == size for size in range(20, 501))
+
+
+def test_chunks_are_shorter_in_a_language_with_more_speech_per_character() -> None:
+    dense = Language("xx", "Dense", segmenter="en", tokens_per_char=2 * ENGLISH.tokens_per_char)
+    text = "One two three four. " * 20
+    assert split(text, 40, dense) == split(text, 20)

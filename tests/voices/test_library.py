@@ -18,7 +18,7 @@ import pytest
 from app.audio.sandbox import decode_file, load_decoded
 from app.core import errors
 from app.voices import folder as voice_files
-from app.voices.library import VoiceStore
+from app.voices.library import VoiceLibrary
 from tests.support.media import audio_file, tone
 
 LOW, HIGH = audio_file(tone(1.5, hz=220)), audio_file(tone(1.5, hz=440))
@@ -36,8 +36,8 @@ class Folders:
         for folder in (self.user, self.preloaded, self.decoded):
             folder.mkdir()
 
-    def store(self, max_upload_bytes: int = 10_000_000) -> VoiceStore:
-        return VoiceStore(self.user, self.preloaded, self.decoded, max_upload_bytes)
+    def store(self, max_upload_bytes: int = 10_000_000) -> VoiceLibrary:
+        return VoiceLibrary(self.user, self.preloaded, self.decoded, max_upload_bytes)
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ async def store(folders):
     store.close()
 
 
-async def add(store: VoiceStore, voice_id: str, content: bytes = LOW, *, replace: bool = False):
+async def add(store: VoiceLibrary, voice_id: str, content: bytes = LOW, *, replace: bool = False):
     await store.add(voice_id, io.BytesIO(content), replace=replace)
 
 
@@ -149,7 +149,7 @@ async def test_of_twenty_parallel_uploads_of_one_name_one_wins(store, folders, m
         decoded.append(target.name)
         await decode_file(source, target)
 
-    monkeypatch.setattr("app.voices.library.decode_file", counted)
+    monkeypatch.setattr("app.voices.decoded_audio.decode_file", counted)
     contents = [audio_file(tone(1.1, hz=200 + i)) for i in range(20)]
     outcomes = await asyncio.gather(
         *(add(store, "voice.wav", content) for content in contents), return_exceptions=True
@@ -250,7 +250,7 @@ def tiny_disk(tmp_path):
 
 async def test_a_full_disk_is_reported_and_recovers(tiny_disk, tmp_path):
     (tmp_path / "decoded").mkdir()
-    store = VoiceStore(tiny_disk, tmp_path / "preloaded", tmp_path / "decoded", 10_000_000)
+    store = VoiceLibrary(tiny_disk, tmp_path / "preloaded", tmp_path / "decoded", 10_000_000)
     await add(store, "a.wav")
     with pytest.raises(errors.StorageFull):
         await add(store, "b.wav", audio_file(tone(5)))
@@ -451,7 +451,7 @@ async def test_interleaved_upload_deletion_and_use_hear_one_exact_version(store,
     assert heard + missed == len(uses)
     assert heard
     assert in_folder(folders.decoded) == sorted(store.snapshot().values())
-    assert not store._pins
+    assert not store.decoded.pins
 
 
 # --- What lies in the folders
@@ -459,7 +459,7 @@ async def test_interleaved_upload_deletion_and_use_hear_one_exact_version(store,
 
 async def test_the_shipped_voice_is_usable(folders):
     shipped = Path(__file__).parents[2] / "preloaded-voices"
-    store = VoiceStore(folders.user, shipped, folders.decoded, 10_000_000)
+    store = VoiceLibrary(folders.user, shipped, folders.decoded, 10_000_000)
     await store.scan()
     store.close()
     assert "austen.wav" in store.ids()
@@ -534,7 +534,7 @@ async def test_a_scan_reads_only_what_changed(store, folders, monkeypatch):
     await store.scan()
     read = []
     monkeypatch.setattr(
-        "app.voices.library.digest_of",
+        "app.voices.scanner.digest_of",
         lambda path: read.append(path.name) or voice_files.digest_of(path),
     )
     await store.scan()
@@ -560,11 +560,11 @@ async def test_a_file_that_cannot_be_read_is_named_once_and_tried_now_and_then(
     def complaints() -> int:
         return sum("cannot be read now" in r.getMessage() for r in caplog.records)
 
-    monkeypatch.setattr("app.voices.library.monotonic", lambda: now)
+    monkeypatch.setattr("app.voices.scanner.monotonic", lambda: now)
     file = folders.user / "a.wav"
     file.write_bytes(LOW)
     with monkeypatch.context() as patch:
-        patch.setattr("app.voices.library.decode_file", no_room)
+        patch.setattr("app.voices.decoded_audio.decode_file", no_room)
         for _ in range(3):
             await store.scan()
         assert len(tried) == complaints() == 1
@@ -583,14 +583,14 @@ async def test_a_file_that_cannot_be_read_is_named_once_and_tried_now_and_then(
     now += 60
     await store.scan()
     assert store.snapshot() == {"a.wav": digest(HIGH)}
-    assert not store._troubles
+    assert not store.scanner.failures
 
 
 async def test_a_file_over_which_a_decoder_was_struck_down_is_tried_again(
     store, folders, monkeypatch, caplog
 ):
     now = 100.0
-    monkeypatch.setattr("app.voices.library.monotonic", lambda: now)
+    monkeypatch.setattr("app.voices.scanner.monotonic", lambda: now)
     (folders.user / "a.wav").write_bytes(LOW)
     with monkeypatch.context() as patch:
         patch.setattr("app.audio.sandbox._run_child", struck_down)
@@ -609,7 +609,7 @@ async def test_a_file_over_which_decoders_are_always_struck_down_is_ignored_in_t
     store, folders, monkeypatch, caplog
 ):
     now, struck = 100.0, []
-    monkeypatch.setattr("app.voices.library.monotonic", lambda: now)
+    monkeypatch.setattr("app.voices.scanner.monotonic", lambda: now)
 
     async def counted(*args: object) -> int:
         struck.append(args)
@@ -695,7 +695,7 @@ async def test_a_file_that_changes_while_it_is_read_is_read_again(store, folders
         return found
 
     with monkeypatch.context() as patch:
-        patch.setattr("app.voices.library.digest_of", changed_behind_its_back)
+        patch.setattr("app.voices.scanner.digest_of", changed_behind_its_back)
         await store.scan()
     assert store.ids() == in_folder(folders.decoded) == []
     await store.scan()

@@ -335,9 +335,9 @@ class Dispatcher:
         now, samples = monotonic(), len(pcm) // BYTES_PER_SAMPLE
         if job.first_audio_at is None:
             job.first_audio_at = job.dry_at = now
-            self._metrics.job_sounds(now - job.accepted_at)
+            self._metrics.first_audio(now - job.accepted_at)
         elif now > job.dry_at:
-            self._metrics.job_ran_dry(now - job.dry_at)
+            self._metrics.underrun(now - job.dry_at)
             job.dry_at = now
         job.dry_at += samples / SAMPLE_RATE
         job.chunks += 1

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from app.core.devices import Device
-from app.core.process_env import child_environment, computes_as_a_worker, python_path
+from app.core.process_env import child_environment, python_path, worker_thread_env
 from app.ipc.messages import WorkerConfig
 
 STACK_DUMP_S = 1.0
@@ -35,7 +35,7 @@ class WorkerProcess:
             env=child_environment(
                 **device.environment(),
                 CUDA_DEVICE_ORDER="PCI_BUS_ID",
-                **computes_as_a_worker(device.kind, config.engine_config.threads),
+                **worker_thread_env(device.kind, config.engine_config.threads),
                 PYTHONPATH=python_path(PACKAGE_PARENT),
             ),
         )

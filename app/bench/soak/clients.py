@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from app.audio.encoder import ENCODERS, OPENAI_ENCODERS
+from app.audio.formats import ENCODERS, OPENAI_ENCODERS
 from app.bench.service import Violation
 from app.bench.soak.nonsense import NO_HTTP, NOT_ALL, TOO_MUCH, WRONG, Refused
 from app.bench.soak.speech import OpenAISpeech, Speech

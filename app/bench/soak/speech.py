@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from app.audio.encoder import ENCODERS, OPENAI_ENCODERS, Encoder
-from app.audio.tempo import StretchedEncoder
+from app.audio.encoder import Encoder
+from app.audio.formats import ENCODERS, OPENAI_ENCODERS
+from app.audio.tempo import TempoEncoder
 from app.bench.engine import DEFAULT_VOICE, expected_pcm
 from app.core.audio import SAMPLE_RATE
 from app.core.params import SynthesisParams
@@ -50,7 +51,7 @@ class Speech:
         """The whole answer. Encodes: for a thread."""
         encoder = self._encoder()
         streamed = encoder.encode(expected_pcm(self.text, self.params, voice)) + encoder.finish()
-        return streamed if self.stream else encoder.as_file(streamed)
+        return streamed if self.stream else encoder.finalize_file(streamed)
 
     def _encoder(self) -> Encoder:
         return ENCODERS[self.form](SAMPLE_RATE)
@@ -69,7 +70,7 @@ class OpenAISpeech(Speech):
 
     def _encoder(self) -> Encoder:
         encoder = OPENAI_ENCODERS[self.form](SAMPLE_RATE)
-        return encoder if self.speed == 1 else StretchedEncoder(SAMPLE_RATE, self.speed, encoder)
+        return encoder if self.speed == 1 else TempoEncoder(SAMPLE_RATE, self.speed, encoder)
 
 
 def _new_text(random: Random, letters: int, slows: int) -> str:

@@ -9,8 +9,8 @@ from multiprocessing import get_context
 from typing import Protocol, TypeVar
 
 from app.core.errors import EngineFailed
-from app.core.native import die_with_the_parent
-from app.core.process_env import children_see
+from app.core.native import kill_with_parent
+from app.core.process_env import patched_environ
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ class Run(Protocol):
 @contextmanager
 def process(**environment: str) -> Iterator[Run]:
     """One that lives until exit. Its calls raise `EngineFailed` when it dies."""
-    with children_see(PYTHONWARNINGS="ignore", **environment):
+    with patched_environ(PYTHONWARNINGS="ignore", **environment):
         pool = ProcessPoolExecutor(1, get_context("spawn"), _begin)
         pool.submit(_begin).result()  # starts it
     with pool:
@@ -41,5 +41,5 @@ def process(**environment: str) -> Iterator[Run]:
 
 def _begin() -> None:
     """It ends with the command, and on Ctrl-C without a word: the command says what there is."""
-    die_with_the_parent()
+    kill_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -21,7 +21,7 @@ from app.bench.speed.sameness import alike, same_count, same_sound, same_tokens,
 from app.bench.speed.subject import checkpoint
 from app.core.audio import BYTES_PER_SAMPLE, SAMPLE_RATE, Samples
 from app.core.engine_config import EngineConfig
-from app.core.process_env import computes_as_a_worker
+from app.core.process_env import worker_thread_env
 
 TEXT = "Sound."
 LONG_CHUNKS, LONG_TOKENS = 31, 10
@@ -98,7 +98,7 @@ def measure(plan: Plan, on_progress: OnProgress) -> Report:
     on_progress("loading")
     with (
         checkpoint(config.model_path, plan.tiny) as folder,
-        process(**computes_as_a_worker(config.device, config.threads)) as own,
+        process(**worker_thread_env(config.device, config.threads)) as own,
         process(TQDM_DISABLE="1", TRANSFORMERS_VERBOSITY="error") as other,
     ):
         of_folder = msgspec.structs.replace(config, model_path=str(folder))

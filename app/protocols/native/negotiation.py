@@ -1,43 +1,36 @@
-"""Which audio format an `Accept` header asks for."""
+"""Content negotiation: the audio format that an `Accept` header asks for."""
 
+from app.audio.formats import FORMATS, PCM, FormatName
 from app.core.errors import NotAcceptable
-from app.speech.options import FormatName
 
-_MADE: dict[str, FormatName] = {
-    "audio/wav": "wav",
-    "audio/mpeg": "mp3",
-    "audio/mp4": "fmp4",
-    "audio/webm": "webm",
-    "audio/pcm": "raw_pcm",
-}
-_FORMATS: dict[str, FormatName] = _MADE | {
-    "audio/x-wav": "wav",
-    "audio/wave": "wav",
-    "audio/mp3": "mp3",
+_BY_PREFERENCE = sorted(FORMATS.items(), key=lambda item: item[1] is PCM)  # no player opens PCM
+_OFFERED: dict[str, FormatName] = {form.encoder.media_type: name for name, form in _BY_PREFERENCE}
+_FORMATS: dict[str, FormatName] = _OFFERED | {
+    media_type: name for name, form in FORMATS.items() for media_type in form.media_types
 }
 
 
 def negotiate(accept: str) -> FormatName:
-    """The supported type that the client likes best, the first of equals; nothing asked → wav.
+    """The supported format with the highest quality, the first of equals; `wav` by default.
 
-    Raises `NotAcceptable` if every type it names is one that this service does not make.
+    Raises `NotAcceptable` if `accept` names only media types that are not supported.
     """
-    wishes = [wish for wish in map(_parse, accept.split(",")) if wish]
-    if not wishes:
+    ranges = [parsed for parsed in map(_parse, accept.split(",")) if parsed]
+    if not ranges:
         return "wav"
-    refused = {media_type for media_type, quality in wishes if quality <= 0}
-    for media_type, _ in sorted(wishes, key=lambda wish: -wish[1]):
-        if media_type not in refused and (found := _first_of(media_type, refused)):
+    refused = {media_type for media_type, quality in ranges if quality <= 0}
+    for media_type, _ in sorted(ranges, key=lambda parsed: -parsed[1]):
+        if media_type not in refused and (found := _first_match(media_type, refused)):
             return found
     raise NotAcceptable(
-        f"The Accept header allows none of the types that are made here: {', '.join(_MADE)}."
+        f"The Accept header allows none of the types that are made here: {', '.join(_OFFERED)}."
     )
 
 
-def _first_of(media_type: str, refused: set[str]) -> FormatName | None:
-    """The format of a type, or the first that a wildcard leaves open."""
+def _first_match(media_type: str, refused: set[str]) -> FormatName | None:
+    """The format of a media type; for a wildcard, the first that is not refused."""
     if media_type in ("*/*", "audio/*"):
-        return next((_FORMATS[known] for known in _FORMATS if known not in refused), None)
+        return next((name for known, name in _FORMATS.items() if known not in refused), None)
     return _FORMATS.get(media_type)
 
 

@@ -8,7 +8,8 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from app.audio.encoder import ENCODERS, Encoder
+from app.audio.encoder import Encoder
+from app.audio.formats import ENCODERS, FormatName
 from app.core.audio import SAMPLE_RATE
 from app.core.errors import NotAcceptable
 from app.http.audio_response import AudioResponse, audio_headers
@@ -17,8 +18,9 @@ from app.http.error_handlers import documented
 from app.http.openapi import SPEECH_REQUESTS, named
 from app.http.raw_request_route import BareRoute
 from app.protocols.native.negotiation import negotiate
+from app.protocols.native.schemas import GenerateRequest, from_json, from_query
 from app.settings import Settings
-from app.speech.options import FormatName, GenerateRequest, from_json, from_query, json_schema_of
+from app.speech.options import json_schema_of
 from app.speech.service import SPEECH_ERRORS, SpeechRequest, ignored
 
 router = APIRouter(tags=["speech"], route_class=BareRoute)

@@ -23,7 +23,7 @@ from app.http.dependencies import State
 from app.http.error_handlers import documented
 from app.http.openapi import answer
 from app.http.request_body import limit_body, media_type
-from app.voices.folder import checked_voice_id
+from app.voices.names import validate_voice_id
 
 router = APIRouter(prefix="/voices", tags=["voices"])
 
@@ -81,7 +81,7 @@ async def upload(request: Request, state: State, replace: bool = False) -> Uploa
             file = form.get("file")
             if not isinstance(file, UploadFile) or not file.filename:
                 raise _no_file(form)
-            voice_id = checked_voice_id(_name_as_sent(file))
+            voice_id = validate_voice_id(_name_as_sent(file))
             await voices.add(voice_id, file.file, replace=replace)
     except (FormParserError, UnicodeError) as error:
         raise InvalidRequest(f"The body is not valid multipart/form-data: {error}.") from None

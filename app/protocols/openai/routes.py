@@ -7,8 +7,9 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from app.audio.encoder import OPENAI_ENCODERS, Encoder
-from app.audio.tempo import StretchedEncoder
+from app.audio.encoder import Encoder
+from app.audio.formats import OPENAI_ENCODERS
+from app.audio.tempo import TempoEncoder
 from app.core.audio import SAMPLE_RATE
 from app.core.errors import ModelNotFound
 from app.http.audio_response import AudioResponse
@@ -16,8 +17,9 @@ from app.http.dependencies import READ_ERRORS, AppState, State, get_state, json_
 from app.http.error_handlers import documented
 from app.http.openapi import EVENTS, MODEL, OPENAI_REQUESTS, answer, named
 from app.http.raw_request_route import BareRoute
+from app.protocols.openai.schemas import OpenAISpeechRequest, from_openai_json
 from app.protocols.openai.sse import EventEncoder
-from app.speech.options import OpenAISpeechRequest, from_openai_json, json_schema_of
+from app.speech.options import json_schema_of
 from app.speech.service import SPEECH_ERRORS, SpeechRequest
 from app.speech.voice_resolver import listed_names, voice_id_of
 
@@ -175,7 +177,7 @@ def _described(name: str) -> Model:
 def _new_encoder(wanted: OpenAISpeechRequest) -> Encoder:
     encoder: Encoder = OPENAI_ENCODERS[wanted.response_format](SAMPLE_RATE)
     if wanted.speed != 1:
-        encoder = StretchedEncoder(SAMPLE_RATE, wanted.speed, encoder)
+        encoder = TempoEncoder(SAMPLE_RATE, wanted.speed, encoder)
     if wanted.stream_format == "sse":
         encoder = EventEncoder(len(wanted.input), encoder, _PARAMETERS)
     return encoder

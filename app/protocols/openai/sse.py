@@ -24,7 +24,7 @@ class EventEncoder(Encoder):
     media_type = "text/event-stream"
 
     def __init__(self, input_tokens: int, encoder: Encoder, names: Mapping[str, str]) -> None:
-        self.blocking = encoder.blocking
+        self.cpu_bound = encoder.cpu_bound
         self._input_tokens = input_tokens
         self._encoder = encoder
         self._names = names
@@ -44,7 +44,7 @@ class EventEncoder(Encoder):
         done = _event({"type": "speech.audio.done", "usage": usage})
         return _delta(self._encoder.finish()) + done
 
-    def broken_off(self, error: ServiceError) -> bytes:
+    def on_abort(self, error: ServiceError) -> bytes:
         return _event({"type": "error", **error_body(renamed(error, self._names))})
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.audio.encoder import ENCODERS
+from app.audio.formats import ENCODERS
 from app.bench.service import Violation
 from app.bench.soak.speech import Speech
 from app.bench.soak.verdict import Answer, judge_refusal, judge_speech, judge_success

@@ -14,7 +14,7 @@ import pytest
 import soxr
 import torch
 
-from app.audio.encoder import ENCODERS
+from app.audio.formats import ENCODERS
 from app.core.audio import Samples
 from app.core.errors import StartupError
 from app.engines.chatterbox import watermark

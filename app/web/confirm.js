@@ -8,7 +8,7 @@ let last = Promise.resolve(false);
  * Asks once the questions before are answered.
  * @param {string} text @param {string} yes what the button says @returns {Promise<boolean>}
  */
-export function ask(text, yes) {
+export function confirm(text, yes) {
   last = last.then(() => shown(text, yes));
   return last;
 }

@@ -9,11 +9,11 @@ import { format } from "./formats.js";
 import { Peaks } from "./peaks.js";
 import { wavOf } from "./wav.js";
 
-export class Run {
+export class Playback {
   state = "asking";
   error = null;
   /** What keeps the sound that has come from being heard, in a sentence. */
-  trouble = "";
+  warning = "";
   /** Whether the browser has given up on it, while the rest may still come, to be saved. */
   unplayable = false;
   /** The answer's headers that people ask for. */
@@ -28,10 +28,10 @@ export class Run {
   constructor(api, request, audio) {
     this.request = request;
     this.format = format(request.format);
-    this.peaks = new Peaks(this.format.splitter(), this.format);
+    this.peaks = new Peaks(this.format.demuxer(), this.format);
     this.player = this.format.player(audio);
     this.player.onended = () => this._heard();
-    this.player.ontrouble = (trouble) => this._tell(trouble);
+    this.player.onwarning = (warning) => this._warn(warning);
     this.player.onunplayable = () => this._giveUpHearing();
     this._api = api;
     this._audio = audio;
@@ -180,9 +180,9 @@ export class Run {
     if (this.state !== "over") this._become("over");
   }
 
-  _tell(trouble) {
-    if (this.state === "over" || this.trouble === trouble) return;
-    this.trouble = trouble;
+  _warn(warning) {
+    if (this.state === "over" || this.warning === warning) return;
+    this.warning = warning;
     this.onchange();
   }
 

@@ -1,5 +1,5 @@
 /**
- * Splitters: the bytes of one format enter as they arrive, its smallest whole parts leave.
+ * Demuxers: the bytes of one format enter as they arrive, its smallest whole parts leave.
  *
  * A part is `{bytes, samples}`, its length at 24 kHz. After `init`, which may be empty, any parts
  * in a row can be decoded. `delay`: samples that the encoder put before the first of the sound.
@@ -7,7 +7,7 @@
 
 export const SAMPLE_RATE = 24_000;
 
-class Splitter {
+class Demuxer {
   init = new Uint8Array();
   delay = 0;
   _rest = new Uint8Array();
@@ -32,7 +32,7 @@ class Splitter {
 }
 
 /** fMP4: a part is a `moof` box with the `mdat` after it; AAC has 1024 samples in a frame. */
-export class Mp4Splitter extends Splitter {
+export class Mp4Demuxer extends Demuxer {
   delay = 1024;
 
   _next() {
@@ -74,7 +74,7 @@ const BLOCKS = [0xa3, 0xa0];
 const OPUS_FRAME = SAMPLE_RATE / 50;
 
 /** WebM: a part is a cluster; its blocks are Opus frames of 20 ms. */
-export class WebmSplitter extends Splitter {
+export class WebmDemuxer extends Demuxer {
   delay = 156;
   _begun = false; // what follows the clusters, an index, is none of the start
 
@@ -121,7 +121,7 @@ function numberAt(bytes, start, marked) {
 const KBPS = [0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160];
 
 /** MP3 of 24 kHz (MPEG-2, layer III): a part is a frame. */
-export class Mp3Splitter extends Splitter {
+export class Mp3Demuxer extends Demuxer {
   _next() {
     if (this._rest.length < 4) return null;
     if (this._rest[0] !== 0xff) return { bytes: this._take(1), samples: 0 };
@@ -131,7 +131,7 @@ export class Mp3Splitter extends Splitter {
 }
 
 /** PCM, after a header of so many bytes; a part is whatever has come. */
-export class PcmSplitter extends Splitter {
+export class PcmDemuxer extends Demuxer {
   constructor(headerBytes) {
     super();
     this._header = headerBytes;

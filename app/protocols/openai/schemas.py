@@ -1,0 +1,72 @@
+"""The parameters of `/v1/audio/speech`, which are OpenAI's and the service's own options."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+from app.audio.formats import OpenAIFormatName
+from app.speech.options import SpeechOptions, lower, validated
+
+
+def _voice_name(voice: Any) -> Any:
+    """Unwrap `{"id": …}`, as OpenAI's clients write voices that are not built in."""
+    match voice:
+        case {"id": str(voice_id)}:
+            return voice_id
+    return voice
+
+
+def _allow_null(schema: dict[str, Any]) -> None:
+    """Allow null for optional parameters: `from_openai_json` treats it as absent."""
+    for name, own in schema["properties"].items():
+        if name not in schema["required"] and "anyOf" not in own:
+            schema["properties"][name] = {"anyOf": [own, {"type": "null"}]}
+
+
+_VOICE_SCHEMA = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "object", "properties": {"id": {"type": "string"}}, "required": ["id"]},
+        {"type": "null"},
+    ]
+}
+
+
+class OpenAISpeechRequest(SpeechOptions):
+    """A text and how to speak it, in OpenAI's terms. Unknown keys are ignored: clients add some."""
+
+    model_config = ConfigDict(extra="ignore", json_schema_extra=_allow_null)
+
+    input: Annotated[str, Field(description="The text to be spoken.", examples=["Hello there."])]
+    model: Annotated[
+        str | None, Field(None, description="Any name: there is one model, which answers to all.")
+    ]
+    voice: Annotated[
+        str | None,
+        BeforeValidator(_voice_name),
+        WithJsonSchema(_VOICE_SCHEMA),
+        Field(
+            None,
+            description="A voice that `GET /v1/audio/voices` lists, with or without its ending; "
+            "OpenAI's names mean the default voice, unless `VOICE_ALIASES` says otherwise.",
+        ),
+    ]
+    response_format: Annotated[
+        OpenAIFormatName,
+        BeforeValidator(lower),
+        Field("mp3", description="The audio format; `pcm` is 16-bit mono at 24 kHz."),
+    ]
+    speed: Annotated[
+        float, Field(1.0, ge=0.25, le=4, description="How many times as fast; the pitch stays.")
+    ]
+    stream_format: Annotated[
+        Literal["audio", "sse"],
+        Field("audio", description="`sse`: events, with the audio in base64."),
+    ]
+    instructions: Annotated[str | None, Field(None, description="Accepted, and ignored.")]
+
+
+def from_openai_json(values: dict[str, Any]) -> OpenAISpeechRequest:
+    """As strict as `from_json` of `/tts/generate`, but null means absent."""
+    present = {name: value for name, value in values.items() if value is not None}
+    return validated(OpenAISpeechRequest, present)

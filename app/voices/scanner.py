@@ -1,0 +1,168 @@
+"""Scans the voice folders: finds new and changed files, decodes them, and retries failures.
+
+The folders are polled because a network volume does not report changes made by others. Used by
+the voice library, which derives its snapshot from `versions`.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from time import monotonic
+from typing import NamedTuple
+
+from app.audio.sandbox import DecoderKilled
+from app.core.errors import (
+    InvalidVoiceId,
+    ServiceError,
+    StartupError,
+    StorageFull,
+    UnusableAudio,
+)
+from app.core.retry_budget import RetryBudget
+from app.voices.decoded_audio import DecodedAudio
+from app.voices.folder import FileThread, Signature, VoiceFolder, digest_of, is_unchanged
+from app.voices.names import validate_voice_id
+
+log = logging.getLogger(__name__)
+
+_READ_RETRY_S = 5.0
+"""The time after which an unreadable file is tried again: permissions and disks get repaired."""
+
+_DECODER_RETRY_S = 60.0
+_MAX_DECODER_KILLS = 3
+
+
+class FileVersion(NamedTuple):
+    """A version of a file that was read; its digest is None if it cannot be a voice."""
+
+    signature: Signature
+    digest: str | None
+
+
+class ReadFailure(NamedTuple):
+    """A version of a file that could not be read, to be retried at `retry_at` (`monotonic`)."""
+
+    signature: Signature
+    retry_at: float
+
+
+class VoiceScanner:
+    """Keeps `versions` in line with the folders, of which the last one takes uploads.
+
+    `changing` is held while folders and `versions` change together.
+    """
+
+    def __init__(
+        self, folders: tuple[VoiceFolder, ...], decoded: DecodedAudio, thread: FileThread
+    ) -> None:
+        self.versions: dict[Path, FileVersion] = {}
+        self.failures: dict[Path, ReadFailure] = {}
+        self.changing = asyncio.Lock()
+        self._folders = folders
+        self._decoded = decoded
+        self._thread = thread
+        self._decoder_kills = RetryBudget[Path](_MAX_DECODER_KILLS)
+        self._readable: bool | None = None  # None before the first scan
+        self._scanning = asyncio.Lock()
+
+    def check(self) -> None:
+        """Raises StartupError if a folder cannot be read. Blocks; to be called at start only."""
+        try:
+            self._list()
+        except OSError as error:
+            self._on_unreadable(error)
+
+    async def scan(self, on_indexed: Callable[[], Awaitable[None]]) -> None:
+        """Index new and changed files, then call `on_indexed`, which may raise OSError.
+
+        Raises StartupError if a folder cannot be read the first time. Later that is logged, and
+        `versions` stays.
+        """
+        async with self._scanning:
+            try:
+                if self._readable is None:
+                    await self._thread.run(self._folders[-1].discard_stale)
+                found = await self._thread.run(self._list)
+                self._forget_failures_except(found)
+                async with asyncio.TaskGroup() as group:
+                    for path, signature in found.items():
+                        if self._needs_indexing(path, signature):
+                            group.create_task(self._index(path, signature))
+                await on_indexed()
+            except OSError as error:
+                self._on_unreadable(error)
+            else:
+                self._readable = True
+
+    async def forget_missing(self) -> None:
+        """Drop the versions of files that are gone; `changing` is held. Raises OSError."""
+        found = await self._thread.run(self._list)
+        for path in self.versions.keys() - found.keys():
+            del self.versions[path]
+
+    def _list(self) -> dict[Path, Signature]:
+        found: dict[Path, Signature] = {}
+        for folder in self._folders:
+            found |= folder.files()
+        return found
+
+    def _needs_indexing(self, path: Path, signature: Signature) -> bool:
+        version, failure = self.versions.get(path), self.failures.get(path)
+        if version and version.signature == signature:
+            return False
+        return failure is None or failure.retry_at <= monotonic()
+
+    async def _index(self, path: Path, signature: Signature) -> None:
+        """Find out whether this version of a file is a voice, and decode it if so."""
+        try:
+            validate_voice_id(path.name)
+            digest = await self._thread.run(digest_of, path)
+            with self._decoded.pinned(digest):
+                await self._decoded.decode(path, digest)
+                await self._record(path, FileVersion(signature, digest))
+        except DecoderKilled as error:
+            self._decoder_kills.record(path)
+            if self._decoder_kills.exhausted(path):
+                await self._ignore(path, signature, error)
+            else:
+                self._retry_later(path, signature, error, _DECODER_RETRY_S)
+        except (InvalidVoiceId, UnusableAudio) as error:
+            await self._ignore(path, signature, error)
+        except (OSError, StorageFull) as error:
+            self._retry_later(path, signature, error, _READ_RETRY_S)
+
+    def _retry_later(
+        self, path: Path, signature: Signature, error: Exception, delay_s: float
+    ) -> None:
+        if path not in self.failures:
+            log.warning("%a cannot be read now: %s", str(path), error)
+        self.failures[path] = ReadFailure(signature, monotonic() + delay_s)
+
+    async def _ignore(self, path: Path, signature: Signature, error: ServiceError) -> None:
+        log.warning("%a is ignored: %s", str(path), error.message)
+        await self._record(path, FileVersion(signature, None))
+
+    async def _record(self, path: Path, version: FileVersion) -> None:
+        async with self.changing:
+            # If the file changed while it was read, the next scan finds a new signature.
+            if await self._thread.run(is_unchanged, path, version.signature):
+                self.versions[path] = version
+                self._forget_failure(path)
+
+    def _forget_failures_except(self, found: dict[Path, Signature]) -> None:
+        for path, failure in list(self.failures.items()):
+            if found.get(path) != failure.signature:
+                self._forget_failure(path)
+
+    def _forget_failure(self, path: Path) -> None:
+        self.failures.pop(path, None)
+        self._decoder_kills.clear(path)
+
+    def _on_unreadable(self, error: OSError) -> None:
+        message = f"The voices folder {error.filename} cannot be read: {error.strerror}."
+        if self._readable is None:
+            raise StartupError(message) from error
+        if self._readable:
+            log.error("%s The voices found before stay.", message)
+        self._readable = False
