@@ -30,6 +30,7 @@ from app.engines.base import SpeechSlice, TextChunk, Watermark
 from app.engines.cancellation import run_shielded
 from app.engines.chatterbox.checkpoint.loader import load
 from app.engines.chatterbox.conditioning.conditionals import ChatterboxVoice, VoiceCache
+from app.engines.chatterbox.frontend.registry import FRONTENDS
 from app.engines.chatterbox.runtime.compilation import NO_COMPILER, Compiler, TorchCompiler
 from app.engines.chatterbox.runtime.cuda_graphs import (
     EAGER,
@@ -42,8 +43,10 @@ from app.engines.chatterbox.runtime.linear import has_onednn
 from app.engines.chatterbox.s3gen.scheduler import NOTHING_HEARD, DecodeLoop, Slice
 from app.engines.chatterbox.s3gen.slice_schedule import slice_lengths
 from app.engines.chatterbox.s3gen.stream import S3Gen, StreamDecoder
-from app.engines.chatterbox.t3.batch import Ending, T3Batch, T3Request, max_tokens, tokenize
+from app.engines.chatterbox.t3.batch import T3Batch
+from app.engines.chatterbox.t3.request import FinishReason, T3Request
 from app.engines.chatterbox.t3.scheduler import T3Scheduler
+from app.engines.chatterbox.variants import ENGLISH
 from app.engines.chatterbox.watermark import StreamingWatermark, load_watermarker
 
 log = logging.getLogger(__name__)
@@ -99,6 +102,7 @@ class ChatterboxEngine:
             _share_the_cpu()
         if self._models.default_voice is None:
             raise StartupError(f"{folder / 'conds.pt'} is missing: it holds the default voice")
+        self._frontend = FRONTENDS[ENGLISH.frontend.kind](self._models.tokenizer, ENGLISH)
         self.default_voice = self._cut(self._models.default_voice)
         self._voices = VoiceCache(folder / VOICE_CACHE, self._models)
         self._voice_thread = ThreadPoolExecutor(1, "voices")
@@ -114,7 +118,9 @@ class ChatterboxEngine:
         self._means, compiler = means, means.compiler
         t3_capturer = means.new_capturer(T3_PRIORITY)
         s3gen_capturer = means.new_capturer(S3GEN_PRIORITY)
-        batch = T3Batch(self._models.t3, self._slots, compiler=compiler, capturer=t3_capturer)
+        batch = T3Batch(
+            self._models.t3, ENGLISH.t3, self._slots, compiler=compiler, capturer=t3_capturer
+        )
         context = self._tuning.s3gen_context_tokens
         s3gen = S3Gen.of(self._models.s3gen, compiler, s3gen_capturer, context)
         self._new_stream = partial(StreamDecoder, s3gen)
@@ -123,8 +129,8 @@ class ChatterboxEngine:
         tidy_up = _nothing if self._on_gpu else trim_heap
         self._t3_loop = T3Scheduler(
             batch,
-            adopt=_each(compiler.bind_thread, t3_capturer.bind_thread),
-            tidy_up=tidy_up,
+            bind_thread=_each(compiler.bind_thread, t3_capturer.bind_thread),
+            trim_memory=tidy_up,
         )
         self._s3gen_loop = DecodeLoop(
             s3gen,
@@ -175,26 +181,26 @@ class ChatterboxEngine:
         """
         mixed = np.random.SeedSequence((params.seed, chunk.index)).generate_state(1)
         request = T3Request(
-            text_tokens=tokenize(self._models.tokenizer, chunk.text),
+            text_tokens=self._frontend.tokenize(chunk.text),
             voice=voice,
             params=params,
             seed=int(mixed[0]),
-            max_tokens=max_tokens(chunk.text),
+            max_tokens=self._frontend.max_tokens(chunk.text),
         )
         ahead = SLICES_AHEAD * params.audio_tokens_per_slice
         lengths = slice_lengths(params.audio_tokens_per_slice, self._tuning, chunk.index)
         tokens: list[int] = []
         length = next(lengths)
         with translate_device_errors():
-            async with aclosing(self._t3_loop.speak(request, ahead)) as steps:
+            async with aclosing(self._t3_loop.generate(request, ahead)) as steps:
                 async for step in steps:
                     if step.token is not None:
                         tokens.append(step.token)
-                    if step.ending is Ending.CUT:
+                    if step.finish_reason is FinishReason.LENGTH:
                         self.runaways += 1
                         log.warning("a text chunk of %d characters was cut", len(chunk.text))
-                    if step.ending or len(tokens) == length:
-                        yield SpeechSlice(tokens, last=bool(step.ending))
+                    if step.finish_reason or len(tokens) == length:
+                        yield SpeechSlice(tokens, last=bool(step.finish_reason))
                         tokens, length = [], next(lengths)
 
     def new_decoder(self, voice: ChatterboxVoice, params: SynthesisParams) -> "_Decoder":
