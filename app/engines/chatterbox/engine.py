@@ -27,23 +27,26 @@ from app.core.errors import StartupError
 from app.core.native import trim_heap
 from app.core.params import SynthesisParams
 from app.engines.base import SpeechSlice, TextChunk, Watermark
-from app.engines.cancellation import run_to_its_end
+from app.engines.cancellation import run_shielded
 from app.engines.chatterbox.checkpoint.loader import load
 from app.engines.chatterbox.conditioning.conditionals import ChatterboxVoice, VoiceCache
+from app.engines.chatterbox.frontend.registry import FRONTENDS
 from app.engines.chatterbox.runtime.compilation import NO_COMPILER, Compiler, TorchCompiler
 from app.engines.chatterbox.runtime.cuda_graphs import (
-    NO_RECORDER,
-    CudaRecorder,
-    Recorder,
-    RecordingFailed,
+    EAGER,
+    CudaGraphCapturer,
+    GraphCaptureError,
+    GraphCapturer,
 )
-from app.engines.chatterbox.runtime.device_errors import device_faults
-from app.engines.chatterbox.runtime.linear import knows_onednn
+from app.engines.chatterbox.runtime.device_errors import translate_device_errors
+from app.engines.chatterbox.runtime.linear import has_onednn
 from app.engines.chatterbox.s3gen.scheduler import NOTHING_HEARD, DecodeLoop, Slice
 from app.engines.chatterbox.s3gen.slice_schedule import slice_lengths
 from app.engines.chatterbox.s3gen.stream import S3Gen, StreamDecoder
-from app.engines.chatterbox.t3.batch import Ending, T3Batch, T3Request, max_tokens, tokenize
-from app.engines.chatterbox.t3.scheduler import StepLoop
+from app.engines.chatterbox.t3.batch import T3Batch
+from app.engines.chatterbox.t3.request import FinishReason, T3Request
+from app.engines.chatterbox.t3.scheduler import T3Scheduler
+from app.engines.chatterbox.variants import ENGLISH
 from app.engines.chatterbox.watermark import StreamingWatermark, load_watermarker
 from app.text.punctuation import plain_punctuation
 
@@ -60,10 +63,10 @@ T3_PRIORITY, S3GEN_PRIORITY = -1, 0
 
 @dataclass(frozen=True)
 class _Means:
-    """What makes the hot path fast; a recorder is made for a priority on the GPU."""
+    """What makes the hot path fast; a capturer is made for a priority on the GPU."""
 
     compiler: Compiler
-    new_recorder: Callable[[int], Recorder]
+    new_capturer: Callable[[int], GraphCapturer]
 
 
 @dataclass(frozen=True)
@@ -94,42 +97,45 @@ class ChatterboxEngine:
             config.device,
             self._tuning.t3_dtype,
             self._tuning.s3gen_dtype,
-            packed=not config.torch_compile and knows_onednn(config.device),
+            packed=not config.torch_compile and has_onednn(config.device),
         )
         if self._on_gpu:
             _share_the_cpu()
         if self._models.default_voice is None:
             raise StartupError(f"{folder / 'conds.pt'} is missing: it holds the default voice")
+        self._frontend = FRONTENDS[ENGLISH.frontend.kind](self._models.tokenizer, ENGLISH)
         self.default_voice = self._cut(self._models.default_voice)
         self._voices = VoiceCache(folder / VOICE_CACHE, self._models)
         self._voice_thread = ThreadPoolExecutor(1, "voices")
         compiler = TorchCompiler() if config.torch_compile else NO_COMPILER
         self._assembled = False
-        self._assemble(_Means(compiler, self._recorder))
+        self._assemble(_Means(compiler, self._capturer))
 
-    def _recorder(self, priority: int) -> Recorder:
-        return CudaRecorder(priority) if self._on_gpu else NO_RECORDER
+    def _capturer(self, priority: int) -> GraphCapturer:
+        return CudaGraphCapturer(priority) if self._on_gpu else EAGER
 
     def _assemble(self, means: _Means) -> None:
         """The hot path: both stages, then the threads that they stay on."""
         self._means, compiler = means, means.compiler
-        t3_recorder = means.new_recorder(T3_PRIORITY)
-        s3gen_recorder = means.new_recorder(S3GEN_PRIORITY)
-        batch = T3Batch(self._models.t3, self._slots, compiler=compiler, recorder=t3_recorder)
+        t3_capturer = means.new_capturer(T3_PRIORITY)
+        s3gen_capturer = means.new_capturer(S3GEN_PRIORITY)
+        batch = T3Batch(
+            self._models.t3, ENGLISH.t3, self._slots, compiler=compiler, capturer=t3_capturer
+        )
         context = self._tuning.s3gen_context_tokens
-        s3gen = S3Gen.of(self._models.s3gen, compiler, s3gen_recorder, context)
+        s3gen = S3Gen.of(self._models.s3gen, compiler, s3gen_capturer, context)
         self._new_stream = partial(StreamDecoder, s3gen)
         if self._on_gpu:
             torch.cuda.synchronize()  # the threads' streams must find everything whole
         tidy_up = _nothing if self._on_gpu else trim_heap
-        self._t3_loop = StepLoop(
+        self._t3_loop = T3Scheduler(
             batch,
-            adopt=_each(compiler.adopt_thread, t3_recorder.adopt_thread),
-            tidy_up=tidy_up,
+            bind_thread=_each(compiler.bind_thread, t3_capturer.bind_thread),
+            trim_memory=tidy_up,
         )
         self._s3gen_loop = DecodeLoop(
             s3gen,
-            adopt=_each(compiler.adopt_thread, s3gen_recorder.adopt_thread),
+            adopt=_each(compiler.bind_thread, s3gen_capturer.bind_thread),
             tidy_up=tidy_up,
         )
         self._assembled = True
@@ -160,8 +166,8 @@ class ChatterboxEngine:
                 torch.cuda.current_stream().synchronize()  # others use it on theirs
             return voice
 
-        with device_faults():
-            return self._cut(await run_to_its_end(self._voice_thread, prepare))
+        with translate_device_errors():
+            return self._cut(await run_shielded(self._voice_thread, prepare))
 
     def _cut(self, voice: ChatterboxVoice) -> ChatterboxVoice:
         return voice.with_prompt_of(self._tuning.voice_prompt_seconds)
@@ -179,26 +185,26 @@ class ChatterboxEngine:
         """
         mixed = np.random.SeedSequence((params.seed, chunk.index)).generate_state(1)
         request = T3Request(
-            text_tokens=tokenize(self._models.tokenizer, chunk.text),
+            text_tokens=self._frontend.tokenize(chunk.text),
             voice=voice,
             params=params,
             seed=int(mixed[0]),
-            max_tokens=max_tokens(chunk.text),
+            max_tokens=self._frontend.max_tokens(chunk.text),
         )
         ahead = SLICES_AHEAD * params.audio_tokens_per_slice
         lengths = slice_lengths(params.audio_tokens_per_slice, self._tuning, chunk.index)
         tokens: list[int] = []
         length = next(lengths)
-        with device_faults():
-            async with aclosing(self._t3_loop.speak(request, ahead)) as steps:
+        with translate_device_errors():
+            async with aclosing(self._t3_loop.generate(request, ahead)) as steps:
                 async for step in steps:
                     if step.token is not None:
                         tokens.append(step.token)
-                    if step.ending is Ending.CUT:
+                    if step.finish_reason is FinishReason.LENGTH:
                         self.runaways += 1
                         log.warning("a text chunk of %d characters was cut", len(chunk.text))
-                    if step.ending or len(tokens) == length:
-                        yield SpeechSlice(tokens, last=bool(step.ending))
+                    if step.finish_reason or len(tokens) == length:
+                        yield SpeechSlice(tokens, last=bool(step.finish_reason))
                         tokens, length = [], next(lengths)
 
     def new_decoder(self, voice: ChatterboxVoice, params: SynthesisParams) -> "_Decoder":
@@ -232,10 +238,10 @@ class ChatterboxEngine:
         """Run the hot path. Raises where nothing is left that it could do without."""
         try:
             await self._run_hot_path()
-        except RecordingFailed as failed:
+        except GraphCaptureError as failed:
             log.debug("while recording", exc_info=True)
             told = f"not recorded, speech takes longer: {_root(failed.args[0])}"
-            return _Setback(told, replace(self._means, new_recorder=lambda priority: NO_RECORDER))
+            return _Setback(told, replace(self._means, new_capturer=lambda priority: EAGER))
         except Exception as error:  # a compiler's errors have no common type
             if not self.compiled:
                 raise
@@ -259,7 +265,7 @@ class ChatterboxEngine:
         """What torch keeps of the device for its next allocations."""
         gc.collect()
         if self._on_gpu:
-            with device_faults():
+            with translate_device_errors():
                 torch.cuda.empty_cache()
 
     async def close(self) -> None:
@@ -310,7 +316,7 @@ class _Decoder:
     async def decode(self, piece: SpeechSlice) -> Samples:
         """Raises `OutOfMemory`, `DeviceFailed`."""
         due = self._lasts_until
-        with device_faults(), self._alone() if due == NOTHING_HEARD else nullcontext():
+        with translate_device_errors(), self._alone() if due == NOTHING_HEARD else nullcontext():
             audio = await self._loop.decode(Slice(self._stream, piece.tokens, piece.last, due))
         if len(audio):
             self._lasts_until = max(due, monotonic()) + len(audio) / SAMPLE_RATE

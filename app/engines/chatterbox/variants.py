@@ -5,10 +5,27 @@ particular variant. Facts and defaults are those of the package's own class for 
 (`chatterbox.tts.ChatterboxTTS` for ENGLISH).
 """
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Literal
 
-Sampler = Literal["cfg", "repetition_penalty", "temperature", "min_p", "top_k", "top_p"]
+Backbone = Literal["llama"]
+Sampler = Literal["cfg", "repetition_penalty", "temperature", "min_p", "top_p"]
+TimeSchedule = Literal["cosine"]
+
+
+@dataclass(frozen=True)
+class FilesSpec:
+    """Names of the model's files in MODEL_PATH; `model_files` says where they come from."""
+
+    voice_encoder: str
+    t3: str
+    s3gen: str
+    tokenizer: str
+    conditionals: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return astuple(self)
 
 
 @dataclass(frozen=True)
@@ -16,16 +33,18 @@ class T3Spec:
     """The text-to-speech-token model.
 
     `rows_per_sequence`: batch rows of one sequence; 2 with classifier-free guidance (conditional,
-    unconditional), 1 without. `samplers`: applied to the logits in this order. `start_tokens`: how
-    often the start-of-speech token precedes the speech. `learned_positions`: text and speech have
-    learned position embeddings. `max_tokens`: per text chunk. `silence_tail`: tokens appended
-    after the last one.
+    unconditional), 1 without. `samplers`: applied to the logits in this order. `text_delimiters`:
+    the text stands between a start-of-text and an end-of-text token. `start_tokens`: how often the
+    start-of-speech token precedes the speech. `learned_positions`: text and speech have learned
+    position embeddings. `max_tokens`: speech tokens of one text chunk, at most. `silence_tail`:
+    speech tokens appended after the last one.
     """
 
-    file: str
-    backbone: Literal["llama"]
+    backbone: Backbone
+    text_vocab_size: int
     rows_per_sequence: int
     samplers: tuple[Sampler, ...]
+    text_delimiters: bool
     start_tokens: int
     learned_positions: bool
     max_tokens: int
@@ -34,34 +53,49 @@ class T3Spec:
 
 @dataclass(frozen=True)
 class PromptSpec:
-    """What is taken of a voice's audio; lengths in seconds, `loudness_lufs` None: left as it is."""
+    """What T3 and S3Gen take of a voice's audio.
 
-    t3_prompt_s: float
-    s3gen_prompt_s: float
+    `t3_tokens`: speech tokens of the first `t3_s` seconds, at most. `perceiver`: T3 resamples them
+    to a fixed number of positions. `emotion`: T3 is conditioned on the voice's exaggeration.
+    `loudness_lufs`: the audio's loudness is set to it; None leaves the audio as it is.
+    """
+
+    t3_s: int
+    t3_tokens: int
+    perceiver: bool
+    emotion: bool
+    s3gen_s: int
     min_audio_s: float
     loudness_lufs: float | None
-    emotion: bool
 
 
 @dataclass(frozen=True)
 class FlowSpec:
-    """S3Gen's flow: Euler steps over time 0 to 1, guided or (mean flow) not."""
+    """S3Gen's flow: Euler steps over time 0 to 1. `cfg`: classifier-free guidance, which doubles
+    the batch; its weight is the checkpoint's. `time_mixer`: the estimator takes the end of a step
+    as well as its start (mean flow).
+    """
 
-    file: str
     steps: int
-    schedule: Literal["cosine", "linear"]
+    schedule: TimeSchedule
     cfg: bool
+    time_mixer: bool
 
 
 @dataclass(frozen=True)
 class FrontendSpec:
-    """How text becomes T3's tokens. `tokens_per_char`: speech tokens that a character usually
-    takes; a chunk that takes `runaway_factor` times as many is cut off.
+    """How text becomes T3's tokens, and how many speech tokens it may take.
+
+    A chunk of n characters takes about `tokens_per_char`·n speech tokens; it is cut off after
+    `runaway_factor` times as many and `spare_tokens`. `tags`: paralinguistic tags that the
+    tokenizer has, "laugh" for [laugh].
     """
 
-    tokenizer_file: str
+    kind: Literal["english"]
     tokens_per_char: float
     runaway_factor: float
+    spare_tokens: int
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,9 +105,10 @@ class ModelSpec:
     name: str
     title: str
     languages: tuple[str, ...]
+    files: FilesSpec
     t3: T3Spec
-    flow: FlowSpec
     prompt: PromptSpec
+    flow: FlowSpec
     frontend: FrontendSpec
 
 
@@ -81,20 +116,37 @@ ENGLISH = ModelSpec(
     name="chatterbox",
     title="Chatterbox",
     languages=("en",),
+    files=FilesSpec(
+        voice_encoder="ve.safetensors",
+        t3="t3_cfg.safetensors",
+        s3gen="s3gen.safetensors",
+        tokenizer="tokenizer.json",
+        conditionals="conds.pt",
+    ),
     t3=T3Spec(
-        file="t3_cfg.safetensors",
         backbone="llama",
+        text_vocab_size=704,
         rows_per_sequence=2,
         samplers=("cfg", "repetition_penalty", "temperature", "min_p", "top_p"),
+        text_delimiters=True,
         start_tokens=2,
         learned_positions=True,
         max_tokens=1000,
     ),
-    flow=FlowSpec(file="s3gen.safetensors", steps=10, schedule="cosine", cfg=True),
     prompt=PromptSpec(
-        t3_prompt_s=6, s3gen_prompt_s=10, min_audio_s=1, loudness_lufs=None, emotion=True
+        t3_s=6,
+        t3_tokens=150,
+        perceiver=True,
+        emotion=True,
+        s3gen_s=10,
+        min_audio_s=1,
+        loudness_lufs=None,
     ),
-    frontend=FrontendSpec(tokenizer_file="tokenizer.json", tokens_per_char=1.9, runaway_factor=4),
+    flow=FlowSpec(steps=10, schedule="cosine", cfg=True, time_mixer=False),
+    frontend=FrontendSpec(kind="english", tokens_per_char=1.9, runaway_factor=4, spare_tokens=25),
 )
 
 VARIANTS = {spec.name: spec for spec in (ENGLISH,)}
+
+UNSUPPORTED_TEXT_VOCABULARIES = {2454: "Chatterbox Multilingual", 50_276: "Chatterbox Turbo"}
+"""Sizes of T3's text vocabulary in variants that cannot be loaded yet."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from app.engines.chatterbox.conditioning.conditionals import FRAMES_PER_TOKEN
 from app.engines.chatterbox.runtime.compilation import NO_COMPILER, Compiler
-from app.engines.chatterbox.runtime.linear import together
+from app.engines.chatterbox.runtime.linear import fused_linears
 
 
 class EulerStep(nn.Module):
@@ -95,7 +95,7 @@ class Transformer(nn.Module):
     def __init__(self, block: BasicTransformerBlock) -> None:
         super().__init__()
         self.norm = block.norm1
-        self.projections = together(block.attn1, "to_q", "to_k", "to_v")
+        self.projections = fused_linears(block.attn1, "to_q", "to_k", "to_v")
         self.heads = block.attn1.heads
         self.output = block.attn1.to_out[0]
         self.inner_norm = block.norm3

@@ -25,7 +25,7 @@ from app.engines.chatterbox.conditioning.conditionals import (
     S3GenReference,
 )
 from app.engines.chatterbox.runtime.compilation import NO_COMPILER, Compiler
-from app.engines.chatterbox.runtime.cuda_graphs import NO_RECORDER, Recorder
+from app.engines.chatterbox.runtime.cuda_graphs import EAGER, GraphCapturer
 from app.engines.chatterbox.s3gen.estimator import EulerStep, encode
 
 LONGEST = 2560
@@ -67,11 +67,11 @@ class Flow:
         self,
         flow: CausalMaskedDiffWithXvec,
         compiler: Compiler = NO_COMPILER,
-        recorder: Recorder = NO_RECORDER,
+        capturer: GraphCapturer = EAGER,
     ) -> None:
         self.step = EulerStep(flow.decoder.estimator, flow.decoder.inference_cfg_rate, compiler)
         self._flow = flow
-        self._fixed = FixedSolver(self, recorder) if recorder.fixes_shapes else None
+        self._fixed = FixedSolver(self, capturer) if capturer.static_shapes else None
 
     @property
     def at_once(self) -> int:
@@ -123,11 +123,11 @@ class Flow:
 class FixedSolver:
     """Solves in few shapes, (solves, frames), whose inputs and results always lie in one place."""
 
-    def __init__(self, flow: Flow, recorder: Recorder) -> None:
+    def __init__(self, flow: Flow, capturer: GraphCapturer) -> None:
         weight = flow._flow.encoder_proj.weight
         self._flow = flow
-        self._prepare = recorder.by_shape(self._run_preparation)
-        self._advance = recorder.by_shape(self._run_step)
+        self._prepare = capturer.wrap(self._run_preparation)
+        self._advance = capturer.wrap(self._run_step)
         self._memory = {
             name: torch.zeros(MOST_FRAMES * size, dtype=dtype, device=weight.device)
             for name, size, dtype in (
@@ -147,9 +147,9 @@ class FixedSolver:
         self._frames.fill_(LONGEST)
         for rows, frames in product(TOGETHER, range(LONGEST, 0, -BUCKET)):
             if rows * frames <= MOST_FRAMES:
-                self._prepare.rehearse(rows, frames)
+                self._prepare.capture(rows, frames)
                 self._done.zero_()
-                self._advance.rehearse(rows, frames)
+                self._advance.capture(rows, frames)
 
     def solve(self, solves: Sequence[Solve], on_step: OnStep) -> list[Tensor]:
         """As `Flow.solve`."""

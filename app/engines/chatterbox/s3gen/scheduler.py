@@ -16,7 +16,7 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from app.engines.cancellation import ended
+from app.engines.cancellation import wait_done
 from app.engines.chatterbox.conditioning.conditionals import S3GenReference
 from app.engines.chatterbox.s3gen.flow import OnStep
 from app.engines.chatterbox.s3gen.stream import S3Gen, StreamDecoder
@@ -84,7 +84,7 @@ class DecodeLoop:
         finally:
             if not piece.audio.done():
                 piece.wanted = False
-                await ended(piece.audio)
+                await wait_done(piece.audio)
 
     def close(self) -> None:
         """No slice may be under way; the thread ends."""

@@ -1,6 +1,6 @@
 """S3Gen: streams' speech tokens enter, slice by slice, and audio leaves; called by `decode_loop`.
 
-    s3gen = S3Gen.of(models.s3gen, compiler, recorder)         once a worker
+    s3gen = S3Gen.of(models.s3gen, compiler, capturer)         once a worker
     stream = StreamDecoder(s3gen, voice.s3gen, params)         one for each job
     solve = stream.solve_for(tokens)                           for each slice;
     [mel] = s3gen.flow.solve([solve])                          of several streams together
@@ -25,7 +25,7 @@ from app.engines.chatterbox.conditioning.conditionals import (
     S3GenReference,
 )
 from app.engines.chatterbox.runtime.compilation import NO_COMPILER, Compiler
-from app.engines.chatterbox.runtime.cuda_graphs import NO_RECORDER, Recorder
+from app.engines.chatterbox.runtime.cuda_graphs import EAGER, GraphCapturer
 from app.engines.chatterbox.s3gen.flow import Flow, OnStep, Solve
 from app.engines.chatterbox.s3gen.noise import FrameNoise, Noise, Use
 from app.engines.chatterbox.s3gen.vocoder import HELD_BACK, Vocoder, Waveform
@@ -48,7 +48,7 @@ class S3Gen:
         cls,
         upstream: UpstreamS3Gen,
         compiler: Compiler = NO_COMPILER,
-        recorder: Recorder = NO_RECORDER,
+        capturer: GraphCapturer = EAGER,
         context_tokens: int = 0,
     ) -> "S3Gen":
         """`upstream` is changed in place: see `fold_weight_norm`.
@@ -57,8 +57,8 @@ class S3Gen:
         chunk's.
         """
         return cls(
-            Flow(upstream.flow, compiler, recorder),
-            Vocoder(upstream.mel2wav, recorder),
+            Flow(upstream.flow, compiler, capturer),
+            Vocoder(upstream.mel2wav, capturer),
             upstream.trim_fade,
             context_tokens,
         )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from app.engines.chatterbox.conditioning.conditionals import MEL_BANDS
-from app.engines.chatterbox.runtime.cuda_graphs import NO_RECORDER, Recorder
+from app.engines.chatterbox.runtime.cuda_graphs import EAGER, GraphCapturer
 from app.engines.chatterbox.s3gen.noise import Noise, Use
 
 PITCH_REACH = 5
@@ -39,7 +39,7 @@ class Vocoder:
     def __init__(
         self,
         hift: HiFTGenerator,
-        recorder: Recorder = NO_RECORDER,
+        capturer: GraphCapturer = EAGER,
     ) -> None:
         fold_weight_norm(hift)
         for convolution in hift.source_downs:  # given NumPy's integers, which break the graph
@@ -52,7 +52,7 @@ class Vocoder:
         self.harmonics = hift.nb_harmonics + 1
         self._sines = hift.m_source.l_sin_gen
         self._merge = nn.Sequential(hift.m_source.l_linear, hift.m_source.l_tanh)
-        self._fixed = FixedVocoder(self, recorder) if recorder.fixes_shapes else None
+        self._fixed = FixedVocoder(self, capturer) if capturer.static_shapes else None
 
     def warm_up(self) -> None:
         """Where lengths are few, run in each."""
@@ -121,18 +121,18 @@ class Vocoder:
 class FixedVocoder:
     """Mel and source, in the few lengths of `WINDOWS`, copied to where recordings look for them."""
 
-    def __init__(self, vocoder: Vocoder, recorder: Recorder) -> None:
+    def __init__(self, vocoder: Vocoder, capturer: GraphCapturer) -> None:
         self._vocoder = vocoder
-        self._pitch = recorder.by_shape(self._run_pitch)
-        self._filter = recorder.by_shape(self._run_filter)
+        self._pitch = capturer.wrap(self._run_pitch)
+        self._filter = capturer.wrap(self._run_filter)
         like = vocoder._hift.conv_post.weight
         self._mel: Tensor = like.new_zeros(MEL_BANDS * WINDOWS[-1])
         self._source: Tensor = like.new_zeros(vocoder.samples_per_frame * WINDOWS[-1])
 
     def warm_up(self) -> None:
         for frames in reversed(WINDOWS):
-            self._pitch.rehearse(frames)
-            self._filter.rehearse(frames)
+            self._pitch.capture(frames)
+            self._filter.capture(frames)
 
     def pitch(self, mel: Tensor) -> Tensor:
         """As `Vocoder.pitch`."""

@@ -126,7 +126,7 @@ def test_that_comparison_notices_steps_of_equal_length(case, right, monkeypatch)
 
 def test_solves_padded_to_the_same_length_do_not_hear_of_each_other(case, right):
     lengths = set()
-    flow = Flow(case.flow._flow, recorder=FewShapes())
+    flow = Flow(case.flow._flow, capturer=FewShapes())
     step = flow.step
     flow.step = lambda x, *rest: lengths.add(tuple(x.shape)) or step(x, *rest)
     other = Solve(speech_tokens(20), case.reference, NOISE.frames(Use.FLOW, 0, 140, 80))
