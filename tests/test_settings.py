@@ -16,6 +16,7 @@ from app.core.errors import StartupError
 from app.core.params import SynthesisParams
 from app.core.process_env import child_environment, cpu_count, cpu_quota, visible_cuda_devices
 from app.settings import Settings, load_settings, unknown_names
+from tests.support.manual import PAGES
 from tests.support.service import ROOT
 
 PROMISED = {
@@ -528,7 +529,7 @@ def test_the_example_file_holds_the_real_defaults(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
-def test_the_readme_has_a_row_for_every_setting(name: str) -> None:
+def test_the_manual_has_a_row_for_every_setting(name: str) -> None:
     field = Settings.model_fields[name]
     default = "None" if name == "api_key" else shown(field.default) or "None"
     if isinstance(field.default, Path) and name.endswith("_dir"):
@@ -536,5 +537,4 @@ def test_the_readme_has_a_row_for_every_setting(name: str) -> None:
     if name == "tts_chunk_overlap_strategy":
         default = f'"{default}"'
     row = rf"^\| +`{name.upper()}` +\| +(?P<description>\S.*\S) +\| +`{re.escape(default)}` +\|$"
-    readme = (ROOT / "README.md").read_text()
-    assert len(re.findall(row, readme, re.MULTILINE)) == 1
+    assert len(re.findall(row, PAGES["configuration.md"], re.MULTILINE)) == 1
