@@ -136,6 +136,13 @@ def test_the_command_line_examples_run(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"morning.mp3", "evening.wav"}
 
 
+def test_the_manual_has_a_row_for_every_parameter(preview: Service) -> None:
+    with preview.client() as client:
+        route = client.get("/openapi.json").json()["paths"]["/tts/generate"]["get"]
+    rows = re.findall(r"^\| `(\w+)` \|", section("api.md", "Parameters"), re.MULTILINE)
+    assert rows == [parameter["name"] for parameter in route["parameters"]]
+
+
 def test_the_error_example_is_a_real_answer(preview: Service) -> None:
     [printed] = [json.loads(text) for text in blocks("json") if '"error":' in text]
     with preview.client() as client:
