@@ -1,7 +1,7 @@
 """The settings: one `Settings` value, read once from the environment and `.env`.
 
 Nothing else in the project reads the environment. Field names in capitals are the variables'
-names; descriptions and defaults here are what `.env.example` and app/docs/configuration.md show.
+names; descriptions and defaults here are what `.env.example` and the README's tables show.
 """
 
 import difflib

@@ -16,6 +16,7 @@ import yaml
 from app.settings import Settings
 from tests.support.manual import PAGES, blocks, section
 from tests.support.service import API_KEY, ROOT, Service
+from tests.test_settings import shown
 
 STRICT_CURL = 'curl() { command curl --silent --show-error --fail-with-body "$@"; }\n'
 
@@ -35,14 +36,14 @@ def answer_below(command: str) -> Any:
 
 
 def run(command: str, folder: Path, service: Service) -> str:
-    for shown, real in {
+    for written, real in {
         "<YOUR_API_KEY>": API_KEY,
         "api_key=secret": f"api_key={API_KEY}",
         "X-API-Key: secret": f"X-API-Key: {API_KEY}",
         "http://localhost:8000": service.url,
         "/path/to/your/voice.wav": str(folder / "voice.wav"),
     }.items():
-        command = command.replace(shown, real)
+        command = command.replace(written, real)
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", STRICT_CURL + command],
         cwd=folder,
@@ -180,6 +181,19 @@ def test_the_readme_is_short() -> None:
 def test_the_readme_names_every_setting() -> None:
     named = re.findall(r"`([A-Z0-9_]+)`", section("README.md", "Settings").partition("| Group")[2])
     assert sorted(named) == sorted(name.upper() for name in Settings.model_fields)
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_the_manual_has_a_row_for_every_setting(name: str) -> None:
+    field = Settings.model_fields[name]
+    default = "None" if name == "api_key" else shown(field.default) or "None"
+    if isinstance(field.default, Path) and name.endswith("_dir"):
+        default += "/"
+    if name == "tts_chunk_overlap_strategy":
+        default = f'"{default}"'
+    page = re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", PAGES["configuration.md"])  # without links
+    row = f"| `{name.upper()}` | {field.description} | `{default}` |"
+    assert page.splitlines().count(row) == 1
 
 
 def test_the_readme_links_every_page_of_the_manual() -> None:

@@ -16,7 +16,6 @@ from app.core.errors import StartupError
 from app.core.params import SynthesisParams
 from app.core.process_env import child_environment, cpu_count, cpu_quota, visible_cuda_devices
 from app.settings import Settings, load_settings, unknown_names
-from tests.support.manual import PAGES
 from tests.support.service import ROOT
 
 PROMISED = {
@@ -526,16 +525,3 @@ def test_the_example_file_holds_the_real_defaults(folder: Path) -> None:
     settings = re.sub(r"^# (?=[A-Z_]+=)", "", example, flags=re.MULTILINE)
     (folder / ".env").write_text(settings)
     assert load_settings(api_key_required=False) == Settings.model_construct()
-
-
-@pytest.mark.parametrize("name", Settings.model_fields)
-def test_the_manual_has_a_row_for_every_setting(name: str) -> None:
-    field = Settings.model_fields[name]
-    default = "None" if name == "api_key" else shown(field.default) or "None"
-    if isinstance(field.default, Path) and name.endswith("_dir"):
-        default += "/"
-    if name == "tts_chunk_overlap_strategy":
-        default = f'"{default}"'
-    page = re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", PAGES["configuration.md"])  # without links
-    row = f"| `{name.upper()}` | {field.description} | `{default}` |"
-    assert page.splitlines().count(row) == 1

@@ -1,4 +1,4 @@
-"""Debian's Chromium as a client: the documented HTML, then pages that call the API.
+"""Debian's Chromium as a client: the README's own HTML, then pages that call the API.
 
 All pages lie at an origin that is not the service's. A test fails if its page shows an error that
 the test does not expect.
@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Error
 
-from tests.support.browser import Site, Tab, html_in_manual
+from tests.support.browser import Site, Tab, html_in_readme
 from tests.support.engines import expected_pcm
 from tests.support.service import API_KEY, Service
 
@@ -89,11 +89,11 @@ async def tab(browser: Browser, site: Site) -> AsyncIterator[Tab]:
     assert tab.complaints == []
 
 
-# --- The documented HTML --------------------------------------------------------------------------
+# --- The README's HTML ---------------------------------------------------------------------------
 
 
 async def test_an_audio_tag_plays_mp3_to_its_end(preview: Service, tab: Tab) -> None:
-    html = html_in_manual(uses_mse=False)
+    html = html_in_readme(uses_mse=False)
     await tab.show(with_real(html, preview, key="<YOUR_API_KEY>"))
     await tab.page.evaluate("document.querySelector('audio').play()")
     assert await seconds_played(tab) == pytest.approx(
@@ -142,8 +142,8 @@ async def test_play_pressed_again_lets_go_of_the_first_answer(preview: Service, 
 
 
 async def show_mse_page(tab: Tab, service: Service, format: str) -> None:
-    """The documented page, set to `format` by its constants."""
-    html = with_real(html_in_manual(uses_mse=True), service, key="YOUR_API_KEY")
+    """The README's page, set to `format` by its constants."""
+    html = with_real(html_in_readme(uses_mse=True), service, key="YOUR_API_KEY")
     constants = {'format = "fmp4"': f'format = "{format}"', MIME_TYPES["fmp4"]: MIME_TYPES[format]}
     await tab.show(replaced(html, constants))
     await tab.page.evaluate(SPEED_UP_AND_NOTE_FIRST_SOUND, SPEED)

@@ -413,7 +413,7 @@ def test_the_dashboard_finds_its_data_wherever_they_are() -> None:
     assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
 
 
-def test_the_manual_has_a_row_for_every_metric(service: Service) -> None:
+def test_the_readme_has_a_row_for_every_metric(service: Service) -> None:
     """With the labels that it has, besides those that a histogram adds."""
     rows = set(re.findall(r"`(tts_[a-z_]+)`", PAGES["metrics.md"]))
     told = set()

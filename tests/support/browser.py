@@ -17,7 +17,7 @@ _FETCH = """async ([url, options]) => {
 }"""
 
 
-def html_in_manual(*, uses_mse: bool) -> str:
+def html_in_readme(*, uses_mse: bool) -> str:
     """The documented page for Media Source Extensions, or else the plain `<audio>` tag."""
     [html] = [html for html in blocks("html") if ("MediaSource" in html) == uses_mse]
     return html
