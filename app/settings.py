@@ -68,47 +68,48 @@ class Settings(BaseSettings):
 
     # Core
     api_key: SecretStr = Field(
-        SecretStr(""), description="**(Required)** Your secret API key for securing the service."
+        SecretStr(""), description="**(Required)** The secret key that clients must send."
     )
-    host: str = Field("0.0.0.0", description="The host address for the application server.")  # noqa: S104
-    port: int = Field(8000, ge=1, le=65535, description="The port for the application server.")
+    host: str = Field("0.0.0.0", description="The address to listen on.")  # noqa: S104
+    port: int = Field(8000, ge=1, le=65535, description="The port to listen on.")
     port_health: int | None = Field(
         None, ge=1, le=65535, description="A second port that answers `/ping` (RunPod)."
     )
     debug: bool = Field(False, description="Debug logging and FastAPI's debug pages.")
     log_level: Literal["CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG"] = Field(
-        "INFO", description="The logging level (e.g., `INFO`, `DEBUG`)."
+        "INFO", description="The logging level (e.g. `INFO`, `DEBUG`)."
     )
     public_metrics: bool = Field(False, description="`/metrics` may be read without the key.")
     workers_per_device: int = Field(
-        1, ge=1, le=64, description="Worker processes to spawn per detected GPU or CPU device."
+        1,
+        ge=1,
+        le=64,
+        description="Worker processes for each GPU, or for the CPU where there is no GPU.",
     )
     concurrent_requests_per_worker: int = Field(
         1,
         ge=1,
         le=256,
-        description="Maximum number of concurrent TTS requests per worker. Who listens to a long "
-        "text holds a place until its end, so have as many as there are listeners.",
+        description="Requests that one worker runs at a time (its slots). A client that plays a "
+        "long text while it is generated can occupy a slot until the end, so configure "
+        "as many slots as there are listeners.",
     )
-    voices_dir: Path = Field(
-        Path("voices/"), description="Directory where custom voices are stored."
-    )
+    voices_dir: Path = Field(Path("voices/"), description="The folder for uploaded voices.")
     preloaded_voices_dir: Path = Field(
-        Path("preloaded-voices/"), description="Directory for preloaded voices."
+        Path("preloaded-voices/"), description="The folder of preloaded voices."
     )
-    model_path: Path = Field(
-        Path("models"), description="Path to the directory containing TTS models."
-    )
+    model_path: Path = Field(Path("models"), description="The folder of the model's weights.")
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         ("*",), description="Comma-separated list of allowed origins."
     )
     voice_aliases: Annotated[dict[str, str], NoDecode] = Field(
         {},
-        description="Other names for voices on `/v1`, those of OpenAI's included (e.g., "
+        description="Other names for voices on `/v1`, OpenAI's names included (e.g. "
         "`alloy=austen.wav,nova=my.wav`).",
     )
     public_voice_list: bool = Field(
-        False, description="`/v1/audio/voices` needs no key (Open WebUI sends none there)."
+        False,
+        description="`/v1/audio/voices` may be read without the key (Open WebUI sends none there).",
     )
 
     # Engine
@@ -118,7 +119,8 @@ class Settings(BaseSettings):
         "weights are in `MODEL_PATH`, else preview), or `module:Class` of an engine of your own.",
     )
     watermark: bool = Field(
-        True, description="Mark Chatterbox's speech as synthetic (Perth), inaudibly."
+        True,
+        description="Mark Chatterbox's speech as synthetic with an inaudible watermark (Perth).",
     )
     torch_compile: Literal["auto", "true", "false"] = Field(
         "auto",
@@ -149,42 +151,45 @@ class Settings(BaseSettings):
         FIRST_SLICE,
         ge=0,
         le=500,
-        description="Tokens of the very first slice (Chatterbox): fewer are heard sooner, but "
-        "under 16 nothing is heard before the second. `0`: as many as in any slice.",
+        description="Tokens of the very first slice (Chatterbox). Fewer give an earlier first "
+        "sound, but a slice of less than 16 produces no audio before the second. `0`: "
+        "as many as in any other slice.",
     )
     tts_slice_growth: float | None = Field(
         None,
         ge=1,
         le=8,
-        description="Each slice after the first is that many times as long as the one before "
-        "(Chatterbox): fewer, longer slices take less time in all, but keep whoever listens "
-        "waiting for the next. `1`: all of one length. By default 2 on a CPU, 1 on a GPU.",
+        description="The factor by which each slice is longer than the one before (Chatterbox). "
+        "Fewer, longer slices take less time in total, but the client waits longer for "
+        "the next one. `1`: all of one length. The default is 2 on a CPU and 1 on a "
+        "GPU.",
     )
     tts_voice_prompt_seconds: int = Field(
         10,
         ge=1,
         le=10,
-        description="How much of a voice S3Gen hears before it goes on speaking: its first "
-        "seconds. Less than the usual `10` is faster, and further from the voice.",
+        description="Seconds of the voice, from its start, that S3Gen uses as its prompt. Less "
+        "than the usual `10` is faster and resembles the voice less.",
     )
     tts_s3gen_context_tokens: int = Field(
         0,
         ge=0,
         le=1000,
-        description="With how many of the tokens before it S3Gen solves a slice. `0`: with all of "
-        "its text chunk's, otherwise with 12 at least. A few dozen make late slices of long chunks "
-        "as quick as early ones; it was trained to hear all.",
+        description="Number of preceding tokens that S3Gen processes together with a slice. `0`: "
+        "all of the text chunk, otherwise at least 12. A few dozen make late slices of "
+        "long chunks as fast as early ones; S3Gen was trained with all of them.",
     )
     tts_t3_dtype: T3Dtype = Field(
         "auto",
         description="Weights of T3: `float32`, `bfloat16` (half the memory), or `int8` (a quarter, "
-        "and faster; for CPUs only). The latter two are less exact and say something else for a "
-        "seed. `auto`: `bfloat16` on a GPU that computes in it, else `float32`.",
+        "and faster; CPUs only). The latter two are less exact and give other speech "
+        "for a seed. `auto`: `bfloat16` on a GPU that computes in it, else `float32`.",
     )
     tts_s3gen_dtype: S3GenDtype = Field(
         "auto",
-        description="Products in S3Gen's largest part: `float32` or `bfloat16` (faster on a GPU, "
-        "less exact). `auto`: `bfloat16` on a GPU that computes in it, else `float32`.",
+        description="Matrix products in S3Gen's largest part: `float32` or `bfloat16` (faster on a "
+        "GPU, less exact). `auto`: `bfloat16` on a GPU that computes in it, else "
+        "`float32`.",
     )
     tts_remove_leading_milliseconds: LeadingTrim = Field(
         DEFAULTS.remove_leading_milliseconds,
@@ -206,41 +211,44 @@ class Settings(BaseSettings):
         2,
         ge=1,
         le=1000,
-        description="Buffer size between T3 and S3Gen. Smaller values (`~2`) reduce initial "
-        "latency.",
+        description="Slices that may wait between T3 and S3Gen. Smaller values (`~2`) reduce the "
+        "initial latency.",
     )
     tts_pcm_chunk_queue_max_size: int = Field(
         3,
         ge=1,
         le=1000,
-        description="Buffer size for outgoing audio. Smaller values (`~3`) reduce latency but "
-        "increase stutter risk.",
+        description="Pieces of audio that may wait after S3Gen. Smaller values (`~3`) reduce "
+        "latency but increase the risk of stutter.",
     )
 
     # Limits
     max_text_length: int = Field(20_000, ge=1, le=1_000_000, description="Characters per request.")
     max_upload_mb: int = Field(25, ge=1, le=1024, description="Largest voice file, in MB.")
     max_queued_requests: int = Field(
-        100, ge=0, le=100_000, description="Requests that may wait; more are answered 429."
+        100, ge=0, le=100_000, description="Requests that may wait; further ones are answered 429."
     )
     queue_timeout_seconds: float = Field(
-        60, gt=0, le=86_400, description="Longest wait in the queue; then 503 `queue_timeout`."
+        60, gt=0, le=86_400, description="Longest wait in the queue; after it, 503 `queue_timeout`."
     )
     max_ahead_seconds: float = Field(
-        60, ge=0.1, le=3600, description="Audio a job may be ahead of its client before it pauses."
+        60,
+        ge=0.1,
+        le=3600,
+        description="Seconds of audio that a job may be ahead of its client before it pauses.",
     )
     client_stall_seconds: float = Field(
         600,
         gt=0,
         le=86_400,
-        description="A client that takes nothing for so long, while its job holds a slot, is "
+        description="A client that reads nothing for so long, while its job occupies a slot, is "
         "cancelled.",
     )
     worker_stall_seconds: float = Field(
         120,
         gt=0,
         le=86_400,
-        description="A busy worker that makes no step for so long is killed and replaced.",
+        description="A busy worker that makes no progress for so long is killed and replaced.",
     )
     worker_start_seconds: float = Field(
         900, gt=0, le=86_400, description="A worker that is not ready after so long is replaced."
@@ -249,8 +257,8 @@ class Settings(BaseSettings):
         30,
         ge=0,
         le=86_400,
-        description="How long running streams may finish after SIGTERM (Docker's own limit is 10 "
-        "unless `--stop-timeout` says more).",
+        description="Time for running streams to finish after SIGTERM (Docker's own limit is 10 "
+        "unless `--stop-timeout` sets another).",
     )
 
     @classmethod

@@ -112,7 +112,7 @@ def test_the_newest_torch_knows_the_rtx_50_series() -> None:
 # --- The package ----------------------------------------------------------------------------------
 
 
-def test_the_wheel_holds_the_web_page(tmp_path: Path) -> None:
+def test_the_wheel_holds_the_web_page_and_the_manual(tmp_path: Path) -> None:
     source = tmp_path / "source"
     shutil.copytree(ROOT / "app", source / "app", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
@@ -121,7 +121,8 @@ def test_the_wheel_holds_the_web_page(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", *build], check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     held = set(zipfile.ZipFile(wheel).namelist())
-    assert {f"app/web/{path.name}" for path in (ROOT / "app" / "web").iterdir()} <= held
+    for folder in ("web", "docs"):
+        assert {f"app/{folder}/{path.name}" for path in (ROOT / "app" / folder).iterdir()} <= held
 
 
 # --- The image ------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The README's commands are run, and its answers compared with the real ones."""
+"""README.md and the manual: commands run, answers are the real ones, links and names resolve."""
 
 import json
 import re
@@ -13,21 +13,21 @@ import av
 import pytest
 import yaml
 
+from app.settings import Settings
+from tests.support.manual import PAGES, blocks, section
 from tests.support.service import API_KEY, ROOT, Service
+from tests.test_settings import shown
 
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 STRICT_CURL = 'curl() { command curl --silent --show-error --fail-with-body "$@"; }\n'
 
 
 def curl_commands() -> list[str]:
-    """Those of the documented API: all curl blocks but the first, which belongs to the start."""
-    return [text for kind, text in BLOCKS if kind == "bash" and text.startswith("curl")][1:]
+    return [text for text in blocks("bash") if text.startswith("curl")]
 
 
 def answer_below(command: str) -> Any:
     """The JSON block that directly follows a command, if one does."""
-    _, _, rest = README.partition(command + "```\n\n")
+    _, _, rest = PAGES["api.md"].partition(command + "```\n\n")
     return (
         json.loads(rest.split("```")[1].removeprefix("json"))
         if rest.startswith("```json")
@@ -36,12 +36,14 @@ def answer_below(command: str) -> Any:
 
 
 def run(command: str, folder: Path, service: Service) -> str:
-    for shown, real in {
+    for written, real in {
         "<YOUR_API_KEY>": API_KEY,
+        "api_key=secret": f"api_key={API_KEY}",
+        "X-API-Key: secret": f"X-API-Key: {API_KEY}",
         "http://localhost:8000": service.url,
         "/path/to/your/voice.wav": str(folder / "voice.wav"),
     }.items():
-        command = command.replace(shown, real)
+        command = command.replace(written, real)
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", STRICT_CURL + command],
         cwd=folder,
@@ -62,23 +64,34 @@ def shape(value: Any) -> Any:
     return "number" if isinstance(value, int | float) else type(value).__name__
 
 
+def seconds_in(path: Path) -> float:
+    with av.open(path) as file:
+        return sum(frame.samples / frame.sample_rate for frame in file.decode(audio=0))
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, preview: Service) -> Iterator[Path]:
-    """Where the commands run: with a recording at hand, and the voice they speak of uploaded."""
-    folder = tmp_path_factory.mktemp("readme")
-    shutil.copy(ROOT / "preloaded-voices" / "austen.wav", folder / "voice.wav")
+    """The working folder of the commands, with recordings; `your_voice.wav` is uploaded."""
+    folder = tmp_path_factory.mktemp("manual")
+    for name in ("voice.wav", "my-voice.wav"):
+        shutil.copy(ROOT / "preloaded-voices" / "austen.wav", folder / name)
     with preview.client() as client, (folder / "voice.wav").open("rb") as recording:
         uploaded = client.post("/voices", files={"file": ("your_voice.wav", recording)})
         assert uploaded.status_code == 201
         yield folder
         client.delete("/voices/your_voice.wav").raise_for_status()
+        client.delete("/voices/my-voice.wav")  # which a command has uploaded
 
 
-def test_every_curl_command_gives_what_is_printed_below_it(folder: Path, preview: Service) -> None:
+def test_each_curl_command_gives_the_printed_answer_or_a_file_that_plays(
+    folder: Path, preview: Service
+) -> None:
     commands = curl_commands()
-    assert len(commands) == 8
+    assert len(commands) == 10
     for command in commands:
         output = run(command, folder, preview)
+        for name in re.findall(r"--output (\S+)", command):
+            assert seconds_in(folder / name) > 0.5, name
         printed = answer_below(command)
         if printed is None:
             continue
@@ -91,42 +104,26 @@ def test_every_curl_command_gives_what_is_printed_below_it(folder: Path, preview
             assert answer == printed
 
 
-@pytest.mark.parametrize(
-    "name", ["default_voice_output.wav", "custom_voice_output.wav", "output.mp3"]
-)
-def test_the_generated_files_play(folder: Path, preview: Service, name: str) -> None:
-    [command] = [command for command in curl_commands() if name in command]
-    run(command, folder, preview)
-    with av.open(folder / name) as file:
-        seconds = sum(frame.samples / frame.sample_rate for frame in file.decode(audio=0))
-    assert seconds > 0.5
-
-
-def test_the_python_client_speaks(folder: Path, preview: Service) -> None:
-    [code] = [text for kind, text in BLOCKS if kind == "python" and "from openai import" in text]
-    code = code.replace("<YOUR_API_KEY>", API_KEY).replace("http://localhost:8000", preview.url)
-    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, timeout=60)
-    with av.open(folder / "hello_from_python.mp3") as file:
-        assert sum(frame.samples / frame.sample_rate for frame in file.decode(audio=0)) > 0.5
+def test_the_python_clients_speak(folder: Path, preview: Service) -> None:
+    codes = [code for code in blocks("python") if "from openai import" in code]
+    assert len(codes) == 2
+    for code in codes:
+        [name] = re.findall(r'to_file\("(.*)"\)', code)
+        code = code.replace("<YOUR_API_KEY>", API_KEY).replace("http://localhost:8000", preview.url)
+        subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, timeout=60)
+        assert seconds_in(folder / name) > 0.5
 
 
 def test_every_client_has_a_section_with_the_address() -> None:
-    _, _, clients = README.partition("\n## Clients\n")
-    sections = re.split(r"^### ", clients.partition("\n## ")[0], flags=re.MULTILINE)[1:]
-    assert [section.splitlines()[0] for section in sections] == [
-        "openai for Python",
-        "openai for JavaScript",
-        "Open WebUI",
-        "SillyTavern",
-        "LiveKit Agents",
-        "Pipecat",
-        "Home Assistant",
-    ]
-    assert all(":8000/v1" in section for section in sections)
+    for client in (
+        *("openai for Python", "openai for JavaScript", "Open WebUI", "SillyTavern"),
+        *("LiveKit Agents", "Pipecat", "Home Assistant"),
+    ):
+        assert ":8000/v1" in section("clients.md", client)
 
 
 def test_the_command_line_examples_run(tmp_path: Path) -> None:
-    [block] = [text for kind, text in BLOCKS if kind == "bash" and "chatterbox-tts speak" in text]
+    [block] = [text for text in blocks("bash") if "chatterbox-tts speak" in text]
     as_module = f'chatterbox-tts() {{ "{sys.executable}" -m app "$@"; }}\n'
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", as_module + block],
@@ -140,8 +137,15 @@ def test_the_command_line_examples_run(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"morning.mp3", "evening.wav"}
 
 
+def test_the_manual_has_a_row_for_every_parameter(preview: Service) -> None:
+    with preview.client() as client:
+        route = client.get("/openapi.json").json()["paths"]["/tts/generate"]["get"]
+    rows = re.findall(r"^\| `(\w+)` \|", section("api.md", "Parameters"), re.MULTILINE)
+    assert rows == [parameter["name"] for parameter in route["parameters"]]
+
+
 def test_the_error_example_is_a_real_answer(preview: Service) -> None:
-    [printed] = [json.loads(text) for kind, text in BLOCKS if kind == "json" and '"error":' in text]
+    [printed] = [json.loads(text) for text in blocks("json") if '"error":' in text]
     with preview.client() as client:
         answer = client.get("/tts/generate", params={"text": "hi", "voice_id": "nobody.wav"})
     assert answer.json() == printed
@@ -164,5 +168,51 @@ def test_the_scrape_configuration_finds_the_metrics(preview: Service) -> None:
 
 
 def yaml_blocks(key: str) -> list[dict[str, Any]]:
-    blocks = [yaml.safe_load(text) for kind, text in BLOCKS if kind == "yaml"]
-    return [block for block in blocks if key in block]
+    return [block for block in map(yaml.safe_load, blocks("yaml")) if key in block]
+
+
+# --- README.md and app/docs as pages --------------------------------------------------------------
+
+
+def test_the_readme_is_short() -> None:
+    assert len(PAGES["README.md"].splitlines()) <= 250
+
+
+def test_the_readme_names_every_setting() -> None:
+    named = re.findall(r"`([A-Z0-9_]+)`", section("README.md", "Settings").partition("| Group")[2])
+    assert sorted(named) == sorted(name.upper() for name in Settings.model_fields)
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_the_manual_has_a_row_for_every_setting(name: str) -> None:
+    field = Settings.model_fields[name]
+    default = "None" if name == "api_key" else shown(field.default) or "None"
+    if isinstance(field.default, Path) and name.endswith("_dir"):
+        default += "/"
+    if name == "tts_chunk_overlap_strategy":
+        default = f'"{default}"'
+    page = re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", PAGES["configuration.md"])  # without links
+    row = f"| `{name.upper()}` | {field.description} | `{default}` |"
+    assert page.splitlines().count(row) == 1
+
+
+def test_the_readme_links_every_page_of_the_manual() -> None:
+    linked = re.findall(r"\]\(app/docs/(\w+\.md)\)", section("README.md", "Manual"))
+    assert sorted(linked) == sorted(PAGES.keys() - {"README.md"})
+
+
+def anchors(path: Path) -> set[str]:
+    """The anchors that GitHub gives to the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_somewhere(page: str) -> None:
+    folder = ROOT if page == "README.md" else ROOT / "app/docs"
+    for link in re.findall(r"\]\(([^)]+)\)", PAGES[page]):
+        if "://" not in link:
+            name, _, anchor = link.partition("#")
+            target = folder / (name or page)
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target), link

@@ -525,16 +525,3 @@ def test_the_example_file_holds_the_real_defaults(folder: Path) -> None:
     settings = re.sub(r"^# (?=[A-Z_]+=)", "", example, flags=re.MULTILINE)
     (folder / ".env").write_text(settings)
     assert load_settings(api_key_required=False) == Settings.model_construct()
-
-
-@pytest.mark.parametrize("name", Settings.model_fields)
-def test_the_readme_has_a_row_for_every_setting(name: str) -> None:
-    field = Settings.model_fields[name]
-    default = "None" if name == "api_key" else shown(field.default) or "None"
-    if isinstance(field.default, Path) and name.endswith("_dir"):
-        default += "/"
-    if name == "tts_chunk_overlap_strategy":
-        default = f'"{default}"'
-    row = rf"^\| +`{name.upper()}` +\| +(?P<description>\S.*\S) +\| +`{re.escape(default)}` +\|$"
-    readme = (ROOT / "README.md").read_text()
-    assert len(re.findall(row, readme, re.MULTILINE)) == 1

@@ -19,6 +19,7 @@ from prometheus_client.openmetrics.parser import (
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from tests.e2e.test_devices import GPU_METRICS
+from tests.support.manual import PAGES
 from tests.support.service import API_KEY, ROOT, Service, running_service
 
 ROUTE = "/tts/generate"
@@ -414,9 +415,7 @@ def test_the_dashboard_finds_its_data_wherever_they_are() -> None:
 
 def test_the_readme_has_a_row_for_every_metric(service: Service) -> None:
     """With the labels that it has, besides those that a histogram adds."""
-    readme = (ROOT / "README.md").read_text()
-    section = readme.partition("\n## Metrics\n")[2].partition("\n## ")[0]
-    rows = set(re.findall(r"`(tts_[a-z_]+)`", section))
+    rows = set(re.findall(r"`(tts_[a-z_]+)`", PAGES["metrics.md"]))
     told = set()
     for family in parse_text(scraped(service)):
         counted = family.type == "counter"

@@ -12,7 +12,7 @@ from app.http.openapi import ERRORS, OPENAI_REQUESTS, SPEECH_REQUESTS
 from app.protocols.native.schemas import from_json
 from app.protocols.openai.schemas import from_openai_json
 from tests.fuzz.test_api import SCHEMA
-from tests.support.service import ROOT
+from tests.support.manual import section
 
 OF_NO_ROUTE = {HeadersTooLong, MethodNotAllowed, NotFound, RequestTooSlow}
 """Any request may meet them, or none that has a route."""
@@ -82,7 +82,6 @@ def test_parameters_are_named_as_each_route_names_them() -> None:
         assert examples_of(responses["400"])["empty_text"]["error"]["param"] == text
 
 
-def test_the_readme_lists_every_code() -> None:
-    _, _, table = (ROOT / "README.md").read_text().partition("\n## Errors\n")
-    listed = set(re.findall(r"`([a-z_]+)`", table.partition("\n## ")[0]))
+def test_the_manual_lists_every_code() -> None:
+    listed = set(re.findall(r"`([a-z_]+)`", section("api.md", "Errors")))
     assert {kind.code for kind in kinds() if "code" in vars(kind)} <= listed

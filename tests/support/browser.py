@@ -1,6 +1,5 @@
 """A tab of a real browser, and a web site for it that is not at the service's origin."""
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -9,9 +8,7 @@ from typing import Any
 
 from playwright.async_api import ConsoleMessage, Page
 
-from tests.support.service import ROOT
-
-_HTML_BLOCK = re.compile(r"^```html\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+from tests.support.manual import blocks
 
 _FETCH = """async ([url, options]) => {
     const answer = await fetch(url, options);
@@ -21,10 +18,9 @@ _FETCH = """async ([url, options]) => {
 
 
 def html_in_readme(*, uses_mse: bool) -> str:
-    """The README's page for Media Source Extensions, or else its plain `<audio>` tag."""
-    blocks: list[str] = _HTML_BLOCK.findall((ROOT / "README.md").read_text())
-    [block] = [html for html in blocks if "<audio" in html and ("MediaSource" in html) == uses_mse]
-    return block
+    """The documented page for Media Source Extensions, or else the plain `<audio>` tag."""
+    [html] = [html for html in blocks("html") if ("MediaSource" in html) == uses_mse]
+    return html
 
 
 class Site:
