@@ -1,6 +1,6 @@
 """The fault catalogue in the README of this folder: complete, of tests that are there and run.
 
-By `pytest`, or, those that take a minute, by a step of their own in `.ci/nightly`.
+By `pytest`, or, those that take a minute, by a step of their own in `.ci/run`.
 """
 
 import ast
@@ -17,7 +17,7 @@ README = Path(__file__).with_name("README.md")
 FAULTS = 58
 HEAD = ("tests", "---")
 LEFT_OUT = {"skip", "skipif", "xfail", "heavy"}
-RUN_AT_NIGHT = (ROOT / ".ci" / "nightly").read_text()
+RUN_BY_CI = (ROOT / ".ci" / "run").read_text()
 
 Test = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -66,6 +66,6 @@ def test_a_named_test_is_there_and_run(test: str) -> None:
         if isinstance(part, ast.Attribute | ast.Name)
     }
     if "heavy" in marks:
-        assert f"pytest -m heavy {path}" in RUN_AT_NIGHT
+        assert f"pytest -m heavy {path}" in RUN_BY_CI
         marks.remove("heavy")
     assert not marks & LEFT_OUT
