@@ -101,6 +101,13 @@ def test_the_constraints_are_the_versions_of_the_tests_lock() -> None:
     assert constraints == locked
 
 
+def test_the_readme_installs_the_project_under_the_constraints() -> None:
+    lines = (ROOT / "README.md").read_text().splitlines()
+    installs = [line for line in lines if re.search(r"pip install\b.*'\.\[", line)]
+    assert installs
+    assert all("-c .ci/constraints.txt " in line for line in installs)
+
+
 def needed_packages(extra: str) -> set[str]:
     """Everything that installing the extra brings, by the metadata of the installed packages."""
     found: set[str] = set()
