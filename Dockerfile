@@ -48,7 +48,7 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends python3-venv \
     && rm -rf /var/lib/apt/lists/* \
     && python3 -m venv /venv
-# With the extra "preview", so that MODEL=preview works: piper-tts in it is under the GPL, version 3.
+# With the extras "chatterbox" and "preview": piper-tts in the latter is under the GPL, version 3.
 # Without dependencies, since the lock has them all, and not those that chatterbox-tts is pinned to.
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --require-hashes --no-deps -r /requirements.txt
@@ -59,7 +59,9 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 FROM packages AS weights
 ARG DOWNLOAD_WEIGHTS=1
 WORKDIR /app
-COPY app/__init__.py app/core/errors.py app/model_files/download.py app/
+COPY app/__init__.py app/
+COPY app/core/__init__.py app/core/errors.py app/core/
+COPY app/model_files app/model_files
 RUN mkdir models \
     && if [ "$DOWNLOAD_WEIGHTS" != 0 ]; then \
         python -c "from pathlib import Path; from app.model_files.download import download; download(Path('models'))"; \

@@ -1,5 +1,6 @@
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,8 +20,23 @@ settings.register_profile("long", max_examples=2_000, deadline=None)
 settings.load_profile("short")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Under `-n 2`, run all tests of a file in one process, which sets its fixtures up once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    config.option.loadscopereorder = False  # pytest_collection_modifyitems has ordered the files
+    return LoadFileScheduling(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Without a browser the browser tests say that they were skipped; CI demands it."""
+    """Skip browser tests without a browser, unless REQUIRE_BROWSER is set, as it is in CI.
+
+    Parallel processes start with the files that have most slow tests, so that they end together.
+    """
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+        items.sort(key=lambda item: -slow[item.path])
     if CHROMIUM or os.environ.get("REQUIRE_BROWSER"):
         return
     for item in items:

@@ -1,5 +1,6 @@
 """What ships: the locks, the image's recipe, the workflows, and the script that CI runs."""
 
+import fcntl
 import json
 import os
 import re
@@ -24,10 +25,11 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
 LOCKS = {
-    "requirements.txt": ["preview"],
-    "requirements-newest.txt": ["preview"],
-    "requirements-test.txt": ["preview", "test"],
+    "requirements.txt": ["chatterbox", "preview"],
+    "requirements-newest.txt": ["chatterbox", "preview"],
+    "requirements-test.txt": list(EXTRAS),
 }
 ALL_LOCKS = (*LOCKS, "requirements-audit.txt")
 
@@ -82,9 +84,7 @@ def test_the_lock_names_no_index_and_no_path(lock: str) -> None:
 @pytest.mark.parametrize(("lock", "extras"), LOCKS.items())
 def test_the_lock_agrees_with_pyproject(lock: str, extras: list[str]) -> None:
     locked = pins(lock)
-    wanted = PROJECT["dependencies"] + [
-        line for extra in extras for line in PROJECT["optional-dependencies"][extra]
-    ]
+    wanted = PROJECT["dependencies"] + [line for extra in extras for line in EXTRAS[extra]]
     for requirement in map(Requirement, wanted):
         versions = locked[canonicalize_name(requirement.name)]
         assert all(version in requirement.specifier for version in versions), requirement
@@ -95,9 +95,58 @@ def test_what_is_tested_is_what_ships() -> None:
     assert shipped == {name: tested[name] for name in shipped}
 
 
+def test_the_constraints_are_the_versions_of_the_tests_lock() -> None:
+    constraints = (ROOT / ".ci" / "constraints.txt").read_text().splitlines()[1:]
+    locked = [entry.split("--hash")[0].strip() for entry in entries("requirements-test.txt")]
+    assert constraints == locked
+
+
+def test_the_readme_installs_the_project_under_the_constraints() -> None:
+    lines = (ROOT / "README.md").read_text().splitlines()
+    installs = [line for line in lines if re.search(r"pip install\b.*'\.\[", line)]
+    assert installs
+    assert all("-c .ci/constraints.txt " in line for line in installs)
+
+
+def needed_packages(extra: str) -> set[str]:
+    """Everything that installing the extra brings, by the metadata of the installed packages."""
+    found: set[str] = set()
+    pending = [(line, "") for line in PROJECT["dependencies"] + EXTRAS[extra]]
+    visited = set()
+    while pending:
+        line, of_extra = pending.pop()
+        requirement = Requirement(line)
+        if requirement.marker and not requirement.marker.evaluate({"extra": of_extra}):
+            continue
+        name = canonicalize_name(requirement.name)
+        found.add(name)
+        for each in {"", *requirement.extras}:
+            if (name, each) not in visited:
+                visited.add((name, each))
+                pending += [(line, each) for line in metadata.requires(name) or ()]
+    return found
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_an_install_under_constraints_can_fetch_one_version_of_a_package(extra: str) -> None:
+    constraints = (ROOT / ".ci" / "constraints.txt").read_text().splitlines()[1:]
+    allowed = [
+        canonicalize_name(requirement.name)
+        for requirement in map(Requirement, constraints)
+        if requirement.marker is None or requirement.marker.evaluate()
+    ]
+    assert len(allowed) == len(set(allowed))
+    assert needed_packages(extra) <= set(allowed)
+
+
+def test_only_the_extra_chatterbox_brings_torch() -> None:
+    assert "torch" in needed_packages("chatterbox")
+    assert not {"torch", "librosa", "gradio"} & (needed_packages("preview"))
+
+
 def test_without_its_pins_chatterbox_needs_the_same_packages() -> None:
     (unpinned,) = tomllib.loads((ROOT / ".ci" / "unpinned.toml").read_text())["dependency-metadata"]
-    assert f"{unpinned['name']}=={unpinned['version']}" in PROJECT["dependencies"]
+    assert f"{unpinned['name']}=={unpinned['version']}" in EXTRAS["chatterbox"]
     needed, stated = (
         {canonicalize_name(Requirement(line).name) for line in lines}
         for lines in (metadata.requires(unpinned["name"]) or (), unpinned["requires-dist"])
@@ -249,15 +298,27 @@ def test_the_build_sees_all_that_it_copies() -> None:
                 assert not excluded(source)
 
 
+def copy_as_docker(arguments: str, folder: Path) -> None:
+    """COPY files into a folder, or the contents of a folder."""
+    *sources, target = arguments.split()
+    (folder / target).mkdir(exist_ok=True)
+    for source in sources:
+        if (ROOT / source).is_dir():
+            shutil.copytree(ROOT / source, folder / target, dirs_exist_ok=True)
+        else:
+            shutil.copy(ROOT / source, folder / target)
+
+
 def build_weights(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the stage that downloads the weights, without Docker, in `folder`."""
     steps = instructions()
     start = steps.index(("FROM", "packages AS weights"))
-    (copied, script) = [rest for name, rest in steps[start:] if name in {"COPY", "RUN"}][:2]
-    *sources, target = copied.split()
-    (folder / target).mkdir()
-    for source in sources:
-        (folder / source).write_bytes((ROOT / source).read_bytes())
+    for name, rest in steps[start:]:
+        if name == "RUN":
+            script = rest
+            break
+        if name == "COPY":
+            copy_as_docker(rest, folder)
     python = Path(sys.executable).parent
     return subprocess.run(
         ["sh", "-c", script],
@@ -330,7 +391,7 @@ def triggers(name: str) -> Any:
     return workflow(name)[True]  # YAML 1.1 reads the key `on` as a boolean
 
 
-@pytest.mark.parametrize("name", ["ci.yml", "publish-docker.yml", "security.yml"])
+@pytest.mark.parametrize("name", ["ci.yml", "nightly.yml", "publish-docker.yml", "security.yml"])
 def test_a_workflow_may_only_read_and_ends_in_time(name: str) -> None:
     assert workflow(name)["permissions"] == {"contents": "read"}
     assert "concurrency" in workflow(name)
@@ -357,6 +418,12 @@ def test_ci_runs_what_developers_run() -> None:
     assert triggers("ci.yml") == ["push", "pull_request"]
     (job,) = workflow("ci.yml")["jobs"].values()
     assert job["steps"][-1] == {"run": "bash .ci/run"}
+
+
+def test_long_tests_run_every_night() -> None:
+    assert triggers("nightly.yml").keys() == {"schedule", "workflow_dispatch"}
+    (job,) = workflow("nightly.yml")["jobs"].values()
+    assert job["steps"][-1] == {"run": "bash .ci/nightly"}
 
 
 def test_every_push_and_every_week_is_audited_and_its_materials_are_kept() -> None:
@@ -400,16 +467,32 @@ def test_the_audit_fails_on_flaws_that_can_be_mended(
 
 # --- .ci/run --------------------------------------------------------------------------------------
 
+README = """<!-- test-command -->
+```bash
+mkdir -p .venv/bin && touch .venv/made && ls -A
+ls -A .venv; pwd
+false
+echo unreached
+```
+"""
+
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A git repository with .ci/run, one ignored and one deleted file; Chromium counts as there."""
+    """A git repository with .ci/run, an ignored and a deleted file; Chromium seems installed.
+
+    The checks that install packages are empty.
+    """
     for folder in ("bin", "tree/.ci"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "bin" / "chromium").touch(mode=0o755)
     tree = tmp_path / "tree"
-    (tree / ".ci" / "run").write_bytes((ROOT / ".ci" / "run").read_bytes())
+    for name in ("run", "functions"):
+        shutil.copy(ROOT / ".ci" / name, tree / ".ci")
+    for name in ("first_command.py", "one_version.py", "requirements-test.txt"):
+        (tree / ".ci" / name).touch()
     (tree / ".gitignore").write_text("ignored\n")
+    (tree / "README.md").write_text(README)
     (tree / "deleted").touch()
     subprocess.run(["git", "init", "--quiet", tree], check=True)
     subprocess.run(["git", "add", "."], cwd=tree, check=True)
@@ -418,27 +501,76 @@ def checkout(tmp_path: Path) -> Path:
     return tree
 
 
-def run_ci(checkout: Path) -> subprocess.CompletedProcess[str]:
+def run_ci(checkout: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     path = f"{checkout.parent / 'bin'}:{os.environ['PATH']}"
     return subprocess.run(
         ["bash", ".ci/run"],
         cwd=checkout,
-        env={"PATH": path, "TMPDIR": str(checkout.parent)},
+        env={"PATH": path, "TMPDIR": str(checkout.parent), **environment},
         capture_output=True,
         text=True,
         check=False,
     )
 
 
+def step_output(outcome: subprocess.CompletedProcess[str], name: str) -> list[str]:
+    lines = outcome.stdout.splitlines()
+    start = lines.index(f"=== {name}") + 1
+    return lines[start : next(i for i in range(start, len(lines)) if lines[i][:3] in ("===", ""))]
+
+
 def test_ci_runs_the_readmes_test_command_on_a_clean_copy(checkout: Path) -> None:
-    readme = "<!-- test-command -->\n```bash\nls -A; pwd\nfalse\necho unreached\n```\n"
-    (checkout / "README.md").write_text(readme)
     outcome = run_ci(checkout)
     assert outcome.returncode == 1
-    *_, first, second, third, folder = outcome.stdout.splitlines()
-    assert [first, second, third] == [".ci", ".gitignore", "README.md"]
-    assert Path(folder).parent == checkout.parent
-    assert not Path(folder).exists()
+    make, show, *_ = README.splitlines()[2:]
+    assert step_output(outcome, make) == [".ci", ".gitignore", ".venv", "README.md"]
+    *_, folder = step_output(outcome, show)
+    assert Path(folder).parent.parent == checkout.parent
+    assert not Path(folder).parent.exists()
+
+
+def test_ci_prints_a_table_of_its_steps_and_the_one_that_failed(checkout: Path) -> None:
+    outcome = run_ci(checkout)
+    _, _, table = outcome.stdout.partition("\n=== steps, ")
+    rows = [line.split(maxsplit=2) for line in table.splitlines()[1:]]
+    assert all(seconds.isdecimal() and unit == "s" for seconds, unit, _ in rows)
+    *_, show, failing, _, _ = README.splitlines()
+    assert [name for _, _, name in rows][-2:] == [show, f"{failing}: FAILED"]
+    assert "unreached" not in outcome.stdout
+
+
+def test_ci_keeps_its_environment_for_the_same_lock_only(checkout: Path, tmp_path: Path) -> None:
+    caches = tmp_path / "cache" / "chatterbox-tts-ci"
+    environment = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    run_ci(checkout, **environment)
+    (first,) = caches.iterdir()
+    assert {path.name for path in (first / "tree").iterdir()} == {".venv"}
+
+    (first / "tree" / ".venv" / "kept").touch()
+    _, show, *_ = README.splitlines()[2:]
+    assert "kept" in step_output(run_ci(checkout, **environment), show)
+
+    (first / "complete").unlink()
+    assert "kept" not in step_output(run_ci(checkout, **environment), show)
+
+    (checkout / ".ci" / "requirements-test.txt").write_text("other==1")
+    run_ci(checkout, **environment)
+    (second,) = caches.iterdir()
+    assert first != second
+
+
+def test_ci_makes_another_environment_while_a_run_uses_the_kept_one(
+    checkout: Path, tmp_path: Path
+) -> None:
+    environment = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    run_ci(checkout, **environment)
+    (kept,) = (tmp_path / "cache" / "chatterbox-tts-ci").iterdir()
+    _, show, *_ = README.splitlines()[2:]
+    with (kept / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        *_, folder = step_output(run_ci(checkout, **environment), show)
+    assert not folder.startswith(str(kept))
+    assert kept.exists()
 
 
 def test_ci_fails_when_the_readme_has_no_test_command(checkout: Path) -> None:
