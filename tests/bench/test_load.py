@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from app.bench.alone import Effort, Figure, measure
-from app.bench.load import Spread
+from app.bench.load import Percentiles
 from app.cli import main as cli
+from tests.benchmarks.server_overhead import Effort, Figure, measure
 from tests.support.service import API_KEY, Service, free_port, running_service
 
 SOON = Effort(single_s=0.05, crowd_s=0.1, streams=10, letters=15)
@@ -33,12 +33,12 @@ def test_a_load_is_told_in_a_table_and_in_json(service: Service, tmp_path: Path)
     assert done.exit_code == 0, done.output
     assert "5 in " in done.stdout
     assert "first audible sample" in done.stdout
-    told = json.loads(file.read_text())
-    assert told["outcomes"] == {"200": 5}
-    assert told["audio_s"] == pytest.approx(5 * 5 * 0.04)
-    assert 0 < told["first_byte_ms"]["p50"] <= told["first_byte_ms"]["p99"]
-    assert told["first_byte_ms"]["p50"] <= told["first_audible_ms"]["p50"]
-    assert told["cpu_s"].keys() == {"master", "workers"}
+    as_dict = json.loads(file.read_text())
+    assert as_dict["outcomes"] == {"200": 5}
+    assert as_dict["audio_s"] == pytest.approx(5 * 5 * 0.04)
+    assert 0 < as_dict["first_byte_ms"]["p50"] <= as_dict["first_byte_ms"]["p99"]
+    assert as_dict["first_byte_ms"]["p50"] <= as_dict["first_audible_ms"]["p50"]
+    assert as_dict["cpu_s"].keys() == {"master", "workers"}
 
 
 def test_underruns_of_a_slow_service_are_counted(service: Service, tmp_path: Path) -> None:
@@ -46,10 +46,10 @@ def test_underruns_of_a_slow_service_are_counted(service: Service, tmp_path: Pat
     text = "audio5 sleep0.5 audio5"
     done = bench(service, "--paced", "--requests", "1", "--text", text, "--json", str(file))
     assert done.exit_code == 0, done.output
-    told = json.loads(file.read_text())
-    assert told["underruns"] == 1
-    assert told["underrun_s"] == pytest.approx(0.3, abs=0.15)
-    assert told["seconds"] > 0.4 + told["underrun_s"]
+    as_dict = json.loads(file.read_text())
+    assert as_dict["underruns"] == 1
+    assert as_dict["underrun_s"] == pytest.approx(0.3, abs=0.15)
+    assert as_dict["seconds"] > 0.4 + as_dict["underrun_s"]
 
 
 def test_errors_are_counted_by_their_codes(service: Service) -> None:
@@ -149,5 +149,5 @@ def test_a_target_is_a_most_or_a_least() -> None:
 
 
 def test_a_spread_is_in_milliseconds() -> None:
-    assert Spread.of([number / 1000 for number in range(100)]) == Spread(50, 95, 99)
-    assert Spread.of([]) is None
+    assert Percentiles.of([number / 1000 for number in range(100)]) == Percentiles(50, 95, 99)
+    assert Percentiles.of([]) is None

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from tests.support.engines import expected_pcm, voice_code
-from tests.support.http_client import Answer, ask, speech, upload, visitors
+from tests.support.http_client import Response, connections, fetch, speech, upload
 from tests.support.media import audio_file, tone
 from tests.support.service import API_KEY, ROOT, SCRIPTED, Service, free_port, running_service
 
@@ -100,10 +100,10 @@ async def test_under_load_all_that_was_accepted_is_completed_in_every_format(
     asked = [speech(TWO_SECONDS, format=name) for name in FORMATS]
     asked.append(speech(TWO_SECONDS, format="mp3", stream="false"))
     asked += [speech("audio30 sleep0.1 audio20", format=name) for name in FORMATS[:4]]
-    undisturbed = await asyncio.gather(*(ask(service, request) for request in asked))
+    undisturbed = await asyncio.gather(*(fetch(service, request) for request in asked))
     accepted = []
     for waiting, requests in ((0, asked[:6]), (4, asked[6:])):
-        accepted += [asyncio.create_task(ask(service, request)) for request in requests]
+        accepted += [asyncio.create_task(fetch(service, request)) for request in requests]
         expected = {"running": 6, "waiting": waiting}
         await service.until(
             lambda expected=expected: expected.items() <= service.status()["queue"].items()
@@ -223,11 +223,11 @@ async def test_two_masters_follow_what_the_other_does_to_a_voice(
     async def hears(service: Service, before: float | None, after: float | None) -> None:
         """That version of the voice, soon; and until then the one before."""
         async with asyncio.timeout(FOLLOWS_WITHIN_S):
-            while (answer := await ask(service, request)) and not _is(answer, spoken.get(after)):
+            while (answer := await fetch(service, request)) and not _is(answer, spoken.get(after)):
                 assert _is(answer, spoken.get(before))
 
     async def change(service: Service, request: bytes, status: int) -> None:
-        assert (await ask(service, request)).status == status
+        assert (await fetch(service, request)).status == status
 
     await change(first, upload(wav(1.1), "v.wav"), 201)
     await hears(second, None, 1.1)
@@ -240,7 +240,7 @@ async def test_two_masters_follow_what_the_other_does_to_a_voice(
     assert not list(first.folder.rglob("*.wav"))
 
 
-def _is(answer: Answer, spoken: bytes | None) -> bool:
+def _is(answer: Response, spoken: bytes | None) -> bool:
     """Whether it is that speech; without one, that there is no such voice."""
     if spoken is None:
         return answer.status == 404
@@ -254,7 +254,7 @@ async def test_a_master_killed_amid_an_upload_leaves_no_voice_and_no_harm(
     """While the file is coming, or when it is there and not yet found to be a voice."""
     whole = upload(wav(290 if decoding else 20), "v.wav")
     with running_service(tmp_path, TMPDIR=temp_dir) as service:
-        async with visitors(service, [whole if decoding else whole[: len(whole) // 2]]):
+        async with connections(service, [whole if decoding else whole[: len(whole) // 2]]):
             if decoding:
                 await service.until(lambda: any(service.voices_dir.iterdir()))
             else:
@@ -266,9 +266,9 @@ async def test_a_master_killed_amid_an_upload_leaves_no_voice_and_no_harm(
     assert all(file.name.startswith(".") for file in left)
     with running_service(tmp_path, TMPDIR=temp_dir) as service, service.client() as client:
         assert client.get("/voices").json() == []
-        assert (await ask(service, upload(wav(1.1), "v.wav"))).status == 201
+        assert (await fetch(service, upload(wav(1.1), "v.wav"))).status == 201
         assert client.get("/voices").json() == ["v.wav"]
-        spoken = await ask(service, speech("audio3", voice_id="v.wav"))
+        spoken = await fetch(service, speech("audio3", voice_id="v.wav"))
         assert spoken.body == expected_pcm("audio3", 7, code(1.1))
 
 

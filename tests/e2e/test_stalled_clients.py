@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from tests.support.engines import expected_pcm
-from tests.support.http_client import Answer, ask, parsed, speech
+from tests.support.http_client import Response, fetch, parse_response, speech
 from tests.support.service import Service
 
 BYTES_PER_S = 48_000
@@ -31,11 +31,11 @@ def request(service: Service, text: str) -> socket.socket:
     return connection
 
 
-def read(connection: socket.socket) -> Answer:
+def read(connection: socket.socket) -> Response:
     received = bytearray()
     while piece := connection.recv(1 << 20):
         received += piece
-    return parsed(bytes(received))
+    return parse_response(bytes(received))
 
 
 async def typical_s(service: Service, for_s: float) -> float:
@@ -43,7 +43,7 @@ async def typical_s(service: Service, for_s: float) -> float:
     taken, end = [], monotonic() + for_s
     while monotonic() < end:
         began = monotonic()
-        assert (await ask(service, speech("audio3"))).body == expected_pcm("audio3", 7)
+        assert (await fetch(service, speech("audio3"))).body == expected_pcm("audio3", 7)
         taken.append(monotonic() - began)
         await asyncio.sleep(0.02)
     return median(taken)
@@ -89,7 +89,7 @@ async def test_a_short_answer_that_is_not_read_frees_its_slot_when_it_is_made(
     with request(service, SHORT) as connection:
         await service.until(lambda: f"audio_s={SHORT_S}.000" in service.log(), 5)
         assert service.busy() == 0
-        assert (await ask(service, speech("audio3"))).body == expected_pcm("audio3", 7)
+        assert (await fetch(service, speech("audio3"))).body == expected_pcm("audio3", 7)
         answer = await asyncio.to_thread(read, connection)
     assert answer.complete
     assert answer.body == expected_pcm(SHORT, 7)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.support.engines import expected_pcm, voice_code
-from tests.support.http_client import ask, speech
+from tests.support.http_client import fetch, speech
 from tests.support.media import audio_file, tone
 from tests.support.service import API_KEY, Service, running_service
 
@@ -541,7 +541,7 @@ async def test_whoever_speaks_while_a_voice_changes_hears_one_version_or_none(
 
     async def listen() -> None:
         while going_on():
-            answer = await ask(service, speech("audio1", voice_id="v.wav"))
+            answer = await fetch(service, speech("audio1", voice_id="v.wav"))
             assert answer.status == 404 or (answer.status == 200 and answer.complete)
             heard[versions[answer.body] if answer.status == 200 else None] += 1
             await asyncio.sleep(0.005)  # the decoder needs a processor, too
