@@ -1,39 +1,146 @@
-"""Speech in this process, without a server: the engine and pipeline that a worker runs, to a file.
+"""`chatterbox-tts speak`: speech in this process, by the engine and pipeline that a worker runs."""
 
-Called by `chatterbox-tts speak`.
-"""
-
+import asyncio
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import BinaryIO
+from typing import TYPE_CHECKING, Annotated, BinaryIO
 
-from app.audio.encoder import Encoder
-from app.audio.sandbox import decode_file, load_decoded
+import msgspec
+import typer
+
+from app.cli.console import open_for_writing, progress_bar
 from app.core.audio import BYTES_PER_SAMPLE, SAMPLE_RATE
 from app.core.engine_config import QueueSizes
+from app.core.errors import InvalidRequest, StartupError
+from app.core.log import set_up_logging
 from app.core.params import SynthesisParams
-from app.engines.base import Engine, Voice
-from app.pipeline.pipeline import Pipeline
+from app.core.process_env import cpu_count, visible_cuda_devices
+from app.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from app.audio.encoder import Encoder
+    from app.engines.base import Engine, Voice
+
+FORMAT_OF_ENDING = {
+    ".wav": "wav",
+    ".mp3": "mp3",
+    ".mp4": "fmp4",
+    ".m4a": "fmp4",
+    ".webm": "webm",
+    ".pcm": "raw_pcm",
+}
+
+
+def speak(
+    text: Annotated[str, typer.Argument(help="What to say; - reads standard input.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="File to write: .wav .mp3 .m4a .mp4 .webm .pcm")
+    ] = Path("speech.wav"),
+    voice: Annotated[
+        str | None, typer.Option(help="A voice id, or the path of an audio file.")
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=2**32 - 1, help="Same seed, same speech; else a new one each time."
+        ),
+    ] = None,
+) -> None:
+    """Say TEXT into a file, in this process."""
+    settings = load_settings(api_key_required=False)
+    set_up_logging("ERROR", "speak")
+    if text == "-":
+        text = sys.stdin.buffer.read().decode(errors="replace")
+    ending = output.suffix.lower()
+    if ending not in FORMAT_OF_ENDING:
+        raise InvalidRequest(f"{output}: the ending must be one of {' '.join(FORMAT_OF_ENDING)}")
+    if output.is_dir():
+        raise InvalidRequest(f"{output} is a folder")
+    partial = output.with_name(f".{output.name}.part")
+    try:
+        with open_for_writing(partial) as file:
+            form = FORMAT_OF_ENDING[ending]
+            summary = asyncio.run(_synthesize(settings, text, voice, seed, form, file))
+        partial.replace(output)
+        typer.echo(f"{output}: {summary}", err=True)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+async def _synthesize(
+    settings: Settings, text: str, voice: str | None, seed: int | None, form: str, file: BinaryIO
+) -> str:
+    """Load an engine and write its speech to `file`; returns a summary for the terminal."""
+    from app.audio.encoder import ENCODERS
+    from app.core.devices import detect
+    from app.engines.registry import choose_engine, load_engine
+    from app.text.cleaning import clean
+
+    text = clean(text)
+    name = choose_engine(settings.model, settings.model_path)
+    params = settings.synthesis_params()
+    if seed is not None:
+        params = msgspec.structs.replace(params, seed=seed)
+    source = _voice_file(settings, voice) if voice else None
+    with progress_bar() as bar:
+        task = bar.add_task("loading", total=None)
+        device = detect(visible_cuda_devices())[0]
+        engine = load_engine(name, settings.engine_config(device.kind, cpu_count(), slots=1))
+        try:
+            if source and not engine.clones_voices:
+                bar.console.print(f"the {engine.name} voice ignores --voice")
+            await engine.warm_up()
+            prepared = await _prepare_voice(engine, source) if source else engine.default_voice
+            bar.update(task, description="speaking")
+            timing = await _speak_to_file(
+                engine,
+                text,
+                prepared,
+                params,
+                settings.queue_sizes(),
+                ENCODERS[form](SAMPLE_RATE),
+                file,
+                lambda done, chunks: bar.update(task, completed=done, total=chunks),
+            )
+        finally:
+            await engine.close()
+    return f"{timing}, {engine.name} model"
 
 
 @dataclass
-class Timing:
-    """Seconds: until the first audio, in all, and of audio."""
+class _Timing:
+    """Seconds of work until the first audio and in all, and seconds of audio."""
 
-    first_audio_s: float
-    total_s: float
-    audio_s: float
+    first_audio_s: float = 0.0
+    total_s: float = 0.0
+    audio_s: float = 0.0
 
-    @property
-    def real_time_factor(self) -> float:
-        return self.total_s / self.audio_s if self.audio_s else float("inf")
+    def __str__(self) -> str:
+        real_time_factor = self.total_s / self.audio_s if self.audio_s else float("inf")
+        return (
+            f"{self.audio_s:.2f} s of audio in {self.total_s:.2f} s, "
+            f"first audio after {self.first_audio_s * 1000:.0f} ms, "
+            f"real-time factor {real_time_factor:.3f}"
+        )
 
 
-async def voice_from_file(engine: Engine, source: Path) -> Voice:
-    """The voice in an audio file. Raises `UnusableAudio`."""
+def _voice_file(settings: Settings, voice: str) -> Path:
+    folders = (settings.voices_dir, settings.preloaded_voices_dir)
+    for path in (*(folder / voice for folder in folders), Path(voice)):
+        if path.is_file():
+            return path
+    looked_in = " or ".join(str(folder.absolute()) for folder in folders)
+    raise StartupError(f"no voice {voice}: it is no file, and there is none in {looked_in}")
+
+
+async def _prepare_voice(engine: "Engine", source: Path) -> "Voice":
+    """Clone the voice in an audio file. Raises `UnusableAudio`."""
+    from app.audio.sandbox import decode_file, load_decoded
+
     with tempfile.TemporaryDirectory() as folder:
         decoded = Path(folder) / "voice"
         await decode_file(source, decoded)
@@ -41,19 +148,21 @@ async def voice_from_file(engine: Engine, source: Path) -> Voice:
     return await engine.prepare_voice(samples, rate)
 
 
-async def speak_to_file(
-    engine: Engine,
+async def _speak_to_file(
+    engine: "Engine",
     text: str,
-    voice: Voice,
+    voice: "Voice",
     params: SynthesisParams,
     sizes: QueueSizes,
-    encoder: Encoder,
+    encoder: "Encoder",
     output: BinaryIO,
     on_chunk: Callable[[int, int], None],
-) -> Timing:
-    """Write the speech to `output`; `on_chunk(done, in all)` counts text chunks."""
+) -> _Timing:
+    """Write the speech to `output`; `on_chunk(done, total)` reports text chunks."""
+    from app.pipeline.pipeline import Pipeline
+
     pipeline = Pipeline(engine, sizes)
-    timing = Timing(0.0, 0.0, 0.0)
+    timing = _Timing()
     began = perf_counter()
     samples = 0
     pieces: list[bytes] = []

@@ -1,0 +1,28 @@
+"""Terminal and file output that several commands share."""
+
+from pathlib import Path
+from typing import BinaryIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from app.core.errors import StartupError
+
+
+def progress_bar() -> Progress:
+    """On standard error, if that is a terminal."""
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:3.0f}%"),
+        console=console,
+        disable=not console.is_terminal,
+    )
+
+
+def open_for_writing(path: Path) -> BinaryIO:
+    try:
+        return path.open("wb")
+    except OSError as error:
+        raise StartupError(f"cannot write {path.parent}: {error.strerror}") from None
