@@ -201,7 +201,7 @@ def tokenizer() -> dict[str, Any]:
             }
             for token, index in special.items()
         ],
-        "pretokenizer": {"type": "Whitespace"},
+        "pre_tokenizer": {"type": "Whitespace"},
         "model": {
             "type": "BPE",
             "unk_token": "[UNK]",

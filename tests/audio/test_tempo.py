@@ -34,6 +34,7 @@ def loud_moments(pcm: bytes) -> list[float]:
     return [float(part[0] + part[-1]) / 2 / RATE for part in parts]
 
 
+@pytest.mark.covers("speech speed")
 @pytest.mark.parametrize("speed", SPEEDS)
 @pytest.mark.parametrize("samples", [0, 1, 100, 5_000, 77_041])
 def test_the_duration_is_exactly_what_the_speed_says(speed: float, samples: int) -> None:

@@ -12,8 +12,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from app.bench.checkpoint import benchmark_checkpoint
 from app.bench import engine_process, upstream
+from app.bench.checkpoint import benchmark_checkpoint
 from app.bench.child_process import Run, child_process
 from app.bench.engine import Plan, compare, run_concurrent, run_round, warm_up
 from app.core.engine_config import ChatterboxOptions, EngineConfig
@@ -100,8 +100,8 @@ def test_writes_table_json_and_plot(tmp_path: Path) -> None:
     assert done.stderr == ""
     for part in ("first audio", "flow's solver", "× real time", "text chunk", "random, tiny"):
         assert part in done.stdout
-    as_dict = json.loads(json_file.read_text())
-    own, beside = as_dict["own"], as_dict["package"]
+    figures = json.loads(json_file.read_text())
+    own, beside = figures["own"], figures["package"]
     assert 0 < own["first_audio_s"]["median"] < own["total_s"]["median"]
     assert beside["total_ratio"]["median"] == pytest.approx(
         own["total_s"]["median"] / beside["total_s"]["median"]
@@ -109,9 +109,9 @@ def test_writes_table_json_and_plot(tmp_path: Path) -> None:
     assert all(seconds["least"] > 0 for seconds in own["stages_s"].values())
     assert len(own["slices_s"]) == 2
     assert beside["difference_db"] < -50
-    assert [row["jobs"] for row in as_dict["at_once"]] == [1, 2]
-    assert as_dict["long_text"]["early_s"] > 0
-    assert as_dict["settings"]["voice_prompt_seconds"] == 1
+    assert [row["jobs"] for row in figures["at_once"]] == [1, 2]
+    assert figures["long_text"]["early_s"] > 0
+    assert figures["settings"]["voice_prompt_seconds"] == 1
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 

@@ -36,9 +36,7 @@ def test_plot_shows_bars_on_white(package: UpstreamFigures | None) -> None:
     assert picture.getpixel((2, 2)) == (255, 255, 255)
     pixels = {color: count for count, color in picture.getcolors(100_000) or ()}
     assert pixels[0x1F, 0x5F, 0xA8] > 20_000  # the stages, and the time to first audio
-    assert (pixels[0x8A, 0x8A, 0x8A] > 10_000) is (
-        package is not None
-    )  # letters' edges
+    assert (pixels[0x8A, 0x8A, 0x8A] > 10_000) is (package is not None)  # letters' edges
 
 
 def test_bar_length_is_proportional() -> None:

@@ -9,6 +9,8 @@ from itertools import product
 from pathlib import Path
 from time import monotonic
 
+import pytest
+
 from tests.support.engines import expected_pcm, voice_code
 from tests.support.fault_injection import DISK_IS_FULL
 from tests.support.http_client import connections, fetch, speech, upload
@@ -46,7 +48,8 @@ ENCODED = ("mp3", "fmp4", "webm")
 MANY_PIECES = "audio5 sleep0.02 " * 20
 
 
-async def test_an_encoder_that_fails_at_once_is_an_error(start: Callable[..., Service]) -> None:
+@pytest.mark.fault(55)
+async def test_encoder_failure_before_audio_is_an_error(start: Callable[..., Service]) -> None:
     service = start(entry=(BROKEN, "encoder-at-once"))
     for name, stream in product(ENCODED, ("true", "false")):
         answer = await fetch(service, speech(MANY_PIECES, format=name, stream=stream))
@@ -57,7 +60,8 @@ async def test_an_encoder_that_fails_at_once_is_an_error(start: Callable[..., Se
     assert "Traceback" not in service.log()
 
 
-async def test_an_encoder_that_fails_amid_audio_aborts_the_stream(
+@pytest.mark.fault(55)
+async def test_encoder_failure_during_audio_aborts_the_stream(
     start: Callable[..., Service],
 ) -> None:
     service = start(entry=(BROKEN, "encoder-amid-audio"))
@@ -82,7 +86,8 @@ async def test_an_encoder_that_fails_amid_audio_aborts_the_stream(
 # --- circuits -------------------------------------------------------------------------------------
 
 
-def test_when_all_circuits_are_open_whoever_asks_is_told_so_at_once(tmp_path: Path) -> None:
+@pytest.mark.fault(5, 16)
+def test_open_circuits_refuse_requests_at_once(tmp_path: Path) -> None:
     service = Service(
         tmp_path, {"MODEL": "tests.support.engines:NoSuchEngine"}, (BROKEN, "circuit")
     )
@@ -105,7 +110,8 @@ def test_when_all_circuits_are_open_whoever_asks_is_told_so_at_once(tmp_path: Pa
 # --- broadcasts -----------------------------------------------------------------------------------
 
 
-async def test_what_a_lost_broadcast_said_is_known_within_a_second(
+@pytest.mark.fault(58)
+async def test_lost_broadcast_is_repaired_within_a_second(
     start: Callable[..., Service],
 ) -> None:
     service = start(entry=(BROKEN, "broadcast"))
@@ -146,7 +152,8 @@ async def cancellation(service: Service, pause_s: float) -> float:
 # --- the disk -------------------------------------------------------------------------------------
 
 
-async def test_a_full_disk_costs_nothing_but_the_upload(start: Callable[..., Service]) -> None:
+@pytest.mark.fault(36)
+async def test_full_disk_fails_only_the_upload(start: Callable[..., Service]) -> None:
     """Once there is no room to be found, once a file may not grow."""
     service = start(entry=(BROKEN, "disk"))
     assert (await fetch(service, upload(wav(1.1), "v.wav"))).status == 201

@@ -45,8 +45,9 @@ def all_ready(service: Service, but: Collection[int] = ()) -> bool:
 # --- processes ------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(51)
 @pytest.mark.slow
-async def test_fifty_workers_that_are_killed_leave_neither_zombie_nor_descriptor(
+async def test_fifty_killed_workers_leave_no_zombie_and_no_descriptor(
     start: Callable[..., Service],
 ) -> None:
     """Ten at a time; each has finished a job before, so that it is replaced after a second."""
@@ -92,7 +93,8 @@ REQUESTS: list[tuple[int, bytes]] = [
 MIX = [*REQUESTS * 5, (422, upload(b"no audio", "w.wav"))]  # what takes a process is rare
 
 
-async def test_a_thousand_requests_of_which_many_are_aborted_use_nothing_up(
+@pytest.mark.fault(53)
+async def test_thousand_requests_with_aborts_leak_nothing(
     start: Callable[..., Service],
 ) -> None:
     service = start(CONCURRENT_REQUESTS_PER_WORKER=4, WORKERS_PER_DEVICE=2)
@@ -149,7 +151,8 @@ def connections_left(service: Service, count: int) -> Iterator[None]:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
 
 
-async def test_a_service_without_descriptors_goes_on_and_recovers(
+@pytest.mark.fault(54)
+async def test_service_survives_running_out_of_descriptors(
     start: Callable[..., Service],
 ) -> None:
     service = start(WORKERS_PER_DEVICE=2)

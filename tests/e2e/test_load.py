@@ -77,11 +77,12 @@ async def is_well(service: Service) -> None:
 # --- clients that leave ---------------------------------------------------------------------------
 
 
+@pytest.mark.fault(13)
 @pytest.mark.parametrize(
     ("crowd", "request_of"),
     [("file", lambda name: upload(A_FILE, "v.wav", name)), ("json", partial(speech_in_json, "a"))],
 )
-async def test_a_hundred_who_leave_while_they_send_leave_nothing(
+async def test_hundred_clients_leaving_while_sending_leave_nothing(
     hall: Service, crowd: str, request_of: Callable[..., bytes]
 ) -> None:
     async with connections(hall, [request_of(name=name)[:-5] for name in names(crowd)]):
@@ -93,7 +94,8 @@ async def test_a_hundred_who_leave_while_they_send_leave_nothing(
     await is_well(hall)
 
 
-async def test_a_hundred_who_leave_the_queue_never_run(hall: Service) -> None:
+@pytest.mark.fault(13)
+async def test_hundred_clients_leaving_the_queue_never_run(hall: Service) -> None:
     async with connections(hall, [speech("sleep60")] * CROWD):
         await until_load(hall, CROWD, 0)
         async with connections(hall, [speech("audio1", name) for name in names("queued")]):
@@ -105,7 +107,8 @@ async def test_a_hundred_who_leave_the_queue_never_run(hall: Service) -> None:
     assert outcomes(hall, "queued") == {name: ["cancelled"] for name in names("queued")}
 
 
-async def test_a_hundred_who_leave_before_the_first_byte_are_cancelled(hall: Service) -> None:
+@pytest.mark.fault(13)
+async def test_hundred_clients_leaving_before_first_byte_are_cancelled(hall: Service) -> None:
     async with connections(hall, [speech("sleep60 audio1", name) for name in names("silent")]):
         await until_load(hall, CROWD, 0)
     await until_load(hall, 0, 0, GONE_WITHIN_S)
@@ -113,7 +116,8 @@ async def test_a_hundred_who_leave_before_the_first_byte_are_cancelled(hall: Ser
     await is_well(hall)
 
 
-async def test_a_hundred_who_leave_amid_speech_are_cancelled(hall: Service) -> None:
+@pytest.mark.fault(13)
+async def test_hundred_clients_leaving_during_stream_are_cancelled(hall: Service) -> None:
     requests = [speech("audio3 sleep60 audio1", name) for name in names("amid")]
     async with connections(hall, requests) as readers:
         heads = await asyncio.gather(*(reader.readuntil(b"\r\n\r\n") for reader in readers))
@@ -125,7 +129,8 @@ async def test_a_hundred_who_leave_amid_speech_are_cancelled(hall: Service) -> N
     await is_well(hall)
 
 
-async def test_a_hundred_who_leave_at_the_end_are_done(hall: Service) -> None:
+@pytest.mark.fault(13)
+async def test_hundred_clients_leaving_at_the_end_have_one_outcome(hall: Service) -> None:
     """With all of the audio, and maybe without the few bytes that say so."""
     audio = expected_pcm("audio3", 7)
     async with connections(hall, [speech("audio3", name) for name in names("end")]) as readers:
@@ -139,7 +144,8 @@ async def test_a_hundred_who_leave_at_the_end_are_done(hall: Service) -> None:
     await is_well(hall)
 
 
-async def test_five_hundred_who_leave_at_any_moment_have_one_end_each(hall: Service) -> None:
+@pytest.mark.fault(14)
+async def test_five_hundred_clients_leaving_at_random_have_one_outcome_each(hall: Service) -> None:
     """That of the job, or their own; in the master, and in the worker as well."""
     text = "audio5 sleep0.02 audio5 sleep0.02 audio5"
     whole, moments, at_once = expected_pcm(text, 7), random.Random(7), asyncio.Semaphore(25)
@@ -178,7 +184,8 @@ async def test_five_hundred_who_leave_at_any_moment_have_one_end_each(hall: Serv
 # --- more than there is room for ------------------------------------------------------------------
 
 
-async def test_of_a_thousand_at_once_those_for_whom_there_is_room_are_served_in_order(
+@pytest.mark.fault(15)
+async def test_thousand_requests_at_once_are_served_in_order_or_refused(
     start: Callable[..., Service],
 ) -> None:
     service, room = start(LOG_LEVEL="DEBUG"), 100
@@ -231,7 +238,8 @@ async def duration(service: Service, request: bytes) -> float:
     return monotonic() - began
 
 
-async def test_a_word_of_ten_thousand_letters_is_split_in_linear_time(hall: Service) -> None:
+@pytest.mark.fault(22)
+async def test_word_of_ten_thousand_letters_is_split_in_linear_time(hall: Service) -> None:
     """The engine says one token for each text chunk."""
 
     async def fastest(letters: int) -> float:
@@ -249,7 +257,8 @@ async def test_a_word_of_ten_thousand_letters_is_split_in_linear_time(hall: Serv
 # --- while the loop has much to do ----------------------------------------------------------------
 
 
-async def test_uploads_and_status_hold_up_nobody(start: Callable[..., Service]) -> None:
+@pytest.mark.fault(57)
+async def test_uploads_and_status_do_not_delay_the_event_loop(start: Callable[..., Service]) -> None:
     service = start(
         entry=("tests.support.fault_injection", "nothing-but-lag"), CONCURRENT_REQUESTS_PER_WORKER=4
     )

@@ -68,21 +68,24 @@ async def stalls(service: Service, ahead_s: float, stall_s: float) -> None:
     await service.until(lambda: service.busy() == 0, 1)
 
 
-async def test_a_client_that_stalls_for_a_moment_holds_up_nobody(
+@pytest.mark.fault(12)
+async def test_briefly_stalled_client_delays_no_other(
     start: Callable[..., Service],
 ) -> None:
     service = start(CONCURRENT_REQUESTS_PER_WORKER=2, MAX_AHEAD_SECONDS=2)
     await stalls(service, ahead_s=2, stall_s=1.5)
 
 
+@pytest.mark.fault(12)
 @pytest.mark.heavy
-async def test_a_client_that_stalls_for_a_minute_holds_up_nobody(
+async def test_client_stalled_for_a_minute_delays_no_other(
     start: Callable[..., Service],
 ) -> None:
     await stalls(start(CONCURRENT_REQUESTS_PER_WORKER=2), ahead_s=60, stall_s=60)
 
 
-async def test_a_short_answer_that_is_not_read_frees_its_slot_when_it_is_made(
+@pytest.mark.fault(12)
+async def test_unread_short_response_releases_its_slot_when_generated(
     start: Callable[..., Service],
 ) -> None:
     service = start()

@@ -17,8 +17,8 @@ from app.core.errors import (
     WorkerLost,
 )
 from tests.soak.response_checks import Violation, check_error, check_speech, check_success
-from tests.support.http_client import Response
 from tests.soak.speech import Speech
+from tests.support.http_client import Response
 
 RANDOM = Random(1)
 SPEECH = Speech.random(RANDOM, 30)
@@ -40,7 +40,7 @@ def refused(error: ServiceError, **changed: Any) -> Response:
     return Response(answer["status"], answer["headers"], answer["body"].encode())
 
 
-# --- allowed ----------------------------------------------------------------------------------
+# --- allowed --------------------------------------------------------------------------------------
 
 
 def test_complete_response() -> None:
@@ -70,7 +70,7 @@ def test_expected_error_and_success() -> None:
     assert check_success(Response(201, {}, b"{}"), 201) == "served"
 
 
-# --- planted faults ---------------------------------------------------------------------------------
+# --- planted faults -------------------------------------------------------------------------------
 
 BAD_SPEECH = {
     "a part with a clean end": audio(FILE[:-2]),

@@ -4,11 +4,11 @@ from time import monotonic
 
 import pytest
 
-from tests.soak.voices import VoiceHistory
 from tests.soak.response_checks import Violation
+from tests.soak.voices import VoiceHistory
 
 
-def test_before_during_and_after_a_change() -> None:
+def test_versions_before_during_and_after_a_change() -> None:
     history = VoiceHistory("a.wav")
     before = monotonic()
     with history.changing_to(7):
@@ -18,7 +18,7 @@ def test_before_during_and_after_a_change() -> None:
     assert history.between(during, during) == {None, 7}
     assert history.between(before, after) == {None, 7}
     assert history.between(after, after) == {7}
-    assert history.now == 7
+    assert history.current == 7
 
 
 def test_an_older_version_is_not_met_again() -> None:

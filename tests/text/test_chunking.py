@@ -36,6 +36,7 @@ sizes = st.sampled_from([20, 21, 40, 100, 500])
 # --- Clean ------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(19)
 @pytest.mark.parametrize(
     "text",
     [
@@ -88,6 +89,7 @@ def test_cleaning_twice_is_cleaning_once(text: str) -> None:
     assert clean(cleaned) == cleaned
 
 
+@pytest.mark.fault(21)
 @given(dirty_texts)
 def test_cleaning_loses_no_letter_and_no_digit(text: str) -> None:
     def letters(text: str) -> list[str]:
@@ -120,6 +122,7 @@ def test_speakable_is_what_a_voice_reads(text: str, spoken: str) -> None:
 # --- Split: what always holds -----------------------------------------------------------------
 
 
+@pytest.mark.fault(21)
 @given(texts, sizes)
 @example("e" + "\u0301" * 500, 20)
 @example("!" * 90 + "a" + "!" * 90 + "b" + "!" * 90, 20)
@@ -140,6 +143,7 @@ def test_of_prose_nothing_is_lost_but_the_spaces_between_chunks(sentences: list[
     assert " ".join(split(text, 40)) == text
 
 
+@pytest.mark.fault(22)
 @pytest.mark.parametrize("size", [20, 150, 500])
 @pytest.mark.parametrize("unit", HOSTILE)
 def test_hostile_text_takes_linear_time(unit: str, size: int) -> None:
@@ -235,6 +239,7 @@ def test_abbreviations_and_numbers_end_no_sentence(chunks: list[str]) -> None:
     assert split(" ".join(chunks), 41) == chunks
 
 
+@pytest.mark.fault(21)
 @pytest.mark.parametrize(
     ("size", "chunks"),
     [
@@ -259,6 +264,7 @@ def test_every_script_has_its_boundaries(size: int, chunks: list[str]) -> None:
     assert split("".join(chunks), size) == [chunk.strip() for chunk in chunks]
 
 
+@pytest.mark.fault(21)
 @pytest.mark.parametrize("letter", ["e\u0301", "นี่", "เก", "กา", "क्षि", "က\u102b"])
 @pytest.mark.parametrize("size", range(20, 26))
 def test_a_letter_keeps_its_marks(letter: str, size: int) -> None:

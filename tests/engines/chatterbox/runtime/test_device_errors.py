@@ -25,6 +25,7 @@ BROKEN = [
 ]
 
 
+@pytest.mark.fault(9)
 def test_an_allocation_that_fails_is_a_want_of_memory() -> None:
     with pytest.raises(OutOfMemory), device_faults():
         torch.empty(1 << 60)
@@ -37,6 +38,7 @@ def test_a_full_device_is_a_want_of_memory(error: RuntimeError) -> None:
     assert "GiB" not in raised.value.message  # it goes to the client
 
 
+@pytest.mark.fault(10)
 @pytest.mark.parametrize("error", BROKEN, ids=str)
 def test_a_broken_device_is_told_in_one_line(error: RuntimeError) -> None:
     with pytest.raises(DeviceFailed, match=r"\A.+\Z"), device_faults():
