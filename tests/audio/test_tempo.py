@@ -98,6 +98,7 @@ def test_an_encoder_that_is_given_it_makes_the_file_of_what_was_stretched(name: 
         assert len(decode(name, encoded)) == pytest.approx(1.3 / 1.5 * RATE, abs=0.13 * RATE)
 
 
+@pytest.mark.timed
 def test_one_that_is_dropped_leaves_nothing_behind() -> None:
     process, pcm = psutil.Process(), speech(0.5)
     gc.collect()

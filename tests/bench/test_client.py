@@ -110,6 +110,7 @@ async def test_leading_silence_is_not_audible() -> None:
     assert result.audio_s == pytest.approx(0.2)
 
 
+@pytest.mark.timed
 async def test_split_samples_are_joined_and_header_is_skipped() -> None:
     audio = wav_header(24_000, None) + SILENCE + TONE
     halves = audio[:45], audio[45:4801], audio[4801:]
@@ -137,6 +138,7 @@ async def test_connection_is_reused() -> None:
     assert [each.audio_s for each in result] == pytest.approx([0.1] * 3)
 
 
+@pytest.mark.timed
 async def test_paced_client_plays_to_the_end_and_limits_read_ahead() -> None:
     audio = TONE * 23  # 2.3 s
     async with responding(HEAD, chunk(audio[: len(audio) - 4800]), 0.05, chunk(TONE), END) as url:

@@ -38,6 +38,7 @@ def test_writes_table_and_json(service: Service, tmp_path: Path) -> None:
     assert figures["cpu_s"].keys() == {"master", "workers"}
 
 
+@pytest.mark.timed
 def test_counts_underruns_of_a_slow_service(service: Service, tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
     text = "audio5 sleep0.5 audio5"
@@ -60,6 +61,7 @@ def test_counts_errors_by_code(service: Service) -> None:
     assert nothing.stderr == "400 empty_text: There is nothing in this text that can be spoken.\n"
 
 
+@pytest.mark.timed
 def test_ends_after_seconds(service: Service) -> None:
     done = bench(service, "--seconds", "0.2", "--text", "audio1")
     assert done.exit_code == 0, done.output

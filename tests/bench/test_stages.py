@@ -1,6 +1,9 @@
+import pytest
+
 from app.bench.stages import StageTimer
 
 
+@pytest.mark.timed
 def test_time_of_nested_stage_is_not_counted_twice() -> None:
     timer = StageTimer(lambda: None)
     with timer.stage("outer"):

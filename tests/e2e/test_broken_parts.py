@@ -86,6 +86,7 @@ async def test_encoder_failure_during_audio_aborts_the_stream(
 # --- circuits -------------------------------------------------------------------------------------
 
 
+@pytest.mark.timed
 @pytest.mark.fault(5, 16)
 def test_open_circuits_refuse_requests_at_once(tmp_path: Path) -> None:
     service = Service(
@@ -110,6 +111,7 @@ def test_open_circuits_refuse_requests_at_once(tmp_path: Path) -> None:
 # --- broadcasts -----------------------------------------------------------------------------------
 
 
+@pytest.mark.timed
 @pytest.mark.fault(58)
 async def test_lost_broadcast_is_repaired_within_a_second(
     start: Callable[..., Service],

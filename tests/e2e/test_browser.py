@@ -105,9 +105,7 @@ async def test_audio_tag_plays_mp3_to_the_end(preview: Service, tab: Tab) -> Non
 
 @pytest.mark.covers("browser playback")
 @pytest.mark.parametrize("format", MIME_TYPES)
-async def test_mse_page_plays_during_generation(
-    format: str, preview: Service, tab: Tab
-) -> None:
+async def test_mse_page_plays_during_generation(format: str, preview: Service, tab: Tab) -> None:
     await show_mse_page(tab, preview, format)
     await tab.page.fill("input", PARAGRAPH)
     await tab.page.click("button")
@@ -215,9 +213,7 @@ async def test_listed_origin_is_allowed(start: Callable[..., Service], tab: Tab)
 
 
 @pytest.mark.covers("cross-origin requests")
-async def test_unlisted_origin_is_refused(
-    start: Callable[..., Service], tab: Tab
-) -> None:
+async def test_unlisted_origin_is_refused(start: Callable[..., Service], tab: Tab) -> None:
     service = start(CORS_ORIGINS="https://elsewhere.example")
     tab.tolerated = ("blocked by CORS policy", "net::ERR_FAILED")
     for url, options in ways_to_ask(service, "audio3"):

@@ -27,6 +27,8 @@ from tests.support.http_client import (
 from tests.support.media import audio_file, tone
 from tests.support.service import Service
 
+pytestmark = pytest.mark.timed
+
 MB = 1_048_576
 MOST_DESCRIPTORS_MORE = 2
 VOICE = audio_file(tone(1.1, 16_000), rate=16_000)

@@ -102,6 +102,7 @@ async def speech(
 # --- kill -9 --------------------------------------------------------------------------------------
 
 
+@pytest.mark.timed
 @pytest.mark.fault(3)
 async def test_worker_killed_during_stream_aborts_only_that_stream(service: Service) -> None:
     async with (
@@ -255,6 +256,7 @@ def test_killed_workers_leave_no_zombie(service: Service) -> None:
     assert {child.pid for child in children} == set(service.worker_pids())
 
 
+@pytest.mark.timed
 @pytest.mark.fault(50)
 async def test_killed_master_takes_its_workers_along(start: Callable[..., Service]) -> None:
     service = start(WORKERS_PER_DEVICE=2)
@@ -349,6 +351,7 @@ async def test_other_jobs_of_a_worker_out_of_memory_are_served(
     assert service.status()["workers"][0]["restarts"] >= 1
 
 
+@pytest.mark.timed
 @pytest.mark.fault(9)
 async def test_client_leaving_a_retried_job_releases_the_slot(
     service: Service,
@@ -382,6 +385,7 @@ async def test_worker_with_failed_device_is_replaced_and_its_job_retried(
 # --- hanging --------------------------------------------------------------------------------------
 
 
+@pytest.mark.timed
 @pytest.mark.fault(7)
 async def test_hanging_workers_are_killed_and_replaced(
     start: Callable[..., Service],
@@ -407,7 +411,7 @@ async def test_hanging_workers_are_killed_and_replaced(
         assert (await speak(client, "audio2")).content == expected_pcm("audio2", 7)
     healed(service)
     assert len(before & set(service.worker_pids())) == 1
-    assert re.search(r'scripted.py", line \d+ in speech_tokens', service.log())
+    assert re.search(r'engines.py", line \d+ in speech_tokens', service.log())
 
 
 @pytest.mark.fault(4)
@@ -442,6 +446,7 @@ FORM = "Content-Type: multipart/form-data; boundary=b\r\nTransfer-Encoding: chun
 FILE = '--b\r\nContent-Disposition: form-data; name="file"; filename="slow.wav"\r\n\r\n'
 
 
+@pytest.mark.timed
 @pytest.mark.fault(29)
 @pytest.mark.slow
 async def test_trickled_request_times_out(service: Service) -> None:

@@ -258,6 +258,7 @@ async def test_client_leaving_the_queue_frees_its_place_and_never_runs(single: S
     assert "left" not in started(single)
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("text", ["sleep60", HELD, "audio10 " + "sleep0.2 audio1 " * 30])
 async def test_leaving_client_releases_its_slot(single: Service, text: str) -> None:
     async with single.async_client() as client:
@@ -268,6 +269,7 @@ async def test_leaving_client_releases_its_slot(single: Service, text: str) -> N
         assert await speak(client, "audio1") == expected_pcm("audio1", 7)
 
 
+@pytest.mark.timed
 async def test_client_leaving_during_stream_releases_its_slot(preview: Service) -> None:
     text = "This goes on for a very long time. " * 100
     async with (
@@ -280,6 +282,7 @@ async def test_client_leaving_during_stream_releases_its_slot(preview: Service) 
     await preview.until(lambda: preview.busy() == 0, 1)
 
 
+@pytest.mark.timed
 async def test_leaving_clients_leak_nothing(pair: Service) -> None:
     moments = random.Random(1)
     text = "audio5 sleep0.02 audio5 sleep0.02 audio5"
@@ -313,6 +316,7 @@ def _connections(service: Service) -> list[Any]:
 # --- who does not read --------------------------------------------------------------------------
 
 
+@pytest.mark.timed
 @pytest.mark.fault(12)
 async def test_client_that_does_not_read_is_cut_off_and_delays_no_other(
     impatient: Service,

@@ -15,6 +15,8 @@ from app.core.audio import SAMPLE_RATE
 from tests.support.recogniser import CONTAINERS, decode_audio
 from tests.support.service import Service
 
+pytestmark = pytest.mark.timed
+
 FORMATS = ["raw_pcm", "mp3", "fmp4", "webm"]
 MAX_FIRST_AUDIO_S = 0.4
 MAX_SHARE_OF_TOTAL = 0.1
@@ -47,7 +49,9 @@ def client(preview: Service) -> Iterator[httpx.Client]:
 
 @pytest.mark.covers("early first audio")
 @pytest.mark.parametrize("format_name", FORMATS)
-def test_first_audio_of_a_sentence_comes_within_limit(client: httpx.Client, format_name: str) -> None:
+def test_first_audio_of_a_sentence_comes_within_limit(
+    client: httpx.Client, format_name: str
+) -> None:
     readings = [read(client, TWELVE_WORDS, format_name) for _ in range(3)]
     first = median(reading.first_audio_s for reading in readings)
     print(f"{format_name}: first audio after {first * 1000:.0f} ms")

@@ -26,6 +26,8 @@ from tests.support.http_client import (
 from tests.support.media import audio_file, tone
 from tests.support.service import Service, running_service
 
+pytestmark = pytest.mark.timed
+
 CROWD = 100
 GONE_WITHIN_S = 1
 PAUSE_S = 0.03
@@ -258,7 +260,9 @@ async def test_word_of_ten_thousand_letters_is_split_in_linear_time(hall: Servic
 
 
 @pytest.mark.fault(57)
-async def test_uploads_and_status_do_not_delay_the_event_loop(start: Callable[..., Service]) -> None:
+async def test_uploads_and_status_do_not_delay_the_event_loop(
+    start: Callable[..., Service],
+) -> None:
     service = start(
         entry=("tests.support.fault_injection", "nothing-but-lag"), CONCURRENT_REQUESTS_PER_WORKER=4
     )

@@ -276,6 +276,7 @@ async def test_engine_failure_is_not_counted_as_client_abort(service: Service) -
     assert rise("tts_http_requests_aborted_total", route=ROUTE) == 0
 
 
+@pytest.mark.timed
 async def test_underrun_is_counted_and_slow_reader_is_not(service: Service) -> None:
     before = series(service)
     async with service.async_client() as client:

@@ -183,9 +183,7 @@ def test_unknown_voice_is_not_retried(service: Service, client: OpenAI) -> None:
 
 
 @pytest.mark.covers("OpenAI client")
-def test_engine_failure_is_not_retried(
-    service: Service, client: OpenAI
-) -> None:
+def test_engine_failure_is_not_retried(service: Service, client: OpenAI) -> None:
     with pytest.raises(openai.InternalServerError) as failed:
         speak(client, "sleep0.1 raise", **named("it-fails"))
     assert failed.value.code == "engine_error"
@@ -385,9 +383,7 @@ def add_voice(http: httpx.Client, name: str) -> None:
     http.post("/voices", files={"file": (name, recording)}).raise_for_status()
 
 
-def test_uploaded_voice_takes_precedence_over_alias(
-    service: Service, http: httpx.Client
-) -> None:
+def test_uploaded_voice_takes_precedence_over_alias(service: Service, http: httpx.Client) -> None:
     before = [speaker_of(http, name) for name in ("nova", "shimmer")]
     for name in ("nova.wav", "shimmer.wav"):
         add_voice(http, name)
@@ -457,9 +453,7 @@ SILLY_TAVERN = {
 
 @pytest.mark.covers("chat clients")
 @pytest.mark.parametrize("captured", [OPEN_WEBUI, SILLY_TAVERN], ids=["open-webui", "sillytavern"])
-def test_chat_client_request_gets_mp3(
-    service: Service, captured: dict[str, Any]
-) -> None:
+def test_chat_client_request_gets_mp3(service: Service, captured: dict[str, Any]) -> None:
     with service.client(headers={}) as bare:
         answer = bare.request(**captured)
     assert answer.status_code == 200

@@ -214,9 +214,7 @@ async def test_received_audio_stays_after_stop(
     await expect(page.locator("#failure")).to_be_empty()
 
 
-async def test_replay_stops_when_next_text_is_spoken(
-    open_page: Open, preview: Service
-) -> None:
+async def test_replay_stops_when_next_text_is_spoken(open_page: Open, preview: Service) -> None:
     page = (await open_page(preview)).page
     await speak(page, LONG, "wav")
     await until(lambda: figure(page, "First sound"))
@@ -280,9 +278,7 @@ def likeness(heights: Any, sound: Any) -> float:
     return float(np.corrcoef(bars, expected)[0, 1])
 
 
-async def test_saved_wav_has_true_sizes_and_the_words(
-    open_page: Open, preview: Service
-) -> None:
+async def test_saved_wav_has_true_sizes_and_the_words(open_page: Open, preview: Service) -> None:
     page = (await open_page(preview)).page
     await speak(page, SENTENCE, "wav")
     _, wav = await file_of(page.locator("#download"))
@@ -308,9 +304,7 @@ async def test_finished_audio_can_be_replayed(
     await expect(page.locator("#answer")).to_contain_text("preview")
 
 
-async def test_full_source_buffer_evicts_played_audio(
-    open_page: Open, preview: Service
-) -> None:
+async def test_full_source_buffer_evicts_played_audio(open_page: Open, preview: Service) -> None:
     page = (await open_page(preview, script=BUFFER_TAKES_SECONDS)).page
     await page.evaluate("audio.defaultPlaybackRate = 8")
     await speak(page, " ".join([SENTENCE] * 6))
@@ -420,9 +414,7 @@ async def test_response_without_audio_shows_a_message(
     await expect(page.locator("#stop")).to_be_disabled()
 
 
-async def test_server_error_is_shown_with_its_message(
-    open_page: Open, scripted: Service
-) -> None:
+async def test_server_error_is_shown_with_its_message(open_page: Open, scripted: Service) -> None:
     tab = await open_page(scripted)
     tab.tolerated = ("status of 400", "status of 413")
     failure = tab.page.locator("#failure")
@@ -518,9 +510,7 @@ async def test_key_is_requested_once_and_can_be_forgotten(
     await expect(dialog).to_be_visible()
 
 
-async def test_changed_key_is_requested_again(
-    open_page: Open, scripted: Service
-) -> None:
+async def test_changed_key_is_requested_again(open_page: Open, scripted: Service) -> None:
     tab = await open_page(scripted)
     tab.tolerated = ("status of 401",)
     await tab.page.evaluate("localStorage.setItem('chatterbox-tts-key', 'old')")
@@ -863,9 +853,7 @@ async def test_missing_snippet_shows_the_reason_and_no_copy_button(
     await expect(copy).to_have_count(2)
 
 
-async def test_revealed_command_speaks(
-    open_page: Open, scripted: Service, tmp_path: Path
-) -> None:
+async def test_revealed_command_speaks(open_page: Open, scripted: Service, tmp_path: Path) -> None:
     page = (await open_page(scripted)).page
     await page.fill("#text", "audio50")
     await page.select_option("#format", "wav")

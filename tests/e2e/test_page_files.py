@@ -34,9 +34,7 @@ def test_web_files_are_served_with_their_media_types(stranger: httpx.Client) -> 
 
 
 @pytest.mark.parametrize("path", WEB_FILES)
-def test_unchanged_file_is_not_sent_again(
-    stranger: httpx.Client, path: str
-) -> None:
+def test_unchanged_file_is_not_sent_again(stranger: httpx.Client, path: str) -> None:
     first = stranger.get(path)
     assert first.headers["Cache-Control"] == "no-cache"
     for tag in (first.headers["ETag"], f'"other", W/{first.headers["ETag"]}'):

@@ -118,6 +118,7 @@ async def test_sigterm_under_load_completes_accepted_requests_in_every_format(
     assert "Traceback" not in service.log()
 
 
+@pytest.mark.timed
 @pytest.mark.fault(48)
 @pytest.mark.parametrize("reads", [True, False])
 async def test_stream_longer_than_grace_time_is_aborted(
@@ -160,6 +161,7 @@ async def test_second_signal_aborts_streams(start: Callable[..., Service]) -> No
 # --- without --------------------------------------------------------------------------------------
 
 
+@pytest.mark.timed
 @pytest.mark.fault(49)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_idle_service_exits_at_once_and_leaves_nothing(
@@ -172,6 +174,7 @@ def test_idle_service_exits_at_once_and_leaves_nothing(
     assert list(temp_dir.iterdir()) == []
 
 
+@pytest.mark.timed
 @pytest.mark.fault(49)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_loading_service_exits_at_once_and_leaves_nothing(

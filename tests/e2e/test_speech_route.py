@@ -110,9 +110,7 @@ def test_parameter_within_bounds_is_accepted(client: httpx.Client, name: str) ->
 
 @pytest.mark.fault(24, 27)
 @pytest.mark.parametrize("name", BOUNDS)
-def test_parameter_out_of_bounds_is_refused_by_name(
-    client: httpx.Client, name: str
-) -> None:
+def test_parameter_out_of_bounds_is_refused_by_name(client: httpx.Client, name: str) -> None:
     for value in BOUNDS[name][2]:
         for answer in both(client, text="audio1", **{name: value}):
             error = refusal(answer)
@@ -185,9 +183,7 @@ def test_duplicate_parameter_is_refused_by_name(client: httpx.Client) -> None:
     ],
     ids=lambda body: body[:20].decode("latin-1"),
 )
-def test_invalid_json_body_is_refused(
-    client: httpx.Client, body: bytes
-) -> None:
+def test_invalid_json_body_is_refused(client: httpx.Client, body: bytes) -> None:
     assert refusal(post(client, body))["code"] == "invalid_request"
 
 
@@ -204,9 +200,7 @@ def test_json_with_charset_is_accepted(client: httpx.Client) -> None:
 
 
 @pytest.mark.fault(28)
-def test_unknown_voice_is_refused(
-    service: Service, client: httpx.Client
-) -> None:
+def test_unknown_voice_is_refused(service: Service, client: httpx.Client) -> None:
     before = jobs_of(service)
     for voice_id in ("nobody.wav", "", "../nobody.wav", "\ud800"):
         answer = client.post(
@@ -226,9 +220,7 @@ def test_unknown_voice_is_refused(
 
 @pytest.mark.fault(19)
 @pytest.mark.parametrize("text", ["", " \n\t", "\x01\x02\x7f", "\U0001f600", "...", "\u200b"])
-def test_unspeakable_text_is_refused(
-    service: Service, client: httpx.Client, text: str
-) -> None:
+def test_unspeakable_text_is_refused(service: Service, client: httpx.Client, text: str) -> None:
     before = jobs_of(service)
     for answer in both(client, text=text):
         error = refusal(answer)
@@ -456,7 +448,9 @@ def test_aborted_response_is_logged(service: Service, client: httpx.Client) -> N
 
 
 @pytest.mark.parametrize("path", [ROUTE, "/voices"])
-def test_client_leaving_during_body_is_not_logged_as_bad_request(service: Service, path: str) -> None:
+def test_client_leaving_during_body_is_not_logged_as_bad_request(
+    service: Service, path: str
+) -> None:
     name = f"left-amid{path.replace('/', '-')}"
     whole = speech_in_json("audio1", name) if path == ROUTE else upload(bytes(1000), "v.wav", name)
     with socket.create_connection(("127.0.0.1", service.port)) as connection:
@@ -530,9 +524,7 @@ def test_same_seed_gives_same_audio_and_another_seed_does_not(speaker: httpx.Cli
 
 
 @pytest.mark.parametrize("name", ["wav", "mp3", "fmp4", "raw_pcm", "webm"])
-def test_speech_trimmed_to_nothing_is_an_empty_response(
-    client: httpx.Client, name: str
-) -> None:
+def test_speech_trimmed_to_nothing_is_an_empty_response(client: httpx.Client, name: str) -> None:
     body = {"text": "audio5", "format": name, "remove_leading_milliseconds": 5000}
     answer = client.post("/tts/generate", json=body)
     assert answer.status_code == 200

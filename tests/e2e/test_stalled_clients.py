@@ -13,6 +13,8 @@ from tests.support.engines import expected_pcm
 from tests.support.http_client import Response, fetch, parse_response, speech
 from tests.support.service import Service
 
+pytestmark = pytest.mark.timed
+
 BYTES_PER_S = 48_000
 MB = 1_048_576
 LONG = "audio50 " * 200

@@ -113,6 +113,7 @@ def workers(service: Service) -> list[dict[str, Any]]:
     return service.status()["workers"]
 
 
+@pytest.mark.timed
 @pytest.mark.fault(16)
 def test_a_starting_service_is_alive_but_not_ready(loading: Service) -> None:
     with loading.client() as client:

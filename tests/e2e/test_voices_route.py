@@ -470,9 +470,7 @@ def test_a_file_of_exactly_the_limit_is_not_too_large(client: httpx.Client) -> N
     assert upload(client, "v.wav", padded).status_code in (201, 422)
 
 
-def test_aborted_upload_leaves_nothing(
-    client: httpx.Client, service: Service
-) -> None:
+def test_aborted_upload_leaves_nothing(client: httpx.Client, service: Service) -> None:
     before = all_files(service)
     body = form(part(wav(5)))
     with service.connect() as connection:
@@ -566,9 +564,7 @@ async def test_speech_during_voice_changes_uses_one_exact_version(
 
 
 @pytest.mark.fault(36)
-def test_read_only_voices_folder_fails_only_uploads(
-    client: httpx.Client, service: Service
-) -> None:
+def test_read_only_voices_folder_fails_only_uploads(client: httpx.Client, service: Service) -> None:
     service.voices_dir.rmdir()
     service.voices_dir.write_text("no folder")
     try:

@@ -351,6 +351,7 @@ async def test_a_worker_that_never_spoke_is_not_waited_for(inbox: Inbox) -> None
 # --- being fair -----------------------------------------------------------------------------------
 
 
+@pytest.mark.timed
 async def test_a_flood_of_results_does_not_starve_the_event_loop(
     context: zmq.Context[Any], worker_context: zmq.asyncio.Context, channels: Path
 ) -> None:

@@ -143,6 +143,7 @@ def test_of_prose_nothing_is_lost_but_the_spaces_between_chunks(sentences: list[
     assert " ".join(split(text, 40)) == text
 
 
+@pytest.mark.timed
 @pytest.mark.fault(22)
 @pytest.mark.parametrize("size", [20, 150, 500])
 @pytest.mark.parametrize("unit", HOSTILE)

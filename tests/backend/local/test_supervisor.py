@@ -274,7 +274,7 @@ async def test_a_worker_that_hangs_shows_its_stack_and_is_replaced(
     assert await ready(seat, after=first)
     stack = capfd.readouterr().err
     assert "most recent call first" in stack
-    assert "scripted.py" in stack
+    assert "engines.py" in stack
     assert await heard(house.submit("one"))
 
 

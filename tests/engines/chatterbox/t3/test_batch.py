@@ -469,6 +469,7 @@ def test_a_job_never_outgrows_its_cache(model, request_for):
         T3Batch(model, slots=1, max_positions=prompt).admit(request)
 
 
+@pytest.mark.timed
 def test_memory_is_taken_as_it_is_needed(model, request_for):
     process = psutil.Process()
     before = process.memory_info().rss
