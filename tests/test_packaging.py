@@ -65,6 +65,7 @@ def pins(lock: str) -> dict[str, list[Version]]:
     return found
 
 
+@pytest.mark.covers("locked dependencies")
 @pytest.mark.parametrize("lock", ALL_LOCKS)
 def test_every_locked_package_has_one_version_and_hashes(lock: str) -> None:
     for entry in entries(lock):
@@ -229,6 +230,7 @@ def test_the_image_has_the_pinned_torch_unless_the_build_says_otherwise() -> Non
     assert final_stage()[0] == ("FROM", "torch-$TORCH")
 
 
+@pytest.mark.covers("container hardening")
 def test_the_service_is_not_root_and_its_command_is_the_projects() -> None:
     assert only("USER") == "1000:1000"
     assert json.loads(only("ENTRYPOINT")) == ["chatterbox-tts"] == list(PROJECT["scripts"])
@@ -243,12 +245,14 @@ def test_the_image_has_a_c_compiler_and_no_other_build_tool() -> None:
     assert packages[1].split() == ["gcc", "libc6-dev", "python3", "python3-dev"]
 
 
+@pytest.mark.covers("locked dependencies")
 def test_every_package_is_installed_by_hash() -> None:
     installs = [rest for _, rest in instructions() if "pip install" in rest]
     assert len(installs) == 2
     assert all("--require-hashes" in run or "--no-deps --no-build" in run for run in installs)
 
 
+@pytest.mark.covers("container hardening")
 def test_everything_that_the_service_writes_has_a_writable_place() -> None:
     assert json.loads(only("VOLUME")) == ["/app/voices", "/app/preloaded-voices"]
     places = {
@@ -363,6 +367,7 @@ def service() -> Iterator[HTTPServer]:
     server.server_close()
 
 
+@pytest.mark.covers("container hardening")
 @pytest.mark.parametrize(("status", "healthy"), [(200, True), (503, False)])
 @pytest.mark.parametrize("port", ["{}", '"{}" # the default'])
 def test_the_health_check_asks_whether_the_service_is_ready(
@@ -426,6 +431,7 @@ def test_long_tests_run_every_night() -> None:
     assert job["steps"][-1] == {"run": "bash .ci/nightly"}
 
 
+@pytest.mark.covers("dependency audit")
 def test_every_push_and_every_week_is_audited_and_its_materials_are_kept() -> None:
     assert triggers("security.yml").keys() == {"push", "pull_request", "schedule"}
     (job,) = workflow("security.yml")["jobs"].values()
@@ -438,6 +444,7 @@ FLAW = {"vulns": [{"id": "X-1", "fix_versions": ["2.8"]}]}
 UNFIXED = {"vulns": [{"id": "X-2", "fix_versions": []}]}
 
 
+@pytest.mark.covers("dependency audit")
 @pytest.mark.parametrize(
     ("pinned", "newest", "says", "fails"),
     [

@@ -1,22 +1,15 @@
 """Chatterbox checkpoints made of random numbers, in the layout of the real one.
 
-The real weights need not be there to show that two programs compute the same from the same
-weights. But as upstream initialises them, its modules are half dead: no frame is voiced, and the
-vocoder says the same whatever mel it is given, so such a comparison passes with half of the code
-broken. The numbers here are drawn so that everything matters: speech has voiced and unvoiced
-stretches, the waveform follows the mel, a few speech tokens are far likelier than all others, and
-the end token comes after about `end_at` tokens.
-
-A "tiny" checkpoint is for upstream's classes as they are built inside `tiny_sizes()`.
+They show that two programs compute the same from the same weights, without the real weights; see
+`bench.random_weights`. A "tiny" checkpoint is for upstream's classes as they are built inside
+`tiny_sizes()`. Called by `bench engine` and by the engine's tests.
 """
 
 import fcntl
 import hashlib
 import json
-import string
 import tempfile
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -24,21 +17,39 @@ from typing import Any, Literal
 from unittest import mock
 
 import torch
-from chatterbox.models.s3gen import S3Gen, s3gen
+from chatterbox.models.s3gen import s3gen
 from chatterbox.models.s3gen.transformer import upsample_encoder
-from chatterbox.models.t3 import T3
 from chatterbox.models.t3.llama_configs import LLAMA_CONFIGS
 from chatterbox.models.t3.modules import cond_enc
-from chatterbox.models.t3.modules.t3_config import T3Config
-from chatterbox.models.voice_encoder import VoiceEncoder
 from s3tokenizer.model_v2 import S3TokenizerV2
 from safetensors.torch import save_file
-from torch import Tensor
 
-Weights = dict[str, Tensor]
+from app.bench import random_weights
+from app.core.errors import StartupError
 
-END = T3Config().stop_speech_token
-START = T3Config().start_speech_token
+VOICE_FILE = "conds.pt"
+PROMPT_REPEATS = 5
+"""The random voice has a prompt of two seconds; recordings usually have ten or more."""
+
+
+@contextmanager
+def benchmark_checkpoint(model_path: str, tiny: bool) -> Iterator[Path]:
+    """Yield `model_path` or, if that is empty, a folder of random weights with a long prompt.
+
+    Random weights of full size (3.2 GB) are made once a machine. Raises `StartupError`.
+    """
+    if model_path:
+        yield Path(model_path)
+        return
+    with tempfile.TemporaryDirectory(prefix="tts-bench-") as folder:
+        try:
+            made = make_checkpoint(Path(folder) / "random") if tiny else full_checkpoint()
+            longer = _with_longer_prompt(made, Path(folder) / "longer")
+        except OSError as fault:
+            raise StartupError(
+                f"cannot make random weights in {tempfile.gettempdir()}: {fault.strerror}"
+            ) from fault
+        yield longer
 
 
 def make_checkpoint(
@@ -47,44 +58,38 @@ def make_checkpoint(
     seed: int = 0,
     end_at: int | None = 100,
 ) -> Path:
-    """Write the five files to `folder`, made if need be, and return it.
+    """Write the five files to `folder`, which is made if missing, and return it.
 
-    The same arguments give the same bytes. `end_at`: after how many speech tokens (40 ms each)
-    the end token comes, roughly; None: it never comes.
+    The same arguments give the same bytes. The end token comes after about `end_at` speech tokens
+    (40 ms each), or never if that is None.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tiny_sizes() if size == "tiny" else ExitStack():
-        for name, kind, enliven in (
-            ("ve", VoiceEncoder, _enliven_voice_encoder),
-            ("t3_cfg", T3, lambda weights: _enliven_t3(weights, end_at)),
-            ("s3gen", S3Gen, _enliven_s3gen),
-        ):
-            weights = _random_weights(kind, f"{name}, seed {seed}")
-            enliven(weights)
+        for name, weights in random_weights.models(seed, end_at):
             save_file(weights, folder / f"{name}.safetensors")
-    torch.save(_random_conditionals(seed), folder / "conds.pt")
-    (folder / "tokenizer.json").write_text(json.dumps(_tokenizer()))
+    torch.save(random_weights.conditionals(seed), folder / VOICE_FILE)
+    (folder / "tokenizer.json").write_text(json.dumps(random_weights.tokenizer()))
     return folder
 
 
 def full_checkpoint(seed: int = 0) -> Path:
-    """A full-size one (3.2 GB), made once a machine and kept in the temporary folder."""
-    recipe = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
-    folder = Path(tempfile.gettempdir()) / f"chatterbox-checkpoint-{recipe}-{seed}"
+    """Make a full-size checkpoint (3.2 GB) once a machine, and keep it in the temporary folder."""
+    source = Path(random_weights.__file__).read_bytes() + Path(__file__).read_bytes()
+    digest = hashlib.sha256(source).hexdigest()[:12]
+    folder = Path(tempfile.gettempdir()) / f"chatterbox-checkpoint-{digest}-{seed}"
     folder.mkdir(exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "tokenizer.json").exists():  # the last one to be written
+        if not (folder / "tokenizer.json").exists():  # it is written last
             make_checkpoint(folder, "full", seed)
     return folder
 
 
 @contextmanager
 def tiny_sizes() -> Iterator[None]:
-    """Inside, upstream's classes build themselves with few and narrow layers.
+    """Make upstream's classes build few and narrow layers inside.
 
-    What stays as it is: the layers' kinds and order, the vocabularies, the mel's 80 bands, the
-    rates. A module once built is independent of this.
+    Kinds and order of the layers, vocabularies, the mel's 80 bands and rates stay.
     """
     width = 64
     speech_tokenizer: Any = S3TokenizerV2.__init__.__defaults__[0]  # shared by all that are built
@@ -136,180 +141,16 @@ def tiny_sizes() -> Iterator[None]:
         yield
 
 
-# --- Weights --------------------------------------------------------------------------------------
-
-
-NOT_IN_FILES = S3Gen.ignore_state_dict_missing
-
-
-def _random_weights(kind: Callable[[], torch.nn.Module], label: str) -> Weights:
-    """A tensor for each that `kind` loads: every layer about as loud as what enters it."""
-    with torch.device("meta"):  # names and shapes, no numbers yet
-        shapes = kind().state_dict()
-    return {
-        name: _random_tensor(name, shape, f"{label}, {name}")
-        for name, shape in shapes.items()
-        if name not in NOT_IN_FILES
-    }
-
-
-def _random_tensor(name: str, like: Tensor, label: str) -> Tensor:
-    if not like.is_floating_point():
-        return torch.zeros(like.shape, dtype=like.dtype)
-    noise = torch.empty(like.shape).normal_(generator=_generator(label))
-    match name.split(".")[-1]:
-        case "original0":  # of a weight norm: the length of each filter
-            return torch.ones(like.shape)
-        case "running_var":
-            return 1 + noise.abs()
-        case "alpha" | "weight" if like.dim() == 1:  # of an activation or a normalisation
-            return 1 + 0.1 * noise
-        case _ if like.dim() == 1:
-            return 0.1 * noise
-    return noise.div_((like.numel() / like.shape[0]) ** 0.5)  # by the root of the fan-in
-
-
-def _generator(label: str) -> torch.Generator:
-    return torch.Generator().manual_seed(zlib.crc32(label.encode()))
-
-
-def _enliven_voice_encoder(weights: Weights) -> None:
-    weights["lstm.weight_ih_l0"] *= 10  # its mel is not logarithmic: most of it is near zero
-
-
-def _enliven_t3(weights: Weights, end_at: int | None) -> None:
-    for name, weight in weights.items():
-        if name.endswith(("q_proj.weight", "k_proj.weight")):
-            weight *= 2  # attention that picks, not an average of everything
-        if name.endswith(("text_emb.weight", "speech_emb.weight")):
-            weight *= weight.shape[1] ** 0.5  # to be heard beside what the layers add
-    head = weights["speech_head.weight"]
-    # Logits so far apart that a handful of the 8,194 tokens is likely, and some often again.
-    head *= 2.5 * torch.exp(0.4 * torch.randn(len(head), 1, generator=_generator("loudness")))
-    head[START:] *= 0.7  # these are not speech: now and then
-    head[START] = 0
-    if end_at is None:
-        head[END] = 0
-    else:
-        layers = sum("q_proj" in name for name in weights)
-        _end_by_position(weights["speech_pos_emb.emb.weight"], head[END], end_at, layers)
-
-
-def _end_by_position(positions: Tensor, end: Tensor, end_at: int, layers: int) -> None:
-    """Let one direction of the positions grow with time, and the end token's row listen to it."""
-    direction = end / end.norm()
-    growth = (torch.arange(len(positions)) / end_at - 0.5).clamp(max=2)
-    loudness = 10 * layers ** (1 / 3)  # to be heard through all that they add
-    positions += loudness * torch.outer(growth, direction)
-    end.copy_(4 * direction)
-
-
-def _enliven_s3gen(weights: Weights) -> None:
-    for name, weight in weights.items():
-        if name.startswith("speaker_encoder.") and weight.dim() > 1:
-            weight *= 2.0 if "linear_local" in name else 1.4  # what its gates and ReLUs take away
-    weights["flow.spk_embed_affine_layer.weight"] *= 10  # of a normalised embedding
-    weights["flow.encoder_proj.weight"] *= 2
-    weights["flow.decoder.estimator.final_proj.weight"] *= 1.5
-    weights["flow.decoder.estimator.final_proj.bias"] -= 5  # where log mels are
-    _enliven_vocoder({name.removeprefix("mel2wav."): weight for name, weight in weights.items()})
-
-
-def _enliven_vocoder(weights: Weights) -> None:
-    filters, lengths = (f".parametrizations.weight.original{i}" for i in (1, 0))
-    for name, weight in weights.items():
-        if ".convs2." in name and name.endswith(lengths):
-            weight *= 0.3  # or each residual block is louder than the last
-        if name.startswith("ups.") and name.endswith(lengths):
-            weight *= 2  # or the mel is drowned by the source
-        if name.startswith("source_downs") and weight.dim() > 1:
-            weight *= 2.5  # the source's amplitude is 0.1
-    weights["m_source.l_linear.bias"].zero_()
-    weights["conv_pre" + filters] -= weights["conv_pre" + filters].mean(1, keepdim=True)
-    bands = len(weights["conv_post.bias"]) // 2  # log magnitudes, then phases
-    weights["conv_post" + lengths][:bands] *= 0.4
-    weights["conv_post.bias"][0] = -3  # no direct current
-    _enliven_pitch(weights, filters, lengths)
-
-
-def _enliven_pitch(weights: Weights, filters: str, lengths: str) -> None:
-    """Make one channel the pitch: slow, and far below zero in about half of the frames."""
-    stem = "f0_predictor.condnet."
-    for layer in "0246":
-        kernel = weights[stem + layer + filters]
-        kernel += 2 * kernel.mean(2, keepdim=True)
-    last = weights[stem + "8" + filters]
-    last -= last.mean(2, keepdim=True)  # hears changes only: about zero on the average
-    weights[stem + "8" + lengths] *= 8
-    weights["f0_predictor.classifier.weight"].zero_()[0, 0] = 30
-    weights["f0_predictor.classifier.bias"].fill_(33)  # ELU's least is -1: 3 Hz, unvoiced
-
-
-# --- Conditionals and text --------------------------------------------------------------------
-
-
-def _random_conditionals(seed: int) -> dict[str, dict[str, Any]]:
-    """A voice in the form in which upstream saves it: two seconds of prompt."""
-    generator = _generator(f"conds, seed {seed}")
-    tokens, unit = 50, torch.nn.functional.normalize
-    vocabulary = START
-
-    def noise(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator)
-
-    return {
-        "t3": {
-            "speaker_emb": unit(noise(1, 256).relu(), dim=1),
-            "clap_emb": None,
-            "cond_prompt_speech_tokens": torch.randint(vocabulary, (1, 150), generator=generator),
-            "cond_prompt_speech_emb": None,
-            "emotion_adv": torch.full((1, 1, 1), 0.5),
-        },
-        "gen": {
-            "prompt_token": torch.randint(vocabulary, (1, tokens), generator=generator),
-            "prompt_token_len": torch.tensor([tokens]),
-            "prompt_feat": 2 * noise(1, 2 * tokens, 80) - 5,
-            "prompt_feat_len": None,
-            "embedding": noise(1, 192),
-        },
-    }
-
-
-def _tokenizer() -> dict[str, Any]:
-    """A tokenizer.json: a token for each character; size and special tokens are the real one's."""
-    config = T3Config.english_only()
-    special = {
-        "[STOP]": config.stop_text_token,
-        "[UNK]": 1,
-        "[SPACE]": 2,
-        "[START]": config.start_text_token,
-    }
-    characters = string.punctuation + string.ascii_letters + string.digits
-    vocabulary = special | {character: 3 + i for i, character in enumerate(characters)}
-    taken = set(vocabulary.values())
-    vocabulary |= {
-        f"[PLACEHOLDER{i}]": i for i in range(config.text_tokens_dict_size) if i not in taken
-    }
-    return {
-        "version": "1.0",
-        "added_tokens": [
-            {
-                "id": index,
-                "content": token,
-                "special": True,
-                "single_word": False,
-                "lstrip": False,
-                "rstrip": False,
-                "normalized": False,
-            }
-            for token, index in special.items()
-        ],
-        "pre_tokenizer": {"type": "Whitespace"},
-        "model": {
-            "type": "BPE",
-            "unk_token": "[UNK]",
-            "fuse_unk": False,
-            "vocab": vocabulary,
-            "merges": [],
-        },
-    }
+def _with_longer_prompt(made: Path, folder: Path) -> Path:
+    """Link the files of `made` in `folder`, with a longer prompt in the voice."""
+    folder.mkdir()
+    for path in made.iterdir():
+        if path.is_file() and path.name != VOICE_FILE:
+            (folder / path.name).symlink_to(path)
+    voice = torch.load(made / VOICE_FILE, weights_only=True)
+    s3gen_prompt = voice["gen"]
+    s3gen_prompt["prompt_token"] = s3gen_prompt["prompt_token"].repeat(1, PROMPT_REPEATS)
+    s3gen_prompt["prompt_token_len"] = s3gen_prompt["prompt_token_len"] * PROMPT_REPEATS
+    s3gen_prompt["prompt_feat"] = s3gen_prompt["prompt_feat"].repeat(1, PROMPT_REPEATS, 1)
+    torch.save(voice, folder / VOICE_FILE)
+    return folder

@@ -1,125 +1,287 @@
-"""An engine whose speech a client can check by itself: noise that tells text, seed and voice.
+"""Measure the engine's speed in turns with the package's own `generate`: `Plan` → `Report`.
 
-    MODEL=app.bench.engine:SignalEngine
-
-Real workers run it in real services; it needs nothing but numpy and almost no time. A letter of the
-text makes one speech token of audio. Each `slow` in the text costs a pause, so that a job can be
-left, or lose its worker, while it runs. A client that knows what it asked for has all of the
-answer from `expected_pcm`, sample by sample: whatever is cut, mixed or another's is seen.
+Called by `chatterbox-tts bench engine`. Each side has a process of its own and loads the same
+checkpoint. Their output for the same text, seed and number of tokens is compared before any time
+is counted.
 """
 
-import asyncio
-import zlib
-from collections.abc import AsyncGenerator
-from hashlib import blake2b
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
 
+import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
-from app.core.audio import SAMPLE_RATE, Samples
+from app.bench import engine_process, upstream
+from app.bench.checkpoint import benchmark_checkpoint
+from app.bench.child_process import Run, child_process
+from app.bench.equivalence import (
+    Tokens,
+    check_spectrum,
+    check_token_count,
+    check_tokens,
+    check_waveform,
+    common_prefix,
+)
+from app.bench.report import (
+    ConcurrentFigures,
+    EngineFigures,
+    LongTextFigures,
+    Report,
+    Summary,
+    UpstreamFigures,
+)
+from app.core.audio import BYTES_PER_SAMPLE, SAMPLE_RATE, Samples
 from app.core.engine_config import EngineConfig
-from app.core.params import SynthesisParams
-from app.engines.base import SpeechSlice, TextChunk
-from app.text.chunking import split
+from app.core.process_env import worker_thread_env
 
-SAMPLES_PER_TOKEN = 960
-SLOW_S = 0.05
-"""The pause that one `slow` costs, spread over its text chunk."""
+TEXT = "Sound."
+LONG_CHUNKS, LONG_TOKENS = 31, 10
+EARLY, LATE = 3, 30
+"""Text chunks, counted from one. The time of each is the median of its own and its neighbours'."""
 
-DEFAULT_VOICE = 0
-LOUDEST = 3000
+WARM_UP_SEED = 2**32 - 1
+"""Not the seed of any round."""
+
+FULL_PROMPT_S = 10
 FULL_SCALE = 32767
+STAGES = ("T3", "flow's encoder", "flow's solver", "vocoder", "rest of S3Gen", "PCM, watermark")
+"""The stages of a job in pipeline order."""
 
-Pcm = NDArray[np.int16]
-"""Mono, int16 little-endian [n]."""
+OnProgress = Callable[[str], None]
+"""Receives the name of the step that begins."""
 
 
-def signal(chunk: TextChunk, seed: int, voice: int) -> Pcm:
-    """All audio of a text chunk."""
-    told = f"{seed} {voice} {chunk.index} {chunk.text}".encode()
-    noise = np.random.Generator(np.random.PCG64(int.from_bytes(blake2b(told).digest())))
-    return noise.integers(
-        -LOUDEST, LOUDEST, len(chunk.text) * SAMPLES_PER_TOKEN, np.int16, endpoint=True
+@dataclass(frozen=True)
+class Plan:
+    """What to measure.
+
+    An empty `config.model_path` means random weights, `tiny` or of full size. With 0 `rounds` the
+    package is left out, and the engine measured once. `jobs`: numbers of concurrent jobs, measured
+    one after the other; `config.slots` must have room for the largest.
+    """
+
+    config: EngineConfig
+    tiny: bool = False
+    tokens: int = 70
+    rounds: int = 3
+    jobs: tuple[int, ...] = ()
+    long_text: bool = False
+
+    @property
+    def takes(self) -> int:
+        """How often each figure is measured."""
+        return max(1, self.rounds)
+
+    @property
+    def compares_tokens(self) -> bool:
+        """Whether T3's tokens must equal the package's; a GPU draws other random numbers."""
+        return self.config.device == "cpu" and self.config.tuning.t3_dtype in ("auto", "float32")
+
+    @property
+    def rounded(self) -> bool:
+        """Whether S3Gen computes in bfloat16."""
+        default = "float32" if self.config.device == "cpu" else "bfloat16"
+        dtype = self.config.tuning.s3gen_dtype
+        return (default if dtype == "auto" else dtype) == "bfloat16"
+
+    @property
+    def compares_streams(self) -> bool:
+        """Whether the streamed audio must match the package's."""
+        return self.compares_tokens and self.config.tuning.voice_prompt_seconds == FULL_PROMPT_S
+
+
+@dataclass(frozen=True)
+class Round:
+    """The results for one seed; `correlation` is that of the two streams' spectra."""
+
+    upstream: upstream.UpstreamResult | None
+    streamed: engine_process.StreamedJob
+    staged: engine_process.StagedJob
+    correlation: float | None
+
+
+def measure(plan: Plan, on_progress: OnProgress) -> Report:
+    """Run the plan. Raises `StartupError` if loading fails, `EngineFailed` if outputs differ."""
+    config = plan.config
+    on_progress("loading")
+    with (
+        benchmark_checkpoint(config.model_path, plan.tiny) as folder,
+        child_process(**worker_thread_env(config.device, config.threads)) as own,
+        child_process(TQDM_DISABLE="1", TRANSFORMERS_VERBOSITY="error") as other,
+    ):
+        own_config = msgspec.structs.replace(config, model_path=str(folder))
+        loaded = own(engine_process.load, own_config, plan.tiny)
+        if plan.rounds:
+            model = (folder, plan.tiny, config.device, config.threads)
+            other(upstream.load, *model, plan.tokens)
+        return _measure(plan, loaded, own, other, on_progress)
+
+
+def _measure(
+    plan: Plan, loaded: engine_process.Loaded, own: Run, other: Run, on_progress: OnProgress
+) -> Report:
+    on_progress("warming up")
+    warm = warm_up(plan, own)
+    equality = compare(plan, warm.tokens, own, other) if plan.rounds else None
+    rounds = []
+    for number in range(plan.takes):
+        on_progress(f"round {number + 1} of {plan.takes}")
+        rounds.append(run_round(plan, own, other, seed=number))
+    memory_gb = own(engine_process.memory_gb)
+    at_once = []
+    for jobs in plan.jobs:
+        on_progress(f"{jobs} at once")
+        at_once.append(run_concurrent(plan, own, jobs))
+    long_text = None
+    if plan.long_text:
+        on_progress("a long text")
+        long_text = _long_text(own)
+    return Report(
+        machine=loaded.machine,
+        settings=_settings(plan, loaded),
+        own=_engine_figures(rounds, memory_gb),
+        package=equality and _upstream_figures(rounds, other(upstream.memory_gb), *equality),
+        at_once=at_once,
+        long_text=long_text,
     )
 
 
-def voice_code(samples: Samples) -> int:
-    """Which voice this is; `samples` as they were decoded from its file."""
-    return zlib.crc32(samples.tobytes())
+def warm_up(plan: Plan, own: Run) -> engine_process.StagedJob:
+    """Run everything that will be timed once."""
+    own(engine_process.run_streamed, TEXT, WARM_UP_SEED, plan.tokens)
+    return own(engine_process.run_stages, [TEXT], WARM_UP_SEED, plan.tokens)
 
 
-def expected_pcm(text: str, params: SynthesisParams, voice: int = DEFAULT_VOICE) -> bytes:
-    """All PCM of a (clean) text whose chunks are neither trimmed nor crossfaded ("zero")."""
-    chunks = split(text, params.text_processing_chunk_size)
-    return b"".join(
-        signal(TextChunk(chunk, index), params.seed, voice).tobytes()
-        for index, chunk in enumerate(chunks)
+def compare(plan: Plan, warm: Tokens, own: Run, other: Run) -> tuple[int, float]:
+    """Compare T3's tokens, and S3Gen's waveforms for upstream's tokens; warms upstream up, too.
+
+    `warm`: the engine's tokens for `WARM_UP_SEED`. Returns the number of equal tokens and the
+    level of the waveforms' difference in dB.
+    """
+    prompt_s = plan.config.tuning.voice_prompt_seconds
+    expected = other(upstream.generate_unmarked, TEXT, WARM_UP_SEED, prompt_s)
+    if plan.compares_tokens:
+        check_tokens(warm, expected.tokens, "T3 beside the package's")
+    audio = own(engine_process.decode_tokens, expected.tokens, WARM_UP_SEED)
+    difference_db = check_waveform(
+        audio, expected.audio, "S3Gen beside the package's", rounded=plan.rounded
+    )
+    return common_prefix(warm, expected.tokens), difference_db
+
+
+def run_round(plan: Plan, own: Run, other: Run, seed: int) -> Round:
+    """Run the same job on both sides, and compare everything that is comparable."""
+    generated = other(upstream.generate, TEXT, seed) if plan.rounds else None
+    streamed = own(engine_process.run_streamed, TEXT, seed, plan.tokens)
+    staged = own(engine_process.run_stages, [TEXT], seed, plan.tokens)
+    audio = _samples(streamed.pcm)
+    check_waveform(audio, _samples(staged.pcm), "the stream beside its own stages")
+    check_token_count(len(staged.tokens), plan.tokens, "T3")
+    correlation = None
+    if generated and plan.compares_streams:
+        check_tokens(staged.tokens, generated.tokens, "T3 beside the package's")
+        correlation = check_spectrum(audio, generated.audio, "the stream beside the package's")
+    return Round(generated, streamed, staged, correlation)
+
+
+def run_concurrent(plan: Plan, own: Run, jobs: int) -> ConcurrentFigures:
+    """Run `jobs` jobs at once and compare each with itself alone.
+
+    Different tokens are an error on a CPU. On a GPU, whose rounding may depend on the batch size,
+    they are counted.
+    """
+    done = own(engine_process.run_concurrent, TEXT, jobs, plan.tokens, plan.takes)
+    pairs = list(zip(done.together, done.alone, strict=True))
+    if plan.config.device == "cpu":
+        for number, (together, alone) in enumerate(pairs, 1):
+            check_tokens(together, alone, f"job {number} of {jobs} at once beside itself alone")
+    t3_s, total_s = median(done.together_s), max(job.total_s for job in done.streamed)
+    return ConcurrentFigures(
+        jobs=jobs,
+        same=sum(np.array_equal(together, alone) for together, alone in pairs),
+        t3_s=t3_s,
+        t3_ratio=t3_s / median(done.alone_s),
+        first_audio_s=Summary.of(job.first_audible_s for job in done.streamed),
+        total_s=total_s,
+        times_real_time=sum(_seconds(job.pcm) for job in done.streamed) / total_s,
     )
 
 
-class SignalEngine:
-    """See `engines.base.Engine`. A voice is its code."""
-
-    name = "signal"
-    sample_rate = SAMPLE_RATE
-    clones_voices = True
-    compiled = False
-    notice = None
-    runaways = 0
-    default_voice = DEFAULT_VOICE
-
-    def __init__(self, config: EngineConfig) -> None:
-        self.steps = 0
-
-    async def prepare_voice(self, samples: Samples, rate: int) -> int:
-        return voice_code(samples)
-
-    async def speech_tokens(
-        self, chunk: TextChunk, voice: int, params: SynthesisParams
-    ) -> AsyncGenerator[SpeechSlice, None]:
-        """The tokens are the samples already, int16 [n]."""
-        audio = signal(chunk, params.seed, voice)
-        step = params.audio_tokens_per_slice * SAMPLES_PER_TOKEN
-        starts = range(0, len(audio), step)
-        pause_s = chunk.text.count("slow") * SLOW_S / len(starts)
-        for start in starts:
-            self.steps += 1
-            await asyncio.sleep(pause_s)
-            yield SpeechSlice(audio[start : start + step], last=start == starts[-1])
-
-    def new_decoder(self, voice: int, params: SynthesisParams) -> "SignalDecoder":
-        return SignalDecoder()
-
-    def new_watermark(self) -> None:
-        """It must be heard as it is."""
-
-    async def warm_up(self) -> None:
-        pass
-
-    async def free_memory(self) -> None:
-        pass
-
-    async def close(self) -> None:
-        pass
+# --- from results to figures ----------------------------------------------------------------------
 
 
-class PacedEngine(SignalEngine):
-    """Gives each slice of a text chunk when a listener is due to have heard those before it."""
+def _engine_figures(rounds: list[Round], memory_gb: float) -> EngineFigures:
+    streamed = [each.streamed for each in rounds]
+    staged = [each.staged for each in rounds]
+    slices_s = zip(*(job.slices_s for job in staged), strict=True)
+    return EngineFigures(
+        first_audio_s=Summary.of(job.first_audible_s for job in streamed),
+        total_s=Summary.of(job.total_s for job in streamed),
+        real_time_factor=Summary.of(job.total_s / _seconds(job.pcm) for job in streamed),
+        t3_tokens_per_s=Summary.of(len(job.tokens) / job.stages_s["T3"] for job in staged),
+        slices_s=[Summary.of(of_slice) for of_slice in slices_s],
+        stages_s={stage: Summary.of(job.stages_s[stage] for job in staged) for stage in STAGES},
+        memory_gb=memory_gb,
+    )
 
-    async def speech_tokens(
-        self, chunk: TextChunk, voice: int, params: SynthesisParams
-    ) -> AsyncGenerator[SpeechSlice, None]:
-        loop = asyncio.get_running_loop()
-        due = loop.time()
-        async for piece in super().speech_tokens(chunk, voice, params):
-            await asyncio.sleep(due - loop.time())
-            due += len(piece.tokens) / SAMPLE_RATE
-            yield piece
+
+def _upstream_figures(
+    rounds: list[Round], memory_gb: float, tokens_same: int, difference_db: float
+) -> UpstreamFigures:
+    pairs = [(each.upstream, each.streamed) for each in rounds if each.upstream]
+    correlations = [each.correlation for each in rounds if each.correlation is not None]
+    return UpstreamFigures(
+        total_s=Summary.of(other.seconds for other, _ in pairs),
+        real_time_factor=Summary.of(
+            other.seconds * SAMPLE_RATE / len(other.audio) for other, _ in pairs
+        ),
+        memory_gb=memory_gb,
+        first_audio_ratio=Summary.of(own.first_audible_s / other.seconds for other, own in pairs),
+        total_ratio=Summary.of(own.total_s / other.seconds for other, own in pairs),
+        tokens_same=tokens_same,
+        difference_db=difference_db,
+        correlation=Summary.of(correlations) if correlations else None,
+    )
 
 
-class SignalDecoder:
-    """See `engines.base.Decoder`."""
+def _long_text(own: Run) -> LongTextFigures:
+    done = own(engine_process.run_stages, [TEXT] * LONG_CHUNKS, 0, LONG_TOKENS)
+    # The early chunk is timed again right after the late one: a shared machine changes its speed.
+    again = own(engine_process.run_stages, [TEXT] * (EARLY + 1), 0, LONG_TOKENS)
+    early_s = median(again.chunks_s[EARLY - 2 : EARLY + 1])
+    late_s = median(done.chunks_s[LATE - 2 : LATE + 1])
+    return LongTextFigures(
+        early=EARLY,
+        late=LATE,
+        early_s=early_s,
+        late_s=late_s,
+        ratio=late_s / early_s,
+        early_memory_gb=done.memory_gb[EARLY - 1],
+        late_memory_gb=done.memory_gb[LATE - 1],
+    )
 
-    async def decode(self, piece: SpeechSlice) -> Samples:
-        audio: Samples = piece.tokens.astype(np.float32) / FULL_SCALE
-        return audio
+
+def _settings(plan: Plan, loaded: engine_process.Loaded) -> dict[str, Any]:
+    random = f"random, {'tiny' if plan.tiny else 'full size'}"
+    return {
+        "weights": plan.config.model_path or random,
+        "device": plan.config.device,
+        "tokens": plan.tokens,
+        "rounds": plan.rounds,
+        **msgspec.structs.asdict(plan.config.tuning),
+        "compiled": loaded.compiled,
+        "slots": plan.config.slots,
+        "load_s": loaded.load_s,
+        "warm_up_s": loaded.warm_up_s,
+        "notice": loaded.notice,
+    }
+
+
+def _samples(pcm: bytes) -> Samples:
+    return np.frombuffer(pcm, "<i2").astype(np.float32) / FULL_SCALE
+
+
+def _seconds(pcm: bytes) -> float:
+    return len(pcm) / BYTES_PER_SAMPLE / SAMPLE_RATE

@@ -1,7 +1,7 @@
-"""A load: so many listeners at once on a running service, each with one request after the other.
+"""Load on a running service: a `Workload` of concurrent clients enters, a `LoadResult` leaves.
 
-Called by `chatterbox-tts bench serve --url` and by `bench.alone`. The clients are in this process;
-the service's own CPU time is known where it runs on this machine.
+Called by `chatterbox-tts bench serve --url`. The clients run in this process; the service's CPU
+time is measured if it runs on this machine.
 """
 
 import asyncio
@@ -18,24 +18,34 @@ import httpx
 import psutil
 
 from app.audio.formats import ENCODERS
-from app.bench.listener import HEADER_BYTES, Hearing, Listener, lateness_s, refusal, underruns_s
-from app.bench.quantile import quantile
+from app.bench.client import (
+    HEADER_BYTES,
+    ClientResult,
+    SpeechClient,
+    lateness_s,
+    parse_error,
+    underruns_s,
+)
 from app.core.errors import InvalidRequest, ServerFault, Unauthenticated
 
-HERE = ("localhost", "127.0.0.1", "::1")
-PARTS = (0.5, 0.95, 0.99)
-ANSWER_S = 10.0
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
+STATUS_TIMEOUT_S = 10.0
+
+
+def quantile(values: list[float], part: float) -> float:
+    """Return the value that `part` (0 to 1) of the values, at least one, do not exceed."""
+    return sorted(values)[min(len(values) - 1, int(part * len(values)))]
 
 
 @dataclass(frozen=True)
-class Load:
-    """Ends after `requests`, or when after `seconds` the running ones are over.
+class Workload:
+    """Requests with the same `params`, by `concurrency` clients.
 
-    `paced`: each client hears its audio to the end before it asks again. The clients begin one
-    after the other, over `ramp_s`. `asked`: the parameters of each request.
+    New requests are made until `requests` were made or `seconds` have passed. With `paced`, a
+    client plays its audio to the end before its next request. The clients start over `ramp_s`.
     """
 
-    asked: dict[str, Any]
+    params: dict[str, Any]
     concurrency: int = 1
     requests: int | None = None
     seconds: float | None = None
@@ -44,44 +54,66 @@ class Load:
 
     @property
     def form(self) -> str:
-        return str(self.asked["format"])
+        return str(self.params["format"])
 
 
 @dataclass(frozen=True)
-class Spread:
-    """Of some figure, in ms."""
+class Percentiles:
+    """Percentiles in ms."""
 
     p50: float
     p95: float
     p99: float
 
     @classmethod
-    def of(cls, seconds: list[float]) -> "Spread | None":
-        return cls(*(1000 * quantile(seconds, part) for part in PARTS)) if seconds else None
+    def of(cls, seconds: Iterable[float | None]) -> "Percentiles | None":
+        """Leave out None; return None if nothing is left."""
+        values = [1000 * value for value in seconds if value is not None]
+        return cls(*(quantile(values, part) for part in (0.5, 0.95, 0.99))) if values else None
 
 
 @dataclass(frozen=True)
-class Result:
-    """What a load came to. Times are those of whole answers; CPU times are in seconds.
+class LoadResult:
+    """The figures of a workload; the field names are those of the JSON file.
 
-    `messages`: the first that was told with each outcome. `underruns` are silences amid the audio,
-    in which the player waited, `underrun_s` long in all.
+    Times are those of complete responses, CPU times are in seconds. `messages`: the first error
+    message of each outcome. `underruns` are gaps in the playout, `underrun_s` their total length.
     """
 
     seconds: float
     outcomes: dict[str, int]
     messages: dict[str, str]
     audio_s: float
-    first_byte_ms: Spread | None
-    first_audible_ms: Spread | None
-    total_ms: Spread | None
-    lateness_ms: Spread | None
+    first_byte_ms: Percentiles | None
+    first_audible_ms: Percentiles | None
+    total_ms: Percentiles | None
+    lateness_ms: Percentiles | None
     underruns: int
     underrun_s: float
     cpu_s: dict[str, float]
 
+    @classmethod
+    def of(
+        cls, results: list[ClientResult], seconds: float, cpu_s: dict[str, float]
+    ) -> "LoadResult":
+        complete = [each for each in results if each.succeeded]
+        gaps = [gap for each in results for gap in underruns_s(each.pieces)]
+        return cls(
+            seconds=seconds,
+            outcomes=dict(Counter(each.outcome for each in results).most_common()),
+            messages={each.outcome: each.message for each in reversed(results) if each.message},
+            audio_s=sum(each.audio_s for each in results),
+            first_byte_ms=Percentiles.of(each.first_byte_s for each in complete),
+            first_audible_ms=Percentiles.of(each.first_audible_s for each in complete),
+            total_ms=Percentiles.of(each.total_s for each in complete),
+            lateness_ms=Percentiles.of(s for each in results for s in lateness_s(each.pieces)),
+            underruns=len(gaps),
+            underrun_s=sum(gaps),
+            cpu_s=cpu_s,
+        )
+
     @property
-    def whole(self) -> int:
+    def succeeded(self) -> int:
         return self.outcomes.get("200", 0)
 
     @property
@@ -90,30 +122,30 @@ class Result:
 
     @property
     def per_second(self) -> float:
-        return self.whole / self.seconds
+        return self.succeeded / self.seconds
 
-    def cpu_ms(self, of: str) -> float:
-        """Per request."""
-        return 1000 * self.cpu_s[of] / max(1, self.requests)
+    def cpu_ms(self, process: str) -> float:
+        """Return the CPU time of "master" or "workers" for a request."""
+        return 1000 * self.cpu_s[process] / max(1, self.requests)
 
-    def told(self) -> dict[str, Any]:
-        """For JSON."""
+    def as_dict(self) -> dict[str, Any]:
+        """Return all fields for JSON."""
         return asdict(self) | {"requests": self.requests, "requests_per_s": self.per_second}
 
     def rows(self) -> Iterator[tuple[str, str]]:
-        """For people."""
+        """Yield names and values for a table."""
         ended = ", ".join(f"{count} {outcome}" for outcome, count in self.outcomes.items())
         yield "requests", f"{self.requests} in {self.seconds:.2f} s ({ended})"
         yield "whole answers", f"{self.per_second:.1f} a second"
-        for name, spread in (
+        for name, percentiles in (
             ("first byte", self.first_byte_ms),
             ("first audible sample", self.first_audible_ms),
             ("whole answer", self.total_ms),
             ("lateness of a piece", self.lateness_ms),
         ):
-            if spread:
-                three = f"p50 {spread.p50:.1f}  p95 {spread.p95:.1f}  p99 {spread.p99:.1f}"
-                yield name, f"{three} ms"
+            if percentiles:
+                p50, p95, p99 = percentiles.p50, percentiles.p95, percentiles.p99
+                yield name, f"p50 {p50:.1f}  p95 {p95:.1f}  p99 {p99:.1f} ms"
         if self.audio_s:
             yield "audio", f"{self.audio_s:.1f} s, {self.audio_s / self.seconds:.1f}× real time"
             yield "underruns", f"{self.underruns}, {self.underrun_s:.3f} s in all"
@@ -122,8 +154,8 @@ class Result:
             yield f"CPU of {name}", f"{share:.1f}% of a core, {self.cpu_ms(name):.3f} ms a request"
 
 
-class Subject:
-    """The service that bears a load. `processes` by name are those whose CPU time is told."""
+class Target:
+    """A service under load; `processes` are those whose CPU time is measured, by name."""
 
     def __init__(self, url: str, key: str, processes: dict[str, list[psutil.Process]]) -> None:
         self.url = _split(url)
@@ -131,59 +163,62 @@ class Subject:
         self._processes = processes
 
     @classmethod
-    def at(cls, url: str, key: str) -> "Subject":
-        """Raises `ServerFault` where nothing answers, `InvalidRequest` for no URL.
+    def at(cls, url: str, key: str) -> "Target":
+        """Find the service at `url`.
 
-        And `Unauthenticated` for a wrong key.
+        Raises `InvalidRequest` for no URL, `ServerFault` if there is no response, and
+        `Unauthenticated` for a wrong key.
         """
-        where = _split(url)
+        parts = _split(url)
         try:
-            answer = httpx.get(
-                f"{url.rstrip('/')}/system-status", headers={"X-API-Key": key}, timeout=ANSWER_S
+            response = httpx.get(
+                f"{url.rstrip('/')}/system-status",
+                headers={"X-API-Key": key},
+                timeout=STATUS_TIMEOUT_S,
             )
         except httpx.HTTPError as fault:
             raise ServerFault(f"nothing answers at {url}: {fault}") from None
-        if answer.status_code == Unauthenticated.status:
-            _, message = refusal(answer.status_code, answer.content)
+        if response.status_code == Unauthenticated.status:
+            _, message = parse_error(response.status_code, response.content)
             raise Unauthenticated(
                 f"{url} says: {message or '401'} Here, --key or API_KEY gives it."
             )
         processes = {}
-        if where.hostname in HERE and answer.is_success:
-            processes = _processes(worker["pid"] for worker in answer.json()["workers"])
+        if parts.hostname in LOCAL_HOSTS and response.is_success:
+            processes = _processes(worker["pid"] for worker in response.json()["workers"])
         return cls(url, key, processes)
 
-    async def bear(self, load: Load) -> Result:
-        """All of it."""
-        request = self._request(load.asked)
-        tickets = iter(range(load.requests)) if load.requests is not None else None
+    async def run(self, workload: Workload) -> LoadResult:
+        """Run the workload to its end."""
+        request = self._request(workload.params)
+        tickets = iter(range(workload.requests)) if workload.requests is not None else None
         began = monotonic()
-        heard: list[Hearing] = []
+        results: list[ClientResult] = []
 
         def another() -> bool:
-            if load.seconds is not None and not monotonic() - began <= load.seconds:
-                return False  # at once, for nan
+            if workload.seconds is not None and not monotonic() - began <= workload.seconds:
+                return False  # also for NaN
             return tickets is None or next(tickets, None) is not None
 
-        async def client(number: int) -> None:
-            await asyncio.sleep(number * load.ramp_s / load.concurrency)
-            listener = Listener(self.url, load.form, paced=load.paced)
+        async def run_client(number: int) -> None:
+            await asyncio.sleep(number * workload.ramp_s / workload.concurrency)
+            client = SpeechClient(self.url, workload.form, paced=workload.paced)
             try:
                 while another():
-                    heard.append(await listener.hear(request))
+                    results.append(await client.request(request))
             finally:
-                listener.close()
+                client.close()
 
         before = self._cpu_s()
         async with asyncio.TaskGroup() as clients:
-            for number in range(load.concurrency):
-                clients.create_task(client(number))
+            for number in range(workload.concurrency):
+                clients.create_task(run_client(number))
         seconds = monotonic() - began
         cpu_s = {name: after - before[name] for name, after in self._cpu_s().items()}
-        return _result(heard, seconds, cpu_s)
+        return LoadResult.of(results, seconds, cpu_s)
 
-    def _request(self, asked: dict[str, Any]) -> bytes:
-        body = json.dumps(asked).encode()
+    def _request(self, params: dict[str, Any]) -> bytes:
+        body = json.dumps(params).encode()
         host = self.url.netloc.rpartition("@")[2]
         path = f"{self.url.path.rstrip('/')}/tts/generate"
         head = (
@@ -193,19 +228,26 @@ class Subject:
         return head.encode() + body
 
     def _cpu_s(self) -> dict[str, float]:
-        """User's and system's; a process that is gone has none."""
         return {name: sum(map(_cpu_s, group)) for name, group in self._processes.items()}
 
 
+def check_format(form: str, *, paced: bool) -> None:
+    """Raise `InvalidRequest` for an unknown format, or one that a paced client cannot play."""
+    if form not in ENCODERS:
+        raise InvalidRequest(f"There is no format {form!r}; there are {', '.join(ENCODERS)}.")
+    if paced and form not in HEADER_BYTES:
+        raise InvalidRequest(f"--paced hears {' and '.join(HEADER_BYTES)}, not {form}.")
+
+
 def _split(url: str) -> SplitResult:
-    where = urlsplit(url)
-    if where.scheme not in ("http", "https") or not where.hostname:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
         raise InvalidRequest(f"{url!r} is no URL of a service: http://host:port")
-    return where
+    return parts
 
 
 def _processes(worker_pids: Iterable[int | None]) -> dict[str, list[psutil.Process]]:
-    """None if these are no processes of this machine's: the service may be in a container."""
+    """Find the service's processes; empty if it runs elsewhere, such as in a container."""
     workers = []
     for pid in worker_pids:
         with suppress(psutil.Error):
@@ -217,35 +259,8 @@ def _processes(worker_pids: Iterable[int | None]) -> dict[str, list[psutil.Proce
 
 
 def _cpu_s(process: psutil.Process) -> float:
+    """Return user and system time; 0 if the process has ended."""
     with suppress(psutil.Error):
         times = process.cpu_times()
         return float(times.user + times.system)
     return 0.0
-
-
-def _result(heard: list[Hearing], seconds: float, cpu_s: dict[str, float]) -> Result:
-    whole = [each for each in heard if each.whole]
-    silences = [gap for each in heard for gap in underruns_s(each.pieces)]
-    return Result(
-        seconds=seconds,
-        outcomes=dict(Counter(each.outcome for each in heard).most_common()),
-        messages={each.outcome: each.message for each in reversed(heard) if each.message},
-        audio_s=sum(each.audio_s for each in heard),
-        first_byte_ms=Spread.of([s for each in whole if (s := each.first_byte_s) is not None]),
-        first_audible_ms=Spread.of(
-            [s for each in whole if (s := each.first_audible_s) is not None]
-        ),
-        total_ms=Spread.of([each.total_s for each in whole]),
-        lateness_ms=Spread.of([late for each in heard for late in lateness_s(each.pieces)]),
-        underruns=len(silences),
-        underrun_s=sum(silences),
-        cpu_s=cpu_s,
-    )
-
-
-def check_format(form: str, *, paced: bool) -> None:
-    """Raises `InvalidRequest` for one that there is not, or whose samples a paced load misses."""
-    if form not in ENCODERS:
-        raise InvalidRequest(f"There is no format {form!r}; there are {', '.join(ENCODERS)}.")
-    if paced and form not in HEADER_BYTES:
-        raise InvalidRequest(f"--paced hears {' and '.join(HEADER_BYTES)}, not {form}.")

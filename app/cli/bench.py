@@ -2,11 +2,9 @@
 
 import asyncio
 import json
-import shutil
-import tempfile
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -19,10 +17,7 @@ from app.core.process_env import cpu_count, visible_cuda_devices
 from app.model_files import download as weights
 from app.settings import load_settings
 
-if TYPE_CHECKING:
-    from app.bench.load import Load
-
-bench = typer.Typer(help="Measuring the service, and trying it hard.", no_args_is_help=True)
+bench = typer.Typer(help="Measure a running service, or the engine.", no_args_is_help=True)
 
 
 class Size(StrEnum):
@@ -35,78 +30,74 @@ class Kind(StrEnum):
     CPU = "cpu"
 
 
-LONGEST_SOAK_MINUTES = 1440
 BENCH_TEXT = "The river carries more sand than any wind over the plain, and takes its time."
 
 
 @bench.command("serve")
 def bench_serve(
-    soak_minutes: Annotated[
-        float | None,
-        typer.Option("--soak", metavar="MINUTES", help="Misuse a service for that long."),
-    ] = None,
-    seed: Annotated[
-        int, typer.Option(min=0, help="Of a soak: the same seed, the same clients.")
-    ] = 0,
-    url: Annotated[str | None, typer.Option(help="A running service, to be measured.")] = None,
-    key: Annotated[str | None, typer.Option(help="Its key; without it, API_KEY is read.")] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Clients at once.")] = 1,
+    url: Annotated[str | None, typer.Option(help="The running service.")] = None,
+    key: Annotated[str | None, typer.Option(help="Its API key; API_KEY by default.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Concurrent clients.")] = 1,
     requests: Annotated[
-        int | None, typer.Option(min=1, help="In all, 20 without --seconds.")
+        int | None, typer.Option(min=1, help="Total, by default 20 without --seconds.")
     ] = None,
     seconds: Annotated[
         float | None, typer.Option(min=0, help="Make new requests for that long.")
     ] = None,
     paced: Annotated[
-        bool, typer.Option("--paced", help="Clients hear to the end before they ask again.")
+        bool, typer.Option("--paced", help="Play each response to its end before the next request.")
     ] = False,
     form: Annotated[
         str, typer.Option("--format", help="wav, mp3, fmp4, raw_pcm or webm.")
     ] = "raw_pcm",
-    text: Annotated[str, typer.Option(help="What is to be said.")] = BENCH_TEXT,
+    text: Annotated[str, typer.Option(help="The text to speak.")] = BENCH_TEXT,
     json_file: Annotated[
-        Path | None, typer.Option("--json", help="A file for the figures, for machines.")
+        Path | None, typer.Option("--json", help="Write the figures to a JSON file.")
     ] = None,
 ) -> None:
-    """Measure the service: with --url a running one, else the server alone, with no speech to make.
+    """Measure a running service, whose URL --url gives."""
+    from app.bench.load import Target, Workload, check_format
 
-    With --soak, a service of its own is used, misused and its workers are killed, then checked.
-    """
-    if soak_minutes is not None and url is not None:
-        raise typer.BadParameter("--soak has a service of its own", param_hint="--url")
-    if soak_minutes is not None:
-        _soak(soak_minutes, seed)
-    elif url is None:
-        _measure_alone(json_file)
-    else:
-        from app.bench.load import Load, check_format
-
-        check_format(form, paced=paced)
-        if requests is None and seconds is None:
-            requests = 20
-        asked = {"text": text, "format": form}
-        load = Load(asked, concurrency, requests, seconds, paced)
-        if key is None:
-            key = load_settings(api_key_required=False).api_key.get_secret_value()
-        _load(url, key, load, json_file)
+    if url is None:
+        raise StartupError(
+            "bench serve needs --url with a running service (developers measure the server "
+            "alone with: python -m tests.benchmarks.server_overhead)"
+        )
+    check_format(form, paced=paced)
+    if requests is None and seconds is None:
+        requests = 20
+    workload = Workload({"text": text, "format": form}, concurrency, requests, seconds, paced)
+    if key is None:
+        key = load_settings(api_key_required=False).api_key.get_secret_value()
+    result = asyncio.run(Target.at(url, key).run(workload))
+    table = Table("", "", title=url, show_header=False)
+    for name, figures in result.rows():
+        table.add_row(name, figures)
+    Console().print(table)
+    if json_file:
+        _write_json(json_file, result.as_dict())
+    for outcome, message in result.messages.items():
+        typer.echo(f"{outcome}: {message}", err=True)
+    if not result.succeeded:
+        raise typer.Exit(1)
 
 
 @bench.command("engine")
 def bench_engine(
     model_path: Annotated[
-        str, typer.Option(help="A folder of weights; without it they are random.")
+        str, typer.Option(help="A folder of weights; random ones by default.")
     ] = "",
     size: Annotated[Size, typer.Option(help="Of random weights.")] = Size.FULL,
-    device: Annotated[Kind | None, typer.Option(help="A GPU if there is one.")] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Of the CPU, by default all.")] = cpu_count(),
+    device: Annotated[Kind | None, typer.Option(help="By default a GPU if there is one.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads, by default all.")] = cpu_count(),
     rounds: Annotated[
-        int, typer.Option(min=0, help="In turns with the package; 0: without it.")
+        int, typer.Option(min=0, help="Rounds in turns with the package; 0: without it.")
     ] = 3,
     jobs: Annotated[
-        list[int] | None, typer.Option(min=1, help="Also so many at once; may be repeated.")
+        list[int] | None, typer.Option(min=1, help="Also this many jobs at once; repeatable.")
     ] = None,
     tokens: Annotated[
-        int, typer.Option(min=20, max=1000, help="Of speech, 25 a second, in each job.")
+        int, typer.Option(min=20, max=1000, help="Speech tokens of each job, 25 a second.")
     ] = 70,
     long_text: Annotated[bool, typer.Option("--long", help="Also a text of 31 chunks.")] = False,
     t3_dtype: Annotated[str | None, typer.Option(help="As TTS_T3_DTYPE.")] = None,
@@ -117,20 +108,19 @@ def bench_engine(
         bool | None, typer.Option("--compile/--no-compile", help="As TORCH_COMPILE.")
     ] = None,
     json_file: Annotated[
-        Path | None, typer.Option("--json", help="A file for the figures, for machines.")
+        Path | None, typer.Option("--json", help="Write the figures to a JSON file.")
     ] = None,
     picture: Annotated[
-        Path | None, typer.Option("--plot", metavar="FILE.png", help="A file for a picture.")
+        Path | None, typer.Option("--plot", metavar="FILE.png", help="Draw a chart.")
     ] = None,
 ) -> None:
     """Measure the Chatterbox engine in turns with the package's own generate, on the same weights.
 
-    What is not given is as the service would have it here. Random weights
-    of full size take 3.2 GB in the temporary folder, where they are kept,
-    and both programs 12 GB of memory. That they say the same is checked
-    first.
+    Options default to the service's settings on this machine. Random weights of
+    full size take 3.2 GB, kept in the temporary folder, and both programs 12 GB of
+    memory. Both outputs are compared before any time counts.
     """
-    from app.bench.speed.picture import check_matplotlib, draw
+    from app.bench.plot import check_matplotlib, draw
 
     if picture:
         check_matplotlib()
@@ -156,8 +146,8 @@ def bench_engine(
         torch_compile=settings.should_compile(kind),
         tuning=settings.tuning(kind),
     )
-    from app.bench.speed.speed import Plan, measure  # which loads torch
-    from app.bench.speed.tables import tables
+    from app.bench.engine import Plan, measure  # imports torch
+    from app.bench.tables import tables
 
     plan = Plan(config, size is Size.TINY, tokens, rounds, tuple(jobs or ()), long_text)
     with progress_bar() as bar:
@@ -166,14 +156,13 @@ def bench_engine(
     for table in tables(report):
         Console().print(table)
     if json_file:
-        _write_json(json_file, report.told())
+        _write_json(json_file, report.as_dict())
     if picture:
         with open_for_writing(picture) as file:
             draw(report, file)
 
 
 def _kind(wanted: "Kind | None") -> str:
-    """Of the device to be used, "cuda" or "cpu"."""
     from app.core.devices import detect
 
     present = detect(visible_cuda_devices())[0].kind
@@ -182,63 +171,6 @@ def _kind(wanted: "Kind | None") -> str:
     return wanted or present
 
 
-def _soak(minutes: float, seed: int) -> None:
-    from app.bench.soak.soak import soak
-
-    if not 0 < minutes <= LONGEST_SOAK_MINUTES:  # not so for nan, either
-        raise typer.BadParameter(f"give 0 to {LONGEST_SOAK_MINUTES} minutes", param_hint="--soak")
-    folder = Path(tempfile.mkdtemp(prefix="tts-soak-"))
-    with progress_bar() as bar:
-        task = bar.add_task("soaking", total=60 * minutes)
-        try:
-            report = asyncio.run(
-                soak(minutes, seed, folder, lambda over_s: bar.update(task, completed=over_s))
-            )
-        except KeyboardInterrupt:
-            shutil.rmtree(folder)
-            raise
-    for line in report.lines():
-        typer.echo(line)
-    if report.violations:
-        typer.echo(f"the service's log: {folder / 'service.log'}", err=True)
-        raise typer.Exit(1)
-    shutil.rmtree(folder)
-
-
-def _load(url: str, key: str, load: "Load", json_file: Path | None) -> None:
-    from app.bench.load import Subject
-
-    result = asyncio.run(Subject.at(url, key).bear(load))
-    table = Table("", "", title=url, show_header=False)
-    for name, figures in result.rows():
-        table.add_row(name, figures)
-    Console().print(table)
-    if json_file:
-        _write_json(json_file, result.told())
-    for outcome, message in result.messages.items():
-        typer.echo(f"{outcome}: {message}", err=True)
-    if not result.whole:
-        raise typer.Exit(1)
-
-
-def _measure_alone(json_file: Path | None) -> None:
-    from app.bench.alone import Effort, measure
-
-    with tempfile.TemporaryDirectory(prefix="tts-bench-") as folder, progress_bar() as bar:
-        task = bar.add_task("starting", total=None)
-        figures = asyncio.run(
-            measure(Path(folder), Effort(), lambda what: bar.update(task, description=what))
-        )
-    table = Table("", "measured", "", "target", "", title="The server alone")
-    for figure in figures:
-        told = "" if figure.target is None else f"{'≥' if figure.least else '≤'} {figure.target:g}"
-        mark = {None: "", True: "met", False: "missed"}[figure.met]
-        table.add_row(figure.name, f"{figure.value:.3g}", figure.unit, told, mark)
-    Console().print(table)
-    if json_file:
-        _write_json(json_file, [figure.told() for figure in figures])
-
-
-def _write_json(path: Path, told: object) -> None:
+def _write_json(path: Path, value: object) -> None:
     with open_for_writing(path) as file:
-        file.write(json.dumps(told, indent=2, ensure_ascii=False).encode() + b"\n")
+        file.write(json.dumps(value, indent=2, ensure_ascii=False).encode() + b"\n")

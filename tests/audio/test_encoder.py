@@ -323,6 +323,7 @@ def test_an_error_of_ffmpeg_is_an_encoder_failure(name: str) -> None:
         encoder.encode(speech(0.1))
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("name", FFMPEG_FORMATS)
 @pytest.mark.parametrize("leave", [abandon, encode])
 def test_encoders_that_are_dropped_leave_nothing_behind(

@@ -190,6 +190,7 @@ async def test_who_sends_another_format_is_told_all_that_will_do(tmp_path):
     assert {ending.removeprefix(".") for ending in ENDINGS} <= set(named)
 
 
+@pytest.mark.fault(40)
 async def test_a_bomb_is_stopped_while_it_decodes(tmp_path):
     bomb = bytearray(audio_file(np.zeros(3600 * 8_000), rate=8_000, container="flac", codec="flac"))
     assert len(bomb) < 1_000_000
@@ -280,6 +281,7 @@ def playlist(kind: str, trap: Trap, over_http: bool) -> bytes:
     return PLAYLISTS[kind].format(target=target, port=trap.server.server_port).encode()
 
 
+@pytest.mark.fault(41)
 @pytest.mark.parametrize(
     ("kind", "over_http"), [("concat", False), ("concat", True), ("hls", False), ("hls", True)]
 )
@@ -298,6 +300,7 @@ def test_the_trap_works_on_a_careless_decoder(tmp_path, trap, kind, over_http):
     assert trap.sprung()
 
 
+@pytest.mark.fault(41)
 @pytest.mark.parametrize("over_http", [False, True])
 @pytest.mark.parametrize("kind", PLAYLISTS)
 async def test_a_playlist_in_disguise_opens_nothing(tmp_path, trap, kind, over_http):
@@ -311,6 +314,7 @@ async def test_a_playlist_in_disguise_opens_nothing(tmp_path, trap, kind, over_h
 # --- The child
 
 
+@pytest.mark.fault(42)
 async def test_a_decoder_that_crashes_is_a_refusal(tmp_path):
     assert "failed" in await refusal(tmp_path, WAV, DecodeLimits(memory_bytes=64 << 20))
 
@@ -330,6 +334,7 @@ def children(monkeypatch):
     return started
 
 
+@pytest.mark.fault(42)
 async def test_a_decoder_that_hangs_is_killed(tmp_path, children):
     task = asyncio.create_task(refusal(tmp_path, WAV, DecodeLimits(wall_s=0.3)))
     child = await children.get()

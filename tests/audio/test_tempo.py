@@ -34,6 +34,7 @@ def loud_moments(pcm: bytes) -> list[float]:
     return [float(part[0] + part[-1]) / 2 / RATE for part in parts]
 
 
+@pytest.mark.covers("speech speed")
 @pytest.mark.parametrize("speed", SPEEDS)
 @pytest.mark.parametrize("samples", [0, 1, 100, 5_000, 77_041])
 def test_the_duration_is_exactly_what_the_speed_says(speed: float, samples: int) -> None:
@@ -97,6 +98,7 @@ def test_an_encoder_that_is_given_it_makes_the_file_of_what_was_stretched(name: 
         assert len(decode(name, encoded)) == pytest.approx(1.3 / 1.5 * RATE, abs=0.13 * RATE)
 
 
+@pytest.mark.timed
 def test_one_that_is_dropped_leaves_nothing_behind() -> None:
     process, pcm = psutil.Process(), speech(0.5)
     gc.collect()

@@ -1,55 +1,208 @@
-"""What the engine says in a real pipeline is what a client works out by itself."""
+"""`chatterbox-tts bench engine` at tiny size: its figures, and detection of wrong results."""
 
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import msgspec
+import numpy as np
 import pytest
 
-from app.audio.sandbox import decode_file, load_decoded
-from app.bench.engine import SignalEngine, expected_pcm, voice_code
-from app.bench.soak.voices import voice_file
-from app.core.engine_config import EngineConfig, QueueSizes
-from app.core.params import SynthesisParams
-from app.pipeline.pipeline import Pipeline
+from app.bench import engine_process, upstream
+from app.bench.checkpoint import benchmark_checkpoint
+from app.bench.child_process import Run, child_process
+from app.bench.engine import Plan, compare, run_concurrent, run_round, warm_up
+from app.core.engine_config import ChatterboxOptions, EngineConfig
+from app.core.errors import EngineFailed
+from app.engines.chatterbox.s3gen import flow
+from app.engines.chatterbox.t3 import batch as t3
+from tests.support.service import ROOT
 
-TEXT = "More sand than wind. The river carries slow hills of it over the plain. No more than any."
-ASKED = SynthesisParams(
-    chunk_overlap_method="zero", text_processing_chunk_size=40, audio_tokens_per_slice=7, seed=5
+T = TypeVar("T")
+
+TUNING = ChatterboxOptions(first_slice_tokens=20, slice_growth=2.0)
+PLAN = Plan(EngineConfig("cpu", 1, "", slots=2, tuning=TUNING), tiny=True, tokens=40, rounds=1)
+NOT_THE_SAME = replace(
+    PLAN, config=msgspec.structs.replace(PLAN.config, tuning=ChatterboxOptions(t3_dtype="int8"))
 )
 
 
-async def spoken(text: str, params: SynthesisParams, voice: int) -> bytes:
-    engine, said = SignalEngine(EngineConfig("cpu", 1, "")), bytearray()
-
-    async def emit(pcm: bytes) -> None:
-        said.extend(pcm)
-
-    pipeline = Pipeline(engine, QueueSizes(2, 3))
-    await pipeline.run(text, voice, params, emit)
-    pipeline.close()
-    return bytes(said)
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    tiny = ["--size", "tiny", "--device", "cpu", "--threads", "1", "--tokens", "40"]
+    return subprocess.run(
+        [sys.executable, "-m", "app", "bench", "engine", *tiny, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
 
 
-@pytest.mark.parametrize("voice", [0, 77])
-async def test_it_says_what_is_expected_in_several_chunks(voice: int) -> None:
-    assert await spoken(TEXT, ASKED, voice) == expected_pcm(TEXT, ASKED, voice)
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    with benchmark_checkpoint("", tiny=True) as folder:
+        yield folder
 
 
-def test_text_seed_and_voice_are_heard() -> None:
-    other_seed = msgspec.structs.replace(ASKED, seed=6)
-    other_text = TEXT.replace("river", "rivet")
-    said = {
-        expected_pcm(TEXT, ASKED),
-        expected_pcm(TEXT, ASKED, voice=1),
-        expected_pcm(TEXT, other_seed),
-        expected_pcm(other_text, ASKED),
-    }
-    assert len(said) == 4
+@pytest.fixture(scope="module")
+def other(folder: Path) -> Iterator[Run]:
+    """The upstream process."""
+    with child_process(TQDM_DISABLE="1") as run:
+        run(upstream.load, folder, True, "cpu", 1, PLAN.tokens)
+        yield run
 
 
-async def test_a_client_knows_the_voice_that_its_file_becomes(tmp_path: Path) -> None:
-    content, code = voice_file(3)
-    (tmp_path / "voice.wav").write_bytes(content)
-    await decode_file(tmp_path / "voice.wav", tmp_path / "decoded")
-    samples, _ = load_decoded(tmp_path / "decoded")
-    assert voice_code(samples) == code != voice_file(4)[1]
+@pytest.fixture(scope="module")
+def own(folder: Path) -> Iterator[Run]:
+    """The engine's process."""
+    with child_process() as run:
+        run(engine_process.load, msgspec.structs.replace(PLAN.config, model_path=str(folder)), True)
+        yield run
+
+
+def with_wrong_result(run: Run, work: Callable[..., Any], change: Callable[[Any], Any]) -> Run:
+    """Return a `run` that changes the result of `work`."""
+
+    def wrong(called: Callable[..., T], *args: object) -> T:
+        result = run(called, *args)
+        return change(result) if called is work else result
+
+    return wrong
+
+
+def upper_case(text: str) -> str:
+    return text.upper()
+
+
+def set_steps(steps: int) -> None:
+    """Run in the child process, like `set_normaliser`."""
+    flow.STEPS = steps
+
+
+def set_normaliser(normaliser: Callable[[str], str]) -> None:
+    t3.punc_norm = normaliser
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_writes_table_json_and_plot(tmp_path: Path) -> None:
+    json_file, picture = tmp_path / "figures.json", tmp_path / "picture.png"
+    done = bench(
+        *("--rounds", "1", "--jobs", "1", "--jobs", "2", "--long", "--prompt-seconds", "1"),
+        *("--json", str(json_file), "--plot", str(picture)),
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    for part in ("first audio", "flow's solver", "× real time", "text chunk", "random, tiny"):
+        assert part in done.stdout
+    figures = json.loads(json_file.read_text())
+    own, beside = figures["own"], figures["package"]
+    assert 0 < own["first_audio_s"]["median"] < own["total_s"]["median"]
+    assert beside["total_ratio"]["median"] == pytest.approx(
+        own["total_s"]["median"] / beside["total_s"]["median"]
+    )
+    assert all(seconds["least"] > 0 for seconds in own["stages_s"].values())
+    assert len(own["slices_s"]) == 2
+    assert beside["difference_db"] < -50
+    assert [row["jobs"] for row in figures["at_once"]] == [1, 2]
+    assert figures["long_text"]["early_s"] > 0
+    assert figures["settings"]["voice_prompt_seconds"] == 1
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--t3-dtype", "int9"), "TTS_T3_DTYPE"),
+        (("--first-slice", "501"), "TTS_FIRST_SLICE_TOKENS"),
+        (("--model-path", "nowhere"), "nowhere"),
+    ],
+)
+def test_invalid_option_is_one_line(arguments: tuple[str, ...], said: str) -> None:
+    done = bench(*arguments)
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert line.startswith("chatterbox-tts: ")
+    assert said in line
+
+
+# --- comparisons -----------------------------------------------------------------------------
+
+
+def test_engine_equals_upstream(own: Run, other: Run) -> None:
+    tokens_same, difference_db = compare(PLAN, warm_up(PLAN, own).tokens, own, other)
+    assert tokens_same == PLAN.tokens
+    assert difference_db < -50
+    turn = run_round(PLAN, own, other, seed=1)
+    assert turn.correlation is not None
+    assert turn.correlation > 0.4
+
+
+def test_detects_flow_with_one_step_less(own: Run, other: Run) -> None:
+    own(set_steps, 9)
+    try:
+        with pytest.raises(EngineFailed, match=r"S3Gen beside the package's: the waveforms are"):
+            compare(PLAN, warm_up(PLAN, own).tokens, own, other)
+    finally:
+        own(set_steps, flow.STEPS)
+
+
+def test_detects_different_text(own: Run, other: Run) -> None:
+    own(set_normaliser, upper_case)
+    try:
+        with pytest.raises(EngineFailed, match=r"T3 beside the package's: token \d+ of 40 is"):
+            compare(PLAN, warm_up(PLAN, own).tokens, own, other)
+    finally:
+        own(set_normaliser, t3.punc_norm)
+
+
+def test_detects_stream_that_differs_from_its_stages(own: Run, other: Run) -> None:
+    heard = own(engine_process.run_streamed, "Sound.", 5, PLAN.tokens)
+    wrong = with_wrong_result(
+        own, engine_process.run_streamed, lambda right: replace(right, pcm=heard.pcm)
+    )
+    with pytest.raises(EngineFailed, match="the stream beside its own stages"):
+        run_round(NOT_THE_SAME, wrong, other, seed=1)
+
+
+def test_detects_stream_that_differs_from_upstream(own: Run, other: Run) -> None:
+    def reversed_pcm(right: Any) -> Any:
+        return replace(right, pcm=np.frombuffer(right.pcm, "<i2")[::-1].tobytes())
+
+    wrong = with_wrong_result(
+        with_wrong_result(own, engine_process.run_streamed, reversed_pcm),
+        engine_process.run_stages,
+        reversed_pcm,
+    )
+    with pytest.raises(EngineFailed, match="the stream beside the package's: the spectra"):
+        run_round(PLAN, wrong, other, seed=1)
+
+
+def test_detects_missing_tokens(own: Run, other: Run) -> None:
+    fewer = replace(NOT_THE_SAME, tokens=30)  # of the engine alone
+    wrong = with_wrong_result(
+        own, engine_process.run_stages, lambda right: replace(right, tokens=right.tokens[:26])
+    )
+    with pytest.raises(EngineFailed, match="T3: 26 tokens, not 30"):
+        run_round(fewer, wrong, other, seed=1)
+
+
+def test_detects_job_that_depends_on_concurrent_jobs(own: Run) -> None:
+    def other_token(right: engine_process.ConcurrentJobs) -> engine_process.ConcurrentJobs:
+        right.together[1][7] += 1
+        return right
+
+    assert run_concurrent(PLAN, own, 2).t3_ratio > 0
+    wrong = with_wrong_result(own, engine_process.run_concurrent, other_token)
+    with pytest.raises(EngineFailed, match="job 2 of 2 at once beside itself alone: token 8 "):
+        run_concurrent(PLAN, wrong, 2)
+
+
+def test_end_token_is_disabled(own: Run) -> None:
+    """The random model ends after about 100 tokens otherwise."""
+    assert len(own(engine_process.run_stages, ["Sound."], 3, 200).tokens) > 180

@@ -1,4 +1,4 @@
-"""`bench serve --url`, and the server alone, for moments."""
+"""`bench serve --url` with short workloads."""
 
 import json
 from collections.abc import Iterator
@@ -7,12 +7,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from app.bench.alone import Effort, Figure, measure
-from app.bench.load import Spread
+from app.bench.load import Percentiles
 from app.cli import main as cli
 from tests.support.service import API_KEY, Service, free_port, running_service
-
-SOON = Effort(single_s=0.05, crowd_s=0.1, streams=10, letters=15)
 
 
 @pytest.fixture(scope="module")
@@ -27,32 +24,33 @@ def bench(service: Service, *options: str) -> Result:
     return CliRunner().invoke(cli.cli, ["bench", "serve", *given])
 
 
-def test_a_load_is_told_in_a_table_and_in_json(service: Service, tmp_path: Path) -> None:
+def test_writes_table_and_json(service: Service, tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
     done = bench(service, "--requests", "5", "--text", "audio5", "--json", str(file))
     assert done.exit_code == 0, done.output
     assert "5 in " in done.stdout
     assert "first audible sample" in done.stdout
-    told = json.loads(file.read_text())
-    assert told["outcomes"] == {"200": 5}
-    assert told["audio_s"] == pytest.approx(5 * 5 * 0.04)
-    assert 0 < told["first_byte_ms"]["p50"] <= told["first_byte_ms"]["p99"]
-    assert told["first_byte_ms"]["p50"] <= told["first_audible_ms"]["p50"]
-    assert told["cpu_s"].keys() == {"master", "workers"}
+    figures = json.loads(file.read_text())
+    assert figures["outcomes"] == {"200": 5}
+    assert figures["audio_s"] == pytest.approx(5 * 5 * 0.04)
+    assert 0 < figures["first_byte_ms"]["p50"] <= figures["first_byte_ms"]["p99"]
+    assert figures["first_byte_ms"]["p50"] <= figures["first_audible_ms"]["p50"]
+    assert figures["cpu_s"].keys() == {"master", "workers"}
 
 
-def test_underruns_of_a_slow_service_are_counted(service: Service, tmp_path: Path) -> None:
+@pytest.mark.timed
+def test_counts_underruns_of_a_slow_service(service: Service, tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
     text = "audio5 sleep0.5 audio5"
     done = bench(service, "--paced", "--requests", "1", "--text", text, "--json", str(file))
     assert done.exit_code == 0, done.output
-    told = json.loads(file.read_text())
-    assert told["underruns"] == 1
-    assert told["underrun_s"] == pytest.approx(0.3, abs=0.15)
-    assert told["seconds"] > 0.4 + told["underrun_s"]
+    figures = json.loads(file.read_text())
+    assert figures["underruns"] == 1
+    assert figures["underrun_s"] == pytest.approx(0.3, abs=0.15)
+    assert figures["seconds"] > 0.4 + figures["underrun_s"]
 
 
-def test_errors_are_counted_by_their_codes(service: Service) -> None:
+def test_counts_errors_by_code(service: Service) -> None:
     done = bench(service, "--requests", "3", "--concurrency", "3", "--text", "sleep0.3 audio1")
     assert done.exit_code == 0, done.output
     assert "1 200" in done.stdout
@@ -63,14 +61,15 @@ def test_errors_are_counted_by_their_codes(service: Service) -> None:
     assert nothing.stderr == "400 empty_text: There is nothing in this text that can be spoken.\n"
 
 
-def test_for_seconds_means_until_then(service: Service) -> None:
+@pytest.mark.timed
+def test_ends_after_seconds(service: Service) -> None:
     done = bench(service, "--seconds", "0.2", "--text", "audio1")
     assert done.exit_code == 0, done.output
     assert " in 0.2" in done.stdout
 
 
 @pytest.mark.parametrize("key", ["", "wrong"])
-def test_a_key_that_is_refused_is_one_line_that_says_how_to_give_it(
+def test_wrong_key_is_one_line_that_names_the_option(
     service: Service,
     key: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -90,7 +89,7 @@ def test_a_key_that_is_refused_is_one_line_that_says_how_to_give_it(
         (("--url", "http://there", "--paced", "--format", "mp3"), "--paced hears raw_pcm and wav"),
     ],
 )
-def test_what_cannot_be_measured_is_one_line(
+def test_invalid_options_are_one_line(
     options: tuple[str, ...],
     words: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -100,54 +99,29 @@ def test_what_cannot_be_measured_is_one_line(
 
 
 def only_line(
-    options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    options: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    exit_code: int = 1,
 ) -> str:
-    """What the command says that cannot be done."""
+    """Run the command, which fails with one line."""
     monkeypatch.setattr("sys.argv", ["chatterbox-tts", "bench", "serve", *options])
     with pytest.raises(SystemExit) as ended:
         cli.main()
-    assert ended.value.code == 1
+    assert ended.value.code == exit_code
     [line] = capsys.readouterr().err.splitlines()
     return line
 
 
-def test_a_soak_has_a_service_of_its_own() -> None:
-    refused = CliRunner().invoke(cli.cli, ["bench", "serve", "--soak", "1", "--url", "http://x"])
-    assert refused.exit_code == 2
-    assert "--url" in refused.stderr
-
-
-async def test_the_server_alone_is_measured_beside_handlers_that_do_no_more(
-    tmp_path_factory: pytest.TempPathFactory,
+def test_without_url_one_line_names_the_option(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    figures = {
-        figure.name: figure
-        for figure in await measure(tmp_path_factory.mktemp("a"), SOON, lambda what: None)
-    }
-    for name in ("requests that failed", "streams that failed"):
-        assert figures[name].value == 0
-    assert figures["paced streams"].value == SOON.streams
-    service, route, raw = (
-        figures[f"{name}: CPU a request"].value
-        for name in ("master", "streaming FastAPI route", "raw ASGI function")
-    )
-    assert service > route > raw
-    to_route, to_raw = (
-        figures[f"master / {name}"] for name in ("streaming FastAPI route", "raw ASGI function")
-    )
-    assert (to_route.value, to_route.target) == (service / route, 3)
-    assert (to_raw.value, to_raw.target) == (service / raw, None)
-    assert figures["time to first byte over a raw one's, p50"].value > 0
+    line = only_line((), monkeypatch, capsys, exit_code=2)
+    assert "--url" in line
+    assert "python -m tests.benchmarks.server_overhead" in line
 
 
-def test_a_target_is_a_most_or_a_least() -> None:
-    assert Figure("a", 3, "×", 3).met
-    assert not Figure("a", 3.1, "×", 3).met
-    assert Figure("a", 800, "/s", 800, least=True).met
-    assert not Figure("a", 799, "/s", 800, least=True).met
-    assert Figure("a", 799, "/s").met is None
-
-
-def test_a_spread_is_in_milliseconds() -> None:
-    assert Spread.of([number / 1000 for number in range(100)]) == Spread(50, 95, 99)
-    assert Spread.of([]) is None
+def test_percentiles_are_in_milliseconds() -> None:
+    seconds = [*(number / 1000 for number in range(100)), None]
+    assert Percentiles.of(seconds) == Percentiles(50, 95, 99)
+    assert Percentiles.of([]) is None

@@ -1,6 +1,8 @@
 import subprocess
 import sys
 
+import pytest
+
 FORGERY = "voice\r\n2031-01-01 INFO master: all is well"
 
 
@@ -25,6 +27,7 @@ def test_a_line_says_when_how_grave_and_who() -> None:
     assert line.endswith("WARNING gpu0.1: job j1 done")
 
 
+@pytest.mark.covers("log injection")
 def test_a_client_cannot_forge_a_line() -> None:
     lines = logged(f"log.info('no %s', {FORGERY!r})")
     assert len(lines) == 1

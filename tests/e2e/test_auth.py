@@ -65,7 +65,9 @@ def all_routes(service: Service) -> list[tuple[str, str]]:
     return [(method, path) for method, path in routes if path not in OPEN]
 
 
-def test_every_route_refuses_a_missing_or_wrong_key_in_the_same_words(
+@pytest.mark.fault(44)
+@pytest.mark.covers("default-deny routing")
+def test_every_route_refuses_missing_or_wrong_key_with_the_same_message(
     service: Service, stranger: httpx.Client
 ) -> None:
     bodies = set()
@@ -84,13 +86,13 @@ def test_every_route_refuses_a_missing_or_wrong_key_in_the_same_words(
 
 
 @pytest.mark.parametrize("given", THE_KEY)
-def test_the_key_is_taken_in_each_place(
+def test_key_is_accepted_in_header_bearer_and_query(
     stranger: httpx.Client, given: dict[str, dict[str, str]]
 ) -> None:
     assert stranger.get("/voices", **given).status_code == 200
 
 
-def test_the_schema_says_which_routes_need_the_key_and_where_it_goes(
+def test_schema_lists_security_schemes_of_each_route(
     service: Service, stranger: httpx.Client
 ) -> None:
     schema = stranger.get("/openapi.json", params={"api_key": API_KEY}).raise_for_status().json()
@@ -112,12 +114,14 @@ def test_the_schema_says_which_routes_need_the_key_and_where_it_goes(
     }
 
 
-def test_the_open_paths_need_no_key(stranger: httpx.Client) -> None:
+@pytest.mark.covers("default-deny routing")
+def test_open_paths_need_no_key(stranger: httpx.Client) -> None:
     assert [stranger.get(path).status_code for path in OPEN] == [200] * len(OPEN)
     assert stranger.get("/").status_code == 200
 
 
-def test_a_preflight_needs_no_key(stranger: httpx.Client) -> None:
+@pytest.mark.fault(56)
+def test_preflight_needs_no_key(stranger: httpx.Client) -> None:
     asked = {
         "Origin": "https://example.com",
         "Access-Control-Request-Method": "POST",
@@ -129,8 +133,9 @@ def test_a_preflight_needs_no_key(stranger: httpx.Client) -> None:
     assert "Access-Control-Allow-Credentials" not in answer.headers
 
 
+@pytest.mark.fault(44)
 @pytest.mark.parametrize("path", ["/tts/generate", "/voices"])
-def test_the_answer_to_a_wrong_key_comes_before_the_body(service: Service, path: str) -> None:
+def test_wrong_key_is_refused_before_the_body_is_read(service: Service, path: str) -> None:
     promised = (
         "Content-Type: application/json\r\nContent-Length: 10000000000\r\nExpect: 100-continue"
     )
@@ -141,7 +146,7 @@ def test_the_answer_to_a_wrong_key_comes_before_the_body(service: Service, path:
             assert connection.recv(1000).startswith(b"HTTP/1.1 401 ")
 
 
-def test_with_the_key_the_body_is_asked_for(service: Service) -> None:
+def test_valid_key_gets_100_continue(service: Service) -> None:
     with service.connect() as connection:
         connection.sendall(
             f"POST /tts/generate HTTP/1.1\r\nHost: x\r\nX-API-Key: {API_KEY}\r\n"
@@ -151,7 +156,8 @@ def test_with_the_key_the_body_is_asked_for(service: Service) -> None:
         assert connection.recv(1000).startswith(b"HTTP/1.1 100 ")
 
 
-def test_the_key_is_in_no_log(service: Service, stranger: httpx.Client) -> None:
+@pytest.mark.covers("key secrecy")
+def test_key_is_not_logged(service: Service, stranger: httpx.Client) -> None:
     for method, path in all_routes(service):
         stranger.request(method, path, params={"api_key": API_KEY, "text": "audio1"})
     for body in (b"{", b'{"text": "raise"}', f'{{"{API_KEY}x": 1}}'.encode()):
@@ -161,7 +167,8 @@ def test_the_key_is_in_no_log(service: Service, stranger: httpx.Client) -> None:
     assert API_KEY not in log
 
 
-def test_the_key_is_in_no_childs_environment_or_command_line(
+@pytest.mark.covers("key secrecy")
+def test_key_is_not_in_environment_or_command_line_of_children(
     start: Callable[..., Service],
 ) -> None:
     service = start(api_key=API_KEY)  # settings are read in any case

@@ -9,13 +9,15 @@ from itertools import product
 from pathlib import Path
 from time import monotonic
 
-from tests.support.broken import DISK_IS_FULL
+import pytest
+
 from tests.support.engines import expected_pcm, voice_code
-from tests.support.http_client import ask, speech, upload, visitors
+from tests.support.fault_injection import DISK_IS_FULL
+from tests.support.http_client import connections, fetch, speech, upload
 from tests.support.media import audio_file, tone
 from tests.support.service import Service
 
-BROKEN = "tests.support.broken"
+BROKEN = "tests.support.fault_injection"
 RATE = 16_000
 EXITS_WITHIN_S = 5
 HEALED_WITHIN_S = 1
@@ -27,7 +29,7 @@ def wav(seconds: float) -> bytes:
 
 async def heard(service: Service, voice_id: str) -> bytes:
     """What is said in that voice, or the answer's status if nothing is."""
-    return (await ask(service, speech("audio3", voice_id=voice_id))).body
+    return (await fetch(service, speech("audio3", voice_id=voice_id))).body
 
 
 def said_by(seconds: float) -> bytes:
@@ -36,7 +38,7 @@ def said_by(seconds: float) -> bytes:
 
 
 async def speaks(service: Service) -> None:
-    assert (await ask(service, speech("audio3"))).body == expected_pcm("audio3", 7)
+    assert (await fetch(service, speech("audio3"))).body == expected_pcm("audio3", 7)
 
 
 # --- encoders -------------------------------------------------------------------------------------
@@ -46,10 +48,11 @@ ENCODED = ("mp3", "fmp4", "webm")
 MANY_PIECES = "audio5 sleep0.02 " * 20
 
 
-async def test_an_encoder_that_fails_at_once_is_an_error(start: Callable[..., Service]) -> None:
+@pytest.mark.fault(55)
+async def test_encoder_failure_before_audio_is_an_error(start: Callable[..., Service]) -> None:
     service = start(entry=(BROKEN, "encoder-at-once"))
     for name, stream in product(ENCODED, ("true", "false")):
-        answer = await ask(service, speech(MANY_PIECES, format=name, stream=stream))
+        answer = await fetch(service, speech(MANY_PIECES, format=name, stream=stream))
         assert (answer.status, answer.complete) == (500, True)
         assert json.loads(answer.body)["error"]["code"] == "encoder_error"
         await service.until(lambda: service.busy() == 0)
@@ -57,16 +60,19 @@ async def test_an_encoder_that_fails_at_once_is_an_error(start: Callable[..., Se
     assert "Traceback" not in service.log()
 
 
-async def test_an_encoder_that_fails_amid_audio_aborts_the_stream(
+@pytest.mark.fault(55)
+async def test_encoder_failure_during_audio_aborts_the_stream(
     start: Callable[..., Service],
 ) -> None:
     service = start(entry=(BROKEN, "encoder-amid-audio"))
     for name in ENCODED:
-        answer = await ask(service, speech(MANY_PIECES, name, format=name))
+        answer = await fetch(service, speech(MANY_PIECES, name, format=name))
         assert (answer.status, answer.complete) == (200, False)
         assert 0 < len(answer.body) <= 4000
         assert f"{name}: response aborted: " in service.log()
-        assert (await ask(service, speech(MANY_PIECES, format=name, stream="false"))).status == 500
+        assert (
+            await fetch(service, speech(MANY_PIECES, format=name, stream="false"))
+        ).status == 500
         await service.until(lambda: service.busy() == 0)
     await speaks(service)
     assert "Traceback" not in service.log()
@@ -80,7 +86,9 @@ async def test_an_encoder_that_fails_amid_audio_aborts_the_stream(
 # --- circuits -------------------------------------------------------------------------------------
 
 
-def test_when_all_circuits_are_open_whoever_asks_is_told_so_at_once(tmp_path: Path) -> None:
+@pytest.mark.timed
+@pytest.mark.fault(5, 16)
+def test_open_circuits_refuse_requests_at_once(tmp_path: Path) -> None:
     service = Service(
         tmp_path, {"MODEL": "tests.support.engines:NoSuchEngine"}, (BROKEN, "circuit")
     )
@@ -103,7 +111,9 @@ def test_when_all_circuits_are_open_whoever_asks_is_told_so_at_once(tmp_path: Pa
 # --- broadcasts -----------------------------------------------------------------------------------
 
 
-async def test_what_a_lost_broadcast_said_is_known_within_a_second(
+@pytest.mark.timed
+@pytest.mark.fault(58)
+async def test_lost_broadcast_is_repaired_within_a_second(
     start: Callable[..., Service],
 ) -> None:
     service = start(entry=(BROKEN, "broadcast"))
@@ -124,7 +134,7 @@ async def test_what_a_lost_broadcast_said_is_known_within_a_second(
 async def preparation(service: Service, seconds: float) -> float:
     """Upload a voice; how long until the worker has prepared it, which no job asked it to."""
     before = service.log().count(" prepared after ")
-    answer = await ask(service, upload(wav(seconds), "v.wav", query="?replace=true"))
+    answer = await fetch(service, upload(wav(seconds), "v.wav", query="?replace=true"))
     assert answer.status == 201
     began = monotonic()
     await service.until(lambda: service.log().count(" prepared after ") > before)
@@ -133,7 +143,7 @@ async def preparation(service: Service, seconds: float) -> float:
 
 async def cancellation(service: Service, pause_s: float) -> float:
     """Let a client leave; how long until its slot is free."""
-    async with visitors(service, [speech("audio1 sleep60")]) as [reader]:
+    async with connections(service, [speech("audio1 sleep60")]) as [reader]:
         await reader.readuntil(b"\r\n\r\n")
         await asyncio.sleep(pause_s)
     began = monotonic()
@@ -144,17 +154,18 @@ async def cancellation(service: Service, pause_s: float) -> float:
 # --- the disk -------------------------------------------------------------------------------------
 
 
-async def test_a_full_disk_costs_nothing_but_the_upload(start: Callable[..., Service]) -> None:
+@pytest.mark.fault(36)
+async def test_full_disk_fails_only_the_upload(start: Callable[..., Service]) -> None:
     """Once there is no room to be found, once a file may not grow."""
     service = start(entry=(BROKEN, "disk"))
-    assert (await ask(service, upload(wav(1.1), "v.wav"))).status == 201
+    assert (await fetch(service, upload(wav(1.1), "v.wav"))).status == 201
     full = service.folder / DISK_IS_FULL
     full.touch()
     await only_refuses(service, upload(wav(1.2), "v.wav", query="?replace=true"), 507)
     full.unlink()
     with files_limited(service, 100_000):
         await only_refuses(service, upload(wav(5), "v.wav", query="?replace=true"), 503)
-    answer = await ask(service, upload(wav(1.2), "v.wav", query="?replace=true"))
+    answer = await fetch(service, upload(wav(1.2), "v.wav", query="?replace=true"))
     assert answer.status == 201
     assert await heard(service, "v.wav") == said_by(1.2)
     assert "Traceback" not in service.log()
@@ -162,7 +173,7 @@ async def test_a_full_disk_costs_nothing_but_the_upload(start: Callable[..., Ser
 
 async def only_refuses(service: Service, request: bytes, status: int) -> None:
     """The upload; the voice that was there is as it was, and speaks."""
-    assert (await ask(service, request)).status == status
+    assert (await fetch(service, request)).status == status
     [voice] = service.voices_dir.iterdir()
     assert (voice.name, voice.read_bytes()) == ("v.wav", wav(1.1))
     assert await heard(service, "v.wav") == said_by(1.1)

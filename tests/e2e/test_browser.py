@@ -92,7 +92,8 @@ async def tab(browser: Browser, site: Site) -> AsyncIterator[Tab]:
 # --- The README's HTML ---------------------------------------------------------------------------
 
 
-async def test_an_audio_tag_plays_mp3_to_its_end(preview: Service, tab: Tab) -> None:
+@pytest.mark.covers("browser playback")
+async def test_audio_tag_plays_mp3_to_the_end(preview: Service, tab: Tab) -> None:
     html = html_in_readme(uses_mse=False)
     await tab.show(with_real(html, preview, key="<YOUR_API_KEY>"))
     await tab.page.evaluate("document.querySelector('audio').play()")
@@ -102,10 +103,9 @@ async def test_an_audio_tag_plays_mp3_to_its_end(preview: Service, tab: Tab) -> 
     assert sum("/tts/generate" in url for url in tab.requested) == 1
 
 
+@pytest.mark.covers("browser playback")
 @pytest.mark.parametrize("format", MIME_TYPES)
-async def test_the_mse_page_speaks_while_the_rest_is_being_made(
-    format: str, preview: Service, tab: Tab
-) -> None:
+async def test_mse_page_plays_during_generation(format: str, preview: Service, tab: Tab) -> None:
     await show_mse_page(tab, preview, format)
     await tab.page.fill("input", PARAGRAPH)
     await tab.page.click("button")
@@ -118,7 +118,7 @@ async def test_the_mse_page_speaks_while_the_rest_is_being_made(
 
 @pytest.mark.parametrize("piece_size", [64, 1_000_000])
 @pytest.mark.parametrize("format", MIME_TYPES)
-async def test_the_mse_page_bears_data_that_comes_faster_than_it_can_be_appended(
+async def test_mse_page_queues_data_that_arrives_faster_than_it_is_appended(
     format: str, piece_size: int, preview: Service, tab: Tab
 ) -> None:
     await show_mse_page(tab, preview, format)
@@ -130,7 +130,7 @@ async def test_the_mse_page_bears_data_that_comes_faster_than_it_can_be_appended
     )
 
 
-async def test_play_pressed_again_lets_go_of_the_first_answer(preview: Service, tab: Tab) -> None:
+async def test_second_play_cancels_first_response(preview: Service, tab: Tab) -> None:
     await show_mse_page(tab, preview, "fmp4")
     await tab.page.fill("input", PARAGRAPH)
     await tab.page.click("button")
@@ -181,7 +181,7 @@ def seconds_of(text: str, service: Service) -> float:
 
 
 @pytest.mark.parametrize("format", ["mp3", "opus", "aac", "flac", "wav"])
-async def test_a_streamed_file_of_openais_formats_plays_to_its_end(
+async def test_streamed_openai_format_plays_to_the_end(
     format: str, preview: Service, tab: Tab
 ) -> None:
     await tab.show("<!DOCTYPE html><audio></audio>")
@@ -194,7 +194,7 @@ async def test_a_streamed_file_of_openais_formats_plays_to_its_end(
     )
 
 
-async def test_a_page_of_any_origin_may_speak_by_default(preview: Service, tab: Tab) -> None:
+async def test_any_origin_is_allowed_by_default(preview: Service, tab: Tab) -> None:
     for url, options in ways_to_ask(preview, "Hello."):
         status, headers, body = await tab.fetch(url, **options)
         assert status == 200
@@ -203,7 +203,8 @@ async def test_a_page_of_any_origin_may_speak_by_default(preview: Service, tab: 
         assert headers["x-request-id"]
 
 
-async def test_a_page_of_a_listed_origin_may_speak(start: Callable[..., Service], tab: Tab) -> None:
+@pytest.mark.covers("cross-origin requests")
+async def test_listed_origin_is_allowed(start: Callable[..., Service], tab: Tab) -> None:
     service = start(CORS_ORIGINS=f"https://elsewhere.example, {tab.origin}")
     for url, options in ways_to_ask(service, "audio3"):
         status, _, body = await tab.fetch(url, **options)
@@ -211,9 +212,8 @@ async def test_a_page_of_a_listed_origin_may_speak(start: Callable[..., Service]
         assert body == expected_pcm("audio3", SEED)
 
 
-async def test_a_page_of_an_origin_not_listed_is_refused(
-    start: Callable[..., Service], tab: Tab
-) -> None:
+@pytest.mark.covers("cross-origin requests")
+async def test_unlisted_origin_is_refused(start: Callable[..., Service], tab: Tab) -> None:
     service = start(CORS_ORIGINS="https://elsewhere.example")
     tab.tolerated = ("blocked by CORS policy", "net::ERR_FAILED")
     for url, options in ways_to_ask(service, "audio3"):
@@ -223,7 +223,7 @@ async def test_a_page_of_an_origin_not_listed_is_refused(
     assert "POST /tts/generate" not in service.log()
 
 
-async def test_a_page_can_read_that_its_key_is_wrong(preview: Service, tab: Tab) -> None:
+async def test_cross_origin_page_can_read_wrong_key_error(preview: Service, tab: Tab) -> None:
     tab.tolerated = ("status of 401",)
     for url, options in ways_to_ask(preview, "Hello.", key="wrong"):
         status, headers, body = await tab.fetch(url, **options)

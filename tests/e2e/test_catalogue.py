@@ -1,10 +1,12 @@
-"""The fault catalogue in the README of this folder: complete, of tests that are there and run.
+"""Each row of the tables in this folder's README has a test that runs.
 
-By `pytest`, or, those that take a minute, by a step of their own in `.ci/run`.
+Tests name their rows by markers, `fault(number)` and `covers(name)`. Heavy tests count if `.ci/run`
+runs their file.
 """
 
 import ast
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -13,59 +15,65 @@ import pytest
 
 from tests.support.service import ROOT
 
-README = Path(__file__).with_name("README.md")
 FAULTS = 58
-HEAD = ("tests", "---")
-LEFT_OUT = {"skip", "skipif", "xfail", "heavy"}
-RUN_BY_CI = (ROOT / ".ci" / "run").read_text()
-
-Test = ast.FunctionDef | ast.AsyncFunctionDef
-
-
-def rows() -> list[tuple[str, list[str]]]:
-    """The first cell of each row of each table, and the tests in its last."""
-    lines = [line for line in README.read_text().splitlines() if line.startswith("| ")]
-    cells = [line.strip("| ").split(" | ") for line in lines]
-    return [
-        (first, re.findall(r"`([^`]+)`", last)) for first, *_, last in cells if last not in HEAD
-    ]
+ROW = re.compile(r"^\| ([^|]+?) \| [^|]+ \|$", re.MULTILINE)
+HEADERS = ("number", "name", "---")
+NOT_RUN = {"skip", "skipif", "xfail"}
+CI = (ROOT / ".ci" / "run").read_text()
 
 
-def named() -> list[str]:
-    return sorted({test for _, tests in rows() for test in tests})
+def rows() -> list[str]:
+    """Return the first cell of each row: numbers of faults and names of guarantees."""
+    readme = Path(__file__).with_name("README.md").read_text()
+    return [cell for cell in ROW.findall(readme) if cell not in HEADERS]
+
+
+def markers(test: ast.FunctionDef | ast.AsyncFunctionDef) -> dict[str, list[str]]:
+    """Return the arguments of each `pytest.mark` of a test, by the marker's name."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for decorator in test.decorator_list:
+        call = decorator if isinstance(decorator, ast.Call) else None
+        name = ast.unparse(call.func if call else decorator)
+        if name.startswith("pytest.mark."):
+            arguments = (
+                [str(ast.literal_eval(each)) for each in call.args]
+                if (call and name.endswith((".fault", ".covers")))
+                else []
+            )
+            found[name.rpartition(".")[2]] += arguments
+    return found
+
+
+def marked_tests() -> Iterator[tuple[str, str, dict[str, list[str]]]]:
+    """Yield file, name and markers of each test that shows a row."""
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                marks = markers(node)
+                if marks.keys() & {"fault", "covers"}:
+                    yield str(path.relative_to(ROOT)), node.name, marks
 
 
 @cache
-def defined_in(path: str) -> dict[str, Test]:
-    return {test.name: test for test in _tests(ast.parse((ROOT / path).read_text()))}
-
-
-def _tests(module: ast.Module) -> Iterator[Test]:
-    for each in ast.walk(module):
-        if isinstance(each, Test) and each.name.startswith("test_"):
-            yield each
+def shown() -> set[str]:
+    return {row for _, _, marks in marked_tests() for row in marks["fault"] + marks["covers"]}
 
 
 def test_each_fault_has_one_row() -> None:
-    numbers = [first for first, _ in rows() if first.isdecimal()]
-    assert numbers == [str(number) for number in range(1, FAULTS + 1)]
+    assert [row for row in rows() if row.isdecimal()] == [str(n) for n in range(1, FAULTS + 1)]
 
 
-def test_each_row_names_a_test() -> None:
-    assert not [first for first, tests in rows() if not tests]
+@pytest.mark.parametrize("row", rows())
+def test_row_has_a_test(row: str) -> None:
+    assert row in shown()
 
 
-@pytest.mark.parametrize("test", named())
-def test_a_named_test_is_there_and_run(test: str) -> None:
-    path, _, name = test.partition("::")
-    assert name in defined_in(path)
-    marks = {
-        part.attr if isinstance(part, ast.Attribute) else part.id
-        for decorator in defined_in(path)[name].decorator_list
-        for part in ast.walk(decorator)
-        if isinstance(part, ast.Attribute | ast.Name)
-    }
-    if "heavy" in marks:
-        assert f"pytest -m heavy {path}" in RUN_BY_CI
-        marks.remove("heavy")
-    assert not marks & LEFT_OUT
+def test_markers_name_existing_rows() -> None:
+    assert shown() <= set(rows())
+
+
+def test_marked_tests_run() -> None:
+    for path, name, marks in marked_tests():
+        assert name.startswith("test_"), name
+        assert not marks.keys() & NOT_RUN, name
+        assert "heavy" not in marks or f"pytest -m heavy {path}" in CI, name

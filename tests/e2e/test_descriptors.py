@@ -14,11 +14,20 @@ import psutil
 import pytest
 
 from app.server.sockets import KEPT_SHARE
-from tests.e2e.test_load import connections
 from tests.support.engines import expected_pcm
-from tests.support.http_client import answer, ask, get, speech, speech_in_json, upload, visitors
+from tests.support.http_client import (
+    connections,
+    fetch,
+    get,
+    read_response,
+    speech,
+    speech_in_json,
+    upload,
+)
 from tests.support.media import audio_file, tone
 from tests.support.service import Service
+
+pytestmark = pytest.mark.timed
 
 MB = 1_048_576
 MOST_DESCRIPTORS_MORE = 2
@@ -26,7 +35,7 @@ VOICE = audio_file(tone(1.1, 16_000), rate=16_000)
 
 
 async def speaks(service: Service) -> None:
-    assert (await ask(service, speech("audio3"))).body == expected_pcm("audio3", 7)
+    assert (await fetch(service, speech("audio3"))).body == expected_pcm("audio3", 7)
 
 
 def all_ready(service: Service, but: Collection[int] = ()) -> bool:
@@ -38,8 +47,9 @@ def all_ready(service: Service, but: Collection[int] = ()) -> bool:
 # --- processes ------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(51)
 @pytest.mark.slow
-async def test_fifty_workers_that_are_killed_leave_neither_zombie_nor_descriptor(
+async def test_fifty_killed_workers_leave_no_zombie_and_no_descriptor(
     start: Callable[..., Service],
 ) -> None:
     """Ten at a time; each has finished a job before, so that it is replaced after a second."""
@@ -55,7 +65,7 @@ async def test_fifty_workers_that_are_killed_leave_neither_zombie_nor_descriptor
             os.kill(pid, signal.SIGKILL)
         await service.until(lambda killed=killed: all_ready(service, but=killed), 60)
         await speaks(service)
-        await service.until(lambda: not connections(service))
+        await service.until(lambda: not service.connections())
         descriptors.append(master.num_fds())
     assert sum(each["restarts"] for each in service.status()["workers"]) == 50
     children = master.children(recursive=True)
@@ -85,20 +95,21 @@ REQUESTS: list[tuple[int, bytes]] = [
 MIX = [*REQUESTS * 5, (422, upload(b"no audio", "w.wav"))]  # what takes a process is rare
 
 
-async def test_a_thousand_requests_of_which_many_are_aborted_use_nothing_up(
+@pytest.mark.fault(53)
+async def test_thousand_requests_with_aborts_leak_nothing(
     start: Callable[..., Service],
 ) -> None:
     service = start(CONCURRENT_REQUESTS_PER_WORKER=4, WORKERS_PER_DEVICE=2)
     service.wait_until(lambda: all_ready(service))
-    assert (await ask(service, upload(VOICE, "v.wav"))).status == 201
+    assert (await fetch(service, upload(VOICE, "v.wav"))).status == 201
     master = psutil.Process(service.process.pid)
     chance, at_once = random.Random(53), asyncio.Semaphore(20)
 
     async def visit(expected: int, request: bytes, patience_s: float | None) -> bool:
         """Whether the visitor has stayed."""
-        async with at_once, visitors(service, [request]) as [reader]:
+        async with at_once, connections(service, [request]) as [reader]:
             try:
-                came = await asyncio.wait_for(answer(reader), patience_s)
+                came = await asyncio.wait_for(read_response(reader), patience_s)
             except TimeoutError:
                 return False
             assert came.status == expected
@@ -113,7 +124,7 @@ async def test_a_thousand_requests_of_which_many_are_aborted_use_nothing_up(
             visits.append(visit(*chance.choice(MIX), patience_s))
         stayed = await asyncio.gather(*visits)
         await service.until(lambda: service.busy() == 0)
-        await service.until(lambda: not connections(service))
+        await service.until(lambda: not service.connections())
         await service.until(lambda: len(master.children()) == 2)  # nothing is being decoded
         return stayed.count(False), master.num_fds(), master.memory_info().rss
 
@@ -142,7 +153,8 @@ def connections_left(service: Service, count: int) -> Iterator[None]:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
 
 
-async def test_a_service_without_descriptors_goes_on_and_recovers(
+@pytest.mark.fault(54)
+async def test_service_survives_running_out_of_descriptors(
     start: Callable[..., Service],
 ) -> None:
     service = start(WORKERS_PER_DEVICE=2)
@@ -152,7 +164,7 @@ async def test_a_service_without_descriptors_goes_on_and_recovers(
         assert earlier.get("/health").status_code == 200
         log_before = len(service.log())
         with connections_left(service, 20):
-            async with visitors(service, [b""] * 60):
+            async with connections(service, [b""] * 60):
                 await service.until(lambda: "connections must wait" in service.log())
                 began, cpu_began = monotonic(), cpu_seconds(master)
                 os.kill(killed, signal.SIGKILL)

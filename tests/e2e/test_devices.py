@@ -73,6 +73,7 @@ def environment_of(pid: int) -> dict[str, str]:
     return dict(entry.split("=", 1) for entry in content.split("\0") if entry)
 
 
+@pytest.mark.covers("GPU workers")
 def test_every_gpu_gets_its_workers(start: Callable[..., Service], path_of_nvml: str) -> None:
     service = start(PYTHONPATH=path_of_nvml, WORKERS_PER_DEVICE=2)
     service.wait_until(lambda: service.ready_workers() == 6, 30)
@@ -108,6 +109,7 @@ def test_every_gpu_gets_its_workers(start: Callable[..., Service], path_of_nvml:
         service.wait_until(lambda said=f" worker={worker['id']} ": said in service.log())
 
 
+@pytest.mark.covers("GPU workers")
 @pytest.mark.parametrize(
     ("visible", "devices"),
     [("2,0", ["gpu2", "gpu0"]), ("GPU-aaaa", ["gpu1"]), ("", ["cpu"])],

@@ -11,9 +11,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 PATIENCE_MS = 30_000
 
 
-async def test_the_api_can_be_tried_out_without_another_host(
-    browser: Browser, preview: Service
-) -> None:
+async def test_swagger_ui_works_without_other_hosts(browser: Browser, preview: Service) -> None:
     context = await browser.new_context()
     context.set_default_timeout(PATIENCE_MS)
     tab = Watched(await context.new_page())

@@ -102,7 +102,9 @@ async def speech(
 # --- kill -9 --------------------------------------------------------------------------------------
 
 
-async def test_a_worker_killed_amid_speech_aborts_that_stream_only(service: Service) -> None:
+@pytest.mark.timed
+@pytest.mark.fault(3)
+async def test_worker_killed_during_stream_aborts_only_that_stream(service: Service) -> None:
     async with (
         service.async_client() as client,
         speech(service, client) as doomed,
@@ -118,7 +120,8 @@ async def test_a_worker_killed_amid_speech_aborts_that_stream_only(service: Serv
         assert await other.rest() == expected_pcm(SLOW, 7)
 
 
-async def test_a_job_whose_worker_dies_before_its_first_byte_is_tried_again(
+@pytest.mark.fault(2)
+async def test_job_is_retried_if_worker_dies_before_first_byte(
     service: Service,
 ) -> None:
     async with service.async_client() as client:
@@ -133,8 +136,9 @@ async def test_a_job_whose_worker_dies_before_its_first_byte_is_tried_again(
     assert service.status()["queue"]["retries"] >= 1
 
 
+@pytest.mark.fault(6)
 @pytest.mark.parametrize("rate", [8000, 11_025], ids=["kills", "breaks the device"])
-def test_a_voice_that_no_worker_survives_is_no_end_of_the_service(
+def test_voice_that_kills_workers_is_refused_and_service_continues(
     start: Callable[..., Service], rate: int
 ) -> None:
     service = start(MODEL="tests.support.engines:BrittleEngine", WORKERS_PER_DEVICE=WORKERS)
@@ -164,7 +168,8 @@ async def killed_at(service: Service, hold: str, asked: dict[str, Any]) -> httpx
         return await speaking
 
 
-async def test_a_whole_file_is_complete_though_a_worker_died_amid_it(service: Service) -> None:
+@pytest.mark.fault(2)
+async def test_file_is_complete_after_worker_death(service: Service) -> None:
     """Of more audio than a worker has credit for, some has been taken when the last is made."""
     text = "audio100 " * 30 + "hold1 audio30"
     answer = await killed_at(service, "hold1", job(text) | {"format": "wav", "stream": False})
@@ -173,8 +178,9 @@ async def test_a_whole_file_is_complete_though_a_worker_died_amid_it(service: Se
     assert answer.content[44:] == expected_pcm(text, 7)
 
 
+@pytest.mark.fault(2)
 @pytest.mark.parametrize(("hold", "format_"), [("hold2", "mp3"), ("hold3", "fmp4")])
-async def test_a_stream_is_complete_though_a_worker_died_when_it_was_in_the_encoder_only(
+async def test_stream_is_complete_if_worker_dies_while_audio_is_only_in_the_encoder(
     service: Service, hold: str, format_: str
 ) -> None:
     """Of one token's audio, these formats make nothing yet."""
@@ -186,7 +192,8 @@ async def test_a_stream_is_complete_though_a_worker_died_when_it_was_in_the_enco
     assert answer.content == undisturbed.content
 
 
-async def test_an_idle_worker_that_is_killed_is_replaced_and_no_request_fails(
+@pytest.mark.fault(1)
+async def test_killed_idle_worker_is_replaced_and_no_request_fails(
     service: Service,
 ) -> None:
     before = {each["id"]: each for each in service.status()["workers"]}
@@ -202,7 +209,8 @@ async def test_an_idle_worker_that_is_killed_is_replaced_and_no_request_fails(
     assert sorted(restarts.values()) == [0, 1]
 
 
-async def test_a_request_just_after_all_idle_workers_were_killed_is_served(
+@pytest.mark.fault(1)
+async def test_request_right_after_all_workers_were_killed_is_served(
     service: Service,
 ) -> None:
     async with service.async_client() as client:
@@ -212,7 +220,8 @@ async def test_a_request_just_after_all_idle_workers_were_killed_is_served(
         assert (await speak(client, "audio2")).content == expected_pcm("audio2", 7)
 
 
-async def test_a_request_is_not_to_blame_for_workers_that_died_before_they_received_it(
+@pytest.mark.fault(1)
+async def test_worker_death_before_receipt_does_not_count_against_the_job(
     service: Service,
 ) -> None:
     idle = set(service.worker_pids())
@@ -228,7 +237,8 @@ async def test_a_request_is_not_to_blame_for_workers_that_died_before_they_recei
         assert (await speaking).content == expected_pcm("audio2", 7)
 
 
-async def test_a_request_that_kills_its_workers_is_given_up(service: Service) -> None:
+@pytest.mark.fault(6)
+async def test_request_that_kills_two_workers_is_poisoned(service: Service) -> None:
     restarts = sum(each["restarts"] for each in service.status()["workers"])
     async with service.async_client() as client:
         async with asyncio.timeout(20):
@@ -236,7 +246,7 @@ async def test_a_request_that_kills_its_workers_is_given_up(service: Service) ->
     assert sum(each["restarts"] for each in service.status()["workers"]) <= restarts + 2
 
 
-def test_workers_killed_one_after_the_other_leave_no_zombie(service: Service) -> None:
+def test_killed_workers_leave_no_zombie(service: Service) -> None:
     master = psutil.Process(service.process.pid)
     for pid in service.worker_pids():
         os.kill(pid, signal.SIGKILL)
@@ -246,7 +256,9 @@ def test_workers_killed_one_after_the_other_leave_no_zombie(service: Service) ->
     assert {child.pid for child in children} == set(service.worker_pids())
 
 
-async def test_a_killed_master_takes_its_workers_along(start: Callable[..., Service]) -> None:
+@pytest.mark.timed
+@pytest.mark.fault(50)
+async def test_killed_master_takes_its_workers_along(start: Callable[..., Service]) -> None:
     service = start(WORKERS_PER_DEVICE=2)
     service.wait_until(lambda: all_ready(service))
     workers = [psutil.Process(pid) for pid in service.worker_pids()]
@@ -261,7 +273,8 @@ async def test_a_killed_master_takes_its_workers_along(start: Callable[..., Serv
 # --- exceptions -----------------------------------------------------------------------------------
 
 
-async def test_an_engine_that_fails_before_any_audio_is_an_error_without_its_trace(
+@pytest.mark.fault(8)
+async def test_engine_failure_before_audio_is_an_error_without_traceback(
     service: Service,
 ) -> None:
     async with service.async_client() as client:
@@ -272,7 +285,8 @@ async def test_an_engine_that_fails_before_any_audio_is_an_error_without_its_tra
     assert "RuntimeError: scripted" in service.log()
 
 
-async def test_an_engine_that_fails_amid_audio_aborts_the_stream(service: Service) -> None:
+@pytest.mark.fault(8)
+async def test_engine_failure_during_audio_aborts_the_stream(service: Service) -> None:
     async with (
         service.async_client() as client,
         speech(service, client, "audio30 sleep0.2 raise") as doomed,
@@ -280,7 +294,8 @@ async def test_an_engine_that_fails_amid_audio_aborts_the_stream(service: Servic
         await doomed.aborts()
 
 
-async def test_a_whole_file_is_not_sent_of_a_job_that_fails(service: Service) -> None:
+@pytest.mark.fault(8)
+async def test_failed_job_sends_no_file(service: Service) -> None:
     async with service.async_client() as client:
         asked = job("audio30 sleep0.1 raise") | {"stream": False}
         assert error_code(await client.post(ROUTE, json=asked), 500) == "engine_error"
@@ -289,7 +304,8 @@ async def test_a_whole_file_is_not_sent_of_a_job_that_fails(service: Service) ->
 # --- a device that is full or broken --------------------------------------------------------------
 
 
-async def test_memory_that_runs_out_is_freed_and_the_job_tried_once_more(service: Service) -> None:
+@pytest.mark.fault(9)
+async def test_out_of_memory_frees_memory_and_retries_once(service: Service) -> None:
     before = service.worker_pids()
     async with service.async_client() as client:
         answer = await speak(client, "sleep0.05 oom1 audio30")
@@ -302,7 +318,8 @@ async def test_memory_that_runs_out_is_freed_and_the_job_tried_once_more(service
     assert service.worker_pids() == before
 
 
-async def test_a_worker_that_is_short_of_memory_again_is_replaced(
+@pytest.mark.fault(9)
+async def test_second_out_of_memory_replaces_the_worker(
     start: Callable[..., Service],
 ) -> None:
     service = start()
@@ -317,7 +334,8 @@ async def test_a_worker_that_is_short_of_memory_again_is_replaced(
     assert "memory" in worker["last_error"]
 
 
-async def test_whoever_is_near_when_memory_runs_out_is_served_all_the_same(
+@pytest.mark.fault(9)
+async def test_other_jobs_of_a_worker_out_of_memory_are_served(
     start: Callable[..., Service],
 ) -> None:
     """In the other slot, or next in the queue of a worker that is about to go."""
@@ -333,7 +351,9 @@ async def test_whoever_is_near_when_memory_runs_out_is_served_all_the_same(
     assert service.status()["workers"][0]["restarts"] >= 1
 
 
-async def test_a_client_that_leaves_a_job_that_was_tried_once_more_frees_its_slot(
+@pytest.mark.timed
+@pytest.mark.fault(9)
+async def test_client_leaving_a_retried_job_releases_the_slot(
     service: Service,
 ) -> None:
     before = service.log().count("is tried again")
@@ -345,7 +365,8 @@ async def test_a_client_that_leaves_a_job_that_was_tried_once_more_frees_its_slo
         await service.until(lambda: service.busy() == 0, 1)
 
 
-async def test_a_worker_whose_device_has_failed_is_replaced_and_its_job_done_by_another(
+@pytest.mark.fault(10)
+async def test_worker_with_failed_device_is_replaced_and_its_job_retried(
     service: Service,
 ) -> None:
     before = set(service.worker_pids())
@@ -364,7 +385,9 @@ async def test_a_worker_whose_device_has_failed_is_replaced_and_its_job_done_by_
 # --- hanging --------------------------------------------------------------------------------------
 
 
-async def test_workers_that_hang_are_found_killed_and_replaced(
+@pytest.mark.timed
+@pytest.mark.fault(7)
+async def test_hanging_workers_are_killed_and_replaced(
     start: Callable[..., Service],
 ) -> None:
     """One blocked before its first audio, one amid it, one stopped; a fourth one works."""
@@ -388,10 +411,11 @@ async def test_workers_that_hang_are_found_killed_and_replaced(
         assert (await speak(client, "audio2")).content == expected_pcm("audio2", 7)
     healed(service)
     assert len(before & set(service.worker_pids())) == 1
-    assert re.search(r'scripted.py", line \d+ in speech_tokens', service.log())
+    assert re.search(r'engines.py", line \d+ in speech_tokens', service.log())
 
 
-def test_a_worker_that_cannot_start_says_why(tmp_path: Path) -> None:
+@pytest.mark.fault(4)
+def test_worker_start_failure_is_reported(tmp_path: Path) -> None:
     service = Service(tmp_path, {"MODEL": "tests.support.engines:NoSuchEngine"})
     try:
         service.wait_until(lambda: "next start" in service.log(), 20)
@@ -407,7 +431,7 @@ def test_a_worker_that_cannot_start_says_why(tmp_path: Path) -> None:
         service.stop()
 
 
-def test_a_worker_ended_by_a_signal_without_a_name_is_replaced(service: Service) -> None:
+def test_worker_killed_by_unnamed_signal_is_replaced(service: Service) -> None:
     [first, *_] = service.worker_pids()
     os.kill(first, signal.SIGRTMIN + 6)
     service.wait_until(lambda: first not in service.worker_pids(), 5)
@@ -422,8 +446,10 @@ FORM = "Content-Type: multipart/form-data; boundary=b\r\nTransfer-Encoding: chun
 FILE = '--b\r\nContent-Disposition: form-data; name="file"; filename="slow.wav"\r\n\r\n'
 
 
+@pytest.mark.timed
+@pytest.mark.fault(29)
 @pytest.mark.slow
-async def test_a_byte_now_and_then_is_not_enough(service: Service) -> None:
+async def test_trickled_request_times_out(service: Service) -> None:
     """In the headers, in a body of JSON, in an upload: all at once, since each takes its time."""
     upload = f"POST /voices HTTP/1.1\r\n{HEAD}{FORM}{len(FILE):x}\r\n{FILE}\r\n"
     async with asyncio.timeout(16):
@@ -439,7 +465,8 @@ async def test_a_byte_now_and_then_is_not_enough(service: Service) -> None:
         assert client.get("/voices").json() == []
 
 
-async def test_headers_without_end_are_not_read_to_it(service: Service) -> None:
+@pytest.mark.fault(29)
+async def test_endless_headers_are_refused(service: Service) -> None:
     answer = await trickle(service, "GET / HTTP/1.1\r\n", ["X: x\r\n" * 1000] * 100, pause_s=0.05)
     assert answer.startswith(b"HTTP/1.1 431 ")
 

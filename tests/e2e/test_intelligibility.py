@@ -31,9 +31,10 @@ SENTENCES = [
 ]
 
 
+@pytest.mark.covers("intelligibility")
 @pytest.mark.slow
 @pytest.mark.parametrize("format_name", ENCODERS)
-def test_ten_sentences_are_read_back(preview: Service, format_name: str) -> None:
+def test_ten_sentences_are_recognised(preview: Service, format_name: str) -> None:
     written = [" ".join(words(sentence)) for sentence in SENTENCES]
     spoken = [speak(preview, text, format_name, seed) for seed, text in enumerate(SENTENCES)]
     heard = [" ".join(heard) for heard in transcribe_all(spoken)]
@@ -41,9 +42,10 @@ def test_ten_sentences_are_read_back(preview: Service, format_name: str) -> None
     assert jiwer.wer(written, heard) <= MAX_WORD_ERROR_RATE, heard
 
 
+@pytest.mark.covers("intelligibility")
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_a_long_text_loses_and_repeats_nothing(preview: Service) -> None:
+def test_long_text_loses_and_repeats_nothing(preview: Service) -> None:
     written, spoken = words(PROSE), speak(preview, PROSE, "mp3", seed=1)
     # The recogniser itself may skip words; what was never spoken, it misses wherever it pauses.
     for longest_utterance_s in (10, 16):
@@ -56,7 +58,7 @@ def test_a_long_text_loses_and_repeats_nothing(preview: Service) -> None:
     assert gap <= MAX_GAP_WORDS, " ".join(heard)
 
 
-def test_a_long_text_loses_no_speakable_character_in_its_chunks() -> None:
+def test_chunks_of_long_text_keep_every_speakable_character() -> None:
     def spoken(text: str) -> str:
         return "".join(filter(str.isalnum, text))
 
@@ -65,7 +67,7 @@ def test_a_long_text_loses_no_speakable_character_in_its_chunks() -> None:
 
 
 @pytest.mark.parametrize("start", range(0, 500, 100))
-def test_a_lost_or_repeated_phrase_would_be_noticed(start: int) -> None:
+def test_lost_or_repeated_phrase_is_detected(start: int) -> None:
     written = words(PROSE)
     lost = written[:start] + written[start + 8 :]
     repeated = written[: start + 8] + written[start:]

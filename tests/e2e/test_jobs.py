@@ -99,13 +99,14 @@ async def queued(
 # --- who gets which audio -----------------------------------------------------------------------
 
 
-def test_a_job_gives_exactly_its_audio(single: Service) -> None:
+def test_job_returns_exactly_its_audio(single: Service) -> None:
     with single.client() as client:
         answer = client.post(ROUTE, json=job("audio30 audio5"))
     assert answer.status_code == 200
     assert answer.content == expected_pcm("audio30 audio5", 7)
 
 
+@pytest.mark.covers("client isolation")
 async def test_each_of_many_clients_gets_its_own_text_seed_and_voice(pair: Service) -> None:
     codes = {"": 0}
     async with pair.async_client() as client:
@@ -127,7 +128,8 @@ async def test_each_of_many_clients_gets_its_own_text_seed_and_voice(pair: Servi
         await asyncio.gather(*map(check, range(20)))
 
 
-async def test_speech_is_the_same_alone_and_among_twenty(preview: Service) -> None:
+@pytest.mark.covers("client isolation")
+async def test_speech_is_equal_alone_and_among_twenty(preview: Service) -> None:
     texts = [f"Request {number}." for number in range(20)]
     async with preview.async_client() as client:
         alone = [await speak(client, text, seed=seed) for seed, text in enumerate(texts)]
@@ -138,7 +140,7 @@ async def test_speech_is_the_same_alone_and_among_twenty(preview: Service) -> No
     assert len(set(alone)) == 20
 
 
-async def test_a_long_text_comes_whole_through_small_credit(impatient: Service) -> None:
+async def test_long_text_is_complete_with_small_credit(impatient: Service) -> None:
     text = "audio50 " * 20
     async with impatient.async_client() as client:
         audio = await speak(client, text, chunk_overlap_method="zero")
@@ -157,20 +159,21 @@ async def test_every_worker_takes_a_job(pair: Service) -> None:
         assert queue(pair, "running") == 2
 
 
-async def test_a_worker_runs_as_many_jobs_as_it_has_slots(impatient: Service) -> None:
+async def test_worker_runs_as_many_jobs_as_slots(impatient: Service) -> None:
     async with impatient.async_client() as client, held_slot(client), held_slot(client):
         [worker] = impatient.status()["workers"]
         assert (worker["slots"], worker["busy"]) == (2, 2)
 
 
-async def test_a_long_job_does_not_hold_up_short_ones(pair: Service) -> None:
+async def test_long_job_does_not_delay_short_ones(pair: Service) -> None:
     async with pair.async_client() as client, held_slot(client):
         for seed in range(6):
             assert await speak(client, "audio2", seed=seed) == expected_pcm("audio2", seed)
         assert pair.busy() == 1
 
 
-async def test_a_job_is_two_lines_in_the_log_and_none_of_what_it_says(pair: Service) -> None:
+@pytest.mark.covers("text privacy")
+async def test_job_is_two_log_lines_without_its_text(pair: Service) -> None:
     async with pair.async_client() as client:
         for text, outcome in (("audio5 audio20", "done"), ("audio5 raise", "failed")):
             name = f"named-{outcome}"
@@ -199,7 +202,8 @@ def lines_of_master(service: Service, name: str) -> list[str]:
 # --- who waits ----------------------------------------------------------------------------------
 
 
-async def test_first_come_first_served(single: Service) -> None:
+@pytest.mark.fault(15)
+async def test_queue_is_first_in_first_out(single: Service) -> None:
     names = ["one", "two", "three"]
     async with single.async_client() as client:
         async with held_slot(client):
@@ -209,7 +213,8 @@ async def test_first_come_first_served(single: Service) -> None:
     assert [name for name in started(single) if name in names] == names
 
 
-async def test_a_full_queue_refuses_at_once(single: Service) -> None:
+@pytest.mark.fault(15)
+async def test_full_queue_refuses_at_once(single: Service) -> None:
     async with single.async_client() as client:
         async with held_slot(client):
             answers = [
@@ -226,7 +231,8 @@ async def test_a_full_queue_refuses_at_once(single: Service) -> None:
     assert [answer.content for answer in served] == [expected_pcm("audio1", 7)] * QUEUED
 
 
-async def test_who_waits_too_long_is_told_so_and_never_runs(impatient: Service) -> None:
+@pytest.mark.fault(17)
+async def test_queue_timeout_is_an_error_and_job_never_runs(impatient: Service) -> None:
     async with impatient.async_client() as client, held_slot(client), held_slot(client):
         headers = {"X-Request-ID": "too-late"}
         answer = await client.post(ROUTE, json=job("audio1"), headers=headers)
@@ -240,7 +246,7 @@ async def test_who_waits_too_long_is_told_so_and_never_runs(impatient: Service) 
 # --- who has left -------------------------------------------------------------------------------
 
 
-async def test_who_leaves_the_queue_frees_the_place_and_never_runs(single: Service) -> None:
+async def test_client_leaving_the_queue_frees_its_place_and_never_runs(single: Service) -> None:
     async with single.async_client() as client:
         async with held_slot(client):
             first, left, last = await queued(single, client, ["before", "left", "after"])
@@ -252,8 +258,9 @@ async def test_who_leaves_the_queue_frees_the_place_and_never_runs(single: Servi
     assert "left" not in started(single)
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("text", ["sleep60", HELD, "audio10 " + "sleep0.2 audio1 " * 30])
-async def test_a_client_that_leaves_frees_its_slot(single: Service, text: str) -> None:
+async def test_leaving_client_releases_its_slot(single: Service, text: str) -> None:
     async with single.async_client() as client:
         leaving = asyncio.create_task(speak(client, text))
         await single.until(lambda: single.busy() == 1)
@@ -262,7 +269,8 @@ async def test_a_client_that_leaves_frees_its_slot(single: Service, text: str) -
         assert await speak(client, "audio1") == expected_pcm("audio1", 7)
 
 
-async def test_a_client_that_leaves_amid_speech_frees_its_slot(preview: Service) -> None:
+@pytest.mark.timed
+async def test_client_leaving_during_stream_releases_its_slot(preview: Service) -> None:
     text = "This goes on for a very long time. " * 100
     async with (
         preview.async_client() as client,
@@ -274,7 +282,8 @@ async def test_a_client_that_leaves_amid_speech_frees_its_slot(preview: Service)
     await preview.until(lambda: preview.busy() == 0, 1)
 
 
-async def test_clients_that_leave_at_any_moment_leave_nothing_behind(pair: Service) -> None:
+@pytest.mark.timed
+async def test_leaving_clients_leak_nothing(pair: Service) -> None:
     moments = random.Random(1)
     text = "audio5 sleep0.02 audio5 sleep0.02 audio5"
     processes = [psutil.Process(pid) for pid in (pair.process.pid, *pair.worker_pids())]
@@ -307,7 +316,9 @@ def _connections(service: Service) -> list[Any]:
 # --- who does not read --------------------------------------------------------------------------
 
 
-async def test_a_client_that_does_not_read_is_neither_waited_for_nor_served_for_ever(
+@pytest.mark.timed
+@pytest.mark.fault(12)
+async def test_client_that_does_not_read_is_cut_off_and_delays_no_other(
     impatient: Service,
 ) -> None:
     """Its job pauses, the other slot goes on, and in the end it is cut off."""

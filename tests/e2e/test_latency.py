@@ -15,6 +15,8 @@ from app.core.audio import SAMPLE_RATE
 from tests.support.recogniser import CONTAINERS, decode_audio
 from tests.support.service import Service
 
+pytestmark = pytest.mark.timed
+
 FORMATS = ["raw_pcm", "mp3", "fmp4", "webm"]
 MAX_FIRST_AUDIO_S = 0.4
 MAX_SHARE_OF_TOTAL = 0.1
@@ -45,17 +47,21 @@ def client(preview: Service) -> Iterator[httpx.Client]:
         yield client
 
 
+@pytest.mark.covers("early first audio")
 @pytest.mark.parametrize("format_name", FORMATS)
-def test_a_sentence_is_heard_at_once(client: httpx.Client, format_name: str) -> None:
+def test_first_audio_of_a_sentence_comes_within_limit(
+    client: httpx.Client, format_name: str
+) -> None:
     readings = [read(client, TWELVE_WORDS, format_name) for _ in range(3)]
     first = median(reading.first_audio_s for reading in readings)
     print(f"{format_name}: first audio after {first * 1000:.0f} ms")
     assert first <= MAX_FIRST_AUDIO_S
 
 
+@pytest.mark.covers("early first audio")
 @pytest.mark.slow
 @pytest.mark.parametrize("format_name", FORMATS)
-def test_a_minute_is_heard_long_before_it_is_complete(
+def test_first_audio_of_a_minute_comes_long_before_the_last(
     client: httpx.Client, format_name: str
 ) -> None:
     reading = read(client, ONE_MINUTE, format_name)
@@ -71,7 +77,7 @@ def test_a_minute_is_heard_long_before_it_is_complete(
     [("fmp4", b"moof"), ("webm", bytes.fromhex("1f43b675"))],
     ids=["fmp4", "webm"],
 )
-def test_a_header_is_nothing_to_hear(
+def test_header_has_no_audio(
     client: httpx.Client, format_name: str, first_audio_mark: bytes
 ) -> None:
     body = read(client, TWELVE_WORDS, format_name).body

@@ -11,20 +11,22 @@ from time import monotonic
 import psutil
 import pytest
 
-from tests.support.broken import LAGS
 from tests.support.engines import SAMPLES_PER_TOKEN, expected_pcm
+from tests.support.fault_injection import LAGS
 from tests.support.http_client import (
-    Answer,
-    answer,
-    ask,
+    Response,
+    connections,
+    fetch,
     get,
+    read_response,
     speech,
     speech_in_json,
     upload,
-    visitors,
 )
 from tests.support.media import audio_file, tone
 from tests.support.service import Service, running_service
+
+pytestmark = pytest.mark.timed
 
 CROWD = 100
 GONE_WITHIN_S = 1
@@ -71,20 +73,21 @@ def names(crowd: str, count: int = CROWD) -> list[str]:
 
 
 async def is_well(service: Service) -> None:
-    assert (await ask(service, speech("audio3"))).body == expected_pcm("audio3", 7)
+    assert (await fetch(service, speech("audio3"))).body == expected_pcm("audio3", 7)
 
 
 # --- clients that leave ---------------------------------------------------------------------------
 
 
+@pytest.mark.fault(13)
 @pytest.mark.parametrize(
     ("crowd", "request_of"),
     [("file", lambda name: upload(A_FILE, "v.wav", name)), ("json", partial(speech_in_json, "a"))],
 )
-async def test_a_hundred_who_leave_while_they_send_leave_nothing(
+async def test_hundred_clients_leaving_while_sending_leave_nothing(
     hall: Service, crowd: str, request_of: Callable[..., bytes]
 ) -> None:
-    async with visitors(hall, [request_of(name=name)[:-5] for name in names(crowd)]):
+    async with connections(hall, [request_of(name=name)[:-5] for name in names(crowd)]):
         assert load(hall) == (0, 0)
     ends = re.compile(rf"{crowd}-\d+ POST /")
     await hall.until(lambda: len(ends.findall(hall.log())) == CROWD, GONE_WITHIN_S)
@@ -93,10 +96,11 @@ async def test_a_hundred_who_leave_while_they_send_leave_nothing(
     await is_well(hall)
 
 
-async def test_a_hundred_who_leave_the_queue_never_run(hall: Service) -> None:
-    async with visitors(hall, [speech("sleep60")] * CROWD):
+@pytest.mark.fault(13)
+async def test_hundred_clients_leaving_the_queue_never_run(hall: Service) -> None:
+    async with connections(hall, [speech("sleep60")] * CROWD):
         await until_load(hall, CROWD, 0)
-        async with visitors(hall, [speech("audio1", name) for name in names("queued")]):
+        async with connections(hall, [speech("audio1", name) for name in names("queued")]):
             await until_load(hall, CROWD, CROWD)
         await until_load(hall, CROWD, 0, GONE_WITHIN_S)
     await until_load(hall, 0, 0, GONE_WITHIN_S)
@@ -105,17 +109,19 @@ async def test_a_hundred_who_leave_the_queue_never_run(hall: Service) -> None:
     assert outcomes(hall, "queued") == {name: ["cancelled"] for name in names("queued")}
 
 
-async def test_a_hundred_who_leave_before_the_first_byte_are_cancelled(hall: Service) -> None:
-    async with visitors(hall, [speech("sleep60 audio1", name) for name in names("silent")]):
+@pytest.mark.fault(13)
+async def test_hundred_clients_leaving_before_first_byte_are_cancelled(hall: Service) -> None:
+    async with connections(hall, [speech("sleep60 audio1", name) for name in names("silent")]):
         await until_load(hall, CROWD, 0)
     await until_load(hall, 0, 0, GONE_WITHIN_S)
     assert outcomes(hall, "silent") == {name: ["cancelled"] for name in names("silent")}
     await is_well(hall)
 
 
-async def test_a_hundred_who_leave_amid_speech_are_cancelled(hall: Service) -> None:
+@pytest.mark.fault(13)
+async def test_hundred_clients_leaving_during_stream_are_cancelled(hall: Service) -> None:
     requests = [speech("audio3 sleep60 audio1", name) for name in names("amid")]
-    async with visitors(hall, requests) as readers:
+    async with connections(hall, requests) as readers:
         heads = await asyncio.gather(*(reader.readuntil(b"\r\n\r\n") for reader in readers))
         assert all(head.startswith(b"HTTP/1.1 200 ") for head in heads)
         assert all(await asyncio.gather(*(reader.read(1) for reader in readers)))
@@ -125,10 +131,11 @@ async def test_a_hundred_who_leave_amid_speech_are_cancelled(hall: Service) -> N
     await is_well(hall)
 
 
-async def test_a_hundred_who_leave_at_the_end_are_done(hall: Service) -> None:
+@pytest.mark.fault(13)
+async def test_hundred_clients_leaving_at_the_end_have_one_outcome(hall: Service) -> None:
     """With all of the audio, and maybe without the few bytes that say so."""
     audio = expected_pcm("audio3", 7)
-    async with visitors(hall, [speech("audio3", name) for name in names("end")]) as readers:
+    async with connections(hall, [speech("audio3", name) for name in names("end")]) as readers:
         for reader in readers:
             await reader.readuntil(b"\r\n\r\n")
             await reader.readuntil(audio[-2:] + b"\r\n")
@@ -139,15 +146,16 @@ async def test_a_hundred_who_leave_at_the_end_are_done(hall: Service) -> None:
     await is_well(hall)
 
 
-async def test_five_hundred_who_leave_at_any_moment_have_one_end_each(hall: Service) -> None:
+@pytest.mark.fault(14)
+async def test_five_hundred_clients_leaving_at_random_have_one_outcome_each(hall: Service) -> None:
     """That of the job, or their own; in the master, and in the worker as well."""
     text = "audio5 sleep0.02 audio5 sleep0.02 audio5"
     whole, moments, at_once = expected_pcm(text, 7), random.Random(7), asyncio.Semaphore(25)
     processes = [psutil.Process(pid) for pid in (hall.process.pid, *hall.worker_pids())]
 
     async def visit(name: str) -> None:
-        async with at_once, visitors(hall, [speech(text, name)]) as [reader]:
-            waited = asyncio.ensure_future(answer(reader))
+        async with at_once, connections(hall, [speech(text, name)]) as [reader]:
+            waited = asyncio.ensure_future(read_response(reader))
             [*_], late = await asyncio.wait([waited], timeout=moments.uniform(0, 0.08))
             if not late:
                 assert waited.result().body == whole
@@ -157,7 +165,7 @@ async def test_five_hundred_who_leave_at_any_moment_have_one_end_each(hall: Serv
         await asyncio.gather(*map(visit, names(crowd, count)))
         await until_load(hall, 0, 0, GONE_WITHIN_S)
         await is_well(hall)
-        await hall.until(lambda: not connections(hall))
+        await hall.until(lambda: not hall.connections())
         return [process.num_fds() for process in processes]
 
     before = await rush("warming", 50)
@@ -175,26 +183,22 @@ async def test_five_hundred_who_leave_at_any_moment_have_one_end_each(hall: Serv
     assert in_worker == Counter(started(hall, "racing"))
 
 
-def connections(service: Service) -> list[object]:
-    master = psutil.Process(service.process.pid)
-    return [each for each in master.net_connections("tcp") if each.status == "ESTABLISHED"]
-
-
 # --- more than there is room for ------------------------------------------------------------------
 
 
-async def test_of_a_thousand_at_once_those_for_whom_there_is_room_are_served_in_order(
+@pytest.mark.fault(15)
+async def test_thousand_requests_at_once_are_served_in_order_or_refused(
     start: Callable[..., Service],
 ) -> None:
     service, room = start(LOG_LEVEL="DEBUG"), 100
     master = psutil.Process(service.process.pid)
     await is_well(service)
     before = master.memory_info().rss
-    async with visitors(service, [speech("sleep60")]):
+    async with connections(service, [speech("sleep60")]):
         await until_load(service, 1, 0)
         began = monotonic()
         asking = [
-            asyncio.create_task(ask(service, speech("audio2", name)))
+            asyncio.create_task(fetch(service, speech("audio2", name)))
             for name in names("rush", 1000)
         ]
         refused = [
@@ -222,7 +226,7 @@ async def test_of_a_thousand_at_once_those_for_whom_there_is_room_are_served_in_
     assert accepted == sorted(accepted)
 
 
-def is_refusal(answer: Answer) -> bool:
+def is_refusal(answer: Response) -> bool:
     return (
         answer.status == 429
         and int(answer.headers["retry-after"]) > 0
@@ -232,16 +236,17 @@ def is_refusal(answer: Answer) -> bool:
 
 async def duration(service: Service, request: bytes) -> float:
     began = monotonic()
-    await ask(service, request)
+    await fetch(service, request)
     return monotonic() - began
 
 
-async def test_a_word_of_ten_thousand_letters_is_split_in_linear_time(hall: Service) -> None:
+@pytest.mark.fault(22)
+async def test_word_of_ten_thousand_letters_is_split_in_linear_time(hall: Service) -> None:
     """The engine says one token for each text chunk."""
 
     async def fastest(letters: int) -> float:
         word = "a" * letters
-        spoken = await ask(hall, speech(word, text_processing_chunk_size=100))
+        spoken = await fetch(hall, speech(word, text_processing_chunk_size=100))
         assert spoken.status == 200
         assert len(spoken.body) == letters // 100 * SAMPLES_PER_TOKEN * 2
         return min([await duration(hall, speech(word)) for _ in range(7)])
@@ -254,9 +259,12 @@ async def test_a_word_of_ten_thousand_letters_is_split_in_linear_time(hall: Serv
 # --- while the loop has much to do ----------------------------------------------------------------
 
 
-async def test_uploads_and_status_hold_up_nobody(start: Callable[..., Service]) -> None:
+@pytest.mark.fault(57)
+async def test_uploads_and_status_do_not_delay_the_event_loop(
+    start: Callable[..., Service],
+) -> None:
     service = start(
-        entry=("tests.support.broken", "nothing-but-lag"), CONCURRENT_REQUESTS_PER_WORKER=4
+        entry=("tests.support.fault_injection", "nothing-but-lag"), CONCURRENT_REQUESTS_PER_WORKER=4
     )
     content = audio_file(tone(20, 24_000), rate=24_000)
     streams = [
@@ -268,7 +276,7 @@ async def test_uploads_and_status_hold_up_nobody(start: Callable[..., Service]) 
     async def repeat(request: Callable[[int], bytes], expected: int) -> None:
         number = 0
         while not done.is_set():
-            assert (await ask(service, request(number))).status == expected
+            assert (await fetch(service, request(number))).status == expected
             number += 1
             await asyncio.sleep(PAUSE_S)
 
@@ -276,7 +284,7 @@ async def test_uploads_and_status_hold_up_nobody(start: Callable[..., Service]) 
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(repeat(lambda n: upload(content, f"v{n}.wav"), 201))
         tasks.create_task(repeat(lambda _: get("/system-status"), 200))
-        listening = [tasks.create_task(ask(service, request)) for request in streams]
+        listening = [tasks.create_task(fetch(service, request)) for request in streams]
         await asyncio.wait(listening)
         done.set()
     ended = monotonic()

@@ -86,7 +86,7 @@ def families(service: Service, form: str) -> list[Metric]:
 
 
 @pytest.mark.parametrize("form", ["text", "openmetrics"])
-def test_prometheus_reads_it_and_finds_nothing_to_complain_of(service: Service, form: str) -> None:
+def test_metrics_parse_and_follow_naming_rules(service: Service, form: str) -> None:
     found = families(service, form)
     names = [family.name for family in found]
     assert len(names) == len(set(names)) > 30
@@ -110,7 +110,7 @@ def test_prometheus_reads_it_and_finds_nothing_to_complain_of(service: Service, 
             assert not sample.name.endswith("_created")
 
 
-def test_it_says_what_form_it_has(service: Service) -> None:
+def test_content_type_follows_accept(service: Service) -> None:
     with service.client(headers={}) as client:
         for accept, media_type in (
             ("", "text/plain; version=0.0.4"),
@@ -125,7 +125,7 @@ def test_it_says_what_form_it_has(service: Service) -> None:
 @pytest.mark.parametrize(
     "accept", ["text/plain;version=1.x", "application/openmetrics-text;version=", "a,;;=;,", "\xff"]
 )
-def test_whatever_is_accepted_is_answered(service: Service, accept: str) -> None:
+def test_any_accept_header_gets_metrics(service: Service, accept: str) -> None:
     with service.client(headers={}) as client:
         answer = client.get("/metrics", headers={"Accept": accept.encode("latin-1")})
     assert answer.status_code == 200
@@ -135,7 +135,7 @@ def test_whatever_is_accepted_is_answered(service: Service, accept: str) -> None
 # --- who may read it ------------------------------------------------------------------------------
 
 
-def test_it_needs_the_key_unless_it_is_public(preview: Service, service: Service) -> None:
+def test_metrics_need_the_key_unless_public(preview: Service, service: Service) -> None:
     with preview.client(headers={}) as stranger:
         assert stranger.get("/metrics").status_code == 401
         for given in (
@@ -150,14 +150,14 @@ def test_it_needs_the_key_unless_it_is_public(preview: Service, service: Service
         assert stranger.get("/system-status").status_code == 401
 
 
-def test_the_schema_says_whether_it_needs_the_key(preview: Service, service: Service) -> None:
+def test_schema_says_whether_metrics_need_the_key(preview: Service, service: Service) -> None:
     for each, needs_key in ((preview, True), (service, False)):
         with each.client() as client:
             paths = client.get("/openapi.json").json()["paths"]
         assert ("security" in paths["/metrics"]["get"]) == needs_key
 
 
-def test_it_tells_nothing_of_what_clients_said(service: Service) -> None:
+def test_metrics_contain_no_client_data(service: Service) -> None:
     secret = "Xyzzy"
     with service.client() as client:
         headers = {"X-Request-ID": secret, "User-Agent": secret, "Referer": secret}
@@ -172,7 +172,7 @@ def test_it_tells_nothing_of_what_clients_said(service: Service) -> None:
             assert hidden not in told
 
 
-def test_unknown_paths_and_methods_do_not_make_it_grow(service: Service) -> None:
+def test_unknown_paths_and_methods_add_no_series(service: Service) -> None:
     with service.client() as client:
         client.get("/nothing")
         client.request("PROPFIND", "/voices")
@@ -190,7 +190,7 @@ def test_unknown_paths_and_methods_do_not_make_it_grow(service: Service) -> None
     assert rise[1] - rise[0] == 1000
 
 
-def test_a_route_is_named_by_its_whole_path(service: Service) -> None:
+def test_route_label_is_the_path_template(service: Service) -> None:
     with service.client() as client:
         paths = client.get("/openapi.json").json()["paths"]
         before = series(service)
@@ -206,7 +206,7 @@ def test_a_route_is_named_by_its_whole_path(service: Service) -> None:
 # --- that it is true ------------------------------------------------------------------------------
 
 
-async def test_the_numbers_are_those_of_a_counted_load(service: Service) -> None:
+async def test_counters_match_a_known_load(service: Service) -> None:
     service.wait_until(lambda: service.busy() == 0)
     before = series(service)
     async with service.async_client() as client:
@@ -266,7 +266,7 @@ async def leave(service: Service, client: httpx.AsyncClient) -> None:
     await service.until(lambda: value(service, "tts_running_jobs") == 0)
 
 
-async def test_what_breaks_amid_an_answer_was_not_aborted_by_the_client(service: Service) -> None:
+async def test_engine_failure_is_not_counted_as_client_abort(service: Service) -> None:
     before = series(service)
     async with service.async_client() as client:
         with pytest.raises(httpx.RemoteProtocolError):
@@ -277,7 +277,8 @@ async def test_what_breaks_amid_an_answer_was_not_aborted_by_the_client(service:
     assert rise("tts_http_requests_aborted_total", route=ROUTE) == 0
 
 
-async def test_silence_amid_speech_is_counted_and_a_slow_reader_is_none(service: Service) -> None:
+@pytest.mark.timed
+async def test_underrun_is_counted_and_slow_reader_is_not(service: Service) -> None:
     before = series(service)
     async with service.async_client() as client:
         asked = job("audio5 sleep0.7 audio5", chunk_overlap_method="zero")
@@ -293,7 +294,7 @@ async def test_silence_amid_speech_is_counted_and_a_slow_reader_is_none(service:
     assert risen(before, series(service))("tts_underruns_total") == 1
 
 
-async def test_deaths_and_second_tries_are_counted_while_it_is_being_asked(
+async def test_restarts_and_retries_are_counted_during_scrapes(
     service: Service,
 ) -> None:
     before = series(service)
@@ -325,7 +326,7 @@ def of_worker(name: str, **labels: str) -> tuple[str, Labels]:
     return f"tts_worker_{name}", frozenset((labels | {"worker": "cpu.0"}).items())
 
 
-def test_before_anything_is_ready_it_says_so(tmp_path: Path) -> None:
+def test_metrics_before_service_is_ready(tmp_path: Path) -> None:
     service = Service(
         tmp_path, {"MODEL": "tests.support.engines:LoadingEngine", "PUBLIC_METRICS": "1"}
     )
@@ -346,7 +347,7 @@ def said(service: Service, name: str) -> float | None:
         return None
 
 
-def test_it_says_what_runs_and_what_that_takes(preview: Service) -> None:
+def test_metrics_show_build_voices_and_process_resources(preview: Service) -> None:
     with preview.client() as client:
         found = {family.name: family for family in parse_text(client.get("/metrics").text)}
         voices = len(client.get("/voices").json())
@@ -362,7 +363,7 @@ def test_it_says_what_runs_and_what_that_takes(preview: Service) -> None:
     assert not [name for name in found if name.startswith("tts_gpu")]
 
 
-def test_what_is_polled_is_answered_without_a_line_in_the_log(preview: Service) -> None:
+def test_polled_routes_are_not_logged(preview: Service) -> None:
     with preview.client() as client:
         client.get("/metrics", headers={"X-Request-ID": "asks-for-metrics"}).raise_for_status()
         client.get("/system-status", headers={"X-Request-ID": "polls"}).raise_for_status()
@@ -377,7 +378,7 @@ def test_what_is_polled_is_answered_without_a_line_in_the_log(preview: Service) 
 # --- what shows it --------------------------------------------------------------------------------
 
 
-def test_the_dashboard_asks_for_nothing_that_does_not_exist(service: Service) -> None:
+def test_dashboard_queries_existing_metrics(service: Service) -> None:
     dashboard = json.loads(DASHBOARD.read_text())
     told = {sample.name for family in parse_text(scraped(service)) for sample in family.samples}
     queries = [
@@ -391,7 +392,7 @@ def test_the_dashboard_asks_for_nothing_that_does_not_exist(service: Service) ->
             assert name in told or name in GPU_METRICS
 
 
-def test_the_dashboard_finds_its_data_wherever_they_are() -> None:
+def test_dashboard_panels_use_the_datasource_variable() -> None:
     dashboard = json.loads(DASHBOARD.read_text())
     variables = {each["name"]: each["type"] for each in dashboard["templating"]["list"]}
     assert variables["datasource"] == "datasource"
@@ -413,7 +414,7 @@ def test_the_dashboard_finds_its_data_wherever_they_are() -> None:
     assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
 
 
-def test_the_readme_has_a_row_for_every_metric(service: Service) -> None:
+def test_readme_has_a_row_for_every_metric(service: Service) -> None:
     """With the labels that it has, besides those that a histogram adds."""
     rows = set(re.findall(r"`(tts_[a-z_]+)`", PAGES["metrics.md"]))
     told = set()

@@ -176,7 +176,7 @@ def pcm_of(service: Service, text: str) -> Any:
 # --- Speaking -------------------------------------------------------------------------------------
 
 
-async def test_sound_is_heard_and_drawn_before_the_rest_is_made(
+async def test_audio_plays_and_is_drawn_during_generation(
     open_page: Open, preview: Service
 ) -> None:
     page = (await open_page(preview)).page
@@ -195,7 +195,7 @@ async def test_sound_is_heard_and_drawn_before_the_rest_is_made(
 
 
 @pytest.mark.parametrize("format", FORMATS)
-async def test_what_had_come_when_it_was_stopped_stays(
+async def test_received_audio_stays_after_stop(
     format: str, open_page: Open, preview: Service
 ) -> None:
     page = (await open_page(preview)).page
@@ -214,9 +214,7 @@ async def test_what_had_come_when_it_was_stopped_stays(
     await expect(page.locator("#failure")).to_be_empty()
 
 
-async def test_what_is_heard_again_falls_silent_when_the_next_text_is_spoken(
-    open_page: Open, preview: Service
-) -> None:
+async def test_replay_stops_when_next_text_is_spoken(open_page: Open, preview: Service) -> None:
     page = (await open_page(preview)).page
     await speak(page, LONG, "wav")
     await until(lambda: figure(page, "First sound"))
@@ -228,7 +226,7 @@ async def test_what_is_heard_again_falls_silent_when_the_next_text_is_spoken(
 
 
 @pytest.mark.parametrize("format", FORMATS)
-async def test_each_format_is_drawn_as_it_sounds_and_can_be_kept(
+async def test_each_format_is_drawn_and_can_be_saved(
     format: str, open_page: Open, preview: Service
 ) -> None:
     tab = await open_page(preview)
@@ -250,7 +248,7 @@ async def test_each_format_is_drawn_as_it_sounds_and_can_be_kept(
     await until(is_drawn)  # what came last is being decoded, or the playhead is over a loud bar
 
 
-async def test_a_short_sound_fills_the_waveform_once_all_of_it_is_there(
+async def test_short_audio_fills_the_waveform_when_complete(
     open_page: Open, scripted: Service
 ) -> None:
     tab = await open_page(scripted)
@@ -280,9 +278,7 @@ def similarity(heights: Any, sound: Any) -> float:
     return float(np.corrcoef(bars, expected)[0, 1])
 
 
-async def test_a_wav_that_was_kept_has_true_sizes_and_the_words(
-    open_page: Open, preview: Service
-) -> None:
+async def test_saved_wav_has_true_sizes_and_the_words(open_page: Open, preview: Service) -> None:
     page = (await open_page(preview)).page
     await speak(page, SENTENCE, "wav")
     _, wav = await file_of(page.locator("#download"))
@@ -291,7 +287,7 @@ async def test_a_wav_that_was_kept_has_true_sizes_and_the_words(
 
 
 @pytest.mark.parametrize("format", ["fmp4", "raw_pcm"])
-async def test_what_was_heard_to_its_end_is_done_and_can_be_heard_again(
+async def test_finished_audio_can_be_replayed(
     format: str, open_page: Open, preview: Service
 ) -> None:
     page = (await open_page(preview)).page
@@ -308,9 +304,7 @@ async def test_what_was_heard_to_its_end_is_done_and_can_be_heard_again(
     await expect(page.locator("#answer")).to_contain_text("preview")
 
 
-async def test_a_full_buffer_waits_for_what_was_heard_to_go(
-    open_page: Open, preview: Service
-) -> None:
+async def test_full_source_buffer_evicts_played_audio(open_page: Open, preview: Service) -> None:
     page = (await open_page(preview, script=BUFFER_TAKES_SECONDS)).page
     await page.evaluate("audio.defaultPlaybackRate = 8")
     await speak(page, " ".join([SENTENCE] * 6))
@@ -321,7 +315,7 @@ async def test_a_full_buffer_waits_for_what_was_heard_to_go(
     assert await page.evaluate("audio.duration") == pytest.approx(made_s, abs=0.2)
 
 
-async def test_many_runs_leave_nothing_behind(open_page: Open, preview: Service) -> None:
+async def test_many_runs_leak_no_object_url(open_page: Open, preview: Service) -> None:
     page = (await open_page(preview, script=COUNT_OBJECT_URLS)).page
     for number in range(10):
         await speak(page, "Hello.", FORMATS[number % 5])
@@ -333,7 +327,7 @@ async def test_many_runs_leave_nothing_behind(open_page: Open, preview: Service)
 # --- What goes wrong ------------------------------------------------------------------------------
 
 
-async def test_a_full_queue_is_told_in_a_sentence(open_page: Open, scripted: Service) -> None:
+async def test_full_queue_shows_a_message(open_page: Open, scripted: Service) -> None:
     tab = await open_page(scripted)
     tab.tolerated = ("status of 429",)
     with scripted.client() as client:
@@ -352,7 +346,7 @@ async def test_a_full_queue_is_told_in_a_sentence(open_page: Open, scripted: Ser
     scripted.wait_until(lambda: scripted.busy() == 0)
 
 
-async def test_a_browser_that_waits_for_a_click_says_so_until_it_plays(
+async def test_blocked_autoplay_shows_a_message_until_it_plays(
     open_page: Open, preview: Service
 ) -> None:
     page = (await open_page(preview, script=BLOCKS_THE_FIRST_PLAY)).page
@@ -365,7 +359,7 @@ async def test_a_browser_that_waits_for_a_click_says_so_until_it_plays(
     await expect(page.locator("#state")).to_have_text("Done.")
 
 
-async def test_sound_that_the_browser_cannot_decode_is_told_and_can_still_be_kept(
+async def test_undecodable_audio_shows_a_message_and_can_be_saved(
     open_page: Open, preview: Service
 ) -> None:
     page = (await open_page(preview)).page
@@ -394,7 +388,7 @@ async def damage(route: Route) -> None:
 
 
 @pytest.mark.parametrize("format", ["fmp4", "wav"])
-async def test_an_answer_that_breaks_off_is_not_taken_for_whole(
+async def test_aborted_response_is_shown_as_incomplete(
     format: str, open_page: Open, scripted: Service
 ) -> None:
     tab = await open_page(scripted)
@@ -409,7 +403,7 @@ async def test_an_answer_that_breaks_off_is_not_taken_for_whole(
 
 
 @pytest.mark.parametrize("format", FORMATS)
-async def test_an_answer_without_sound_is_told(
+async def test_response_without_audio_shows_a_message(
     format: str, open_page: Open, scripted: Service
 ) -> None:
     page = (await open_page(scripted)).page
@@ -420,9 +414,7 @@ async def test_an_answer_without_sound_is_told(
     await expect(page.locator("#stop")).to_be_disabled()
 
 
-async def test_what_the_server_refuses_is_told_in_its_words(
-    open_page: Open, scripted: Service
-) -> None:
+async def test_server_error_is_shown_with_its_message(open_page: Open, scripted: Service) -> None:
     tab = await open_page(scripted)
     tab.tolerated = ("status of 400", "status of 413")
     failure = tab.page.locator("#failure")
@@ -436,7 +428,7 @@ async def test_what_the_server_refuses_is_told_in_its_words(
 
 
 @pytest.mark.parametrize("button", ["Speak", "Hear austen.wav"])
-async def test_a_number_out_of_bounds_is_pointed_at_told_and_not_sent(
+async def test_number_out_of_bounds_is_marked_and_not_sent(
     button: str, open_page: Open, scripted: Service
 ) -> None:
     tab = await open_page(scripted)
@@ -459,7 +451,7 @@ async def test_a_number_out_of_bounds_is_pointed_at_told_and_not_sent(
     assert not [url for url in tab.requested if "tts" in url]
 
 
-async def test_a_server_that_is_gone_or_starting_is_told_plainly(
+async def test_unreachable_or_starting_server_shows_a_message(
     open_page: Open, tmp_path: Path
 ) -> None:
     service = Service(tmp_path, {"MODEL": "tests.support.engines:LoadingEngine"})
@@ -493,7 +485,7 @@ def answers(service: Service) -> bool:
 # --- The key --------------------------------------------------------------------------------------
 
 
-async def test_the_key_is_asked_for_once_and_can_be_forgotten(
+async def test_key_is_requested_once_and_can_be_forgotten(
     open_page: Open, scripted: Service
 ) -> None:
     tab = await open_page(scripted, key="")
@@ -518,9 +510,7 @@ async def test_the_key_is_asked_for_once_and_can_be_forgotten(
     await expect(dialog).to_be_visible()
 
 
-async def test_a_key_that_has_changed_is_asked_for_again(
-    open_page: Open, scripted: Service
-) -> None:
+async def test_changed_key_is_requested_again(open_page: Open, scripted: Service) -> None:
     tab = await open_page(scripted)
     tab.tolerated = ("status of 401",)
     await tab.page.evaluate("localStorage.setItem('chatterbox-tts-key', 'old')")
@@ -529,7 +519,7 @@ async def test_a_key_that_has_changed_is_asked_for_again(
     await expect(tab.page.locator("#key-failure")).to_contain_text("no longer takes the key")
 
 
-async def test_a_key_that_is_revoked_is_asked_for_once_and_nothing_chosen_is_lost(
+async def test_revoked_key_is_requested_once_and_choices_are_kept(
     open_page: Open, scripted: Service
 ) -> None:
     tab = await open_page(scripted)
@@ -562,7 +552,7 @@ async def revoked(route: Route) -> None:
     await route.fulfill(status=401, json={"error": {"message": "no", "code": "invalid_api_key"}})
 
 
-async def test_what_was_to_be_spoken_is_spoken_once_there_is_a_key(
+async def test_pending_text_is_spoken_after_key_is_entered(
     open_page: Open, scripted: Service
 ) -> None:
     tab = await open_page(scripted, key="")
@@ -596,7 +586,7 @@ async def test_what_was_to_be_spoken_is_spoken_once_there_is_a_key(
     await expect(page.locator("#failure")).to_be_empty()
 
 
-async def test_the_key_is_one_for_all_tabs(open_page: Open, scripted: Service) -> None:
+async def test_key_is_shared_by_all_tabs(open_page: Open, scripted: Service) -> None:
     page = (await open_page(scripted)).page
     other = await page.context.new_page()
     await other.goto(scripted.url)
@@ -613,7 +603,7 @@ async def test_the_key_is_one_for_all_tabs(open_page: Open, scripted: Service) -
 # --- Voices ---------------------------------------------------------------------------------------
 
 
-async def test_a_voice_is_added_heard_replaced_and_deleted(
+async def test_voice_is_added_played_replaced_and_deleted(
     open_page: Open, scripted: Service
 ) -> None:
     tab = await open_page(scripted)
@@ -645,7 +635,7 @@ async def test_a_voice_is_added_heard_replaced_and_deleted(
         assert client.get("/voices").json() == ["austen.wav"]
 
 
-async def test_a_voice_that_is_gone_elsewhere_goes_here(open_page: Open, scripted: Service) -> None:
+async def test_voice_deleted_elsewhere_disappears(open_page: Open, scripted: Service) -> None:
     tab = await open_page(scripted)
     tab.tolerated = ("status of 404",)
     page, voices = tab.page, tab.page.locator("#voices")
@@ -667,7 +657,7 @@ async def test_a_voice_that_is_gone_elsewhere_goes_here(open_page: Open, scripte
     await expect(page.get_by_role("radio", name="Default voice")).to_be_focused()
 
 
-async def test_two_recordings_of_a_name_are_asked_about_one_after_the_other(
+async def test_two_files_of_existing_names_are_confirmed_in_turn(
     open_page: Open, scripted: Service
 ) -> None:
     tab = await open_page(scripted)
@@ -688,7 +678,7 @@ async def test_two_recordings_of_a_name_are_asked_about_one_after_the_other(
             client.delete(f"/voices/{name}").raise_for_status()
 
 
-async def test_a_recording_dropped_beside_the_place_for_it_is_not_opened(
+async def test_file_dropped_beside_the_drop_zone_is_not_opened(
     open_page: Open, scripted: Service
 ) -> None:
     page = (await open_page(scripted)).page
@@ -696,7 +686,7 @@ async def test_a_recording_dropped_beside_the_place_for_it_is_not_opened(
     assert await page.evaluate(DROP_BESIDE, "text/plain") == "left to the browser"
 
 
-async def test_a_preloaded_voice_is_marked_and_not_to_be_deleted(
+async def test_preloaded_voice_is_labelled_and_cannot_be_deleted(
     open_page: Open, scripted: Service
 ) -> None:
     page = (await open_page(scripted)).page
@@ -712,7 +702,7 @@ async def test_a_preloaded_voice_is_marked_and_not_to_be_deleted(
         client.delete("/voices/mine.wav").raise_for_status()
 
 
-async def test_why_a_voice_is_not_taken_is_told(open_page: Open, scripted: Service) -> None:
+async def test_rejected_voice_shows_the_reason(open_page: Open, scripted: Service) -> None:
     tab = await open_page(scripted)
     tab.tolerated = ("status of 422",)
     page, failure = tab.page, tab.page.locator("#voices .failure")
@@ -738,7 +728,7 @@ async def test_why_a_voice_is_not_taken_is_told(open_page: Open, scripted: Servi
         ("語" * 100 + ".wav", "語" * 83 + ".wav"),
     ],
 )
-async def test_a_recording_gets_the_nearest_name_that_a_voice_may_have(
+async def test_file_name_is_adapted_to_a_valid_voice_id(
     name: str, voice_id: str, open_page: Open, scripted: Service
 ) -> None:
     page = (await open_page(scripted)).page
@@ -752,7 +742,7 @@ async def test_a_recording_gets_the_nearest_name_that_a_voice_may_have(
         client.delete(f"/voices/{voice_id}").raise_for_status()
 
 
-async def test_what_was_said_of_a_voice_goes_when_another_is_heard(
+async def test_voice_message_disappears_when_another_voice_plays(
     open_page: Open, scripted: Service
 ) -> None:
     tab = await open_page(scripted)
@@ -768,7 +758,7 @@ async def test_what_was_said_of_a_voice_goes_when_another_is_heard(
         await expect(failure).to_be_empty()
 
 
-async def test_a_server_that_is_back_is_no_longer_said_to_be_gone(
+async def test_unreachable_message_disappears_when_server_is_back(
     open_page: Open, scripted: Service
 ) -> None:
     tab = await open_page(scripted, key="")
@@ -793,7 +783,7 @@ async def test_a_server_that_is_back_is_no_longer_said_to_be_gone(
 # --- Parameters and snippets ----------------------------------------------------------------------
 
 
-async def test_only_what_was_changed_is_sent(open_page: Open, scripted: Service) -> None:
+async def test_only_changed_parameters_are_sent(open_page: Open, scripted: Service) -> None:
     page = (await open_page(scripted)).page
     await page.locator("#parameters-details").evaluate("details => { details.open = true; }")
     await page.fill("#parameter-synthesis_temperature", "1.25")
@@ -822,7 +812,7 @@ async def sent_by(page: Page) -> Any:
     return (await request.value).post_data_json
 
 
-async def test_the_snippets_mean_exactly_this_request(open_page: Open, scripted: Service) -> None:
+async def test_snippets_are_equivalent_to_the_request(open_page: Open, scripted: Service) -> None:
     page = (await open_page(scripted)).page
     await page.fill("#text", NASTY)
     await page.select_option("#format", "mp3")
@@ -839,7 +829,7 @@ async def test_the_snippets_mean_exactly_this_request(open_page: Open, scripted:
     assert query_in(await code.nth(1).inner_text())["api_key"] == API_KEY
 
 
-async def test_where_there_is_no_snippet_the_reason_is_told_and_nothing_to_copy(
+async def test_missing_snippet_shows_the_reason_and_no_copy_button(
     open_page: Open, scripted: Service
 ) -> None:
     page = (await open_page(scripted)).page
@@ -863,9 +853,7 @@ async def test_where_there_is_no_snippet_the_reason_is_told_and_nothing_to_copy(
     await expect(copy).to_have_count(2)
 
 
-async def test_the_revealed_command_speaks(
-    open_page: Open, scripted: Service, tmp_path: Path
-) -> None:
+async def test_revealed_command_speaks(open_page: Open, scripted: Service, tmp_path: Path) -> None:
     page = (await open_page(scripted)).page
     await page.fill("#text", "audio50")
     await page.select_option("#format", "wav")
@@ -897,7 +885,7 @@ def query_in(tag: str) -> dict[str, str]:
 # --- Keyboard, screen readers, small screens ------------------------------------------------------
 
 
-async def test_the_keyboard_alone_is_enough(open_page: Open, preview: Service) -> None:
+async def test_page_works_with_keyboard_only(open_page: Open, preview: Service) -> None:
     page = (await open_page(preview, key="")).page
     keys = page.keyboard
     await keys.type(API_KEY)
@@ -935,7 +923,7 @@ async def test_the_keyboard_alone_is_enough(open_page: Open, preview: Service) -
     await expect(page.locator("#key-button")).to_be_focused()
 
 
-async def test_a_shortcut_that_is_held_down_speaks_once(open_page: Open, scripted: Service) -> None:
+async def test_held_shortcut_speaks_once(open_page: Open, scripted: Service) -> None:
     tab = await open_page(scripted)
     await tab.page.fill("#text", "audio5")
     await tab.page.keyboard.down("Control")
@@ -992,7 +980,7 @@ async def serious_findings(page: Page) -> list[str]:
 # --- The status -----------------------------------------------------------------------------------
 
 
-async def test_the_status_follows_the_service(open_page: Open, preview: Service) -> None:
+async def test_status_follows_the_service(open_page: Open, preview: Service) -> None:
     page = (await open_page(preview)).page
     await expect(page.locator("#notice")).to_contain_text("This is the built-in preview voice")
     status = page.locator("#status")

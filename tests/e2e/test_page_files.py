@@ -15,7 +15,7 @@ def stranger(preview: Service) -> Iterator[httpx.Client]:
         yield client
 
 
-def test_everything_in_the_folder_is_served_as_what_it_is(stranger: httpx.Client) -> None:
+def test_web_files_are_served_with_their_media_types(stranger: httpx.Client) -> None:
     served = {
         path.name: stranger.get(f"/web/{path.name}")
         for path in FOLDER.iterdir()
@@ -34,9 +34,7 @@ def test_everything_in_the_folder_is_served_as_what_it_is(stranger: httpx.Client
 
 
 @pytest.mark.parametrize("path", WEB_FILES)
-def test_a_file_is_sent_once_as_long_as_it_stays_the_same(
-    stranger: httpx.Client, path: str
-) -> None:
+def test_unchanged_file_is_not_sent_again(stranger: httpx.Client, path: str) -> None:
     first = stranger.get(path)
     assert first.headers["Cache-Control"] == "no-cache"
     for tag in (first.headers["ETag"], f'"other", W/{first.headers["ETag"]}'):
@@ -46,14 +44,14 @@ def test_a_file_is_sent_once_as_long_as_it_stays_the_same(
     assert stranger.get(path, headers={"If-None-Match": '"other"'}).content == first.content
 
 
-def test_head_says_what_get_would(stranger: httpx.Client) -> None:
+def test_head_has_the_headers_of_get(stranger: httpx.Client) -> None:
     told, sent = stranger.head("/"), stranger.get("/")
     assert (told.status_code, told.content) == (200, b"")
     for name in ("Content-Type", "Content-Length", "ETag"):
         assert told.headers[name] == sent.headers[name]
 
 
-def test_nothing_else_is_there(preview: Service, stranger: httpx.Client) -> None:
+def test_other_files_are_not_served(preview: Service, stranger: httpx.Client) -> None:
     for path in ("/web/", "/web/../settings.py", "/web/%2e%2e/settings.py", "/web/nothing.js"):
         assert stranger.get(path).status_code == 401
         with preview.client() as client:
@@ -61,7 +59,7 @@ def test_nothing_else_is_there(preview: Service, stranger: httpx.Client) -> None
     assert stranger.post("/", params={"api_key": API_KEY}).status_code == 405
 
 
-def test_of_the_docs_even_the_page_needs_the_key(preview: Service, stranger: httpx.Client) -> None:
+def test_docs_need_the_key(preview: Service, stranger: httpx.Client) -> None:
     for path in ("/docs", "/web/docs.html"):
         assert stranger.get(path).status_code == 401
     with preview.client() as client:

@@ -84,7 +84,8 @@ def go_wrong(service: Service, witness: Witness) -> None:
         assert witness.ask("GET", path) in (200, 204)
 
 
-def test_the_key_is_in_no_answer_and_no_log(tried: tuple[Service, Witness]) -> None:
+@pytest.mark.covers("key secrecy")
+def test_key_is_in_no_response_and_no_log(tried: tuple[Service, Witness]) -> None:
     service, witness = tried
     assert len(witness.told) > 100
     assert API_KEY not in "\n".join(witness.told)
@@ -92,13 +93,15 @@ def test_the_key_is_in_no_answer_and_no_log(tried: tuple[Service, Witness]) -> N
     assert API_KEY not in service.log()
 
 
-def test_no_text_is_in_an_answer_or_in_the_log(tried: tuple[Service, Witness]) -> None:
+@pytest.mark.covers("text privacy")
+def test_text_is_in_no_response_and_no_log(tried: tuple[Service, Witness]) -> None:
     service, witness = tried
     assert SECRET not in "\n".join(witness.told)
     assert SECRET not in service.log()
 
 
-def test_no_command_line_has_the_key(tried: tuple[Service, Witness]) -> None:
+@pytest.mark.covers("key secrecy")
+def test_key_is_in_no_command_line(tried: tuple[Service, Witness]) -> None:
     service, _ = tried
     master = psutil.Process(service.process.pid)
     lines = [process.cmdline() for process in (master, *master.children(recursive=True))]
@@ -106,7 +109,8 @@ def test_no_command_line_has_the_key(tried: tuple[Service, Witness]) -> None:
     assert not [line for line in lines if API_KEY in " ".join(line)]
 
 
-def test_an_uploaded_file_is_its_owners_and_no_route_hands_it_out(
+@pytest.mark.covers("upload privacy")
+def test_uploaded_file_is_private_and_served_by_no_route(
     tried: tuple[Service, Witness],
 ) -> None:
     service, _ = tried
@@ -117,7 +121,8 @@ def test_an_uploaded_file_is_its_owners_and_no_route_hands_it_out(
             assert client.get(path).status_code in (404, 405)
 
 
-def test_a_line_break_in_a_request_makes_no_line_in_the_log(start: Callable[..., Service]) -> None:
+@pytest.mark.covers("log injection")
+def test_line_break_in_a_request_is_escaped_in_the_log(start: Callable[..., Service]) -> None:
     service = start(LOG_LEVEL="DEBUG")
     with service.client() as client:
         forged = "x%0d%0a2026-01-01 00:00:00,000 INFO    master: forged"

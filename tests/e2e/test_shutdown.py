@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from tests.support.engines import expected_pcm, voice_code
-from tests.support.http_client import Answer, ask, speech, upload, visitors
+from tests.support.http_client import Response, connections, fetch, speech, upload
 from tests.support.media import audio_file, tone
 from tests.support.service import API_KEY, ROOT, SCRIPTED, Service, free_port, running_service
 
@@ -66,7 +66,8 @@ def exit_of(service: Service, number: int) -> int:
 # --- with streams ---------------------------------------------------------------------------------
 
 
-async def test_a_running_stream_is_completed_while_new_work_is_refused(
+@pytest.mark.fault(47)
+async def test_sigterm_completes_streams_and_refuses_new_requests(
     start: Callable[..., Service],
 ) -> None:
     service = start()
@@ -92,7 +93,8 @@ async def test_a_running_stream_is_completed_while_new_work_is_refused(
     assert "Traceback" not in service.log()
 
 
-async def test_under_load_all_that_was_accepted_is_completed_in_every_format(
+@pytest.mark.fault(47)
+async def test_sigterm_under_load_completes_accepted_requests_in_every_format(
     start: Callable[..., Service],
 ) -> None:
     """Six streams run and four requests wait."""
@@ -100,10 +102,10 @@ async def test_under_load_all_that_was_accepted_is_completed_in_every_format(
     asked = [speech(TWO_SECONDS, format=name) for name in FORMATS]
     asked.append(speech(TWO_SECONDS, format="mp3", stream="false"))
     asked += [speech("audio30 sleep0.1 audio20", format=name) for name in FORMATS[:4]]
-    undisturbed = await asyncio.gather(*(ask(service, request) for request in asked))
+    undisturbed = await asyncio.gather(*(fetch(service, request) for request in asked))
     accepted = []
     for waiting, requests in ((0, asked[:6]), (4, asked[6:])):
-        accepted += [asyncio.create_task(ask(service, request)) for request in requests]
+        accepted += [asyncio.create_task(fetch(service, request)) for request in requests]
         expected = {"running": 6, "waiting": waiting}
         await service.until(
             lambda expected=expected: expected.items() <= service.status()["queue"].items()
@@ -116,8 +118,10 @@ async def test_under_load_all_that_was_accepted_is_completed_in_every_format(
     assert "Traceback" not in service.log()
 
 
+@pytest.mark.timed
+@pytest.mark.fault(48)
 @pytest.mark.parametrize("reads", [True, False])
-async def test_a_stream_longer_than_the_grace_time_is_aborted(
+async def test_stream_longer_than_grace_time_is_aborted(
     start: Callable[..., Service], reads: bool
 ) -> None:
     service = start(SHUTDOWN_GRACE_SECONDS=1)
@@ -138,7 +142,7 @@ async def test_a_stream_longer_than_the_grace_time_is_aborted(
         assert await asyncio.to_thread(service.process.wait, 1 + 2 * EXITS_WITHIN_S) == 0
 
 
-async def test_a_second_signal_does_not_wait_for_streams(start: Callable[..., Service]) -> None:
+async def test_second_signal_aborts_streams(start: Callable[..., Service]) -> None:
     service = start()
     async with (
         service.async_client() as client,
@@ -157,8 +161,10 @@ async def test_a_second_signal_does_not_wait_for_streams(start: Callable[..., Se
 # --- without --------------------------------------------------------------------------------------
 
 
+@pytest.mark.timed
+@pytest.mark.fault(49)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_an_idle_service_leaves_at_once_and_leaves_nothing_behind(
+def test_idle_service_exits_at_once_and_leaves_nothing(
     start: Callable[..., Service], temp_dir: Path, number: int
 ) -> None:
     service = start(TMPDIR=temp_dir, WORKERS_PER_DEVICE=2)
@@ -168,8 +174,10 @@ def test_an_idle_service_leaves_at_once_and_leaves_nothing_behind(
     assert list(temp_dir.iterdir()) == []
 
 
+@pytest.mark.timed
+@pytest.mark.fault(49)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_loading_service_leaves_at_once_and_leaves_nothing_behind(
+def test_loading_service_exits_at_once_and_leaves_nothing(
     tmp_path: Path, temp_dir: Path, number: int
 ) -> None:
     service = Service(tmp_path, {"MODEL": LOADING, "TMPDIR": temp_dir})
@@ -178,14 +186,15 @@ def test_a_loading_service_leaves_at_once_and_leaves_nothing_behind(
     assert list(temp_dir.iterdir()) == []
 
 
-def test_ctrl_c_for_every_process_is_an_orderly_end(start: Callable[..., Service]) -> None:
+@pytest.mark.fault(49)
+def test_sigint_to_all_processes_is_an_orderly_exit(start: Callable[..., Service]) -> None:
     service = start(WORKERS_PER_DEVICE=2)
     for child in children_of(service):
         child.send_signal(signal.SIGINT)
     assert exit_of(service, signal.SIGINT) == 0
 
 
-def test_what_a_killed_master_left_is_removed_by_the_next(
+def test_files_of_a_killed_master_are_removed_by_the_next(
     start: Callable[..., Service], temp_dir: Path
 ) -> None:
     killed = start(TMPDIR=temp_dir)
@@ -197,6 +206,7 @@ def test_what_a_killed_master_left_is_removed_by_the_next(
     assert own != left
 
 
+@pytest.mark.fault(46)
 def test_two_masters_share_a_host_and_its_voices(
     start: Callable[..., Service], temp_dir: Path
 ) -> None:
@@ -212,7 +222,8 @@ def test_two_masters_share_a_host_and_its_voices(
         assert other.post(ROUTE, json=asked).status_code == 200
 
 
-async def test_two_masters_follow_what_the_other_does_to_a_voice(
+@pytest.mark.fault(46)
+async def test_two_masters_follow_each_others_voice_changes(
     start: Callable[..., Service], temp_dir: Path
 ) -> None:
     """Whoever speaks meanwhile hears one exact version, or is told that there is none."""
@@ -223,11 +234,11 @@ async def test_two_masters_follow_what_the_other_does_to_a_voice(
     async def hears(service: Service, before: float | None, after: float | None) -> None:
         """That version of the voice, soon; and until then the one before."""
         async with asyncio.timeout(FOLLOWS_WITHIN_S):
-            while (answer := await ask(service, request)) and not _is(answer, spoken.get(after)):
+            while (answer := await fetch(service, request)) and not _is(answer, spoken.get(after)):
                 assert _is(answer, spoken.get(before))
 
     async def change(service: Service, request: bytes, status: int) -> None:
-        assert (await ask(service, request)).status == status
+        assert (await fetch(service, request)).status == status
 
     await change(first, upload(wav(1.1), "v.wav"), 201)
     await hears(second, None, 1.1)
@@ -240,21 +251,22 @@ async def test_two_masters_follow_what_the_other_does_to_a_voice(
     assert not list(first.folder.rglob("*.wav"))
 
 
-def _is(answer: Answer, spoken: bytes | None) -> bool:
+def _is(answer: Response, spoken: bytes | None) -> bool:
     """Whether it is that speech; without one, that there is no such voice."""
     if spoken is None:
         return answer.status == 404
     return answer.status == 200 and answer.body == spoken
 
 
+@pytest.mark.fault(50)
 @pytest.mark.parametrize("decoding", [False, True])
-async def test_a_master_killed_amid_an_upload_leaves_no_voice_and_no_harm(
+async def test_master_killed_during_upload_leaves_no_voice(
     tmp_path: Path, temp_dir: Path, decoding: bool
 ) -> None:
     """While the file is coming, or when it is there and not yet found to be a voice."""
     whole = upload(wav(290 if decoding else 20), "v.wav")
     with running_service(tmp_path, TMPDIR=temp_dir) as service:
-        async with visitors(service, [whole if decoding else whole[: len(whole) // 2]]):
+        async with connections(service, [whole if decoding else whole[: len(whole) // 2]]):
             if decoding:
                 await service.until(lambda: any(service.voices_dir.iterdir()))
             else:
@@ -266,9 +278,9 @@ async def test_a_master_killed_amid_an_upload_leaves_no_voice_and_no_harm(
     assert all(file.name.startswith(".") for file in left)
     with running_service(tmp_path, TMPDIR=temp_dir) as service, service.client() as client:
         assert client.get("/voices").json() == []
-        assert (await ask(service, upload(wav(1.1), "v.wav"))).status == 201
+        assert (await fetch(service, upload(wav(1.1), "v.wav"))).status == 201
         assert client.get("/voices").json() == ["v.wav"]
-        spoken = await ask(service, speech("audio3", voice_id="v.wav"))
+        spoken = await fetch(service, speech("audio3", voice_id="v.wav"))
         assert spoken.body == expected_pcm("audio3", 7, code(1.1))
 
 
@@ -306,15 +318,17 @@ def serve(folder: Path, **env: Any) -> tuple[int, list[str]]:
     return done.returncode, done.stdout.splitlines()
 
 
+@pytest.mark.fault(43)
 @pytest.mark.parametrize("key", [None, "", '""'])
-def test_without_a_key_nothing_starts(tmp_path: Path, key: str | None) -> None:
+def test_missing_key_is_one_line_and_exit_code_2(tmp_path: Path, key: str | None) -> None:
     code, lines = serve(tmp_path, API_KEY=key)
     assert code == 2
     [line] = lines
     assert "API_KEY" in line
 
 
-def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.fault(45)
+def test_port_in_use_is_one_line(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         began = monotonic()
@@ -328,7 +342,7 @@ def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["VOICES_DIR", "PRELOADED_VOICES_DIR"])
-def test_a_voices_folder_that_is_none_is_one_line(tmp_path: Path, name: str) -> None:
+def test_invalid_voices_folder_is_one_line(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("no folder")
     code, lines = serve(tmp_path, LOG_LEVEL="WARNING", **{name: tmp_path / "file"})
     assert code not in (0, None)
@@ -336,7 +350,7 @@ def test_a_voices_folder_that_is_none_is_one_line(tmp_path: Path, name: str) -> 
     assert str(tmp_path / "file") in line
 
 
-def test_each_setting_that_is_wrong_is_one_line(tmp_path: Path) -> None:
+def test_each_wrong_setting_is_one_line(tmp_path: Path) -> None:
     wrong = {
         "PORT": "0",
         "WORKERS_PER_DEVICE": "many",
@@ -356,12 +370,13 @@ def test_each_setting_that_is_wrong_is_one_line(tmp_path: Path) -> None:
     assert API_KEY not in str(lines)
 
 
-def test_an_engine_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+def test_missing_engine_package_is_one_line(tmp_path: Path) -> None:
     code, lines = serve(tmp_path, MODEL="foo:Bar")
     assert code == 2
     assert lines == ["chatterbox-tts: MODEL: there is no package 'foo' to import an engine from"]
 
 
+@pytest.mark.fault(11)
 def test_missing_weights_are_one_line_that_names_the_command(tmp_path: Path) -> None:
     code, lines = serve(tmp_path, MODEL="chatterbox", MODEL_PATH=tmp_path / "models")
     assert code == 2
@@ -371,7 +386,7 @@ def test_missing_weights_are_one_line_that_names_the_command(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("model", ["auto", "chatterbox"])
-def test_another_models_folder_is_one_line_that_names_it(tmp_path: Path, model: str) -> None:
+def test_folder_of_another_model_is_one_line_that_names_it(tmp_path: Path, model: str) -> None:
     (tmp_path / "t3_turbo_v1.safetensors").touch()
     code, lines = serve(tmp_path, MODEL=model, MODEL_PATH=tmp_path)
     assert code == 2

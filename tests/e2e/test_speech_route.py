@@ -102,16 +102,15 @@ def jobs_of(service: Service) -> int:
 
 
 @pytest.mark.parametrize("name", BOUNDS)
-def test_a_parameter_is_accepted_within_its_bounds(client: httpx.Client, name: str) -> None:
+def test_parameter_within_bounds_is_accepted(client: httpx.Client, name: str) -> None:
     for value in BOUNDS[name][:2]:
         for answer in both(client, text="audio1", **{name: value}):
             assert answer.status_code == 200, answer.text
 
 
+@pytest.mark.fault(24, 27)
 @pytest.mark.parametrize("name", BOUNDS)
-def test_beyond_its_bounds_a_parameter_is_refused_by_its_name(
-    client: httpx.Client, name: str
-) -> None:
+def test_parameter_out_of_bounds_is_refused_by_name(client: httpx.Client, name: str) -> None:
     for value in BOUNDS[name][2]:
         for answer in both(client, text="audio1", **{name: value}):
             error = refusal(answer)
@@ -119,8 +118,9 @@ def test_beyond_its_bounds_a_parameter_is_refused_by_its_name(
             assert name in error["message"]
 
 
+@pytest.mark.fault(23, 24)
 @pytest.mark.parametrize("name", NUMBERS)
-def test_what_is_no_number_is_refused_where_one_is_due(client: httpx.Client, name: str) -> None:
+def test_non_number_is_refused_for_number(client: httpx.Client, name: str) -> None:
     for value in ("true", '"1"', "[]", "{}", "1e999", "-1e999"):
         answer = post(client, f'{{"text": "audio1", "{name}": {value}}}'.encode())
         assert refusal(answer)["param"] == name, value
@@ -129,37 +129,41 @@ def test_what_is_no_number_is_refused_where_one_is_due(client: httpx.Client, nam
         assert refusal(answer)["param"] == name, value
 
 
+@pytest.mark.fault(24)
 @pytest.mark.parametrize("name", ["text", "voice_id", "format", "chunk_overlap_method"])
-def test_what_is_no_string_is_refused_where_one_is_due(client: httpx.Client, name: str) -> None:
+def test_non_string_is_refused_for_string(client: httpx.Client, name: str) -> None:
     for value in (1, True, [], {}):
         answer = client.post(ROUTE, json={"text": "audio1"} | {name: value})
         assert refusal(answer)["param"] == name
 
 
-def test_only_true_and_false_say_whether_to_stream(client: httpx.Client) -> None:
+def test_stream_accepts_only_true_and_false(client: httpx.Client) -> None:
     for value in (1, "false", None, []):
         answer = client.post(ROUTE, json={"text": "audio1", "stream": value})
         assert refusal(answer)["param"] == "stream"
     assert refusal(client.get(ROUTE, params={"text": "a", "stream": "maybe"}))["param"] == "stream"
 
 
+@pytest.mark.fault(23)
 @pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
-def test_constants_that_are_not_json_are_refused(client: httpx.Client, constant: str) -> None:
+def test_non_json_constants_are_refused(client: httpx.Client, constant: str) -> None:
     assert constant in refusal(post(client, f'{{"text": {constant}}}'.encode()))["message"]
 
 
-def test_an_unknown_parameter_is_refused_by_its_name(client: httpx.Client) -> None:
+def test_unknown_parameter_is_refused_by_name(client: httpx.Client) -> None:
     for answer in both(client, text="audio1", voice="x"):
         assert refusal(answer)["param"] == "voice"
 
 
-def test_a_parameter_given_twice_is_refused_by_its_name(client: httpx.Client) -> None:
+@pytest.mark.fault(25)
+def test_duplicate_parameter_is_refused_by_name(client: httpx.Client) -> None:
     assert refusal(post(client, b'{"text": "a", "seed": 1, "seed": 2}'))["param"] == "seed"
     assert refusal(client.get(f"{ROUTE}?text=a&seed=1&seed=2"))["param"] == "seed"
     for answer in both(client, text="audio1", temperature=1, synthesis_temperature=2):
         assert refusal(answer)["param"] == "temperature"
 
 
+@pytest.mark.fault(25, 26)
 @pytest.mark.parametrize(
     "body",
     [
@@ -179,26 +183,24 @@ def test_a_parameter_given_twice_is_refused_by_its_name(client: httpx.Client) ->
     ],
     ids=lambda body: body[:20].decode("latin-1"),
 )
-def test_a_body_that_is_no_json_object_of_ours_is_refused(
-    client: httpx.Client, body: bytes
-) -> None:
+def test_invalid_json_body_is_refused(client: httpx.Client, body: bytes) -> None:
     assert refusal(post(client, body))["code"] == "invalid_request"
 
 
+@pytest.mark.fault(26)
 @pytest.mark.parametrize("media_type", ["text/plain", "application/x-www-form-urlencoded", ""])
 def test_another_content_type_is_refused(client: httpx.Client, media_type: str) -> None:
     answer = client.post(ROUTE, content=b'{"text": "a"}', headers={"Content-Type": media_type})
     assert refusal(answer, 415)["code"] == "unsupported_media_type"
 
 
-def test_json_may_say_its_charset(client: httpx.Client) -> None:
+def test_json_with_charset_is_accepted(client: httpx.Client) -> None:
     media_type = "Application/JSON; charset=utf-8"
     assert post(client, b'{"text": "audio1"}', **{"Content-Type": media_type}).status_code == 200
 
 
-def test_an_unknown_voice_is_not_replaced_by_another(
-    service: Service, client: httpx.Client
-) -> None:
+@pytest.mark.fault(28)
+def test_unknown_voice_is_refused(service: Service, client: httpx.Client) -> None:
     before = jobs_of(service)
     for voice_id in ("nobody.wav", "", "../nobody.wav", "\ud800"):
         answer = client.post(
@@ -216,10 +218,9 @@ def test_an_unknown_voice_is_not_replaced_by_another(
 # --- text -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(19)
 @pytest.mark.parametrize("text", ["", " \n\t", "\x01\x02\x7f", "\U0001f600", "...", "\u200b"])
-def test_a_text_with_nothing_to_say_is_refused(
-    service: Service, client: httpx.Client, text: str
-) -> None:
+def test_unspeakable_text_is_refused(service: Service, client: httpx.Client, text: str) -> None:
     before = jobs_of(service)
     for answer in both(client, text=text):
         error = refusal(answer)
@@ -227,17 +228,18 @@ def test_a_text_with_nothing_to_say_is_refused(
     assert jobs_of(service) == before
 
 
-def test_a_text_with_nothing_to_say_for_the_engine_is_refused(client: httpx.Client) -> None:
+def test_text_unspeakable_for_the_engine_is_refused(client: httpx.Client) -> None:
     for answer in both(client, text="mute"):
         error = refusal(answer)
         assert (error["code"], error["param"]) == ("empty_text", "text")
 
 
-def test_no_text_at_all_is_refused(client: httpx.Client) -> None:
+def test_missing_text_is_refused(client: httpx.Client) -> None:
     for answer in both(client, seed=1):
         assert refusal(answer)["param"] == "text"
 
 
+@pytest.mark.fault(20, 21)
 @pytest.mark.parametrize(
     "text",
     [
@@ -257,7 +259,8 @@ def test_text_of_every_kind_is_spoken(client: httpx.Client, text: str) -> None:
     assert answer.content
 
 
-def test_a_text_over_the_limit_is_refused_before_there_is_a_job(
+@pytest.mark.fault(18)
+def test_text_over_the_limit_is_refused_without_a_job(
     service: Service, client: httpx.Client
 ) -> None:
     before = jobs_of(service)
@@ -267,6 +270,7 @@ def test_a_text_over_the_limit_is_refused_before_there_is_a_job(
     assert jobs_of(service) == before
 
 
+@pytest.mark.fault(18)
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_body_over_the_limit_is_refused(client: httpx.Client, chunked: bool) -> None:
     body = b'{"text": "' + b"a" * 300_000 + b'"}'
@@ -276,7 +280,8 @@ def test_a_body_over_the_limit_is_refused(client: httpx.Client, chunked: bool) -
     assert error["message"] == "The text may have at most 20000 characters."
 
 
-def test_a_body_without_end_is_refused_while_it_comes(service: Service) -> None:
+@pytest.mark.fault(18)
+def test_endless_body_is_refused_while_it_arrives(service: Service) -> None:
     with service.connect() as connection:
         connection.sendall(
             f"POST {ROUTE} HTTP/1.1\r\nHost: x\r\nX-API-Key: {API_KEY}\r\n"
@@ -290,7 +295,8 @@ def test_a_body_without_end_is_refused_while_it_comes(service: Service) -> None:
 # --- methods, formats, headers --------------------------------------------------------------------
 
 
-def test_a_wrong_verb_is_refused(service: Service, client: httpx.Client) -> None:
+@pytest.mark.fault(56)
+def test_wrong_method_is_refused(service: Service, client: httpx.Client) -> None:
     before = jobs_of(service)
     for method in ("PUT", "PATCH", "DELETE", "OPTIONS"):
         answer = client.request(method, ROUTE, params={"text": "audio1"})
@@ -307,8 +313,9 @@ def test_an_unknown_path_is_named(client: httpx.Client) -> None:
     assert refusal(client.get(f"{ROUTE}/", params={"text": "a"}), 404)["code"] == "not_found"
 
 
+@pytest.mark.fault(56)
 @pytest.mark.parametrize("name", TYPES)
-def test_head_says_what_get_would_and_starts_no_job(
+def test_head_has_the_headers_of_get_and_starts_no_job(
     service: Service, client: httpx.Client, name: str
 ) -> None:
     asked = {"text": "audio1", "format": name}
@@ -322,13 +329,14 @@ def test_head_says_what_get_would_and_starts_no_job(
     assert head.headers == get.headers
 
 
+@pytest.mark.fault(56)
 @pytest.mark.parametrize("asked", [{"text": ""}, {"text": "a", "format": "ogg"}, {}])
 def test_head_refuses_what_get_refuses(client: httpx.Client, asked: dict[str, str]) -> None:
     assert client.head(ROUTE, params=asked).status_code == 400
 
 
 @pytest.mark.parametrize("name", TYPES)
-def test_the_headers_say_what_comes(client: httpx.Client, name: str) -> None:
+def test_response_headers_describe_the_audio(client: httpx.Client, name: str) -> None:
     for answer in both(client, text="audio1", format=name):
         assert answer.headers["Content-Type"] == TYPES[name]
         assert answer.headers["X-TTS-Model"] == "scripted"
@@ -387,7 +395,7 @@ def test_any_other_request_id_is_replaced(client: httpx.Client) -> None:
         assert len(made) == 32
 
 
-def test_a_voice_that_will_not_be_heard_is_said_so(
+def test_ignored_voice_is_reported_in_a_header(
     service: Service, client: httpx.Client, speaker: httpx.Client
 ) -> None:
     asked = {"text": "Yes.", "format": "raw_pcm"}
@@ -419,7 +427,7 @@ def logged(service: Service, name: str, path: str = ROUTE) -> str:
         ({"text": "audio1", "api_key": "x"}, "401 invalid_api_key"),
     ],
 )
-def test_the_log_says_what_was_answered(service: Service, asked: dict[str, str], said: str) -> None:
+def test_response_is_logged(service: Service, asked: dict[str, str], said: str) -> None:
     name = said.replace(" ", "-").replace("/", "-").replace("_", "-")
     headers = {"X-Request-ID": name} | ({} if "api_key" in asked else {"X-API-Key": API_KEY})
     with service.client(headers=headers) as client:
@@ -427,7 +435,7 @@ def test_the_log_says_what_was_answered(service: Service, asked: dict[str, str],
     assert logged(service, name) == said
 
 
-def test_the_log_says_what_was_aborted(service: Service, client: httpx.Client) -> None:
+def test_aborted_response_is_logged(service: Service, client: httpx.Client) -> None:
     for name, text in (("it-failed", "audio20 sleep0.2 raise"), ("it-left", "audio20 sleep60")):
         asked = {"text": text, "format": "raw_pcm"}
         with client.stream("GET", ROUTE, params=asked, headers={"X-Request-ID": name}) as answer:
@@ -440,7 +448,9 @@ def test_the_log_says_what_was_aborted(service: Service, client: httpx.Client) -
 
 
 @pytest.mark.parametrize("path", [ROUTE, "/voices"])
-def test_who_leaves_amid_the_body_is_no_bad_request(service: Service, path: str) -> None:
+def test_client_leaving_during_body_is_not_logged_as_bad_request(
+    service: Service, path: str
+) -> None:
     name = f"left-amid{path.replace('/', '-')}"
     whole = speech_in_json("audio1", name) if path == ROUTE else upload(bytes(1000), "v.wav", name)
     with socket.create_connection(("127.0.0.1", service.port)) as connection:
@@ -456,14 +466,14 @@ def sizes_in(wav: bytes) -> tuple[int, int]:
     return struct.unpack_from("<I", wav, 4)[0], struct.unpack_from("<I", wav, 40)[0]
 
 
-def test_a_streamed_wav_does_not_know_its_size(client: httpx.Client) -> None:
+def test_streamed_wav_has_unknown_size(client: httpx.Client) -> None:
     for answer in both(client, text="audio30", seed=5, stream=True):
         assert sizes_in(answer.content) == (UNKNOWN, UNKNOWN)
         assert answer.content[WAV_HEADER_BYTES:] == expected_pcm("audio30", 5)
 
 
 @pytest.mark.parametrize("name", TYPES)
-def test_a_whole_file_has_its_true_size(client: httpx.Client, name: str) -> None:
+def test_file_has_its_true_size(client: httpx.Client, name: str) -> None:
     asked = {"text": "audio30 audio7", "seed": 5, "format": name}
     streamed = client.get(ROUTE, params=asked)
     for whole in both(client, **asked, stream=False):
@@ -477,11 +487,12 @@ def test_a_whole_file_has_its_true_size(client: httpx.Client, name: str) -> None
             assert sizes_in(whole.content) == (size - 8, size - WAV_HEADER_BYTES)
 
 
+@pytest.mark.covers("complete formats")
 @pytest.mark.parametrize(
     ("name", "frame_s"),
     [("wav", 0), ("mp3", 3 * 576 / 24_000), ("fmp4", 3 * 1024 / 24_000), ("webm", 0.02)],
 )
-def test_each_format_decodes_to_the_whole_speech(
+def test_each_format_decodes_to_the_complete_speech(
     speaker: httpx.Client, name: str, frame_s: float
 ) -> None:
     asked = {"text": SENTENCE, "seed": 3}
@@ -495,14 +506,14 @@ def seconds_of(file: bytes) -> float:
         return sum(frame.samples / frame.sample_rate for frame in media.decode(audio=0))
 
 
-def test_get_and_post_say_the_same(speaker: httpx.Client) -> None:
+def test_get_and_post_are_equal(speaker: httpx.Client) -> None:
     get, post = both(speaker, text=SENTENCE, seed=11, format="raw_pcm")
     assert get.content == post.content
     samples = np.frombuffer(get.content, "<i2")
     assert np.abs(samples).max() > 3000
 
 
-def test_a_seed_gives_the_same_audio_again_and_another_gives_other(speaker: httpx.Client) -> None:
+def test_same_seed_gives_same_audio_and_another_seed_does_not(speaker: httpx.Client) -> None:
     def speech(**seed: int) -> bytes:
         body = {"text": SENTENCE, "format": "raw_pcm"} | seed
         return speaker.post(ROUTE, json=body).content
@@ -513,16 +524,14 @@ def test_a_seed_gives_the_same_audio_again_and_another_gives_other(speaker: http
 
 
 @pytest.mark.parametrize("name", ["wav", "mp3", "fmp4", "raw_pcm", "webm"])
-def test_speech_that_was_trimmed_to_nothing_is_an_empty_answer(
-    client: httpx.Client, name: str
-) -> None:
+def test_speech_trimmed_to_nothing_is_an_empty_response(client: httpx.Client, name: str) -> None:
     body = {"text": "audio5", "format": name, "remove_leading_milliseconds": 5000}
     answer = client.post("/tts/generate", json=body)
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("audio/")
 
 
-def test_the_schema_tells_the_defaults_of_this_service(start: Callable[..., Service]) -> None:
+def test_schema_has_the_defaults_of_the_service(start: Callable[..., Service]) -> None:
     service = start(MAX_TEXT_LENGTH=500, TTS_SYNTHESIS_TEMPERATURE=1.25)
     with service.client() as client:
         operations = client.get("/openapi.json").json()["paths"][ROUTE]

@@ -10,8 +10,10 @@ import psutil
 import pytest
 
 from tests.support.engines import expected_pcm
-from tests.support.http_client import Answer, ask, parsed, speech
+from tests.support.http_client import Response, fetch, parse_response, speech
 from tests.support.service import Service
+
+pytestmark = pytest.mark.timed
 
 BYTES_PER_S = 48_000
 MB = 1_048_576
@@ -31,11 +33,11 @@ def request(service: Service, text: str) -> socket.socket:
     return connection
 
 
-def read(connection: socket.socket) -> Answer:
+def read(connection: socket.socket) -> Response:
     received = bytearray()
     while piece := connection.recv(1 << 20):
         received += piece
-    return parsed(bytes(received))
+    return parse_response(bytes(received))
 
 
 async def typical_s(service: Service, for_s: float) -> float:
@@ -43,7 +45,7 @@ async def typical_s(service: Service, for_s: float) -> float:
     taken, end = [], monotonic() + for_s
     while monotonic() < end:
         began = monotonic()
-        assert (await ask(service, speech("audio3"))).body == expected_pcm("audio3", 7)
+        assert (await fetch(service, speech("audio3"))).body == expected_pcm("audio3", 7)
         taken.append(monotonic() - began)
         await asyncio.sleep(0.02)
     return median(taken)
@@ -68,28 +70,31 @@ async def stalls(service: Service, ahead_s: float, stall_s: float) -> None:
     await service.until(lambda: service.busy() == 0, 1)
 
 
-async def test_a_client_that_stalls_for_a_moment_holds_up_nobody(
+@pytest.mark.fault(12)
+async def test_briefly_stalled_client_delays_no_other(
     start: Callable[..., Service],
 ) -> None:
     service = start(CONCURRENT_REQUESTS_PER_WORKER=2, MAX_AHEAD_SECONDS=2)
     await stalls(service, ahead_s=2, stall_s=1.5)
 
 
+@pytest.mark.fault(12)
 @pytest.mark.heavy
-async def test_a_client_that_stalls_for_a_minute_holds_up_nobody(
+async def test_client_stalled_for_a_minute_delays_no_other(
     start: Callable[..., Service],
 ) -> None:
     await stalls(start(CONCURRENT_REQUESTS_PER_WORKER=2), ahead_s=60, stall_s=60)
 
 
-async def test_a_short_answer_that_is_not_read_frees_its_slot_when_it_is_made(
+@pytest.mark.fault(12)
+async def test_unread_short_response_releases_its_slot_when_generated(
     start: Callable[..., Service],
 ) -> None:
     service = start()
     with request(service, SHORT) as connection:
         await service.until(lambda: f"audio_s={SHORT_S}.000" in service.log(), 5)
         assert service.busy() == 0
-        assert (await ask(service, speech("audio3"))).body == expected_pcm("audio3", 7)
+        assert (await fetch(service, speech("audio3"))).body == expected_pcm("audio3", 7)
         answer = await asyncio.to_thread(read, connection)
     assert answer.complete
     assert answer.body == expected_pcm(SHORT, 7)

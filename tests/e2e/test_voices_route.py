@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.support.engines import expected_pcm, voice_code
-from tests.support.http_client import ask, speech
+from tests.support.http_client import fetch, speech
 from tests.support.media import audio_file, tone
 from tests.support.service import API_KEY, Service, running_service
 
@@ -104,6 +104,7 @@ def heard(client: httpx.Client, voice_id: str) -> int | None:
 # --- good ones ------------------------------------------------------------------------------------
 
 
+@pytest.mark.covers("upload privacy")
 def test_upload_list_speak_delete(client: httpx.Client, service: Service) -> None:
     answer = upload(client, "My voice-1.wav", wav(1.2))
     assert answer.status_code == 201
@@ -154,7 +155,8 @@ def test_voices_are_listed_in_order(client: httpx.Client) -> None:
     )
 
 
-def test_a_taken_id_is_refused_unless_it_is_to_be_replaced(client: httpx.Client) -> None:
+@pytest.mark.fault(33)
+def test_existing_id_is_refused_unless_replaced(client: httpx.Client) -> None:
     assert upload(client, "v.wav", wav(1.1)).status_code == 201
     for alike in ("v.wav", "V.wav"):
         answer = upload(client, alike, wav(1.2))
@@ -166,6 +168,7 @@ def test_a_taken_id_is_refused_unless_it_is_to_be_replaced(client: httpx.Client)
     assert client.get("/voices").json() == ["v.wav"]
 
 
+@pytest.mark.fault(33)
 def test_composed_and_decomposed_names_are_one_voice(client: httpx.Client) -> None:
     assert upload(client, "e\u0301.wav", wav(1.1)).json()["voice_id"] == "\xe9.wav"
     for alike in ("\xe9.wav", "e\u0301.wav", "\xc9.wav"):
@@ -175,14 +178,14 @@ def test_composed_and_decomposed_names_are_one_voice(client: httpx.Client) -> No
     assert client.get("/voices").json() == []
 
 
-def test_a_file_under_another_field_is_named(client: httpx.Client) -> None:
+def test_file_in_wrong_field_is_named(client: httpx.Client) -> None:
     answer = client.post("/voices", files={"audio": ("v.wav", wav())})
     assert error_code(answer, 400) == "invalid_request"
     said = answer.json()["error"]["message"]
     assert said == "Send one file, as the multipart field 'file', not 'audio'."
 
 
-def test_a_users_voice_hides_a_preloaded_one(client: httpx.Client, service: Service) -> None:
+def test_uploaded_voice_hides_preloaded_one(client: httpx.Client, service: Service) -> None:
     (service.preloaded_dir / "v.wav").write_bytes(wav(1.1))
     service.wait_until(lambda: heard(client, "v.wav") == code(1.1), WATCHED_WITHIN_S)
     assert error_code(client.delete("/voices/v.wav"), 403) == "preloaded_voice"
@@ -216,7 +219,7 @@ def test_preloaded_voices_are_listed_alone_and_the_others_without_them(
     client.delete("/voices/p.wav").raise_for_status()
 
 
-def test_the_folder_may_be_changed_by_hand(client: httpx.Client, service: Service) -> None:
+def test_manual_changes_of_the_folder_are_followed(client: httpx.Client, service: Service) -> None:
     by_hand = service.voices_dir / "by hand.wav"
     by_hand.write_bytes(wav(1.1))
     service.wait_until(lambda: heard(client, "by hand.wav") == code(1.1), WATCHED_WITHIN_S)
@@ -226,8 +229,9 @@ def test_the_folder_may_be_changed_by_hand(client: httpx.Client, service: Servic
     service.wait_until(lambda: heard(client, "by hand.wav") is None, WATCHED_WITHIN_S)
 
 
+@pytest.mark.covers("voice of acceptance")
 @pytest.mark.parametrize("replaced", [False, True])
-async def test_a_queued_job_ends_with_the_voice_that_it_was_accepted_with(
+async def test_queued_job_keeps_the_voice_it_was_accepted_with(
     client: httpx.Client, service: Service, replaced: bool
 ) -> None:
     def asked(text: str) -> dict[str, Any]:
@@ -296,8 +300,9 @@ HOSTILE_NAMES = [
 ]
 
 
+@pytest.mark.fault(31)
 @pytest.mark.parametrize("name", HOSTILE_NAMES, ids=lambda name: ascii(name[:20]))
-def test_a_hostile_name_is_refused_and_nothing_is_written(
+def test_hostile_name_is_refused_and_nothing_is_written(
     client: httpx.Client, service: Service, name: bytes
 ) -> None:
     before = all_files(service)
@@ -309,7 +314,8 @@ def test_a_hostile_name_is_refused_and_nothing_is_written(
     assert all_files(service) == before
 
 
-def test_the_encoded_form_of_a_name_counts_for_nothing(client: httpx.Client) -> None:
+@pytest.mark.fault(31)
+def test_filename_star_parameter_is_ignored(client: httpx.Client) -> None:
     disposition = b'name="file"; filename="v.wav"; filename*=UTF-8\'\'..%2fevil.wav'
     assert upload_raw(client, form(part(wav(), disposition))).json()["voice_id"] == "v.wav"
 
@@ -346,8 +352,9 @@ UNUSABLE = {
 }
 
 
+@pytest.mark.fault(37, 38, 39, 41)
 @pytest.mark.parametrize("what", UNUSABLE)
-def test_what_is_no_voice_is_refused_and_not_kept(
+def test_unusable_file_is_refused_and_deleted(
     client: httpx.Client, service: Service, what: str
 ) -> None:
     before = all_files(service)
@@ -359,7 +366,7 @@ def test_what_is_no_voice_is_refused_and_not_kept(
     assert all_files(service) == before
 
 
-def test_a_file_that_is_no_voice_leaves_the_one_that_it_was_to_replace(
+def test_unusable_file_does_not_replace_the_voice(
     client: httpx.Client,
 ) -> None:
     upload(client, "v.wav", wav(1.1)).raise_for_status()
@@ -368,13 +375,15 @@ def test_a_file_that_is_no_voice_leaves_the_one_that_it_was_to_replace(
     assert heard(client, "v.wav") == code(1.1)
 
 
-def test_a_length_that_lies_is_not_believed(client: httpx.Client) -> None:
+@pytest.mark.fault(38)
+def test_lying_length_is_not_trusted(client: httpx.Client) -> None:
     answer = upload(client, "v.wav", bad_wav(data_bytes=0xFFFFFFF0))
     assert answer.status_code in (201, 422)
     assert heard(client, "v.wav") == (code(1) if answer.status_code == 201 else None)
 
 
-def test_other_rates_channels_and_tracks_are_voices_too(client: httpx.Client) -> None:
+@pytest.mark.fault(39)
+def test_other_rates_channels_and_tracks_are_accepted(client: httpx.Client) -> None:
     left, right = tone(1.5, 44_100, hz=200), tone(1.5, 44_100, hz=300)
     video = audio_file(tone(1.5, 48_000), rate=48_000, container="mp4", codec="aac", video=True)
     good = {
@@ -390,6 +399,7 @@ def test_other_rates_channels_and_tracks_are_voices_too(client: httpx.Client) ->
 # --- hostile requests -----------------------------------------------------------------------------
 
 
+@pytest.mark.fault(30)
 @pytest.mark.parametrize(
     "body",
     [
@@ -410,7 +420,7 @@ def test_other_rates_channels_and_tracks_are_voices_too(client: httpx.Client) ->
     ],
     ids=lambda body: f"{body[44:64]!a} {len(body)}",
 )
-def test_what_is_not_one_file_in_a_form_is_refused(
+def test_form_without_exactly_one_file_is_refused(
     client: httpx.Client, service: Service, body: bytes
 ) -> None:
     before = all_files(service)
@@ -423,7 +433,7 @@ def test_what_is_not_one_file_in_a_form_is_refused(
 @pytest.mark.parametrize(
     "kind", ["", "application/json", "application/x-www-form-urlencoded", "multipart/mixed"]
 )
-def test_another_kind_of_body_is_refused_unread(client: httpx.Client, kind: str) -> None:
+def test_other_body_type_is_refused_unread(client: httpx.Client, kind: str) -> None:
     answer = client.post("/voices", content=b"a=1&" * 1_000_000, headers={"Content-Type": kind})
     assert error_code(answer, 415) == "unsupported_media_type"
 
@@ -448,7 +458,7 @@ def test_a_file_over_the_limit_is_refused(
     assert all_files(service) == before
 
 
-def test_a_body_over_the_limit_is_told_the_limit_of_its_file(client: httpx.Client) -> None:
+def test_body_over_the_limit_names_the_file_limit(client: httpx.Client) -> None:
     answer = upload_raw(client, form(part(bytes(2 * LIMIT_BYTES))))
     assert error_code(answer, 413) == "payload_too_large"
     assert answer.json()["error"]["message"] == "A voice file may have at most 1 MB."
@@ -460,9 +470,7 @@ def test_a_file_of_exactly_the_limit_is_not_too_large(client: httpx.Client) -> N
     assert upload(client, "v.wav", padded).status_code in (201, 422)
 
 
-def test_an_upload_that_breaks_off_leaves_nothing_behind(
-    client: httpx.Client, service: Service
-) -> None:
+def test_aborted_upload_leaves_nothing(client: httpx.Client, service: Service) -> None:
     before = all_files(service)
     body = form(part(wav(5)))
     with service.connect() as connection:
@@ -481,6 +489,7 @@ def test_an_upload_that_breaks_off_leaves_nothing_behind(
 # --- the folder -----------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(32)
 def test_a_symlink_is_neither_followed_nor_listed(
     client: httpx.Client, service: Service, tmp_path: Path
 ) -> None:
@@ -500,7 +509,8 @@ def test_a_symlink_is_neither_followed_nor_listed(
         link.unlink(missing_ok=True)
 
 
-async def test_of_many_uploads_of_one_name_one_wins(client: httpx.Client, service: Service) -> None:
+@pytest.mark.fault(34)
+async def test_one_of_many_uploads_of_one_name_wins(client: httpx.Client, service: Service) -> None:
     async with service.async_client() as clients:
         answers = await asyncio.gather(
             *(
@@ -514,7 +524,8 @@ async def test_of_many_uploads_of_one_name_one_wins(client: httpx.Client, servic
     assert list(service.voices_dir.iterdir()) == [service.voices_dir / "v.wav"]
 
 
-async def test_whoever_speaks_while_a_voice_changes_hears_one_version_or_none(
+@pytest.mark.fault(35)
+async def test_speech_during_voice_changes_uses_one_exact_version(
     client: httpx.Client, service: Service
 ) -> None:
     """A thousand uploads, deletions and generations of one voice, one among the other."""
@@ -541,7 +552,7 @@ async def test_whoever_speaks_while_a_voice_changes_hears_one_version_or_none(
 
     async def listen() -> None:
         while going_on():
-            answer = await ask(service, speech("audio1", voice_id="v.wav"))
+            answer = await fetch(service, speech("audio1", voice_id="v.wav"))
             assert answer.status == 404 or (answer.status == 200 and answer.complete)
             heard[versions[answer.body] if answer.status == 200 else None] += 1
             await asyncio.sleep(0.005)  # the decoder needs a processor, too
@@ -552,9 +563,8 @@ async def test_whoever_speaks_while_a_voice_changes_hears_one_version_or_none(
     assert len(heard) > 2  # that there is none, and several versions
 
 
-def test_a_folder_that_cannot_be_written_is_no_end_of_the_service(
-    client: httpx.Client, service: Service
-) -> None:
+@pytest.mark.fault(36)
+def test_read_only_voices_folder_fails_only_uploads(client: httpx.Client, service: Service) -> None:
     service.voices_dir.rmdir()
     service.voices_dir.write_text("no folder")
     try:

@@ -12,7 +12,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder.mkdir()
     with running_service(
         folder,
-        MODEL="tests.support.reading_engine:ReadingEngine",
+        MODEL="tests.support.engines:ReadingEngine",
         CONCURRENT_REQUESTS_PER_WORKER=2,
         MAX_UPLOAD_MB=1,
         LOG_LEVEL="DEBUG",

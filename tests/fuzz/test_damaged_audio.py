@@ -17,7 +17,7 @@ from app.audio.decoder_main import DecodeLimits, ExitStatus
 from app.audio.sandbox import load_decoded
 from tests.audio.test_sandbox import PLAYLISTS, Trap, playlist
 from tests.e2e.test_voices_route import all_files, upload
-from tests.support.damage import WHOLE, damaged
+from tests.support.corrupted_media import WHOLE, damaged
 from tests.support.service import ROOT, Service
 
 LIMITS = DecodeLimits()
@@ -33,7 +33,7 @@ def decoded(folder: Path, files: dict[str, bytes]) -> dict[str, int]:
     for name, content in files.items():
         (folder / name).write_bytes(content)
     nursery = subprocess.run(
-        [sys.executable, "-m", "tests.support.decoders", json.dumps(asdict(LIMITS)), folder],
+        [sys.executable, "-m", "tests.support.forked_decoder", json.dumps(asdict(LIMITS)), folder],
         cwd=ROOT,
         env={"OPENBLAS_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,

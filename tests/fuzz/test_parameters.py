@@ -130,6 +130,7 @@ def test_both_routes_agree(client: httpx.Client, values: dict[str, Any]) -> None
     assert status_of(posted) == status_of(got)
 
 
+@pytest.mark.fault(20)
 @FEWER
 @given(requests, st.data())
 def test_a_garbled_body_is_no_fault(

@@ -221,6 +221,7 @@ JUNK = {
 }
 
 
+@pytest.mark.fault(52)
 @pytest.mark.parametrize("junk", JUNK.values(), ids=JUNK)
 async def test_junk_is_told_and_dropped(
     inbox: Inbox,
@@ -235,6 +236,7 @@ async def test_junk_is_told_and_dropped(
     await inbox.holds(lambda: len(inbox.messages) == 1)
 
 
+@pytest.mark.fault(52)
 async def test_a_pickle_is_not_opened(
     inbox: Inbox, stranger: zmq.Socket[Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -246,6 +248,7 @@ async def test_a_pickle_is_not_opened(
     assert not mark.exists()
 
 
+@pytest.mark.fault(52)
 async def test_an_oversized_frame_never_arrives(
     context: zmq.Context[Any],
     worker_context: zmq.asyncio.Context,
@@ -266,6 +269,7 @@ async def test_an_oversized_frame_never_arrives(
         inbox.receiver.close()
 
 
+@pytest.mark.fault(52)
 @pytest.mark.parametrize("junk", JUNK.values(), ids=JUNK)
 async def test_a_worker_drops_junk_too(
     context: zmq.Context[Any],
@@ -347,6 +351,7 @@ async def test_a_worker_that_never_spoke_is_not_waited_for(inbox: Inbox) -> None
 # --- being fair -----------------------------------------------------------------------------------
 
 
+@pytest.mark.timed
 async def test_a_flood_of_results_does_not_starve_the_event_loop(
     context: zmq.Context[Any], worker_context: zmq.asyncio.Context, channels: Path
 ) -> None:
@@ -411,6 +416,7 @@ async def test_who_comes_late_learns_the_state_when_it_is_repeated(
     assert set(await heard) == {2}
 
 
+@pytest.mark.fault(58)
 async def test_a_loss_is_healed_when_the_state_is_repeated(
     broadcaster: Broadcaster, worker_context: zmq.asyncio.Context, channels: Path
 ) -> None:

@@ -306,10 +306,12 @@ async def cancelled_stages(engine: HeldEngine, emit: Callable[[bytes], Any]) -> 
     return engine.cancelled
 
 
+@pytest.mark.fault(13)
 async def test_cancelling_stops_what_t3_is_at() -> None:
     assert await cancelled_stages(HeldEngine(), never) == {"t3"}
 
 
+@pytest.mark.fault(13)
 async def test_cancelling_stops_what_s3gen_is_at() -> None:
     engine = HeldEngine()
     engine.t3.open(1)

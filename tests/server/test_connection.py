@@ -107,6 +107,8 @@ def refusal(answer: bytes) -> tuple[int, str]:
 # --- headers --------------------------------------------------------------------------------------
 
 
+@pytest.mark.timed
+@pytest.mark.fault(29)
 async def test_headers_that_trickle_are_not_waited_for(connection: Connection) -> None:
     trickling = asyncio.create_task(connection.trickle(every_byte(GET)))
     began = monotonic()

@@ -1,14 +1,23 @@
-"""An engine that does what the text says, for faults: loaded by import path into real workers.
+"""An engine scripted by the text of a request, for faults; real workers load it by import path.
 
     MODEL=tests.support.engines:ScriptedEngine
 
-Each word of the text is one step: `audio30` makes 30 speech tokens of audio, `sleep0.5` waits as
-an engine does, `raise` fails, `mute` finds nothing to say, `die` kills the process, `block` never
-returns and holds the event loop, `oom` finds no memory (`oom1` only once), `broken` is a device
-that fails from then on (`broken1` only that of the first worker), `hold1` leaves a file of that
-name where the service runs and waits until its process is killed; where that file is, it goes on.
-Any other word is one token. Of the audio, even samples tell the seed and odd ones the voice
-(`expected_pcm`), so that a client can tell whose it is.
+Each word of the text is one step:
+
+    audio30     30 speech tokens of audio
+    sleep0.5    awaits that many seconds
+    raise       raises RuntimeError
+    mute        raises EmptyText
+    die         kills the worker's process
+    block       blocks the event loop
+    oom         raises OutOfMemory; with a number, such as oom1, only the first time
+    broken      the device fails from now on; with a number only in the first worker
+    hold1       creates a file of that name where the service runs and waits to be killed;
+                continues if the file exists
+    other       one token
+
+Even samples encode the seed and odd ones the voice (`expected_pcm`), so that a client can tell
+whose audio it has.
 """
 
 import asyncio
@@ -33,17 +42,17 @@ STEP = re.compile(r"(?P<verb>[a-z]+)(?P<amount>[0-9.]*)")
 
 
 def tokens_of(text: str) -> int:
-    """How many tokens of audio a text makes."""
+    """Return the number of speech tokens of a text."""
     return sum(_tokens(word) for word in text.split())
 
 
 def voice_code(samples: Samples) -> int:
-    """What a voice leaves in the audio."""
+    """Return the number that encodes a voice in the audio."""
     return 1 + len(samples) % 997
 
 
 def expected_pcm(text: str, seed: int, voice: int = 0) -> bytes:
-    """All PCM of a text without crossfade or trimming (one text chunk)."""
+    """Return the PCM of a text of one chunk, without crossfade or trimming."""
     return _pcm(tokens_of(text), seed, voice).tobytes()
 
 
@@ -81,7 +90,7 @@ class ScriptedEngine:
                 case "die":
                     os.kill(os.getpid(), signal.SIGKILL)
                 case "hold":
-                    if _first_to_leave(Path(step[0].rstrip("."))):
+                    if _create_once(Path(step[0].rstrip("."))):
                         await asyncio.Event().wait()
                 case "oom":
                     if _first_time(step):
@@ -110,8 +119,20 @@ class ScriptedEngine:
         pass
 
 
+class ReadingEngine(ScriptedEngine):
+    """Makes one token of each word, so that fuzzed text is never a command."""
+
+    async def speech_tokens(
+        self, chunk: TextChunk, voice: int, params: SynthesisParams
+    ) -> AsyncGenerator[SpeechSlice, None]:
+        count = len(chunk.text.split())
+        for index in range(count):
+            self.steps += 1
+            yield SpeechSlice(1, last=index == count - 1)
+
+
 class LoadingEngine(ScriptedEngine):
-    """Is not warm before there is a file called `go` in the service's folder."""
+    """Waits in warm-up for a file `go` in the service's folder."""
 
     async def warm_up(self) -> None:
         while not await asyncio.to_thread(Path("go").exists):  # noqa: ASYNC110 - a test makes it
@@ -119,7 +140,7 @@ class LoadingEngine(ScriptedEngine):
 
 
 class BrittleEngine(ScriptedEngine):
-    """Does not survive a voice of 8 kHz, whose device fails over one of 11,025 Hz."""
+    """Kills its process on a voice of 8 kHz; its device fails on one of 11,025 Hz."""
 
     async def prepare_voice(self, samples: Samples, rate: int) -> int:
         if rate == 8000:
@@ -131,12 +152,12 @@ class BrittleEngine(ScriptedEngine):
 
 
 class NoteworthyEngine(ScriptedEngine):
-    """Could not be compiled in the first worker, could in all others."""
+    """Is compiled in all workers but the first."""
 
     def __init__(self, config: EngineConfig) -> None:
         super().__init__(config)
         self.runaways = 3
-        self.compiled = not _first_to_leave(Path("not-compiled"))
+        self.compiled = not _create_once(Path("not-compiled"))
         self.notice = None if self.compiled else "not compiled"
 
 
@@ -150,20 +171,20 @@ class ScriptedDecoder:
 
 
 class NumberlessDecoder(ScriptedDecoder):
-    """Makes of every token samples that are no numbers."""
+    """Decodes every token to NaN."""
 
     async def decode(self, piece: SpeechSlice) -> Samples:
         return await super().decode(piece) * np.float32("nan")
 
 
 def _first_time(step: re.Match[str]) -> bool:
-    """Always of a word without a number."""
-    return not step["amount"].rstrip(".") or _first_to_leave(Path(step[0].rstrip(".")))
+    """Return True always for a word without a number."""
+    return not step["amount"].rstrip(".") or _create_once(Path(step[0].rstrip(".")))
 
 
-def _first_to_leave(mark: Path) -> bool:
+def _create_once(path: Path) -> bool:
     try:
-        mark.touch(exist_ok=False)
+        path.touch(exist_ok=False)
     except FileExistsError:
         return False
     return True

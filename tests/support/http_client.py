@@ -1,9 +1,9 @@
-"""A client of few words: requests are bytes, so that a thousand of them cost a test little."""
+"""A raw HTTP client: requests are bytes, so that a test can send a thousand of them cheaply."""
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
@@ -13,19 +13,22 @@ BOUNDARY = "its-boundary"
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     """`status` is 0 if nothing came; `complete`: with the end that its headers promise."""
 
     status: int
-    headers: dict[str, str]
+    headers: Mapping[str, str]
     body: bytes
-    complete: bool
+    complete: bool = True
+
+
+# --- requests -------------------------------------------------------------------------------------
 
 
 def speech(text: str, name: str = "", **values: object) -> bytes:
-    """A request for raw PCM, unless `format` says otherwise; `name` is its id."""
-    asked = {"text": text, "seed": 7, "format": "raw_pcm", "chunk_overlap_method": "zero"}
-    return get(f"/tts/generate?{urlencode(asked | values)}", name)
+    """Request raw PCM, unless `format` is something else; `name` is the request's id."""
+    params = {"text": text, "seed": 7, "format": "raw_pcm", "chunk_overlap_method": "zero"}
+    return get(f"/tts/generate?{urlencode(params | values)}", name)
 
 
 def speech_in_json(text: str, name: str = "") -> bytes:
@@ -38,7 +41,7 @@ def get(path: str, name: str = "") -> bytes:
 
 
 def upload(content: bytes, voice_id: str, name: str = "", query: str = "") -> bytes:
-    """A form with one file."""
+    """Upload a form with one file."""
     body = (
         f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; '
         f'filename="{voice_id}"\r\n\r\n'.encode()
@@ -60,58 +63,72 @@ def _body(kind: str, body: bytes) -> bytes:
     return f"Content-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
 
-async def ask(service: Service, request: bytes) -> Answer:
-    """The whole answer to one request, on a connection of its own."""
-    async with visitors(service, [request]) as [reader]:
-        return await answer(reader)
-
-
-async def answer(reader: asyncio.StreamReader) -> Answer:
-    """What comes until the connection ends, however it does."""
-    received = bytearray()
-    try:
-        while piece := await reader.read(1 << 20):
-            received += piece
-    except ConnectionResetError:
-        pass
-    return parsed(bytes(received))
+# --- connections ----------------------------------------------------------------------------------
 
 
 @asynccontextmanager
-async def visitors(
+async def connections(
     service: Service, requests: Iterable[bytes]
 ) -> AsyncIterator[list[asyncio.StreamReader]]:
-    """For each request a connection on which it was written; on exit all of them are closed."""
+    """Open a connection for each request and write it; abort all connections on exit."""
     writers: list[asyncio.StreamWriter] = []
 
-    async def come(request: bytes) -> asyncio.StreamReader:
+    async def connect(request: bytes) -> asyncio.StreamReader:
         reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
         writers.append(writer)
         writer.write(request)
         return reader
 
     try:
-        yield await asyncio.gather(*map(come, requests))
+        yield await asyncio.gather(*map(connect, requests))
     finally:
         for writer in writers:
             writer.transport.abort()
 
 
-def parsed(received: bytes) -> Answer:
-    """What was received until the connection ended."""
+async def fetch(service: Service, request: bytes) -> Response:
+    """Send one request on a connection of its own, and read the response to its end."""
+    async with connections(service, [request]) as [reader]:
+        return await read_response(reader)
+
+
+async def send(service: Service, request: bytes) -> None:
+    """Send bytes and close the connection."""
+    _, writer = await asyncio.open_connection("127.0.0.1", service.port)
+    writer.write(request)
+    with suppress(ConnectionError):
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+
+# --- responses ------------------------------------------------------------------------------------
+
+
+async def read_response(reader: asyncio.StreamReader) -> Response:
+    """Read until the connection ends, in whatever way."""
+    received = bytearray()
+    with suppress(ConnectionResetError):
+        while piece := await reader.read(1 << 20):
+            received += piece
+    return parse_response(bytes(received))
+
+
+def parse_response(received: bytes) -> Response:
+    """Parse all that was received on one connection."""
     head, _, rest = received.partition(b"\r\n\r\n")
     if not head:
-        return Answer(0, {}, b"", complete=False)
+        return Response(0, {}, b"", complete=False)
     status, *lines = head.decode("latin-1").split("\r\n")
     headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
-    body, complete = _dechunked(rest) if "transfer-encoding" in headers else (rest, True)
+    body, complete = _decode_chunks(rest) if "transfer-encoding" in headers else (rest, True)
     if "content-length" in headers:
         complete = len(body) == int(headers["content-length"])
-    return Answer(int(status.split()[1]), headers, body, complete)
+    return Response(int(status.split()[1]), headers, body, complete)
 
 
-def _dechunked(rest: bytes) -> tuple[bytes, bool]:
-    """The body, and whether its last chunk was there."""
+def _decode_chunks(rest: bytes) -> tuple[bytes, bool]:
+    """Return the body, and whether the last chunk is there."""
     body = bytearray()
     while rest:
         size, _, rest = rest.partition(b"\r\n")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from app.bench.chance import chance
 from app.bench.checkpoint import tiny_sizes
+from app.bench.randomness import pinned_randomness
 from app.core.params import SynthesisParams
 from app.engines.chatterbox.checkpoint.loader import load
 from app.engines.chatterbox.s3gen.stream import S3Gen
@@ -33,19 +33,19 @@ def speech_tokens(count, seed=0):
 
 def upstreams_mel(s3gen, tokens, reference, noise):
     """float32 [80, 2·n] for int64 [n]."""
-    with chance(noise):
+    with pinned_randomness(noise):
         return s3gen.flow_inference(tokens[None], ref_dict=ref_dict(reference), finalize=True)[0]
 
 
 def upstreams_waveform(s3gen, mel, noise):
     """float32 [480·n] for [80, n]."""
-    with chance(noise):
+    with pinned_randomness(noise):
         return s3gen.hift_inference(mel[None])[0][0]
 
 
 def upstreams_audio(s3gen, tokens, reference, noise):
     """float32 [960·n] for int64 [n]; as the one before of the mel before, but faded in."""
-    with chance(noise):
+    with pinned_randomness(noise):
         return s3gen.inference(tokens[None], ref_dict=ref_dict(reference))[0][0]
 
 

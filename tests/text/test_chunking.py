@@ -38,6 +38,7 @@ sizes = st.sampled_from([20, 21, 40, 100, 500])
 # --- Clean ------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(19)
 @pytest.mark.parametrize(
     "text",
     [
@@ -104,6 +105,7 @@ def test_cleaning_twice_is_cleaning_once(text: str) -> None:
     assert clean(plain) == plain_punctuation(plain) == plain
 
 
+@pytest.mark.fault(21)
 @given(dirty_texts)
 def test_cleaning_loses_no_letter_and_no_digit(text: str) -> None:
     def letters(text: str) -> list[str]:
@@ -136,6 +138,7 @@ def test_speakable_is_what_a_voice_reads(text: str, spoken: str) -> None:
 # --- Split: what always holds -----------------------------------------------------------------
 
 
+@pytest.mark.fault(21)
 @given(texts, sizes)
 @example("e" + "\u0301" * 500, 20)
 @example("!" * 90 + "a" + "!" * 90 + "b" + "!" * 90, 20)
@@ -156,6 +159,8 @@ def test_of_prose_nothing_is_lost_but_the_spaces_between_chunks(sentences: list[
     assert " ".join(split(text, 40)) == text
 
 
+@pytest.mark.timed
+@pytest.mark.fault(22)
 @pytest.mark.parametrize("size", [20, 150, 500])
 @pytest.mark.parametrize("unit", HOSTILE)
 def test_hostile_text_takes_linear_time(unit: str, size: int) -> None:
@@ -251,6 +256,7 @@ def test_abbreviations_and_numbers_end_no_sentence(chunks: list[str]) -> None:
     assert split(" ".join(chunks), 41) == chunks
 
 
+@pytest.mark.fault(21)
 @pytest.mark.parametrize(
     ("size", "chunks"),
     [
@@ -275,6 +281,7 @@ def test_every_script_has_its_boundaries(size: int, chunks: list[str]) -> None:
     assert split("".join(chunks), size) == [chunk.strip() for chunk in chunks]
 
 
+@pytest.mark.fault(21)
 @pytest.mark.parametrize("letter", ["e\u0301", "นี่", "เก", "กา", "क्षि", "က\u102b"])
 @pytest.mark.parametrize("size", range(20, 26))
 def test_a_letter_keeps_its_marks(letter: str, size: int) -> None:

@@ -64,6 +64,7 @@ def in_folder(folder: Path) -> list[str]:
 # --- Upload
 
 
+@pytest.mark.covers("upload privacy")
 async def test_an_added_voice_is_listed_decoded_and_private(store, folders):
     await add(store, "Jane 1_a-b.wav")
     assert store.ids() == ["Jane 1_a-b.wav"]
@@ -218,6 +219,7 @@ async def test_content_may_be_as_large_as_allowed_and_no_larger(folders):
     assert in_folder(folders.user) == ["fits.wav"]
 
 
+@pytest.mark.fault(36)
 @pytest.mark.parametrize(
     ("number", "error"),
     [(errno.ENOSPC, errors.StorageFull), (errno.EROFS, errors.StorageUnavailable)],
@@ -248,6 +250,7 @@ def tiny_disk(tmp_path):
     subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.fault(36)
 async def test_a_full_disk_is_reported_and_recovers(tiny_disk, tmp_path):
     (tmp_path / "decoded").mkdir()
     store = VoiceLibrary(tiny_disk, tmp_path / "preloaded", tmp_path / "decoded", 10_000_000)
@@ -414,6 +417,7 @@ async def test_what_can_be_no_id_is_repeated_briefly_and_in_print(store, voice_i
     assert still_missing.value.message == missing.value.message
 
 
+@pytest.mark.fault(35)
 async def test_interleaved_upload_deletion_and_use_hear_one_exact_version(store, folders):
     expected = {digest(LOW): 220, digest(HIGH): 440}
     order = random.Random(1)

@@ -252,6 +252,7 @@ async def test_a_list_after_the_end_changes_nothing(jobs: Jobs, outbox: Outbox) 
     assert outbox.ends("j") == [JobDone("j", 1, TOKEN)]
 
 
+@pytest.mark.fault(14)
 async def test_whenever_it_is_cancelled_a_job_has_exactly_one_end(
     jobs: Jobs, outbox: Outbox
 ) -> None:
@@ -291,6 +292,7 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.fault(9)
 @pytest.mark.usefixtures("own_folder")
 async def test_a_job_that_finds_no_memory_is_tried_again_when_some_was_freed(
     jobs: Jobs, outbox: Outbox, engine: ScriptedEngine

@@ -193,6 +193,7 @@ async def test_a_count_goes_on_where_a_dead_worker_left_it(house: House) -> None
     await until(lambda: seat.runaways == 6, 0.01)
 
 
+@pytest.mark.fault(6)
 async def test_a_job_that_kills_its_workers_is_poison(house: House) -> None:
     seat = house.supervise()
     await ready(seat)
@@ -205,6 +206,7 @@ async def test_a_job_that_kills_its_workers_is_poison(house: House) -> None:
 # --- a worker that cannot start -------------------------------------------------------------------
 
 
+@pytest.mark.fault(5)
 async def test_five_deaths_open_the_circuit_until_a_try_succeeds(
     house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -221,6 +223,7 @@ async def test_five_deaths_open_the_circuit_until_a_try_succeeds(
     assert await heard(house.submit("one"))
 
 
+@pytest.mark.fault(5)
 async def test_a_finished_job_forgives_the_deaths_before(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,6 +238,7 @@ async def test_a_finished_job_forgives_the_deaths_before(
     assert seat.restarts == 3
 
 
+@pytest.mark.fault(4)
 async def test_pauses_double_until_the_circuit_opens(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,6 +263,7 @@ async def test_a_machine_that_starts_no_process_is_one_that_may_recover(
 # --- a worker that hangs --------------------------------------------------------------------------
 
 
+@pytest.mark.fault(7)
 async def test_a_worker_that_hangs_shows_its_stack_and_is_replaced(
     house: House, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -184,6 +184,7 @@ class Bomb:
         return os.abort, ()
 
 
+@pytest.mark.fault(11)
 @pytest.mark.parametrize(
     ("name", "spoil", "reason"),
     [
@@ -265,6 +266,7 @@ def test_turbos_s3gen_is_not_taken_for_one_with_a_surplus(folder: Path) -> None:
         tiny(folder)
 
 
+@pytest.mark.fault(11)
 def test_a_model_of_another_size_is_refused(folder: Path) -> None:
     with pytest.raises(StartupError, match=r"t3_cfg.*lacks \d+ tensors, tfmr"):
         load(folder, "cpu")

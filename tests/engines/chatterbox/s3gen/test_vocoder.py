@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.utils import parametrize
 
-from app.bench.chance import SAMPLES_PER_FRAME
+from app.bench.randomness import SAMPLES_PER_FRAME
 from app.engines.chatterbox.s3gen import vocoder as vocoder_module
 from app.engines.chatterbox.s3gen.noise import Noise
 from app.engines.chatterbox.s3gen.vocoder import (

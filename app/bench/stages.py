@@ -1,0 +1,124 @@
+"""Timing of the engine's stages, and the patches that the benchmark applies to the models.
+
+Only this module of the benchmark knows how the models are built.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import wraps
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+from unittest import mock
+
+import psutil
+import torch
+from torch import Tensor, nn
+
+from app.engines.chatterbox import engine as engine_module
+from app.engines.chatterbox.checkpoint.loader import Models, load
+from app.engines.chatterbox.s3gen.flow import FixedSolver, Flow
+from app.engines.chatterbox.s3gen.vocoder import Waveform
+
+S3GEN_STAGES: list[tuple[str, type, str]] = [
+    ("flow's encoder", Flow, "context"),  # on a CPU
+    ("flow's encoder", FixedSolver, "encode"),  # on a GPU
+    ("flow's solver", Flow, "solve"),
+    ("vocoder", Waveform, "extend"),
+]
+"""Stages of S3Gen's thread by class and method; the time of nested stages is not counted twice."""
+
+SUPPRESSED_LOGIT = -1e4
+"""Finite, because guidance subtracts one such logit from another."""
+
+
+class StageTimer:
+    """Add up the seconds of each stage; stages may be nested, within one thread at a time.
+
+    `synchronize()` waits for the device. It is called at both ends of each stage, so that work
+    queued by one stage is not charged to the next.
+    """
+
+    def __init__(self, synchronize: Callable[[], None]) -> None:
+        self.seconds: dict[str, float] = {}
+        self._synchronize = synchronize
+        self._nested_s: list[float] = []  # for each running stage: seconds of the stages inside
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the seconds spent inside, without those of nested stages, to the stage's total."""
+        self._synchronize()
+        began = perf_counter()
+        self._nested_s.append(0.0)
+        try:
+            yield
+        finally:
+            self._synchronize()
+            took = perf_counter() - began
+            own = took - self._nested_s.pop()
+            self.seconds[name] = self.seconds.get(name, 0.0) + own
+            if self._nested_s:
+                self._nested_s[-1] += took
+
+
+@contextmanager
+def timed_stages(timer: StageTimer) -> Iterator[None]:
+    """Time the S3Gen stages of every engine with `timer`."""
+
+    def timed(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(method)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with timer.stage(name):
+                return method(*args, **kwargs)
+
+        return call
+
+    with ExitStack() as patches:
+        for name, kind, method in S3GEN_STAGES:
+            call = timed(name, getattr(kind, method))
+            patches.enter_context(mock.patch.object(kind, method, call))
+        yield
+
+
+def disable_end_token(t3: Any) -> None:
+    """Keep upstream's T3 from drawing the end token; call it before `t3` is compiled."""
+    end: int = t3.hp.stop_speech_token
+
+    def suppress_end(head: nn.Module, inputs: Any, logits: Tensor) -> Tensor:
+        logits[..., end] = SUPPRESSED_LOGIT
+        return logits
+
+    t3.speech_head.register_forward_hook(suppress_end)
+
+
+def without_end_token() -> AbstractContextManager[object]:
+    """Disable the end token of models that an engine loads inside."""
+
+    def load_without_end_token(*args: Any, **kwargs: Any) -> Models:
+        models = load(*args, **kwargs)
+        disable_end_token(models.t3)
+        return models
+
+    return mock.patch.object(engine_module, "load", load_without_end_token)
+
+
+def limited_to(tokens: int) -> AbstractContextManager[object]:
+    """Cut the text chunks that begin inside after `tokens` speech tokens."""
+    return mock.patch.object(engine_module, "max_tokens", return_value=tokens)
+
+
+def peak_memory_gb(device: str) -> float:
+    """Return the peak of the GPU's reserved memory or, for a CPU, of this process' memory."""
+    if device == "cuda":
+        return torch.cuda.max_memory_reserved() / 1e9
+    # ru_maxrss would include the parent's memory from before exec.
+    [kilobytes] = re.findall(r"^VmHWM:\s*(\d+) kB$", Path("/proc/self/status").read_text(), re.M)
+    return int(kilobytes) * 1024 / 1e9
+
+
+def current_memory_gb(device: str) -> float:
+    """Return the memory that `peak_memory_gb` is the maximum of."""
+    if device == "cuda":
+        return torch.cuda.memory_reserved() / 1e9
+    return float(psutil.Process().memory_info().rss / 1e9)

@@ -1,0 +1,92 @@
+"""The package's own `ChatterboxTTS.generate`, in a process of its own: `load`, then `generate`.
+
+The process has one model, kept in this module's globals.
+"""
+
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from chatterbox import ChatterboxTTS
+from numpy.typing import NDArray
+
+from app.bench.checkpoint import tiny_sizes
+from app.bench.randomness import pinned_randomness
+from app.bench.stages import disable_end_token, peak_memory_gb
+from app.core.audio import SAMPLE_RATE, TOKENS_PER_SECOND, Samples
+from app.engines.chatterbox.s3gen.noise import Noise
+
+_model: Any = None
+_last_tokens: NDArray[np.int64]
+"""The tokens that S3Gen decoded last."""
+
+
+@dataclass(frozen=True)
+class UpstreamResult:
+    """Speech tokens, int64 [m], their audio, float32 [n], and the time `generate` took."""
+
+    tokens: NDArray[np.int64]
+    audio: Samples
+    seconds: float
+
+
+def load(folder: Path, tiny: bool, device: str, threads: int, tokens: int) -> None:
+    """Load the model as upstream does, and make it generate exactly `tokens` speech tokens."""
+    global _model
+    torch.set_num_threads(threads)
+    with tiny_sizes() if tiny else nullcontext(), redirect_stdout(StringIO()):  # it prints
+        _model = ChatterboxTTS.from_local(folder, device)
+    _model.watermarker.apply_watermark(np.zeros(SAMPLE_RATE, np.float32), SAMPLE_RATE)  # warm-up
+    disable_end_token(_model.t3)
+    t3_inference, s3gen_inference = _model.t3.inference, _model.s3gen.inference
+
+    def limited_t3(**options: Any) -> Any:
+        return t3_inference(**options | {"max_new_tokens": tokens})
+
+    def recorded_s3gen(speech_tokens: torch.Tensor, **options: Any) -> Any:
+        global _last_tokens
+        _last_tokens = speech_tokens.cpu().numpy()
+        return s3gen_inference(speech_tokens=speech_tokens, **options)
+
+    _model.t3.inference = limited_t3
+    _model.s3gen.inference = recorded_s3gen
+
+
+def generate(text: str, seed: int) -> UpstreamResult:
+    """Run `generate` with the random numbers of the engine's job of that seed."""
+    with _seeded(seed):
+        began = perf_counter()
+        audio = _model.generate(text)
+        seconds = perf_counter() - began
+    return UpstreamResult(_last_tokens, audio[0].numpy(), seconds)
+
+
+def generate_unmarked(text: str, seed: int, prompt_seconds: int) -> UpstreamResult:
+    """Run `generate` without a watermark, with at most `prompt_seconds` of the voice's prompt."""
+    s3gen_prompt, length = _model.conds.gen, prompt_seconds * TOKENS_PER_SECOND
+    cut = {
+        "prompt_token": s3gen_prompt["prompt_token"][:, :length],
+        "prompt_token_len": s3gen_prompt["prompt_token_len"].clamp(max=length),
+        "prompt_feat": s3gen_prompt["prompt_feat"][:, : 2 * length],
+    }
+    with (
+        mock.patch.object(_model.conds, "gen", s3gen_prompt | cut),
+        mock.patch.object(_model.watermarker, "apply_watermark", lambda audio, **_: audio),
+    ):
+        return generate(text, seed)
+
+
+def memory_gb() -> float:
+    return peak_memory_gb(_model.device)
+
+
+def _seeded(seed: int) -> AbstractContextManager[None]:
+    mixed = np.random.SeedSequence((seed, 0)).generate_state(1)
+    torch.manual_seed(int(mixed[0]))
+    return pinned_randomness(Noise(seed, 0, torch.device(_model.device)))

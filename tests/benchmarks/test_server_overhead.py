@@ -1,0 +1,43 @@
+"""The server-overhead benchmark with little effort."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks.server_overhead import Effort, Figure, main
+
+EFFORT = Effort(single_s=0.05, many_s=0.1, streams=10, letters=15)
+
+
+@pytest.mark.timed
+def test_measures_service_beside_baselines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "figures.json"
+    main(["--json", str(file)], EFFORT)
+    assert "The server alone" in capsys.readouterr().out
+    figures = {row["name"]: row for row in json.loads(file.read_text())}
+    values = {name: row["value"] for name, row in figures.items()}
+    for name in ("requests that failed", "streams that failed"):
+        assert values[name] == 0
+    assert values["paced streams"] == EFFORT.streams
+    service, route, raw = (
+        values[f"{name}: CPU a request"]
+        for name in ("master", "streaming FastAPI route", "raw ASGI function")
+    )
+    assert service > route > raw
+    to_route, to_raw = (
+        figures[f"master / {name}"] for name in ("streaming FastAPI route", "raw ASGI function")
+    )
+    assert (to_route["value"], to_route["target"]) == (service / route, 3)
+    assert (to_raw["value"], to_raw["target"]) == (service / raw, None)
+    assert values["time to first byte over a raw one's, p50"] > 0
+
+
+def test_target_is_a_maximum_or_a_minimum() -> None:
+    assert Figure("a", 3, "×", 3).met
+    assert not Figure("a", 3.1, "×", 3).met
+    assert Figure("a", 800, "/s", 800, least=True).met
+    assert not Figure("a", 799, "/s", 800, least=True).met
+    assert Figure("a", 799, "/s").met is None

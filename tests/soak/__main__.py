@@ -1,0 +1,48 @@
+"""Run a soak: `python -m tests.soak --seconds 60 --seed 0`.
+
+Prints one line of figures, then one for each violation. Exit code 0 without violations, else 1; the
+service's log is kept.
+"""
+
+import argparse
+import asyncio
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.soak.soak import soak
+
+MAX_SECONDS = 86_400
+
+
+def seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= MAX_SECONDS:  # true for NaN, too
+        raise argparse.ArgumentTypeError(f"0 to {MAX_SECONDS} s")
+    return value
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        "python -m tests.soak", description="Load and misuse a service."
+    )
+    parser.add_argument("--seconds", type=seconds, default=20.0, help="length, with warm-up")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed: the same clients")
+    options = parser.parse_args(arguments)
+    folder = Path(tempfile.mkdtemp(prefix="tts-soak-"))
+    try:
+        report = asyncio.run(soak(options.seconds, options.seed, folder))
+    except KeyboardInterrupt:
+        shutil.rmtree(folder)
+        return 130
+    print(*report.lines(), sep="\n")
+    if report.violations:
+        print(f"the service's log: {folder / 'service.log'}", file=sys.stderr)
+        return 1
+    shutil.rmtree(folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""The service with one part out of order: `python -m tests.support.fault_injection PART serve`.
+
+For what no request and no signal can bring about from outside. All else is the real service.
+"""
+
+import asyncio
+import atexit
+import errno
+import os
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from app.audio import encoder
+from app.backend.local import supervisor
+from app.cli import main as cli
+from app.ipc.channels import Broadcaster
+from app.ipc.messages import Broadcast
+from app.server import main as server
+
+DISK_IS_FULL = Path("disk-is-full")
+LAGS = Path("lags")
+LAG_INTERVAL_S = 0.005
+
+
+def encoders_fail_after(room_bytes: int) -> None:
+    """FFmpeg is told, when it has written so much of a file, that its medium is full."""
+
+    class FullSink(encoder._Sink):
+        room = room_bytes
+
+        def write(self, data: bytes) -> int:
+            self.room -= len(data)
+            return super().write(data) if self.room >= 0 else -errno.ENOSPC
+
+    encoder._Sink = FullSink  # type: ignore[misc]
+
+
+def broadcasts_are_lost() -> None:
+    """Whatever is new in a broadcast is lost the first time; what is repeated arrives."""
+    send, said = Broadcaster.send, dict[type, Broadcast]()
+
+    def send_repeated(self: Broadcaster, message: Broadcast) -> None:
+        if said.get(type(message)) == message:
+            send(self, message)
+        said[type(message)] = message
+
+    Broadcaster.send = send_repeated  # type: ignore[method-assign]
+
+
+def disk_gets_full() -> None:
+    """While there is a file `disk-is-full` where the service runs, no other is safe on the disk."""
+    fsync = os.fsync
+
+    def full(descriptor: int) -> None:
+        if DISK_IS_FULL.exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
+
+    os.fsync = full  # type: ignore[assignment]
+
+
+def circuits_open_at_once() -> None:
+    """The first death of a worker counts for five."""
+    supervisor.CIRCUIT_OPENS_AT = 1
+
+
+def lag_is_measured() -> None:
+    """At its end the service writes how late its event loop was at each moment, in seconds."""
+    serve, lags = server.serve, list[tuple[float, float]]()
+
+    async def measure() -> None:
+        while True:
+            due = monotonic() + LAG_INTERVAL_S
+            await asyncio.sleep(LAG_INTERVAL_S)
+            lags.append((due, monotonic() - due))
+
+    async def measured(*args: Any) -> None:
+        measuring = asyncio.create_task(measure())
+        await serve(*args)
+        measuring.cancel()
+
+    def write() -> None:
+        LAGS.write_text("".join(f"{due} {lag}\n" for due, lag in lags))
+
+    server.serve = measured
+    atexit.register(write)
+
+
+PARTS: dict[str, Callable[[], None]] = {
+    "encoder-at-once": partial(encoders_fail_after, 0),
+    "encoder-amid-audio": partial(encoders_fail_after, 4000),
+    "broadcast": broadcasts_are_lost,
+    "circuit": circuits_open_at_once,
+    "disk": disk_gets_full,
+    "nothing-but-lag": lag_is_measured,
+}
+
+
+if __name__ == "__main__":
+    PARTS[sys.argv.pop(1)]()
+    cli.main()
