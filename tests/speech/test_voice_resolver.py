@@ -48,20 +48,20 @@ async def test_a_name_is_a_voice_an_alias_or_the_default(
 
 
 @pytest.mark.parametrize("name", ["john", "Alloy", "nobody", "", "default", "\ud800"])
-async def test_what_is_none_of_these_is_no_voice(master: Any, name: str) -> None:
+async def test_other_names_are_returned_unchanged(master: Any, name: str) -> None:
     voice_id = voice_id_of(name, master)
     assert voice_id is not None
     assert voice_id not in master.voices.ids()
 
 
-async def test_an_alias_of_no_voice_is_told_with_what_it_stands_for(master: Any) -> None:
+async def test_not_found_error_names_the_alias_and_its_voice(master: Any) -> None:
     for alias, voice in (("gone", "gone.wav"), ("both", "john")):
         with pytest.raises(VoiceNotFound) as missing:
             voice_id_of(alias, master)
         assert f"There is no voice '{voice}', which '{alias}' stands for." in missing.value.message
 
 
-async def test_what_can_be_asked_for_is_listed_once(master: Any) -> None:
+async def test_lists_each_voice_name_once(master: Any) -> None:
     assert listed_names(master) == {
         "echo.wav": "echo",
         "jane.wav": "jane",
@@ -74,7 +74,7 @@ async def test_what_can_be_asked_for_is_listed_once(master: Any) -> None:
     }
 
 
-async def test_without_a_name_left_for_it_the_default_voice_is_not_listed(master: Any) -> None:
+async def test_default_voice_is_not_listed_if_all_its_names_are_taken(master: Any) -> None:
     aliases = dict.fromkeys(OPENAI_VOICES, "jane")
     master.settings = Settings(voice_aliases=aliases, _env_file=None)
     assert not any("default" in shown for shown in listed_names(master).values())
