@@ -56,7 +56,7 @@ _COMMENT = re.compile(r"\s#.*$")
 
 
 _SETTING_OF = {"chunk_overlap_method": "tts_chunk_overlap_strategy"}
-"""Parameters whose setting is not called `tts_` and their name."""
+"""The settings of parameters that are not named `tts_` and the parameter's name."""
 
 
 class Settings(BaseSettings):

@@ -95,7 +95,7 @@ def test_the_master_never_loads_an_inference_library() -> None:
     assert loaded_after("import app.server.main, app.backend.local.backend", INFERENCE) == set()
 
 
-def test_the_command_line_loads_neither() -> None:
+def test_command_line_loads_neither_inference_nor_server() -> None:
     assert loaded_after("import app.cli.main", INFERENCE + HTTP_SERVER[:3]) == set()
 
 
@@ -128,7 +128,7 @@ def test_imports_point_one_way() -> None:
 
 
 @each_module
-def test_a_module_knows_only_whom_its_part_may_know(module: str) -> None:
+def test_module_imports_only_allowed_parts(module: str) -> None:
     own = part_of(module)
     others = {part_of(name) for name in imports(SOURCES[module]) if name.startswith("app.")}
     assert others - {own} <= MAY_IMPORT.get(own, set())

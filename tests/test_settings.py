@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-import app.settings as settings_module
 from app.core.engine_config import ChatterboxOptions, EngineConfig, QueueSizes
 from app.core.errors import StartupError
 from app.core.params import SynthesisParams
@@ -101,7 +100,7 @@ def shown(value: Any) -> str:
 
 
 @pytest.mark.parametrize("name", PROMISED)
-def test_a_promised_variable_has_its_promised_default(name: str) -> None:
+def test_documented_variables_have_their_defaults(name: str) -> None:
     default = PROMISED[name]
     value = getattr(load_settings(api_key_required=False), name.lower())
     match name:
@@ -116,7 +115,7 @@ def test_a_promised_variable_has_its_promised_default(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in PROMISED if name.startswith("TTS_")])
-def test_what_is_tuned_reaches_the_worker(name: str, given: Callable[..., Settings]) -> None:
+def test_chatterbox_options_follow_the_settings(name: str, given: Callable[..., Settings]) -> None:
     if name.endswith("QUEUE_MAX_SIZE"):
         assert getattr(given(**{name: 7}), name.lower()) == 7
         return
@@ -135,7 +134,7 @@ def test_what_is_tuned_reaches_the_worker(name: str, given: Callable[..., Settin
         ("t3_dtype", "int8"),
     ],
 )
-def test_what_makes_chatterbox_faster_reaches_the_worker(
+def test_accuracy_options_follow_the_settings(
     field: str, value: object, given: Callable[..., Settings]
 ) -> None:
     assert getattr(given().tuning("cpu"), field) != value
@@ -143,7 +142,7 @@ def test_what_makes_chatterbox_faster_reaches_the_worker(
     assert [getattr(told.tuning(kind), field) for kind in ("cpu", "cuda")] == [value] * 2
 
 
-def test_slices_grow_on_a_cpu_only_unless_told_otherwise(given: Callable[..., Settings]) -> None:
+def test_slices_grow_by_default_on_cpus_only(given: Callable[..., Settings]) -> None:
     assert given().tuning("cuda") == ChatterboxOptions(first_slice_tokens=20)
     assert given().tuning("cpu") == ChatterboxOptions(first_slice_tokens=20, slice_growth=2.0)
     told = given(TTS_FIRST_SLICE_TOKENS=0, TTS_SLICE_GROWTH=1)
@@ -151,9 +150,7 @@ def test_slices_grow_on_a_cpu_only_unless_told_otherwise(given: Callable[..., Se
 
 
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])
-def test_an_engine_is_told_what_the_settings_say_of_it(
-    given: Callable[..., Settings], kind: str
-) -> None:
+def test_engine_config_follows_the_settings(given: Callable[..., Settings], kind: str) -> None:
     settings = given(MODEL_PATH="weights", WATERMARK="false", TTS_T3_DTYPE="float32")
     tuning = settings.tuning(kind)
     compiled = kind == "cuda"
@@ -171,7 +168,7 @@ def test_the_defaults_of_a_synthesis_are_those_of_the_settings() -> None:
     assert params == SynthesisParams(seed=params.seed)
 
 
-def test_every_request_has_a_seed_of_its_own() -> None:
+def test_every_request_has_its_own_seed() -> None:
     settings = load_settings(api_key_required=False)
     assert len({settings.synthesis_params().seed for _ in range(20)}) > 15
 
@@ -277,7 +274,7 @@ def test_the_promised_example_works_through_docker(given: Callable[..., Settings
         ("a=b=c", "a=b=c"),
     ],
 )
-def test_a_file_means_the_same_with_docker_and_without(
+def test_env_file_means_the_same_with_and_without_docker(
     written: str, key: str, folder: Path, given: Callable[..., Settings]
 ) -> None:
     (folder / ".env").write_text(f"API_KEY={written}\n")
@@ -285,7 +282,7 @@ def test_a_file_means_the_same_with_docker_and_without(
     assert given(API_KEY=written).api_key.get_secret_value() == key
 
 
-def test_what_is_quoted_in_the_file_is_taken_whole(folder: Path) -> None:
+def test_quoted_values_keep_comment_signs(folder: Path) -> None:
     (folder / ".env").write_text("API_KEY=\"correct # horse\"\nHOST='::1' # loopback\n")
     settings = load_settings(api_key_required=True)
     assert settings.api_key.get_secret_value() == "correct # horse"
@@ -296,7 +293,7 @@ def test_what_is_quoted_in_the_file_is_taken_whole(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("key", [None, "", "   ", '""', "# later"])
-def test_without_a_key_there_is_no_service(key: str | None, given: Callable[..., Settings]) -> None:
+def test_requires_an_api_key(key: str | None, given: Callable[..., Settings]) -> None:
     if key is not None:
         given(API_KEY=f" {key}")
     with pytest.raises(StartupError, match="API_KEY is not set"):
@@ -339,7 +336,7 @@ def test_without_a_key_there_is_no_service(key: str | None, given: Callable[...,
         ("PUBLIC_VOICE_LIST", "perhaps"),
     ],
 )
-def test_a_wrong_value_is_one_line_with_its_name(
+def test_invalid_setting_is_one_line_with_its_name(
     name: str, value: str, given: Callable[..., Settings]
 ) -> None:
     [line] = complaints(given, **{name: value})
@@ -363,7 +360,7 @@ def test_settings_do_not_change(given: Callable[..., Settings]) -> None:
         given().port = 1  # type: ignore[misc]
 
 
-def test_a_name_that_is_nearly_one_of_ours_is_doubted(folder: Path) -> None:
+def test_warns_of_names_similar_to_a_setting(folder: Path) -> None:
     (folder / ".env").write_text(
         "API_KEY=x\nWORKER_PER_DEVICE=2\nTTS_SPEED=1\nHF_HOME=/cache\nport=8000\n"
     )
@@ -386,14 +383,14 @@ def test_a_name_that_is_nearly_one_of_ours_is_doubted(folder: Path) -> None:
         ("LOG_LEVL", "LOG_LEVEL"),
     ],
 )
-def test_a_typo_in_the_file_is_answered_with_the_name_that_was_meant(
-    typo: str, meant: str, folder: Path
-) -> None:
+def test_suggests_the_setting_for_a_typo_in_env_file(typo: str, meant: str, folder: Path) -> None:
     (folder / ".env").write_text(f"{typo}=1\n")
     assert unknown_settings() == [f"{typo} in .env is not a setting; did you mean {meant}?"]
 
 
-def test_a_prefixed_typo_in_the_environment_is_doubted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warns_of_unknown_variables_with_prefix(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("TTS_SYNTHESIS_TEMPERATUR", "1")
     monkeypatch.setenv("TTS_CFG_GUIDANCE_WEIGHT", "1")
     monkeypatch.setenv("PROT", "1")
@@ -402,7 +399,7 @@ def test_a_prefixed_typo_in_the_environment_is_doubted(monkeypatch: pytest.Monke
     assert "did you mean TTS_SYNTHESIS_TEMPERATURE?" in warning
 
 
-def test_names_of_others_are_not_doubted(folder: Path) -> None:
+def test_does_not_warn_of_unrelated_names(folder: Path) -> None:
     names = """PATH HOME USER TERM SHELL LANG TZ ROOT HOSTNAME HTTP_PROXY HF_TOKEN HF_HOME
         HF_API_KEY OPENAI_API_KEY POSTGRES_PORT DB_PORT DB_HOST REDIS_HOST SMTP_PORT HOST_IP
         TORCH_HOME MODEL_NAME LOG_FILE LOG_DIR REPORT WORKERS KEY NAME PYTHONPATH TMPDIR"""
@@ -415,14 +412,14 @@ def test_the_health_port_is_another(given: Callable[..., Settings]) -> None:
     assert line == "PORT_HEALTH: must be another port than PORT (it is '9003')"
 
 
-def test_an_unknown_model_is_answered_with_the_choices(given: Callable[..., Settings]) -> None:
+def test_unknown_model_error_lists_the_choices(given: Callable[..., Settings]) -> None:
     [line] = complaints(given, MODEL="foo")
     assert line == (
         "MODEL: must be auto, chatterbox, preview, or module:Class of your own (it is 'foo')"
     )
 
 
-def test_without_a_file_nothing_is_doubted() -> None:
+def test_no_warnings_without_env_file() -> None:
     assert unknown_settings() == []
 
 
@@ -448,7 +445,7 @@ def test_an_operators_choice_of_gpus_is_read(monkeypatch: pytest.MonkeyPatch) ->
 def test_the_cores_are_those_of_this_process(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(settings_module, "CGROUP", tmp_path)
+    monkeypatch.setattr("app.core.process_env.CGROUP", tmp_path)
     assert cpu_count() == len(os.sched_getaffinity(0))
 
 
@@ -456,10 +453,10 @@ def test_the_cores_are_those_of_this_process(
     ("quota", "cores"),
     [("50000 100000", 1), ("200000 100000", 2), ("250000 100000", 3), ("900000 100000", 8)],
 )
-def test_a_container_may_have_limited_the_time_of_the_cores(
+def test_cpu_count_respects_a_containers_quota(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quota: str, cores: int
 ) -> None:
-    monkeypatch.setattr(settings_module, "CGROUP", tmp_path)
+    monkeypatch.setattr("app.core.process_env.CGROUP", tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
     (tmp_path / "cpu.max").write_text(f"{quota}\n")
     assert cpu_count() == cores

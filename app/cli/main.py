@@ -27,7 +27,7 @@ cli.add_typer(bench, name="bench")
 
 
 def main() -> None:
-    """Run a command; what cannot be done is one line on standard error and a non-zero exit."""
+    """Run a command; an expected error is one line on standard error and a non-zero exit."""
     try:
         cli()
     except (StartupError, ServiceError) as error:
@@ -38,8 +38,8 @@ def main() -> None:
         sys.exit(130)
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"chatterbox-tts {__version__}")
         raise typer.Exit
 

@@ -72,20 +72,20 @@ def _allowed(gpus: list[Device], visible: str | None) -> list[Device]:
     if visible is None:
         return gpus
     chosen: list[Device] = []
-    for wanted in (part.strip() for part in visible.split(",")):
-        match = next((gpu for gpu in gpus if _is(gpu, wanted)), None)
-        if wanted.startswith("MIG-"):  # a slice of a GPU, which NVML lists elsewhere
-            match = Device(f"mig{len(chosen)}", "cuda", wanted)
+    for entry in (part.strip() for part in visible.split(",")):
+        match = next((gpu for gpu in gpus if _is(gpu, entry)), None)
+        if entry.startswith("MIG-"):  # a slice of a GPU, which NVML lists elsewhere
+            match = Device(f"mig{len(chosen)}", "cuda", entry)
         if match is None:
-            break  # as CUDA does: what follows an invalid entry is invisible
+            break  # like CUDA, ignore everything after an invalid entry
         chosen.append(match)
     return chosen
 
 
-def _is(gpu: Device, wanted: str) -> bool:
-    if wanted.isdigit():
-        return gpu.name == f"gpu{int(wanted)}"
-    return bool(wanted) and (gpu.uuid or "").startswith(wanted)
+def _is(gpu: Device, entry: str) -> bool:
+    if entry.isdigit():
+        return gpu.name == f"gpu{int(entry)}"
+    return bool(entry) and (gpu.uuid or "").startswith(entry)
 
 
 def _text(value: str | bytes) -> str:

@@ -9,7 +9,7 @@ S3GenDtype = Literal["auto", "float32", "bfloat16"]
 
 
 class ChatterboxOptions(msgspec.Struct, frozen=True):
-    """Trade-offs of exactness and speed; equal in all workers, so that a retry speaks the same."""
+    """Trade-offs of exactness and speed; equal in all workers, so retries give equal speech."""
 
     first_slice_tokens: int = 0
     slice_growth: float = 1.0

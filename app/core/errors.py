@@ -67,26 +67,22 @@ class ServiceError(Exception):
 
 class InvalidRequest(ServiceError):
     code, status, type = "invalid_request", 400, "invalid_request_error"
-    example = "'seed' must be at least 0."
-    example_param = "seed"
+    example, example_param = "'seed' must be at least 0.", "seed"
 
 
 class EmptyText(InvalidRequest):
     code = "empty_text"
-    example = "There is nothing in this text that can be spoken."
-    example_param = "text"
+    example, example_param = "There is nothing in this text that can be spoken.", "text"
 
 
 class InvalidVoiceId(InvalidRequest):
     code = "invalid_voice_id"
-    example = "A voice id has no backslash."
-    example_param = "file"
+    example, example_param = "A voice id has no backslash.", "file"
 
 
 class PreloadedVoice(InvalidRequest):
     code, status = "preloaded_voice", 403
-    example = "A preloaded voice cannot be deleted."
-    example_param = "voice_id"
+    example, example_param = "A preloaded voice cannot be deleted.", "voice_id"
 
 
 class MethodNotAllowed(InvalidRequest):
@@ -105,32 +101,27 @@ class RequestTooSlow(InvalidRequest):
 
 class VoiceExists(InvalidRequest):
     code, status = "voice_exists", 409
-    example = "There is a voice 'voice.wav' already. …"
-    example_param = "file"
+    example, example_param = "There is a voice 'voice.wav' already. …", "file"
 
 
 class PayloadTooLarge(InvalidRequest):
     code, status = "payload_too_large", 413
-    example = "A voice file may have at most 25 MB."
-    example_param = "file"
+    example, example_param = "A voice file may have at most 25 MB.", "file"
 
 
 class TextTooLong(PayloadTooLarge):
     code = "text_too_long"
-    example = "The text has 20001 characters, 20000 are allowed."
-    example_param = "text"
+    example, example_param = "The text has 20001 characters, 20000 are allowed.", "text"
 
 
 class UnsupportedMedia(InvalidRequest):
     code, status = "unsupported_media_type", 415
-    example = "The Content-Type must be application/json."
-    example_param = None
+    example, example_param = "The Content-Type must be application/json.", None
 
 
 class UnusableAudio(InvalidRequest):
     code, status = "unusable_audio", 422
-    example = "The file cannot be used: it is silent."
-    example_param = "file"
+    example, example_param = "The file cannot be used: it is silent.", "file"
 
 
 class HeadersTooLong(InvalidRequest):
@@ -148,14 +139,12 @@ class NotFound(ServiceError):
 
 class VoiceNotFound(NotFound):
     code = "voice_not_found"
-    example = "There is no voice 'nobody.wav'. GET /voices lists them."
-    example_param = "voice_id"
+    example, example_param = "There is no voice 'nobody.wav'. GET /voices lists them.", "voice_id"
 
 
 class ModelNotFound(NotFound):
     code = "model_not_found"
-    example = "There is no model 'gpt-5'."
-    example_param = "model"
+    example, example_param = "There is no model 'gpt-5'.", "model"
 
 
 class QueueFull(ServiceError):

@@ -24,23 +24,8 @@ _FIRST_AUDIO_S = (
     *(10, 20, 30, 60),
 )
 _REALTIME_FACTOR = (
-    0.02,
-    0.035,
-    0.05,
-    0.075,
-    0.1,
-    0.2,
-    0.3,
-    0.5,
-    0.7,
-    0.9,
-    1,
-    1.2,
-    1.5,
-    2,
-    3,
-    5,
-    10,
+    *(0.02, 0.035, 0.05, 0.075, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9),
+    *(1, 1.2, 1.5, 2, 3, 5, 10),
 )
 
 
@@ -49,79 +34,83 @@ class Metrics:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # they would double the output
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)  # of the master
-        self._requests = Counter(
+        self._add_requests()
+        self._add_jobs()
+        self._add_playback()
+        self._encoder_seconds = self._counter(
+            "tts_encoder_cpu_seconds_total",
+            "CPU time of encoders, by media type (wav and raw PCM take next to none).",
+            "media_type",
+        )
+
+    def _add_requests(self) -> None:
+        self._requests = self._counter(
             "tts_http_requests_total",
             "Requests that were answered, by route, method and status. Route other: no such path, "
             "or refused before a route was looked for (401). Status 499: the client left before "
             "the answer began.",
-            ["route", "method", "status"],
-            registry=self.registry,
+            *("route", "method", "status"),
         )
-        self._request_seconds = Histogram(
+        self._request_seconds = self._histogram(
             "tts_http_request_duration_seconds",
             "Time from a request's headers to the end of its answer. Speech is streamed, so it "
             "takes as long as its client does.",
-            ["route", "method"],
-            buckets=_REQUEST_S,
-            registry=self.registry,
+            _REQUEST_S,
+            *("route", "method"),
         )
-        self._requests_aborted = Counter(
+        self._requests_aborted = self._counter(
             "tts_http_requests_aborted_total",
             "Requests whose client left before the end of the answer.",
-            ["route"],
-            registry=self.registry,
+            "route",
         )
-        self._job_wait = Histogram(
+
+    def _add_jobs(self) -> None:
+        self._job_wait = self._histogram(
             "tts_job_wait_seconds",
             "Time that accepted jobs waited in the queue, until a worker took them or they left.",
-            buckets=_WAIT_S,
-            registry=self.registry,
+            _WAIT_S,
         )
-        self._first_audio = Histogram(
-            "tts_job_first_audio_seconds",
-            "Time from a job's acceptance to its first audio from a worker: what a listener waits "
-            "for, but for the encoder and the network.",
-            buckets=_FIRST_AUDIO_S,
-            registry=self.registry,
-        )
-        self._realtime_factor = Histogram(
+        self._realtime_factor = self._histogram(
             "tts_job_realtime_factor",
             "Time that a worker took for a second of audio, of jobs that are done; under 1 is "
             "faster than speech. Pauses in which a job waits for a slow client do not count.",
-            buckets=_REALTIME_FACTOR,
-            registry=self.registry,
+            _REALTIME_FACTOR,
         )
-        self._jobs = Counter(
+        self._jobs = self._counter(
             "tts_jobs_total",
             "Accepted jobs that are over, by outcome: done, cancelled (the client left), or the "
             "code of the error.",
-            ["outcome"],
-            registry=self.registry,
-        )
-        self._characters = Counter(
-            "tts_characters_total",
-            "Characters of the texts of jobs that are done.",
-            registry=self.registry,
-        )
-        self._underruns = Counter(
-            "tts_underruns_total",
-            "Times that a listener would have run dry, who plays each job from its first audio on "
-            "as it leaves the worker.",
-            registry=self.registry,
-        )
-        self._underrun_seconds = Counter(
-            "tts_underrun_seconds_total",
-            "Silence that these listeners would have heard in the middle of speech.",
-            registry=self.registry,
-        )
-        self._encoder_seconds = Counter(
-            "tts_encoder_cpu_seconds_total",
-            "CPU time of encoders, by what they make (wav and raw PCM take none to speak of).",
-            ["media_type"],
-            registry=self.registry,
+            "outcome",
         )
         for outcome in (DONE, CANCELLED, *(error.code for error in (ServiceError, *JOB_ERRORS))):
             self._jobs.labels(outcome)
+        self._characters = self._counter(
+            "tts_characters_total", "Characters of the texts of jobs that are done."
+        )
+
+    def _add_playback(self) -> None:
+        self._first_audio = self._histogram(
+            "tts_job_first_audio_seconds",
+            "Time from a job's acceptance to its first audio from a worker, without the encoder "
+            "and the network.",
+            _FIRST_AUDIO_S,
+        )
+        self._underruns = self._counter(
+            "tts_underruns_total",
+            "Gaps in the playback of jobs, each played from its first audio on as it leaves the "
+            "worker.",
+        )
+        self._underrun_seconds = self._counter(
+            "tts_underrun_seconds_total", "Silence in these gaps, in the middle of speech."
+        )
+
+    def _counter(self, name: str, description: str, *labels: str) -> Counter:
+        return Counter(name, description, labels, registry=self.registry)
+
+    def _histogram(
+        self, name: str, description: str, buckets: tuple[float, ...], *labels: str
+    ) -> Histogram:
+        return Histogram(name, description, labels, buckets=buckets, registry=self.registry)
 
     def request_ended(
         self, route: str, method: str, status: int, seconds: float, *, aborted: bool

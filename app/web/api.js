@@ -1,4 +1,4 @@
-/** The server's API. What fails is an `ApiError`, whose message is a sentence for people. */
+/** The server's API. Failures are raised as `ApiError`, whose message is a sentence to show. */
 
 import { headerOf } from "./api_key.js";
 
@@ -35,7 +35,7 @@ export class Api {
     return this._fetch(path, {});
   }
 
-  /** Whether the server takes this key; what else is wrong is raised. */
+  /** Whether the server accepts this key; other errors are raised. */
   async accepts(value) {
     const answer = await this._fetch("voices", { headers: { "X-API-Key": headerOf(value) } });
     if (answer.ok) return true;
@@ -58,7 +58,7 @@ export class Api {
     return this.ask(`voices/${encodeURIComponent(id)}`, { method: "DELETE" });
   }
 
-  /** By XMLHttpRequest, as `fetch` does not tell how much was sent. */
+  /** Uses XMLHttpRequest, because `fetch` reports no upload progress. */
   uploadVoice(file, { name, replace, onProgress }) {
     const request = new XMLHttpRequest();
     request.upload.onprogress = (sent) => onProgress(sent.loaded / sent.total);

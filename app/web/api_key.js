@@ -1,4 +1,4 @@
-/** The key: kept in this browser's storage and nowhere else; in memory where there is none. */
+/** The API key, kept in this browser's storage only, or in memory where that is blocked. */
 
 const PLACE = "chatterbox-tts-key";
 

@@ -1,12 +1,12 @@
-/** The question: a dialog that waits for yes or no. */
+/** A dialog that asks a yes/no question. */
 
 import { byId } from "./dom.js";
 
 let last = Promise.resolve(false);
 
 /**
- * Asks once the questions before are answered.
- * @param {string} text @param {string} yes what the button says @returns {Promise<boolean>}
+ * Asks when earlier questions are answered.
+ * @param {string} text @param {string} yes label of the button @returns {Promise<boolean>}
  */
 export function confirm(text, yes) {
   last = last.then(() => shown(text, yes));

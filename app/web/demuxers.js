@@ -1,8 +1,8 @@
 /**
- * Demuxers: the bytes of one format enter as they arrive, its smallest whole parts leave.
+ * Demuxers split the bytes of one format into its smallest decodable parts as they arrive.
  *
- * A part is `{bytes, samples}`, its length at 24 kHz. After `init`, which may be empty, any parts
- * in a row can be decoded. `delay`: samples that the encoder put before the first of the sound.
+ * A part is `{bytes, samples}`, with its length at 24 kHz. Consecutive parts can be decoded after
+ * `init`, which may be empty. `delay` is the number of samples of encoder priming.
  */
 
 export const SAMPLE_RATE = 24_000;
@@ -57,7 +57,7 @@ function boxAt(bytes, start) {
   return bytes.length < start + size ? null : { type, size };
 }
 
-/** In what is inside a `moof`: the counts of its `traf/trun` boxes. */
+/** The number of frames in a `moof`: the counts of its `traf/trun` boxes. */
 function framesIn(bytes) {
   let frames = 0;
   for (let at = 0, box; (box = boxAt(bytes, at)); at += box.size) {
@@ -76,7 +76,7 @@ const OPUS_FRAME = SAMPLE_RATE / 50;
 /** WebM: a part is a cluster; its blocks are Opus frames of 20 ms. */
 export class WebmDemuxer extends Demuxer {
   delay = 156;
-  _begun = false; // what follows the clusters, an index, is none of the start
+  _begun = false; // boxes after the clusters (an index) do not belong to `init`
 
   _next() {
     const first = ebmlAt(this._rest, 0);
@@ -130,7 +130,7 @@ export class Mp3Demuxer extends Demuxer {
   }
 }
 
-/** PCM, after a header of so many bytes; a part is whatever has come. */
+/** PCM, after a header of `headerBytes`; a part is all that has arrived. */
 export class PcmDemuxer extends Demuxer {
   constructor(headerBytes) {
     super();

@@ -1,4 +1,4 @@
-/** The API to be tried out in Swagger UI, with the key that the page was asked for with. */
+/** Swagger UI of the API, with the key that this page was requested with. */
 
 const key = new URLSearchParams(location.search).get("api_key");
 

@@ -1,4 +1,4 @@
-/** The document: elements found, and made. */
+/** Helpers to find and create elements. */
 
 /** @param {string} id  @returns {any} */
 export const byId = (id) => document.getElementById(id);

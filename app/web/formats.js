@@ -1,4 +1,4 @@
-/** The formats: how each is called, typed, saved, taken apart and played. */
+/** Audio formats: label, media type, file ending, demuxer and player of each. */
 
 import { MsePlayer, PcmPlayer, WholePlayer, streams } from "./player.js";
 import { Mp3Demuxer, Mp4Demuxer, PcmDemuxer, WebmDemuxer } from "./demuxers.js";
@@ -43,7 +43,7 @@ export function format(name) {
   };
 }
 
-/** When a request is heard, in a sentence. */
+/** A sentence about when the request's audio starts to play. */
 export function whenHeard(request) {
   return request.stream === false ? AT_ONCE : format(request.format).note;
 }

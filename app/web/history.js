@@ -1,4 +1,4 @@
-/** The history: the last runs as bars of their time to the first sound, and as a table. */
+/** The last requests: a bar chart of their times to first sound, and a table. */
 
 import { element } from "./dom.js";
 import { formatted, seconds } from "./run_stats.js";
@@ -33,13 +33,13 @@ export class History {
 
   _chart() {
     const longest = Math.max(...this._runs.map((run) => run.firstSound ?? 0), 0.001);
-    const told = this._runs.map((run) => seconds(run.firstSound)).join(", ");
+    const times = this._runs.map((run) => seconds(run.firstSound)).join(", ");
     const chart = svg("svg", {
       class: "chart",
       role: "img",
       viewBox: `0 0 ${MOST * STEP} ${HEIGHT}`,
       preserveAspectRatio: "xMinYMax",
-      "aria-label": `Time to first sound of the last runs: ${told}`,
+      "aria-label": `Time to first sound of the last runs: ${times}`,
     });
     chart.append(...this._runs.map((run, n) => bar(run, n, longest)));
     return chart;

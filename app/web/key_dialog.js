@@ -1,4 +1,4 @@
-/** The key's dialog: asks for it, lets the server check it, keeps or forgets it. */
+/** The dialog that asks for the API key and has the server check it. */
 
 import { byId, say } from "./dom.js";
 
@@ -34,8 +34,8 @@ export class KeyDialog {
   ask() {
     if (!this._dialog.open) this.open();
     return new Promise((resolve) => {
-      const tell = () => resolve(Boolean(this._api.key.value));
-      this._dialog.addEventListener("close", tell, { once: true });
+      const finish = () => resolve(Boolean(this._api.key.value));
+      this._dialog.addEventListener("close", finish, { once: true });
     });
   }
 

@@ -1,4 +1,4 @@
-/** The page: its parts put together. All state is owned by them; here is what passes between. */
+/** The page connects its parts, which own all state. */
 
 import { Api, UNREACHABLE } from "./api.js";
 import { byId, element, say, showPairs } from "./dom.js";
@@ -49,14 +49,14 @@ class Page {
   }
 
   _listen() {
-    const retell = () => this._requestChanged();
+    const update = () => this._requestChanged();
     this._parameters.onchange = () => {
-      this._tellObstacle(this._obstacle && this._parameters.problem);
-      retell();
+      this._setObstacle(this._obstacle && this._parameters.problem);
+      update();
     };
-    this._voices.onchange = retell;
+    this._voices.onchange = update;
     for (const input of [this._text, this._format, byId("reveal")]) {
-      input.addEventListener("input", retell);
+      input.addEventListener("input", update);
     }
     byId("speech").addEventListener("submit", (event) => {
       event.preventDefault();
@@ -76,7 +76,7 @@ class Page {
     event.preventDefault();
   }
 
-  // --- what the server says --------------------------------------------------------------------
+  // --- server state ----------------------------------------------------------------------------
 
   _keyChanged() {
     this._status.refresh();
@@ -94,7 +94,7 @@ class Page {
   }
 
   async _load() {
-    this._tellObstacle("");
+    this._setObstacle("");
     try {
       const [schema] = await Promise.all([this._api.get("openapi.json"), this._voices.refresh()]);
       const { parameters } = schema.paths["/tts/generate"].get;
@@ -104,7 +104,7 @@ class Page {
       this._parameters.show(parameters);
       this._loaded = true;
     } catch (error) {
-      this._tellObstacle(error.message);
+      this._setObstacle(error.message);
     }
   }
 
@@ -148,7 +148,7 @@ class Page {
   async _speak(request) {
     if (!this._api.key.value && !(await this._keyDialog.ask())) return;
     if (this._parameters.problem) {
-      this._tellObstacle(this._parameters.problem);
+      this._setObstacle(this._parameters.problem);
       this._parameters.pointOut();
       return;
     }
@@ -193,7 +193,7 @@ class Page {
     if (this._audio.src && this._audio.seekable.length) this._audio.currentTime = to;
   }
 
-  // --- what is shown of a playback ------------------------------------------------------------------
+  // --- display of a playback -------------------------------------------------------------------
 
   _showState(playback) {
     if (playback !== this._playback) return;
@@ -208,7 +208,7 @@ class Page {
     this._waveform.describe(`${playback.peaks.seconds.toFixed(1)} s of sound, ${stateOf(playback)}`);
   }
 
-  _tellObstacle(reason) {
+  _setObstacle(reason) {
     this._obstacle = reason;
     this._showFailure();
   }
@@ -217,7 +217,7 @@ class Page {
     say(byId("failure"), this._obstacle || this._failure);
   }
 
-  /** Makes a change; Speak gets the keyboard if what had it is then hidden or disabled. */
+  /** Makes a change; moves the focus to Speak if the focused element is then hidden or disabled. */
   _keepingFocus(change) {
     const { activeElement } = document;
     change();
@@ -243,7 +243,7 @@ class Page {
     say(byId("clock"), playback ? clock(this._position(playback), playback.peaks.seconds) : "");
   }
 
-  /** Of the player, or, when it is heard again, of the audio element. */
+  /** The position of the player, or of the audio element on replay. */
   _position(playback) {
     return playback.url ? this._audio.currentTime : playback.player.position;
   }

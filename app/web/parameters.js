@@ -1,4 +1,4 @@
-/** The parameters: a field for each that the server's schema names, with meaning and default. */
+/** A form field for each parameter of the server's schema, with description and default. */
 
 import { element, say } from "./dom.js";
 
@@ -21,8 +21,8 @@ export class Parameters {
   /** What was changed before, stays. @param {any[]} parameters of the schema's `GET /tts/generate` */
   show(parameters) {
     const { changed } = this;
-    const wanted = parameters.filter(({ name }) => !ELSEWHERE.includes(name));
-    this._fields = wanted.map((parameter) => fieldOf(parameter, () => this._changed()));
+    const shown = parameters.filter(({ name }) => !ELSEWHERE.includes(name));
+    this._fields = shown.map((parameter) => fieldOf(parameter, () => this._changed()));
     for (const field of this._fields) if (field.name in changed) field.set(changed[field.name]);
     this._form.replaceChildren(...this._fields.map((field) => field.row), this._reset);
     this._changed();

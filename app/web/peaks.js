@@ -1,8 +1,8 @@
 /**
- * Peaks: a format's bytes enter as they arrive; the loudest sample of each 20 ms leaves.
+ * Computes the loudest sample of each 20 ms from a format's bytes as they arrive.
  *
- * What has come is decoded once, together with a little of what came before it (frames of AAC,
- * Opus and MP3 need those before them), so a text twice as long takes twice the time.
+ * Each part is decoded once, with a few parts before it, which frames of AAC, Opus and MP3 need;
+ * so the time is linear in the length.
  */
 
 import { SAMPLE_RATE, joined, samplesOf } from "./demuxers.js";
@@ -49,7 +49,7 @@ export class Peaks {
   }
 
   async _work() {
-    await null; // so that what came in one go is decoded in one go
+    await null; // so that parts of one read are decoded together
     while (this._waiting.length) {
       const fresh = upTo(LONGEST, this._waiting);
       const length = lengthOf(fresh);

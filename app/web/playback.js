@@ -1,8 +1,8 @@
 /**
- * A run: one request, from the click to the last sound, and what was measured of it.
+ * One request from the click to the last sound, with its measurements.
  *
- * It goes through the states "asking", "streaming", "playing" and "over"; what fails before that
- * ends it with an `error`. `onchange` is called at each step, for whoever shows it.
+ * Its states are "asking", "streaming", "playing" and "over"; a failure ends it with an `error`.
+ * `onchange` is called at each step.
  */
 
 import { format } from "./formats.js";
@@ -12,15 +12,15 @@ import { wavOf } from "./wav.js";
 export class Playback {
   state = "asking";
   error = null;
-  /** What keeps the sound that has come from being heard, in a sentence. */
+  /** A sentence about why received sound is not playing. */
   warning = "";
-  /** Whether the browser has given up on it, while the rest may still come, to be saved. */
+  /** Whether the browser cannot play it; the rest is still received, to be saved. */
   unplayable = false;
-  /** The answer's headers that people ask for. */
+  /** The headers to show. */
   answer = null;
-  /** Seconds since the click; null as long as it did not come to that. */
+  /** Seconds since the click; null before the event. */
   times = { firstByte: null, firstSound: null, lastByte: null };
-  /** All of it, as it is best kept, or what had come of it; null before. */
+  /** The file to save, incomplete after an error; null before. */
   file = null;
   onchange = () => {};
 
@@ -39,7 +39,7 @@ export class Playback {
     this._pieces = [];
   }
 
-  /** Returns when all has come; never raises. */
+  /** Returns when everything was received; never raises. */
   async speak() {
     this._clicked = performance.now();
     this.player.start();
@@ -54,7 +54,7 @@ export class Playback {
     }
   }
 
-  /** The server then stops, too; what has come stays, to be heard again. */
+  /** Stops the server, too; what was received can be replayed. */
   stop() {
     this._halt();
     if (!this.peaks.seconds) return;
@@ -66,19 +66,19 @@ export class Playback {
     return this._stopping.signal.aborted;
   }
 
-  /** Whether the file, if there is one, is only a part of what was to come. */
+  /** Whether the file, if there is one, lacks its end. */
   get incomplete() {
     return this.times.lastByte === null;
   }
 
-  /** How long the making took, by the length of what was made. */
+  /** Time of generation divided by the length of the audio. */
   get realTimeFactor() {
     return this.times.lastByte && this.peaks.seconds ? this.times.lastByte / this.peaks.seconds : null;
   }
 
-  /** To be called often: notes when the first audible sample was being heard. */
+  /** To be called often: records when the first audible sample was played. */
   observe() {
-    if (this.url) return; // what is heard again is not measured
+    if (this.url) return; // a replay is not measured
     const { audibleAt } = this.peaks;
     const late = audibleAt === null ? -1 : this.player.position - audibleAt;
     if (late >= 0 && this.player.position > 0) this.times.firstSound ??= this._elapsed() - late;
@@ -103,7 +103,7 @@ export class Playback {
     this._play();
   }
 
-  /** What has come of a broken answer is still heard. */
+  /** Plays what was received of an incomplete answer. */
   _fail(error) {
     if (this.stopped) return;
     if (!this.peaks.seconds) {
@@ -115,7 +115,7 @@ export class Playback {
     this._play();
   }
 
-  /** What has come, up to the end of its last whole part. */
+  /** The received bytes up to the end of the last complete part. */
   _whole() {
     const sound = new Blob(this._pieces);
     return sound.slice(0, sound.size - this.peaks.unfinishedBytes);
@@ -156,7 +156,7 @@ export class Playback {
     if (this.state === "playing") this._become("over");
   }
 
-  /** Gives the audio element the whole file, where the player has not kept all of it. */
+  /** Gives the audio element the file, where the player has not kept all of it. */
   _offerAgain() {
     const playable = this.format.type === "audio/pcm" ? wavOf(this.file) : this.file;
     this.player.stop();
@@ -165,7 +165,7 @@ export class Playback {
     this._audio.hidden = false;
   }
 
-  /** Lets go of all memory; nothing of it is heard or saved any more. */
+  /** Releases all memory. */
   dispose() {
     this._halt();
     if (!this.url) return;

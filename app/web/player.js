@@ -1,10 +1,10 @@
 /**
- * Players: bytes enter as they arrive, sound leaves as soon as there is some.
+ * Players play a format's bytes as they arrive.
  *
  * All have `start` (in the click, or a phone will not play), `append`, `end`, `stop`, the
- * `position` of what is heard in seconds, `underruns` (silent waits after the first sound),
- * `keeps` (whether all of it may be heard again), `onended`, `onunplayable` when nothing more will
- * be heard, and `onwarning` with a sentence, which is empty when the warning is over.
+ * `position` of playback in seconds, `underruns` (silent waits after the first sound),
+ * `keeps` (whether all of it can be replayed), `onended`, `onunplayable` when playback has failed,
+ * and `onwarning` with a sentence, which is empty when the problem is over.
  */
 
 import { PcmDemuxer, SAMPLE_RATE, samplesOf } from "./demuxers.js";
@@ -165,7 +165,7 @@ export class PcmPlayer {
     this._until = 0; // on the context's clock
   }
 
-  /** Of what was placed, all that does not lie ahead. */
+  /** The length of scheduled audio that has been played. */
   get position() {
     if (!this._until) return 0;
     return this._placed - Math.max(0, this._until - this._context.currentTime);
@@ -215,7 +215,7 @@ export class PcmPlayer {
     this._placed += buffer.duration;
   }
 
-  /** Right behind what was placed before, or, when that is over, in a moment. */
+  /** Schedules directly after earlier audio or, when that is over, in a moment. */
   _begin() {
     const soonest = this._context.currentTime + LEAD_S;
     if (this._until >= this._context.currentTime) return this._until;

@@ -1,9 +1,9 @@
-/** The figures of a playback: what was measured, as numbers and in words. */
+/** The measurements of a playback, as numbers and as text. */
 
 /**
  * @typedef {{format: string, firstByte: number | null, firstSound: number | null,
  *   realTimeFactor: number | null, audio: number, underruns: number}} RunStats
- * Times in seconds; null is what did not come about.
+ * Times in seconds; null if the event did not happen.
  */
 
 /** @param {import("./playback.js").Playback} playback @returns {RunStats} */

@@ -1,4 +1,4 @@
-/** Snippets: the same request as a command for a shell, and as HTML. */
+/** The current request as a shell command and as HTML. */
 
 import { element, say } from "./dom.js";
 
@@ -54,7 +54,7 @@ export class Snippets {
   }
 }
 
-/** A box with a button that copies what is in it, or the reason why there is nothing to copy. */
+/** A box with a button that copies its text, or the reason why there is none. */
 class Snippet {
   constructor(root, name) {
     this._code = element("code");

@@ -1,4 +1,4 @@
-/** The status: how the server is, asked again every 2 s while somebody can see it. */
+/** The server's status, polled every 2 s while the page is visible. */
 
 import { element, say, showPairs } from "./dom.js";
 import { UNREACHABLE, failureOf, sentence } from "./api.js";

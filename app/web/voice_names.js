@@ -1,4 +1,4 @@
-/** The names of voices: what the server takes, made of what a recording is called. */
+/** Derives a valid voice id from the name of a recording. */
 
 export const ENDINGS = [".wav", ".mp3", ".flac", ".ogg", ".m4a", ".webm", ".opus"];
 

@@ -1,4 +1,4 @@
-/** The voices: a list to choose from, to hear, to delete from and to add to. */
+/** The list of voices: choose, preview, delete and upload. */
 
 import { element, say } from "./dom.js";
 import { confirm } from "./confirm.js";
@@ -41,7 +41,7 @@ export class Voices {
     this._show([]);
   }
 
-  /** Takes back what was said, as something else has begun. */
+  /** Clears the message. */
   quiet() {
     say(this._said, "");
     say(this._failed, "");
@@ -141,7 +141,7 @@ export class Voices {
     return this._api.uploadVoice(file, { name, replace: true, onProgress });
   }
 
-  /** Does `work` and shows what it says of itself, or why it failed. */
+  /** Does `work` and shows its result or its error. */
   async _report(work) {
     this.quiet();
     this._progress.value = 0;

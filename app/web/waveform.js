@@ -1,4 +1,4 @@
-/** The waveform: peaks as they come, and the playhead over them. */
+/** Draws peaks as they arrive, and the playhead. */
 
 import { PEAKS_PER_S } from "./peaks.js";
 
@@ -29,12 +29,12 @@ export class Waveform {
     if (position > 0) this._context.fillRect(at, 0, size.scale, size.height);
   }
 
-  /** In words, for those who do not see it. */
+  /** Sets the text for screen readers. */
   describe(text) {
     this._canvas.setAttribute("aria-label", `Waveform: ${text}`);
   }
 
-  /** The loudest of what falls into each column. */
+  /** The loudest peak in each column. */
   _columns(peaks, width) {
     const columns = new Array(Math.floor(width / this._step)).fill(0);
     const share = columns.length / (this._seconds * PEAKS_PER_S);

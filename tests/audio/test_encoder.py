@@ -109,7 +109,7 @@ def fragment_starts(encoded: bytes) -> list[float]:
 
 @pytest.mark.parametrize("rate", [24_000, 22_050, 48_000])
 @pytest.mark.parametrize("name", FORMATS)
-def test_what_is_decoded_is_what_went_in(name: str, rate: int) -> None:
+def test_decoded_audio_equals_the_input(name: str, rate: int) -> None:
     pcm = speech(3.21, rate)
 
     encoded = encode(CLASSES[name](rate), pcm, samples=1234)
@@ -243,14 +243,14 @@ def test_a_stream_without_audio_is_its_header(name: str, start: bytes) -> None:
     assert bool(encoded) == bool(start)
 
 
-def test_a_streamed_wav_admits_that_its_size_is_unknown() -> None:
+def test_wav_size_is_unknown_in_a_stream() -> None:
     header = wav_header(RATE, None)
 
     assert len(header) == 44
     assert header[4:8] == header[40:44] == b"\xff\xff\xff\xff"
 
 
-def test_a_whole_wav_has_true_sizes() -> None:
+def test_wav_sizes_are_true_in_a_file() -> None:
     pcm = speech(0.5)
     encoder = CLASSES["wav"](RATE)
 
@@ -263,7 +263,7 @@ def test_a_whole_wav_has_true_sizes() -> None:
         assert file.readframes(len(pcm)) == pcm
 
 
-def test_a_streamed_flac_admits_that_its_length_is_unknown_and_a_whole_one_says_it() -> None:
+def test_flac_length_is_unknown_in_a_stream_and_true_in_a_file() -> None:
     encoder = CLASSES["flac"](RATE)
     streamed = encode(encoder, speech(1.5), samples=100)
 
@@ -293,7 +293,7 @@ def test_an_ogg_page_is_out_as_soon_as_40_ms_are_in_it() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in FORMATS if name not in ("wav", "flac")])
-def test_other_formats_are_the_same_file_whole_as_streamed(name: str) -> None:
+def test_other_formats_have_equal_files_and_streams(name: str) -> None:
     assert CLASSES[name](RATE).finalize_file(b"stream") == b"stream"
 
 

@@ -95,7 +95,7 @@ async def test_a_planar_codec_with_six_channels_is_averaged(tmp_path):
     assert pitch(samples, rate) == pytest.approx(220, abs=1)
 
 
-async def test_of_several_tracks_the_first_counts(tmp_path):
+async def test_decodes_the_first_of_several_tracks(tmp_path):
     content = audio_file(tone(2), tone(2, hz=440), container="mp4", codec="aac")
     samples, rate = await decoded(tmp_path, content)
     assert pitch(samples, rate) == pytest.approx(220, abs=1)
@@ -115,7 +115,7 @@ async def test_odd_values_become_plain_ones(tmp_path):
     np.testing.assert_array_equal(result[:4], [0, 1, 1, -1])
 
 
-async def test_a_stray_tag_at_the_end_of_an_mp3_does_no_harm(tmp_path):
+async def test_decodes_mp3_with_an_unusual_tag_at_its_end(tmp_path):
     mp3 = audio_file(tone(2), container="mp3", codec="libmp3lame")
     samples, rate = await decoded(tmp_path, mp3 + bytes(5_000))
     assert len(samples) / rate == pytest.approx(2, rel=0.03)
@@ -181,11 +181,11 @@ WEBM = audio_file(tone(3, 48_000), rate=48_000, container="webm", codec="libopus
         ),
     ],
 )
-async def test_what_is_no_voice_is_refused_with_the_reason(tmp_path, content, reason):
+async def test_rejects_unusable_audio_with_the_reason(tmp_path, content, reason):
     assert reason in await refusal(tmp_path, content)
 
 
-async def test_who_sends_another_format_is_told_all_that_will_do(tmp_path):
+async def test_unknown_format_error_lists_all_formats(tmp_path):
     named = re.findall(r"\w+", await refusal(tmp_path, b"just a text\n" * 100))
     assert {ending.removeprefix(".") for ending in ENDINGS} <= set(named)
 
@@ -362,7 +362,7 @@ async def test_a_decoder_sees_nothing_of_the_environment(tmp_path, children, mon
     assert list(seen) == ["OPENBLAS_NUM_THREADS"]
 
 
-def test_a_full_disk_is_told_apart(tmp_path):
+def test_full_disk_has_its_own_exit_status(tmp_path):
     (tmp_path / "voice.wav").write_bytes(WAV)
     with open(tmp_path / "voice.wav", "rb") as media, open("/dev/full", "wb") as full:
         ending = subprocess.run(CHILD, stdin=media, stdout=full, timeout=20, check=False)

@@ -33,7 +33,7 @@ def test_silence_is_not_counted():
     assert active_s(*parts) == pytest.approx(0.8, abs=0.04)
 
 
-def test_it_does_not_matter_how_the_samples_are_cut():
+def test_result_does_not_depend_on_piece_lengths():
     whole = np.concatenate([tone(0.31), silence(0.77), tone(0.5)])
     cuts = np.sort(np.random.default_rng(1).integers(0, len(whole), 100))
     assert active_s(*np.split(whole, cuts)) == active_s(whole)
@@ -43,9 +43,9 @@ def test_hiss_between_words_is_silence():
     assert active_s(hiss(5, 0.001), tone(0.5)) == pytest.approx(0.5, abs=0.02)
 
 
-def test_a_quiet_recording_counts_as_well_as_a_loud_one():
+def test_activity_is_relative_to_the_loudest_window():
     assert active_s(tone(2, level=0.005)) == pytest.approx(2)
 
 
-def test_what_nobody_hears_is_silence_even_alone():
+def test_inaudible_noise_is_silence():
     assert active_s(hiss(5, 0.0005)) == 0

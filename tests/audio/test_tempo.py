@@ -64,7 +64,7 @@ def test_pitch_stays(speed: float) -> None:
 
 
 @pytest.mark.parametrize("speed", SPEEDS)
-def test_everything_is_heard_when_it_should_be_to_the_last_moment(speed: float) -> None:
+def test_encoded_audio_keeps_its_timing_to_the_end(speed: float) -> None:
     moments = (0.0, 1.0, 1.93)
 
     heard = loud_moments(stretched(beeps(*moments, seconds=2), speed))
@@ -75,7 +75,7 @@ def test_everything_is_heard_when_it_should_be_to_the_last_moment(speed: float) 
 
 
 @pytest.mark.parametrize("speed", SPEEDS)
-def test_it_holds_back_little(speed: float) -> None:
+def test_tempo_encoder_delays_little(speed: float) -> None:
     stretch, pcm = TimeStretch(RATE, speed), speech(1)
 
     given = len(stretch.push(pcm))
@@ -84,7 +84,7 @@ def test_it_holds_back_little(speed: float) -> None:
 
 
 @pytest.mark.parametrize("name", ENCODERS | OPENAI_ENCODERS)
-def test_an_encoder_that_is_given_it_makes_the_file_of_what_was_stretched(name: str) -> None:
+def test_tempo_encoder_encodes_the_stretched_audio(name: str) -> None:
     pcm, new = speech(1.3), (ENCODERS | OPENAI_ENCODERS)[name]
     encoder = TempoEncoder(RATE, 1.5, new(RATE))
 
@@ -99,7 +99,7 @@ def test_an_encoder_that_is_given_it_makes_the_file_of_what_was_stretched(name: 
 
 
 @pytest.mark.timed
-def test_one_that_is_dropped_leaves_nothing_behind() -> None:
+def test_dropped_encoder_releases_its_memory() -> None:
     process, pcm = psutil.Process(), speech(0.5)
     gc.collect()
     gc.disable()

@@ -79,12 +79,12 @@ def test_text_may_come_from_standard_input_and_the_seed_counts(tmp_path: Path) -
     assert (tmp_path / "out.pcm").read_bytes() == expected_pcm(SPOKEN, 7)
 
 
-def test_without_a_name_the_file_is_a_wav(tmp_path: Path) -> None:
+def test_speak_writes_wav_by_default(tmp_path: Path) -> None:
     speak(tmp_path, SPOKEN)
     assert seconds_of((tmp_path / "speech.wav").read_bytes()) == pytest.approx(SPOKEN_S)
 
 
-def test_a_pipe_gets_the_figures_and_no_bar(tmp_path: Path) -> None:
+def test_speak_shows_no_progress_bar_in_a_pipe(tmp_path: Path) -> None:
     done = speak(tmp_path, SPOKEN, "-o", "out.mp3")
     shown = done.stderr.decode()
     for part in ("1.40 s of audio", "first audio after", "real-time factor", "scripted model"):
@@ -94,7 +94,7 @@ def test_a_pipe_gets_the_figures_and_no_bar(tmp_path: Path) -> None:
     assert done.stdout == b""
 
 
-def test_a_terminal_gets_a_bar(tmp_path: Path) -> None:
+def test_speak_shows_a_progress_bar_in_a_terminal(tmp_path: Path) -> None:
     controller, terminal = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "app", "speak", SPOKEN, "-o", "out.mp3"],
@@ -153,7 +153,7 @@ def test_the_built_in_voice_speaks_and_says_that_it_ignores_a_voice(tmp_path: Pa
         ((SPOKEN, "--voice", "text.wav"), "cannot be used"),
     ],
 )
-def test_what_cannot_be_done_is_one_line_and_leaves_nothing(
+def test_failed_speak_is_one_line_and_leaves_no_file(
     tmp_path: Path, args: tuple[str, ...], said: str
 ) -> None:
     (tmp_path / "folder.wav").mkdir()
@@ -162,13 +162,13 @@ def test_what_cannot_be_done_is_one_line_and_leaves_nothing(
     assert {path.name for path in tmp_path.iterdir()} == {"folder.wav", "text.wav"}
 
 
-def test_standard_input_that_is_no_text_is_one_line(tmp_path: Path) -> None:
+def test_invalid_standard_input_is_one_line(tmp_path: Path) -> None:
     strict = {"PYTHONIOENCODING": "utf-8:strict"}  # as in most locales
     done = command(tmp_path, "speak", "-", stdin=b"\xff\xfe\xff", **strict)
     assert "nothing in this text" in refusal(done)
 
 
-def test_a_speech_that_fails_leaves_the_old_file_alone(tmp_path: Path) -> None:
+def test_failed_speech_leaves_the_old_file(tmp_path: Path) -> None:
     (tmp_path / "out.wav").write_bytes(b"old")
     done = command(tmp_path, "speak", "audio30 raise", "-o", "out.wav")
     assert done.returncode not in (0, None)
@@ -190,7 +190,7 @@ def test_a_missing_extra_is_one_line_that_names_the_command(
 # --- voices and models ----------------------------------------------------------------------------
 
 
-def test_voices_lists_what_is_a_voice_in_both_folders(tmp_path: Path) -> None:
+def test_voices_command_lists_both_folders(tmp_path: Path) -> None:
     for name in ("voices/mine.wav", "preloaded-voices/theirs.mp3", "voices/README.md"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(bytes(1234))
@@ -205,7 +205,7 @@ def test_voices_lists_what_is_a_voice_in_both_folders(tmp_path: Path) -> None:
         assert part not in shown
 
 
-def test_voices_names_the_folders_that_it_looked_in(tmp_path: Path) -> None:
+def test_voices_command_names_the_folders(tmp_path: Path) -> None:
     (tmp_path / "voices").mkdir()
     done = command(tmp_path, "voices")
     assert done.returncode == 0
@@ -214,7 +214,7 @@ def test_voices_names_the_folders_that_it_looked_in(tmp_path: Path) -> None:
     assert last == f"looked in {tmp_path / 'voices'} and {preloaded} (does not exist)"
 
 
-def test_a_voice_that_is_not_there_is_told_with_where_it_was_looked_for(tmp_path: Path) -> None:
+def test_missing_voice_error_names_the_folders(tmp_path: Path) -> None:
     line = refusal(command(tmp_path, "speak", SPOKEN, "--voice", "nobody.wav"))
     assert "no voice nobody.wav" in line
     assert line.endswith(f"{tmp_path / 'voices'} or {tmp_path / 'preloaded-voices'}")
@@ -238,7 +238,7 @@ def test_models_shows_what_is_there_and_how_to_get_the_rest(tmp_path: Path) -> N
     assert "chatterbox-tts models download" in done.stdout.decode()
 
 
-def test_without_a_command_there_is_help(tmp_path: Path) -> None:
+def test_prints_help_without_a_command(tmp_path: Path) -> None:
     shown = command(tmp_path).stdout.decode()
     for name in ("serve", "speak", "voices", "models"):
         assert name in shown
@@ -262,7 +262,7 @@ def test_a_wav_states_its_true_length(tmp_path: Path) -> None:
 # --- version --------------------------------------------------------------------------------------
 
 
-def test_the_version_is_told_without_any_setting(tmp_path: Path) -> None:
+def test_prints_the_version_without_any_setting(tmp_path: Path) -> None:
     done = command(tmp_path, "--version")
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.decode() == f"chatterbox-tts {__version__}\n"

@@ -77,13 +77,13 @@ def test_an_operator_chooses_gpus(nvml: FakeNvml, visible: str, seen: list[int])
     assert detect(visible) == ([ALL[index] for index in seen] or [CPU])
 
 
-def test_without_a_driver_there_is_the_cpu(nvml: FakeNvml) -> None:
+def test_detects_the_cpu_without_a_driver(nvml: FakeNvml) -> None:
     nvml.driver = False
     assert detect(None) == [CPU]
     assert nvml.open == 0
 
 
-def test_a_driver_without_gpus_leaves_the_cpu(nvml: FakeNvml) -> None:
+def test_detects_the_cpu_if_the_driver_finds_no_gpu(nvml: FakeNvml) -> None:
     nvml.uuids = []
     assert detect(None) == [CPU]
 

@@ -65,7 +65,7 @@ def test_an_unknown_code_is_a_server_fault() -> None:
     assert type(from_code("brand_new", "why")) is errors.ServerFault
 
 
-def test_the_type_tells_whose_fault_it_is() -> None:
+def test_error_type_follows_from_status() -> None:
     for kind in family(ServiceError):
         expected = {
             401: "authentication_error",
@@ -75,6 +75,6 @@ def test_the_type_tells_whose_fault_it_is() -> None:
         assert kind.type == expected, kind
 
 
-def test_who_is_told_to_come_back_is_told_when() -> None:
+def test_retryable_statuses_have_retry_after() -> None:
     for kind in family(ServiceError):
         assert (kind.retry_after_s is not None) == (kind.status in (429, 503)), kind

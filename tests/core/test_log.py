@@ -21,7 +21,7 @@ log = logging.getLogger("app.somewhere")
     return done.stderr.splitlines()
 
 
-def test_a_line_says_when_how_grave_and_who() -> None:
+def test_log_line_has_time_level_and_process() -> None:
     [line] = logged("log.warning('job %s done', 'j1')")
     assert line[:4].isdigit()
     assert line.endswith("WARNING gpu0.1: job j1 done")
@@ -40,7 +40,7 @@ def test_a_traceback_keeps_its_lines() -> None:
     assert lines[-1].startswith("ZeroDivisionError")
 
 
-def test_what_is_below_the_level_is_not_said() -> None:
+def test_messages_below_the_level_are_dropped() -> None:
     assert logged("log.info('chatter')", "WARNING") == []
 
 

@@ -142,7 +142,7 @@ async def test_closed_sockets_leave_no_files(context: zmq.Context[Any], channels
     assert os.listdir(channels) == []
 
 
-async def test_a_worker_that_is_not_there_takes_no_job(
+async def test_send_fails_without_a_connected_worker(
     context: zmq.Context[Any], channels: Path
 ) -> None:
     sender = JobSender(context, jobs_address(channels, 1))
@@ -150,7 +150,7 @@ async def test_a_worker_that_is_not_there_takes_no_job(
     sender.close()
 
 
-async def test_a_worker_that_reads_nothing_takes_only_so_many(
+async def test_send_fails_at_the_high_water_mark(
     context: zmq.Context[Any],
     worker_context: zmq.asyncio.Context,
     channels: Path,
@@ -171,7 +171,7 @@ async def test_a_worker_that_reads_nothing_takes_only_so_many(
         sender.close()
 
 
-async def test_two_incarnations_never_meet(
+async def test_incarnations_have_separate_channels(
     context: zmq.Context[Any], worker_context: zmq.asyncio.Context, channels: Path
 ) -> None:
     first = Inbox(context, results_address(channels, 1))
@@ -315,7 +315,7 @@ def dying_worker(address: str, messages: int) -> list[str]:
     return [sys.executable, "-c", LAST_WORDS, address, str(messages)]
 
 
-async def test_all_that_a_dead_worker_had_sent_is_heard(
+async def test_finish_delivers_everything_a_dead_worker_sent(
     context: zmq.Context[Any], channels: Path
 ) -> None:
     """Nobody listens while it lives: the event loop stands still until it is dead."""
@@ -330,7 +330,7 @@ async def test_all_that_a_dead_worker_had_sent_is_heard(
         assert all(pcm == m.seq.to_bytes(2, "little") * 500 for m, pcm in inbox.messages)
 
 
-async def test_as_long_as_a_worker_is_connected_not_all_is_heard(
+async def test_finish_waits_while_a_worker_is_connected(
     inbox: Inbox, results: ResultSender
 ) -> None:
     await results.send(Heartbeat(1, 0))
@@ -343,7 +343,7 @@ async def test_as_long_as_a_worker_is_connected_not_all_is_heard(
     await asyncio.wait_for(finishing, PATIENCE_S)
 
 
-async def test_a_worker_that_never_spoke_is_not_waited_for(inbox: Inbox) -> None:
+async def test_finish_does_not_wait_for_a_worker_that_never_connected(inbox: Inbox) -> None:
     await asyncio.wait_for(inbox.receiver.finish(), PATIENCE_S)
     assert inbox.messages == []
 
@@ -352,7 +352,7 @@ async def test_a_worker_that_never_spoke_is_not_waited_for(inbox: Inbox) -> None
 
 
 @pytest.mark.timed
-async def test_a_flood_of_results_does_not_starve_the_event_loop(
+async def test_many_results_do_not_starve_the_event_loop(
     context: zmq.Context[Any], worker_context: zmq.asyncio.Context, channels: Path
 ) -> None:
     turn = 0
@@ -402,7 +402,7 @@ async def until_version(receiver: BroadcastReceiver, version: int) -> list[int]:
     return heard
 
 
-async def test_who_comes_late_learns_the_state_when_it_is_repeated(
+async def test_late_subscriber_gets_the_repeated_state(
     broadcaster: Broadcaster, worker_context: zmq.asyncio.Context, channels: Path
 ) -> None:
     broadcaster.send(LiveJobs(1, ["j"]))  # nobody hears it

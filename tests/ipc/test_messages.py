@@ -69,7 +69,7 @@ def test_every_message_is_tried() -> None:
 
 @pytest.mark.parametrize("channel", CHANNELS)
 @given(frame=st.binary(max_size=100))
-def test_whatever_arrives_is_a_message_or_junk(channel: str, frame: bytes) -> None:
+def test_random_bytes_decode_or_are_rejected(channel: str, frame: bytes) -> None:
     try:
         message = decode(channel, frame)
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -77,7 +77,7 @@ def test_whatever_arrives_is_a_message_or_junk(channel: str, frame: bytes) -> No
     assert isinstance(message, Message)
 
 
-def test_a_channel_refuses_what_belongs_on_another() -> None:
+def test_a_channel_rejects_messages_of_another() -> None:
     foreign = {"jobs": LiveJobs(1, []), "broadcast": AudioChunk("j", 0), "results": Credit("j", 1)}
     for channel, message in foreign.items():
         with pytest.raises(msgspec.ValidationError):
@@ -104,7 +104,7 @@ def test_a_message_is_a_value() -> None:
     assert message == msgspec.structs.replace(message)
 
 
-def test_upstreams_defaults_hold_where_nothing_is_said() -> None:
+def test_parameters_without_setting_have_upstreams_defaults() -> None:
     assert (PARAMS.repetition_penalty, PARAMS.min_p, PARAMS.top_p) == (1.2, 0.05, 1.0)
 
 

@@ -123,7 +123,7 @@ def test_zero_overlap_ignores_the_fade() -> None:
     )
 
 
-def test_a_word_shorter_than_the_fade_is_heard_at_full_level() -> None:
+def test_a_word_shorter_than_the_fade_reaches_full_level() -> None:
     silence, word = np.zeros(500, np.float32), np.ones(40, np.float32)
 
     stream = joined(params(fade=100), [silence, word, silence])
@@ -132,7 +132,7 @@ def test_a_word_shorter_than_the_fade_is_heard_at_full_level() -> None:
     assert stream.max() == pytest.approx(1)
 
 
-def test_a_chunk_that_its_trims_consume_counts_as_absent() -> None:
+def test_a_chunk_trimmed_to_nothing_counts_as_absent() -> None:
     first, second = noise(200, 1), noise(200, 2)
     settings = params(lead=20, trail=20, fade=30)
 
@@ -183,6 +183,6 @@ def test_int16_of_nothing_is_nothing() -> None:
 
 
 @pytest.mark.parametrize("crack", [math.nan, math.inf, -math.inf])
-def test_a_sample_that_is_no_number_fails_the_job(crack: float) -> None:
+def test_nan_samples_fail_the_conversion(crack: float) -> None:
     with pytest.raises(EngineFailed):
         to_int16(np.array([0, crack, 0], np.float32))

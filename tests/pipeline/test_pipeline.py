@@ -164,16 +164,16 @@ async def test_chunks_are_crossfaded(scripted: ScriptedEngine) -> None:
     assert await spoken(scripted, TWO_CHUNKS, zero) == whole
 
 
-async def test_slices_without_audio_are_passed_over(scripted: ScriptedEngine) -> None:
+async def test_slices_without_audio_emit_nothing(scripted: ScriptedEngine) -> None:
     text = "audio0 sleep0 audio2 sleep0"
     assert await spoken(scripted, text) == expected_pcm("audio2", PLAIN.seed)
 
 
-async def test_a_text_without_any_audio_comes_to_its_end(scripted: ScriptedEngine) -> None:
+async def test_a_text_without_audio_completes(scripted: ScriptedEngine) -> None:
     assert await spoken(scripted, "audio0 sleep0") == b""
 
 
-async def test_samples_that_are_no_numbers_fail_the_job(scripted: ScriptedEngine) -> None:
+async def test_nan_samples_fail_the_job(scripted: ScriptedEngine) -> None:
     scripted.new_decoder = lambda voice, params: NumberlessDecoder(voice, params.seed)  # type: ignore[method-assign]
     with pytest.raises(EngineFailed):
         await spoken(scripted, "audio1")
@@ -207,7 +207,7 @@ async def test_texts_run_side_by_side(scripted: ScriptedEngine) -> None:
     assert heard == {seed: expected_pcm(TWO_CHUNKS, seed) for seed in range(20)}
 
 
-async def test_pcm_is_made_by_no_more_than_the_threads_given(scripted: ScriptedEngine) -> None:
+async def test_pcm_conversion_uses_at_most_the_configured_threads(scripted: ScriptedEngine) -> None:
     of_two, threads = threading.Barrier(2, timeout=PATIENCE_S), set()
 
     class Waiting:
@@ -353,7 +353,7 @@ async def test_an_error_in_pcm_is_raised_and_stops_the_others() -> None:
     assert engine.cancelled == {"t3", "s3gen"}
 
 
-async def test_one_texts_error_is_not_anothers() -> None:
+async def test_errors_do_not_affect_other_texts() -> None:
     engine = ScriptedEngine(EngineConfig("cpu", 1, ""))
     results = await asyncio.gather(
         spoken(engine, "audio1 sleep0 raise"),

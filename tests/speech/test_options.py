@@ -57,7 +57,7 @@ def refused(parse: Parse, **values: Any) -> str | None:
 # --- what is accepted -----------------------------------------------------------------------------
 
 
-def test_a_text_is_enough(parse: Parse) -> None:
+def test_text_is_the_only_required_parameter(parse: Parse) -> None:
     wanted = parse({"text": "Hello, world"})
     assert wanted.text == "Hello, world"
     assert wanted.stream
@@ -65,13 +65,13 @@ def test_a_text_is_enough(parse: Parse) -> None:
 
 
 @pytest.mark.parametrize("name", BOUNDS)
-def test_a_bound_itself_is_allowed(parse: Parse, name: str) -> None:
+def test_bounds_are_inclusive(parse: Parse, name: str) -> None:
     for bound in BOUNDS[name]:
         wanted = parse({"text": "x", name: bound})
         assert getattr(wanted.params(PARAMS), name) == bound
 
 
-def test_what_is_asked_for_replaces_the_default(parse: Parse) -> None:
+def test_parameters_replace_the_defaults(parse: Parse) -> None:
     asked = {"seed": 0, "chunk_overlap_method": "zero", "min_p": 0.5}
     params = parse({"text": "x"} | asked).params(PARAMS)
     for name in SynthesisParams.__struct_fields__:
@@ -79,11 +79,11 @@ def test_what_is_asked_for_replaces_the_default(parse: Parse) -> None:
 
 
 @pytest.mark.parametrize(("alias", "name"), ALIASES.items())
-def test_other_servers_names_are_understood(parse: Parse, alias: str, name: str) -> None:
+def test_accepts_parameter_names_of_other_servers(parse: Parse, alias: str, name: str) -> None:
     assert getattr(parse({"text": "x", alias: 1.5}), name) == 1.5
 
 
-def test_the_settings_name_for_overlapping_is_understood(parse: Parse) -> None:
+def test_accepts_the_settings_name_of_the_overlap_method(parse: Parse) -> None:
     assert parse({"text": "x", "chunk_overlap_strategy": "zero"}).chunk_overlap_method == "zero"
 
 
@@ -93,13 +93,13 @@ def test_every_format_can_be_asked_for(parse: Parse, name: str) -> None:
         assert parse({"text": "x", "format": written}).format == name
 
 
-def test_null_is_as_good_as_nothing() -> None:
+def test_null_means_absent() -> None:
     names = [*BOUNDS, "voice_id", "format", "chunk_overlap_method"]
     wanted = from_json({"text": "x"} | dict.fromkeys(names))
     assert wanted == from_json({"text": "x"})
 
 
-def test_a_whole_number_does_for_a_fraction(parse: Parse) -> None:
+def test_accepts_integers_for_floats(parse: Parse) -> None:
     assert parse({"text": "x", "synthesis_temperature": 1}).synthesis_temperature == 1.0
 
 
@@ -123,7 +123,7 @@ def test_a_query_is_decoded() -> None:
 
 
 @pytest.mark.parametrize("name", BOUNDS)
-def test_what_is_out_of_bounds_is_refused_by_name(parse: Parse, name: str) -> None:
+def test_rejects_values_out_of_bounds_by_name(parse: Parse, name: str) -> None:
     least, most = BOUNDS[name]
     step = 1 if name in WHOLE_NUMBERS else 0.01
     for value in (least - step, most + step, -1e30, 1e30):
@@ -132,19 +132,19 @@ def test_what_is_out_of_bounds_is_refused_by_name(parse: Parse, name: str) -> No
 
 @pytest.mark.parametrize("name", BOUNDS)
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999", "loud", "", "0x10", "1_0", "[1]"])
-def test_what_is_no_number_is_refused_by_name(parse: Parse, name: str, value: str) -> None:
+def test_rejects_non_numbers_by_name(parse: Parse, name: str, value: str) -> None:
     assert refused(parse, **{name: value}) == name
 
 
 @pytest.mark.parametrize("name", WHOLE_NUMBERS)
 @pytest.mark.parametrize("value", [30.0, 30.5, 1e2])
-def test_a_fraction_does_not_do_for_a_whole_number(parse: Parse, name: str, value: float) -> None:
+def test_rejects_fractions_for_integers(parse: Parse, name: str, value: float) -> None:
     assert refused(parse, **{name: value}) == name
 
 
 @pytest.mark.parametrize("name", BOUNDS)
 @pytest.mark.parametrize("value", [True, "1", [1], {"a": 1}, float("inf"), float("nan")])
-def test_json_is_taken_at_its_word(name: str, value: Any) -> None:
+def test_json_is_validated_strictly(name: str, value: Any) -> None:
     assert refused(from_json, **{name: value}) == name
 
 
@@ -170,12 +170,12 @@ def test_an_unknown_overlap_is_refused(parse: Parse, value: str) -> None:
 
 
 @pytest.mark.parametrize("value", [0, 1, "false"])
-def test_a_yes_or_no_in_json_is_a_boolean(value: Any) -> None:
+def test_rejects_other_types_for_booleans_in_json(value: Any) -> None:
     assert refused(from_json, stream=value) == "stream"
 
 
 @pytest.mark.parametrize("value", ["0", "1", "yes", "True", ""])
-def test_a_yes_or_no_in_a_query_is_written_as_in_json(value: str) -> None:
+def test_booleans_in_a_query_are_written_as_in_json(value: str) -> None:
     assert refused(via_query, stream=value) == "stream"
 
 
@@ -189,7 +189,7 @@ def test_an_unknown_parameter_is_refused_by_name(parse: Parse) -> None:
     ("written", "meant"),
     [("voice", "voice_id"), ("Format", "format"), ("temprature", "temperature")],
 )
-def test_a_name_that_is_nearly_known_is_asked_about(parse: Parse, written: str, meant: str) -> None:
+def test_suggests_a_similar_parameter(parse: Parse, written: str, meant: str) -> None:
     with pytest.raises(InvalidRequest) as refusal:
         parse({"text": "x", written: 1})
     assert refusal.value.message == f"There is no parameter '{written}'. Is '{meant}' meant?"
@@ -208,14 +208,14 @@ def test_a_name_that_is_nearly_known_is_asked_about(parse: Parse, written: str, 
         ({"chunk_overlap_method": "half"}, "'chunk_overlap_method' must be 'full' or 'zero'."),
     ],
 )
-def test_a_refusal_is_a_plain_sentence(value: dict[str, Any], words: str) -> None:
+def test_rejections_are_plain_sentences(value: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidRequest) as refusal:
         from_json({"text": "x"} | value)
     assert refusal.value.message == words
 
 
 @pytest.mark.parametrize(("alias", "name"), ALIASES.items())
-def test_a_parameter_and_its_alias_are_one_too_many(parse: Parse, alias: str, name: str) -> None:
+def test_rejects_a_parameter_together_with_its_alias(parse: Parse, alias: str, name: str) -> None:
     with pytest.raises(InvalidRequest, match=f"^'{alias}' is another name of '{name}'"):
         parse({"text": "x", alias: 1, name: 1})
     assert refused(parse, **{alias: 1, name: 1}) == alias
@@ -237,7 +237,7 @@ def openai_refused(**values: Any) -> str | None:
     return refusal.value.param
 
 
-def test_an_input_is_enough_and_null_says_nothing() -> None:
+def test_input_is_the_only_required_parameter_and_null_means_absent() -> None:
     wanted = from_openai_json({"input": "Hello"})
     assert (wanted.input, wanted.voice, wanted.response_format) == ("Hello", None, "mp3")
     assert (wanted.speed, wanted.stream_format, wanted.stream) == (1, "audio", True)
@@ -248,14 +248,14 @@ def test_an_input_is_enough_and_null_says_nothing() -> None:
 
 
 @pytest.mark.parametrize("name", BOUNDS)
-def test_what_is_known_elsewhere_is_known_here_with_its_bounds(name: str) -> None:
+def test_openai_route_accepts_all_options_with_their_bounds(name: str) -> None:
     for bound in BOUNDS[name]:
         assert getattr(from_openai_json({"input": "x", name: bound}).params(PARAMS), name) == bound
     assert openai_refused(**{name: BOUNDS[name][1] + 1}) == name
 
 
 @pytest.mark.parametrize(("alias", "name"), ALIASES.items())
-def test_its_short_names_are_known_here(alias: str, name: str) -> None:
+def test_accepts_short_parameter_names(alias: str, name: str) -> None:
     value: Any = "zero" if name == "chunk_overlap_method" else 1
     assert getattr(from_openai_json({"input": "x", alias: value}).params(PARAMS), name) == value
 

@@ -48,20 +48,20 @@ async def test_a_name_is_a_voice_an_alias_or_the_default(
 
 
 @pytest.mark.parametrize("name", ["john", "Alloy", "nobody", "", "default", "\ud800"])
-async def test_what_is_none_of_these_is_no_voice(known: Any, name: str) -> None:
+async def test_other_names_are_returned_unchanged(known: Any, name: str) -> None:
     voice_id = voice_id_of(name, known.voices, known.settings.voice_aliases)
     assert voice_id is not None
     assert voice_id not in known.voices.ids()
 
 
-async def test_an_alias_of_no_voice_is_told_with_what_it_stands_for(known: Any) -> None:
+async def test_not_found_error_names_the_alias_and_its_voice(known: Any) -> None:
     for alias, voice in (("gone", "gone.wav"), ("both", "john")):
         with pytest.raises(VoiceNotFound) as missing:
             voice_id_of(alias, known.voices, known.settings.voice_aliases)
         assert f"There is no voice '{voice}', which '{alias}' stands for." in missing.value.message
 
 
-async def test_what_can_be_asked_for_is_listed_once(known: Any) -> None:
+async def test_lists_each_voice_name_once(known: Any) -> None:
     assert listed_names(known.voices, known.settings.voice_aliases) == {
         "echo.wav": "echo",
         "jane.wav": "jane",
@@ -74,7 +74,7 @@ async def test_what_can_be_asked_for_is_listed_once(known: Any) -> None:
     }
 
 
-async def test_without_a_name_left_for_it_the_default_voice_is_not_listed(known: Any) -> None:
+async def test_default_voice_is_not_listed_if_all_its_names_are_taken(known: Any) -> None:
     aliases = dict.fromkeys(OPENAI_VOICES, "jane")
     known.settings = Settings(voice_aliases=aliases, _env_file=None)
     assert not any(

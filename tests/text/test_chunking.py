@@ -154,7 +154,7 @@ def test_chunks_fit_say_something_and_lose_nothing(text: str, size: int) -> None
 
 
 @given(st.lists(st.sampled_from(["Good day.", "Is it?", "Quite so, my dear."]), min_size=1))
-def test_of_prose_nothing_is_lost_but_the_spaces_between_chunks(sentences: list[str]) -> None:
+def test_prose_loses_only_spaces_between_chunks(sentences: list[str]) -> None:
     text = " ".join(sentences)
     assert " ".join(split(text, 40)) == text
 
@@ -191,7 +191,7 @@ def test_a_chunk_ends_at_the_most_natural_place(size: int, chunks: list[str]) ->
     assert split(" ".join(chunks), size) == chunks
 
 
-def test_a_paragraph_ends_a_sentence_without_a_full_stop() -> None:
+def test_a_paragraph_break_ends_a_sentence() -> None:
     assert split("A Christmas Tale\n\nIt began in a kitchen", 30) == [
         "A Christmas Tale",
         "It began in a kitchen",
@@ -233,7 +233,7 @@ def test_a_short_sentence_joins_a_neighbour(text: str, chunks: list[str]) -> Non
         "т.Е.",
     ],
 )
-def test_what_belongs_together_stays_together(whole: str, size: int) -> None:
+def test_does_not_split_units_of_text(whole: str, size: int) -> None:
     for before in range(60):
         text = "ab " * before + whole + " cd" * 40
         assert any(whole in chunk for chunk in split(text, size))

@@ -143,7 +143,7 @@ async def test_a_voice_is_found_without_its_ending_if_there_is_one_such(store):
         assert store.find(name) is None
 
 
-async def test_of_twenty_parallel_uploads_of_one_name_one_wins(store, folders, monkeypatch):
+async def test_one_of_parallel_uploads_of_a_name_succeeds(store, folders, monkeypatch):
     decoded = []
 
     async def counted(source: Path, target: Path) -> None:
@@ -163,7 +163,7 @@ async def test_of_twenty_parallel_uploads_of_one_name_one_wins(store, folders, m
     assert in_folder(folders.decoded) == decoded == [digest(contents[winner])]
 
 
-async def test_an_upload_that_waited_for_a_bad_one_gets_its_turn(store):
+async def test_an_upload_succeeds_after_a_rejected_one_of_the_same_name(store):
     outcomes = await asyncio.gather(
         add(store, "voice.wav", b"no audio"), add(store, "voice.wav"), return_exceptions=True
     )
@@ -184,7 +184,7 @@ async def test_two_masters_cannot_both_create_a_voice(store, folders):
     assert store.snapshot() == other.snapshot() == {"voice.wav": digest(winner)}
 
 
-async def test_a_file_system_without_hard_links_will_do(store, folders, monkeypatch):
+async def test_works_on_file_systems_without_hard_links(store, folders, monkeypatch):
     def no_links(*args):
         raise OSError(errno.EPERM, "no hard links here")
 
@@ -264,7 +264,7 @@ async def test_a_full_disk_is_reported_and_recovers(tiny_disk, tmp_path):
     store.close()
 
 
-async def test_a_folder_that_cannot_be_written_is_unavailable(folders, tmp_path):
+async def test_unwritable_folder_is_storage_unavailable(folders, tmp_path):
     folders.user.rmdir()
     folders.user.write_text("a file where the folder should be")
     store = folders.store()
@@ -312,7 +312,7 @@ async def test_deleting_a_voice_removes_file_and_decoded_audio(store, folders):
         await store.delete(E_ACUTE)
 
 
-async def test_of_parallel_deletions_one_succeeds(store):
+async def test_one_of_parallel_deletions_succeeds(store):
     await add(store, "a.wav")
     outcomes = await asyncio.gather(
         *(store.delete("a.wav") for _ in range(10)), return_exceptions=True
@@ -333,7 +333,7 @@ async def test_a_users_voice_hides_a_preloaded_one_until_deleted(store, folders)
     assert in_folder(folders.preloaded) == ["a.wav"]
 
 
-async def test_preloaded_is_what_the_users_folder_has_not(store, folders):
+async def test_voices_are_preloaded_if_the_user_has_no_file_for_them(store, folders):
     for name in ("a.wav", E_AND_ACUTE):
         (folders.preloaded / name).write_bytes(LOW)
     await store.scan()
@@ -347,7 +347,7 @@ async def test_preloaded_is_what_the_users_folder_has_not(store, folders):
 
 
 @pytest.mark.parametrize("name", ["../preloaded/a.wav", "a.wav/", "nothing.wav", "\ud800", ""])
-async def test_deleting_what_is_not_listed_touches_nothing(store, folders, name):
+async def test_deleting_an_unlisted_file_changes_nothing(store, folders, name):
     (folders.preloaded / "a.wav").write_bytes(LOW)
     await store.scan()
     with pytest.raises(errors.VoiceNotFound):
@@ -387,7 +387,7 @@ async def test_pinning_an_unknown_voice_fails(store):
     assert "'a.wav'" in missing.value.message
 
 
-async def test_an_id_without_its_ending_is_asked_about(store):
+async def test_suggests_a_voice_id_with_its_ending(store):
     for voice_id in ("jane.wav", "john.wav", "john.mp3"):
         await add(store, voice_id)
     said = {"jane": "There is no voice 'jane'. Is 'jane.wav' meant? GET /voices lists them."}
@@ -398,7 +398,7 @@ async def test_an_id_without_its_ending_is_asked_about(store):
         assert missing.value.message == message
 
 
-async def test_a_voice_that_exists_is_named_and_how_it_is_replaced(store):
+async def test_voice_exists_error_explains_replace(store):
     await add(store, "a.wav")
     with pytest.raises(errors.VoiceExists) as taken:
         await add(store, "A.wav")
@@ -407,7 +407,7 @@ async def test_a_voice_that_exists_is_named_and_how_it_is_replaced(store):
 
 
 @pytest.mark.parametrize("voice_id", ["a\r\n\0.wav", "\u202egnp.wav", "\ud800", "x" * 100_000])
-async def test_what_can_be_no_id_is_repeated_briefly_and_in_print(store, voice_id):
+async def test_not_found_error_shortens_and_escapes_the_id(store, voice_id):
     with pytest.raises(errors.VoiceNotFound) as missing:
         store.pin(voice_id)
     assert missing.value.message.isprintable()
@@ -470,7 +470,7 @@ async def test_the_shipped_voice_is_usable(folders):
     assert (shipped / "austen.wav").stat().st_size < 400_000
 
 
-async def test_only_voices_are_listed_and_each_oddity_is_named_once(store, folders, caplog):
+async def test_lists_only_voices_and_logs_each_other_file_once(store, folders, caplog):
     (folders.user / "good.wav").write_bytes(LOW)
     (folders.user / "README.md").write_text("about")
     (folders.user / ".hidden.wav").write_bytes(LOW)
@@ -504,7 +504,7 @@ async def test_the_log_says_how_many_voices_are_where(store, folders, caplog):
     assert caplog.messages == [f"voices: 0 in {folders.user}, 1 in {folders.preloaded}"]
 
 
-async def test_a_folder_in_which_no_voice_can_be_is_warned_of(store, folders, caplog, monkeypatch):
+async def test_warns_of_unusable_voice_folders(store, folders, caplog, monkeypatch):
     folders.preloaded.rmdir()
     monkeypatch.setattr("app.voices.folder.os.access", lambda path, mode: False)
     await store.log_folders()
@@ -514,7 +514,7 @@ async def test_a_folder_in_which_no_voice_can_be_is_warned_of(store, folders, ca
     ]
 
 
-async def test_an_unusable_file_of_the_user_hides_nothing(store, folders):
+async def test_unusable_user_file_hides_no_preloaded_voice(store, folders):
     (folders.preloaded / "a.wav").write_bytes(LOW)
     (folders.user / "a.wav").write_text("junk")
     await store.scan()
@@ -552,9 +552,7 @@ async def test_a_scan_reads_only_what_changed(store, folders, monkeypatch):
     assert read == ["b.wav"]
 
 
-async def test_a_file_that_cannot_be_read_is_named_once_and_tried_now_and_then(
-    store, folders, monkeypatch, caplog
-):
+async def test_unreadable_file_is_logged_once_and_retried(store, folders, monkeypatch, caplog):
     now, tried = 100.0, []
 
     async def no_room(source: Path, target: Path) -> None:
@@ -590,9 +588,7 @@ async def test_a_file_that_cannot_be_read_is_named_once_and_tried_now_and_then(
     assert not store.scanner.failures
 
 
-async def test_a_file_over_which_a_decoder_was_struck_down_is_tried_again(
-    store, folders, monkeypatch, caplog
-):
+async def test_retries_a_file_whose_decoder_was_killed(store, folders, monkeypatch, caplog):
     now = 100.0
     monkeypatch.setattr("app.voices.scanner.monotonic", lambda: now)
     (folders.user / "a.wav").write_bytes(LOW)
@@ -609,9 +605,7 @@ async def test_a_file_over_which_a_decoder_was_struck_down_is_tried_again(
     assert store.ids() == ["a.wav"]
 
 
-async def test_a_file_over_which_decoders_are_always_struck_down_is_ignored_in_the_end(
-    store, folders, monkeypatch, caplog
-):
+async def test_ignores_a_file_that_kills_every_decoder(store, folders, monkeypatch, caplog):
     now, struck = 100.0, []
     monkeypatch.setattr("app.voices.scanner.monotonic", lambda: now)
 
@@ -632,7 +626,7 @@ async def struck_down(*args: object) -> int:
     return -9
 
 
-async def test_what_is_listed_is_decoded_at_every_moment(store, folders):
+async def test_listed_voices_are_always_decoded(store, folders):
     for turn in range(3):
         for name in ("a.wav", "b.wav", "c.wav"):
             (folders.user / name).write_bytes(
@@ -646,7 +640,7 @@ async def test_what_is_listed_is_decoded_at_every_moment(store, folders):
         assert len(store.ids()) == 3
 
 
-async def test_every_change_is_told_once(store, folders):
+async def test_on_change_is_called_once_per_change(store, folders):
     told = []
     store.on_change = told.append
     await add(store, "a.wav")
@@ -657,7 +651,7 @@ async def test_every_change_is_told_once(store, folders):
     assert told == [{"a.wav": digest(LOW)}, {}]
 
 
-async def test_watching_notices_what_others_do(store, folders):
+async def test_watch_finds_changes_by_others(store, folders):
     changes = asyncio.Queue()
     store.on_change = changes.put_nowait
     watching = asyncio.create_task(store.watch(0.01))
@@ -674,7 +668,7 @@ async def test_watching_notices_what_others_do(store, folders):
         await watching
 
 
-async def test_a_folder_that_becomes_unreadable_changes_nothing(store, folders, caplog):
+async def test_voices_stay_if_a_folder_becomes_unreadable(store, folders, caplog):
     await add(store, "a.wav")
     aside = folders.user.rename(folders.user.with_name("aside"))
     folders.user.write_text("a file where the folder was")
@@ -689,7 +683,7 @@ async def test_a_folder_that_becomes_unreadable_changes_nothing(store, folders, 
     assert store.ids() == ["a.wav", "b.wav"]
 
 
-async def test_a_file_that_changes_while_it_is_read_is_read_again(store, folders, monkeypatch):
+async def test_rereads_a_file_that_changed_while_it_was_read(store, folders, monkeypatch):
     file = folders.user / "a.wav"
     file.write_bytes(LOW)
 
