@@ -3,6 +3,7 @@
 import asyncio
 import json
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -124,6 +125,11 @@ def bench_engine(
 
     if picture:
         check_matplotlib()
+    if not find_spec("torch") or not find_spec("chatterbox"):
+        raise StartupError(
+            "bench engine needs Chatterbox's Python packages: "
+            "in a clone, pip install -c .ci/constraints.txt '.[chatterbox]'"
+        )
     if model_path and (absent := weights.missing(Path(model_path))):
         raise StartupError(f"{model_path} lacks {', '.join(absent)}")
     overrides = {

@@ -187,6 +187,12 @@ def test_a_missing_extra_is_one_line_that_names_the_command(
     assert "pip install '.[preview]'" in refusal(done)
 
 
+def test_bench_engine_without_its_extra_names_the_command(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['torch'] = None\n")
+    done = command(tmp_path, "bench", "engine", PYTHONPATH=f"{tmp_path}:{ROOT}")
+    assert "'.[chatterbox]'" in refusal(done)
+
+
 # --- voices and models ----------------------------------------------------------------------------
 
 

@@ -1,7 +1,7 @@
 """Each row of the tables in this folder's README has a test that runs.
 
-Tests name their rows by markers, `fault(number)` and `covers(name)`. Heavy tests count if `.ci/run`
-runs their file.
+Tests name their rows by markers, `fault(number)` and `covers(name)`. Heavy tests count if
+`.ci/nightly` runs their file.
 """
 
 import ast
@@ -19,7 +19,7 @@ FAULTS = 58
 ROW = re.compile(r"^\| ([^|]+?) \| [^|]+ \|$", re.MULTILINE)
 HEADERS = ("number", "name", "---")
 NOT_RUN = {"skip", "skipif", "xfail"}
-CI = (ROOT / ".ci" / "run").read_text()
+NIGHTLY = (ROOT / ".ci" / "nightly").read_text()
 
 
 def rows() -> list[str]:
@@ -76,4 +76,4 @@ def test_marked_tests_run() -> None:
     for path, name, marks in marked_tests():
         assert name.startswith("test_"), name
         assert not marks.keys() & NOT_RUN, name
-        assert "heavy" not in marks or f"pytest -m heavy {path}" in CI, name
+        assert "heavy" not in marks or f"pytest -m heavy {path}" in NIGHTLY, name
