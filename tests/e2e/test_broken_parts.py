@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.engines import expected_pcm, voice_code
 from tests.support.fault_injection import DISK_IS_FULL
-from tests.support.http_client import connections, fetch, speech, upload
+from tests.support.http_client import check_speaks, connections, fetch, speech, upload
 from tests.support.media import audio_file, tone
 from tests.support.service import Service
 
@@ -37,10 +37,6 @@ def said_by(seconds: float) -> bytes:
     return expected_pcm("audio3", 7, voice_code(tone(seconds, RATE)))
 
 
-async def speaks(service: Service) -> None:
-    assert (await fetch(service, speech("audio3"))).body == expected_pcm("audio3", 7)
-
-
 # --- encoders -------------------------------------------------------------------------------------
 
 
@@ -56,7 +52,7 @@ async def test_encoder_failure_before_audio_is_an_error(start: Callable[..., Ser
         assert (answer.status, answer.complete) == (500, True)
         assert json.loads(answer.body)["error"]["code"] == "encoder_error"
         await service.until(lambda: service.busy() == 0)
-    await speaks(service)
+    await check_speaks(service)
     assert "Traceback" not in service.log()
 
 
@@ -74,7 +70,7 @@ async def test_encoder_failure_during_audio_aborts_the_stream(
             await fetch(service, speech(MANY_PIECES, format=name, stream="false"))
         ).status == 500
         await service.until(lambda: service.busy() == 0)
-    await speaks(service)
+    await check_speaks(service)
     assert "Traceback" not in service.log()
     with service.client() as client:
         counted = client.get("/metrics").text
@@ -125,7 +121,7 @@ async def test_lost_broadcast_is_repaired_within_a_second(
     assert max(prepared_after) < HEALED_WITHIN_S
     assert max(cancelled_after) > 0.1  # they were lost indeed
     assert max(prepared_after) > 0.1
-    await speaks(service)
+    await check_speaks(service)
     began = monotonic()
     assert service.stop() == 0
     assert monotonic() - began < EXITS_WITHIN_S
@@ -177,7 +173,7 @@ async def only_refuses(service: Service, request: bytes, status: int) -> None:
     [voice] = service.voices_dir.iterdir()
     assert (voice.name, voice.read_bytes()) == ("v.wav", wav(1.1))
     assert await heard(service, "v.wav") == said_by(1.1)
-    await speaks(service)
+    await check_speaks(service)
 
 
 @contextmanager

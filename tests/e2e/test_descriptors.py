@@ -5,7 +5,7 @@ import os
 import random
 import resource
 import signal
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
 
@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from app.server.sockets import KEPT_SHARE
-from tests.support.engines import expected_pcm
 from tests.support.http_client import (
+    check_speaks,
     connections,
     fetch,
     get,
@@ -34,16 +34,6 @@ MOST_DESCRIPTORS_MORE = 2
 VOICE = audio_file(tone(1.1, 16_000), rate=16_000)
 
 
-async def speaks(service: Service) -> None:
-    assert (await fetch(service, speech("audio3"))).body == expected_pcm("audio3", 7)
-
-
-def all_ready(service: Service, but: Collection[int] = ()) -> bool:
-    """Every worker is there, and none of those that were killed."""
-    workers = service.status()["workers"]
-    return all(each["state"] == "ready" and each["pid"] not in but for each in workers)
-
-
 # --- processes ------------------------------------------------------------------------------------
 
 
@@ -54,21 +44,21 @@ async def test_fifty_killed_workers_leave_no_zombie_and_no_descriptor(
 ) -> None:
     """Ten at a time; each has finished a job before, so that it is replaced after a second."""
     service = start(WORKERS_PER_DEVICE=10)
-    service.wait_until(lambda: all_ready(service), 60)
+    service.wait_until(service.all_ready, 60)
     master = psutil.Process(service.process.pid)
     descriptors = []
     for _ in range(5):
         for _ in range(10):
-            await speaks(service)
+            await check_speaks(service)
         killed = set(service.worker_pids())
         for pid in killed:
             os.kill(pid, signal.SIGKILL)
-        await service.until(lambda killed=killed: all_ready(service, but=killed), 60)
-        await speaks(service)
+        await service.until(lambda killed=killed: service.all_ready(killed), 60)
+        await check_speaks(service)
         await service.until(lambda: not service.connections())
         descriptors.append(master.num_fds())
     assert sum(each["restarts"] for each in service.status()["workers"]) == 50
-    children = master.children(recursive=True)
+    children = service.children()
     assert {child.pid for child in children} == set(service.worker_pids())
     assert psutil.STATUS_ZOMBIE not in [child.status() for child in children]
     assert max(descriptors) - min(descriptors) <= MOST_DESCRIPTORS_MORE
@@ -100,7 +90,7 @@ async def test_thousand_requests_with_aborts_leak_nothing(
     start: Callable[..., Service],
 ) -> None:
     service = start(CONCURRENT_REQUESTS_PER_WORKER=4, WORKERS_PER_DEVICE=2)
-    service.wait_until(lambda: all_ready(service))
+    service.wait_until(service.all_ready)
     assert (await fetch(service, upload(VOICE, "v.wav"))).status == 201
     master = psutil.Process(service.process.pid)
     chance, at_once = random.Random(53), asyncio.Semaphore(20)
@@ -158,7 +148,7 @@ async def test_service_survives_running_out_of_descriptors(
     start: Callable[..., Service],
 ) -> None:
     service = start(WORKERS_PER_DEVICE=2)
-    service.wait_until(lambda: all_ready(service))
+    service.wait_until(service.all_ready)
     master, killed = psutil.Process(service.process.pid), service.worker_pids()[0]
     with service.client() as earlier:
         assert earlier.get("/health").status_code == 200
@@ -180,7 +170,7 @@ async def test_service_survives_running_out_of_descriptors(
     assert len(said) < 20
     assert service.process.poll() is None
     async with asyncio.timeout(5):
-        await speaks(service)
+        await check_speaks(service)
 
 
 def is_replaced(client: httpx.Client, killed: int) -> bool:

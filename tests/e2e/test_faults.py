@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from tests.support.engines import expected_pcm
+from tests.support.http_client import error_code, speech_params
 from tests.support.media import audio_file, tone
 from tests.support.service import API_KEY, ROOT, Service, running_service
 
@@ -33,40 +34,25 @@ def _service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 @pytest.fixture
 def service(_service: Service) -> Iterator[Service]:
     """Two workers; after each test they are all there again, and work."""
-    healed(_service)
+    wait_recovered(_service)
     yield _service
-    healed(_service)
+    wait_recovered(_service)
 
 
-def healed(service: Service) -> None:
+def wait_recovered(service: Service) -> None:
     """Wait until every worker is ready, and have each finish a job: the next death is its first."""
-    service.wait_until(lambda: all_ready(service), 20)
+    service.wait_until(service.all_ready, 20)
     with service.client() as client:
         for _ in service.worker_pids():
-            assert client.post(ROUTE, json=job("audio1")).content == expected_pcm("audio1", 7)
+            assert client.post(ROUTE, json=speech_params("audio1")).content == expected_pcm(
+                "audio1", 7
+            )
     service.wait_until(lambda: service.busy() == 0)
     assert service.status()["queue"]["waiting"] == 0
 
 
-def all_ready(service: Service) -> bool:
-    return all(each["state"] == "ready" and each["pid"] for each in service.status()["workers"])
-
-
-def job(text: str) -> dict[str, Any]:
-    return {"text": text, "seed": 7, "format": "raw_pcm", "chunk_overlap_method": "zero"}
-
-
 async def speak(client: httpx.AsyncClient, text: str) -> httpx.Response:
-    return await client.post(ROUTE, json=job(text))
-
-
-def error_code(answer: httpx.Response, status: int) -> str:
-    assert answer.status_code == status, answer.text
-    return answer.json()["error"]["code"]
-
-
-def busy_pids(service: Service) -> set[int]:
-    return {each["pid"] for each in service.status()["workers"] if each["busy"]}
+    return await client.post(ROUTE, json=speech_params(text))
 
 
 class Speech:
@@ -91,11 +77,11 @@ class Speech:
 async def speech(
     service: Service, client: httpx.AsyncClient, text: str = SLOW
 ) -> AsyncIterator[Speech]:
-    before = busy_pids(service)
-    async with client.stream("POST", ROUTE, json=job(text)) as answer:
+    before = service.busy_pids()
+    async with client.stream("POST", ROUTE, json=speech_params(text)) as answer:
         audio = answer.aiter_raw()
         first = await anext(audio)
-        [pid] = busy_pids(service) - before
+        [pid] = service.busy_pids() - before
         yield Speech(pid, audio, first)
 
 
@@ -127,7 +113,7 @@ async def test_job_is_retried_if_worker_dies_before_first_byte(
     async with service.async_client() as client:
         speaking = asyncio.create_task(speak(client, "sleep0.5 audio30"))
         await service.until(lambda: service.busy() == 1)
-        [killed] = busy_pids(service)
+        [killed] = service.busy_pids()
         os.kill(killed, signal.SIGKILL)
         answer = await speaking
     assert answer.status_code == 200
@@ -146,16 +132,18 @@ def test_voice_that_kills_workers_is_refused_and_service_continues(
     with service.client() as client:
         client.post("/voices", files={"file": ("bad.wav", voice)}).raise_for_status()
         service.wait_until(lambda: service.log().count("workers died preparing it") == WORKERS, 20)
-        service.wait_until(lambda: all_ready(service), 20)
+        service.wait_until(service.all_ready, 20)
         for _ in range(WORKERS):
-            assert client.post(ROUTE, json=job("audio3")).content == expected_pcm("audio3", 7)
-        asked = job("audio3") | {"voice_id": "bad.wav"}
+            assert client.post(ROUTE, json=speech_params("audio3")).content == expected_pcm(
+                "audio3", 7
+            )
+        asked = speech_params("audio3") | {"voice_id": "bad.wav"}
         assert error_code(client.post(ROUTE, json=asked), 500) == "poison_request"
-        service.wait_until(lambda: all_ready(service), 20)
+        service.wait_until(service.all_ready, 20)
         pids = service.worker_pids()
         assert error_code(client.post(ROUTE, json=asked), 500) == "poison_request"
         assert service.worker_pids() == pids
-        assert client.post(ROUTE, json=job("audio3")).content == expected_pcm("audio3", 7)
+        assert client.post(ROUTE, json=speech_params("audio3")).content == expected_pcm("audio3", 7)
 
 
 async def killed_at(service: Service, hold: str, asked: dict[str, Any]) -> httpx.Response:
@@ -163,7 +151,7 @@ async def killed_at(service: Service, hold: str, asked: dict[str, Any]) -> httpx
     async with service.async_client() as client:
         speaking = asyncio.create_task(client.post(ROUTE, json=asked))
         await service.until((service.folder / hold).exists)
-        [killed] = busy_pids(service)
+        [killed] = service.busy_pids()
         os.kill(killed, signal.SIGKILL)
         return await speaking
 
@@ -172,7 +160,9 @@ async def killed_at(service: Service, hold: str, asked: dict[str, Any]) -> httpx
 async def test_file_is_complete_after_worker_death(service: Service) -> None:
     """Of more audio than a worker has credit for, some has been taken when the last is made."""
     text = "audio100 " * 30 + "hold1 audio30"
-    answer = await killed_at(service, "hold1", job(text) | {"format": "wav", "stream": False})
+    answer = await killed_at(
+        service, "hold1", speech_params(text) | {"format": "wav", "stream": False}
+    )
     assert answer.status_code == 200
     assert answer.headers["Content-Length"] == str(len(answer.content))
     assert answer.content[44:] == expected_pcm(text, 7)
@@ -184,7 +174,7 @@ async def test_stream_is_complete_if_worker_dies_while_audio_is_only_in_the_enco
     service: Service, hold: str, format_: str
 ) -> None:
     """Of one token's audio, these formats make nothing yet."""
-    asked = job(f"audio1 sleep0.3 {hold} audio30") | {"format": format_}
+    asked = speech_params(f"audio1 sleep0.3 {hold} audio30") | {"format": format_}
     answer = await killed_at(service, hold, asked)
     async with service.async_client() as client:
         undisturbed = await client.post(ROUTE, json=asked)
@@ -202,7 +192,7 @@ async def test_killed_idle_worker_is_replaced_and_no_request_fails(
     async with service.async_client() as client:
         for _ in range(10):
             assert (await speak(client, "audio2")).content == expected_pcm("audio2", 7)
-    service.wait_until(lambda: all_ready(service) and killed not in service.worker_pids())
+    service.wait_until(service.all_ready and killed not in service.worker_pids())
     after = {each["id"]: each for each in service.status()["workers"]}
     assert after.keys() == before.keys()
     restarts = {id_: after[id_]["restarts"] - before[id_]["restarts"] for id_ in before}
@@ -230,8 +220,8 @@ async def test_worker_death_before_receipt_does_not_count_against_the_job(
     async with service.async_client() as client:
         speaking = asyncio.create_task(speak(client, "audio2"))
         while idle:
-            await service.until(lambda: bool(busy_pids(service) & idle))
-            [pid] = busy_pids(service)
+            await service.until(lambda: bool(service.busy_pids() & idle))
+            [pid] = service.busy_pids()
             os.kill(pid, signal.SIGKILL)
             idle.remove(pid)
         assert (await speaking).content == expected_pcm("audio2", 7)
@@ -250,7 +240,7 @@ def test_killed_workers_leave_no_zombie(service: Service) -> None:
     master = psutil.Process(service.process.pid)
     for pid in service.worker_pids():
         os.kill(pid, signal.SIGKILL)
-    healed(service)
+    wait_recovered(service)
     children = master.children(recursive=True)
     assert psutil.STATUS_ZOMBIE not in [child.status() for child in children]
     assert {child.pid for child in children} == set(service.worker_pids())
@@ -260,7 +250,7 @@ def test_killed_workers_leave_no_zombie(service: Service) -> None:
 @pytest.mark.fault(50)
 async def test_killed_master_takes_its_workers_along(start: Callable[..., Service]) -> None:
     service = start(WORKERS_PER_DEVICE=2)
-    service.wait_until(lambda: all_ready(service))
+    service.wait_until(service.all_ready)
     workers = [psutil.Process(pid) for pid in service.worker_pids()]
     os.kill(workers[0].pid, signal.SIGSTOP)  # one that can do nothing for its own end
     service.process.kill()
@@ -297,7 +287,7 @@ async def test_engine_failure_during_audio_aborts_the_stream(service: Service) -
 @pytest.mark.fault(8)
 async def test_failed_job_sends_no_file(service: Service) -> None:
     async with service.async_client() as client:
-        asked = job("audio30 sleep0.1 raise") | {"stream": False}
+        asked = speech_params("audio30 sleep0.1 raise") | {"stream": False}
         assert error_code(await client.post(ROUTE, json=asked), 500) == "engine_error"
 
 
@@ -377,7 +367,7 @@ async def test_worker_with_failed_device_is_replaced_and_its_job_retried(
             await doomed.aborts()
         for _ in range(4):
             assert (await speak(client, "audio2")).content == expected_pcm("audio2", 7)
-    healed(service)
+    wait_recovered(service)
     assert before.isdisjoint(service.worker_pids())
     assert any("device-side assert" in each["last_error"] for each in service.status()["workers"])
 
@@ -392,7 +382,7 @@ async def test_hanging_workers_are_killed_and_replaced(
 ) -> None:
     """One blocked before its first audio, one amid it, one stopped; a fourth one works."""
     service = start(WORKERS_PER_DEVICE=4, WORKER_STALL_SECONDS=STALL_S)
-    service.wait_until(lambda: all_ready(service), 30)
+    service.wait_until(service.all_ready, 30)
     before = set(service.worker_pids())
     began = monotonic()
     async with service.async_client() as client:
@@ -409,7 +399,7 @@ async def test_hanging_workers_are_killed_and_replaced(
                 assert error_code(await silent, 504) == "worker_stalled"
         assert monotonic() - began >= STALL_S
         assert (await speak(client, "audio2")).content == expected_pcm("audio2", 7)
-    healed(service)
+    wait_recovered(service)
     assert len(before & set(service.worker_pids())) == 1
     assert re.search(r'engines.py", line \d+ in speech_tokens', service.log())
 
@@ -425,7 +415,7 @@ def test_worker_start_failure_is_reported(tmp_path: Path) -> None:
         with service.client() as client:
             assert client.get("/health").status_code == 200
             assert client.get("/ready").status_code == 503
-            assert error_code(client.post(ROUTE, json=job("audio1")), 503) == "not_ready"
+            assert error_code(client.post(ROUTE, json=speech_params("audio1")), 503) == "not_ready"
         assert "Traceback" not in service.log()
     finally:
         service.stop()
@@ -435,7 +425,7 @@ def test_worker_killed_by_unnamed_signal_is_replaced(service: Service) -> None:
     [first, *_] = service.worker_pids()
     os.kill(first, signal.SIGRTMIN + 6)
     service.wait_until(lambda: first not in service.worker_pids(), 5)
-    service.wait_until(lambda: all_ready(service), 20)
+    service.wait_until(service.all_ready, 20)
 
 
 # --- clients that never come to the point ---------------------------------------------------------

@@ -4,7 +4,6 @@ import asyncio
 import io
 import random
 import re
-import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,6 +13,7 @@ import psutil
 import pytest
 
 from tests.support.engines import expected_pcm, voice_code
+from tests.support.http_client import read_bytes, slow_connection, speech, speech_params
 from tests.support.media import audio_file, tone
 from tests.support.service import API_KEY, Service, running_service
 
@@ -54,14 +54,10 @@ def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         yield service
 
 
-def job(text: str, seed: int = 7, **values: Any) -> dict[str, Any]:
-    return {"text": text, "seed": seed, **RAW, **values}
-
-
 async def speak(client: httpx.AsyncClient, text: str, name: str = "", **values: Any) -> bytes:
     """The audio; `name` is the request's id."""
     headers = {"X-Request-ID": name}
-    answer = await client.post(ROUTE, json=job(text, **values), headers=headers)
+    answer = await client.post(ROUTE, json=speech_params(text, **values), headers=headers)
     assert answer.status_code == 200, answer.text
     return answer.content
 
@@ -69,14 +65,10 @@ async def speak(client: httpx.AsyncClient, text: str, name: str = "", **values: 
 @asynccontextmanager
 async def held_slot(client: httpx.AsyncClient) -> AsyncIterator[None]:
     """A stream that has begun and goes on until the client leaves."""
-    async with client.stream("POST", ROUTE, json=job(HELD)) as answer:
+    async with client.stream("POST", ROUTE, json=speech_params(HELD)) as answer:
         audio = answer.aiter_raw()  # dropped, it would close the connection
         assert await anext(audio)
         yield
-
-
-def queue(service: Service, name: str) -> int:
-    return service.status()["queue"][name]
 
 
 def started(service: Service) -> list[str]:
@@ -90,9 +82,9 @@ async def queued(
     """Requests that wait behind each other."""
     tasks = []
     for name in names:
-        before = queue(service, "waiting")
+        before = service.queue("waiting")
         tasks.append(asyncio.create_task(speak(client, "audio1", name)))
-        await service.until(lambda before=before: queue(service, "waiting") == before + 1)
+        await service.until(lambda before=before: service.queue("waiting") == before + 1)
     return tasks
 
 
@@ -101,7 +93,7 @@ async def queued(
 
 def test_job_returns_exactly_its_audio(single: Service) -> None:
     with single.client() as client:
-        answer = client.post(ROUTE, json=job("audio30 audio5"))
+        answer = client.post(ROUTE, json=speech_params("audio30 audio5"))
     assert answer.status_code == 200
     assert answer.content == expected_pcm("audio30 audio5", 7)
 
@@ -143,7 +135,7 @@ async def test_speech_is_equal_alone_and_among_twenty(preview: Service) -> None:
 async def test_long_text_is_complete_with_small_credit(impatient: Service) -> None:
     text = "audio50 " * 20
     async with impatient.async_client() as client:
-        audio = await speak(client, text, chunk_overlap_method="zero")
+        audio = await speak(client, text)
     assert len(audio) > 5 * AHEAD_S * 48_000
     assert audio == expected_pcm(text, 7)
 
@@ -156,7 +148,7 @@ async def test_every_worker_takes_a_job(pair: Service) -> None:
         workers = pair.status()["workers"]
         assert [worker["id"].split(".")[1] for worker in workers] == ["0", "1"]
         assert [worker["busy"] for worker in workers] == [1, 1]
-        assert queue(pair, "running") == 2
+        assert pair.queue("running") == 2
 
 
 async def test_worker_runs_as_many_jobs_as_slots(impatient: Service) -> None:
@@ -178,7 +170,9 @@ async def test_job_is_two_log_lines_without_its_text(pair: Service) -> None:
         for text, outcome in (("audio5 audio20", "done"), ("audio5 raise", "failed")):
             name = f"named-{outcome}"
             headers = {"X-Request-ID": name}
-            await client.post(ROUTE, json=job(text, format="mp3", stream=False), headers=headers)
+            await client.post(
+                ROUTE, json=speech_params(text, format="mp3", stream=False), headers=headers
+            )
             await pair.until(lambda name=name: f"{name} POST" in pair.log())
             of_job, of_request = lines_of_master(pair, name)
             assert re.search(
@@ -218,10 +212,11 @@ async def test_full_queue_refuses_at_once(single: Service) -> None:
     async with single.async_client() as client:
         async with held_slot(client):
             answers = [
-                asyncio.create_task(client.post(ROUTE, json=job("audio1"))) for _ in range(60)
+                asyncio.create_task(client.post(ROUTE, json=speech_params("audio1")))
+                for _ in range(60)
             ]
             await single.until(lambda: sum(task.done() for task in answers) == 60 - QUEUED)
-            assert queue(single, "waiting") == queue(single, "limit") == QUEUED
+            assert single.queue("waiting") == single.queue("limit") == QUEUED
             refused = [task.result() for task in answers if task.done()]
         served = [answer for answer in await asyncio.gather(*answers) if answer not in refused]
     for answer in refused:
@@ -235,11 +230,11 @@ async def test_full_queue_refuses_at_once(single: Service) -> None:
 async def test_queue_timeout_is_an_error_and_job_never_runs(impatient: Service) -> None:
     async with impatient.async_client() as client, held_slot(client), held_slot(client):
         headers = {"X-Request-ID": "too-late"}
-        answer = await client.post(ROUTE, json=job("audio1"), headers=headers)
+        answer = await client.post(ROUTE, json=speech_params("audio1"), headers=headers)
         assert answer.status_code == 503
         assert answer.json()["error"]["code"] == "queue_timeout"
         assert "Retry-After" in answer.headers
-        assert queue(impatient, "waiting") == 0
+        assert impatient.queue("waiting") == 0
     assert "too-late" not in started(impatient)
 
 
@@ -251,7 +246,7 @@ async def test_client_leaving_the_queue_frees_its_place_and_never_runs(single: S
         async with held_slot(client):
             first, left, last = await queued(single, client, ["before", "left", "after"])
             left.cancel()
-            await single.until(lambda: queue(single, "waiting") == 2, 1)
+            await single.until(lambda: single.queue("waiting") == 2, 1)
             [late] = await queued(single, client, ["late"])
         await asyncio.gather(first, last, late)
     assert [name for name in started(single) if name][-3:] == ["before", "after", "late"]
@@ -274,7 +269,7 @@ async def test_client_leaving_during_stream_releases_its_slot(preview: Service) 
     text = "This goes on for a very long time. " * 100
     async with (
         preview.async_client() as client,
-        client.stream("POST", ROUTE, json=job(text)) as answer,
+        client.stream("POST", ROUTE, json=speech_params(text)) as answer,
     ):
         audio = answer.aiter_raw()
         assert await anext(audio)
@@ -298,19 +293,14 @@ async def test_leaving_clients_leak_nothing(pair: Service) -> None:
     async def all_leave() -> list[int]:
         async with pair.async_client() as client:
             await asyncio.gather(*(leave(client) for _ in range(40)))
-            await pair.until(lambda: pair.busy() == queue(pair, "waiting") == 0, 2)
+            await pair.until(lambda: pair.busy() == pair.queue("waiting") == 0, 2)
             assert await speak(client, text) == expected_pcm(text, 7)
-        await pair.until(lambda: not _connections(pair))
+        await pair.until(lambda: not pair.connections())
         return [process.num_fds() for process in processes]
 
     before = await all_leave()
     after = await all_leave()
     assert all(abs(now - then) <= 2 for now, then in zip(after, before, strict=True))
-
-
-def _connections(service: Service) -> list[Any]:
-    master = psutil.Process(service.process.pid)
-    return [each for each in master.net_connections("tcp") if each.status == "ESTABLISHED"]
 
 
 # --- who does not read --------------------------------------------------------------------------
@@ -324,37 +314,17 @@ async def test_client_that_does_not_read_is_cut_off_and_delays_no_other(
     """Its job pauses, the other slot goes on, and in the end it is cut off."""
     text = "audio50 " * 400
     whole_s = 400 * AHEAD_S
-    with _request(impatient, text) as stalled:
+    with slow_connection(impatient, speech(text)) as stalled:
         await impatient.until(lambda: impatient.busy() == 1)
         async with impatient.async_client() as client:
             beside = "audio50 " * 10
-            audio = await speak(client, beside, chunk_overlap_method="zero")
+            audio = await speak(client, beside)
             assert audio == expected_pcm(beside, 7)
         assert impatient.busy() == 1
         await impatient.until(lambda: impatient.busy() == 0)
-        received = await asyncio.to_thread(_rest, stalled)
+        received = await asyncio.to_thread(read_bytes, stalled)
     assert not received.endswith(b"0\r\n\r\n")
     [made_s] = re.findall(r"client_stalled.* audio_s=([\d.]+)", impatient.log())
     assert float(made_s) < whole_s / 2
     ahead_s = float(made_s) - len(received) / 48_000
     assert ahead_s <= 3 * AHEAD_S  # the credit, the piece that crosses it, and one at the socket
-
-
-def _request(service: Service, text: str) -> socket.socket:
-    """A request whose answer nobody reads, on a connection that holds little."""
-    connection = socket.socket()
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    connection.settimeout(20)
-    connection.connect(("127.0.0.1", service.port))
-    query = f"format=raw_pcm&text={text.strip().replace(' ', '+')}"
-    connection.sendall(
-        f"GET {ROUTE}?{query} HTTP/1.1\r\nHost: x\r\nX-API-Key: {API_KEY}\r\n\r\n".encode()
-    )
-    return connection
-
-
-def _rest(connection: socket.socket) -> bytes:
-    received = b""
-    while data := connection.recv(1 << 20):
-        received += data
-    return received

@@ -15,6 +15,7 @@ from tests.support.engines import SAMPLES_PER_TOKEN, expected_pcm
 from tests.support.fault_injection import LAGS
 from tests.support.http_client import (
     Response,
+    check_speaks,
     connections,
     fetch,
     get,
@@ -36,10 +37,12 @@ A_FILE = bytes(300_000)
 
 
 @pytest.fixture(scope="module")
-def hall(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def crowded_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Room for a hundred jobs in one worker, and for a hundred more to wait."""
     with running_service(
-        tmp_path_factory.mktemp("hall"), CONCURRENT_REQUESTS_PER_WORKER=CROWD, LOG_LEVEL="DEBUG"
+        tmp_path_factory.mktemp("crowd"),
+        CONCURRENT_REQUESTS_PER_WORKER=CROWD,
+        LOG_LEVEL="DEBUG",
     ) as service:
         yield service
 
@@ -72,10 +75,6 @@ def names(crowd: str, count: int = CROWD) -> list[str]:
     return [f"{crowd}-{number}" for number in range(count)]
 
 
-async def is_well(service: Service) -> None:
-    assert (await fetch(service, speech("audio3"))).body == expected_pcm("audio3", 7)
-
-
 # --- clients that leave ---------------------------------------------------------------------------
 
 
@@ -85,76 +84,94 @@ async def is_well(service: Service) -> None:
     [("file", lambda name: upload(A_FILE, "v.wav", name)), ("json", partial(speech_in_json, "a"))],
 )
 async def test_hundred_clients_leaving_while_sending_leave_nothing(
-    hall: Service, crowd: str, request_of: Callable[..., bytes]
+    crowded_service: Service, crowd: str, request_of: Callable[..., bytes]
 ) -> None:
-    async with connections(hall, [request_of(name=name)[:-5] for name in names(crowd)]):
-        assert load(hall) == (0, 0)
+    async with connections(crowded_service, [request_of(name=name)[:-5] for name in names(crowd)]):
+        assert load(crowded_service) == (0, 0)
     ends = re.compile(rf"{crowd}-\d+ POST /")
-    await hall.until(lambda: len(ends.findall(hall.log())) == CROWD, GONE_WITHIN_S)
-    assert not list(hall.voices_dir.iterdir())
-    assert not started(hall, crowd)
-    await is_well(hall)
+    await crowded_service.until(
+        lambda: len(ends.findall(crowded_service.log())) == CROWD, GONE_WITHIN_S
+    )
+    assert not list(crowded_service.voices_dir.iterdir())
+    assert not started(crowded_service, crowd)
+    await check_speaks(crowded_service)
 
 
 @pytest.mark.fault(13)
-async def test_hundred_clients_leaving_the_queue_never_run(hall: Service) -> None:
-    async with connections(hall, [speech("sleep60")] * CROWD):
-        await until_load(hall, CROWD, 0)
-        async with connections(hall, [speech("audio1", name) for name in names("queued")]):
-            await until_load(hall, CROWD, CROWD)
-        await until_load(hall, CROWD, 0, GONE_WITHIN_S)
-    await until_load(hall, 0, 0, GONE_WITHIN_S)
-    await is_well(hall)
-    assert not started(hall, "queued")
-    assert outcomes(hall, "queued") == {name: ["cancelled"] for name in names("queued")}
+async def test_hundred_clients_leaving_the_queue_never_run(crowded_service: Service) -> None:
+    async with connections(crowded_service, [speech("sleep60")] * CROWD):
+        await until_load(crowded_service, CROWD, 0)
+        async with connections(
+            crowded_service, [speech("audio1", name) for name in names("queued")]
+        ):
+            await until_load(crowded_service, CROWD, CROWD)
+        await until_load(crowded_service, CROWD, 0, GONE_WITHIN_S)
+    await until_load(crowded_service, 0, 0, GONE_WITHIN_S)
+    await check_speaks(crowded_service)
+    assert not started(crowded_service, "queued")
+    assert outcomes(crowded_service, "queued") == {name: ["cancelled"] for name in names("queued")}
 
 
 @pytest.mark.fault(13)
-async def test_hundred_clients_leaving_before_first_byte_are_cancelled(hall: Service) -> None:
-    async with connections(hall, [speech("sleep60 audio1", name) for name in names("silent")]):
-        await until_load(hall, CROWD, 0)
-    await until_load(hall, 0, 0, GONE_WITHIN_S)
-    assert outcomes(hall, "silent") == {name: ["cancelled"] for name in names("silent")}
-    await is_well(hall)
+async def test_hundred_clients_leaving_before_first_byte_are_cancelled(
+    crowded_service: Service,
+) -> None:
+    async with connections(
+        crowded_service, [speech("sleep60 audio1", name) for name in names("silent")]
+    ):
+        await until_load(crowded_service, CROWD, 0)
+    await until_load(crowded_service, 0, 0, GONE_WITHIN_S)
+    assert outcomes(crowded_service, "silent") == {name: ["cancelled"] for name in names("silent")}
+    await check_speaks(crowded_service)
 
 
 @pytest.mark.fault(13)
-async def test_hundred_clients_leaving_during_stream_are_cancelled(hall: Service) -> None:
+async def test_hundred_clients_leaving_during_stream_are_cancelled(
+    crowded_service: Service,
+) -> None:
     requests = [speech("audio3 sleep60 audio1", name) for name in names("amid")]
-    async with connections(hall, requests) as readers:
+    async with connections(crowded_service, requests) as readers:
         heads = await asyncio.gather(*(reader.readuntil(b"\r\n\r\n") for reader in readers))
         assert all(head.startswith(b"HTTP/1.1 200 ") for head in heads)
         assert all(await asyncio.gather(*(reader.read(1) for reader in readers)))
-        assert load(hall) == (CROWD, 0)
-    await until_load(hall, 0, 0, GONE_WITHIN_S)
-    assert outcomes(hall, "amid") == {name: ["cancelled"] for name in names("amid")}
-    await is_well(hall)
+        assert load(crowded_service) == (CROWD, 0)
+    await until_load(crowded_service, 0, 0, GONE_WITHIN_S)
+    assert outcomes(crowded_service, "amid") == {name: ["cancelled"] for name in names("amid")}
+    await check_speaks(crowded_service)
 
 
 @pytest.mark.fault(13)
-async def test_hundred_clients_leaving_at_the_end_have_one_outcome(hall: Service) -> None:
+async def test_hundred_clients_leaving_at_the_end_have_one_outcome(
+    crowded_service: Service,
+) -> None:
     """With all of the audio, and maybe without the few bytes that say so."""
     audio = expected_pcm("audio3", 7)
-    async with connections(hall, [speech("audio3", name) for name in names("end")]) as readers:
+    async with connections(
+        crowded_service, [speech("audio3", name) for name in names("end")]
+    ) as readers:
         for reader in readers:
             await reader.readuntil(b"\r\n\r\n")
             await reader.readuntil(audio[-2:] + b"\r\n")
-    await until_load(hall, 0, 0, GONE_WITHIN_S)
-    ends = outcomes(hall, "end")
+    await until_load(crowded_service, 0, 0, GONE_WITHIN_S)
+    ends = outcomes(crowded_service, "end")
     assert list(map(len, ends.values())) == [1] * CROWD
     assert {end for [end] in ends.values()} <= {"done", "cancelled"}
-    await is_well(hall)
+    await check_speaks(crowded_service)
 
 
 @pytest.mark.fault(14)
-async def test_five_hundred_clients_leaving_at_random_have_one_outcome_each(hall: Service) -> None:
+async def test_five_hundred_clients_leaving_at_random_have_one_outcome_each(
+    crowded_service: Service,
+) -> None:
     """That of the job, or their own; in the master, and in the worker as well."""
     text = "audio5 sleep0.02 audio5 sleep0.02 audio5"
     whole, moments, at_once = expected_pcm(text, 7), random.Random(7), asyncio.Semaphore(25)
-    processes = [psutil.Process(pid) for pid in (hall.process.pid, *hall.worker_pids())]
+    processes = [
+        psutil.Process(pid) for pid in (crowded_service.process.pid, *crowded_service.worker_pids())
+    ]
 
     async def visit(name: str) -> None:
-        async with at_once, connections(hall, [speech(text, name)]) as [reader]:
+        async with at_once, connections(crowded_service, [speech(text, name)]) as [reader]:
             waited = asyncio.ensure_future(read_response(reader))
             [*_], late = await asyncio.wait([waited], timeout=moments.uniform(0, 0.08))
             if not late:
@@ -163,24 +180,26 @@ async def test_five_hundred_clients_leaving_at_random_have_one_outcome_each(hall
 
     async def rush(crowd: str, count: int) -> list[int]:
         await asyncio.gather(*map(visit, names(crowd, count)))
-        await until_load(hall, 0, 0, GONE_WITHIN_S)
-        await is_well(hall)
-        await hall.until(lambda: not hall.connections())
+        await until_load(crowded_service, 0, 0, GONE_WITHIN_S)
+        await check_speaks(crowded_service)
+        await crowded_service.until(lambda: not crowded_service.connections())
         return [process.num_fds() for process in processes]
 
     before = await rush("warming", 50)
     after = await rush("racing", 750)
     assert all(abs(now - then) <= 2 for now, then in zip(after, before, strict=True))
-    ends = outcomes(hall, "racing")
+    ends = outcomes(crowded_service, "racing")
     assert len(ends) >= 500  # of the others, nobody ever saw the request
     assert set(map(len, ends.values())) == {1}
     kinds = Counter(end for [end] in ends.values())
     assert kinds.keys() == {"done", "cancelled"}
     print(kinds)
     assert min(kinds.values()) > 20
-    assert set(started(hall, "racing")) <= ends.keys()
-    in_worker = Counter(re.findall(r"job (racing-\d+)#\d+ (?:spoken|cancelled) after", hall.log()))
-    assert in_worker == Counter(started(hall, "racing"))
+    assert set(started(crowded_service, "racing")) <= ends.keys()
+    in_worker = Counter(
+        re.findall(r"job (racing-\d+)#\d+ (?:spoken|cancelled) after", crowded_service.log())
+    )
+    assert in_worker == Counter(started(crowded_service, "racing"))
 
 
 # --- more than there is room for ------------------------------------------------------------------
@@ -192,7 +211,7 @@ async def test_thousand_requests_at_once_are_served_in_order_or_refused(
 ) -> None:
     service, room = start(LOG_LEVEL="DEBUG"), 100
     master = psutil.Process(service.process.pid)
-    await is_well(service)
+    await check_speaks(service)
     before = master.memory_info().rss
     async with connections(service, [speech("sleep60")]):
         await until_load(service, 1, 0)
@@ -241,15 +260,17 @@ async def duration(service: Service, request: bytes) -> float:
 
 
 @pytest.mark.fault(22)
-async def test_word_of_ten_thousand_letters_is_split_in_linear_time(hall: Service) -> None:
+async def test_word_of_ten_thousand_letters_is_split_in_linear_time(
+    crowded_service: Service,
+) -> None:
     """The engine says one token for each text chunk."""
 
     async def fastest(letters: int) -> float:
         word = "a" * letters
-        spoken = await fetch(hall, speech(word, text_processing_chunk_size=100))
+        spoken = await fetch(crowded_service, speech(word, text_processing_chunk_size=100))
         assert spoken.status == 200
         assert len(spoken.body) == letters // 100 * SAMPLES_PER_TOKEN * 2
-        return min([await duration(hall, speech(word)) for _ in range(7)])
+        return min([await duration(crowded_service, speech(word)) for _ in range(7)])
 
     half_s, whole_s = await fastest(5_000), await fastest(10_000)
     print(f"{half_s * 1000:.0f} ms, {whole_s * 1000:.0f} ms")
@@ -270,7 +291,7 @@ async def test_uploads_and_status_do_not_delay_the_event_loop(
     streams = [
         speech("audio5 sleep0.02 " * 150, format=name) for name in ("mp3", "raw_pcm", "fmp4")
     ]
-    await is_well(service)
+    await check_speaks(service)
     done = asyncio.Event()
 
     async def repeat(request: Callable[[int], bytes], expected: int) -> None:

@@ -8,7 +8,6 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -19,6 +18,7 @@ from prometheus_client.openmetrics.parser import (
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from tests.e2e.test_devices import GPU_METRICS
+from tests.support.http_client import speech_params
 from tests.support.manual import PAGES
 from tests.support.service import API_KEY, ROOT, Service, running_service
 
@@ -42,10 +42,6 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         MAX_AHEAD_SECONDS=1,
     ) as service:
         yield service
-
-
-def job(text: str, **values: Any) -> dict[str, Any]:
-    return {"text": text, "format": "raw_pcm", **values}
 
 
 def scraped(service: Service, accept: str = "") -> str:
@@ -161,8 +157,8 @@ def test_metrics_contain_no_client_data(service: Service) -> None:
     secret = "Xyzzy"
     with service.client() as client:
         headers = {"X-Request-ID": secret, "User-Agent": secret, "Referer": secret}
-        client.post(ROUTE, json=job(f"audio1 {secret}"), headers=headers)
-        client.post(ROUTE, json=job("audio1", voice_id=f"{secret}.wav"))
+        client.post(ROUTE, json=speech_params(f"audio1 {secret}"), headers=headers)
+        client.post(ROUTE, json=speech_params("audio1", voice_id=f"{secret}.wav"))
         client.get(f"/{secret}", params={secret: secret})
         client.delete(f"/voices/{secret}.wav")
         client.request(secret.upper(), "/voices")
@@ -211,11 +207,17 @@ async def test_counters_match_a_known_load(service: Service) -> None:
     before = series(service)
     async with service.async_client() as client:
         for _ in range(5):
-            assert (await client.post(ROUTE, json=job("audio25 audio25"))).status_code == 200
-        assert (await client.post(ROUTE, json=job("audio25", format="mp3"))).status_code == 200
+            assert (
+                await client.post(ROUTE, json=speech_params("audio25 audio25"))
+            ).status_code == 200
+        assert (
+            await client.post(ROUTE, json=speech_params("audio25", format="mp3"))
+        ).status_code == 200
         for text, status in (("raise audio1", 500), ("oom audio1", 503), ("?", 400)):
-            assert (await client.post(ROUTE, json=job(text))).status_code == status
-        assert (await client.post(ROUTE, json=job("a", voice_id="no.wav"))).status_code == 404
+            assert (await client.post(ROUTE, json=speech_params(text))).status_code == status
+        assert (
+            await client.post(ROUTE, json=speech_params("a", voice_id="no.wav"))
+        ).status_code == 404
         assert (await client.get("/nothing")).status_code == 404
         assert (await client.delete("/voices/no.wav")).status_code == 404
         for _ in range(3):
@@ -250,15 +252,15 @@ async def test_counters_match_a_known_load(service: Service) -> None:
 
 async def leave(service: Service, client: httpx.AsyncClient) -> None:
     """Amid speech; before it, from the queue; and one more is refused, for the queue is full."""
-    async with client.stream("POST", ROUTE, json=job("audio25 sleep60")) as answer:
+    async with client.stream("POST", ROUTE, json=speech_params("audio25 sleep60")) as answer:
         audio = answer.aiter_raw()
         assert await anext(audio)
-        waiting = asyncio.create_task(client.post(ROUTE, json=job("audio1")))
+        waiting = asyncio.create_task(client.post(ROUTE, json=speech_params("audio1")))
         await service.until(lambda: value(service, "tts_queue_waiting_jobs") == 1)
         assert value(service, "tts_running_jobs") == 1
         assert value(service, "tts_worker_busy_slots", worker="cpu.0") == 1
         assert value(service, "tts_queue_limit_jobs") == 1
-        assert (await client.post(ROUTE, json=job("audio1"))).status_code == 429
+        assert (await client.post(ROUTE, json=speech_params("audio1"))).status_code == 429
         waiting.cancel()
         with suppress(asyncio.CancelledError):
             await waiting
@@ -270,7 +272,7 @@ async def test_engine_failure_is_not_counted_as_client_abort(service: Service) -
     before = series(service)
     async with service.async_client() as client:
         with pytest.raises(httpx.RemoteProtocolError):
-            await client.post(ROUTE, json=job("audio25 sleep0.3 raise"))
+            await client.post(ROUTE, json=speech_params("audio25 sleep0.3 raise"))
     rise = risen(before, series(service))
     assert rise("tts_http_requests_total", **SPEECH, status="200") == 1
     assert rise("tts_jobs_total", outcome="engine_error") == 1
@@ -281,12 +283,12 @@ async def test_engine_failure_is_not_counted_as_client_abort(service: Service) -
 async def test_underrun_is_counted_and_slow_reader_is_not(service: Service) -> None:
     before = series(service)
     async with service.async_client() as client:
-        asked = job("audio5 sleep0.7 audio5", chunk_overlap_method="zero")
+        asked = speech_params("audio5 sleep0.7 audio5")
         assert (await client.post(ROUTE, json=asked)).status_code == 200
         rise = risen(before, series(service))
         assert rise("tts_underruns_total") == 1
         assert 0.3 < rise("tts_underrun_seconds_total") < 0.8
-        asked = job("audio50 " * 20, chunk_overlap_method="zero")
+        asked = speech_params("audio50 " * 20)
         async with client.stream("POST", ROUTE, json=asked) as answer:
             await asyncio.sleep(1.5)  # of 1 s of audio that it may be ahead
             async for _ in answer.aiter_raw():
@@ -300,7 +302,7 @@ async def test_restarts_and_retries_are_counted_during_scrapes(
     before = series(service)
     [pid] = service.worker_pids()
     async with service.async_client() as client:
-        speaking = asyncio.create_task(client.post(ROUTE, json=job("sleep0.5 audio25")))
+        speaking = asyncio.create_task(client.post(ROUTE, json=speech_params("sleep0.5 audio25")))
         await service.until(lambda: value(service, "tts_running_jobs") == 1)
         os.kill(pid, signal.SIGKILL)
         states = set()

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from tests.support.engines import expected_pcm, voice_code
-from tests.support.http_client import Response, connections, fetch, speech, upload
+from tests.support.http_client import Response, connections, fetch, speech, speech_params, upload
 from tests.support.media import audio_file, tone
 from tests.support.service import API_KEY, ROOT, SCRIPTED, Service, free_port, running_service
 
@@ -39,14 +39,6 @@ def temp_dir() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def job(text: str) -> dict[str, Any]:
-    return {"text": text, "seed": 7, "format": "raw_pcm", "chunk_overlap_method": "zero"}
-
-
-def children_of(service: Service) -> list[psutil.Process]:
-    return psutil.Process(service.process.pid).children(recursive=True)
-
-
 def health(service: Service) -> str:
     with service.client() as client:
         return client.get("/health").json()["status"]
@@ -54,7 +46,7 @@ def health(service: Service) -> str:
 
 def exit_of(service: Service, number: int) -> int:
     """The exit code; all of it is over within the time allowed, and without a traceback."""
-    children = children_of(service)
+    children = service.children()
     began = monotonic()
     code = service.stop(number)
     assert monotonic() - began < EXITS_WITHIN_S
@@ -73,15 +65,15 @@ async def test_sigterm_completes_streams_and_refuses_new_requests(
     service = start()
     async with (
         service.async_client() as client,
-        client.stream("POST", ROUTE, json=job(TWO_SECONDS)) as answer,
+        client.stream("POST", ROUTE, json=speech_params(TWO_SECONDS)) as answer,
     ):
         audio = answer.aiter_raw()
         began = await anext(audio)
-        queued = asyncio.create_task(client.post(ROUTE, json=job("audio2")))
+        queued = asyncio.create_task(client.post(ROUTE, json=speech_params("audio2")))
         await service.until(lambda: service.status()["queue"]["waiting"] == 1)
         service.process.send_signal(signal.SIGTERM)
         await service.until(lambda: health(service) == "draining")
-        refused = await client.post(ROUTE, json=job("audio1"))
+        refused = await client.post(ROUTE, json=speech_params("audio1"))
         assert refused.status_code == 503
         assert refused.json()["error"]["code"] == "shutting_down"
         assert int(refused.headers["Retry-After"]) > 0
@@ -128,7 +120,7 @@ async def test_stream_longer_than_grace_time_is_aborted(
     text = "audio10 sleep60" if reads else "audio50 " * 400
     async with (
         service.async_client() as client,
-        client.stream("POST", ROUTE, json=job(text)) as answer,
+        client.stream("POST", ROUTE, json=speech_params(text)) as answer,
     ):
         audio = answer.aiter_raw()
         await anext(audio)
@@ -146,7 +138,7 @@ async def test_second_signal_aborts_streams(start: Callable[..., Service]) -> No
     service = start()
     async with (
         service.async_client() as client,
-        client.stream("POST", ROUTE, json=job("audio10 sleep60")) as answer,
+        client.stream("POST", ROUTE, json=speech_params("audio10 sleep60")) as answer,
     ):
         audio = answer.aiter_raw()
         await anext(audio)
@@ -189,7 +181,7 @@ def test_loading_service_exits_at_once_and_leaves_nothing(
 @pytest.mark.fault(49)
 def test_sigint_to_all_processes_is_an_orderly_exit(start: Callable[..., Service]) -> None:
     service = start(WORKERS_PER_DEVICE=2)
-    for child in children_of(service):
+    for child in service.children():
         child.send_signal(signal.SIGINT)
     assert exit_of(service, signal.SIGINT) == 0
 
@@ -216,7 +208,7 @@ def test_two_masters_share_a_host_and_its_voices(
         files = {"file": ("v.wav", audio_file(tone(1.1)))}
         assert one.post("/voices", files=files).status_code == 201
         second.wait_until(lambda: other.get("/voices").json() == ["v.wav"])
-        asked = job("audio3") | {"voice_id": "v.wav"}
+        asked = speech_params("audio3") | {"voice_id": "v.wav"}
         assert one.post(ROUTE, json=asked).content == other.post(ROUTE, json=asked).content
         first.stop()
         assert other.post(ROUTE, json=asked).status_code == 200

@@ -1,7 +1,6 @@
 """Clients that take their time: what they hold up is their own speech, and little memory."""
 
 import asyncio
-import socket
 from collections.abc import Callable
 from statistics import median
 from time import monotonic
@@ -10,7 +9,13 @@ import psutil
 import pytest
 
 from tests.support.engines import expected_pcm
-from tests.support.http_client import Response, fetch, parse_response, speech
+from tests.support.http_client import (
+    fetch,
+    parse_response,
+    read_bytes,
+    slow_connection,
+    speech,
+)
 from tests.support.service import Service
 
 pytestmark = pytest.mark.timed
@@ -21,23 +26,6 @@ LONG = "audio50 " * 200
 LONG_S = 400
 SHORT = "audio50 " * 10
 SHORT_S = 20
-
-
-def request(service: Service, text: str) -> socket.socket:
-    """A request whose answer nobody reads yet, on a connection that holds little."""
-    connection = socket.socket()
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    connection.settimeout(20)
-    connection.connect(("127.0.0.1", service.port))
-    connection.sendall(speech(text))
-    return connection
-
-
-def read(connection: socket.socket) -> Response:
-    received = bytearray()
-    while piece := connection.recv(1 << 20):
-        received += piece
-    return parse_response(bytes(received))
 
 
 async def typical_s(service: Service, for_s: float) -> float:
@@ -56,12 +44,12 @@ async def stalls(service: Service, ahead_s: float, stall_s: float) -> None:
     master = psutil.Process(service.process.pid)
     undisturbed_s = await typical_s(service, 0.5)
     memory = master.memory_info().rss
-    with request(service, LONG) as connection:
+    with slow_connection(service, speech(LONG)) as connection:
         await service.until(lambda: service.busy() == 1)
         beside_s = await typical_s(service, stall_s)
         grown = master.memory_info().rss - memory
         assert service.busy() == 1
-        answer = await asyncio.to_thread(read, connection)
+        answer = parse_response(await asyncio.to_thread(read_bytes, connection))
     print(f"{undisturbed_s * 1000:.1f} ms, {beside_s * 1000:.1f} ms, {grown / MB:.1f} MB")
     assert answer.complete
     assert answer.body == expected_pcm(LONG, 7)
@@ -91,10 +79,10 @@ async def test_unread_short_response_releases_its_slot_when_generated(
     start: Callable[..., Service],
 ) -> None:
     service = start()
-    with request(service, SHORT) as connection:
+    with slow_connection(service, speech(SHORT)) as connection:
         await service.until(lambda: f"audio_s={SHORT_S}.000" in service.log(), 5)
         assert service.busy() == 0
         assert (await fetch(service, speech("audio3"))).body == expected_pcm("audio3", 7)
-        answer = await asyncio.to_thread(read, connection)
+        answer = parse_response(await asyncio.to_thread(read_bytes, connection))
     assert answer.complete
     assert answer.body == expected_pcm(SHORT, 7)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.support.engines import expected_pcm, voice_code
-from tests.support.http_client import fetch, speech
+from tests.support.http_client import error_code, fetch, speech
 from tests.support.media import audio_file, tone
 from tests.support.service import API_KEY, Service, running_service
 
@@ -72,11 +72,6 @@ def upload_raw(client: httpx.Client, body: Any, charset: str = "") -> httpx.Resp
     """A body as it is, with whatever no client library would write."""
     media_type = f"multipart/form-data; boundary={BOUNDARY.decode()}{charset}"
     return client.post("/voices", content=body, headers={"Content-Type": media_type})
-
-
-def error_code(answer: httpx.Response, status: int) -> str:
-    assert answer.status_code == status, answer.text
-    return answer.json()["error"]["code"]
 
 
 def all_files(service: Service) -> dict[str, tuple[int, int]]:

@@ -2,11 +2,15 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
+import httpx
+
+from tests.support.engines import expected_pcm
 from tests.support.service import API_KEY, Service
 
 BOUNDARY = "its-boundary"
@@ -25,10 +29,15 @@ class Response:
 # --- requests -------------------------------------------------------------------------------------
 
 
-def speech(text: str, name: str = "", **values: object) -> bytes:
-    """Request raw PCM, unless `format` is something else; `name` is the request's id."""
+def speech_params(text: str, **values: object) -> dict[str, object]:
+    """Return parameters of `/tts/generate` whose audio `engines.expected_pcm(text, 7)` is."""
     params = {"text": text, "seed": 7, "format": "raw_pcm", "chunk_overlap_method": "zero"}
-    return get(f"/tts/generate?{urlencode(params | values)}", name)
+    return params | values
+
+
+def speech(text: str, name: str = "", **values: object) -> bytes:
+    """Request speech; `name` is the request's id."""
+    return get(f"/tts/generate?{urlencode(speech_params(text, **values))}", name)
 
 
 def speech_in_json(text: str, name: str = "") -> bytes:
@@ -102,7 +111,33 @@ async def send(service: Service, request: bytes) -> None:
         await writer.wait_closed()
 
 
+async def check_speaks(service: Service) -> None:
+    """Assert that the service completes a short request."""
+    assert (await fetch(service, speech("audio3"))).body == expected_pcm("audio3", 7)
+
+
+def slow_connection(service: Service, request: bytes) -> socket.socket:
+    """Send a request on a connection with a small receive buffer."""
+    connection = service.connect(receive_buffer=4096)
+    connection.sendall(request)
+    return connection
+
+
+def read_bytes(connection: socket.socket) -> bytes:
+    """Read until the connection ends; blocks."""
+    received = bytearray()
+    while data := connection.recv(1 << 20):
+        received += data
+    return bytes(received)
+
+
 # --- responses ------------------------------------------------------------------------------------
+
+
+def error_code(response: httpx.Response, status: int) -> str:
+    """Return the error's code after checking the status."""
+    assert response.status_code == status, response.text
+    return response.json()["error"]["code"]
 
 
 async def read_response(reader: asyncio.StreamReader) -> Response:
