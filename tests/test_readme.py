@@ -216,3 +216,10 @@ def test_every_link_leads_somewhere(page: str) -> None:
             target = folder / (name or page)
             assert target.exists(), link
             assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_that_a_page_names_exists(page: str) -> None:
+    pattern = r"(?<![\w./])\.?\w[\w./-]*/[\w.-]+\.(?:py|js|txt|toml|yml)\b"
+    for name in re.findall(pattern, PAGES[page]):
+        assert any((folder / name).exists() for folder in (ROOT, ROOT / "app")), name
