@@ -1,4 +1,4 @@
-"""The web page in Debian's Chromium, used as people use it: typed into, clicked, listened to.
+"""The web page in Debian's Chromium, with typing, clicks and playback.
 
 A test fails if the page shows an error that the test does not expect, or asks another host.
 """
@@ -22,7 +22,7 @@ from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Locator, Page, Route, expect
 
 from app.voices.folder import checked_voice_id
-from tests.support.browser import Watched
+from tests.support.browser import ObservedPage
 from tests.support.media import audio_file, tone
 from tests.support.recogniser import decode_audio, transcribe, words
 from tests.support.service import API_KEY, ROOT, Service, running_service
@@ -96,20 +96,20 @@ DROP_BESIDE = """kind => {
     return document.body.dispatchEvent(drop) ? "left to the browser" : "prevented";
 }"""
 
-Open = Callable[..., Awaitable[Watched]]
+Open = Callable[..., Awaitable[ObservedPage]]
 
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def open_page(browser: Browser) -> AsyncIterator[Open]:
     """`await open_page(service)`: the page, in a browser that has or has not the key."""
-    opened: list[tuple[Watched, Service]] = []
+    opened: list[tuple[ObservedPage, Service]] = []
 
     async def open_page(
         service: Service, *, key: str = API_KEY, script: str = "", **options: Any
-    ) -> Watched:
+    ) -> ObservedPage:
         context = await browser.new_context(**options)
         context.set_default_timeout(PATIENCE_MS)
-        tab = Watched(await context.new_page())
+        tab = ObservedPage(await context.new_page())
         opened.append((tab, service))
         await tab.page.add_init_script(script)
         await tab.page.goto(service.url)
@@ -148,7 +148,7 @@ async def speak(page: Page, text: str, format: str = "fmp4", seed: int | None = 
 
 
 async def figure(page: Page, name: str) -> float | None:
-    """One of the numbers below the waveform; None as long as there is a dash."""
+    """Return a number below the waveform; None for a dash."""
     text = await page.locator("#figures > div", has_text=name).locator("dd").inner_text()
     return None if text == "–" else float(text.removesuffix(" s"))
 
@@ -270,7 +270,7 @@ async def test_short_audio_fills_the_waveform_when_complete(
 
 
 def likeness(heights: Any, sound: Any) -> float:
-    """Of what is drawn to what is heard: the correlation of bars, 3 pixels each, and peaks."""
+    """Return the correlation of the drawn bars, 3 pixels each, with the audio's peaks."""
     peaks = [np.abs(sound[start : start + 480]).max() for start in range(0, len(sound), 480)]
     bars = heights[1::3][: len(heights) // 3]
     expected = np.zeros(len(bars))
@@ -375,7 +375,7 @@ async def test_undecodable_audio_shows_a_message_and_can_be_saved(
 
 
 async def damage(route: Route) -> None:
-    """Of fmp4, every frame in the second half."""
+    """Corrupt every fmp4 frame in the second half."""
     answer = await route.fetch()
     sound = bytearray(await answer.body())
     at = 0
@@ -864,7 +864,7 @@ async def test_revealed_command_speaks(open_page: Open, scripted: Service, tmp_p
 
 
 def arguments_of(command: str) -> list[str]:
-    """What a shell hands to curl."""
+    """Return the arguments that a shell passes to curl."""
     shown = "curl() { printf '%s\\0' \"$@\"; }\n" + command
     done = subprocess.run(["bash", "-c", shown], capture_output=True, check=True, text=True)
     return done.stdout.split("\0")
@@ -935,7 +935,7 @@ async def test_held_shortcut_speaks_once(open_page: Open, scripted: Service) -> 
 
 
 async def tab_to(page: Page, selector: str) -> None:
-    """By the Tab key; fails where no number of presses leads there."""
+    """Move the focus with the Tab key; fails if the element is unreachable."""
     wanted = page.locator(selector).first
     for _ in range(80):
         if await wanted.evaluate("element => element === document.activeElement"):

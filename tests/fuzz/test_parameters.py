@@ -1,4 +1,4 @@
-"""Whatever is asked for, a JSON object and a query say the same, and it is what the bounds say."""
+"""JSON and query parameters have the same outcome, which follows from the bounds."""
 
 import json
 from collections.abc import Iterator
@@ -41,7 +41,7 @@ requests = st.fixed_dictionaries(
 
 
 def outcome(parse: Any, values: Any) -> SpeechRequest | str | None:
-    """What is made of it or, if it is refused, the parameter that is named."""
+    """Return the parsed value or, if refused, the parameter named in the error."""
     try:
         return parse(values)
     except InvalidRequest as refusal:

@@ -1,4 +1,4 @@
-"""A tab of a real browser, and a web site for it that is not at the service's origin."""
+"""A page of a real browser, and a web site of another origin."""
 
 import re
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ def html_in_readme(*, uses_mse: bool) -> str:
 
 
 class Site:
-    """Serves the HTML it was given last, at every path."""
+    """Serves the current `html` at every path."""
 
     def __init__(self, port: int) -> None:
         self.origin = f"http://127.0.0.1:{port}"
@@ -58,8 +58,8 @@ class Site:
                 server.shutdown()
 
 
-class Watched:
-    """A page with the URLs it asked for and the errors and warnings it has shown.
+class ObservedPage:
+    """A page with its requested URLs and its console errors and warnings.
 
     `complaints` leaves out those that contain one of `tolerated`.
     """
@@ -79,7 +79,7 @@ class Watched:
             self.complaints.append(message.text)
 
 
-class Tab(Watched):
+class Tab(ObservedPage):
     """A page of the site."""
 
     def __init__(self, page: Page, site: Site) -> None:
