@@ -20,7 +20,7 @@ settings.load_profile("short")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip browser tests without a browser, unless REQUIRE_BROWSER is set, as in CI."""
+    """Without a browser the browser tests say that they were skipped; CI demands it."""
     if CHROMIUM or os.environ.get("REQUIRE_BROWSER"):
         return
     for item in items:

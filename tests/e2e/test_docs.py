@@ -3,7 +3,7 @@
 import pytest
 from playwright.async_api import Browser, expect
 
-from tests.support.browser import ObservedPage
+from tests.support.browser import Watched
 from tests.support.service import API_KEY, Service
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
@@ -14,7 +14,7 @@ PATIENCE_MS = 30_000
 async def test_swagger_ui_works_without_other_hosts(browser: Browser, preview: Service) -> None:
     context = await browser.new_context()
     context.set_default_timeout(PATIENCE_MS)
-    tab = ObservedPage(await context.new_page())
+    tab = Watched(await context.new_page())
     page = tab.page
     await page.goto(f"{preview.url}/docs?api_key={API_KEY}")
     with preview.client() as client:

@@ -416,7 +416,7 @@ def test_dashboard_panels_use_the_datasource_variable() -> None:
 
 
 def test_readme_has_a_row_for_every_metric(service: Service) -> None:
-    """Each row names the metric's labels, without those of histograms."""
+    """With the labels that it has, besides those that a histogram adds."""
     readme = (ROOT / "README.md").read_text()
     section = readme.partition("\n## Metrics\n")[2].partition("\n## ")[0]
     rows = set(re.findall(r"`(tts_[a-z_]+)`", section))

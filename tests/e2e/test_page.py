@@ -22,7 +22,7 @@ from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Locator, Page, Route, expect
 
 from app.voices.folder import checked_voice_id
-from tests.support.browser import ObservedPage
+from tests.support.browser import Watched
 from tests.support.media import audio_file, tone
 from tests.support.recogniser import decode_audio, transcribe, words
 from tests.support.service import API_KEY, ROOT, Service, running_service
@@ -96,20 +96,20 @@ DROP_BESIDE = """kind => {
     return document.body.dispatchEvent(drop) ? "left to the browser" : "prevented";
 }"""
 
-Open = Callable[..., Awaitable[ObservedPage]]
+Open = Callable[..., Awaitable[Watched]]
 
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def open_page(browser: Browser) -> AsyncIterator[Open]:
     """`await open_page(service)`: the page, in a browser that has or has not the key."""
-    opened: list[tuple[ObservedPage, Service]] = []
+    opened: list[tuple[Watched, Service]] = []
 
     async def open_page(
         service: Service, *, key: str = API_KEY, script: str = "", **options: Any
-    ) -> ObservedPage:
+    ) -> Watched:
         context = await browser.new_context(**options)
         context.set_default_timeout(PATIENCE_MS)
-        tab = ObservedPage(await context.new_page())
+        tab = Watched(await context.new_page())
         opened.append((tab, service))
         await tab.page.add_init_script(script)
         await tab.page.goto(service.url)
@@ -270,7 +270,7 @@ async def test_short_audio_fills_the_waveform_when_complete(
 
 
 def likeness(heights: Any, sound: Any) -> float:
-    """Return the correlation of the drawn bars, 3 pixels each, with the audio's peaks."""
+    """Of what is drawn to what is heard: the correlation of bars, 3 pixels each, and peaks."""
     peaks = [np.abs(sound[start : start + 480]).max() for start in range(0, len(sound), 480)]
     bars = heights[1::3][: len(heights) // 3]
     expected = np.zeros(len(bars))

@@ -41,7 +41,7 @@ requests = st.fixed_dictionaries(
 
 
 def outcome(parse: Any, values: Any) -> SpeechRequest | str | None:
-    """Return the parsed value or, if refused, the parameter named in the error."""
+    """What is made of it or, if it is refused, the parameter that is named."""
     try:
         return parse(values)
     except InvalidRequest as refusal:

@@ -58,7 +58,7 @@ class Site:
                 server.shutdown()
 
 
-class ObservedPage:
+class Watched:
     """A page with its requested URLs and its console errors and warnings.
 
     `complaints` leaves out those that contain one of `tolerated`.
@@ -79,7 +79,7 @@ class ObservedPage:
             self.complaints.append(message.text)
 
 
-class Tab(ObservedPage):
+class Tab(Watched):
     """A page of the site."""
 
     def __init__(self, page: Page, site: Site) -> None:

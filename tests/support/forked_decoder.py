@@ -1,9 +1,9 @@
-"""The real `app.audio.sandbox.main`, forked once for each file.
+"""A nursery of decoders: the real `app.audio.sandbox.main`, forked once for each file.
 
     python -m tests.support.forked_decoder LIMITS FOLDER
 
-Importing takes ten times as long as decoding a small file, so it is done once. Each file of the
-folder is decoded to a file beside it, with one line of JSON about it on standard output.
+Importing takes a decoder ten times as long as deciding on a small file; here it is done once. Each
+file of the folder is decoded to a file beside it; on standard output, one line of JSON says how.
 """
 
 import json
