@@ -46,7 +46,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def preview(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """One service with the built-in voice, two workers and the shipped voice, for all tests."""
+    """One preview service with two workers and the shipped voice, for all tests."""
     folder = tmp_path_factory.mktemp("preview")
     with running_service(
         folder,
@@ -60,7 +60,7 @@ def preview(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Service]]:
-    """`start(NAME=value, …)`: a service of this test's own, with the scripted engine."""
+    """Return `start(NAME=value, …)`, which starts a service of this test's own."""
     with ExitStack() as services:
 
         def start(**env: Any) -> Service:

@@ -52,7 +52,7 @@ class ServiceError(Exception):
     """Whether an immediate retry is likely to succeed; `retry_after_s` asks for a later one."""
     retry_after_s: ClassVar[int | None] = None
     example: ClassVar[str] = "An internal error. The log has the details."
-    """A message for the documentation, with `example_param`."""
+    """A message for the documentation, with `example_param`, which is not inherited."""
     example_param: ClassVar[str | None] = None
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
@@ -62,7 +62,7 @@ class ServiceError(Exception):
 
     @classmethod
     def as_example(cls) -> Self:
-        return cls(cls.example, param=cls.example_param)
+        return cls(cls.example, param=vars(cls).get("example_param"))
 
 
 class InvalidRequest(ServiceError):
@@ -92,7 +92,6 @@ class MethodNotAllowed(InvalidRequest):
 class NotAcceptable(InvalidRequest):
     code, status = "not_acceptable", 406
     example = "The Accept header allows none of the types that are made here: …"
-    example_param = None
 
 
 class RequestTooSlow(InvalidRequest):
@@ -116,7 +115,7 @@ class TextTooLong(PayloadTooLarge):
 
 class UnsupportedMedia(InvalidRequest):
     code, status = "unsupported_media_type", 415
-    example, example_param = "The Content-Type must be application/json.", None
+    example = "The Content-Type must be application/json."
 
 
 class UnusableAudio(InvalidRequest):

@@ -82,7 +82,8 @@ class Metrics:
             "code of the error.",
             "outcome",
         )
-        for outcome in (DONE, CANCELLED, *(error.code for error in (ServiceError, *JOB_ERRORS))):
+        failures = (error.code for error in JOB_ERRORS)
+        for outcome in (DONE, CANCELLED, ServiceError.code, *failures):
             self._jobs.labels(outcome)
         self._characters = self._counter(
             "tts_characters_total", "Characters of the texts of jobs that are done."

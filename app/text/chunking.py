@@ -37,6 +37,10 @@ def split(text: str, chunk_size: int, language: Language = ENGLISH) -> list[str]
     return [" ".join(chunk.split()) for chunk in chunks if SPEAKABLE.search(chunk)]
 
 
+_Boundary = tuple[Callable[[str], list[int]], int]
+"""Finds the ends of a kind of unit, and the fewest characters it may leave on either side."""
+
+
 # --- Where a chunk ends -----------------------------------------------------------------------
 
 
@@ -46,8 +50,11 @@ def _chunk_end(window: str, max_chars: int, segmenter: str) -> int:
     Of each kind of boundary, the nearest to the middle of the piece that is too long is best.
     """
     too_long = len(window)
-    sentence_ends = partial(_sentence_ends, segmenter=segmenter)
-    for ends_in, shortest in ((sentence_ends, SHORT_CHARS), *_BOUNDARIES):
+    boundaries: list[_Boundary] = [
+        (partial(_sentence_ends, segmenter=segmenter), SHORT_CHARS),
+        *_BOUNDARIES,
+    ]
+    for ends_in, shortest in boundaries:
         first = min(shortest, max_chars // 4)
         last = min(max_chars, len(window) - first)
         ends = ends_in(window)
@@ -100,7 +107,7 @@ _GRAPHEME_END = pattern(r"[\u0E40-\u0E44\u0EC0-\u0EC4]?\X\p{M}*[\u0E30\u0E32\u0E
 _LETTER_END = pattern(rf"{SPEAKABLE.pattern}|.")
 
 # Each with the fewest characters it may leave on either side: addresses are kept in one piece.
-_BOUNDARIES: tuple[tuple[Callable[[str], list[int]], int], ...] = (
+_BOUNDARIES: tuple[_Boundary, ...] = (
     (_ends_of(_CLAUSE_END), SHORT_CHARS),
     (_ends_of(_WORD_END), SHORT_CHARS),
     (_ends_of(_ADDRESS_EDGE), 1),

@@ -1,4 +1,4 @@
-"""The key: nothing but the open paths is to be had without it, and it shows up nowhere."""
+"""The API key: every path but the open ones needs it, and it is disclosed nowhere."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -50,7 +50,7 @@ def stranger(service: Service) -> Iterator[httpx.Client]:
 
 
 def all_routes(service: Service) -> list[tuple[str, str]]:
-    """Method and path of everything there is, and of some that is not."""
+    """Return method and path of all routes, and of some that do not exist."""
     with service.client() as client:
         paths = client.get("/openapi.json").raise_for_status().json()["paths"]
     routes = [

@@ -1,4 +1,4 @@
-"""Faults inside the master that no client can cause: what the clients are told, and who heals."""
+"""Faults inside the master that no client can cause: the responses, and recovery."""
 
 import asyncio
 import json
@@ -28,12 +28,12 @@ def wav(seconds: float) -> bytes:
 
 
 async def heard(service: Service, voice_id: str) -> bytes:
-    """What is said in that voice, or the answer's status if nothing is."""
+    """Return the response body for speech in that voice."""
     return (await fetch(service, speech("audio3", voice_id=voice_id))).body
 
 
 def said_by(seconds: float) -> bytes:
-    """What is said in the voice of `wav(seconds)`."""
+    """Return the speech in the voice of `wav(seconds)`."""
     return expected_pcm("audio3", 7, voice_code(tone(seconds, RATE)))
 
 
@@ -152,7 +152,7 @@ async def cancellation(service: Service, pause_s: float) -> float:
 
 @pytest.mark.fault(36)
 async def test_full_disk_fails_only_the_upload(start: Callable[..., Service]) -> None:
-    """Once there is no room to be found, once a file may not grow."""
+    """Test a full disk, then a limit on the file size."""
     service = start(entry=(BROKEN, "disk"))
     assert (await fetch(service, upload(wav(1.1), "v.wav"))).status == 201
     full = service.folder / DISK_IS_FULL
@@ -168,7 +168,7 @@ async def test_full_disk_fails_only_the_upload(start: Callable[..., Service]) ->
 
 
 async def only_refuses(service: Service, request: bytes, status: int) -> None:
-    """The upload; the voice that was there is as it was, and speaks."""
+    """Check that only the upload is refused: the existing voice is unchanged and speaks."""
     assert (await fetch(service, request)).status == status
     [voice] = service.voices_dir.iterdir()
     assert (voice.name, voice.read_bytes()) == ("v.wav", wav(1.1))
@@ -178,7 +178,7 @@ async def only_refuses(service: Service, request: bytes, status: int) -> None:
 
 @contextmanager
 def files_limited(service: Service, most_bytes: int) -> Iterator[None]:
-    """Meanwhile no file that the master writes may be longer."""
+    """Limit the size of files that the master writes inside."""
     pid = service.process.pid
     before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (most_bytes, before[1]))

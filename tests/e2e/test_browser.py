@@ -150,7 +150,7 @@ async def show_mse_page(tab: Tab, service: Service, format: str) -> None:
 
 
 def with_real(html: str, service: Service, *, key: str) -> str:
-    """With this service's address and key, and with a seed, so that it can be said again."""
+    """Insert the service's address and key, and a seed for reproducible speech."""
     route = "/tts/generate?"
     address = {f"http://localhost:8000{route}": f"{service.url}{route}seed={SEED}&"}
     return replaced(html, address | {key: API_KEY})
@@ -171,7 +171,7 @@ async def seconds_played(tab: Tab) -> float:
 
 
 def seconds_of(text: str, service: Service) -> float:
-    """The length of what the service says, by its PCM."""
+    """Return the duration of the speech in PCM."""
     with service.client() as client:
         asked = {"text": text, "seed": SEED, "format": "raw_pcm"}
         return len(client.post("/tts/generate", json=asked).content) / 2 / 24_000

@@ -1,4 +1,4 @@
-"""What a long life could use up: processes, descriptors, memory."""
+"""Resources that a long-running service could leak: processes, descriptors, memory."""
 
 import asyncio
 import os
@@ -131,7 +131,7 @@ async def test_thousand_requests_with_aborts_leak_nothing(
 
 @contextmanager
 def connections_left(service: Service, count: int) -> Iterator[None]:
-    """Meanwhile the master has descriptors for so many more, and those that it keeps."""
+    """Leave the master descriptors for `count` more connections, besides those it reserves."""
     pid = service.process.pid
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     used = max(int(name) for name in os.listdir(f"/proc/{pid}/fd")) + 1

@@ -14,7 +14,7 @@ GPU_METRICS = {
     "tts_gpu_memory_total_bytes": [16 * 2**30] * 3,
     "tts_gpu_utilization_ratio": [0.4, 0.41, 0.42],
 }
-"""What `/metrics` says of them, in their order."""
+"""The GPU metrics, in order."""
 
 # The order of NVML, which is not the one that CUDA would choose by itself.
 UUIDS = ["GPU-cccc0000-2", "GPU-aaaa0000-0", "GPU-bbbb0000-1"]

@@ -1,4 +1,4 @@
-"""`/docs` in Debian's Chromium, as somebody uses it who tries the API out there."""
+"""`/docs` in Debian's Chromium: trying out the API."""
 
 import pytest
 from playwright.async_api import Browser, expect

@@ -1,4 +1,4 @@
-"""Workers that die, hang or fail: who notices, what the clients see, and that all goes on."""
+"""Workers that die, hang or fail: detection, responses and recovery."""
 
 import asyncio
 import os
@@ -33,14 +33,14 @@ def _service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture
 def service(_service: Service) -> Iterator[Service]:
-    """Two workers; after each test they are all there again, and work."""
+    """Two workers, which must recover after each test."""
     wait_recovered(_service)
     yield _service
     wait_recovered(_service)
 
 
 def wait_recovered(service: Service) -> None:
-    """Wait until every worker is ready, and have each finish a job: the next death is its first."""
+    """Wait until all workers are ready and have finished a job, which resets their death counts."""
     service.wait_until(service.all_ready, 20)
     with service.client() as client:
         for _ in service.worker_pids():
@@ -64,11 +64,10 @@ class Speech:
         self._first = first
 
     async def rest(self) -> bytes:
-        """All of it, from its start."""
         return self._first + b"".join([piece async for piece in self._audio])
 
     async def aborts(self) -> None:
-        """It ends as what is no whole response."""
+        """Assert that the stream ends without a complete response."""
         with pytest.raises(httpx.RemoteProtocolError):
             await self.rest()
 
@@ -93,14 +92,14 @@ async def speech(
 async def test_worker_killed_during_stream_aborts_only_that_stream(service: Service) -> None:
     async with (
         service.async_client() as client,
-        speech(service, client) as doomed,
+        speech(service, client) as failing,
         speech(service, client) as other,
     ):
         waiting = asyncio.create_task(speak(client, "audio2"))
         await service.until(lambda: service.status()["queue"]["waiting"] == 1)
-        os.kill(doomed.pid, signal.SIGKILL)
+        os.kill(failing.pid, signal.SIGKILL)
         async with asyncio.timeout(2):
-            await doomed.aborts()
+            await failing.aborts()
         assert (await speak(client, "audio3")).content == expected_pcm("audio3", 7)
         assert (await waiting).content == expected_pcm("audio2", 7)
         assert await other.rest() == expected_pcm(SLOW, 7)
@@ -147,7 +146,7 @@ def test_voice_that_kills_workers_is_refused_and_service_continues(
 
 
 async def killed_at(service: Service, hold: str, asked: dict[str, Any]) -> httpx.Response:
-    """The answer, though the job's worker is killed when it comes to the word `hold`."""
+    """Kill the worker at the word `hold` and return the response."""
     async with service.async_client() as client:
         speaking = asyncio.create_task(client.post(ROUTE, json=asked))
         await service.until((service.folder / hold).exists)
@@ -158,7 +157,7 @@ async def killed_at(service: Service, hold: str, asked: dict[str, Any]) -> httpx
 
 @pytest.mark.fault(2)
 async def test_file_is_complete_after_worker_death(service: Service) -> None:
-    """Of more audio than a worker has credit for, some has been taken when the last is made."""
+    """The audio exceeds the credit, so some was consumed before the worker dies."""
     text = "audio100 " * 30 + "hold1 audio30"
     answer = await killed_at(
         service, "hold1", speech_params(text) | {"format": "wav", "stream": False}
@@ -173,7 +172,7 @@ async def test_file_is_complete_after_worker_death(service: Service) -> None:
 async def test_stream_is_complete_if_worker_dies_while_audio_is_only_in_the_encoder(
     service: Service, hold: str, format_: str
 ) -> None:
-    """Of one token's audio, these formats make nothing yet."""
+    """These formats encode nothing from one token."""
     asked = speech_params(f"audio1 sleep0.3 {hold} audio30") | {"format": format_}
     answer = await killed_at(service, hold, asked)
     async with service.async_client() as client:
@@ -279,9 +278,9 @@ async def test_engine_failure_before_audio_is_an_error_without_traceback(
 async def test_engine_failure_during_audio_aborts_the_stream(service: Service) -> None:
     async with (
         service.async_client() as client,
-        speech(service, client, "audio30 sleep0.2 raise") as doomed,
+        speech(service, client, "audio30 sleep0.2 raise") as failing,
     ):
-        await doomed.aborts()
+        await failing.aborts()
 
 
 @pytest.mark.fault(8)
@@ -303,8 +302,8 @@ async def test_out_of_memory_frees_memory_and_retries_once(service: Service) -> 
         refused = await speak(client, "oom audio30")
         assert error_code(refused, 503) == "out_of_memory"
         assert "Retry-After" in refused.headers
-        async with speech(service, client, "audio30 sleep0.2 oom") as doomed:
-            await doomed.aborts()
+        async with speech(service, client, "audio30 sleep0.2 oom") as failing:
+            await failing.aborts()
     assert service.worker_pids() == before
 
 
@@ -328,7 +327,7 @@ async def test_second_out_of_memory_replaces_the_worker(
 async def test_other_jobs_of_a_worker_out_of_memory_are_served(
     start: Callable[..., Service],
 ) -> None:
-    """In the other slot, or next in the queue of a worker that is about to go."""
+    """Jobs in the other slot and in the queue of a worker that is being replaced."""
     service = start(CONCURRENT_REQUESTS_PER_WORKER=2)
     texts = ["oom audio1", "oom audio1", "sleep0.3 audio2"] * 4
     async with service.async_client() as client:
@@ -363,8 +362,8 @@ async def test_worker_with_failed_device_is_replaced_and_its_job_retried(
     async with service.async_client() as client:
         answer = await speak(client, "broken1 audio30")
         assert answer.content == expected_pcm("audio30", 7)
-        async with speech(service, client, "audio30 sleep0.2 broken2") as doomed:
-            await doomed.aborts()
+        async with speech(service, client, "audio30 sleep0.2 broken2") as failing:
+            await failing.aborts()
         for _ in range(4):
             assert (await speak(client, "audio2")).content == expected_pcm("audio2", 7)
     wait_recovered(service)
@@ -380,7 +379,7 @@ async def test_worker_with_failed_device_is_replaced_and_its_job_retried(
 async def test_hanging_workers_are_killed_and_replaced(
     start: Callable[..., Service],
 ) -> None:
-    """One blocked before its first audio, one amid it, one stopped; a fourth one works."""
+    """One worker is blocked before audio, one during audio, one is stopped; the fourth works."""
     service = start(WORKERS_PER_DEVICE=4, WORKER_STALL_SECONDS=STALL_S)
     service.wait_until(service.all_ready, 30)
     before = set(service.worker_pids())
@@ -428,7 +427,7 @@ def test_worker_killed_by_unnamed_signal_is_replaced(service: Service) -> None:
     service.wait_until(service.all_ready, 20)
 
 
-# --- clients that never come to the point ---------------------------------------------------------
+# --- clients that never finish a request ----------------------------------------------------------
 
 HEAD = f"Host: x\r\nX-API-Key: {API_KEY}\r\n"
 JSON = "Content-Type: application/json\r\nContent-Length: 500\r\n\r\n"
@@ -440,7 +439,7 @@ FILE = '--b\r\nContent-Disposition: form-data; name="file"; filename="slow.wav"\
 @pytest.mark.fault(29)
 @pytest.mark.slow
 async def test_trickled_request_times_out(service: Service) -> None:
-    """In the headers, in a body of JSON, in an upload: all at once, since each takes its time."""
+    """Trickle headers, a JSON body and an upload at the same time."""
     upload = f"POST /voices HTTP/1.1\r\n{HEAD}{FORM}{len(FILE):x}\r\n{FILE}\r\n"
     async with asyncio.timeout(16):
         answers = await asyncio.gather(
@@ -464,7 +463,7 @@ async def test_endless_headers_are_refused(service: Service) -> None:
 async def trickle(
     service: Service, head: str, pieces: Iterable[str], pause_s: float = 0.3
 ) -> bytes:
-    """All that the server says to one who sends `head`, and then a piece now and then."""
+    """Send `head`, then a piece every `pause_s`; return all bytes of the response."""
     reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
     answer = asyncio.create_task(reader.read())
     writer.write(head.encode())

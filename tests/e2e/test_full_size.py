@@ -1,4 +1,4 @@
-"""The whole service with Chatterbox at full size, with random weights, on a CPU: some minutes.
+"""The service with Chatterbox at full size with random weights on a CPU; takes minutes.
 
 pytest -m heavy -s tests/e2e/test_full_size.py
 """

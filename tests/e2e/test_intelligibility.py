@@ -1,4 +1,4 @@
-"""What was written is what is heard: a speech recogniser reads the answers back."""
+"""A speech recogniser recognises the text in the responses."""
 
 from itertools import groupby
 
@@ -90,7 +90,7 @@ def speak(service: Service, text: str, format_name: str, seed: int) -> Audio:
 
 
 def longest_gap(written: list[str], heard: list[str]) -> int:
-    """By how many words either has more than the other, at most, between two that agree.
+    """Return the largest difference in words between two matching parts.
 
     A word that was merely misheard stands against another and so makes no gap.
     """
@@ -100,7 +100,7 @@ def longest_gap(written: list[str], heard: list[str]) -> int:
 
 
 def missing_words(part: jiwer.AlignmentChunk) -> int:
-    """How many words fewer were heard than written, of one part of an alignment."""
+    """Return how many words of one alignment part are missing."""
     return (part.ref_end_idx - part.ref_start_idx) - (part.hyp_end_idx - part.hyp_start_idx)
 
 

@@ -1,4 +1,4 @@
-"""Jobs through real workers: who gets which audio, who waits, who runs, and who has left."""
+"""Jobs through real workers: audio, slots, the queue and cancellation."""
 
 import asyncio
 import io
@@ -41,10 +41,10 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 @pytest.fixture(scope="module")
-def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """One worker with two slots; who waits or stalls is given little time."""
+def short_timeouts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One worker with two slots and short timeouts for queue and stalled clients."""
     with running_service(
-        tmp_path_factory.mktemp("impatient"),
+        tmp_path_factory.mktemp("short_timeouts"),
         CONCURRENT_REQUESTS_PER_WORKER=2,
         QUEUE_TIMEOUT_SECONDS=0.5,
         MAX_AHEAD_SECONDS=AHEAD_S,
@@ -55,7 +55,7 @@ def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 async def speak(client: httpx.AsyncClient, text: str, name: str = "", **values: Any) -> bytes:
-    """The audio; `name` is the request's id."""
+    """Return the audio; `name` is the request's id."""
     headers = {"X-Request-ID": name}
     answer = await client.post(ROUTE, json=speech_params(text, **values), headers=headers)
     assert answer.status_code == 200, answer.text
@@ -64,7 +64,7 @@ async def speak(client: httpx.AsyncClient, text: str, name: str = "", **values: 
 
 @asynccontextmanager
 async def held_slot(client: httpx.AsyncClient) -> AsyncIterator[None]:
-    """A stream that has begun and goes on until the client leaves."""
+    """Open a stream that lasts until exit."""
     async with client.stream("POST", ROUTE, json=speech_params(HELD)) as answer:
         audio = answer.aiter_raw()  # dropped, it would close the connection
         assert await anext(audio)
@@ -72,14 +72,14 @@ async def held_slot(client: httpx.AsyncClient) -> AsyncIterator[None]:
 
 
 def started(service: Service) -> list[str]:
-    """The ids of all requests that were given to a worker, in order."""
+    """Return the ids of all requests that were sent to a worker, in order."""
     return re.findall(r"job (\S*)#\d+ sent to worker", service.log())
 
 
 async def queued(
     service: Service, client: httpx.AsyncClient, names: list[str]
 ) -> list["asyncio.Task[bytes]"]:
-    """Requests that wait behind each other."""
+    """Queue requests one after the other."""
     tasks = []
     for name in names:
         before = service.queue("waiting")
@@ -88,7 +88,7 @@ async def queued(
     return tasks
 
 
-# --- who gets which audio -----------------------------------------------------------------------
+# --- audio ----------------------------------------------------------------------------------------
 
 
 def test_job_returns_exactly_its_audio(single: Service) -> None:
@@ -132,15 +132,15 @@ async def test_speech_is_equal_alone_and_among_twenty(preview: Service) -> None:
     assert len(set(alone)) == 20
 
 
-async def test_long_text_is_complete_with_small_credit(impatient: Service) -> None:
+async def test_long_text_is_complete_with_small_credit(short_timeouts: Service) -> None:
     text = "audio50 " * 20
-    async with impatient.async_client() as client:
+    async with short_timeouts.async_client() as client:
         audio = await speak(client, text)
     assert len(audio) > 5 * AHEAD_S * 48_000
     assert audio == expected_pcm(text, 7)
 
 
-# --- who runs -----------------------------------------------------------------------------------
+# --- slots ----------------------------------------------------------------------------------------
 
 
 async def test_every_worker_takes_a_job(pair: Service) -> None:
@@ -151,9 +151,9 @@ async def test_every_worker_takes_a_job(pair: Service) -> None:
         assert pair.queue("running") == 2
 
 
-async def test_worker_runs_as_many_jobs_as_slots(impatient: Service) -> None:
-    async with impatient.async_client() as client, held_slot(client), held_slot(client):
-        [worker] = impatient.status()["workers"]
+async def test_worker_runs_as_many_jobs_as_slots(short_timeouts: Service) -> None:
+    async with short_timeouts.async_client() as client, held_slot(client), held_slot(client):
+        [worker] = short_timeouts.status()["workers"]
         assert (worker["slots"], worker["busy"]) == (2, 2)
 
 
@@ -193,7 +193,7 @@ def lines_of_master(service: Service, name: str) -> list[str]:
     return [line for line in service.log().splitlines() if name in line and " master: " in line]
 
 
-# --- who waits ----------------------------------------------------------------------------------
+# --- the queue ------------------------------------------------------------------------------------
 
 
 @pytest.mark.fault(15)
@@ -227,18 +227,18 @@ async def test_full_queue_refuses_at_once(single: Service) -> None:
 
 
 @pytest.mark.fault(17)
-async def test_queue_timeout_is_an_error_and_job_never_runs(impatient: Service) -> None:
-    async with impatient.async_client() as client, held_slot(client), held_slot(client):
+async def test_queue_timeout_is_an_error_and_job_never_runs(short_timeouts: Service) -> None:
+    async with short_timeouts.async_client() as client, held_slot(client), held_slot(client):
         headers = {"X-Request-ID": "too-late"}
         answer = await client.post(ROUTE, json=speech_params("audio1"), headers=headers)
         assert answer.status_code == 503
         assert answer.json()["error"]["code"] == "queue_timeout"
         assert "Retry-After" in answer.headers
-        assert impatient.queue("waiting") == 0
-    assert "too-late" not in started(impatient)
+        assert short_timeouts.queue("waiting") == 0
+    assert "too-late" not in started(short_timeouts)
 
 
-# --- who has left -------------------------------------------------------------------------------
+# --- clients that leave ---------------------------------------------------------------------------
 
 
 async def test_client_leaving_the_queue_frees_its_place_and_never_runs(single: Service) -> None:
@@ -303,28 +303,28 @@ async def test_leaving_clients_leak_nothing(pair: Service) -> None:
     assert all(abs(now - then) <= 2 for now, then in zip(after, before, strict=True))
 
 
-# --- who does not read --------------------------------------------------------------------------
+# --- clients that do not read ---------------------------------------------------------------------
 
 
 @pytest.mark.timed
 @pytest.mark.fault(12)
 async def test_client_that_does_not_read_is_cut_off_and_delays_no_other(
-    impatient: Service,
+    short_timeouts: Service,
 ) -> None:
-    """Its job pauses, the other slot goes on, and in the end it is cut off."""
+    """Its job pauses, the other slot continues, and the client is finally cut off."""
     text = "audio50 " * 400
     whole_s = 400 * AHEAD_S
-    with slow_connection(impatient, speech(text)) as stalled:
-        await impatient.until(lambda: impatient.busy() == 1)
-        async with impatient.async_client() as client:
+    with slow_connection(short_timeouts, speech(text)) as stalled:
+        await short_timeouts.until(lambda: short_timeouts.busy() == 1)
+        async with short_timeouts.async_client() as client:
             beside = "audio50 " * 10
             audio = await speak(client, beside)
             assert audio == expected_pcm(beside, 7)
-        assert impatient.busy() == 1
-        await impatient.until(lambda: impatient.busy() == 0)
+        assert short_timeouts.busy() == 1
+        await short_timeouts.until(lambda: short_timeouts.busy() == 0)
         received = await asyncio.to_thread(read_bytes, stalled)
     assert not received.endswith(b"0\r\n\r\n")
-    [made_s] = re.findall(r"client_stalled.* audio_s=([\d.]+)", impatient.log())
+    [made_s] = re.findall(r"client_stalled.* audio_s=([\d.]+)", short_timeouts.log())
     assert float(made_s) < whole_s / 2
     ahead_s = float(made_s) - len(received) / 48_000
     assert ahead_s <= 3 * AHEAD_S  # the credit, the piece that crosses it, and one at the socket

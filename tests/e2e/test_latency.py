@@ -1,4 +1,4 @@
-"""How soon there is something to hear, measured from the request to the first decoded sample."""
+"""Time from the request to the first decoded sample."""
 
 import io
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ class Reading:
 
 @pytest.fixture(scope="module")
 def client(preview: Service) -> Iterator[httpx.Client]:
-    """Of a service that has spoken before, in both workers."""
+    """A client of a service whose workers have both spoken before."""
     with preview.client() as client:
         for _ in range(2):
             read(client, TWELVE_WORDS, "raw_pcm")
@@ -103,7 +103,7 @@ def read(client: httpx.Client, text: str, format_name: str) -> Reading:
 
 
 def audible(received: bytes, format_name: str) -> bool:
-    """Whether the first bytes of an answer decode to at least one sample."""
+    """Return whether the bytes decode to at least one sample."""
     if format_name == "raw_pcm":
         return len(received) >= 2
     container = CONTAINERS[format_name]

@@ -1,4 +1,4 @@
-"""More clients than there is room for, and clients that leave: everyone is told, nobody is lost."""
+"""More clients than slots, and clients that leave: each has exactly one outcome."""
 
 import asyncio
 import random
@@ -38,7 +38,7 @@ A_FILE = bytes(300_000)
 
 @pytest.fixture(scope="module")
 def crowded_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Room for a hundred jobs in one worker, and for a hundred more to wait."""
+    """One worker with a hundred slots, and a queue of a hundred."""
     with running_service(
         tmp_path_factory.mktemp("crowd"),
         CONCURRENT_REQUESTS_PER_WORKER=CROWD,
@@ -48,7 +48,7 @@ def crowded_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servic
 
 
 def load(service: Service) -> tuple[int, int]:
-    """How many jobs run, and how many wait."""
+    """Return the numbers of running and waiting jobs."""
     queue = service.status()["queue"]
     return queue["running"], queue["waiting"]
 
@@ -58,7 +58,7 @@ async def until_load(service: Service, running: int, waiting: int, within_s: flo
 
 
 def outcomes(service: Service, crowd: str) -> dict[str, list[str]]:
-    """All that the master says of how each job of a crowd has ended."""
+    """Return all logged outcomes of each job of a crowd."""
     found: dict[str, list[str]] = {}
     for name, outcome in re.findall(
         rf"master: job ({crowd}-\d+)#\d+ (done|failed|cancelled)", service.log()
@@ -144,7 +144,7 @@ async def test_hundred_clients_leaving_during_stream_are_cancelled(
 async def test_hundred_clients_leaving_at_the_end_have_one_outcome(
     crowded_service: Service,
 ) -> None:
-    """With all of the audio, and maybe without the few bytes that say so."""
+    """They leave with all audio, but maybe without the last chunk of the response."""
     audio = expected_pcm("audio3", 7)
     async with connections(
         crowded_service, [speech("audio3", name) for name in names("end")]
@@ -163,7 +163,7 @@ async def test_hundred_clients_leaving_at_the_end_have_one_outcome(
 async def test_five_hundred_clients_leaving_at_random_have_one_outcome_each(
     crowded_service: Service,
 ) -> None:
-    """That of the job, or their own; in the master, and in the worker as well."""
+    """Master and worker agree on one outcome for each job."""
     text = "audio5 sleep0.02 audio5 sleep0.02 audio5"
     whole, moments, at_once = expected_pcm(text, 7), random.Random(7), asyncio.Semaphore(25)
     processes = [
@@ -202,7 +202,7 @@ async def test_five_hundred_clients_leaving_at_random_have_one_outcome_each(
     assert in_worker == Counter(started(crowded_service, "racing"))
 
 
-# --- more than there is room for ------------------------------------------------------------------
+# --- more requests than slots ---------------------------------------------------------------------
 
 
 @pytest.mark.fault(15)
@@ -263,7 +263,7 @@ async def duration(service: Service, request: bytes) -> float:
 async def test_word_of_ten_thousand_letters_is_split_in_linear_time(
     crowded_service: Service,
 ) -> None:
-    """The engine says one token for each text chunk."""
+    """The engine makes one token for each text chunk."""
 
     async def fastest(letters: int) -> float:
         word = "a" * letters
@@ -277,7 +277,7 @@ async def test_word_of_ten_thousand_letters_is_split_in_linear_time(
     assert whole_s < 3 * half_s
 
 
-# --- while the loop has much to do ----------------------------------------------------------------
+# --- a busy event loop ----------------------------------------------------------------------------
 
 
 @pytest.mark.fault(57)

@@ -1,4 +1,4 @@
-"""`/metrics`: what Prometheus can read, what it is told, and that it agrees with what happened."""
+"""`/metrics`: format, access, content, and agreement with a known load."""
 
 import asyncio
 import json
@@ -45,7 +45,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 def scraped(service: Service, accept: str = "") -> str:
-    """What it says to someone without a key."""
+    """Return the metrics without sending a key."""
     with service.client(headers={"Accept": accept}) as client:
         return client.get("/metrics").raise_for_status().text
 
@@ -251,7 +251,7 @@ async def test_counters_match_a_known_load(service: Service) -> None:
 
 
 async def leave(service: Service, client: httpx.AsyncClient) -> None:
-    """Amid speech; before it, from the queue; and one more is refused, for the queue is full."""
+    """Leave during a stream and in the queue, and be refused once by the full queue."""
     async with client.stream("POST", ROUTE, json=speech_params("audio25 sleep60")) as answer:
         audio = answer.aiter_raw()
         assert await anext(audio)

@@ -1,4 +1,4 @@
-"""`/v1` as OpenAI's own client and those of others use it."""
+"""`/v1` with OpenAI's client and the requests of others."""
 
 import base64
 import io
@@ -45,7 +45,7 @@ OPENAI_VOICES = """alloy ash ballad coral echo fable onyx nova sage shimmer vers
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """With the scripted engine: what it says tells the voice, and what was asked for happens."""
+    """A service with the scripted engine, whose audio encodes the voice."""
     with running_service(
         tmp_path_factory.mktemp("openai"),
         CONCURRENT_REQUESTS_PER_WORKER=2,
@@ -81,7 +81,7 @@ def openai_client(service: Service, key: str = API_KEY) -> OpenAI:
 
 
 def speak(client: OpenAI, text: str, form: str = "pcm", **values: Any) -> bytes:
-    """All of the speech, as a program gets it that does not stream."""
+    """Return the complete audio of a request that does not stream."""
     asked: dict[str, Any] = {"model": "tts-1", "voice": "alloy"} | values
     return client.audio.speech.create(input=text, response_format=form, **asked).content
 
@@ -347,7 +347,7 @@ def test_speed_out_of_bounds_is_refused_by_name(http: httpx.Client) -> None:
 
 
 def speaker_of(http: httpx.Client, voice: Any) -> int:
-    """Tells one voice from another: what the scripted engine makes of each."""
+    """Return the audio of a fixed text, which depends on the voice."""
     asked = {"input": "audio5", "voice": voice, "response_format": "pcm", "seed": 5}
     answer = http.post(ROUTE, json=asked)
     assert answer.status_code == 200, answer.text

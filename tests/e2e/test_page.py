@@ -1,4 +1,4 @@
-"""The web page in Debian's Chromium, used as people use it: typed into, clicked, listened to.
+"""The web page in Debian's Chromium, with typing, clicks and playback.
 
 A test fails if the page shows an error that the test does not expect, or asks another host.
 """
@@ -148,7 +148,7 @@ async def speak(page: Page, text: str, format: str = "fmp4", seed: int | None = 
 
 
 async def figure(page: Page, name: str) -> float | None:
-    """One of the numbers below the waveform; None as long as there is a dash."""
+    """Return a number below the waveform; None for a dash."""
     text = await page.locator("#figures > div", has_text=name).locator("dd").inner_text()
     return None if text == "–" else float(text.removesuffix(" s"))
 
@@ -375,7 +375,7 @@ async def test_undecodable_audio_shows_a_message_and_can_be_saved(
 
 
 async def damage(route: Route) -> None:
-    """Of fmp4, every frame in the second half."""
+    """Corrupt every fmp4 frame in the second half."""
     answer = await route.fetch()
     sound = bytearray(await answer.body())
     at = 0
@@ -864,7 +864,7 @@ async def test_revealed_command_speaks(open_page: Open, scripted: Service, tmp_p
 
 
 def arguments_of(command: str) -> list[str]:
-    """What a shell hands to curl."""
+    """Return the arguments that a shell passes to curl."""
     shown = "curl() { printf '%s\\0' \"$@\"; }\n" + command
     done = subprocess.run(["bash", "-c", shown], capture_output=True, check=True, text=True)
     return done.stdout.split("\0")
@@ -935,7 +935,7 @@ async def test_held_shortcut_speaks_once(open_page: Open, scripted: Service) -> 
 
 
 async def tab_to(page: Page, selector: str) -> None:
-    """By the Tab key; fails where no number of presses leads there."""
+    """Move the focus with the Tab key; fails if the element is unreachable."""
     wanted = page.locator(selector).first
     for _ in range(80):
         if await wanted.evaluate("element => element === document.activeElement"):

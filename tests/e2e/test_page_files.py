@@ -1,4 +1,4 @@
-"""The web page's files as any client gets them, without a key."""
+"""The web page's files, which need no key."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""What nobody is told: the key and the texts, whatever has happened to the service before."""
+"""The key and the texts are disclosed nowhere, after all kinds of faults."""
 
 import os
 import signal
@@ -17,20 +17,20 @@ SECRET = "zebrafinch"
 """A word of every text, which is spoken as one token of audio."""
 
 
-class Witness:
-    """A client that remembers everything it was ever told: headers and bodies."""
+class RecordingClient:
+    """A client that records the headers and bodies of all responses."""
 
     def __init__(self, client: httpx.Client) -> None:
         self._client = client
-        self.told: list[str] = []
+        self.received: list[str] = []
 
     def ask(self, method: str, path: str, **request: object) -> int:
-        """The status; 0 of an answer that broke off."""
+        """Return the status, or 0 for an aborted response."""
         try:
             with self._client.stream(method, path, **request) as answer:
-                self.told += [f"{name}: {value}" for name, value in answer.headers.items()]
+                self.received += [f"{name}: {value}" for name, value in answer.headers.items()]
                 for piece in answer.iter_raw():
-                    self.told.append(piece.decode("latin-1"))
+                    self.received.append(piece.decode("latin-1"))
                 return answer.status_code
         except httpx.RemoteProtocolError:
             return 0
@@ -40,68 +40,68 @@ class Witness:
 
 
 @pytest.fixture(scope="module")
-def tried(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service, Witness]]:
-    """A service to which much has happened, and who saw it."""
+def tried(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service, RecordingClient]]:
+    """A service after many faults, and the client that met them."""
     folder = tmp_path_factory.mktemp("security")
     with (
         running_service(folder, WORKERS_PER_DEVICE=2, WORKER_STALL_SECONDS=2) as service,
         service.client() as client,
     ):
-        witness = Witness(client)
-        go_wrong(service, witness)
-        yield service, witness
+        recorder = RecordingClient(client)
+        cause_faults(service, recorder)
+        yield service, recorder
 
 
-def go_wrong(service: Service, witness: Witness) -> None:
-    """Each fault answered as it should be: else the search below would find nothing anywhere."""
+def cause_faults(service: Service, recorder: RecordingClient) -> None:
+    """Cause each fault and check its status, so that the search below is meaningful."""
     keyed = {"api_key": API_KEY}
     voice = audio_file(tone(1.1))
-    assert witness.speak("audio3") == 200
-    assert witness.speak("raise audio3") == 500
-    assert witness.speak("audio30 sleep0.2 raise") == 0
-    assert witness.speak("oom") == 503
-    assert witness.speak("broken1 audio3") == 200
-    assert witness.speak("block audio3") == 504
-    assert witness.speak("die audio3") == 500
+    assert recorder.speak("audio3") == 200
+    assert recorder.speak("raise audio3") == 500
+    assert recorder.speak("audio30 sleep0.2 raise") == 0
+    assert recorder.speak("oom") == 503
+    assert recorder.speak("broken1 audio3") == 200
+    assert recorder.speak("block audio3") == 504
+    assert recorder.speak("die audio3") == 500
     service.wait_until(lambda: service.ready_workers() == 2, 20)
     for pid in service.worker_pids():
         os.kill(pid, signal.SIGKILL)
-    assert witness.speak("audio3") == 200
-    assert witness.ask("GET", ROUTE, params={**keyed, "text": f"{SECRET} audio3"}) == 200
-    assert witness.ask("GET", ROUTE, params={**keyed, "text": f"{SECRET} a", "seed": "x"}) == 400
-    assert witness.ask("GET", ROUTE, params={**keyed, "text": SECRET, "voice_id": "x.wav"}) == 404
-    assert witness.ask("GET", "/nowhere", params=keyed) == 404
-    assert witness.ask("PUT", ROUTE, params=keyed) == 405
+    assert recorder.speak("audio3") == 200
+    assert recorder.ask("GET", ROUTE, params={**keyed, "text": f"{SECRET} audio3"}) == 200
+    assert recorder.ask("GET", ROUTE, params={**keyed, "text": f"{SECRET} a", "seed": "x"}) == 400
+    assert recorder.ask("GET", ROUTE, params={**keyed, "text": SECRET, "voice_id": "x.wav"}) == 404
+    assert recorder.ask("GET", "/nowhere", params=keyed) == 404
+    assert recorder.ask("PUT", ROUTE, params=keyed) == 405
     as_json = {"Content-Type": "application/json"}
-    assert witness.ask("POST", ROUTE, content=f'{{"text": "{SECRET}', headers=as_json) == 400
-    assert witness.ask("POST", ROUTE, content=SECRET) == 415
-    assert witness.ask("POST", ROUTE, json={"text": SECRET * 5000}) == 413
-    assert witness.ask("POST", "/voices", files={"file": ("a.wav", SECRET.encode())}) == 422
-    assert witness.ask("POST", "/voices", files={"file": ("../a.wav", voice)}) == 400
-    assert witness.ask("POST", "/voices", files={"file": ("a.wav", voice)}) == 201
-    assert witness.ask("POST", "/voices", files={"file": ("a.wav", voice)}) == 409
+    assert recorder.ask("POST", ROUTE, content=f'{{"text": "{SECRET}', headers=as_json) == 400
+    assert recorder.ask("POST", ROUTE, content=SECRET) == 415
+    assert recorder.ask("POST", ROUTE, json={"text": SECRET * 5000}) == 413
+    assert recorder.ask("POST", "/voices", files={"file": ("a.wav", SECRET.encode())}) == 422
+    assert recorder.ask("POST", "/voices", files={"file": ("../a.wav", voice)}) == 400
+    assert recorder.ask("POST", "/voices", files={"file": ("a.wav", voice)}) == 201
+    assert recorder.ask("POST", "/voices", files={"file": ("a.wav", voice)}) == 409
     for path in ("/voices", "/system-status", "/health", "/ready", "/ping", "/openapi.json"):
-        assert witness.ask("GET", path) in (200, 204)
+        assert recorder.ask("GET", path) in (200, 204)
 
 
 @pytest.mark.covers("key secrecy")
-def test_key_is_in_no_response_and_no_log(tried: tuple[Service, Witness]) -> None:
-    service, witness = tried
-    assert len(witness.told) > 100
-    assert API_KEY not in "\n".join(witness.told)
+def test_key_is_in_no_response_and_no_log(tried: tuple[Service, RecordingClient]) -> None:
+    service, recorder = tried
+    assert len(recorder.received) > 100
+    assert API_KEY not in "\n".join(recorder.received)
     assert "Traceback" in service.log()  # of what the engine raised: all was logged
     assert API_KEY not in service.log()
 
 
 @pytest.mark.covers("text privacy")
-def test_text_is_in_no_response_and_no_log(tried: tuple[Service, Witness]) -> None:
-    service, witness = tried
-    assert SECRET not in "\n".join(witness.told)
+def test_text_is_in_no_response_and_no_log(tried: tuple[Service, RecordingClient]) -> None:
+    service, recorder = tried
+    assert SECRET not in "\n".join(recorder.received)
     assert SECRET not in service.log()
 
 
 @pytest.mark.covers("key secrecy")
-def test_key_is_in_no_command_line(tried: tuple[Service, Witness]) -> None:
+def test_key_is_in_no_command_line(tried: tuple[Service, RecordingClient]) -> None:
     service, _ = tried
     master = psutil.Process(service.process.pid)
     lines = [process.cmdline() for process in (master, *master.children(recursive=True))]
@@ -111,7 +111,7 @@ def test_key_is_in_no_command_line(tried: tuple[Service, Witness]) -> None:
 
 @pytest.mark.covers("upload privacy")
 def test_uploaded_file_is_private_and_served_by_no_route(
-    tried: tuple[Service, Witness],
+    tried: tuple[Service, RecordingClient],
 ) -> None:
     service, _ = tried
     mode = stat.S_IMODE((service.voices_dir / "a.wav").stat().st_mode)

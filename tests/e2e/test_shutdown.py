@@ -1,4 +1,4 @@
-"""How the service ends: orderly, in time, leaving nothing behind; or before it has begun."""
+"""Shutdown: orderly, in time and without leftovers; and starts that fail."""
 
 import asyncio
 import os
@@ -33,7 +33,7 @@ TWO_SECONDS = "audio10 " + "sleep0.1 audio1 " * 20
 
 @pytest.fixture
 def temp_dir() -> Iterator[Path]:
-    """For the service's runtime folder; its path is short enough for sockets."""
+    """A folder for runtime files with a path short enough for sockets."""
     folder = Path(tempfile.mkdtemp(prefix="tts-test-"))
     yield folder
     shutil.rmtree(folder)
@@ -45,7 +45,7 @@ def health(service: Service) -> str:
 
 
 def exit_of(service: Service, number: int) -> int:
-    """The exit code; all of it is over within the time allowed, and without a traceback."""
+    """Send the signal and return the exit code; check time, children and log."""
     children = service.children()
     began = monotonic()
     code = service.stop(number)
@@ -55,7 +55,7 @@ def exit_of(service: Service, number: int) -> int:
     return code
 
 
-# --- with streams ---------------------------------------------------------------------------------
+# --- with running streams -------------------------------------------------------------------------
 
 
 @pytest.mark.fault(47)
@@ -150,7 +150,7 @@ async def test_second_signal_aborts_streams(start: Callable[..., Service]) -> No
         assert await asyncio.to_thread(service.process.wait, EXITS_WITHIN_S) == 0
 
 
-# --- without --------------------------------------------------------------------------------------
+# --- without streams ------------------------------------------------------------------------------
 
 
 @pytest.mark.timed
@@ -218,7 +218,7 @@ def test_two_masters_share_a_host_and_its_voices(
 async def test_two_masters_follow_each_others_voice_changes(
     start: Callable[..., Service], temp_dir: Path
 ) -> None:
-    """Whoever speaks meanwhile hears one exact version, or is told that there is none."""
+    """Speech meanwhile uses one exact version, or gets 404."""
     first, second = (start(VOICES_DIR=temp_dir / "voices") for _ in range(2))
     request = speech("audio3", voice_id="v.wav")
     spoken = {seconds: expected_pcm("audio3", 7, code(seconds)) for seconds in (1.1, 1.2)}
@@ -244,7 +244,7 @@ async def test_two_masters_follow_each_others_voice_changes(
 
 
 def _is(answer: Response, spoken: bytes | None) -> bool:
-    """Whether it is that speech; without one, that there is no such voice."""
+    """Return whether the response is `spoken`, or 404 for None."""
     if spoken is None:
         return answer.status == 404
     return answer.status == 200 and answer.body == spoken
@@ -255,7 +255,7 @@ def _is(answer: Response, spoken: bytes | None) -> bool:
 async def test_master_killed_during_upload_leaves_no_voice(
     tmp_path: Path, temp_dir: Path, decoding: bool
 ) -> None:
-    """While the file is coming, or when it is there and not yet found to be a voice."""
+    """Kill it while the file arrives, or while it is being decoded."""
     whole = upload(wav(290 if decoding else 20), "v.wav")
     with running_service(tmp_path, TMPDIR=temp_dir) as service:
         async with connections(service, [whole if decoding else whole[: len(whole) // 2]]):
@@ -285,15 +285,15 @@ def wav(seconds: float) -> bytes:
 
 
 def code(seconds: float) -> int:
-    """What is heard of the voice in `wav(seconds)`."""
+    """Return the voice code of `wav(seconds)`."""
     return voice_code(tone(seconds, RATE))
 
 
-# --- never begun ----------------------------------------------------------------------------------
+# --- failing starts -------------------------------------------------------------------------------
 
 
 def serve(folder: Path, **env: Any) -> tuple[int, list[str]]:
-    """The exit code and the lines of a start that fails, and leaves no process behind."""
+    """Return exit code and output lines of a failing start, which leaves no process."""
     settings = {"API_KEY": API_KEY, "MODEL": SCRIPTED, "HOST": "127.0.0.1", "PORT": free_port()}
     inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     given = {name: str(value) for name, value in (settings | env).items() if value is not None}

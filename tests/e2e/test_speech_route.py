@@ -1,4 +1,4 @@
-"""`/tts/generate` by GET and POST: what it accepts, what it refuses, what it answers with."""
+"""`/tts/generate` by GET and POST: parameters, errors and responses."""
 
 import io
 import json
@@ -410,7 +410,7 @@ def test_ignored_voice_is_reported_in_a_header(
 
 
 def logged(service: Service, name: str, path: str = ROUTE) -> str:
-    """What the log says of the request of this name, from its path to its duration."""
+    """Return the log line of the request `name`, from its path to its duration."""
     line = rf" {name} \w+ {path} (.*) [0-9.]+ s from 127\.0\.0\.1$"
     service.wait_until(lambda: re.search(line, service.log(), re.MULTILINE) is not None)
     [said] = re.findall(line, service.log(), re.MULTILINE)
@@ -462,7 +462,7 @@ def test_client_leaving_during_body_is_not_logged_as_bad_request(
 
 
 def sizes_in(wav: bytes) -> tuple[int, int]:
-    """What the header says of the file's size and of its data's."""
+    """Return the file size and data size in the WAV header."""
     return struct.unpack_from("<I", wav, 4)[0], struct.unpack_from("<I", wav, 40)[0]
 
 

@@ -1,4 +1,4 @@
-"""Clients that take their time: what they hold up is their own speech, and little memory."""
+"""Stalled clients delay only their own stream and take little memory."""
 
 import asyncio
 from collections.abc import Callable
@@ -29,7 +29,7 @@ SHORT_S = 20
 
 
 async def typical_s(service: Service, for_s: float) -> float:
-    """How long others take for a short answer, meanwhile: half of them longer, half less."""
+    """Return the median time of other clients' short requests."""
     taken, end = [], monotonic() + for_s
     while monotonic() < end:
         began = monotonic()
@@ -39,8 +39,8 @@ async def typical_s(service: Service, for_s: float) -> float:
     return median(taken)
 
 
-async def stalls(service: Service, ahead_s: float, stall_s: float) -> None:
-    """One of two slots is held by a client that reads nothing for a while, and then everything."""
+async def check_stalled_client(service: Service, ahead_s: float, stall_s: float) -> None:
+    """A client in one of two slots reads nothing for `stall_s`, then everything."""
     master = psutil.Process(service.process.pid)
     undisturbed_s = await typical_s(service, 0.5)
     memory = master.memory_info().rss
@@ -63,7 +63,7 @@ async def test_briefly_stalled_client_delays_no_other(
     start: Callable[..., Service],
 ) -> None:
     service = start(CONCURRENT_REQUESTS_PER_WORKER=2, MAX_AHEAD_SECONDS=2)
-    await stalls(service, ahead_s=2, stall_s=1.5)
+    await check_stalled_client(service, ahead_s=2, stall_s=1.5)
 
 
 @pytest.mark.fault(12)
@@ -71,7 +71,7 @@ async def test_briefly_stalled_client_delays_no_other(
 async def test_client_stalled_for_a_minute_delays_no_other(
     start: Callable[..., Service],
 ) -> None:
-    await stalls(start(CONCURRENT_REQUESTS_PER_WORKER=2), ahead_s=60, stall_s=60)
+    await check_stalled_client(start(CONCURRENT_REQUESTS_PER_WORKER=2), ahead_s=60, stall_s=60)
 
 
 @pytest.mark.fault(12)

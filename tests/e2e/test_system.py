@@ -1,4 +1,4 @@
-"""What the service says of itself: `/system-status`, `/health`, `/ready`, `/ping`."""
+"""`/system-status`, `/health`, `/ready` and `/ping`."""
 
 import asyncio
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""`/voices` over HTTP: good uploads, hostile ones, and what becomes of the folder."""
+"""`/voices` over HTTP: valid and hostile uploads, and the state of the folder."""
 
 import asyncio
 import struct
@@ -48,7 +48,7 @@ def wav(seconds: float = 1.0, hz: float = 220) -> bytes:
 
 
 def code(seconds: float) -> int:
-    """What is heard of the voice in `wav(seconds)`."""
+    """Return the voice code of `wav(seconds)`."""
     return voice_code(tone(seconds, RATE))
 
 
@@ -84,7 +84,7 @@ def all_files(service: Service) -> dict[str, tuple[int, int]]:
 
 
 def heard(client: httpx.Client, voice_id: str) -> int | None:
-    """The code of the voice that speaks; None if there is none of this id."""
+    """Return the code of the voice in the audio, or None if there is no such voice."""
     asked = {"text": "audio1", "seed": 7, "format": "raw_pcm", "voice_id": voice_id}
     answer = client.post("/tts/generate", json=asked)
     if answer.status_code == 404:
@@ -316,7 +316,7 @@ def test_filename_star_parameter_is_ignored(client: httpx.Client) -> None:
 
 
 def bad_wav(*, rate: int = RATE, channels: int = 1, data_bytes: int = 2 * RATE) -> bytes:
-    """A header that promises so much, before one second of audio."""
+    """Return one second of audio with a header of arbitrary values."""
     samples = wav()[-2 * RATE :]
     return (
         struct.pack("<4sI4s", b"RIFF", 0xFFFFFFFF, b"WAVE")

@@ -1,4 +1,4 @@
-"""Schemathesis: what the OpenAPI schema allows, and what it forbids, sent to a real service."""
+"""Schemathesis: requests that the OpenAPI schema allows and forbids, sent to a real service."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -25,7 +25,7 @@ BEYOND_ANY_SCHEMA = {
     "voice_exists",
     "voice_not_found",
 }
-"""For these, what has the right form may be refused."""
+"""Routes that may refuse requests of the right form."""
 
 load_all_checks()
 [ACCEPTS_ALL_THAT_IS_VALID] = CHECKS.get_by_names(["positive_data_acceptance"])

@@ -1,4 +1,4 @@
-"""Whatever is left of an audio file, a decoder decodes it or says why it does not."""
+"""Corrupted audio files are decoded or refused with a reason."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Bytes that no HTTP client sends get a proper answer, or none, but never what they ask for."""
+"""Malformed HTTP gets an error response or none, and never starts a job."""
 
 import asyncio
 from collections.abc import Iterator
@@ -150,7 +150,7 @@ TWO_TOKENS = expected_pcm("one two", 7)
 
 
 class Answers:
-    """What comes on one connection until the service closes it, as a strict parser sees it."""
+    """Return the responses on one connection, parsed strictly, until the service closes it."""
 
     def __init__(self) -> None:
         self.statuses: list[int] = []

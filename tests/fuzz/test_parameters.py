@@ -1,4 +1,4 @@
-"""Whatever is asked for, a JSON object and a query say the same, and it is what the bounds say."""
+"""JSON and query parameters have the same outcome, which follows from the bounds."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""A tab of a real browser, and a web site for it that is not at the service's origin."""
+"""A page of a real browser, and a web site of another origin."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ def html_in_readme(*, uses_mse: bool) -> str:
 
 
 class Site:
-    """Serves the HTML it was given last, at every path."""
+    """Serves the current `html` at every path."""
 
     def __init__(self, port: int) -> None:
         self.origin = f"http://127.0.0.1:{port}"
@@ -55,7 +55,7 @@ class Site:
 
 
 class Watched:
-    """A page with the URLs it asked for and the errors and warnings it has shown.
+    """A page with its requested URLs and its console errors and warnings.
 
     `complaints` leaves out those that contain one of `tolerated`.
     """

@@ -1,4 +1,4 @@
-"""Real audio files of every container that is accepted, and what can be done to them."""
+"""Audio files of every accepted container, and ways to corrupt them."""
 
 from collections.abc import Callable
 from random import Random
@@ -25,11 +25,11 @@ WHOLE = {
     "webm": audio_file(MONO, rate=RATE, container="webm", codec="libopus"),
     "vorbis.webm": audio_file(STEREO, rate=RATE, container="webm", codec="vorbis"),
 }
-"""By container or, where there are several of one, by codec and container."""
+"""By container or by codec and container."""
 
 
 def _place(content: bytes, random: Random) -> int:
-    """Anywhere, but every other time near the start, where the lengths and offsets are."""
+    """Return a random position, in half of the cases near the start, where headers are."""
     return random.randrange(min(len(content), random.choice((HEADER_BYTES, len(content)))))
 
 
@@ -50,7 +50,7 @@ def flipped(content: bytes, random: Random) -> bytes:
 
 
 def overwritten(content: bytes, random: Random) -> bytes:
-    """With zeros, ones or noise."""
+    """Overwrite a piece with zeros, ones or noise."""
     piece = _piece(content, random)
     length = len(content[piece])
     filling = random.choice((bytes(length), b"\xff" * length, random.randbytes(length)))
@@ -76,7 +76,7 @@ def swapped(content: bytes, random: Random) -> bytes:
 
 
 def with_odd_length(content: bytes, random: Random) -> bytes:
-    """A number of four bytes, in either order, says as much as it can."""
+    """Write an extreme 32-bit number in either byte order."""
     place = _place(content, random)
     odd = random.choice((b"\xff" * 4, b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", bytes(4)))
     return content[:place] + odd + content[place + 4 :]
@@ -101,7 +101,7 @@ DAMAGES: list[Callable[[bytes, Random], bytes]] = [
 
 
 def damaged(seed: int) -> tuple[str, bytes]:
-    """The file of a number: what it is, and its bytes."""
+    """Return name and bytes of the corrupted file for a seed."""
     random = Random(seed)
     container, damage = random.choice(list(WHOLE)), random.choice(DAMAGES)
     return f"{seed}-{damage.__name__}.{container}", damage(WHOLE[container], random)

@@ -1,6 +1,6 @@
-"""The service with one part out of order: `python -m tests.support.fault_injection PART serve`.
+"""The service with one injected fault: `python -m tests.support.fault_injection PART serve`.
 
-For what no request and no signal can bring about from outside. All else is the real service.
+For faults that no request and no signal can cause; all else is the real service.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ LAG_INTERVAL_S = 0.005
 
 
 def encoders_fail_after(room_bytes: int) -> None:
-    """FFmpeg is told, when it has written so much of a file, that its medium is full."""
+    """Report a full disk to FFmpeg after `room_bytes` of a file."""
 
     class FullSink(encoder._Sink):
         room = room_bytes
@@ -40,7 +40,7 @@ def encoders_fail_after(room_bytes: int) -> None:
 
 
 def broadcasts_are_lost() -> None:
-    """Whatever is new in a broadcast is lost the first time; what is repeated arrives."""
+    """Drop each broadcast whose state is new; repetitions arrive."""
     send, said = Broadcaster.send, dict[type, Broadcast]()
 
     def send_repeated(self: Broadcaster, message: Broadcast) -> None:
@@ -52,7 +52,7 @@ def broadcasts_are_lost() -> None:
 
 
 def disk_gets_full() -> None:
-    """While there is a file `disk-is-full` where the service runs, no other is safe on the disk."""
+    """Fail fsync while a file `disk-is-full` exists in the service's folder."""
     fsync = os.fsync
 
     def full(descriptor: int) -> None:
@@ -64,12 +64,12 @@ def disk_gets_full() -> None:
 
 
 def circuits_open_at_once() -> None:
-    """The first death of a worker counts for five."""
+    """Open a circuit at the first death."""
     supervisor.CIRCUIT_OPENS_AT = 1
 
 
 def lag_is_measured() -> None:
-    """At its end the service writes how late its event loop was at each moment, in seconds."""
+    """Record the event loop's lag and write it at exit, in seconds."""
     serve, lags = server.serve, list[tuple[float, float]]()
 
     async def measure() -> None:

@@ -1,4 +1,4 @@
-"""Audio files of every kind, made on the spot."""
+"""Generated audio files of every kind."""
 
 import io
 from typing import Any
@@ -11,7 +11,7 @@ LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}
 
 
 def tone(seconds: float, rate: int = 16_000, *, hz: float = 220, level: float = 0.3) -> Any:
-    """A sine, float32 [n]."""
+    """Return a sine, float32 [n]."""
     t = np.arange(round(seconds * rate)) / rate
     return (level * np.sin(2 * np.pi * hz * t)).astype(np.float32)
 
@@ -24,7 +24,7 @@ def audio_file(
     video: bool = False,
     subtitles: bool = False,
 ) -> bytes:
-    """A media file; each track is float32 [n] or [channels, n] and becomes an audio stream."""
+    """Return a media file; each track, float32 [n] or [channels, n], is an audio stream."""
     file = io.BytesIO()
     with av.open(file, "w", format=container) as output:
         if subtitles:

@@ -1,4 +1,4 @@
-"""The ears of the tests: encoded audio enters, the words that a speech recogniser hears leave."""
+"""Speech recognition: encoded audio enters, recognised words leave."""
 
 import io
 import multiprocessing
@@ -21,7 +21,7 @@ Audio = NDArray[np.float32]
 CONTAINERS = {"wav": "wav", "mp3": "mp3", "fmp4": "mp4", "webm": "webm"}
 
 _MODEL_RATE = 16_000
-_QUIET = np.zeros(int(0.3 * _MODEL_RATE), np.float32)  # the model wants to hear speech begin
+_QUIET = np.zeros(int(0.3 * _MODEL_RATE), np.float32)  # the model needs silence before speech
 
 _FRAMES_PER_SECOND = 50
 _FRAME = SAMPLE_RATE // _FRAMES_PER_SECOND
@@ -29,7 +29,7 @@ _PAUSE_FRAMES = 10
 
 
 def decode_audio(encoded: bytes, format_name: str) -> Audio:
-    """A whole response in the format of that name: float32 [n], mono, 24 kHz."""
+    """Decode a complete response: float32 [n], mono, 24 kHz."""
     if format_name == "raw_pcm":
         return np.frombuffer(encoded, "<i2").astype(np.float32) / 32768
     resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
@@ -40,13 +40,13 @@ def decode_audio(encoded: bytes, format_name: str) -> Audio:
 
 
 def transcribe(audio: Audio, longest_utterance_s: int = 10) -> list[str]:
-    """The words heard in `audio`, float32 [n], mono, 24 kHz, of any length."""
+    """Return the words in `audio`, float32 [n], mono, 24 kHz, of any length."""
     [heard] = transcribe_all([audio], longest_utterance_s)
     return heard
 
 
 def transcribe_all(recordings: list[Audio], longest_utterance_s: int = 10) -> list[list[str]]:
-    """The words heard in each, as by `transcribe`, in less time: two processes listen."""
+    """Transcribe several recordings in two processes."""
     longest = longest_utterance_s * _FRAMES_PER_SECOND
     parts = [list(_utterances(audio, longest)) for audio in recordings]
     heard = _listeners().map(_recognise, chain.from_iterable(parts))
@@ -54,12 +54,12 @@ def transcribe_all(recordings: list[Audio], longest_utterance_s: int = 10) -> li
 
 
 def words(text: str) -> list[str]:
-    """The words of an English text, in lower case and without punctuation."""
+    """Return the words of an English text, in lower case without punctuation."""
     return re.findall(r"[a-z]+(?:'[a-z]+)*", text.lower().replace("’", "'"))
 
 
 def _utterances(audio: Audio, longest: int) -> Iterator[Audio]:
-    """All of `audio` in parts of at most `longest` frames, cut in the middle of quiet moments."""
+    """Cut `audio` at quiet moments into parts of at most `longest` frames."""
     shortest = longest // 4
     while len(audio) > longest * _FRAME:
         frames = audio[: longest * _FRAME].reshape(-1, _FRAME)[shortest:]
@@ -88,5 +88,5 @@ def _listeners() -> ProcessPoolExecutor:
 
 @cache
 def _recogniser() -> Decoder:
-    # A third of the hypotheses that it would follow by default: the same words, but sooner.
+    # A third of the default number of hypotheses: the same words in less time.
     return Decoder(samprate=_MODEL_RATE, loglevel="FATAL", maxhmmpf=10_000)

@@ -1,4 +1,4 @@
-"""Waiting for what a test expects, and no longer."""
+"""Wait for a condition."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,7 +7,7 @@ PATIENCE_S = 60
 
 
 async def until(condition: Callable[[], bool], poll_s: float = 0) -> None:
-    """Look again whenever the event loop has had a turn; `TimeoutError` after a minute."""
+    """Poll the condition every `poll_s`; raises `TimeoutError` after a minute."""
     async with asyncio.timeout(PATIENCE_S):
-        while not condition():  # noqa: ASYNC110 - of what is awaited here, nobody tells
+        while not condition():  # noqa: ASYNC110 - nothing signals the condition
             await asyncio.sleep(poll_s)
