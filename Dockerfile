@@ -59,7 +59,9 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 FROM packages AS weights
 ARG DOWNLOAD_WEIGHTS=1
 WORKDIR /app
-COPY app/__init__.py app/core/errors.py app/model_files/download.py app/
+COPY app/__init__.py app/
+COPY app/core/__init__.py app/core/errors.py app/core/
+COPY app/model_files app/model_files
 RUN mkdir models \
     && if [ "$DOWNLOAD_WEIGHTS" != 0 ]; then \
         python -c "from pathlib import Path; from app.model_files.download import download; download(Path('models'))"; \

@@ -23,6 +23,7 @@ from app.core.errors import InvalidRequest, ServiceError, StartupError
 from app.core.log import set_up_logging
 from app.core.process_env import cpu_count, visible_cuda_devices
 from app.model_files import download as weights
+from app.model_files import manifest
 from app.settings import Settings, load_settings, unknown_names
 
 if TYPE_CHECKING:
@@ -226,11 +227,11 @@ def show_models(context: typer.Context) -> None:
     if context.invoked_subcommand:
         return
     settings = load_settings(api_key_required=False)
-    table = Table("file", "size", title=f"{weights.REPOSITORY} in {settings.model_path}")
-    for file in weights.inventory(settings.model_path):
+    table = Table("file", "size", title=f"{manifest.ENGLISH.repository} in {settings.model_path}")
+    for file in manifest.inventory(settings.model_path):
         table.add_row(file.name, "missing" if file.size is None else f"{file.size:,}")
     Console().print(table)
-    if weights.missing(settings.model_path):
+    if manifest.missing(settings.model_path):
         Console().print("fetch what is missing: chatterbox-tts models download")
 
 
@@ -242,7 +243,7 @@ def download() -> None:
         TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
     )
     with bar:
-        tasks = {name: bar.add_task(name, total=None) for name in weights.FILES}
+        tasks = {name: bar.add_task(name, total=None) for name in manifest.ENGLISH.files}
         weights.download(
             settings.model_path,
             lambda name, done, total: bar.update(tasks[name], completed=done, total=total),
@@ -344,7 +345,7 @@ def bench_engine(
 
     if picture:
         check_matplotlib()
-    if model_path and (absent := weights.missing(Path(model_path))):
+    if model_path and (absent := manifest.missing(Path(model_path))):
         raise StartupError(f"{model_path} lacks {', '.join(absent)}")
     overrides = {
         "tts_t3_dtype": t3_dtype,

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from app.core.errors import EmptyText, TextTooLong
 from app.core.params import SynthesisParams
-from app.engines.chatterbox.conditioning.conditionals import ChatterboxVoice
+from app.engines.chatterbox.conditioning.conditionals import Conditionals
 from app.engines.chatterbox.runtime.compilation import NO_COMPILER, Compiler
 from app.engines.chatterbox.runtime.cuda_graphs import NO_RECORDER, Recorder
 from app.engines.chatterbox.t3.model import CachedT3
@@ -66,7 +66,7 @@ class T3Request:
     """
 
     text_tokens: Tensor
-    voice: ChatterboxVoice
+    voice: Conditionals
     params: SynthesisParams
     seed: int
     max_tokens: int
@@ -141,7 +141,7 @@ class T3Batch:
         self._jobs: dict[int, _Job] = {}
         self._moving: list[int] = []
         self._voices = KnownVoices(t3)
-        self._memories: OrderedDict[tuple[ChatterboxVoice, float], Tensor] = OrderedDict()
+        self._memories: OrderedDict[tuple[Conditionals, float], Tensor] = OrderedDict()
 
     @property
     def free(self) -> int:
@@ -253,9 +253,9 @@ class KnownVoices:
 
     def __init__(self, t3: T3) -> None:
         self._t3 = t3
-        self._known: WeakKeyDictionary[ChatterboxVoice, dict[float, Tensor]] = WeakKeyDictionary()
+        self._known: WeakKeyDictionary[Conditionals, dict[float, Tensor]] = WeakKeyDictionary()
 
-    def embed(self, voice: ChatterboxVoice, exaggeration: float) -> Tensor:
+    def embed(self, voice: Conditionals, exaggeration: float) -> Tensor:
         """float32 [1, 34, dim]."""
         known = self._known.setdefault(voice, {})
         if exaggeration not in known:
