@@ -1,4 +1,4 @@
-"""Awaiting work on an engine's own thread, in a way that a cancelled job leaves nothing behind."""
+"""Await work on an engine's own thread; a cancelled job returns only when its work has stopped."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -9,36 +9,29 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def _let_it_be() -> None:
-    pass
+async def run_shielded(thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+    """Run `work()` on `thread`. If cancelled, wait until running work has ended.
 
-
-async def run_to_its_end(
-    thread: ThreadPoolExecutor, step: Callable[[], T], hurry: Callable[[], None] = _let_it_be
-) -> T:
-    """`step()` on that thread. Cancelled, it lets a running step end before it returns.
-
-    A step that has not begun by then never runs; one that has is told by `hurry()`.
+    Work that has not started by then never runs.
     """
-    work = thread.submit(step)
+    future = thread.submit(work)
     try:
-        return await asyncio.wrap_future(work)
+        return await asyncio.wrap_future(future)
     finally:
-        if not work.done():
-            hurry()
-            await ended(work)
+        if not future.done():
+            await wait_done(future)
 
 
-async def ended(work: "Future[T]") -> None:
-    """Returns when `work` is over, in whatever way, and however often it is cancelled meanwhile."""
-    end = asyncio.wrap_future(work)
-    while not end.done():
-        await in_spite_of_cancellation(asyncio.wait([end]))
-    if not end.cancelled():
-        end.exception()  # seen
+async def wait_done(work: "Future[T]") -> None:
+    """Wait until `work` has ended in any way, however often the waiting task is cancelled."""
+    done = asyncio.wrap_future(work)
+    while not done.done():
+        await ignore_cancellation(asyncio.wait([done]))
+    if not done.cancelled():
+        done.exception()  # mark it as retrieved
 
 
-async def in_spite_of_cancellation(waiting: Awaitable[object]) -> None:
-    """For the `finally` of something that was cancelled already: once is enough."""
+async def ignore_cancellation(waiting: Awaitable[object]) -> None:
+    """Await `waiting` in the `finally` of a task that has already been cancelled."""
     with suppress(asyncio.CancelledError):
         await waiting

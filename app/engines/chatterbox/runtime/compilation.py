@@ -1,12 +1,12 @@
-"""`torch.compile` as this engine uses it: for the parts that every token and slice passes through.
+"""`torch.compile` for the small modules that every token and slice passes through.
 
-    before = compiler.compile(BeforeAttention(layer))      a few dozen layers, one graph for all
+    qkv = compiler.compile(QKVProjection(layer))      a few dozen layers share one graph
 
-Each part must become one graph without a break, for any length, or raise when it is first called.
-Parts are small and occur often, so that little is compiled; what lies between them is not worth it.
+Each module must compile to a single graph with dynamic shapes, or raise on its first call. Only
+small, often repeated modules are compiled, since compiling the rest takes longer than it saves.
 
-Whether shapes may vary is a flag that torch keeps for all threads while one of them compiles, so
-nothing else of this may run meanwhile.
+Dynamo's dynamic-shape flag is global to the process while one thread compiles, so no other thread
+may compile or run compiled modules meanwhile.
 """
 
 from collections.abc import Callable
@@ -17,27 +17,25 @@ from torch import Tensor
 
 Part = TypeVar("Part", bound=Callable[..., Tensor | tuple[Tensor, ...]])
 
-MOST_GRAPHS = 64
-"""Of one function; torch's own limit is 8. A part has one for each kind of sizes it occurs in."""
+MAX_GRAPHS = 64
+"""Graphs per function, one for each kind of input sizes; torch's default limit is 8."""
 
 
 class Compiler(Protocol):
-    """What turns the hot path's parts into faster ones."""
-
     def compile(self, part: Part) -> Part: ...
 
-    def adopt_thread(self) -> None:
-        """To be called on each thread that is to call compiled parts, before it does."""
+    def bind_thread(self) -> None:
+        """Set up the current thread, before it calls compiled modules."""
         ...
 
 
 class NoCompiler:
-    """Leaves everything as it is written."""
+    """Leaves modules as they are."""
 
     def compile(self, part: Part) -> Part:
         return part
 
-    def adopt_thread(self) -> None:
+    def bind_thread(self) -> None:
         pass
 
 
@@ -45,8 +43,6 @@ NO_COMPILER = NoCompiler()
 
 
 class TorchCompiler:
-    """`torch.compile`; `backend` is what it takes for one."""
-
     def __init__(self, backend: str | Callable[..., object] = "inductor") -> None:
         self._backend = backend
 
@@ -54,6 +50,5 @@ class TorchCompiler:
         compiled = torch.compile(part, fullgraph=True, dynamic=True, backend=self._backend)
         return cast(Part, compiled)
 
-    def adopt_thread(self) -> None:
-        """Newer versions of torch have a configuration for each thread."""
-        torch._dynamo.config.cache_size_limit = MOST_GRAPHS
+    def bind_thread(self) -> None:
+        torch._dynamo.config.cache_size_limit = MAX_GRAPHS  # newer torch keeps it per thread

@@ -1,11 +1,11 @@
-"""CUDA graphs: what a GPU is told for a token or a slice is recorded once, then replayed.
+"""Capture one CUDA graph per input shape at warm-up and replay it afterwards.
 
-    step = recorder.by_shape(model)        a function of a shape that touches fixed memory only
-    step.rehearse(8, 512)                  at warm-up, on the thread that is to call it
-    step(8, 512)                           from then on: one launch in place of a thousand
+    step = capturer.wrap(model)      the model reads and writes buffers with fixed addresses only
+    step.capture(8, 512)             at warm-up, on the thread that will call it
+    step(8, 512)                     replays the graph: one launch instead of a thousand
 
-A launch takes a CPU longer than most of these kernels take a GPU. Elsewhere, and in shapes that
-were not rehearsed, the function just runs.
+Launching one of these kernels costs the CPU more than running it costs the GPU. Without a GPU, and
+for shapes that were not captured, the function runs eagerly.
 """
 
 from collections.abc import Callable
@@ -14,109 +14,107 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-ByShape = Callable[..., Tensor]
-"""Of integers alone. What it returns is overwritten by its next call."""
+Function = Callable[..., Tensor]
+"""Takes integers, the shape. The next call overwrites its result."""
 
 
-class ShapedFunction(Protocol):
-    """A function of a shape, rehearsed or not."""
+class ShapeFunction(Protocol):
+    """A function of a shape that can be warmed up."""
 
     def __call__(self, *shape: int) -> Tensor: ...
 
-    def rehearse(self, *shape: int) -> None:
-        """Have it ready in that shape."""
+    def capture(self, *shape: int) -> None:
+        """Warm up this shape and, where supported, capture it."""
         ...
 
 
-class Recorder(Protocol):
-    """How functions of a shape are run."""
+class GraphCapturer(Protocol):
+    """Wraps functions of a shape for one thread."""
 
-    fixes_shapes: bool
-    """Whether shapes should be few, and what varies be padded to one of them."""
+    static_shapes: bool
+    """Whether to use few shapes and pad inputs to one of them."""
 
-    def by_shape(self, function: ByShape) -> ShapedFunction: ...
+    def wrap(self, function: Function) -> ShapeFunction: ...
 
-    def adopt_thread(self) -> None:
-        """To be called on each thread that is to rehearse and run, before it does."""
+    def bind_thread(self) -> None:
+        """Set up the current thread, before it captures or runs anything."""
         ...
 
 
-class NoRecorder:
-    """Every call is a run."""
+class EagerRunner:
+    """Runs functions directly, without CUDA graphs."""
 
-    fixes_shapes = False
+    static_shapes = False
 
-    def by_shape(self, function: ByShape) -> ShapedFunction:
-        return Unrecorded(function)
+    def wrap(self, function: Function) -> ShapeFunction:
+        return EagerFunction(function)
 
-    def adopt_thread(self) -> None:
+    def bind_thread(self) -> None:
         pass
 
 
-class Unrecorded:
-    """A rehearsal is a run."""
-
-    def __init__(self, function: ByShape) -> None:
+class EagerFunction:
+    def __init__(self, function: Function) -> None:
         self._function = function
 
     def __call__(self, *shape: int) -> Tensor:
         return self._function(*shape)
 
-    def rehearse(self, *shape: int) -> None:
+    def capture(self, *shape: int) -> None:
         self._function(*shape)
 
 
-NO_RECORDER = NoRecorder()
+EAGER = EagerRunner()
 
 
-class CudaRecorder:
-    """All of one thread's recordings take their scratch memory from one pool: they never overlap.
+class CudaGraphCapturer:
+    """Captures CUDA graphs for one thread, which gets a stream of its own.
 
-    Each thread has a stream of its own, so that what one waits for does not wait for another.
+    All graphs share one memory pool, since one thread never replays two at a time.
     """
 
-    fixes_shapes = True
+    static_shapes = True
 
     def __init__(self, priority: int = 0) -> None:
         self._priority = priority
         self._pool = torch.cuda.graph_pool_handle()  # type: ignore[no-untyped-call]
 
-    def by_shape(self, function: ByShape) -> ShapedFunction:
-        return Recorded(function, self._pool)
+    def wrap(self, function: Function) -> ShapeFunction:
+        return CapturedFunction(function, self._pool)
 
-    def adopt_thread(self) -> None:
+    def bind_thread(self) -> None:
         torch.cuda.set_stream(torch.cuda.Stream(priority=self._priority))  # type: ignore[no-untyped-call]
 
 
-class RecordingFailed(Exception):
-    """What runs cannot be recorded."""
+class GraphCaptureError(Exception):
+    """A function runs, but cannot be captured."""
 
 
-class Recorded:
-    """Recordings of a function, by shape; `pool` is where their results lie.
+class CapturedFunction:
+    """A function's CUDA graphs by shape.
 
-    Large shapes are best rehearsed first: the pool then has room for the others.
+    Capture large shapes first: the memory pool then has room for the smaller ones.
     """
 
-    def __init__(self, function: ByShape, pool: object) -> None:
+    def __init__(self, function: Function, pool: object) -> None:
         self._function = function
         self._pool = pool
-        self._recordings: dict[tuple[int, ...], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+        self._graphs: dict[tuple[int, ...], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
 
     def __call__(self, *shape: int) -> Tensor:
-        if shape not in self._recordings:
+        if shape not in self._graphs:
             return self._function(*shape)
-        graph, result = self._recordings[shape]
+        graph, result = self._graphs[shape]
         graph.replay()  # type: ignore[no-untyped-call]
         return result
 
-    def rehearse(self, *shape: int) -> None:
-        """Raises what the function raises, and `RecordingFailed` where it runs but cannot be
-        recorded, out of memory among other reasons.
+    def capture(self, *shape: int) -> None:
+        """Raises what the function raises, and `GraphCaptureError` if only the capture fails, for
+        want of memory for example.
         """
-        self._function(*shape)  # what is compiled, chosen or allocated at first use
+        self._function(*shape)  # compile, autotune and allocate outside of the capture
         torch.cuda.current_stream().synchronize()
-        torch.cuda.empty_cache()  # a pool cannot have what was kept for other runs
+        torch.cuda.empty_cache()  # a graph's pool cannot use blocks that eager runs have cached
         graph = torch.cuda.CUDAGraph()  # type: ignore[no-untyped-call]
         graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")  # type: ignore[no-untyped-call]
         try:
@@ -125,5 +123,5 @@ class Recorded:
             finally:
                 graph.capture_end()  # type: ignore[no-untyped-call]
         except RuntimeError as fault:
-            raise RecordingFailed(fault) from fault
-        self._recordings[shape] = graph, result
+            raise GraphCaptureError(fault) from fault
+        self._graphs[shape] = graph, result

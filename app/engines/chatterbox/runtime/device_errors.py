@@ -1,7 +1,6 @@
-"""What torch says of a device that is full or broken, told in the project's own errors.
+"""Translate torch's device errors into `OutOfMemory` and `DeviceFailed`.
 
-It has no type of its own for most of it, so messages are looked at. Used by `engine` around
-everything that computes.
+Torch raises a plain `RuntimeError` for most of them, so they are recognised by their messages.
 """
 
 from collections.abc import Iterator
@@ -9,30 +8,29 @@ from contextlib import contextmanager
 
 from app.core.errors import DeviceFailed, OutOfMemory
 
-FULL = ("out of memory", "can't allocate memory", "ALLOC_FAILED", "ALLOCATION_FAILED")
-BROKEN = (
+OOM_PATTERNS = ("out of memory", "can't allocate memory", "ALLOC_FAILED", "ALLOCATION_FAILED")
+FATAL_PATTERNS = (
     *("CUDA error", "CUDA driver error", "Triton Error [CUDA]"),
     *("CUBLAS_STATUS", "CUDNN_STATUS", "cuFFT error"),
 )
-"""After most of these the process's CUDA context is lost; of the others nobody can tell."""
+"""Most of these leave the CUDA context unusable; the others cannot be told apart from them."""
 
 
 @contextmanager
-def device_faults() -> Iterator[None]:
-    """Raises `OutOfMemory` or `DeviceFailed` for an error of torch's that means one of them."""
+def translate_device_errors() -> Iterator[None]:
+    """Inside, a `RuntimeError` of the device becomes `OutOfMemory` or `DeviceFailed`."""
     try:
         yield
     except RuntimeError as error:
-        if fault := device_fault(error):
-            raise fault from error
+        if translated := _device_error(error):
+            raise translated from error
         raise
 
 
-def device_fault(error: RuntimeError) -> OutOfMemory | DeviceFailed | None:
-    """What torch's error says of the device; None if it is no matter of the device."""
+def _device_error(error: RuntimeError) -> OutOfMemory | DeviceFailed | None:
     message = str(error)
-    if any(sign in message for sign in FULL):
+    if any(pattern in message for pattern in OOM_PATTERNS):
         return OutOfMemory("the device has no memory left for this request")
-    if any(sign in message for sign in BROKEN):
+    if any(pattern in message for pattern in FATAL_PATTERNS):
         return DeviceFailed(message.partition("\n")[0])
     return None

@@ -1,11 +1,11 @@
-"""Linear layers: upstream's enter, faster ones with their weights leave.
+"""Replace a loaded model's linear layers by faster ones with the same weights.
 
-    replace_linears(t3, PackedLinear, file, "tfmr.")    on a CPU the same function, but for rounding
-    replace_linears(t3, Int8Linear, file, "tfmr.")      an approximation, in a quarter of the memory
-    use_bfloat16(t3.tfmr)                               products in bfloat16, on any device
+    replace_linears(t3, PackedLinear, file, "tfmr.")    float32 by oneDNN, on a CPU
+    replace_linears(t3, Int8Linear, file, "tfmr.")      int8 weights, in a quarter of the memory
+    convert_linears_to_bf16(t3.tfmr)                    bfloat16, on any device
 
-Called by the loader. What the first two compute for a row depends on that row alone, bit by bit, so
-that a job's tokens do not depend on the company it is in.
+With the first two, a row's result does not depend on the other rows of the batch, bit for bit, so
+a job's tokens do not depend on the jobs beside it.
 """
 
 from collections.abc import Callable
@@ -17,14 +17,14 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 Replacement = Callable[[Tensor, Tensor | None], nn.Module]
-"""Of a layer's weight, float32 [out, in], and its bias, [out]."""
+"""Makes a layer of a weight, float32 [out, in], and a bias, float32 [out]."""
 
 
 class PackedLinear(nn.Module):
-    """Computed by oneDNN, from weights in the order in which it reads them.
+    """A float32 linear layer computed by oneDNN from prepacked weights.
 
-    torch leaves float32 to MKL, which uses half of the width of an AMD processor's vectors: 2.3
-    times slower in S3Gen's layers. On Intel's both are about as fast.
+    torch's default for float32 is MKL, which uses only half of an AMD processor's vector width and
+    takes 2.3 times as long in S3Gen's layers. On Intel's processors both take about the same time.
     """
 
     weight: Tensor
@@ -44,7 +44,7 @@ class PackedLinear(nn.Module):
 
 
 class Int8Linear(nn.Module):
-    """Weights of eight bits, with a scale for each output; everything else is bfloat16."""
+    """Weight-only int8 quantisation with one scale per output; activations are bfloat16."""
 
     weight: Tensor
     scale: Tensor
@@ -55,38 +55,39 @@ class Int8Linear(nn.Module):
         self.out_features = len(weight)
         scale = (torch.linalg.vector_norm(weight, torch.inf, 1).clamp(min=1e-12) / 127).bfloat16()
         blocks = zip(torch.split(weight, _BLOCK), torch.split(scale.float(), _BLOCK), strict=True)
-        rounded = torch.cat([_rounded(rows, steps) for rows, steps in blocks])
-        self.register_buffer("weight", rounded, persistent=False)
+        quantised = torch.cat([_quantise(rows, scales) for rows, scales in blocks])
+        self.register_buffer("weight", quantised, persistent=False)
         self.register_buffer("scale", scale, persistent=False)
         self.register_buffer("bias", bias, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """float32 [rows, n, in] → float32 [rows, n, out].
 
-        A step has n = 1 and waits for memory; a prompt has many and is quicker multiplied out.
+        Decoding (n = 1) is bound by memory bandwidth and multiplies the int8 weights directly; for
+        prefill it is faster to dequantise them first.
         """
-        few = x.bfloat16()
+        x16 = x.bfloat16()
         if x.shape[1] == 1:
-            y = torch._weight_int8pack_mm(few[:, 0], self.weight, self.scale)[:, None]
+            y = torch._weight_int8pack_mm(x16[:, 0], self.weight, self.scale)[:, None]
         else:
-            y = F.linear(few, self.weight.bfloat16() * self.scale[:, None])
+            y = F.linear(x16, self.weight.bfloat16() * self.scale[:, None])
         y = y.float()
         return y if self.bias is None else y + self.bias
 
 
 _BLOCK = 64
-"""Rows that are rounded at a time: larger intermediate results leave a GB of holes in the heap."""
+"""Rows quantised at a time: larger temporary tensors leave the heap fragmented, by about 1 GB."""
 
 
-def _rounded(rows: Tensor, steps: Tensor) -> Tensor:
-    """int8 [n, in] of float32 [n, in], as multiples of `steps`, [n]."""
-    return (rows / steps[:, None]).round_().clamp_(-127, 127).to(torch.int8)
+def _quantise(rows: Tensor, scales: Tensor) -> Tensor:
+    """float32 [n, in] and a scale per row, float32 [n] → int8 [n, in]."""
+    return (rows / scales[:, None]).round_().clamp_(-127, 127).to(torch.int8)
 
 
 class Bfloat16Linear(nn.Module):
-    """A product in bfloat16, which leaves it so; sums beside it and norms stay as they are.
+    """A linear layer with bfloat16 weights and output; residual sums and norms keep their dtype.
 
-    Of `layers` that have the same input: their outputs beside each other.
+    Given several `layers` with the same input, it fuses them: their outputs are concatenated.
     """
 
     weight: Tensor
@@ -106,9 +107,9 @@ class Bfloat16Linear(nn.Module):
 
 
 class Bfloat16Conv1d(Bfloat16Linear):
-    """A convolution as such a product, float32 [rows, in, n] → float32 [rows, out, n].
+    """A convolution computed as a bfloat16 matrix product, without stride.
 
-    `padding`: zeros before and after; the layer itself has none, nor strides.
+    float32 [rows, in, n] → float32 [rows, out, n]; `padding`: zeros before and after the input.
     """
 
     def __init__(self, layer: nn.Conv1d, padding: tuple[int, int]) -> None:
@@ -116,26 +117,26 @@ class Bfloat16Conv1d(Bfloat16Linear):
         flat.load_state_dict({"weight": layer.weight.flatten(1), "bias": layer.bias})
         super().__init__(flat)
         self._padding = padding
-        (self._reach,) = layer.kernel_size
+        (self._kernel_size,) = layer.kernel_size
 
     def forward(self, x: Tensor) -> Tensor:
-        windows = F.pad(x, self._padding).transpose(1, 2).unfold(1, self._reach, 1)
+        windows = F.pad(x, self._padding).transpose(1, 2).unfold(1, self._kernel_size, 1)
         return super().forward(windows.flatten(2)).transpose(1, 2).float()
 
 
-TOGETHER = "together_"
+FUSED_PREFIX = "fused_"
 
 
-def use_bfloat16(module: nn.Module, *joined: tuple[str, ...]) -> None:
+def convert_linears_to_bf16(module: nn.Module, *fused: tuple[str, ...]) -> None:
     """Replace the linear layers and convolutions in `module`.
 
-    `joined`: names of layers in one module that have the same input; see `together`.
+    `fused`: names of layers of one submodule that have the same input and become one layer.
     """
     for parent in list(module.modules()):
-        for names in joined:
+        for names in fused:
             if all(hasattr(parent, name) for name in names):
                 layers = [getattr(parent, name) for name in names]
-                setattr(parent, TOGETHER + names[0], Bfloat16Linear(*layers))
+                setattr(parent, FUSED_PREFIX + names[0], Bfloat16Linear(*layers))
                 for name in names:
                     delattr(parent, name)
         for name, layer in list(parent.named_children()):
@@ -146,31 +147,27 @@ def use_bfloat16(module: nn.Module, *joined: tuple[str, ...]) -> None:
                 setattr(parent, name, Bfloat16Conv1d(layer, padding))
 
 
-def together(parent: nn.Module, *names: str) -> nn.ModuleList:
-    """The layers of these names, or the one that does the work of all of them."""
-    if hasattr(parent, TOGETHER + names[0]):
-        return nn.ModuleList([getattr(parent, TOGETHER + names[0])])
+def fused_linears(parent: nn.Module, *names: str) -> nn.ModuleList:
+    """The layers of these names, or the one layer that they were fused into."""
+    if hasattr(parent, FUSED_PREFIX + names[0]):
+        return nn.ModuleList([getattr(parent, FUSED_PREFIX + names[0])])
     return nn.ModuleList([getattr(parent, name) for name in names])
 
 
 def is_bfloat16(layer: nn.Module) -> bool:
-    """Whether it leaves its results in that type."""
     return isinstance(layer, Bfloat16Linear)
 
 
-def knows_onednn(device: str) -> bool:
-    """Whether torch can leave something on that device to it."""
+def has_onednn(device: str) -> bool:
     return device == "cpu" and torch._C._has_mkldnn
 
 
 def replace_linears(
     module: nn.Module, replacement: Replacement, file: Path, *prefixes: str
 ) -> None:
-    """Replace the linear layers of `module`, whose weights are in `file` under their names.
+    """Replace the linear layers of `module` whose names begin with one of `prefixes`.
 
-    Only those whose names begin with one of `prefixes`.
-
-    Each weight is read again, alone, so that it leaves the memory when its successor is made.
+    Weights are read again from `file`, one at a time, so that each can be freed after conversion.
     """
     for name, layer in list(module.named_modules()):
         if isinstance(layer, nn.Linear) and name.startswith(prefixes):

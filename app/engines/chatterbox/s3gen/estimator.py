@@ -11,7 +11,7 @@ from chatterbox.models.s3gen.matcha.transformer import BasicTransformerBlock
 from torch import Tensor, nn
 
 from app.engines.chatterbox.runtime.compilation import NO_COMPILER, Compiler
-from app.engines.chatterbox.runtime.linear import together
+from app.engines.chatterbox.runtime.linear import fused_linears
 
 
 class Estimator:
@@ -68,7 +68,7 @@ class TransformerBlock(nn.Module):
     def __init__(self, block: BasicTransformerBlock) -> None:
         super().__init__()
         self.attn_norm = block.norm1
-        self.qkv = together(block.attn1, "to_q", "to_k", "to_v")
+        self.qkv = fused_linears(block.attn1, "to_q", "to_k", "to_v")
         self.heads = block.attn1.heads
         self.output = block.attn1.to_out[0]
         self.ff_norm = block.norm3

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from app.engines.chatterbox.conditioning.conditionals import S3GenPrompt
 from app.engines.chatterbox.runtime.compilation import NO_COMPILER, Compiler
-from app.engines.chatterbox.runtime.cuda_graphs import Recorder
+from app.engines.chatterbox.runtime.cuda_graphs import GraphCapturer
 from app.engines.chatterbox.s3gen.constants import FRAMES_PER_TOKEN, MEL_BANDS, SPEAKER_DIM
 from app.engines.chatterbox.s3gen.encoder import encode
 from app.engines.chatterbox.s3gen.solvers import SOLVERS
@@ -114,12 +114,12 @@ class StaticShapeFlow(Flow):
         flow: CausalMaskedDiffWithXvec,
         spec: FlowSpec,
         compiler: Compiler,
-        recorder: Recorder,
+        capturer: GraphCapturer,
     ) -> None:
         super().__init__(flow, spec, compiler)
         device = self.solver.times.device
-        self._encode = recorder.by_shape(self._run_encoder)
-        self._step = recorder.by_shape(self._run_step)
+        self._encode = capturer.wrap(self._run_encoder)
+        self._step = capturer.wrap(self._run_step)
         self._buffers = {
             name: torch.zeros(MAX_BATCH_FRAMES * size, dtype=dtype, device=device)
             for name, size, dtype in (
@@ -138,9 +138,9 @@ class StaticShapeFlow(Flow):
         self._lengths.fill_(MAX_FRAMES)
         for rows, frames in product(BATCH_BUCKETS, range(MAX_FRAMES, 0, -BUCKET_FRAMES)):
             if rows * frames <= MAX_BATCH_FRAMES:
-                self._encode.rehearse(rows, frames)
+                self._encode.capture(rows, frames)
                 self._steps_done.zero_()
-                self._step.rehearse(rows, frames)
+                self._step.capture(rows, frames)
 
     def solve(self, inputs: Sequence[FlowInput], on_step: OnStep) -> list[Tensor]:
         """As `Flow.solve`, for at most `max_batch_size` inputs."""

@@ -17,7 +17,7 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from app.engines.cancellation import ended
+from app.engines.cancellation import wait_done
 from app.engines.chatterbox.conditioning.conditionals import S3GenPrompt
 from app.engines.chatterbox.s3gen.flow import OnStep
 from app.engines.chatterbox.s3gen.stream import S3Gen, StreamDecoder
@@ -85,7 +85,7 @@ class S3GenScheduler:
         finally:
             if not task.audio.done():
                 task.cancelled = True
-                await ended(task.audio)
+                await wait_done(task.audio)
 
     def close(self) -> None:
         """End the thread. No `decode` may be running."""

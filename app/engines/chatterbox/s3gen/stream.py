@@ -1,6 +1,6 @@
 """S3Gen: speech tokens of streams enter, slice by slice, and audio leaves; driven by `scheduler`.
 
-    s3gen = S3Gen.of(models, compiler, recorder)               once per worker
+    s3gen = S3Gen.of(models, compiler, capturer)               once per worker
     stream = StreamDecoder(s3gen, voice.s3gen, params)         once per job
     item = stream.prepare(tokens)                              for each slice;
     [mel] = s3gen.flow.solve([item], on_step)                  several streams in one batch
@@ -20,7 +20,7 @@ from app.core.params import SynthesisParams
 from app.engines.chatterbox.checkpoint.models import Models
 from app.engines.chatterbox.conditioning.conditionals import S3GenPrompt
 from app.engines.chatterbox.runtime.compilation import NO_COMPILER, Compiler
-from app.engines.chatterbox.runtime.cuda_graphs import NO_RECORDER, Recorder
+from app.engines.chatterbox.runtime.cuda_graphs import EAGER, GraphCapturer
 from app.engines.chatterbox.s3gen.constants import FRAMES_PER_TOKEN, MEL_BANDS, MIN_CONTEXT_TOKENS
 from app.engines.chatterbox.s3gen.flow import Flow, FlowInput, OnStep, StaticShapeFlow
 from app.engines.chatterbox.s3gen.noise import FrameNoise, Noise, NoiseStream
@@ -46,17 +46,17 @@ class S3Gen:
         cls,
         models: Models,
         compiler: Compiler = NO_COMPILER,
-        recorder: Recorder = NO_RECORDER,
+        capturer: GraphCapturer = EAGER,
         context_tokens: int = 0,
     ) -> "S3Gen":
         """`models.s3gen` is changed in place: see `fold_weight_norm`."""
         upstream, spec = models.s3gen, models.spec.flow
         flow, vocoder = (
             (
-                StaticShapeFlow(upstream.flow, spec, compiler, recorder),
-                StaticShapeVocoder(upstream.mel2wav, recorder),
+                StaticShapeFlow(upstream.flow, spec, compiler, capturer),
+                StaticShapeVocoder(upstream.mel2wav, capturer),
             )
-            if recorder.fixes_shapes
+            if capturer.static_shapes
             else (Flow(upstream.flow, spec, compiler), Vocoder(upstream.mel2wav))
         )
         return cls(flow, vocoder, upstream.trim_fade, context_tokens)

@@ -11,7 +11,7 @@ from chatterbox.models.s3gen.hifigan import HiFTGenerator
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from app.engines.chatterbox.runtime.cuda_graphs import Recorder
+from app.engines.chatterbox.runtime.cuda_graphs import GraphCapturer
 from app.engines.chatterbox.s3gen.constants import MEL_BANDS
 
 WINDOW_BUCKETS = (64, 96, 128, 192, 256, 384)
@@ -90,10 +90,10 @@ class Vocoder:
 class StaticShapeVocoder(Vocoder):
     """Runs windows of `WINDOW_BUCKETS` frames as CUDA graphs, whose inputs are fixed buffers."""
 
-    def __init__(self, hift: HiFTGenerator, recorder: Recorder) -> None:
+    def __init__(self, hift: HiFTGenerator, capturer: GraphCapturer) -> None:
         super().__init__(hift)
-        self._f0_graphs = recorder.by_shape(self._run_f0)
-        self._filter_graphs = recorder.by_shape(self._run_filter)
+        self._f0_graphs = capturer.wrap(self._run_f0)
+        self._filter_graphs = capturer.wrap(self._run_filter)
         weight = hift.conv_post.weight
         self._mel: Tensor = weight.new_zeros(MEL_BANDS * WINDOW_BUCKETS[-1])
         self._excitation: Tensor = weight.new_zeros(self.samples_per_frame * WINDOW_BUCKETS[-1])
@@ -101,8 +101,8 @@ class StaticShapeVocoder(Vocoder):
     def warm_up(self) -> None:
         """Capture every shape, large ones first."""
         for frames in reversed(WINDOW_BUCKETS):
-            self._f0_graphs.rehearse(frames)
-            self._filter_graphs.rehearse(frames)
+            self._f0_graphs.capture(frames)
+            self._filter_graphs.capture(frames)
 
     def window(self, frames: int) -> int:
         return next((length for length in WINDOW_BUCKETS if length >= frames), frames)

@@ -30,8 +30,8 @@ from app.core.errors import EmptyText, TextTooLong
 from app.core.params import SynthesisParams
 from app.engines.chatterbox.conditioning.conditionals import Conditionals
 from app.engines.chatterbox.runtime.compilation import NO_COMPILER, Compiler
-from app.engines.chatterbox.runtime.cuda_graphs import NO_RECORDER, Recorder
-from app.engines.chatterbox.t3.model import CachedT3
+from app.engines.chatterbox.runtime.cuda_graphs import EAGER, GraphCapturer
+from app.engines.chatterbox.t3.model import T3Model
 from app.engines.chatterbox.t3.sampling import controls_row
 
 MAX_TOKENS = 1000
@@ -123,24 +123,24 @@ class T3Batch:
         slots: int,
         max_positions: int = DEFAULT_POSITIONS,
         compiler: Compiler = NO_COMPILER,
-        recorder: Recorder = NO_RECORDER,
+        capturer: GraphCapturer = EAGER,
     ) -> None:
-        fixed = recorder.fixes_shapes
+        fixed = capturer.static_shapes
         self._at_once = _STEPS_AT_ONCE if fixed else 1
         self._drawn_at_once = _DRAWN_AT_ONCE if fixed else 1
         self._prompts = _PROMPTS if fixed else _ANY_PROMPT
         self._prompt_bucket = _PROMPT_BUCKET if fixed else 1
         self._remembers = not fixed  # a recording takes as long for a prompt without its voice
-        self._model = CachedT3(t3, slots, max_positions, self._drawn_at_once, compiler)
-        self._advance = recorder.by_shape(self._model)
-        self._compute_prompt = recorder.by_shape(self._model.compute_prompt)
+        self._model = T3Model(t3, slots, max_positions, self._drawn_at_once, compiler)
+        self._advance = capturer.wrap(self._model)
+        self._compute_prompt = capturer.wrap(self._model.compute_prompt)
         fewest = _FEWEST_SLOTS_OF_A_GPU if fixed else _FEWEST_SLOTS
         self._widths = _doubling(min(fewest, slots), slots)
         self._spans = _doubling(min(_FIRST_SPAN, max_positions), max_positions)
         self._idle = set(range(slots))
         self._jobs: dict[int, _Job] = {}
         self._moving: list[int] = []
-        self._voices = KnownVoices(t3)
+        self._voices = ConditioningCache(t3)
         self._memories: OrderedDict[tuple[Conditionals, float], Tensor] = OrderedDict()
 
     @property
@@ -153,11 +153,11 @@ class T3Batch:
         self._model.move_only(())
         for shape in self._prompts:
             with torch.inference_mode():
-                self._compute_prompt.rehearse(*shape)
+                self._compute_prompt.capture(*shape)
             yield
         for width, span in product(reversed(self._widths), reversed(self._spans)):
             with torch.inference_mode():
-                self._advance.rehearse(width, span)
+                self._advance.capture(width, span)
             yield
 
     @torch.inference_mode()
@@ -248,7 +248,7 @@ class T3Batch:
         return Step(token if token < speech.start_speech_token else None, job.ending)
 
 
-class KnownVoices:
+class ConditioningCache:
     """T3's conditioning, which depends on nothing but a voice and its exaggeration."""
 
     def __init__(self, t3: T3) -> None:
@@ -271,7 +271,7 @@ class KnownVoices:
         return known[exaggeration]
 
 
-def embed_prompt(t3: T3, request: T3Request, voices: KnownVoices) -> Tensor:
+def embed_prompt(t3: T3, request: T3Request, voices: ConditioningCache) -> Tensor:
     """What precedes the speech, float32 [2, n, dim]: voice, text, start token.
 
     The second row, of which guidance leads away, does not know the text. The start token follows

@@ -1,6 +1,6 @@
 """T3's network with a memory: what is to be fed enters, the next tokens leave; called by `t3`.
 
-    model = CachedT3(t3, slots, max_positions)
+    model = T3Model(t3, slots, max_positions)
     model.begin(slot, prompt, controls); model.compute_prompt(length, known=0)
     model(width, span)                                     a step of the first `width` slots
     memory = model.remember(slot, n); model.recall(slot, memory)    prompts may begin alike
@@ -19,13 +19,13 @@ from chatterbox.models.t3 import T3
 from torch import Tensor, nn
 
 from app.engines.chatterbox.runtime.compilation import NO_COMPILER, Compiler
-from app.engines.chatterbox.runtime.linear import is_bfloat16, together
+from app.engines.chatterbox.runtime.linear import fused_linears, is_bfloat16
 from app.engines.chatterbox.t3.sampling import Controls, sample
 
 CACHES = ("keys", "values")
 
 
-class CachedT3(nn.Module):
+class T3Model(nn.Module):
     """T3 with a memory: slot `i` owns rows `2i` (conditional) and `2i + 1` of every cache.
 
     A step and a prompt read and write nothing but tensors that stay where they are, so a GPU can
@@ -244,7 +244,7 @@ class BeforeAttention(nn.Module):
     def __init__(self, layer: Any) -> None:
         super().__init__()
         self.norm = layer.input_layernorm
-        self.projections = together(layer.self_attn, "q_proj", "k_proj", "v_proj")
+        self.projections = fused_linears(layer.self_attn, "q_proj", "k_proj", "v_proj")
         self.head_dim = layer.self_attn.head_dim
         self.kv_heads = kv_heads(layer.self_attn)
 
@@ -279,7 +279,7 @@ class AfterAttention(nn.Module):
         super().__init__()
         self.output = layer.self_attn.o_proj
         self.norm = layer.post_attention_layernorm
-        self.gate_and_up = together(layer.mlp, "gate_proj", "up_proj")
+        self.gate_and_up = fused_linears(layer.mlp, "gate_proj", "up_proj")
         self.down = layer.mlp.down_proj
 
     def forward(self, x: Tensor, heard: Tensor) -> Tensor:

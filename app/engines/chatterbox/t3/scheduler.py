@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Protocol
 
-from app.engines.cancellation import in_spite_of_cancellation
+from app.engines.cancellation import ignore_cancellation
 from app.engines.chatterbox.t3.batch import Step, T3Request
 
 
@@ -57,7 +57,7 @@ def _nothing() -> None:
     pass
 
 
-class StepLoop:
+class T3Scheduler:
     """Owns the thread, on which `adopt` is called first, `tidy_up` after each admission.
 
     `steps` counts what the batch has done.
@@ -109,7 +109,7 @@ class StepLoop:
             turn.wanted = False
             self._arrivals.put(None)
             while not turn.gone.is_set():
-                await in_spite_of_cancellation(turn.gone.wait())
+                await ignore_cancellation(turn.gone.wait())
 
     @contextmanager
     def paused(self) -> Iterator[None]:

@@ -84,7 +84,7 @@ def graphs() -> Graphs:
 async def plain(tiny_checkpoint: Path) -> AsyncIterator[ChatterboxEngine]:
     """With the linear layers of what is compiled: oneDNN's round differently."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine_module, "knows_onednn", lambda device: False)
+        patch.setattr(engine_module, "has_onednn", lambda device: False)
         engine = TinyChatterbox(config(tiny_checkpoint))
     await engine.warm_up()
     yield engine

@@ -16,7 +16,7 @@ from app.core.engine_config import ChatterboxOptions, EngineConfig, QueueSizes
 from app.core.params import SynthesisParams
 from app.engines.chatterbox import engine as engine_module
 from app.engines.chatterbox.engine import ChatterboxEngine
-from app.engines.chatterbox.runtime.cuda_graphs import NO_RECORDER, NoRecorder, RecordingFailed
+from app.engines.chatterbox.runtime.cuda_graphs import EAGER, EagerRunner, GraphCaptureError
 from app.engines.chatterbox.t3.batch import T3Batch, T3Request, tokenize
 from app.pipeline.pipeline import Pipeline
 from tests.support.few_shapes import FewShapes
@@ -26,8 +26,8 @@ from tests.support.tiny_chatterbox import TinyChatterbox
 TEXT = "The train to the city was late; we walked home."
 
 
-def said(models, request, recorder, beside=0):
-    batch = T3Batch(models.t3, slots=3, recorder=recorder)
+def said(models, request, capturer, beside=0):
+    batch = T3Batch(models.t3, slots=3, capturer=capturer)
     list(batch.warm_up())
     for number in range(beside):
         other = T3Request(request.text_tokens[:, :9], request.voice, request.params, number, 99)
@@ -48,7 +48,7 @@ def test_t3_in_few_shapes_says_the_same(models, beside):
 
     few = said(models, request, FewShapes(), beside)
 
-    assert few == said(models, request, NO_RECORDER, beside)
+    assert few == said(models, request, EAGER, beside)
     assert len(few) > 20
 
 
@@ -56,7 +56,7 @@ def test_who_joins_is_told_his_first_tokens_with_the_very_next_of_the_others(mod
     request = T3Request(
         tokenize(models.tokenizer, TEXT), models.default_voice, SynthesisParams(), 3, 150
     )
-    batch = T3Batch(models.t3, slots=3, recorder=FewShapes())
+    batch = T3Batch(models.t3, slots=3, capturer=FewShapes())
     first = batch.admit(request)
     assert len(batch.step()[first]) == 4
     second = batch.admit(request)
@@ -67,7 +67,7 @@ def test_what_was_computed_after_the_end_is_not_told(models):
     request = T3Request(
         tokenize(models.tokenizer, TEXT), models.default_voice, SynthesisParams(), 3, 6
     )
-    batch = T3Batch(models.t3, slots=1, recorder=FewShapes())
+    batch = T3Batch(models.t3, slots=1, capturer=FewShapes())
     slot = batch.admit(request)
     assert [len(batch.step()[slot]) for _ in range(2)] == [4, 2]
     assert batch.step() == {}
@@ -94,7 +94,7 @@ async def spoken(engine: ChatterboxEngine, *texts: str) -> list[bytes]:
 
 
 class FewShapesChatterbox(TinyChatterbox):
-    def _recorder(self, priority: int) -> FewShapes:
+    def _capturer(self, priority: int) -> FewShapes:
         return FewShapes()
 
 
@@ -132,17 +132,17 @@ async def test_all_of_it_together_in_few_shapes_says_the_same(
 class Forgetful(FewShapes):
     """Cannot record."""
 
-    def by_shape(self, function):
-        steps = super().by_shape(function)
-        steps.rehearse = self.fail
+    def wrap(self, function):
+        steps = super().wrap(function)
+        steps.capture = self.fail
         return steps
 
     def fail(self, *shape):
-        raise RecordingFailed(MemoryError("no room for it"))
+        raise GraphCaptureError(MemoryError("no room for it"))
 
 
 class ForgetfulChatterbox(TinyChatterbox):
-    def _recorder(self, priority: int) -> FewShapes:
+    def _capturer(self, priority: int) -> FewShapes:
         return Forgetful()
 
 
@@ -207,5 +207,5 @@ async def test_recorded_it_says_the_same(
 
 
 class Unrecorded(TinyChatterbox):
-    def _recorder(self, priority: int) -> NoRecorder:
-        return NO_RECORDER
+    def _capturer(self, priority: int) -> EagerRunner:
+        return EAGER

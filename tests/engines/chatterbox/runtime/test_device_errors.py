@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from app.core.errors import DeviceFailed, OutOfMemory
-from app.engines.chatterbox.runtime.device_errors import device_faults
+from app.engines.chatterbox.runtime.device_errors import translate_device_errors
 
 FULL = [
     torch.OutOfMemoryError(
@@ -26,25 +26,25 @@ BROKEN = [
 
 
 def test_an_allocation_that_fails_is_a_want_of_memory() -> None:
-    with pytest.raises(OutOfMemory), device_faults():
+    with pytest.raises(OutOfMemory), translate_device_errors():
         torch.empty(1 << 60)
 
 
 @pytest.mark.parametrize("error", FULL, ids=str)
 def test_a_full_device_is_a_want_of_memory(error: RuntimeError) -> None:
-    with pytest.raises(OutOfMemory) as raised, device_faults():
+    with pytest.raises(OutOfMemory) as raised, translate_device_errors():
         raise error
     assert "GiB" not in raised.value.message  # it goes to the client
 
 
 @pytest.mark.parametrize("error", BROKEN, ids=str)
 def test_a_broken_device_is_told_in_one_line(error: RuntimeError) -> None:
-    with pytest.raises(DeviceFailed, match=r"\A.+\Z"), device_faults():
+    with pytest.raises(DeviceFailed, match=r"\A.+\Z"), translate_device_errors():
         raise error
 
 
 def test_any_other_error_stays_what_it_is() -> None:
     for other in (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), ValueError("x")):
-        with pytest.raises(type(other)) as raised, device_faults():
+        with pytest.raises(type(other)) as raised, translate_device_errors():
             raise other
         assert raised.value is other

@@ -24,8 +24,8 @@ from app.engines.chatterbox.t3 import batch as t3
 from app.engines.chatterbox.t3 import model as cached_t3
 from app.engines.chatterbox.t3 import sampling
 from app.engines.chatterbox.t3.batch import (
+    ConditioningCache,
     Ending,
-    KnownVoices,
     Step,
     T3Batch,
     T3Request,
@@ -33,7 +33,7 @@ from app.engines.chatterbox.t3.batch import (
     max_tokens,
     tokenize,
 )
-from app.engines.chatterbox.t3.model import CachedT3
+from app.engines.chatterbox.t3.model import T3Model
 from app.engines.chatterbox.t3.sampling import guide, penalise
 
 START = 6561
@@ -178,9 +178,9 @@ def test_tokens_are_upstreams_given_the_same_random_numbers(
 
 
 def begin_and_then(change):
-    """`CachedT3.begin`, with `change(cached, slot)` after it."""
+    """`T3Model.begin`, with `change(cached, slot)` after it."""
 
-    def begin(cached, slot, *args, original=CachedT3.begin):
+    def begin(cached, slot, *args, original=T3Model.begin):
         original(cached, slot, *args)
         change(cached, slot)
 
@@ -202,12 +202,12 @@ MUTATIONS = {
     "text in both rows": (t3, "embed_prompt", with_prompt(lambda prompt: prompt[[0, 0]])),
     "rows swapped": (t3, "embed_prompt", with_prompt(lambda prompt: prompt.flip(0))),
     "speech position one off": (
-        CachedT3,
+        T3Model,
         "begin",
         begin_and_then(lambda cached, slot: move(cached, slot, length=-1, spoken=1)),
     ),
     "cache position one off": (
-        CachedT3,
+        T3Model,
         "begin",
         begin_and_then(lambda cached, slot: move(cached, slot, length=1)),
     ),
@@ -279,7 +279,7 @@ def test_a_voice_that_is_remembered_changes_not_a_bit(model, request_for):
 
 def test_only_a_few_voices_are_remembered(model, request_for, monkeypatch):
     batch, prompts = T3Batch(model, slots=1), []
-    compute = CachedT3.compute_prompt
+    compute = T3Model.compute_prompt
 
     def compute_prompt(cached, length, known):
         prompts.append(known)
@@ -447,7 +447,7 @@ def test_a_text_may_take_four_times_the_tokens_that_are_usual(length, tokens):
 def test_a_job_that_has_filled_its_cache_is_no_harm_to_its_neighbour(model, request_for):
     patient = request_for(max_tokens=30)
     alone = speak(T3Batch(model, slots=2), patient)
-    prompt = embed_prompt(model, patient, KnownVoices(model)).shape[1]
+    prompt = embed_prompt(model, patient, ConditioningCache(model)).shape[1]
     batch = T3Batch(model, slots=2, max_positions=prompt + 40)
     slot = batch.admit(patient)
     said = [step for _ in range(5) for step in batch.step()[slot]]
@@ -462,7 +462,7 @@ def test_a_job_that_has_filled_its_cache_is_no_harm_to_its_neighbour(model, requ
 
 def test_a_job_never_outgrows_its_cache(model, request_for):
     request = request_for()
-    prompt = embed_prompt(model, request, KnownVoices(model)).shape[1]
+    prompt = embed_prompt(model, request, ConditioningCache(model)).shape[1]
     batch = T3Batch(model, slots=1, max_positions=prompt + 16)
     assert len(advance(batch, batch.admit(request))) == 16
     with pytest.raises(TextTooLong):

@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 
 from app.engines.chatterbox.t3.batch import Step, T3Request
-from app.engines.chatterbox.t3.scheduler import StepLoop
+from app.engines.chatterbox.t3.scheduler import T3Scheduler
 from tests.support.waiting import until
 
 
@@ -64,7 +64,7 @@ class TalkativeBatch(SlowBatch):
 
 async def test_what_a_prompt_left_is_tidied_up_before_the_first_step() -> None:
     batch, steps_before = TalkativeBatch(), []
-    loop = StepLoop(batch, tidy_up=lambda: steps_before.append(batch.steps))
+    loop = T3Scheduler(batch, tidy_up=lambda: steps_before.append(batch.steps))
     tokens = loop.speak(cast(T3Request, None), ahead=10)
     for _ in range(3):
         await anext(tokens)
@@ -75,7 +75,7 @@ async def test_what_a_prompt_left_is_tidied_up_before_the_first_step() -> None:
 
 async def test_while_paused_no_step_begins() -> None:
     batch = TalkativeBatch()
-    loop = StepLoop(batch)
+    loop = T3Scheduler(batch)
     tokens = loop.speak(cast(T3Request, None), ahead=10_000)
     await anext(tokens)
     await until(lambda: batch.steps > 10)
@@ -93,7 +93,7 @@ async def test_while_paused_no_step_begins() -> None:
 
 async def test_closing_does_not_wait_for_the_whole_warm_up() -> None:
     batch = SlowBatch()
-    loop = StepLoop(batch)
+    loop = T3Scheduler(batch)
     closing = asyncio.create_task(asyncio.to_thread(loop.close))
     while not closing.done():
         batch.gate.release()
@@ -103,7 +103,7 @@ async def test_closing_does_not_wait_for_the_whole_warm_up() -> None:
 
 async def test_who_waits_for_the_warm_up_may_leave() -> None:
     batch = SlowBatch()
-    loop = StepLoop(batch)
+    loop = T3Scheduler(batch)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
             await loop.warm()
@@ -113,7 +113,7 @@ async def test_who_waits_for_the_warm_up_may_leave() -> None:
 
 
 async def test_a_warm_up_that_fails_is_told() -> None:
-    loop = StepLoop(UnwillingBatch())
+    loop = T3Scheduler(UnwillingBatch())
     with pytest.raises(ArithmeticError):
         await loop.warm()
     await asyncio.to_thread(loop.close)
