@@ -18,6 +18,7 @@ from app.bench.speed.clock import Clock
 from app.engines.chatterbox import engine as engine_module
 from app.engines.chatterbox.checkpoint.loader import load
 from app.engines.chatterbox.checkpoint.models import Models
+from app.engines.chatterbox.frontend.english import EnglishFrontend
 from app.engines.chatterbox.s3gen.flow import Flow, StaticShapeFlow
 from app.engines.chatterbox.s3gen.waveform import StreamingVocoder
 
@@ -58,7 +59,7 @@ def endless() -> AbstractContextManager[object]:
 
 def cut_at(tokens: int) -> AbstractContextManager[object]:
     """Inside, text chunks that begin end after `tokens` speech tokens."""
-    return mock.patch.object(engine_module, "max_tokens", return_value=tokens)
+    return mock.patch.object(EnglishFrontend, "max_tokens", return_value=tokens)
 
 
 @contextmanager

@@ -29,6 +29,7 @@ from app.engines.cancellation import run_shielded
 from app.engines.chatterbox.checkpoint.loader import load
 from app.engines.chatterbox.conditioning.cache import ConditionalsDiskCache
 from app.engines.chatterbox.conditioning.conditionals import Conditionals
+from app.engines.chatterbox.frontend.registry import FRONTENDS
 from app.engines.chatterbox.runtime.compilation import NO_COMPILER, Compiler, TorchCompiler
 from app.engines.chatterbox.runtime.cuda_graphs import (
     EAGER,
@@ -41,7 +42,8 @@ from app.engines.chatterbox.runtime.linear import has_onednn
 from app.engines.chatterbox.s3gen.scheduler import FIRST_SLICE_DEADLINE, S3GenScheduler, SliceTask
 from app.engines.chatterbox.s3gen.slice_schedule import slice_lengths
 from app.engines.chatterbox.s3gen.stream import S3Gen, StreamDecoder
-from app.engines.chatterbox.t3.batch import Ending, T3Batch, T3Request, max_tokens, tokenize
+from app.engines.chatterbox.t3.batch import T3Batch
+from app.engines.chatterbox.t3.request import FinishReason, T3Request
 from app.engines.chatterbox.t3.scheduler import T3Scheduler
 from app.engines.chatterbox.variants import ENGLISH, ModelSpec
 from app.engines.chatterbox.watermark import StreamingWatermark, load_watermarker
@@ -88,6 +90,7 @@ class ChatterboxEngine:
             path = folder / spec.files.conditionals
             raise StartupError(f"{path} is missing: it holds the default voice")
         self.default_voice = self._limit_prompt(self._models.default_voice)
+        self._frontend = FRONTENDS[spec.frontend.kind](self._models.tokenizer, spec)
         self._disk_cache = ConditionalsDiskCache(folder / CACHE_FOLDER, self._models)
         self._voice_thread = ThreadPoolExecutor(1, "voices")
         self._compiler: Compiler = TorchCompiler() if config.torch_compile else NO_COMPILER
@@ -105,7 +108,9 @@ class ChatterboxEngine:
             self._capturer(priority) if self._capture_graphs else EAGER
             for priority in (T3_PRIORITY, S3GEN_PRIORITY)
         )
-        batch = T3Batch(self._models.t3, self._slots, compiler=compiler, capturer=t3_capturer)
+        batch = T3Batch(
+            self._models.t3, self._spec.t3, self._slots, compiler=compiler, capturer=t3_capturer
+        )
         context_tokens = self._options.s3gen_context_tokens
         s3gen = S3Gen.of(self._models, compiler, s3gen_capturer, context_tokens)
         self._new_stream = partial(StreamDecoder, s3gen)
@@ -114,8 +119,8 @@ class ChatterboxEngine:
         trim_memory = _noop if self._on_gpu else trim_heap
         self._t3_scheduler = T3Scheduler(
             batch,
-            adopt=_call_all(compiler.bind_thread, t3_capturer.bind_thread),
-            tidy_up=trim_memory,
+            bind_thread=_call_all(compiler.bind_thread, t3_capturer.bind_thread),
+            trim_memory=trim_memory,
         )
         self._s3gen_scheduler = S3GenScheduler(
             s3gen,
@@ -166,28 +171,28 @@ class ChatterboxEngine:
         """
         mixed = np.random.SeedSequence((params.seed, chunk.index)).generate_state(1)
         request = T3Request(
-            text_tokens=tokenize(self._models.tokenizer, chunk.text),
+            text_tokens=self._frontend.tokenize(chunk.text),
             voice=voice,
             params=params,
             seed=int(mixed[0]),
-            max_tokens=max_tokens(chunk.text),
+            max_tokens=self._frontend.max_tokens(chunk.text),
         )
         max_lead_tokens = MAX_LEAD_SLICES * params.audio_tokens_per_slice
         lengths = slice_lengths(params.audio_tokens_per_slice, self._options, chunk.index)
         tokens: list[int] = []
         length = next(lengths)
         with translate_device_errors():
-            async with aclosing(self._t3_scheduler.speak(request, max_lead_tokens)) as steps:
-                async for step in steps:
-                    if step.token is not None:
-                        tokens.append(step.token)
-                    if step.ending:
+            async with aclosing(self._t3_scheduler.generate(request, max_lead_tokens)) as outputs:
+                async for output in outputs:
+                    if output.token is not None:
+                        tokens.append(output.token)
+                    if output.finish_reason:
                         tokens.extend(self._spec.t3.silence_tail)
-                    if step.ending is Ending.CUT:
+                    if output.finish_reason is FinishReason.LENGTH:
                         self.runaways += 1
                         log.warning("a text chunk of %d characters was cut", len(chunk.text))
-                    if step.ending or len(tokens) == length:
-                        yield SpeechSlice(tokens, last=bool(step.ending))
+                    if output.finish_reason or len(tokens) == length:
+                        yield SpeechSlice(tokens, last=bool(output.finish_reason))
                         tokens, length = [], next(lengths)
 
     def new_decoder(self, voice: Conditionals, params: SynthesisParams) -> "_Decoder":

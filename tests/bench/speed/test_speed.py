@@ -18,8 +18,8 @@ from app.bench.speed.speed import Plan, compare, compete, take_turns, warm_up
 from app.bench.speed.subject import checkpoint
 from app.core.engine_config import ChatterboxOptions, EngineConfig
 from app.core.errors import EngineFailed
+from app.engines.chatterbox.frontend import english
 from app.engines.chatterbox.s3gen import flow
-from app.engines.chatterbox.t3 import batch as t3
 from tests.support.service import ROOT
 
 T = TypeVar("T")
@@ -83,7 +83,7 @@ def set_steps(steps: int) -> None:
 
 
 def set_normaliser(normaliser: Callable[[str], str]) -> None:
-    t3.punc_norm = normaliser
+    english.punc_norm = normaliser
 
 
 # --- The command ----------------------------------------------------------------------------------
@@ -158,7 +158,7 @@ def test_another_text_is_found_out(own: Run, other: Run) -> None:
         with pytest.raises(EngineFailed, match=r"T3 beside the package's: token \d+ of 40 is"):
             compare(PLAN, warm_up(PLAN, own).tokens, own, other)
     finally:
-        own(set_normaliser, t3.punc_norm)
+        own(set_normaliser, english.punc_norm)
 
 
 def test_a_stream_that_says_something_else_is_found_out(own: Run, other: Run) -> None:

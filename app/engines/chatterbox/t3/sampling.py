@@ -1,90 +1,109 @@
-"""Sampling: the logits of one step enter, one speech token for each row leaves.
+"""Sampling: the logits of one step enter, one speech token for each sequence leaves.
 
-Every setting is a tensor with a row for each slot, so one compiled step serves all requests. The
-order is that of upstream's `T3.inference`, the formulas are those of the logits processors that it
-takes from transformers. Called by `t3` in every step.
+Every parameter is a tensor with one row per sequence, so one batch can mix requests. `T3Spec`
+gives the order of the samplers; each computes what upstream's logits processor (from transformers)
+computes.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from app.core.params import SynthesisParams
+from app.engines.chatterbox.variants import Sampler
 
 
-class Controls(NamedTuple):
-    """How the next token is chosen, each float32 [rows, 1]."""
+class SamplingTensors(NamedTuple):
+    """Sampling parameters of a batch, each float32 [rows, 1]."""
 
     guidance: Tensor
     repetition_penalty: Tensor
     temperature: Tensor
     min_p: Tensor
-    tail: Tensor  # 1 - top_p: the share of unlikely tokens that is never drawn
+    one_minus_top_p: Tensor
 
     @classmethod
-    def from_table(cls, table: Tensor) -> "Controls":
-        """Of rows as `controls_row` makes them, float32 [rows, 5]."""
-        return cls(*table[:, :, None].unbind(1))
+    def from_rows(cls, rows: Tensor) -> "SamplingTensors":
+        """`rows`: from `sampling_row`, float32 [rows, 5]."""
+        return cls(*rows[:, :, None].unbind(1))
 
 
-def controls_row(params: SynthesisParams) -> Tensor:
-    """What a request says about sampling, float32 [5], in the order of `Controls`."""
+def sampling_row(params: SynthesisParams) -> Tensor:
+    """A request's sampling parameters in the order of `SamplingTensors`, float32 [5]."""
     return torch.tensor(
         [
             params.cfg_guidance_weight,
             params.repetition_penalty,
             params.synthesis_temperature,
             params.min_p,
-            1 - params.top_p,  # in double precision, as upstream subtracts
+            1 - params.top_p,  # subtracted in double precision, like upstream
         ]
     )
 
 
-def sample(logits: Tensor, seen: Tensor, controls: Controls, noise: Tensor) -> Tensor:
+def sample(
+    logits: Tensor,
+    token_seen: Tensor,
+    params: SamplingTensors,
+    noise: Tensor,
+    samplers: tuple[Sampler, ...],
+) -> Tensor:
     """The next token of each row, int64 [rows].
 
-    `logits`: float32 [rows, 2, vocabulary], conditional and unconditional; `seen`: bool [rows,
-    vocabulary], the start token and all tokens since; `noise`: float32 [rows, vocabulary], drawn
-    from the exponential distribution of rate 1.
+    `logits`: float32 [rows, rows_per_sequence, vocabulary]. `token_seen`: bool [rows, vocabulary],
+    the start token and all tokens since. `noise`: float32 [rows, vocabulary], Exp(1).
     """
-    scores = guide(logits, controls.guidance)
-    scores = penalise(scores, seen, controls.repetition_penalty)
-    scores = scores / controls.temperature
-    scores = drop_unlikely(scores, controls.min_p)
-    scores = drop_tail(scores, controls.tail)
-    return draw(scores.softmax(-1), noise)
+    scores = logits.squeeze(1)
+    for name in samplers:
+        scores = SAMPLERS[name](scores, token_seen, params)
+    return sample_exponential(scores.softmax(-1), noise)
 
 
-def guide(logits: Tensor, weight: Tensor) -> Tensor:
-    """Away from what would be said without the text; with weight 0, the conditional logits."""
+SAMPLERS: dict[Sampler, Callable[[Tensor, Tensor, SamplingTensors], Tensor]] = {
+    "cfg": lambda scores, seen, params: apply_cfg(scores, params.guidance),
+    "repetition_penalty": lambda scores, seen, params: apply_repetition_penalty(
+        scores, seen, params.repetition_penalty
+    ),
+    "temperature": lambda scores, seen, params: scores / params.temperature,
+    "min_p": lambda scores, seen, params: apply_min_p(scores, params.min_p),
+    "top_p": lambda scores, seen, params: apply_top_p(scores, params.one_minus_top_p),
+}
+
+
+def apply_cfg(logits: Tensor, weight: Tensor) -> Tensor:
+    """Classifier-free guidance: [rows, 2, vocabulary] (conditional, unconditional) → [rows,
+    vocabulary]; with weight 0 the conditional logits.
+    """
     conditional, unconditional = logits.unbind(1)
     return conditional + weight * (conditional - unconditional)
 
 
-def penalise(scores: Tensor, seen: Tensor, penalty: Tensor) -> Tensor:
-    """Make what was said before less likely (Keskar et al. 2019, CTRL)."""
-    return torch.where(seen, torch.where(scores < 0, scores * penalty, scores / penalty), scores)
+def apply_repetition_penalty(scores: Tensor, token_seen: Tensor, penalty: Tensor) -> Tensor:
+    """Make tokens that have occurred less likely (Keskar et al. 2019, CTRL)."""
+    penalised = torch.where(scores < 0, scores * penalty, scores / penalty)
+    return torch.where(token_seen, penalised, scores)
 
 
-def drop_unlikely(scores: Tensor, min_p: Tensor) -> Tensor:
-    """Rule out what is less likely than `min_p` times the likeliest token."""
+def apply_min_p(scores: Tensor, min_p: Tensor) -> Tensor:
+    """Exclude tokens less likely than `min_p` times the most likely one."""
     probabilities = scores.softmax(-1)
     unlikely = probabilities < min_p * probabilities.amax(-1, keepdim=True)
     return scores.masked_fill(unlikely, -torch.inf)
 
 
-def drop_tail(scores: Tensor, tail: Tensor) -> Tensor:
-    """Rule out the unlikeliest tokens, together at most `tail`; the likeliest always stays."""
+def apply_top_p(scores: Tensor, one_minus_top_p: Tensor) -> Tensor:
+    """Exclude the least likely tokens, of at most `one_minus_top_p` together; keep at least one."""
     ascending, order = scores.sort(-1)
-    dropped = ascending.softmax(-1).cumsum(-1) <= tail
-    dropped[:, -1] = False
-    return scores.masked_fill(dropped.scatter(-1, order, dropped), -torch.inf)
+    excluded = ascending.softmax(-1).cumsum(-1) <= one_minus_top_p
+    excluded[:, -1] = False
+    return scores.masked_fill(excluded.scatter(-1, order, excluded), -torch.inf)
 
 
-def draw(probabilities: Tensor, noise: Tensor) -> Tensor:
-    """A draw of one token a row: what rings first, if tokens ring at the rate of their probability.
+def sample_exponential(probabilities: Tensor, noise: Tensor) -> Tensor:
+    """Sample one token per row as argmax(p / Exp(1) noise).
 
-    The very computation inside `torch.multinomial`, which takes no noise from outside.
+    Equals `torch.multinomial`, which draws the same noise itself.
     """
     return (probabilities / noise).argmax(-1)

@@ -1,11 +1,10 @@
-"""The thread on which T3 runs: text chunks of many jobs enter, each gets its tokens one by one.
+"""T3's scheduler: continuous batching on a thread of its own.
 
-    async for step in loop.speak(request, ahead)      on the event loop, one for each text chunk
+    async for output in scheduler.generate(request, max_lead_tokens)     once per text chunk
 
-First the batch is warmed up. Then all jobs advance in the same steps; they join between two of
-them, and leave between two of them when they have ended or their generator is closed. A job that is
-`ahead` tokens in front of its reader stands aside until it is read, so that T3 does not take from
-S3Gen what nobody waits for. For the same reason all can be paused.
+After its warm-up the batch advances all sequences in the same steps; sequences join and leave
+between steps. Back-pressure: a sequence whose reader is `max_lead_tokens` behind is left out of the
+batch until it is read, so that T3 takes no time from S3Gen for tokens that are not needed yet.
 """
 
 import asyncio
@@ -17,202 +16,202 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from app.engines.cancellation import ignore_cancellation
-from app.engines.chatterbox.t3.batch import Step, T3Request
+from app.engines.chatterbox.t3.request import T3Request, TokenOutput
 
 
 class Batch(Protocol):
-    """What the loop drives: `t3.T3Batch`, from this one thread only."""
+    """`T3Batch`, called from the scheduler's thread only."""
 
     @property
     def free(self) -> int: ...
     def warm_up(self) -> Iterator[None]: ...
     def admit(self, request: T3Request) -> int: ...
-    def step(self, waiting: frozenset[int]) -> dict[int, list[Step]]: ...
+    def step(self, paused: frozenset[int]) -> dict[int, list[TokenOutput]]: ...
     def release(self, slot: int) -> None: ...
 
 
-class _Turn:
-    """One text chunk on its way through the batch."""
+class _Sequence:
+    """A text chunk on its way through the batch."""
 
-    def __init__(self, request: T3Request, ahead: int) -> None:
+    def __init__(self, request: T3Request, max_lead_tokens: int) -> None:
         self.request = request
-        self.steps: asyncio.Queue[Step | Exception] = asyncio.Queue()
-        self.gone = asyncio.Event()
-        self.wanted = True
-        self.read = 0  # counted on the event loop; `_told` on the thread
-        self._told = 0
-        self._ahead = ahead
+        self.outputs: asyncio.Queue[TokenOutput | Exception] = asyncio.Queue()
+        self.released = asyncio.Event()
+        self.closed = False  # set by the reader
+        self.num_read = 0  # counted on the event loop
+        self.num_emitted = 0  # counted on the scheduler's thread
+        self.max_lead_tokens = max_lead_tokens
         self.loop = asyncio.get_running_loop()
 
     @property
-    def waits(self) -> bool:
-        return self._told - self.read >= self._ahead
-
-    def count(self) -> None:
-        """One more step was told."""
-        self._told += 1
+    def throttled(self) -> bool:
+        return self.num_emitted - self.num_read >= self.max_lead_tokens
 
 
-def _nothing() -> None:
+def _noop() -> None:
     pass
 
 
 class T3Scheduler:
-    """Owns the thread, on which `adopt` is called first, `tidy_up` after each admission.
+    """Owns the thread. `bind_thread` is called on it first, `trim_memory` after each admission.
 
-    `steps` counts what the batch has done.
+    `steps` counts the batch's steps.
     """
 
     def __init__(
         self,
         batch: Batch,
-        adopt: Callable[[], None] = _nothing,
-        tidy_up: Callable[[], None] = _nothing,
+        bind_thread: Callable[[], None] = _noop,
+        trim_memory: Callable[[], None] = _noop,
     ) -> None:
         self.steps = 0
         self._batch = batch
-        self._adopt = adopt
-        self._tidy_up = tidy_up
+        self._bind_thread = bind_thread
+        self._trim_memory = trim_memory
         self._warm: Future[None] = Future()
-        self._arrivals: queue.SimpleQueue[_Turn | None] = queue.SimpleQueue()
-        self._queued: list[_Turn] = []
-        self._running: dict[int, _Turn] = {}
-        self._news: list[tuple[_Turn, Step | Exception | None]] = []
+        self._inbox: queue.SimpleQueue[_Sequence | None] = queue.SimpleQueue()  # None: wake up
+        self._queued: list[_Sequence] = []
+        self._running: dict[int, _Sequence] = {}
+        self._outbox: list[tuple[_Sequence, TokenOutput | Exception | None]] = []
         self._closing = False
         self._pauses = 0
         self._thread = threading.Thread(target=self._run, name="t3", daemon=True)
         self._thread.start()
 
     async def warm(self) -> None:
-        """Returns when the batch has warmed up. Raises what it raised: then all is over."""
+        """Wait for the end of the warm-up. Raises its error, after which nothing else works."""
         await asyncio.shield(asyncio.wrap_future(self._warm))
 
-    async def speak(self, request: T3Request, ahead: int) -> AsyncGenerator[Step, None]:
-        """The steps of one text chunk; the last has an ending. Raises what the batch raised.
+    async def generate(
+        self, request: T3Request, max_lead_tokens: int
+    ) -> AsyncGenerator[TokenOutput, None]:
+        """Yield a text chunk's outputs; the last has a finish reason. Raises the batch's error.
 
-        Closed or cancelled, it returns when the batch has let go of the job.
+        If closed or cancelled, it returns once the batch has released the sequence.
         """
-        turn = _Turn(request, ahead)
-        self._arrivals.put(turn)
+        sequence = _Sequence(request, max_lead_tokens)
+        self._inbox.put(sequence)
         try:
             while True:
-                step = await turn.steps.get()
-                turn.read += 1
-                if turn.steps.empty():
-                    self._arrivals.put(None)  # if it waited for this, it may go on
-                if isinstance(step, Exception):
-                    raise step
-                yield step
-                if step.ending:
+                output = await sequence.outputs.get()
+                sequence.num_read += 1
+                if sequence.outputs.empty():
+                    self._inbox.put(None)  # it may have been throttled
+                if isinstance(output, Exception):
+                    raise output
+                yield output
+                if output.finish_reason:
                     return
         finally:
-            turn.wanted = False
-            self._arrivals.put(None)
-            while not turn.gone.is_set():
-                await ignore_cancellation(turn.gone.wait())
+            sequence.closed = True
+            self._inbox.put(None)
+            while not sequence.released.is_set():
+                await ignore_cancellation(sequence.released.wait())
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Inside, no step begins. On the event loop, like everything that counts here."""
+        """Inside, no step begins. To be used on the event loop."""
         self._pauses += 1
         try:
             yield
         finally:
             self._pauses -= 1
-            self._arrivals.put(None)
+            self._inbox.put(None)
 
     def close(self) -> None:
-        """No turn may be under way; the thread ends."""
+        """End the thread; no sequence may be running."""
         self._closing = True
-        self._arrivals.put(None)
+        self._inbox.put(None)
         self._thread.join()
 
     def _run(self) -> None:
         try:
-            self._adopt()
+            self._bind_thread()
             for _ in self._batch.warm_up():
                 if self._closing:
                     return
-        except Exception as error:  # noqa: BLE001 – told to whoever waits for it
+        except Exception as error:  # noqa: BLE001 – raised by `warm`
             self._warm.set_exception(error)
             return
         self._warm.set_result(None)
         while not self._closing:
-            self._take_arrivals()
-            self._dismiss_unwanted()
+            self._receive()
+            self._remove_closed()
             if not self._pauses:
                 self._admit()
                 self._step()
-            self._post()
+            self._flush()
 
-    def _take_arrivals(self) -> None:
-        """What has arrived; waits for something if there is nothing else to do."""
-        busy = self._queued or not all(turn.waits for turn in self._running.values())
+    def _receive(self) -> None:
+        """Empty the inbox; if there is nothing else to do, wait for it first."""
+        busy = self._queued or not all(sequence.throttled for sequence in self._running.values())
         idle = self._pauses or not busy
-        while idle or not self._arrivals.empty():
-            if turn := self._arrivals.get():
-                self._queued.append(turn)
+        while idle or not self._inbox.empty():
+            if sequence := self._inbox.get():
+                self._queued.append(sequence)
             idle = False
 
-    def _dismiss_unwanted(self) -> None:
-        for slot, turn in list(self._running.items()):
-            if not turn.wanted:
-                self._dismiss(slot)
-        for turn in [turn for turn in self._queued if not turn.wanted]:
-            self._queued.remove(turn)
-            self._leave(turn)
+    def _remove_closed(self) -> None:
+        for slot, sequence in list(self._running.items()):
+            if sequence.closed:
+                self._finish(slot)
+        for sequence in [sequence for sequence in self._queued if sequence.closed]:
+            self._queued.remove(sequence)
+            self._forget(sequence)
 
     def _admit(self) -> None:
         while self._queued and self._batch.free:
-            turn = self._queued.pop(0)
+            sequence = self._queued.pop(0)
             try:
-                slot = self._batch.admit(turn.request)
-            except Exception as error:  # noqa: BLE001 – a job's boundary: the others go on
-                self._tell(turn, error)
-                self._leave(turn)
+                slot = self._batch.admit(sequence.request)
+            except Exception as error:  # noqa: BLE001 – one job's error: the others go on
+                self._emit(sequence, error)
+                self._forget(sequence)
             else:
-                self._running[slot] = turn
-            self._tidy_up()
+                self._running[slot] = sequence
+            self._trim_memory()
 
     def _step(self) -> None:
-        waiting = frozenset(slot for slot, turn in self._running.items() if turn.waits)
-        if len(waiting) == len(self._running):
+        throttled = frozenset(
+            slot for slot, sequence in self._running.items() if sequence.throttled
+        )
+        if len(throttled) == len(self._running):
             return
         try:
-            steps = self._batch.step(waiting)
-        except Exception as error:  # noqa: BLE001 – the batch's boundary: each job is told
-            for slot, turn in list(self._running.items()):
-                self._tell(turn, error)
-                self._dismiss(slot)
+            outputs = self._batch.step(throttled)
+        except Exception as error:  # noqa: BLE001 – raised in each running job
+            for slot, sequence in list(self._running.items()):
+                self._emit(sequence, error)
+                self._finish(slot)
             return
         self.steps += 1
-        for slot, said in steps.items():
-            for step in said:
-                self._tell(self._running[slot], step)
-            if said[-1].ending:
-                self._dismiss(slot)
+        for slot, tokens in outputs.items():
+            for output in tokens:
+                self._emit(self._running[slot], output)
+            if tokens[-1].finish_reason:
+                self._finish(slot)
 
-    def _dismiss(self, slot: int) -> None:
+    def _finish(self, slot: int) -> None:
         self._batch.release(slot)
-        self._leave(self._running.pop(slot))
+        self._forget(self._running.pop(slot))
 
-    def _tell(self, turn: _Turn, step: Step | Exception) -> None:
-        turn.count()
-        self._news.append((turn, step))
+    def _emit(self, sequence: _Sequence, output: TokenOutput | Exception) -> None:
+        sequence.num_emitted += 1
+        self._outbox.append((sequence, output))
 
-    def _leave(self, turn: _Turn) -> None:
-        self._news.append((turn, None))
+    def _forget(self, sequence: _Sequence) -> None:
+        self._outbox.append((sequence, None))
 
-    def _post(self) -> None:
-        """Tell all turns at once: each call on their event loop wakes it."""
-        news, self._news = self._news, []
-        if news:
-            news[0][0].loop.call_soon_threadsafe(_deliver, news)
+    def _flush(self) -> None:
+        """Deliver the outbox in one call: each call wakes the event loop."""
+        outbox, self._outbox = self._outbox, []
+        if outbox:
+            outbox[0][0].loop.call_soon_threadsafe(_deliver, outbox)
 
 
-def _deliver(news: list[tuple[_Turn, Step | Exception | None]]) -> None:
-    for turn, step in news:
-        if step is None:
-            turn.gone.set()
+def _deliver(outbox: list[tuple[_Sequence, TokenOutput | Exception | None]]) -> None:
+    for sequence, output in outbox:
+        if output is None:
+            sequence.released.set()
         else:
-            turn.steps.put_nowait(step)
+            sequence.outputs.put_nowait(output)

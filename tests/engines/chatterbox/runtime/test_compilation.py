@@ -1,4 +1,4 @@
-"""What is compiled is what runs; what cannot be compiled runs as it is written, and says so."""
+"""Compiled modules run and give the same speech; if compilation fails, the engine runs without."""
 
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -15,20 +15,23 @@ from app.core.params import SynthesisParams
 from app.engines.chatterbox import engine as engine_module
 from app.engines.chatterbox.checkpoint.models import Models
 from app.engines.chatterbox.engine import ChatterboxEngine
+from app.engines.chatterbox.frontend.english import EnglishFrontend
 from app.engines.chatterbox.runtime.compilation import NO_COMPILER, Compiler, TorchCompiler
-from app.engines.chatterbox.t3.batch import T3Batch, T3Request, tokenize
+from app.engines.chatterbox.t3.batch import T3Batch
+from app.engines.chatterbox.t3.request import T3Request
+from app.engines.chatterbox.variants import ENGLISH
 from app.pipeline.pipeline import Pipeline
 from tests.support.service import Service
 from tests.support.tiny_chatterbox import TinyChatterbox
 
 TEXT = "Hello. Me."
 PARTS = 2 * 2 + 3 + 1
-"""Before and after T3's attention, for one token and for a prompt; the flow's residual networks,
-which are of three sizes, and its transformers."""
+"""Graphs: T3's two modules, each for one token and for a prompt; the flow's residual networks, of
+three sizes, and its transformers."""
 
 
 class Graphs:
-    """A backend for `torch.compile` that runs graphs as they are, counts, and can break one."""
+    """A `torch.compile` backend that runs graphs unchanged, counts them, and can break one."""
 
     def __init__(self) -> None:
         self.built = 0
@@ -68,8 +71,7 @@ async def speak(engine: ChatterboxEngine, text: str = TEXT, **params: Any) -> by
 @pytest.fixture(autouse=True, scope="module")
 def _forget_graphs() -> Iterator[None]:
     torch._dynamo.reset()
-    # From torch 2.14 on, the size at which oneDNN takes over a convolution on the CPU decides
-    # about graphs, too.
+    # From torch 2.14 on, oneDNN's size threshold for convolutions makes additional graphs.
     with torch.backends.mkldnn.flags(enabled=False):
         yield
     torch._dynamo.reset()
@@ -82,7 +84,7 @@ def graphs() -> Graphs:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def plain(tiny_checkpoint: Path) -> AsyncIterator[ChatterboxEngine]:
-    """With the linear layers of what is compiled: oneDNN's round differently."""
+    """Not compiled, with the same linear layers: oneDNN's round differently."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine_module, "has_onednn", lambda device: False)
         engine = TinyChatterbox(config(tiny_checkpoint))
@@ -102,7 +104,7 @@ async def compiled(tiny_checkpoint: Path, graphs: Graphs) -> AsyncIterator[Chatt
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_after_warm_up_no_request_makes_a_new_graph(
+async def test_requests_use_the_graphs_of_the_warm_up(
     plain: ChatterboxEngine, compiled: ChatterboxEngine, graphs: Graphs
 ) -> None:
     assert (plain.compiled, compiled.compiled, compiled.notice) == (False, True, None)
@@ -119,9 +121,7 @@ async def test_after_warm_up_no_request_makes_a_new_graph(
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_a_request_fails_if_any_compiled_function_does(
-    compiled: ChatterboxEngine, graphs: Graphs
-) -> None:
+async def test_every_graph_is_used_by_a_request(compiled: ChatterboxEngine, graphs: Graphs) -> None:
     graphs.runs.clear()
     await speak(compiled)
     used = dict(graphs.runs)
@@ -135,7 +135,7 @@ async def test_a_request_fails_if_any_compiled_function_does(
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_what_cannot_be_compiled_speaks_all_the_same(
+async def test_engine_runs_without_compilation_if_it_fails(
     tiny_checkpoint: Path,
     plain: ChatterboxEngine,
     monkeypatch: pytest.MonkeyPatch,
@@ -158,7 +158,7 @@ async def test_what_cannot_be_compiled_speaks_all_the_same(
 
 
 @pytest.mark.heavy
-def test_without_a_c_compiler_the_service_speaks_all_the_same(
+def test_service_runs_without_a_c_compiler(
     start: Callable[..., Service], tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     service = start(
@@ -176,19 +176,18 @@ def test_without_a_c_compiler_the_service_speaks_all_the_same(
 
 
 @pytest.mark.heavy
-def test_t3_compiled_for_real_says_the_same(
+def test_t3_compiled_by_inductor_gives_the_same_tokens(
     models: Models, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """With g++, which torch needs on a CPU."""
+    """Needs g++."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    request = T3Request(
-        tokenize(models.tokenizer, TEXT), models.default_voice, SynthesisParams(), 1, 40
-    )
+    text = EnglishFrontend(models.tokenizer, ENGLISH).tokenize(TEXT)
+    request = T3Request(text, models.default_voice, SynthesisParams(), 1, 40)
 
     def tokens(compiler: Compiler) -> list[int | None]:
-        batch = T3Batch(models.t3, 1, max_positions=256, compiler=compiler)
+        batch = T3Batch(models.t3, ENGLISH.t3, 1, max_positions=256, compiler=compiler)
         list(batch.warm_up())
         slot = batch.admit(request)
-        return [step.token for _ in range(30) for step in batch.step()[slot]]
+        return [output.token for _ in range(30) for output in batch.step()[slot]]
 
     assert tokens(TorchCompiler()) == tokens(NO_COMPILER)

@@ -1,7 +1,4 @@
-"""What is done for a GPU's recordings, on a CPU, which makes none: see `FewShapes`.
-
-Marked `gpu`: the recordings themselves.
-"""
+"""Static shapes, on a CPU without graph capture (`FewShapes`); marked `gpu`: CUDA graphs."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -16,8 +13,11 @@ from app.core.engine_config import ChatterboxOptions, EngineConfig, QueueSizes
 from app.core.params import SynthesisParams
 from app.engines.chatterbox import engine as engine_module
 from app.engines.chatterbox.engine import ChatterboxEngine
+from app.engines.chatterbox.frontend.english import EnglishFrontend
 from app.engines.chatterbox.runtime.cuda_graphs import EAGER, EagerRunner, GraphCaptureError
-from app.engines.chatterbox.t3.batch import T3Batch, T3Request, tokenize
+from app.engines.chatterbox.t3.batch import T3Batch
+from app.engines.chatterbox.t3.request import T3Request
+from app.engines.chatterbox.variants import ENGLISH
 from app.pipeline.pipeline import Pipeline
 from tests.support.few_shapes import FewShapes
 from tests.support.speech import decibels
@@ -26,55 +26,56 @@ from tests.support.tiny_chatterbox import TinyChatterbox
 TEXT = "The train to the city was late; we walked home."
 
 
-def said(models, request, capturer, beside=0):
-    batch = T3Batch(models.t3, slots=3, capturer=capturer)
+def request_for(models, max_tokens=150, **params):
+    text = EnglishFrontend(models.tokenizer, ENGLISH).tokenize(TEXT)
+    return T3Request(text, models.default_voice, SynthesisParams(**params), 3, max_tokens)
+
+
+def new_batch(models, slots, capturer):
+    return T3Batch(models.t3, ENGLISH.t3, slots, capturer=capturer)
+
+
+def tokens_of(models, request, capturer, neighbours=0):
+    batch = new_batch(models, 3, capturer)
     list(batch.warm_up())
-    for number in range(beside):
-        other = T3Request(request.text_tokens[:, :9], request.voice, request.params, number, 99)
-        batch.admit(other)
+    for seed in range(neighbours):
+        batch.admit(T3Request(request.text_tokens[:, :9], request.voice, request.params, seed, 99))
         batch.step()
     slot = batch.admit(request)
-    steps = batch.step()[slot]
-    while not steps[-1].ending:
-        steps += batch.step()[slot]
-    return [step.token for step in steps]
+    outputs = batch.step()[slot]
+    while not outputs[-1].finish_reason:
+        outputs += batch.step()[slot]
+    return [output.token for output in outputs]
 
 
-@pytest.mark.parametrize("beside", [0, 2])
-def test_t3_in_few_shapes_says_the_same(models, beside):
-    tokens = tokenize(models.tokenizer, TEXT)
-    cold = SynthesisParams(synthesis_temperature=1e-4)  # since noise is drawn in larger pieces
-    request = T3Request(tokens, models.default_voice, cold, 3, 150)
+@pytest.mark.parametrize("neighbours", [0, 2])
+def test_t3_with_static_shapes_gives_the_same_tokens(models, neighbours):
+    # Nearly greedy, since noise is drawn in larger blocks.
+    request = request_for(models, synthesis_temperature=1e-4)
 
-    few = said(models, request, FewShapes(), beside)
+    tokens = tokens_of(models, request, FewShapes(), neighbours)
 
-    assert few == said(models, request, EAGER, beside)
-    assert len(few) > 20
+    assert tokens == tokens_of(models, request, EAGER, neighbours)
+    assert len(tokens) > 20
 
 
-def test_who_joins_is_told_his_first_tokens_with_the_very_next_of_the_others(models):
-    request = T3Request(
-        tokenize(models.tokenizer, TEXT), models.default_voice, SynthesisParams(), 3, 150
-    )
-    batch = T3Batch(models.t3, slots=3, capturer=FewShapes())
-    first = batch.admit(request)
+def test_sequence_joins_with_the_next_step_of_the_others(models):
+    batch = new_batch(models, 3, FewShapes())
+    first = batch.admit(request_for(models))
     assert len(batch.step()[first]) == 4
-    second = batch.admit(request)
-    assert {slot: len(steps) for slot, steps in batch.step().items()} == {first: 4, second: 4}
+    second = batch.admit(request_for(models))
+    assert {slot: len(outputs) for slot, outputs in batch.step().items()} == {first: 4, second: 4}
 
 
-def test_what_was_computed_after_the_end_is_not_told(models):
-    request = T3Request(
-        tokenize(models.tokenizer, TEXT), models.default_voice, SynthesisParams(), 3, 6
-    )
-    batch = T3Batch(models.t3, slots=1, capturer=FewShapes())
-    slot = batch.admit(request)
+def test_tokens_decoded_after_the_end_are_not_returned(models):
+    batch = new_batch(models, 1, FewShapes())
+    slot = batch.admit(request_for(models, max_tokens=6))
     assert [len(batch.step()[slot]) for _ in range(2)] == [4, 2]
     assert batch.step() == {}
 
 
-async def spoken(engine: ChatterboxEngine, *texts: str) -> list[bytes]:
-    """What is said at the same time."""
+async def synthesize(engine: ChatterboxEngine, *texts: str) -> list[bytes]:
+    """The PCM of each text, all at the same time."""
 
     async def one(seed: int, text: str) -> bytes:
         pieces: list[bytes] = []
@@ -104,11 +105,11 @@ def texts() -> list[str]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def right(tiny_checkpoint: Path, texts: list[str]) -> AsyncIterator[list[bytes]]:
-    """Each said alone, as a CPU says it."""
+async def expected(tiny_checkpoint: Path, texts: list[str]) -> AsyncIterator[list[bytes]]:
+    """The PCM of each text, without static shapes."""
     engine = TinyChatterbox(EngineConfig("cpu", 1, str(tiny_checkpoint), watermark=False))
     await engine.warm_up()
-    yield [(await spoken(engine, *texts[: index + 1]))[index] for index in range(len(texts))]
+    yield [(await synthesize(engine, *texts[: index + 1]))[index] for index in range(len(texts))]
     await engine.close()
 
 
@@ -117,51 +118,49 @@ def samples(pcm: bytes) -> torch.Tensor:
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_all_of_it_together_in_few_shapes_says_the_same(
-    tiny_checkpoint: Path, texts: list[str], right: list[bytes]
+async def test_engine_with_static_shapes_gives_the_same_audio(
+    tiny_checkpoint: Path, texts: list[str], expected: list[bytes]
 ) -> None:
     config = EngineConfig("cpu", 1, str(tiny_checkpoint), slots=4, watermark=False)
     engine = FewShapesChatterbox(config)
-    heard = await spoken(engine, *texts)
+    together = await synthesize(engine, *texts)
     await engine.close()
-    for few, alone in zip(heard, right, strict=True):
-        assert len(few) == len(alone)
-        assert decibels(samples(few) - samples(alone), samples(alone)) < -40
+    for one, other in zip(together, expected, strict=True):
+        assert len(one) == len(other)
+        assert decibels(samples(one) - samples(other), samples(other)) < -40
 
 
-class Forgetful(FewShapes):
-    """Cannot record."""
-
+class FailingCapturer(FewShapes):
     def wrap(self, function):
-        steps = super().wrap(function)
-        steps.capture = self.fail
-        return steps
+        wrapped = super().wrap(function)
+        wrapped.capture = self.fail
+        return wrapped
 
     def fail(self, *shape):
         raise GraphCaptureError(MemoryError("no room for it"))
 
 
-class ForgetfulChatterbox(TinyChatterbox):
+class FailingCaptureChatterbox(TinyChatterbox):
     def _capturer(self, priority: int) -> FewShapes:
-        return Forgetful()
+        return FailingCapturer()
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_what_cannot_be_recorded_speaks_all_the_same(
-    tiny_checkpoint: Path, texts: list[str], right: list[bytes]
+async def test_engine_runs_without_graphs_if_capture_fails(
+    tiny_checkpoint: Path, texts: list[str], expected: list[bytes]
 ) -> None:
     config = EngineConfig("cpu", 1, str(tiny_checkpoint), watermark=False)
-    engine = ForgetfulChatterbox(config)
+    engine = FailingCaptureChatterbox(config)
     await engine.warm_up()
     assert engine.notice == "no CUDA graphs, speech takes longer: MemoryError: no room for it"
-    assert await spoken(engine, texts[0]) == [right[0]]
+    assert await synthesize(engine, texts[0]) == [expected[0]]
     await engine.close()
 
 
-async def test_what_cannot_be_put_together_again_tells_why(
+async def test_raises_the_error_if_rebuilding_fails(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = ForgetfulChatterbox(EngineConfig("cpu", 1, str(tiny_checkpoint), watermark=False))
+    engine = FailingCaptureChatterbox(EngineConfig("cpu", 1, str(tiny_checkpoint), watermark=False))
 
     def fail(*args: object, **named: object) -> None:
         raise MemoryError("no room for a batch")
@@ -178,34 +177,34 @@ async def test_what_cannot_be_put_together_again_tells_why(
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-async def test_recorded_it_says_the_same(
+async def test_cuda_graphs_give_the_same_audio(
     tiny_checkpoint: Path,
     texts: list[str],
     compiled: bool,
     dtype: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As the same GPU says it step by step; in bfloat16, whose rounding depends on the company, no
-    more can be asked than that everyone is heard.
+    """As eager execution on the same GPU. In bfloat16, where rounding depends on the batch, only
+    check that there is audio.
     """
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     torch.set_float32_matmul_precision("highest")
     tuning = msgspec.convert({"t3_dtype": dtype, "s3gen_dtype": dtype}, ChatterboxOptions)
     config = EngineConfig("cuda", 1, str(tiny_checkpoint), 4, False, compiled, tuning)
-    recorded, plain = TinyChatterbox(config), Unrecorded(config)
-    for engine in (recorded, plain):
+    graphed, eager = TinyChatterbox(config), EagerChatterbox(config)
+    for engine in (graphed, eager):
         await engine.warm_up()
         assert engine.notice is None
     for _ in range(3):
-        together, alone = await spoken(recorded, *texts), await spoken(plain, *texts)
+        together, alone = await synthesize(graphed, *texts), await synthesize(eager, *texts)
         for one, other in zip(together, alone, strict=True):
             assert len(one) > 0
             if dtype == "float32":
                 assert decibels(samples(one) - samples(other), samples(other)) < -40
-    for engine in (recorded, plain):
+    for engine in (graphed, eager):
         await engine.close()
 
 
-class Unrecorded(TinyChatterbox):
+class EagerChatterbox(TinyChatterbox):
     def _capturer(self, priority: int) -> EagerRunner:
         return EAGER

@@ -1,4 +1,4 @@
-"""What torch says when a device is full or broken, as far as a CPU and its sources can tell."""
+"""Error messages as torch's sources have them, and one that a CPU raises."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch
 from app.core.errors import DeviceFailed, OutOfMemory
 from app.engines.chatterbox.runtime.device_errors import translate_device_errors
 
-FULL = [
+OOM = [
     torch.OutOfMemoryError(
         "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 3.00 GiB"
     ),
@@ -15,7 +15,7 @@ FULL = [
     RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
     RuntimeError("Triton Error [CUDA]: out of memory"),
 ]
-BROKEN = [
+FATAL = [
     RuntimeError("CUDA error: device-side assert triggered\nCUDA kernel errors might be …"),
     RuntimeError("CUDA error: an illegal memory access was encountered"),
     RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm(…)`"),
@@ -25,25 +25,25 @@ BROKEN = [
 ]
 
 
-def test_an_allocation_that_fails_is_a_want_of_memory() -> None:
+def test_translates_failed_cpu_allocation_to_out_of_memory() -> None:
     with pytest.raises(OutOfMemory), translate_device_errors():
         torch.empty(1 << 60)
 
 
-@pytest.mark.parametrize("error", FULL, ids=str)
-def test_a_full_device_is_a_want_of_memory(error: RuntimeError) -> None:
+@pytest.mark.parametrize("error", OOM, ids=str)
+def test_translates_full_device_to_out_of_memory(error: RuntimeError) -> None:
     with pytest.raises(OutOfMemory) as raised, translate_device_errors():
         raise error
     assert "GiB" not in raised.value.message  # it goes to the client
 
 
-@pytest.mark.parametrize("error", BROKEN, ids=str)
-def test_a_broken_device_is_told_in_one_line(error: RuntimeError) -> None:
+@pytest.mark.parametrize("error", FATAL, ids=str)
+def test_translates_broken_device_to_one_line(error: RuntimeError) -> None:
     with pytest.raises(DeviceFailed, match=r"\A.+\Z"), translate_device_errors():
         raise error
 
 
-def test_any_other_error_stays_what_it_is() -> None:
+def test_keeps_other_errors() -> None:
     for other in (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), ValueError("x")):
         with pytest.raises(type(other)) as raised, translate_device_errors():
             raise other

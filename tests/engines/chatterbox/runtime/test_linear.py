@@ -18,41 +18,41 @@ def rows(count, positions=1, width=256):
     return torch.randn(count, positions, width, generator=torch.Generator().manual_seed(1))
 
 
-def deviation(own, layer, x):
-    """The root of the mean square, as a share of the right output's."""
-    right = layer(x)
-    return float((own(x) - right).norm() / right.norm())
+def relative_error(own, layer, x):
+    expected = layer(x)
+    return float((own(x) - expected).norm() / expected.norm())
 
 
-@pytest.mark.parametrize(("kind", "most"), [(PackedLinear, 1e-6), (Int8Linear, 0.01)])
+@pytest.mark.parametrize(("kind", "max_error"), [(PackedLinear, 1e-6), (Int8Linear, 0.01)])
 @pytest.mark.parametrize("positions", [1, 50])
 @torch.inference_mode()
-def test_it_computes_what_the_layer_computes(layer, kind, most, positions):
-    assert deviation(kind(layer.weight, layer.bias), layer, rows(4, positions)) < most
+def test_replacement_computes_the_same(layer, kind, max_error, positions):
+    own = kind(layer.weight, layer.bias)
+    assert relative_error(own, layer, rows(4, positions)) < max_error
 
 
 @pytest.mark.parametrize("kind", [PackedLinear, Int8Linear])
 @torch.inference_mode()
-def test_without_a_bias_too(layer, kind):
+def test_replacement_computes_the_same_without_bias(layer, kind):
     layer.bias = None
-    assert deviation(kind(layer.weight, None), layer, rows(4)) < 0.01
+    assert relative_error(kind(layer.weight, None), layer, rows(4)) < 0.01
 
 
 @pytest.mark.parametrize("kind", [PackedLinear, Int8Linear])
 @torch.inference_mode()
-def test_not_a_bit_of_a_row_depends_on_the_others(layer, kind):
+def test_row_does_not_depend_on_other_rows(layer, kind):
     own, x = kind(layer.weight, layer.bias), rows(64)
     for count in (1, 2, 4, 8, 32):
         assert torch.equal(own(x[:count]), own(x)[:count])
 
 
 @torch.inference_mode()
-def test_each_output_of_eight_bits_has_a_scale_of_its_own(layer):
+def test_int8_has_one_scale_per_output(layer):
     layer.weight[0] *= 1000
     layer.weight[1] = 0
     layer.bias[:] = 0
     own, x = Int8Linear(layer.weight, layer.bias), rows(8)
-    assert deviation(lambda x: own(x)[..., 2:], lambda x: layer(x)[..., 2:], x) < 0.01
+    assert relative_error(lambda x: own(x)[..., 2:], lambda x: layer(x)[..., 2:], x) < 0.01
     assert own(x)[..., 1].abs().max() == 0
     assert own.weight.abs().max() == 127
 
@@ -63,8 +63,8 @@ def test_only_layers_with_the_prefix_are_replaced(tmp_path: Path):
     file = tmp_path / "weights.safetensors"
     save_file(module.state_dict(), file)
     x = rows(2, width=8)
-    right = module["a"](x)
+    expected = module["a"](x)
     replace_linears(module, PackedLinear, file, "a.")
     assert isinstance(module["a"][0], PackedLinear)
     assert isinstance(module["b"], nn.Linear)
-    assert torch.allclose(module["a"](x), right, atol=1e-6)
+    assert torch.allclose(module["a"](x), expected, atol=1e-6)

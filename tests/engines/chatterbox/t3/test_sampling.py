@@ -9,48 +9,48 @@ from transformers.generation.logits_process import (
 
 from app.engines.chatterbox.t3 import sampling
 from app.engines.chatterbox.t3.sampling import (
-    Controls,
-    controls_row,
-    draw,
-    drop_tail,
-    guide,
+    SamplingTensors,
+    apply_cfg,
+    apply_top_p,
     sample,
+    sample_exponential,
+    sampling_row,
 )
-from tests.engines.chatterbox.t3.test_batch import DEFAULTS
+from app.engines.chatterbox.variants import ENGLISH
+from tests.engines.chatterbox.t3.reference import DEFAULTS
 
 VOCABULARY = 8194
 
-SETTINGS = [
-    {},
-    {"cfg_guidance_weight": 0.0, "synthesis_temperature": 0.3},
-    {
-        "cfg_guidance_weight": 3.0,
-        "synthesis_temperature": 5.0,
-        "min_p": 0.0,
-        "repetition_penalty": 3.0,
-    },
-    {
-        "cfg_guidance_weight": 1.0,
-        "synthesis_temperature": 1.0,
-        "top_p": 0.9,
-        "repetition_penalty": 1.0,
-    },
-    {"synthesis_temperature": 2.0, "min_p": 0.0, "top_p": 0.5, "repetition_penalty": 2.0},
-    {"min_p": 1.0},
-    {"top_p": 1e-6, "min_p": 0.0},
+REQUESTS = [
+    msgspec.structs.replace(DEFAULTS, **changes)
+    for changes in (
+        {},
+        {"cfg_guidance_weight": 0.0, "synthesis_temperature": 0.3},
+        {
+            "cfg_guidance_weight": 3.0,
+            "synthesis_temperature": 5.0,
+            "min_p": 0.0,
+            "repetition_penalty": 3.0,
+        },
+        {
+            "cfg_guidance_weight": 1.0,
+            "synthesis_temperature": 1.0,
+            "top_p": 0.9,
+            "repetition_penalty": 1.0,
+        },
+        {"synthesis_temperature": 2.0, "min_p": 0.0, "top_p": 0.5, "repetition_penalty": 2.0},
+        {"min_p": 1.0},
+        {"top_p": 1e-6, "min_p": 0.0},
+    )
 ]
 
 
-def params(**changes):
-    return msgspec.structs.replace(DEFAULTS, **changes)
-
-
-def a_step(seed):
-    """Logits and the tokens so far, a row for each of `SETTINGS`."""
-    rows = len(SETTINGS)
+def random_step(seed):
+    """Logits and the tokens generated so far, a row for each of `REQUESTS`."""
+    rows = len(REQUESTS)
     generator = torch.Generator().manual_seed(seed)
     logits = 4 * torch.randn(rows, 2, VOCABULARY, generator=generator)
-    likely = logits[:, 0].topk(40).indices  # so that the penalty has something to do
+    likely = logits[:, 0].topk(40).indices  # so that the penalty has an effect
     chosen = torch.rand(rows, 40, generator=generator).argsort(1)[:, :20]
     return logits, likely.gather(1, chosen)
 
@@ -60,76 +60,81 @@ def noise_of(seed):
     return torch.empty(1, VOCABULARY).exponential_(generator=generator)
 
 
-def ours(logits, so_far, settings, noise):
-    seen = torch.zeros(len(logits), VOCABULARY, dtype=torch.bool).scatter_(1, so_far, True)
-    table = torch.stack([controls_row(params(**setting)) for setting in settings])
-    return sample(logits, seen, Controls.from_table(table), noise).tolist()
+def own_tokens(logits, generated, noise, samplers):
+    token_seen = torch.zeros(len(logits), VOCABULARY, dtype=torch.bool)
+    token_seen.scatter_(1, generated, True)
+    params = SamplingTensors.from_rows(torch.stack([sampling_row(row) for row in REQUESTS]))
+    return sample(logits, token_seen, params, noise, samplers).tolist()
 
 
-def upstreams(logits, so_far, setting, seed):
-    """What `T3.inference` does between two forward passes, on one row."""
-    wanted = params(**setting)
+def upstream_token(logits, generated, params, seed):
+    """Upstream's code between two forward passes in `T3.inference`, on one row."""
     cond, uncond = logits[0:1], logits[1:2]
-    scores = cond + wanted.cfg_guidance_weight * (cond - uncond)
-    scores = RepetitionPenaltyLogitsProcessor(wanted.repetition_penalty)(so_far[None], scores)
-    if wanted.synthesis_temperature != 1.0:
-        scores = scores / wanted.synthesis_temperature
-    scores = MinPLogitsWarper(wanted.min_p)(so_far[None], scores)
-    scores = TopPLogitsWarper(wanted.top_p)(so_far[None], scores)
+    scores = cond + params.cfg_guidance_weight * (cond - uncond)
+    scores = RepetitionPenaltyLogitsProcessor(params.repetition_penalty)(generated[None], scores)
+    if params.synthesis_temperature != 1.0:
+        scores = scores / params.synthesis_temperature
+    scores = MinPLogitsWarper(params.min_p)(generated[None], scores)
+    scores = TopPLogitsWarper(params.top_p)(generated[None], scores)
     torch.manual_seed(seed)
     return torch.multinomial(scores.softmax(-1), num_samples=1).item()
 
 
-def disagreements(steps=40):
-    """Draws that differ from upstream's, of `steps` in which all settings share one batch."""
+def count_differences(steps=40, samplers=ENGLISH.t3.samplers):
+    """Tokens that differ from upstream's, with all `REQUESTS` in one batch."""
     count = 0
     for step in range(steps):
-        logits, so_far = a_step(step)
-        noise = torch.cat([noise_of(1000 * step + row) for row in range(len(SETTINGS))])
+        logits, generated = random_step(step)
+        noise = torch.cat([noise_of(1000 * step + row) for row in range(len(REQUESTS))])
         expected = [
-            upstreams(logits[row], so_far[row], setting, 1000 * step + row)
-            for row, setting in enumerate(SETTINGS)
+            upstream_token(logits[row], generated[row], params, 1000 * step + row)
+            for row, params in enumerate(REQUESTS)
         ]
-        drawn = ours(logits, so_far, SETTINGS, noise)
-        count += sum(a != b for a, b in zip(drawn, expected, strict=True))
+        tokens = own_tokens(logits, generated, noise, samplers)
+        count += sum(a != b for a, b in zip(tokens, expected, strict=True))
     return count
 
 
-def test_every_row_draws_what_upstream_draws_with_its_settings_and_noise():
-    assert disagreements() == 0
+def test_each_row_samples_upstreams_token():
+    assert count_differences() == 0
 
 
 @pytest.mark.parametrize(
-    ("step", "mutant"),
+    ("function", "mutant"),
     [
-        ("guide", lambda logits, weight: guide(logits, -weight)),
-        ("penalise", lambda scores, seen, penalty: scores),
-        ("drop_unlikely", lambda scores, min_p: scores),
-        ("drop_tail", lambda scores, tail: scores),
-        ("draw", lambda probabilities, noise: probabilities.argmax(-1)),
+        ("apply_cfg", lambda logits, weight: apply_cfg(logits, -weight)),
+        ("apply_repetition_penalty", lambda scores, seen, penalty: scores),
+        ("apply_min_p", lambda scores, min_p: scores),
+        ("apply_top_p", lambda scores, one_minus_top_p: scores),
+        ("sample_exponential", lambda probabilities, noise: probabilities.argmax(-1)),
     ],
 )
-def test_no_part_of_it_can_be_wrong_unnoticed(monkeypatch, step, mutant):
-    monkeypatch.setattr(sampling, step, mutant)
-    assert disagreements() > 0
+def test_comparison_detects_mutation(monkeypatch, function, mutant):
+    monkeypatch.setattr(sampling, function, mutant)
+    assert count_differences() > 0
+
+
+def test_samplers_are_applied_in_the_order_of_the_spec():
+    swapped = ("cfg", "repetition_penalty", "min_p", "temperature", "top_p")
+    assert count_differences(samplers=swapped) > 0
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_draw_is_torch_multinomial_with_the_noise_made_visible(seed):
+def test_exponential_sampling_equals_torch_multinomial(seed):
     probabilities = (3 * torch.randn(1, VOCABULARY)).softmax(-1)
     theirs = torch.Generator().manual_seed(seed)
     own = torch.Generator().manual_seed(seed)
     for _ in range(50):
         noise = torch.empty(VOCABULARY).exponential_(generator=own)
         expected = torch.multinomial(probabilities, 1, generator=theirs)
-        assert draw(probabilities, noise[None]).item() == expected.item()
+        assert sample_exponential(probabilities, noise[None]).item() == expected.item()
 
 
-def test_without_guidance_only_the_conditional_logits_count():
-    logits, _ = a_step(0)
-    assert torch.equal(guide(logits, torch.zeros(len(logits), 1)), logits[:, 0])
+def test_zero_guidance_returns_the_conditional_logits():
+    logits, _ = random_step(0)
+    assert torch.equal(apply_cfg(logits, torch.zeros(len(logits), 1)), logits[:, 0])
 
 
-def test_the_likeliest_token_survives_every_top_p():
+def test_top_p_keeps_the_most_likely_token():
     scores = torch.tensor([[1.0, 3.0, 2.0]])
-    assert drop_tail(scores, torch.tensor([[1.0]])).softmax(-1).tolist() == [[0.0, 1.0, 0.0]]
+    assert apply_top_p(scores, torch.tensor([[1.0]])).softmax(-1).tolist() == [[0.0, 1.0, 0.0]]

@@ -1,4 +1,4 @@
-"""The thread that a batch runs on, with batches that are only slow or unwilling to warm up."""
+"""The scheduler's thread, with batches that are slow or fail to warm up."""
 
 import asyncio
 import threading
@@ -8,13 +8,13 @@ from typing import cast
 
 import pytest
 
-from app.engines.chatterbox.t3.batch import Step, T3Request
+from app.engines.chatterbox.t3.request import T3Request, TokenOutput
 from app.engines.chatterbox.t3.scheduler import T3Scheduler
 from tests.support.waiting import until
 
 
 class SlowBatch:
-    """Warms up in a hundred shapes, each of which waits to be let through."""
+    """Warms up in a hundred shapes, one for each release of the gate."""
 
     free = 1
 
@@ -30,20 +30,20 @@ class SlowBatch:
     def admit(self, request: T3Request) -> int:
         raise NotImplementedError
 
-    def step(self, waiting: frozenset[int]) -> dict[int, list[Step]]:
+    def step(self, paused: frozenset[int]) -> dict[int, list[TokenOutput]]:
         raise NotImplementedError
 
     def release(self, slot: int) -> None:
         raise NotImplementedError
 
 
-class UnwillingBatch(SlowBatch):
+class FailingBatch(SlowBatch):
     def warm_up(self) -> Iterator[None]:
         raise ArithmeticError("no")
 
 
-class TalkativeBatch(SlowBatch):
-    """Has no shapes to warm up in, and says a token every millisecond, without end."""
+class EndlessBatch(SlowBatch):
+    """Generates a token every millisecond, without end; has nothing to warm up."""
 
     steps = 0
 
@@ -53,67 +53,67 @@ class TalkativeBatch(SlowBatch):
     def admit(self, request: T3Request) -> int:
         return 0
 
-    def step(self, waiting: frozenset[int]) -> dict[int, list[Step]]:
+    def step(self, paused: frozenset[int]) -> dict[int, list[TokenOutput]]:
         time.sleep(0.001)
         self.steps += 1
-        return {0: [Step(self.steps, None)]}
+        return {0: [TokenOutput(self.steps, None)]}
 
     def release(self, slot: int) -> None:
         pass
 
 
-async def test_what_a_prompt_left_is_tidied_up_before_the_first_step() -> None:
-    batch, steps_before = TalkativeBatch(), []
-    loop = T3Scheduler(batch, tidy_up=lambda: steps_before.append(batch.steps))
-    tokens = loop.speak(cast(T3Request, None), ahead=10)
+async def test_trims_memory_between_prefill_and_first_step() -> None:
+    batch, steps_before = EndlessBatch(), []
+    scheduler = T3Scheduler(batch, trim_memory=lambda: steps_before.append(batch.steps))
+    outputs = scheduler.generate(cast(T3Request, None), max_lead_tokens=10)
     for _ in range(3):
-        await anext(tokens)
+        await anext(outputs)
     assert steps_before == [0]
-    await tokens.aclose()
-    await asyncio.to_thread(loop.close)
+    await outputs.aclose()
+    await asyncio.to_thread(scheduler.close)
 
 
-async def test_while_paused_no_step_begins() -> None:
-    batch = TalkativeBatch()
-    loop = T3Scheduler(batch)
-    tokens = loop.speak(cast(T3Request, None), ahead=10_000)
-    await anext(tokens)
+async def test_no_step_begins_while_paused() -> None:
+    batch = EndlessBatch()
+    scheduler = T3Scheduler(batch)
+    outputs = scheduler.generate(cast(T3Request, None), max_lead_tokens=10_000)
+    await anext(outputs)
     await until(lambda: batch.steps > 10)
-    with loop.paused():
-        await asyncio.sleep(0.05)  # what had begun may end
+    with scheduler.paused():
+        await asyncio.sleep(0.05)  # a step that has begun may end
         before = batch.steps
         for _ in range(5):
-            await anext(tokens)  # the loop hears that they were read
+            await anext(outputs)  # reading wakes the scheduler
         await asyncio.sleep(0.05)
         assert batch.steps == before
     await until(lambda: batch.steps > before)
-    await tokens.aclose()
-    await asyncio.to_thread(loop.close)
+    await outputs.aclose()
+    await asyncio.to_thread(scheduler.close)
 
 
-async def test_closing_does_not_wait_for_the_whole_warm_up() -> None:
+async def test_close_does_not_wait_for_the_rest_of_the_warm_up() -> None:
     batch = SlowBatch()
-    loop = T3Scheduler(batch)
-    closing = asyncio.create_task(asyncio.to_thread(loop.close))
+    scheduler = T3Scheduler(batch)
+    closing = asyncio.create_task(asyncio.to_thread(scheduler.close))
     while not closing.done():
         batch.gate.release()
         await asyncio.sleep(0.01)
     assert batch.shapes < 100
 
 
-async def test_who_waits_for_the_warm_up_may_leave() -> None:
+async def test_waiting_for_the_warm_up_can_be_cancelled() -> None:
     batch = SlowBatch()
-    loop = T3Scheduler(batch)
+    scheduler = T3Scheduler(batch)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
-            await loop.warm()
+            await scheduler.warm()
     batch.gate.release(100)
-    await loop.warm()
-    await asyncio.to_thread(loop.close)
+    await scheduler.warm()
+    await asyncio.to_thread(scheduler.close)
 
 
-async def test_a_warm_up_that_fails_is_told() -> None:
-    loop = T3Scheduler(UnwillingBatch())
+async def test_raises_the_error_of_the_warm_up() -> None:
+    scheduler = T3Scheduler(FailingBatch())
     with pytest.raises(ArithmeticError):
-        await loop.warm()
-    await asyncio.to_thread(loop.close)
+        await scheduler.warm()
+    await asyncio.to_thread(scheduler.close)

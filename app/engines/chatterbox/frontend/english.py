@@ -1,0 +1,31 @@
+"""The English frontend: a text chunk enters, T3's text tokens and a limit for its speech leave."""
+
+import torch
+from chatterbox.models.tokenizers import EnTokenizer
+from chatterbox.tts import punc_norm
+from torch import Tensor
+
+from app.core.errors import EmptyText
+from app.engines.chatterbox.variants import ModelSpec
+
+
+class EnglishFrontend:
+    def __init__(self, tokenizer: EnTokenizer, spec: ModelSpec) -> None:
+        self._tokenizer = tokenizer
+        self._spec = spec
+
+    def tokenize(self, text: str) -> Tensor:
+        """Text tokens, int64 [1, n], without start and stop. Raises `EmptyText`.
+
+        Punctuation is normalised as upstream does it, except that upstream replaces an empty text
+        by a sentence of its own.
+        """
+        if not self._tokenizer.encode(text.strip()):
+            raise EmptyText("There is nothing to say in the text.", param="text")
+        return torch.tensor([self._tokenizer.encode(punc_norm(text))])
+
+    def max_tokens(self, text: str) -> int:
+        """Speech tokens after which T3 has missed its stop token, see `FrontendSpec`."""
+        budget = self._spec.frontend
+        plausible = int(budget.runaway_factor * budget.tokens_per_char * len(text))
+        return min(self._spec.t3.max_tokens, plausible + budget.spare_tokens)

@@ -1,0 +1,110 @@
+"""What T3's transformer backbones have in common: layers with a static KV cache, and attention."""
+
+from math import prod
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class KVRange(NamedTuple):
+    """The part of the KV cache to attend to; `positions` begin at 0."""
+
+    rows: slice
+    positions: slice
+
+
+class AttentionInputs(NamedTuple):
+    """Where a forward pass writes to the KV cache and what it attends to."""
+
+    rows: Tensor  # to write, int64 [rows, 1]
+    positions: Tensor  # to write, int64 [rows, n]
+    kv_range: KVRange | None  # to read; None: only the keys and values of this pass
+    mask: Tensor  # causal, [rows, 1, n, kv_len], added to the scores: 0 or -inf
+
+    @classmethod
+    def of(
+        cls, rows: Tensor, positions: Tensor, kv_range: KVRange | None, dtype: torch.dtype
+    ) -> "AttentionInputs":
+        device = positions.device
+        kv_len = kv_range.positions.stop if kv_range else positions.shape[1]
+        kv_positions = torch.arange(kv_len, device=device)
+        hidden = torch.full((), -torch.inf, dtype=dtype, device=device)
+        mask = torch.where(kv_positions <= positions[:, None, :, None], 0, hidden)
+        return cls(rows[:, None], positions, kv_range, mask)
+
+
+class CachedLayer(nn.Module):
+    """A decoder layer's KV cache: `keys` and `values`, [rows, kv_heads, max_positions, head_dim].
+
+    Each layer has tensors of its own, since compiled code can then write to them in place.
+    """
+
+    keys: Tensor
+    values: Tensor
+
+    def __init__(
+        self, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device
+    ) -> None:
+        super().__init__()
+        for name in ("keys", "values"):
+            self.register_buffer(name, lazy_zeros(shape, dtype, device), persistent=False)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, inputs: AttentionInputs) -> Tensor:
+        """[rows, n, heads, head_dim] each → [rows, heads, n, head_dim]."""
+        if inputs.kv_range is None:
+            keys, values = key.transpose(1, 2), value.transpose(1, 2)
+        else:
+            keys = self.keys[inputs.kv_range.rows, :, inputs.kv_range.positions]
+            values = self.values[inputs.kv_range.rows, :, inputs.kv_range.positions]
+        return F.scaled_dot_product_attention(
+            query.transpose(1, 2),
+            keys,
+            values,
+            attn_mask=inputs.mask,
+            enable_gqa=query.shape[2] != key.shape[2],
+        )
+
+    def export_kv(self, row: int, length: int) -> Tensor:
+        return torch.stack([self.keys[row, :, :length], self.values[row, :, :length]])
+
+    def load_kv(self, rows: slice, kv: Tensor) -> None:
+        length = kv.shape[2]
+        self.keys[rows, :, :length], self.values[rows, :, :length] = kv
+
+
+class Backbone(nn.Module):
+    """The transformer between T3's embeddings and its speech head.
+
+    A subclass has the `layers` and
+
+        forward(x, rows, positions, kv_range) -> Tensor
+
+    float32 [rows, n, dim] → float32 [rows, n, dim], which fills the KV cache. `x` belongs to the
+    cache's `rows`, int64 [rows], and `positions`, int64 [rows, n]. Each position attends to those
+    of `kv_range` up to itself; if that is None, only to those of `x`, which then begins at 0.
+    """
+
+    layers: nn.ModuleList  # of CachedLayer
+
+    def export_prefix(self, row: int, length: int) -> Tensor:
+        """Copy a row's first positions, [layers, 2, kv_heads, length, head_dim]."""
+        return torch.stack([layer.export_kv(row, length) for layer in self._cached_layers()])
+
+    def load_prefix(self, rows: slice, prefix_kv: Tensor) -> None:
+        """Let all `rows` begin with what `export_prefix` returned."""
+        for layer, kv in zip(self._cached_layers(), prefix_kv, strict=True):
+            layer.load_kv(rows, kv)
+
+    def _cached_layers(self) -> list[CachedLayer]:
+        return [layer for layer in self.layers if isinstance(layer, CachedLayer)]
+
+
+def lazy_zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Like `torch.zeros`, but on a CPU a page takes memory only once it is written to."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    pages = mmap(-1, prod(shape) * dtype.itemsize, flags=MAP_PRIVATE | MAP_ANONYMOUS)
+    return torch.frombuffer(pages, dtype=dtype).view(shape)

@@ -1,0 +1,130 @@
+"""The Llama backbone: upstream's layers, split at the attention, which reads a static KV cache."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from app.engines.chatterbox.runtime.compilation import Compiler
+from app.engines.chatterbox.runtime.linear import fused_linears, is_bfloat16
+from app.engines.chatterbox.t3.backbone import AttentionInputs, Backbone, CachedLayer, KVRange
+
+
+class LlamaBackbone(Backbone):
+    """`tfmr`: transformers' LlamaModel. See `Backbone`."""
+
+    cosine: Tensor
+    sine: Tensor
+
+    def __init__(self, tfmr: Any, rows: int, max_positions: int, compiler: Compiler) -> None:
+        super().__init__()
+        in_bf16 = is_bfloat16(tfmr.layers[0].self_attn.o_proj)
+        self.cache_dtype = torch.bfloat16 if in_bf16 else torch.float32
+        self.layers = nn.ModuleList(
+            LlamaLayer(layer, rows, max_positions, self.cache_dtype, compiler)
+            for layer in tfmr.layers
+        )
+        self.norm = tfmr.norm
+        device = tfmr.norm.weight.device
+        positions = torch.arange(max_positions, device=device)[None]
+        cosine, sine = tfmr.rotary_emb(torch.empty(0, device=device), positions)
+        self.register_buffer("cosine", cosine[0], persistent=False)  # [max_positions, head_dim]
+        self.register_buffer("sine", sine[0], persistent=False)
+
+    def forward(
+        self, x: Tensor, rows: Tensor, positions: Tensor, kv_range: KVRange | None
+    ) -> Tensor:
+        inputs = AttentionInputs.of(rows, positions, kv_range, self.cache_dtype)
+        cosine = self.cosine[positions][:, :, None]
+        sine = self.sine[positions][:, :, None]
+        for layer in self.layers:
+            x = layer(x, inputs, cosine, sine)
+        normed: Tensor = self.norm(x)
+        return normed
+
+
+class LlamaLayer(CachedLayer):
+    def __init__(
+        self, layer: Any, rows: int, max_positions: int, dtype: torch.dtype, compiler: Compiler
+    ) -> None:
+        attention = layer.self_attn
+        shape = (rows, _num_kv_heads(attention), max_positions, attention.head_dim)
+        super().__init__(shape, dtype, layer.input_layernorm.weight.device)
+        self._project = compiler.compile(QKVProjection(layer))
+        self._output_and_mlp = compiler.compile(AttentionOutputAndMLP(layer))
+
+    def forward(self, x: Tensor, inputs: AttentionInputs, cosine: Tensor, sine: Tensor) -> Tensor:
+        """`cosine`, `sine`: of the rotary embedding, [rows, n, 1, head_dim]."""
+        query, key, value = self._project(
+            x, cosine, sine, self.keys, self.values, inputs.rows, inputs.positions
+        )
+        hidden: Tensor = self._output_and_mlp(x, self.attend(query, key, value, inputs))
+        return hidden
+
+
+class QKVProjection(nn.Module):
+    """Query, key and value of a layer, with rotary embedding; key and value enter the cache."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.norm = layer.input_layernorm
+        self.projections = fused_linears(layer.self_attn, "q_proj", "k_proj", "v_proj")
+        self.head_dim = layer.self_attn.head_dim
+        self.kv_heads = _num_kv_heads(layer.self_attn)
+
+    def forward(
+        self,
+        x: Tensor,
+        cosine: Tensor,
+        sine: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        rows: Tensor,
+        positions: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """float32 [rows, n, dim] → query, key and value, each [rows, n, heads, head_dim].
+
+        Writes key and value to the caches `keys` and `values` at `rows` and `positions`.
+        """
+        x = self.norm(x)
+        projected = torch.cat([project(x) for project in self.projections], dim=-1)
+        heads = projected.view(*projected.shape[:2], -1, self.head_dim)
+        query_heads = heads.shape[2] - 2 * self.kv_heads
+        query, key, value = torch.split(heads, [query_heads, self.kv_heads, self.kv_heads], dim=2)
+        query, key = rotate(query, cosine, sine), rotate(key, cosine, sine)
+        keys[rows, :, positions] = key
+        values[rows, :, positions] = value
+        return query, key, value
+
+
+class AttentionOutputAndMLP(nn.Module):
+    """The part of a layer after attention."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.output = layer.self_attn.o_proj
+        self.norm = layer.post_attention_layernorm
+        self.gate_and_up = fused_linears(layer.mlp, "gate_proj", "up_proj")
+        self.down = layer.mlp.down_proj
+
+    def forward(self, x: Tensor, attn_out: Tensor) -> Tensor:
+        """`x`: the layer's input, [rows, n, dim]; `attn_out`: [rows, heads, n, head_dim]."""
+        x = x + self.output(attn_out.transpose(1, 2).flatten(2))
+        normed = self.norm(x)
+        projected = torch.cat([project(normed) for project in self.gate_and_up], dim=-1)
+        gate, up = projected.chunk(2, dim=-1)
+        hidden: Tensor = x + self.down(F.silu(gate) * up)
+        return hidden
+
+
+def _num_kv_heads(attention: Any) -> int:
+    """With grouped-query attention there are fewer key heads than query heads."""
+    heads: int = attention.config.num_key_value_heads
+    return heads
+
+
+def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Rotary position embedding (Su et al. 2021, RoFormer) of `x`, [rows, n, heads, head_dim]."""
+    left, right = x.chunk(2, dim=-1)
+    return (x * cosine + torch.cat([-right, left], dim=-1) * sine).to(x.dtype)

@@ -1,0 +1,40 @@
+import pytest
+import torch
+from chatterbox.tts import punc_norm
+
+from app.core.errors import EmptyText
+from app.engines.chatterbox.frontend.english import EnglishFrontend
+from app.engines.chatterbox.variants import ENGLISH
+
+
+@pytest.fixture
+def frontend(models):
+    return EnglishFrontend(models.tokenizer, ENGLISH)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The train to the city was late; we walked home...",
+        "hello: world",
+        "Já — “yes”",
+        "你好",
+        "[STOP]",
+    ],
+)
+def test_tokens_equal_upstreams(models, frontend, text):
+    expected = models.tokenizer.text_to_tokens(punc_norm(text))
+    assert torch.equal(frontend.tokenize(text), expected.long())
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n\t "])
+def test_rejects_text_without_content(frontend, text):
+    with pytest.raises(EmptyText):
+        frontend.tokenize(text)
+
+
+@pytest.mark.parametrize(
+    ("length", "tokens"), [(1, 32), (10, 101), (100, 785), (128, 997), (129, 1000), (500, 1000)]
+)
+def test_max_tokens_is_four_times_the_usual_number(frontend, length, tokens):
+    assert frontend.max_tokens("x" * length) == tokens
