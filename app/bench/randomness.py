@@ -11,8 +11,8 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from app.engines.chatterbox.conditioning.conditionals import MEL_BANDS
-from app.engines.chatterbox.s3gen.noise import Noise, Use
+from app.engines.chatterbox.s3gen.constants import MEL_BANDS
+from app.engines.chatterbox.s3gen.noise import Noise, NoiseStream
 
 HARMONICS = 9
 SAMPLES_PER_FRAME = 480
@@ -34,10 +34,10 @@ def pinned_randomness(noise: Noise) -> Iterator[None]:
     def randn_like(like: Tensor) -> Tensor:
         _, channels, length = like.shape
         if channels == MEL_BANDS:
-            return noise.frames(Use.FLOW, 0, length, MEL_BANDS).T[None]
+            return noise.frames(NoiseStream.FLOW, 0, length, MEL_BANDS).T[None]
         if channels == HARMONICS:
             width = SAMPLES_PER_FRAME * HARMONICS
-            frames = noise.frames(Use.SOURCE, 0, length // SAMPLES_PER_FRAME, width)
+            frames = noise.frames(NoiseStream.EXCITATION, 0, length // SAMPLES_PER_FRAME, width)
             return frames.view(-1, HARMONICS).T[None]
         return torch.zeros_like(like)  # upstream does not use these
 

@@ -17,16 +17,18 @@ import torch
 from torch import Tensor, nn
 
 from app.engines.chatterbox import engine as engine_module
-from app.engines.chatterbox.checkpoint.loader import Models, load
+from app.engines.chatterbox.checkpoint.loader import load
+from app.engines.chatterbox.checkpoint.models import Models
 from app.engines.chatterbox.frontend.english import EnglishFrontend
-from app.engines.chatterbox.s3gen.flow import FixedSolver, Flow
-from app.engines.chatterbox.s3gen.vocoder import Waveform
+from app.engines.chatterbox.s3gen.flow import Flow, StaticShapeFlow
+from app.engines.chatterbox.s3gen.waveform import StreamingVocoder
 
 S3GEN_STAGES: list[tuple[str, type, str]] = [
-    ("flow's encoder", Flow, "context"),  # on a CPU
-    ("flow's encoder", FixedSolver, "encode"),  # on a GPU
+    ("flow's encoder", Flow, "conditioning"),  # on a CPU
+    ("flow's encoder", StaticShapeFlow, "encode"),  # on a GPU
     ("flow's solver", Flow, "solve"),
-    ("vocoder", Waveform, "extend"),
+    ("flow's solver", StaticShapeFlow, "solve"),
+    ("vocoder", StreamingVocoder, "extend"),
 ]
 """Stages of S3Gen's thread by class and method; the time of nested stages is not counted twice."""
 

@@ -15,7 +15,7 @@ from app.cli.console import open_for_writing, progress_bar
 from app.core.engine_config import EngineConfig
 from app.core.errors import StartupError
 from app.core.process_env import cpu_count, visible_cuda_devices
-from app.model_files import download as weights
+from app.model_files import manifest
 from app.settings import load_settings
 
 bench = typer.Typer(help="Measure a running service, or the engine.", no_args_is_help=True)
@@ -130,7 +130,7 @@ def bench_engine(
             "bench engine needs Chatterbox's Python packages: "
             "in a clone, pip install -c .ci/constraints.txt '.[chatterbox]'"
         )
-    if model_path and (absent := weights.missing(Path(model_path))):
+    if model_path and (absent := manifest.missing(Path(model_path))):
         raise StartupError(f"{model_path} lacks {', '.join(absent)}")
     overrides = {
         "tts_t3_dtype": t3_dtype,

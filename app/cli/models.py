@@ -5,7 +5,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from app.model_files import download as weights
+from app.model_files import manifest
+from app.model_files.download import download as download_files
 from app.settings import load_settings
 
 models = typer.Typer(help="The Chatterbox model in MODEL_PATH.", invoke_without_command=True)
@@ -17,11 +18,11 @@ def show_models(context: typer.Context) -> None:
     if context.invoked_subcommand:
         return
     settings = load_settings(api_key_required=False)
-    table = Table("file", "size", title=f"{weights.REPOSITORY} in {settings.model_path}")
-    for file in weights.inventory(settings.model_path):
+    table = Table("file", "size", title=f"{manifest.ENGLISH.repository} in {settings.model_path}")
+    for file in manifest.inventory(settings.model_path):
         table.add_row(file.name, "missing" if file.size is None else f"{file.size:,}")
     Console().print(table)
-    if weights.missing(settings.model_path):
+    if manifest.missing(settings.model_path):
         Console().print("fetch what is missing: chatterbox-tts models download")
 
 
@@ -33,8 +34,8 @@ def download() -> None:
         TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
     )
     with bar:
-        tasks = {name: bar.add_task(name, total=None) for name in weights.FILES}
-        weights.download(
+        tasks = {name: bar.add_task(name, total=None) for name in manifest.ENGLISH.files}
+        download_files(
             settings.model_path,
             lambda name, done, total: bar.update(tasks[name], completed=done, total=total),
         )

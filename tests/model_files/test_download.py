@@ -1,4 +1,4 @@
-"""`download` against a real HTTP server on loopback that answers as the Hugging Face hub does."""
+"""`download` from an HTTP server on loopback that imitates the Hugging Face hub."""
 
 import fcntl
 import hashlib
@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TextIO
@@ -19,25 +19,18 @@ from typing import TextIO
 import pytest
 
 from app.core.errors import StartupError
-from app.model_files.download import (
-    FILES,
-    REPOSITORY,
-    REVISION,
-    WeightFile,
-    download,
-    inventory,
-    missing,
-)
+from app.model_files.download import download
+from app.model_files.manifest import ENGLISH, Manifest, missing
 
-CONTENTS = {name: random.Random(name).randbytes(400_000) for name in FILES} | {
+CONTENTS = {name: random.Random(name).randbytes(400_000) for name in ENGLISH.files} | {
     "tokenizer.json": b'{"model": "not a large file"}'
 }
-LARGE = [name for name in FILES if name != "tokenizer.json"]
+LARGE = [name for name in ENGLISH.files if name != "tokenizer.json"]
 
 
 @dataclass
 class Hub:
-    """What the server tells and sends; each fault is used up by the download that meets it."""
+    """The server's content and faults."""
 
     endpoint: str
     contents: dict[str, bytes] = field(default_factory=lambda: dict(CONTENTS))
@@ -49,7 +42,11 @@ class Hub:
     ranges: list[tuple[str, str | None]] = field(default_factory=list)
 
     def metadata(self) -> dict[str, object]:
-        return {"id": REPOSITORY, "sha": REVISION, "siblings": [*map(self._sibling, CONTENTS)]}
+        return {
+            "id": ENGLISH.repository,
+            "sha": ENGLISH.revision,
+            "siblings": [*map(self._sibling, CONTENTS)],
+        }
 
     def _sibling(self, name: str) -> dict[str, object]:
         content = CONTENTS[name]
@@ -66,24 +63,25 @@ class Handler(BaseHTTPRequestHandler):
     hub: Hub
 
     def do_GET(self) -> None:
-        place = f"/{REPOSITORY}/resolve/{REVISION}/"
+        files = f"/{ENGLISH.repository}/resolve/{ENGLISH.revision}/"
+        info = f"/api/models/{ENGLISH.repository}/revision/{ENGLISH.revision}?blobs=true"
         if self.hub.captive:
             self._send(200, b"<html>Welcome to our hotel</html>")
-        elif self.path == f"/api/models/{REPOSITORY}/revision/{REVISION}?blobs=true":
+        elif self.path == info:
             self._send(200, json.dumps(self.hub.metadata()).encode())
-        elif self.path.startswith(place):
-            self._send(302, b"", Location=self.path.replace(place, "/cdn/"))
+        elif self.path.startswith(files):
+            self._send(302, b"", Location=self.path.replace(files, "/cdn/"))
         elif self.path.startswith("/cdn/"):
             self._send_file(self.path.removeprefix("/cdn/"))
         else:
             self._send(404, b"")
 
     def _send_file(self, name: str) -> None:
-        wanted = self.headers["Range"]
-        self.hub.ranges.append((name, wanted))
+        requested = self.headers["Range"]
+        self.hub.ranges.append((name, requested))
         content, start = self.hub.contents[name], 0
-        if self.hub.honours_ranges and wanted:
-            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+        if self.hub.honours_ranges and requested:
+            start = int(requested.removeprefix("bytes=").removesuffix("-"))
         body = content[start:]
         cut = next(self.hub.cuts.get(name, iter(())), len(body))
         self._send(206 if start or self.hub.honours_ranges else 200, body, cut=cut)
@@ -118,28 +116,23 @@ def hub() -> Iterator[Hub]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {name: (folder / name).read_bytes() for name in FILES if (folder / name).exists()}
+    return {
+        name: (folder / name).read_bytes() for name in ENGLISH.files if (folder / name).exists()
+    }
 
 
 def leftovers(folder: Path) -> list[str]:
     return [path.name for path in folder.glob("*.part")]
 
 
-def fail(folder: Path, hub: Hub) -> str:
+def fail(folder: Path, hub: Hub, manifest: Manifest = ENGLISH) -> str:
     with pytest.raises(StartupError) as failure:
-        download(folder, endpoint=hub.endpoint)
+        download(folder, endpoint=hub.endpoint, manifest=manifest)
     assert "\n" not in str(failure.value)
     return str(failure.value)
 
 
-def test_inventory_tells_which_files_are_there(tmp_path: Path) -> None:
-    (tmp_path / "conds.pt").write_bytes(b"12345")
-    assert inventory(tmp_path)[-1] == WeightFile("conds.pt", 5)
-    assert missing(tmp_path) == list(FILES[:-1])
-    assert missing(tmp_path / "nowhere") == list(FILES)
-
-
-def test_download_completes_a_folder_that_does_not_exist_yet(tmp_path: Path, hub: Hub) -> None:
+def test_download_creates_the_folder(tmp_path: Path, hub: Hub) -> None:
     folder = tmp_path / "new" / "models"
     download(folder, endpoint=hub.endpoint)
     assert contents(folder) == CONTENTS
@@ -157,7 +150,7 @@ def test_progress_counts_every_file_up_to_its_size(tmp_path: Path, hub: Hub) -> 
     assert all(counts == sorted(counts) for counts in seen.values())
 
 
-def test_a_good_file_is_kept_and_a_wrong_one_replaced(tmp_path: Path, hub: Hub) -> None:
+def test_intact_files_are_kept_and_others_replaced(tmp_path: Path, hub: Hub) -> None:
     download(tmp_path, endpoint=hub.endpoint)
     (tmp_path / "ve.safetensors").write_bytes(CONTENTS["ve.safetensors"][:-1] + b"?")
     hub.ranges.clear()
@@ -168,15 +161,15 @@ def test_a_good_file_is_kept_and_a_wrong_one_replaced(tmp_path: Path, hub: Hub) 
     assert [name for name, _ in hub.ranges] == ["ve.safetensors"]
 
 
-def test_a_cut_connection_is_taken_up_where_it_broke(tmp_path: Path, hub: Hub) -> None:
+def test_broken_connection_is_resumed(tmp_path: Path, hub: Hub) -> None:
     hub.cuts["t3_cfg.safetensors"] = iter([100_000, 50_000])
     download(tmp_path, endpoint=hub.endpoint)
     assert contents(tmp_path) == CONTENTS
-    ranges = [wanted for name, wanted in hub.ranges if name == "t3_cfg.safetensors"]
+    ranges = [requested for name, requested in hub.ranges if name == "t3_cfg.safetensors"]
     assert ranges == ["bytes=0-", "bytes=100000-", "bytes=150000-"]
 
 
-def test_a_connection_that_brings_nothing_ends_the_download(tmp_path: Path, hub: Hub) -> None:
+def test_connection_without_data_ends_the_download(tmp_path: Path, hub: Hub) -> None:
     hub.cuts["t3_cfg.safetensors"] = itertools.chain([100_000], itertools.repeat(0))
     assert fail(tmp_path, hub).startswith("cannot reach 127.0.0.1: ")
     assert contents(tmp_path).keys() == {"ve.safetensors"}
@@ -186,7 +179,7 @@ def test_a_connection_that_brings_nothing_ends_the_download(tmp_path: Path, hub:
     assert contents(tmp_path) == CONTENTS
 
 
-def test_a_killed_download_is_resumed_by_the_next_process(tmp_path: Path, hub: Hub) -> None:
+def test_killed_download_is_resumed_by_the_next_process(tmp_path: Path, hub: Hub) -> None:
     hub.cuts["ve.safetensors"], hub.stall = iter([300_000]), threading.Event()
     script = (
         "import sys; from pathlib import Path; from app.model_files.download import download\n"
@@ -211,21 +204,21 @@ def test_a_killed_download_is_resumed_by_the_next_process(tmp_path: Path, hub: H
     assert contents(tmp_path) == CONTENTS
 
 
-def test_a_server_that_ignores_ranges_is_read_from_the_start(tmp_path: Path, hub: Hub) -> None:
+def test_server_that_ignores_ranges_is_read_from_the_start(tmp_path: Path, hub: Hub) -> None:
     hub.cuts["ve.safetensors"], hub.honours_ranges = iter([100_000]), False
     download(tmp_path, endpoint=hub.endpoint)
     assert contents(tmp_path) == CONTENTS
 
 
 @pytest.mark.parametrize("name", ["conds.pt", "tokenizer.json"])
-def test_a_wrong_checksum_leaves_nothing_behind(name: str, tmp_path: Path, hub: Hub) -> None:
+def test_wrong_checksum_deletes_the_file(name: str, tmp_path: Path, hub: Hub) -> None:
     hub.contents[name] = bytes(reversed(CONTENTS[name]))
     assert f"{name} arrived damaged" in fail(tmp_path, hub)
     assert name in missing(tmp_path)
     assert leftovers(tmp_path) == []
 
 
-def test_more_bytes_than_announced_are_not_waited_for(tmp_path: Path, hub: Hub) -> None:
+def test_longer_file_than_announced_is_rejected_at_once(tmp_path: Path, hub: Hub) -> None:
     hub.contents["ve.safetensors"] *= 2
     hub.cuts["ve.safetensors"], hub.stall = iter([500_000]), threading.Event()
     assert "ve.safetensors arrived damaged" in fail(tmp_path, hub)
@@ -233,23 +226,23 @@ def test_more_bytes_than_announced_are_not_waited_for(tmp_path: Path, hub: Hub) 
     assert leftovers(tmp_path) == []
 
 
-def test_a_closed_port_is_one_line(tmp_path: Path) -> None:
+def test_closed_port_is_one_line(tmp_path: Path) -> None:
     with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))  # bound but not listening: nobody else gets it meanwhile
+        unused.bind(("127.0.0.1", 0))  # bound but not listening
         hub = Hub(endpoint=f"http://127.0.0.1:{unused.getsockname()[1]}")
         said = fail(tmp_path / "models", hub)
     assert said.startswith("cannot reach 127.0.0.1: [Errno 111] Connection refused; or put ")
     assert said.endswith(f"into {tmp_path / 'models'} yourself")
-    assert all(name in said for name in FILES)
+    assert all(name in said for name in ENGLISH.files)
 
 
-def test_nothing_is_left_of_a_download_that_could_not_begin(tmp_path: Path, hub: Hub) -> None:
+def test_failed_start_leaves_no_files(tmp_path: Path, hub: Hub) -> None:
     hub.captive = True
     fail(tmp_path, hub)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_lock_that_was_removed_meanwhile_is_not_taken_for_one(
+def test_deleted_lock_file_is_not_a_lock(
     tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flock = fcntl.flock
@@ -262,38 +255,29 @@ def test_a_lock_that_was_removed_meanwhile_is_not_taken_for_one(
     assert "another download" in fail(tmp_path, hub)
 
 
-def test_an_unknown_revision_is_one_line(
-    tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("app.model_files.download.REVISION", "0" * 40)
-    assert fail(tmp_path, hub) == f"127.0.0.1 refused {REPOSITORY}: 404 Not Found"
+def test_unknown_revision_is_one_line(tmp_path: Path, hub: Hub) -> None:
+    unknown = replace(ENGLISH, revision="0" * 40)
+    said = fail(tmp_path, hub, unknown)
+    assert said == f"127.0.0.1 refused {ENGLISH.repository}: 404 Not Found"
 
 
-def test_a_captive_portal_is_one_line(tmp_path: Path, hub: Hub) -> None:
+def test_captive_portal_is_one_line(tmp_path: Path, hub: Hub) -> None:
     hub.captive = True
     assert "does not speak JSON" in fail(tmp_path, hub)
 
 
-def test_a_disk_too_small_is_noticed_before_anything_is_fetched(tmp_path: Path, hub: Hub) -> None:
+def test_too_small_disk_is_detected_before_fetching(tmp_path: Path, hub: Hub) -> None:
     hub.announced_sizes["t3_cfg.safetensors"] = 10**18
     assert fail(tmp_path, hub).startswith(f"disk full: {tmp_path} has ")
     assert hub.ranges == []
 
 
-def test_a_disk_that_fills_up_meanwhile_is_one_line(tmp_path: Path, hub: Hub) -> None:
+def test_full_disk_is_one_line(tmp_path: Path, hub: Hub) -> None:
     digest = hashlib.sha256(CONTENTS["ve.safetensors"]).hexdigest()
     (tmp_path / f".ve.safetensors.{digest[:12]}.part").symlink_to("/dev/full")
     assert fail(tmp_path, hub) == f"cannot write to {tmp_path}: No space left on device"
 
 
-def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path, hub: Hub) -> None:
+def test_unwritable_folder_is_one_line(tmp_path: Path, hub: Hub) -> None:
     (tmp_path / "models").write_text("a file")
     assert fail(tmp_path / "models", hub).startswith("cannot write to ")
-
-
-def test_looking_at_a_folder_loads_neither_torch_nor_the_hub_client() -> None:
-    script = (
-        "import sys; from pathlib import Path; from app.model_files.download import missing\n"
-        "missing(Path()); sys.exit(bool({'torch', 'huggingface_hub'} & sys.modules.keys()))"
-    )
-    subprocess.run([sys.executable, "-c", script], check=True)

@@ -1,4 +1,4 @@
-"""What the tests of S3Gen's parts share: two loaded copies, upstream's calls, distances."""
+"""Helpers of S3Gen's tests: a loaded copy, upstream's calls with our noise, error measures."""
 
 from functools import cache
 from pathlib import Path
@@ -18,9 +18,9 @@ DEFAULTS = SynthesisParams(seed=1)
 
 @cache
 def own_s3gen(checkpoint: Path) -> S3Gen:
-    """Of modules loaded for this alone, since it changes them."""
+    """With modules of its own, since it changes them."""
     with tiny_sizes():
-        return S3Gen.of(load(checkpoint, "cpu").s3gen)
+        return S3Gen.of(load(checkpoint, "cpu"))
 
 
 def speech_tokens(count, seed=0):
@@ -28,13 +28,13 @@ def speech_tokens(count, seed=0):
     return torch.randint(6561, (count,), generator=generator)
 
 
-# --- Upstream's calls, with the random numbers given ------------------------------------------
+# --- Upstream's calls with our noise -----------------------------------------------------------
 
 
-def upstreams_mel(s3gen, tokens, reference, noise):
+def upstreams_mel(s3gen, tokens, prompt, noise):
     """float32 [80, 2·n] for int64 [n]."""
     with pinned_randomness(noise):
-        return s3gen.flow_inference(tokens[None], ref_dict=ref_dict(reference), finalize=True)[0]
+        return s3gen.flow_inference(tokens[None], ref_dict=ref_dict(prompt), finalize=True)[0]
 
 
 def upstreams_waveform(s3gen, mel, noise):
@@ -43,25 +43,25 @@ def upstreams_waveform(s3gen, mel, noise):
         return s3gen.hift_inference(mel[None])[0][0]
 
 
-def upstreams_audio(s3gen, tokens, reference, noise):
-    """float32 [960·n] for int64 [n]; as the one before of the mel before, but faded in."""
+def upstreams_audio(s3gen, tokens, prompt, noise):
+    """float32 [960·n] for int64 [n], with upstream's fade-in."""
     with pinned_randomness(noise):
-        return s3gen.inference(tokens[None], ref_dict=ref_dict(reference))[0][0]
+        return s3gen.inference(tokens[None], ref_dict=ref_dict(prompt))[0][0]
 
 
-def ref_dict(reference):
-    length = torch.tensor([reference.prompt_token.shape[1]])
-    return vars(reference) | {"prompt_token_len": length, "prompt_feat_len": None}
+def ref_dict(prompt):
+    length = torch.tensor([prompt.prompt_token.shape[1]])
+    return vars(prompt) | {"prompt_token_len": length, "prompt_feat_len": None}
 
 
-# --- Distances ------------------------------------------------------------------------------------
+# --- Error measures -------------------------------------------------------------------------------
 
 
-def mel_error(mel, right):
-    """The largest difference, as a part of the right mel's range."""
-    return float((mel - right).abs().max() / (right.max() - right.min()))
+def mel_error(mel, expected):
+    """The largest difference, relative to the range of the expected mel."""
+    return float((mel - expected).abs().max() / (expected.max() - expected.min()))
 
 
 def decibels(difference, scale):
-    """How loud `difference` is beside `scale`, by their root mean squares."""
+    """Root mean square of `difference` relative to that of `scale`, in dB."""
     return float(20 * torch.log10(difference.square().mean().sqrt() / scale.square().mean().sqrt()))

@@ -1,9 +1,8 @@
-"""The Chatterbox engine: T3 and S3Gen behind the protocol of `engines.base`.
+"""The Chatterbox engine: T3 and S3Gen behind the protocol of `engines.base`, for any `ModelSpec`.
 
-Text chunks go to T3's step loop, which has a thread of its own and advances all jobs together;
-slices go to S3Gen's, which takes the most urgent ones first. What these two threads call at every
-step is compiled and, on a GPU, recorded, or, where that fails, left as it is. Everything in here is
-glue: what the models do is in the modules beside this one.
+T3's scheduler and S3Gen's have a thread each; both advance all jobs together. The modules that they
+run at every step are compiled and, on a GPU, captured as CUDA graphs; where that fails, they run as
+they are.
 """
 
 import asyncio
@@ -13,7 +12,6 @@ import sys
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, aclosing, nullcontext
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -29,7 +27,8 @@ from app.core.params import SynthesisParams
 from app.engines.base import SpeechSlice, TextChunk, Watermark
 from app.engines.cancellation import run_shielded
 from app.engines.chatterbox.checkpoint.loader import load
-from app.engines.chatterbox.conditioning.conditionals import ChatterboxVoice, VoiceCache
+from app.engines.chatterbox.conditioning.cache import ConditionalsDiskCache
+from app.engines.chatterbox.conditioning.conditionals import Conditionals
 from app.engines.chatterbox.frontend.registry import FRONTENDS
 from app.engines.chatterbox.runtime.compilation import NO_COMPILER, Compiler, TorchCompiler
 from app.engines.chatterbox.runtime.cuda_graphs import (
@@ -40,147 +39,138 @@ from app.engines.chatterbox.runtime.cuda_graphs import (
 )
 from app.engines.chatterbox.runtime.device_errors import translate_device_errors
 from app.engines.chatterbox.runtime.linear import has_onednn
-from app.engines.chatterbox.s3gen.scheduler import NOTHING_HEARD, DecodeLoop, Slice
+from app.engines.chatterbox.s3gen.scheduler import FIRST_SLICE_DEADLINE, S3GenScheduler, SliceTask
 from app.engines.chatterbox.s3gen.slice_schedule import slice_lengths
 from app.engines.chatterbox.s3gen.stream import S3Gen, StreamDecoder
 from app.engines.chatterbox.t3.batch import T3Batch
 from app.engines.chatterbox.t3.request import FinishReason, T3Request
 from app.engines.chatterbox.t3.scheduler import T3Scheduler
-from app.engines.chatterbox.variants import ENGLISH
+from app.engines.chatterbox.variants import ENGLISH, ModelSpec
 from app.engines.chatterbox.watermark import StreamingWatermark, load_watermarker
 from app.text.punctuation import plain_punctuation
 
 log = logging.getLogger(__name__)
 
-SLICES_AHEAD = 2
-"""How far T3 may be in front of S3Gen, in slices, before a job stands aside."""
+MAX_LEAD_SLICES = 2
+"""How far T3 may be ahead of S3Gen, in slices, before a job is left out of T3's batch."""
 
-VOICE_CACHE = ".voices"
+CACHE_FOLDER = ".voices"
 
 T3_PRIORITY, S3GEN_PRIORITY = -1, 0
-"""On a GPU, where less is sooner: S3Gen's long steps fill what T3's short ones leave."""
-
-
-@dataclass(frozen=True)
-class _Means:
-    """What makes the hot path fast; a capturer is made for a priority on the GPU."""
-
-    compiler: Compiler
-    new_capturer: Callable[[int], GraphCapturer]
-
-
-@dataclass(frozen=True)
-class _Setback:
-    """How the hot path has failed, in words, and what it is to be run with instead."""
-
-    told: str
-    instead: _Means
+"""CUDA stream priorities (lower runs first): S3Gen's long steps fill the gaps that T3's leave."""
 
 
 class ChatterboxEngine:
-    """Resemble AI's Chatterbox, English, from the weights in `config.model_path`."""
+    """One of Resemble AI's Chatterbox models, from the files in `config.model_path`."""
 
-    name = "chatterbox"
     sample_rate = SAMPLE_RATE
     clones_voices = True
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, spec: ModelSpec = ENGLISH) -> None:
+        self.name = spec.name
+        self.languages = spec.languages
         self.notice: str | None = None
         self.runaways = 0
-        self._on_gpu = config.device == "cuda"
+        self._spec = spec
+        self._options = config.tuning
         self._slots = config.slots
-        self._mark = load_watermarker() if config.watermark else None
+        self._on_gpu = config.device == "cuda"
+        self._watermarker = load_watermarker() if config.watermark else None
         folder = Path(config.model_path)
-        self._tuning = config.tuning
         self._models = load(
             folder,
             config.device,
-            self._tuning.t3_dtype,
-            self._tuning.s3gen_dtype,
+            self._options.t3_dtype,
+            self._options.s3gen_dtype,
             packed=not config.torch_compile and has_onednn(config.device),
+            spec=spec,
         )
         if self._on_gpu:
-            _share_the_cpu()
+            _limit_cpu_use()
         if self._models.default_voice is None:
-            raise StartupError(f"{folder / 'conds.pt'} is missing: it holds the default voice")
-        self._frontend = FRONTENDS[ENGLISH.frontend.kind](self._models.tokenizer, ENGLISH)
-        self.default_voice = self._cut(self._models.default_voice)
-        self._voices = VoiceCache(folder / VOICE_CACHE, self._models)
+            path = folder / spec.files.conditionals
+            raise StartupError(f"{path} is missing: it holds the default voice")
+        self.default_voice = self._limit_prompt(self._models.default_voice)
+        self._frontend = FRONTENDS[spec.frontend.kind](self._models.tokenizer, spec)
+        self._disk_cache = ConditionalsDiskCache(folder / CACHE_FOLDER, self._models)
         self._voice_thread = ThreadPoolExecutor(1, "voices")
-        compiler = TorchCompiler() if config.torch_compile else NO_COMPILER
-        self._assembled = False
-        self._assemble(_Means(compiler, self._capturer))
+        self._compiler: Compiler = TorchCompiler() if config.torch_compile else NO_COMPILER
+        self._capture_graphs = True
+        self._built = False
+        self._build()
 
     def _capturer(self, priority: int) -> GraphCapturer:
         return CudaGraphCapturer(priority) if self._on_gpu else EAGER
 
-    def _assemble(self, means: _Means) -> None:
-        """The hot path: both stages, then the threads that they stay on."""
-        self._means, compiler = means, means.compiler
-        t3_capturer = means.new_capturer(T3_PRIORITY)
-        s3gen_capturer = means.new_capturer(S3GEN_PRIORITY)
-        batch = T3Batch(
-            self._models.t3, ENGLISH.t3, self._slots, compiler=compiler, capturer=t3_capturer
+    def _build(self) -> None:
+        """Create both stages, then the threads that run them."""
+        compiler = self._compiler
+        t3_capturer, s3gen_capturer = (
+            self._capturer(priority) if self._capture_graphs else EAGER
+            for priority in (T3_PRIORITY, S3GEN_PRIORITY)
         )
-        context = self._tuning.s3gen_context_tokens
-        s3gen = S3Gen.of(self._models.s3gen, compiler, s3gen_capturer, context)
+        batch = T3Batch(
+            self._models.t3, self._spec.t3, self._slots, compiler=compiler, capturer=t3_capturer
+        )
+        context_tokens = self._options.s3gen_context_tokens
+        s3gen = S3Gen.of(self._models, compiler, s3gen_capturer, context_tokens)
         self._new_stream = partial(StreamDecoder, s3gen)
         if self._on_gpu:
-            torch.cuda.synchronize()  # the threads' streams must find everything whole
-        tidy_up = _nothing if self._on_gpu else trim_heap
-        self._t3_loop = T3Scheduler(
+            torch.cuda.synchronize()  # the schedulers' own CUDA streams read what was written here
+        trim_memory = _noop if self._on_gpu else trim_heap
+        self._t3_scheduler = T3Scheduler(
             batch,
-            bind_thread=_each(compiler.bind_thread, t3_capturer.bind_thread),
-            trim_memory=tidy_up,
+            bind_thread=_call_all(compiler.bind_thread, t3_capturer.bind_thread),
+            trim_memory=trim_memory,
         )
-        self._s3gen_loop = DecodeLoop(
+        self._s3gen_scheduler = S3GenScheduler(
             s3gen,
-            adopt=_each(compiler.bind_thread, s3gen_capturer.bind_thread),
-            tidy_up=tidy_up,
+            bind_thread=_call_all(compiler.bind_thread, s3gen_capturer.bind_thread),
+            trim_memory=trim_memory,
         )
-        self._assembled = True
+        self._built = True
 
-    async def _dismantle(self) -> None:
-        self._assembled = False
-        await asyncio.to_thread(self._t3_loop.close)
-        await asyncio.to_thread(self._s3gen_loop.close)
-        del self._t3_loop, self._s3gen_loop, self._new_stream
+    async def _teardown(self) -> None:
+        self._built = False
+        await asyncio.to_thread(self._t3_scheduler.close)
+        await asyncio.to_thread(self._s3gen_scheduler.close)
+        del self._t3_scheduler, self._s3gen_scheduler, self._new_stream
 
     @property
     def compiled(self) -> bool:
-        return self._means.compiler is not NO_COMPILER
+        return self._compiler is not NO_COMPILER
 
     @property
     def steps(self) -> int:
         """T3's steps and the flow's."""
-        return self._t3_loop.steps + self._s3gen_loop.steps
+        return self._t3_scheduler.steps + self._s3gen_scheduler.steps
 
-    async def prepare_voice(self, samples: Samples, rate: int) -> ChatterboxVoice:
-        """Running streams go on meanwhile, on the other threads."""
+    async def prepare_voice(self, samples: Samples, rate: int) -> Conditionals:
+        """Running jobs go on meanwhile, on the schedulers' threads."""
 
-        def prepare() -> ChatterboxVoice:
-            self._forget_what_is_done()  # this takes more memory than anything else
-            voice = self._voices.voice(samples, rate)
-            self._forget_what_is_done()
+        def prepare() -> Conditionals:
+            self._release_memory()  # preparing a voice needs more memory than anything else
+            conditionals = self._disk_cache.get(samples, rate)
+            self._release_memory()
             if self._on_gpu:
-                torch.cuda.current_stream().synchronize()  # others use it on theirs
-            return voice
+                torch.cuda.current_stream().synchronize()  # other CUDA streams read the tensors
+            return conditionals
 
         with translate_device_errors():
-            return self._cut(await run_shielded(self._voice_thread, prepare))
+            return self._limit_prompt(await run_shielded(self._voice_thread, prepare))
 
-    def _cut(self, voice: ChatterboxVoice) -> ChatterboxVoice:
-        return voice.with_prompt_of(self._tuning.voice_prompt_seconds)
+    def _limit_prompt(self, conditionals: Conditionals) -> Conditionals:
+        return conditionals.limit_prompt(self._options.voice_prompt_seconds)
 
     def normalize_text(self, text: str) -> str:
         return plain_punctuation(text)
 
     async def speech_tokens(
-        self, chunk: TextChunk, voice: ChatterboxVoice, params: SynthesisParams
+        self, chunk: TextChunk, voice: Conditionals, params: SynthesisParams
     ) -> AsyncGenerator[SpeechSlice, None]:
-        """Slices of n integers each, as many as `slice_lengths` says but at the end.
+        """Slices of n integers each, of the lengths that `slice_lengths` gives except at the end.
 
-        A chunk that takes implausibly many tokens is cut, which the log says. Raises `EmptyText`,
+        A chunk that reaches its length limit is cut off and logged. Raises `EmptyText`,
         `TextTooLong`, `OutOfMemory`, `DeviceFailed`.
         """
         mixed = np.random.SeedSequence((params.seed, chunk.index)).generate_state(1)
@@ -191,100 +181,103 @@ class ChatterboxEngine:
             seed=int(mixed[0]),
             max_tokens=self._frontend.max_tokens(chunk.text),
         )
-        ahead = SLICES_AHEAD * params.audio_tokens_per_slice
-        lengths = slice_lengths(params.audio_tokens_per_slice, self._tuning, chunk.index)
+        max_lead_tokens = MAX_LEAD_SLICES * params.audio_tokens_per_slice
+        lengths = slice_lengths(params.audio_tokens_per_slice, self._options, chunk.index)
         tokens: list[int] = []
         length = next(lengths)
         with translate_device_errors():
-            async with aclosing(self._t3_loop.generate(request, ahead)) as steps:
-                async for step in steps:
-                    if step.token is not None:
-                        tokens.append(step.token)
-                    if step.finish_reason is FinishReason.LENGTH:
+            async with aclosing(self._t3_scheduler.generate(request, max_lead_tokens)) as outputs:
+                async for output in outputs:
+                    if output.token is not None:
+                        tokens.append(output.token)
+                    if output.finish_reason:
+                        tokens.extend(self._spec.t3.silence_tail)
+                    if output.finish_reason is FinishReason.LENGTH:
                         self.runaways += 1
                         log.warning("a text chunk of %d characters was cut", len(chunk.text))
-                    if step.finish_reason or len(tokens) == length:
-                        yield SpeechSlice(tokens, last=bool(step.finish_reason))
+                    if output.finish_reason or len(tokens) == length:
+                        yield SpeechSlice(tokens, last=bool(output.finish_reason))
                         tokens, length = [], next(lengths)
 
-    def new_decoder(self, voice: ChatterboxVoice, params: SynthesisParams) -> "_Decoder":
-        return _Decoder(self._new_stream(voice.s3gen, params), self._s3gen_loop, self._alone)
+    def new_decoder(self, voice: Conditionals, params: SynthesisParams) -> "_Decoder":
+        stream = self._new_stream(voice.s3gen, params)
+        return _Decoder(stream, self._s3gen_scheduler, self._cpu_exclusive)
 
-    def _alone(self) -> AbstractContextManager[None]:
-        """For whoever has heard nothing yet, on a CPU, which both stages share: T3 stands aside.
+    def _cpu_exclusive(self) -> AbstractContextManager[None]:
+        """On a CPU, pause T3 while the first slice of a job is decoded.
 
-        That takes nothing from the others: S3Gen has enough to do for all cores.
+        Running jobs lose nothing by it: S3Gen keeps all cores busy.
         """
-        return nullcontext() if self._on_gpu else self._t3_loop.paused()
+        return nullcontext() if self._on_gpu else self._t3_scheduler.paused()
 
     def new_watermark(self) -> Watermark | None:
-        return StreamingWatermark(self._mark) if self._mark else None
+        return StreamingWatermark(self._watermarker) if self._watermarker else None
 
     async def warm_up(self) -> None:
-        """Run both stages in every shape. What cannot be compiled or recorded is left as it is, and
-        `notice` says why.
+        """Run both stages in every shape. If compilation or graph capture fails, continue without.
+
+        `notice` then has the reasons.
         """
         notices: list[str] = []
-        while setback := await self._setback():
-            notices.append(setback.told)
+        while notice := await self._try_warm_up():
+            notices.append(notice)
             self.notice = "; ".join(notices)
-            log.warning(setback.told)
-            await self._dismantle()
-            gc.collect()  # the traceback was the last to hold what is in the way on a full GPU
-            self._assemble(setback.instead)
-        await asyncio.to_thread(self._forget_what_is_done)
+            log.warning(notice)
+            await self._teardown()
+            gc.collect()  # the traceback held tensors that a full GPU has no room for
+            self._build()
+        await asyncio.to_thread(self._release_memory)
 
-    async def _setback(self) -> _Setback | None:
-        """Run the hot path. Raises where nothing is left that it could do without."""
+    async def _try_warm_up(self) -> str | None:
+        """If it fails, switch off what failed and return a notice; raise if nothing is left.
+
+        The stages run one after the other: see `compilation`.
+        """
         try:
-            await self._run_hot_path()
-        except GraphCaptureError as failed:
-            log.debug("while recording", exc_info=True)
-            told = f"not recorded, speech takes longer: {_root(failed.args[0])}"
-            return _Setback(told, replace(self._means, new_capturer=lambda priority: EAGER))
+            await self._t3_scheduler.warm()
+            await self._s3gen_scheduler.warm_up(self.default_voice.s3gen)
+        except GraphCaptureError as error:
+            log.debug("CUDA graph capture failed", exc_info=True)
+            self._capture_graphs = False
+            return f"no CUDA graphs, speech takes longer: {_root_cause(error.args[0])}"
         except Exception as error:  # a compiler's errors have no common type
             if not self.compiled:
                 raise
-            log.debug("while compiling", exc_info=True)
-            told = f"not compiled, speech takes longer: {_root(error)}"
-            return _Setback(told, replace(self._means, compiler=NO_COMPILER))
+            log.debug("compilation failed", exc_info=True)
+            self._compiler = NO_COMPILER
+            return f"not compiled, speech takes longer: {_root_cause(error)}"
         return None
 
-    async def _run_hot_path(self) -> None:
-        """One stage after the other: see `compilation`."""
-        await self._t3_loop.warm()
-        await self._s3gen_loop.warm_up(self.default_voice.s3gen)
-
-    def _forget_what_is_done(self) -> None:
-        """On a CPU: most of the weights were read to be changed, most of the heap was for once."""
-        self._models.let_files_go()
+    def _release_memory(self) -> None:
+        """On a CPU, free mapped weights that were only converted, and unused heap pages."""
+        self._models.release_pages()
         if not self._on_gpu:
             trim_heap()
 
     async def free_memory(self) -> None:
-        """What torch keeps of the device for its next allocations."""
+        """Empty torch's cache of device memory."""
         gc.collect()
         if self._on_gpu:
             with translate_device_errors():
                 torch.cuda.empty_cache()
 
     async def close(self) -> None:
-        if self._assembled:  # or it could not be, and that is what is being told
-            await self._dismantle()
+        if self._built:  # a rebuild may have failed
+            await self._teardown()
         await asyncio.to_thread(self._voice_thread.shutdown, cancel_futures=True)
 
 
-def _nothing() -> None:
+def _noop() -> None:
     pass
 
 
-def _share_the_cpu() -> None:
-    """With a GPU, a CPU has many small things to do, none of which may wait for long."""
+def _limit_cpu_use() -> None:
+    """With a GPU, the CPU has many short tasks that must not wait for each other."""
     torch.set_num_threads(1)
     sys.setswitchinterval(0.0005)
 
 
-def _each(*calls: Callable[[], None]) -> Callable[[], None]:
+def _call_all(*calls: Callable[[], None]) -> Callable[[], None]:
     def call_all() -> None:
         for call in calls:
             call()
@@ -292,32 +285,34 @@ def _each(*calls: Callable[[], None]) -> Callable[[], None]:
     return call_all
 
 
-def _root(error: BaseException) -> str:
-    """One line on what an error came from; a compiler may put the whole program into others."""
+def _root_cause(error: BaseException) -> str:
+    """First line of the innermost error: a compiler's outer ones may contain the whole program."""
     while inner := getattr(error, "inner_exception", None):
         error = inner
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
 class _Decoder:
-    """S3Gen's state of one job, and until when its audio lasts if it is heard at once."""
+    """One job's stream, with the time at which its client will have played all audio so far."""
 
     def __init__(
         self,
         stream: StreamDecoder,
-        loop: DecodeLoop,
-        alone: Callable[[], AbstractContextManager[None]],
+        scheduler: S3GenScheduler,
+        cpu_exclusive: Callable[[], AbstractContextManager[None]],
     ) -> None:
         self._stream = stream
-        self._loop = loop
-        self._alone = alone
-        self._lasts_until = NOTHING_HEARD
+        self._scheduler = scheduler
+        self._cpu_exclusive = cpu_exclusive
+        self._deadline = FIRST_SLICE_DEADLINE
 
     async def decode(self, piece: SpeechSlice) -> Samples:
         """Raises `OutOfMemory`, `DeviceFailed`."""
-        due = self._lasts_until
-        with translate_device_errors(), self._alone() if due == NOTHING_HEARD else nullcontext():
-            audio = await self._loop.decode(Slice(self._stream, piece.tokens, piece.last, due))
+        deadline = self._deadline
+        first = deadline == FIRST_SLICE_DEADLINE
+        with translate_device_errors(), self._cpu_exclusive() if first else nullcontext():
+            task = SliceTask(self._stream, piece.tokens, piece.last, deadline)
+            audio = await self._scheduler.decode(task)
         if len(audio):
-            self._lasts_until = max(due, monotonic()) + len(audio) / SAMPLE_RATE
+            self._deadline = max(deadline, monotonic()) + len(audio) / SAMPLE_RATE
         return audio.numpy()

@@ -10,6 +10,7 @@ from typing import Literal
 
 Backbone = Literal["llama"]
 Sampler = Literal["cfg", "repetition_penalty", "temperature", "min_p", "top_p"]
+FlowSolver = Literal["euler_cfg"]
 TimeSchedule = Literal["cosine"]
 
 
@@ -71,15 +72,14 @@ class PromptSpec:
 
 @dataclass(frozen=True)
 class FlowSpec:
-    """S3Gen's flow: Euler steps over time 0 to 1. `cfg`: classifier-free guidance, which doubles
-    the batch; its weight is the checkpoint's. `time_mixer`: the estimator takes the end of a step
-    as well as its start (mean flow).
+    """S3Gen's flow over time 0 to 1. `solver`: a name in `s3gen.solvers.SOLVERS`; "euler_cfg" uses
+    classifier-free guidance, whose weight is the checkpoint's. `schedule`: how the steps divide the
+    time.
     """
 
+    solver: FlowSolver
     steps: int
     schedule: TimeSchedule
-    cfg: bool
-    time_mixer: bool
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ ENGLISH = ModelSpec(
         min_audio_s=1,
         loudness_lufs=None,
     ),
-    flow=FlowSpec(steps=10, schedule="cosine", cfg=True, time_mixer=False),
+    flow=FlowSpec(solver="euler_cfg", steps=10, schedule="cosine"),
     frontend=FrontendSpec(kind="english", tokens_per_char=1.9, runaway_factor=4, spare_tokens=25),
 )
 

@@ -1,12 +1,12 @@
-"""Perth's watermark, put into a stream of audio while it passes.
+"""Perth's watermark, applied to a stream of audio.
 
-    load_watermarker() → Mark        once per engine: marks whole recordings, keeps no state
-    StreamingWatermark(mark).push    one per job: called by the pipeline, after chunks are joined
+    load_watermarker() → WatermarkFn       once per engine: marks whole recordings, has no state
+    StreamingWatermark(watermark).push     once per job: called by the pipeline on the joined audio
 
 Perth resamples to 32 kHz, takes a spectrum every 320 samples there (240 here) and changes each
-with regard to the 15 before and the 15 after. So what becomes of a sample depends on 0.214 s at
-either side of it, and hardly on the outermost of these: short windows, each with 0.2 s more at both
-ends, join to what the whole recording would have become.
+depending on the 15 before and the 15 after. A sample's result thus depends on 0.214 s to either
+side, hardly on the outermost of these: windows with 0.2 s of context at both ends, marked one by
+one, join to the marked whole recording.
 """
 
 import pickle
@@ -21,53 +21,53 @@ import numpy as np
 from app.core.audio import SAMPLE_RATE, Samples
 from app.core.errors import StartupError
 
-Mark = Callable[[Samples], Samples]
-"""A recording of any length, float32 [n] at 24 kHz, to the same recording marked."""
+WatermarkFn = Callable[[Samples], Samples]
+"""Marks a recording of any length, float32 [n] at 24 kHz → float32 [n]."""
 
-GRID = 960
-"""Windows begin, and pieces end, at multiples of this many samples: four of Perth's steps, so
-that its spectra fall as in the whole recording, and the fewest steps that it accepts at all."""
+FRAME = 960
+"""Windows and their parts begin at multiples of this many samples, four of Perth's hops, so that
+its spectra are those of the whole recording. It is also the shortest recording Perth accepts."""
 
-CONTEXT = LOOK_AHEAD = 5 * GRID
-"""Samples that a window holds before and after the piece that is wanted of it: 0.2 s."""
+CONTEXT = LOOK_AHEAD = 5 * FRAME
+"""Samples of context before and after the part of a window that is used: 0.2 s."""
 
-_NOTHING: Samples = np.empty(0, np.float32)
+_EMPTY: Samples = np.empty(0, np.float32)
 
 
 class StreamingWatermark:
-    """Marks one stream, at most `LOOK_AHEAD + GRID - 1` samples behind it.
+    """Marks one stream, with a delay of at most `LOOK_AHEAD + FRAME - 1` samples.
 
-    However the stream is cut, the result is Perth's mark of the whole recording but for rounding:
+    However the stream is cut, the result is Perth's mark of the whole recording up to rounding:
     1e-5 of full scale, where the mark itself reaches 0.08, and 1e-4 next to digital silence, since
     Perth computes with logarithms. So two ways to cut it differ in a few samples by one int16 step.
     """
 
-    def __init__(self, mark: Mark) -> None:
-        self._mark = mark
-        self._heard = _NOTHING  # unmarked: some context, then what is still to come out
-        self._context = 0  # samples of it
+    def __init__(self, watermark: WatermarkFn) -> None:
+        self._watermark = watermark
+        self._buffer = _EMPTY  # unmarked: context, then samples not yet returned
+        self._context = 0  # samples of context in it
 
     def push(self, audio: Samples, last: bool) -> Samples:
-        """What is settled after `audio`, float32 [n], of which `last` ends the stream.
+        """Append `audio`, float32 [n], and return the samples that are final, float32 [m].
 
-        Returns float32 [m], in all as much as went in. It may exceed ±1.
+        `last` ends the stream, which keeps its length. Samples may exceed ±1.
         """
-        self._heard = np.concatenate((self._heard, audio))
-        settled = len(self._heard)
+        self._buffer = np.concatenate((self._buffer, audio))
+        final = len(self._buffer)
         if not last:
-            settled = (settled - LOOK_AHEAD) // GRID * GRID
-        if settled <= self._context:
-            return _NOTHING
-        marked = self._mark(self._heard)[self._context : settled]
-        self._context = min(settled, CONTEXT)
-        self._heard = self._heard[settled - self._context :]
+            final = (final - LOOK_AHEAD) // FRAME * FRAME
+        if final <= self._context:
+            return _EMPTY
+        marked = self._watermark(self._buffer)[self._context : final]
+        self._context = min(final, CONTEXT)
+        self._buffer = self._buffer[final - self._context :]
         return marked
 
 
-def load_watermarker() -> Mark:
-    """Perth's implicit watermarker, on the CPU and warm; its weights are part of its package.
+def load_watermarker() -> WatermarkFn:
+    """Load and warm up Perth's implicit watermarker, on the CPU; its package has the weights.
 
-    Raises `StartupError` when it cannot be loaded: speech is not to go out unmarked by accident.
+    Raises `StartupError` if that fails, so that no speech goes out unmarked by accident.
     """
     try:
         # By its full name: `perth` itself turns an import that fails into a None.
@@ -75,8 +75,8 @@ def load_watermarker() -> Mark:
 
         with redirect_stdout(StringIO()):  # it prints
             perth = PerthImplicitWatermarker()
-        mark = partial(_mark_whole, perth)
-        mark(np.zeros(GRID, np.float32))  # the first call imports the rest
+        watermark = partial(_apply, perth)
+        watermark(np.zeros(FRAME, np.float32))  # the first call imports more modules
     except (
         ImportError,
         OSError,
@@ -90,14 +90,14 @@ def load_watermarker() -> Mark:
             f"the watermarker cannot be loaded ({reason}): reinstall resemble-perth with "
             "'setuptools<82', or set WATERMARK=false"
         ) from error
-    return mark
+    return watermark
 
 
-def _mark_whole(perth: Any, audio: Samples) -> Samples:
-    """Perth refuses less than 769 samples and drops what is over at the end, hence the padding."""
+def _apply(perth: Any, audio: Samples) -> Samples:
+    """Pad to whole frames, since Perth refuses short recordings and drops an incomplete hop."""
     import torch
 
-    padded = np.pad(audio, (0, -len(audio) % GRID))
+    padded = np.pad(audio, (0, -len(audio) % FRAME))
     with torch.inference_mode():
         marked: Samples = perth.apply_watermark(padded, SAMPLE_RATE)
     return marked[: len(audio)]

@@ -1,9 +1,8 @@
-"""The preview engine: speech from a fresh machine, with no GPU, no weights and no download.
+"""The preview engine: speech without a GPU, weights or a download.
 
-It speaks with Piper, a small neural voice for the CPU, in the same two stages as any engine. Stage
-one turns a text chunk into latent frames, sentence by sentence, so that the first can be heard
-while the next is being made; stage two turns a few frames at a time into audio. Loaded by the
-registry, run by the worker's pipeline.
+It runs Piper, a small neural voice for the CPU, in the two stages of any engine. Stage 1 turns a
+text chunk into latent frames, one sentence at a time, so that audio of the first is ready while the
+next is computed; stage 2 turns a few frames at a time into audio.
 """
 
 import asyncio
@@ -51,9 +50,9 @@ Run = Callable[[Callable[[], Samples]], Awaitable[Samples]]
 
 @dataclass(frozen=True)
 class Window:
-    """What a slice holds: `frames` frames of one sentence, with neighbours around them.
+    """The tokens of a slice: `frames` latent frames of one sentence with context around them.
 
-    `left` of the neighbours come before. The decoder must see them all; their audio belongs to
+    `left`: frames of context before them. The decoder reads the context, whose audio belongs to
     other slices.
     """
 
@@ -62,16 +61,16 @@ class Window:
     frames: int
 
 
-NOTHING = Window(np.empty((CHANNELS, 0), np.float32), left=0, frames=0)
+EMPTY_WINDOW = Window(np.empty((CHANNELS, 0), np.float32), left=0, frames=0)
 
 
 class PreviewEngine:
     """Piper's `joe`, an American English voice, always on the CPU.
 
-    It clones nothing: every voice sounds like `joe`. `synthesis_temperature` scales the noise in
-    the sound and `voice_exaggeration_factor` the noise in the rhythm, both up to where speech
-    stays clear; at 0.8 and 0.5 they are as the voice was made. `seed` decides the noise.
-    `cfg_guidance_weight`, `min_p`, `top_p` and `repetition_penalty` mean nothing here.
+    It does not clone: every voice sounds like `joe`. `synthesis_temperature` scales the latent
+    noise and `voice_exaggeration_factor` the duration noise, both up to a limit at which speech is
+    still clear; 0.8 and 0.5 are the voice's own values. `seed` seeds the noise.
+    `cfg_guidance_weight`, `min_p`, `top_p` and `repetition_penalty` are ignored.
     """
 
     name = "preview"
@@ -93,7 +92,7 @@ class PreviewEngine:
         self._decoding = ThreadPoolExecutor(1, "preview-decode")
 
     async def prepare_voice(self, samples: Samples, rate: int) -> Voice:
-        """The default voice, whatever the samples."""
+        """Return the default voice for any samples."""
         return self.default_voice
 
     def normalize_text(self, text: str) -> str:
@@ -102,9 +101,9 @@ class PreviewEngine:
     async def speech_tokens(
         self, chunk: TextChunk, voice: Voice, params: SynthesisParams
     ) -> AsyncGenerator[SpeechSlice, None]:
-        """The chunk's `Window`s, none across two sentences, then an empty slice as its end.
+        """Slices of one `Window` each, none across two sentences, then an empty last slice.
 
-        Text without anything to say gives that empty slice alone.
+        Text without pronounceable characters gives the empty slice alone.
         """
         sentences = await self._run(self._encoding, partial(self._phoneme_ids, chunk.text))
         for number, phoneme_ids in enumerate(sentences):
@@ -112,14 +111,14 @@ class PreviewEngine:
             encode = partial(self._encode, phoneme_ids, noise, params)
             for window in self._windows(await self._run(self._encoding, encode), params):
                 yield SpeechSlice(window, last=False)
-        yield SpeechSlice(NOTHING, last=True)
+        yield SpeechSlice(EMPTY_WINDOW, last=True)
 
     def new_decoder(self, voice: Voice, params: SynthesisParams) -> Decoder:
         run = partial(self._run, self._decoding)
         return PreviewDecoder(self._graph, self._config.sample_rate, run)
 
     def new_watermark(self) -> None:
-        """None: this voice is nobody's."""
+        """The preview voice is not watermarked."""
 
     async def warm_up(self) -> None:
         params = SynthesisParams()
@@ -129,21 +128,21 @@ class PreviewEngine:
             await decoder.decode(piece)
 
     async def free_memory(self) -> None:
-        """Nothing is kept."""
+        """There are no caches."""
 
     async def close(self) -> None:
         for thread in (self._encoding, self._decoding):
             await asyncio.to_thread(thread.shutdown, cancel_futures=True)
 
     def _phoneme_ids(self, text: str) -> list[list[int]]:
-        """Phoneme ids of each sentence in which there is a sound and not mere punctuation.
+        """Phoneme ids of each sentence that is more than punctuation.
 
-        espeak is asked directly, since Piper's own front end takes `[[…]]` in a text for phonemes.
+        Calls espeak directly, since Piper's own frontend reads `[[…]]` in a text as phonemes.
         """
-        known = self._config.phoneme_id_map
+        ids = self._config.phoneme_id_map
         sentences = self._phonemizer.phonemize(self._config.espeak_voice, text)
-        spoken = [[p for p in sentence if p in known] for sentence in sentences]
-        return [phonemes_to_ids(s, known) for s in spoken if any(p.isalpha() for p in s)]
+        sentences = [[p for p in sentence if p in ids] for sentence in sentences]
+        return [phonemes_to_ids(s, ids) for s in sentences if any(p.isalpha() for p in s)]
 
     def _encode(
         self, phoneme_ids: list[int], noise: np.random.Generator, params: SynthesisParams
@@ -158,7 +157,7 @@ class PreviewEngine:
         )
 
     def _windows(self, latents: Latents, params: SynthesisParams) -> Iterator[Window]:
-        """A sentence, one slice's worth at a time; with neighbours if slices are to be seamless."""
+        """Cut a sentence into slices, with context if the overlap method is "full"."""
         frames = latents.shape[1]
         context = CONTEXT_FRAMES if params.chunk_overlap_method == "full" else 0
         frames_per_second = self._config.sample_rate / SAMPLES_PER_FRAME
@@ -175,7 +174,7 @@ class PreviewEngine:
 
 
 class PreviewDecoder:
-    """Stage two of one job. Within a text chunk the resampler runs on without a seam."""
+    """Stage 2 of one job. The resampler keeps its state within a text chunk."""
 
     def __init__(self, graph: PiperGraph, rate: int, run: Run) -> None:
         self._graph = graph
@@ -184,20 +183,20 @@ class PreviewDecoder:
         self._resampler = self._new_resampler()
 
     async def decode(self, piece: SpeechSlice) -> Samples:
-        """The samples that are settled by now, float32 [n] at `SAMPLE_RATE`, on the host.
+        """Return float32 [n] at `SAMPLE_RATE`.
 
-        The resampler holds back 36 ms, which the chunk's last slice sets free.
+        The resampler holds back 36 ms until the chunk's last slice.
         """
         return await self._run(partial(self._decode, piece))
 
     def _decode(self, piece: SpeechSlice) -> Samples:
-        voiced = self._speak(piece.tokens)
-        audio: Samples = self._resampler.resample_chunk(voiced, last=piece.last)
+        native = self._vocode(piece.tokens)
+        audio: Samples = self._resampler.resample_chunk(native, last=piece.last)
         if piece.last:
             self._resampler = self._new_resampler()
         return audio.clip(-1.0, 1.0)
 
-    def _speak(self, window: Window) -> Samples:
+    def _vocode(self, window: Window) -> Samples:
         if window.frames == 0:
             return np.empty(0, np.float32)
         audio = self._graph.samples(window.latents)

@@ -1,9 +1,8 @@
-"""A Piper voice's network, cut into the three parts that a stream needs.
+"""A Piper voice's network, split into the three parts that streaming needs.
 
-Piper publishes a voice as one ONNX graph (VITS): phoneme ids go in, a whole sentence's audio comes
-out, and the noise that makes it lively is drawn inside. Cut up, it takes that noise from its
-caller, so it can be seeded; and its decoder, where most of the time goes, can be run on a few
-frames at a time.
+Piper publishes a voice as one ONNX graph (VITS) from phoneme ids to a whole sentence's audio, which
+draws its noise inside. The parts take the noise from the caller, so that it can be seeded, and the
+decoder, which takes most of the time, can run on a few frames at a time.
 
     prior    phoneme ids, duration noise → mean, log deviation and mask of each frame
     flow     these, latent noise         → latents
@@ -25,12 +24,12 @@ from app.core.audio import Samples
 CHANNELS = 192
 SAMPLES_PER_FRAME = 256
 CONTEXT_FRAMES = 11
-"""How far the decoder looks to either side: its audio of a frame depends on nothing beyond."""
+"""The decoder's receptive field: frames to either side that influence a frame's audio."""
 
 Latents = NDArray[np.float32]
-"""Speech as the decoder takes it, float32 [CHANNELS, frames]."""
+"""The decoder's input, float32 [CHANNELS, frames]."""
 
-# Tensors inside the graph, by the names that Piper's export gives them.
+# Names of tensors inside the graph, from Piper's export.
 _DURATION_NOISE = "/dp/RandomNormalLike_output_0"
 _LATENT_NOISE = "/RandomNormalLike_output_0"
 _MEAN, _LOG_DEVIATION, _MASK = _PRIOR = [
@@ -59,11 +58,11 @@ class PiperGraph:
             onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
             for name, shape in _CUTS.items()
         )
-        whole = Extractor(model)
+        extractor = Extractor(model)
 
         def part(inputs: list[str], outputs: list[str]) -> onnxruntime.InferenceSession:
             return onnxruntime.InferenceSession(
-                whole.extract_model(inputs, outputs).SerializeToString(),
+                extractor.extract_model(inputs, outputs).SerializeToString(),
                 _session_options(threads),
                 providers=["CPUExecutionProvider"],
             )
@@ -81,9 +80,10 @@ class PiperGraph:
         length_scale: float,
         noise_w: float,
     ) -> Latents:
-        """One sentence; all that is random about it comes from `noise`.
+        """Encode one sentence. All randomness comes from `noise`.
 
-        The scales are Piper's own: of the latent noise, of the durations, of the durations' noise.
+        `noise_scale` scales the latent noise, `length_scale` the durations, `noise_w` the duration
+        noise; the names are Piper's.
         """
         scales = np.array([noise_scale, length_scale, noise_w], np.float32)
         prior = self._prior.run(
@@ -95,16 +95,16 @@ class PiperGraph:
                 _DURATION_NOISE: noise.standard_normal((1, 2, len(phoneme_ids)), np.float32),
             },
         )
-        known = dict(zip(_PRIOR, prior, strict=True))
-        latent_noise = noise.standard_normal(known[_MEAN].shape, np.float32)
+        frames = dict(zip(_PRIOR, prior, strict=True))
+        latent_noise = noise.standard_normal(frames[_MEAN].shape, np.float32)
         [batch] = self._flow.run(
-            [_LATENTS], {**known, "scales": scales, _LATENT_NOISE: latent_noise}
+            [_LATENTS], {**frames, "scales": scales, _LATENT_NOISE: latent_noise}
         )
         latents: Latents = batch[0]
         return latents
 
     def samples(self, latents: Latents) -> Samples:
-        """The audio of these frames, `SAMPLES_PER_FRAME` each, as if nothing lay around them."""
+        """Decode these frames without any context: float32 [frames · SAMPLES_PER_FRAME]."""
         [batch] = self._decoder.run(["output"], {_LATENTS: np.ascontiguousarray(latents)[None]})
         samples: Samples = batch.reshape(-1)
         return samples
@@ -115,5 +115,5 @@ def _session_options(threads: int) -> onnxruntime.SessionOptions:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # cores are shared
-    options.enable_mem_pattern = False  # it would keep one plan for every length ever spoken
+    options.enable_mem_pattern = False  # it caches a plan for every length
     return options

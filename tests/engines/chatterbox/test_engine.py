@@ -30,13 +30,13 @@ TEXT = "Hello there, this is a test. It has two sentences."
 SAMPLES_PER_TOKEN = 960
 PARAMS = SynthesisParams(audio_tokens_per_slice=20)
 
-SLICES_OF_A_CPU = ChatterboxOptions(first_slice_tokens=20, slice_growth=2.0)
+CPU_OPTIONS = ChatterboxOptions(first_slice_tokens=20, slice_growth=2.0)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine(tiny_checkpoint: Path) -> AsyncIterator[ChatterboxEngine]:
     config = EngineConfig(
-        "cpu", 1, str(tiny_checkpoint), slots=3, watermark=False, tuning=SLICES_OF_A_CPU
+        "cpu", 1, str(tiny_checkpoint), slots=3, watermark=False, tuning=CPU_OPTIONS
     )
     engine = TinyChatterbox(config)
     await engine.warm_up()
@@ -50,7 +50,7 @@ async def speak(
     begun: asyncio.Event | None = None,
     **changes: Any,
 ) -> bytes:
-    """All PCM of `text`; `begun` is set with the first of it."""
+    """All PCM of `text`; `begun` is set with its first piece."""
     pieces: list[bytes] = []
 
     async def emit(pcm: bytes) -> None:
@@ -66,7 +66,7 @@ async def speak(
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_the_same_seed_says_the_same_whoever_speaks_beside_it(
+async def test_audio_of_a_seed_is_independent_of_other_jobs(
     engine: ChatterboxEngine,
 ) -> None:
     alone = await speak(engine, seed=1)
@@ -77,9 +77,7 @@ async def test_the_same_seed_says_the_same_whoever_speaks_beside_it(
 
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("method", ["full", "zero"])
-async def test_the_audio_has_the_length_that_its_tokens_imply(
-    engine: ChatterboxEngine, method: str
-) -> None:
+async def test_audio_has_960_samples_per_token(engine: ChatterboxEngine, method: str) -> None:
     params = msgspec.structs.replace(PARAMS, chunk_overlap_method=method, seed=1)
     chunk = TextChunk(TEXT, 0)
     slices = engine.speech_tokens(chunk, engine.default_voice, params)
@@ -90,7 +88,7 @@ async def test_the_audio_has_the_length_that_its_tokens_imply(
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_slices_are_as_long_as_was_agreed(engine: ChatterboxEngine) -> None:
+async def test_slice_lengths_follow_the_schedule(engine: ChatterboxEngine) -> None:
     params = msgspec.structs.replace(PARAMS, seed=1)
     for index, expected in ((0, [20, 40]), (1, [40])):
         slices = engine.speech_tokens(TextChunk(TEXT, index), engine.default_voice, params)
@@ -99,7 +97,7 @@ async def test_slices_are_as_long_as_was_agreed(engine: ChatterboxEngine) -> Non
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_a_cancelled_job_leaves_its_place_to_others(engine: ChatterboxEngine) -> None:
+async def test_cancelled_job_frees_its_slot(engine: ChatterboxEngine) -> None:
     before = await speak(engine, seed=1)
     begun = asyncio.Event()
     long = asyncio.create_task(speak(engine, "This is a long text to be cut off. " * 20, begun))
@@ -107,7 +105,7 @@ async def test_a_cancelled_job_leaves_its_place_to_others(engine: ChatterboxEngi
     long.cancel()
     with pytest.raises(asyncio.CancelledError):
         await long
-    assert engine._t3_loop._batch.free == 3
+    assert engine._t3_scheduler._batch.free == 3
     assert await speak(engine, seed=1) == before
 
 
@@ -122,37 +120,37 @@ def device_assert(*args: Any, **kwargs: Any) -> None:
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("place", ["T3Batch.admit", "T3Batch.step", "Flow.solve", "Vocoder.filter"])
 @pytest.mark.parametrize(
-    ("fail", "told"), [(no_memory, OutOfMemory), (device_assert, DeviceFailed)]
+    ("fail", "expected"), [(no_memory, OutOfMemory), (device_assert, DeviceFailed)]
 )
-async def test_a_device_that_is_full_or_broken_is_told_as_such_and_keeps_no_place(
+async def test_device_error_is_translated_and_frees_the_slot(
     engine: ChatterboxEngine,
     place: str,
     fail: Callable[..., None],
-    told: type[Exception],
+    expected: type[Exception],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     before = await speak(engine, seed=1)
     name, method = place.split(".")
     with monkeypatch.context() as patch:
         patch.setattr({"T3Batch": T3Batch, "Flow": Flow, "Vocoder": Vocoder}[name], method, fail)
-        with pytest.raises(told):
+        with pytest.raises(expected):
             await speak(engine, seed=1)
     await engine.free_memory()
-    assert engine._t3_loop._batch.free == 3
+    assert engine._t3_scheduler._batch.free == 3
     assert await speak(engine, seed=1) == before
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_exaggeration_and_guidance_change_what_is_said(engine: ChatterboxEngine) -> None:
-    said = await asyncio.gather(
+async def test_audio_depends_on_exaggeration_and_guidance(engine: ChatterboxEngine) -> None:
+    audio = await asyncio.gather(
         speak(engine, seed=1),
         speak(engine, seed=1, voice_exaggeration_factor=2.0),
         speak(engine, seed=1, cfg_guidance_weight=0.0),
     )
-    assert len(set(said)) == 3
+    assert len(set(audio)) == 3
 
 
-async def test_speech_is_marked_as_synthetic_unless_told_otherwise(tiny_checkpoint: Path) -> None:
+async def test_speech_is_watermarked_if_configured(tiny_checkpoint: Path) -> None:
     detector = PerthImplicitWatermarker()
     for watermark in (True, False):
         config = EngineConfig("cpu", 1, str(tiny_checkpoint), watermark=watermark)
@@ -162,21 +160,21 @@ async def test_speech_is_marked_as_synthetic_unless_told_otherwise(tiny_checkpoi
         assert (detector.get_watermark(audio, SAMPLE_RATE, round=False) > 0.9) == watermark
 
 
-async def test_less_of_a_voice_to_go_on_from_is_another_sound_of_the_same_length(
+async def test_shorter_voice_prompt_changes_sound_but_not_length(
     tiny_checkpoint: Path,
 ) -> None:
-    heard = []
+    audio = []
     for seconds in (10, 1):
-        tuning = ChatterboxOptions(voice_prompt_seconds=seconds)
-        config = EngineConfig("cpu", 1, str(tiny_checkpoint), watermark=False, tuning=tuning)
+        options = ChatterboxOptions(voice_prompt_seconds=seconds)
+        config = EngineConfig("cpu", 1, str(tiny_checkpoint), watermark=False, tuning=options)
         engine = TinyChatterbox(config)
-        heard.append(await speak(engine, seed=1))
+        audio.append(await speak(engine, seed=1))
         await engine.close()
-    assert len(heard[0]) == len(heard[1])
-    assert heard[0] != heard[1]
+    assert len(audio[0]) == len(audio[1])
+    assert audio[0] != audio[1]
 
 
-def test_every_worker_speaks_in_an_uploaded_voice_even_while_it_is_deleted(
+def test_every_worker_uses_an_uploaded_voice_even_while_it_is_deleted(
     start: Callable[..., Service], tiny_checkpoint: Path
 ) -> None:
     service = start(

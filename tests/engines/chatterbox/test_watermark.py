@@ -1,4 +1,4 @@
-"""Against Perth itself, on real speech: its mark of the whole recording, and its detector."""
+"""Compared with Perth itself on real speech: its marked recording, and its detector."""
 
 import io
 import subprocess
@@ -20,10 +20,10 @@ from app.core.errors import StartupError
 from app.engines.chatterbox import watermark
 from app.engines.chatterbox.watermark import (
     CONTEXT,
-    GRID,
+    FRAME,
     LOOK_AHEAD,
-    Mark,
     StreamingWatermark,
+    WatermarkFn,
     load_watermarker,
 )
 from app.pipeline.joiner import to_int16
@@ -34,16 +34,16 @@ SLICINGS = [(5 * 960,), (35 * 960,), (1, 20_000, 0, 959, 960, 961, 7)]
 
 
 @pytest.fixture(scope="module")
-def mark() -> Iterator[Mark]:
+def mark() -> Iterator[WatermarkFn]:
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # windows are too short to share, least of all on a busy machine
+    torch.set_num_threads(1)  # windows are too short for several threads
     yield load_watermarker()
     torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
-def perth(mark: Mark) -> Any:
-    """Perth's own class, as its users have it."""
+def perth(mark: WatermarkFn) -> Any:
+    """Perth's own class."""
     from perth import PerthImplicitWatermarker
 
     return PerthImplicitWatermarker()
@@ -61,14 +61,14 @@ def speech() -> Samples:
 
 @pytest.fixture(scope="module")
 def whole(perth: Any, speech: Samples) -> Samples:
-    """What Perth makes of the whole recording; 10.4 s are a whole number of its spectra."""
+    """The recording marked by Perth; its length is a multiple of Perth's hop."""
     marked: Samples = perth.apply_watermark(speech, RATE)
     assert len(marked) == len(speech)
     return marked
 
 
 def pieces(audio: Samples, lengths: tuple[int, ...]) -> Iterator[tuple[Samples, bool]]:
-    """`audio` in pieces of these lengths, again and again, each with whether it is the last."""
+    """Cut `audio` into pieces of these lengths, in turn; each with whether it is the last."""
     borders = [0]
     for length in cycle(lengths):
         borders.append(borders[-1] + length)
@@ -78,19 +78,19 @@ def pieces(audio: Samples, lengths: tuple[int, ...]) -> Iterator[tuple[Samples, 
         yield audio[start:stop], stop >= len(audio)
 
 
-def streamed(mark: Mark, audio: Samples, lengths: tuple[int, ...]) -> Samples:
+def streamed(mark: WatermarkFn, audio: Samples, lengths: tuple[int, ...]) -> Samples:
     stream = StreamingWatermark(mark)
     return np.concatenate([stream.push(*piece) for piece in pieces(audio, lengths)])
 
 
 def distance_db(marked: Samples, whole: Samples, audio: Samples) -> float:
-    """How far `marked` is from `whole`, measured by the mark itself (15 dB below the speech)."""
+    """Error of `marked` relative to the mark itself, which is 15 dB below the speech."""
     error, mark = np.square(marked - whole), np.square(whole - audio)
     return float(10 * np.log10(error.mean() / mark.mean()))
 
 
 def assert_detected(perth: Any, audio: Samples) -> None:
-    """In the whole, and in every 2 s of it."""
+    """In the whole recording, and in every 2 s of it."""
     assert perth.get_watermark(audio, RATE, round=False) > 0.9
     for start in range(0, len(audio) - 2 * RATE + 1, RATE):
         excerpt = audio[start : start + 2 * RATE]
@@ -98,7 +98,7 @@ def assert_detected(perth: Any, audio: Samples) -> None:
 
 
 def through_mp3(audio: Samples) -> Samples:
-    """As a listener gets it from the service."""
+    """Encode and decode as the service and its client do."""
     encoder = ENCODERS["mp3"](RATE)
     encoded = encoder.encode(to_int16(audio)) + encoder.finish()
     with av.open(io.BytesIO(encoded)) as file:
@@ -106,8 +106,8 @@ def through_mp3(audio: Samples) -> Samples:
 
 
 @pytest.mark.parametrize("lengths", SLICINGS)
-def test_the_joined_stream_is_the_whole_recording_marked(
-    mark: Mark, speech: Samples, whole: Samples, lengths: tuple[int, ...]
+def test_joined_stream_equals_the_marked_recording(
+    mark: WatermarkFn, speech: Samples, whole: Samples, lengths: tuple[int, ...]
 ) -> None:
     marked = streamed(mark, speech, lengths)
 
@@ -118,10 +118,10 @@ def test_the_joined_stream_is_the_whole_recording_marked(
 
 @pytest.mark.parametrize(
     ("name", "samples"),
-    [("CONTEXT", 0), ("LOOK_AHEAD", 0), ("CONTEXT", CONTEXT + 120), ("CONTEXT", GRID)],
+    [("CONTEXT", 0), ("LOOK_AHEAD", 0), ("CONTEXT", CONTEXT + 120), ("CONTEXT", FRAME)],
 )
-def test_that_comparison_fails_without_context_look_ahead_or_grid(
-    mark: Mark,
+def test_comparison_fails_without_context_look_ahead_or_framing(
+    mark: WatermarkFn,
     speech: Samples,
     whole: Samples,
     monkeypatch: pytest.MonkeyPatch,
@@ -136,7 +136,9 @@ def test_that_comparison_fails_without_context_look_ahead_or_grid(
     assert np.abs(marked - whole).max() > 1e-4
 
 
-def test_digital_silence_amid_speech_does_no_harm(mark: Mark, perth: Any, speech: Samples) -> None:
+def test_digital_silence_in_speech_keeps_the_mark(
+    mark: WatermarkFn, perth: Any, speech: Samples
+) -> None:
     audio = speech.copy()
     audio[5 * RATE : 6 * RATE] = 0
 
@@ -145,14 +147,14 @@ def test_digital_silence_amid_speech_does_no_harm(mark: Mark, perth: Any, speech
     assert distance_db(marked, perth.apply_watermark(audio, RATE), audio) < -60
 
 
-def test_digital_silence_stays_silent(mark: Mark) -> None:
+def test_digital_silence_stays_silent(mark: WatermarkFn) -> None:
     silence = np.zeros(RATE, np.float32)
 
     assert set(to_int16(streamed(mark, silence, (960,)))) == {0}
 
 
-def test_perth_finds_the_mark_in_the_answer_and_in_every_excerpt(
-    mark: Mark, perth: Any, speech: Samples
+def test_perth_detects_the_mark_in_mp3_and_in_every_excerpt(
+    mark: WatermarkFn, perth: Any, speech: Samples
 ) -> None:
     marked = streamed(mark, speech, (5 * 960,))
 
@@ -161,20 +163,20 @@ def test_perth_finds_the_mark_in_the_answer_and_in_every_excerpt(
     assert perth.get_watermark(through_mp3(speech), RATE, round=False) < 0.1
 
 
-def test_only_the_look_ahead_is_held_back(mark: Mark, speech: Samples) -> None:
+def test_delay_is_at_most_the_look_ahead(mark: WatermarkFn, speech: Samples) -> None:
     stream = StreamingWatermark(mark)
     pushed = returned = 0
 
     for audio, last in pieces(speech[: 2 * RATE], (5 * 960, 1, 700, 960, 7000)):
         pushed += len(audio)
         returned += len(stream.push(audio, last))
-        assert pushed - returned < (1 if last else LOOK_AHEAD + GRID)
+        assert pushed - returned < (1 if last else LOOK_AHEAD + FRAME)
 
 
 @pytest.mark.parametrize("lengths", [(251,), (100_000,)])
 @pytest.mark.parametrize("samples", [0, 1, 239, 700, 3_100, LOOK_AHEAD, LOOK_AHEAD + 1, 30_001])
-def test_a_stream_of_any_length_keeps_it_and_sounds_the_same(
-    mark: Mark, speech: Samples, samples: int, lengths: tuple[int, ...]
+def test_stream_of_any_length_keeps_its_length_and_sound(
+    mark: WatermarkFn, speech: Samples, samples: int, lengths: tuple[int, ...]
 ) -> None:
     audio = speech[RATE : RATE + samples]
 
@@ -184,7 +186,7 @@ def test_a_stream_of_any_length_keeps_it_and_sounds_the_same(
     assert np.vdot(marked, audio) >= 0.7 * np.vdot(audio, audio)
 
 
-def test_the_end_of_a_stream_may_come_after_its_last_audio(mark: Mark, speech: Samples) -> None:
+def test_stream_may_end_with_an_empty_push(mark: WatermarkFn, speech: Samples) -> None:
     audio = speech[: RATE // 2]
     late = StreamingWatermark(mark)
 
@@ -199,14 +201,14 @@ def test_the_end_of_a_stream_may_come_after_its_last_audio(mark: Mark, speech: S
     np.testing.assert_allclose(marked, mark(audio), atol=5e-5)
 
 
-def test_importing_the_module_loads_neither_perth_nor_torch() -> None:
+def test_import_loads_neither_perth_nor_torch() -> None:
     run_python(
         "import sys, app.engines.chatterbox.watermark; "
         "assert not {'perth', 'torch'} & sys.modules.keys()"
     )
 
 
-def test_an_environment_in_which_perth_disables_itself_is_refused() -> None:
+def test_rejects_an_environment_in_which_perth_disables_itself() -> None:
     """As with setuptools 82, which no longer has `pkg_resources`."""
     output = run_python(
         "import sys\n"
@@ -225,10 +227,10 @@ def test_an_environment_in_which_perth_disables_itself_is_refused() -> None:
 
 
 @pytest.mark.parametrize("kept_bytes", [None, 0, 100, 100_000])
-def test_missing_or_damaged_weights_are_refused(
+def test_rejects_missing_or_damaged_weights(
     perth: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept_bytes: int | None
 ) -> None:
-    """`None`: there is no file at all."""
+    """None: the file is missing."""
     from perth.perth_net import PREPACKAGED_MODELS_DIR
 
     (tmp_path / "implicit").mkdir()
@@ -247,7 +249,7 @@ def test_missing_or_damaged_weights_are_refused(
 
 
 def run_python(code: str) -> str:
-    """What `code` prints in a fresh interpreter; fails if it does."""
+    """Output of `code` in a fresh interpreter."""
     return subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout

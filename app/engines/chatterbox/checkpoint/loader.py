@@ -1,15 +1,13 @@
-"""The loader: the folder MODEL_PATH enters, upstream's modules with its weights leave.
+"""The loader: a folder of model files enters, upstream's modules with their weights leave.
 
-Does what upstream's `ChatterboxTTS.from_local` does, but says what is wrong with a folder, puts
-the weights straight onto the device, and draws no random numbers for modules that get weights
-anyway. Called once, by the engine's constructor.
+Does what upstream's `from_local` does, but names what is wrong with a file, reads weights straight
+onto the device, and draws no random numbers for parameters that are overwritten anyway. Called
+once, by the engine's constructor.
 """
 
 import hashlib
-import logging
 import pickle
 from collections.abc import Callable
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,85 +20,63 @@ from chatterbox.models.tokenizers import EnTokenizer
 from chatterbox.models.voice_encoder import VoiceEncoder
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from app.core.engine_config import S3GenDtype, T3Dtype
 from app.core.errors import StartupError
-from app.engines.chatterbox.checkpoint.mapped_file import WeightsFile, let_go_one_by_one
-from app.engines.chatterbox.conditioning.conditionals import ChatterboxVoice, saved_voice
+from app.engines.chatterbox.checkpoint.mapped_file import MappedSafetensors, offload_blocks
+from app.engines.chatterbox.checkpoint.models import Models
+from app.engines.chatterbox.checkpoint.validation import Weights, check_state_dict, check_tokenizer
+from app.engines.chatterbox.conditioning.conditionals import Conditionals, builtin_conditionals
 from app.engines.chatterbox.runtime.linear import (
     Int8Linear,
     PackedLinear,
     convert_linears_to_bf16,
     replace_linears,
 )
-from app.model_files.download import FILES, refuse_other_variants, wrong_variant
-
-log = logging.getLogger(__name__)
-
-T3_FILE, S3GEN_FILE = "t3_cfg.safetensors", "s3gen.safetensors"
+from app.engines.chatterbox.variants import ENGLISH, ModelSpec
+from app.model_files.manifest import refuse_other_variants
 
 Module = TypeVar("Module", bound=nn.Module)
-Weights = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Models:
-    """A checkpoint, loaded: modules in evaluation mode on `device`, float32 but for T3's layers.
-
-    `default_voice` is the one in conds.pt, None without that file. `digest`, in hex, is another
-    one whenever a file was replaced. `files`: in which the weights are that did not leave them.
-    """
-
-    t3: T3
-    s3gen: S3Gen
-    voice_encoder: VoiceEncoder
-    tokenizer: EnTokenizer
-    default_voice: ChatterboxVoice | None
-    device: torch.device
-    digest: str
-    files: tuple[WeightsFile, ...]
-
-    def let_files_go(self) -> None:
-        """Take no memory for weights that were only used to get here."""
-        for file in self.files:
-            file.let_go()
 
 
 def load(
-    model_path: Path,
+    folder: Path,
     device: str,
     t3_dtype: T3Dtype = "float32",
     s3gen_dtype: S3GenDtype = "float32",
     packed: bool = False,
+    spec: ModelSpec = ENGLISH,
 ) -> Models:
-    """The model in the folder `model_path`. Raises StartupError, naming file and reason.
+    """Load the model `spec` from `folder`. Raises `StartupError`, naming file and reason.
 
-    "auto" is bfloat16 on a GPU that computes in it, else float32. `packed`, on a CPU: what takes
-    the most time is left to oneDNN, see `linear`.
+    Dtype "auto" is bfloat16 on a GPU that supports it, else float32. `packed` (CPU only): linear
+    layers are computed by oneDNN, see `linear`.
     """
-    refuse_other_variants(model_path)
-    _refuse_unknown_to(device, t3_dtype, s3gen_dtype)
+    refuse_other_variants(folder)
+    _check_dtypes(device, t3_dtype, s3gen_dtype)
     usual: S3GenDtype = "bfloat16" if device == "cuda" and _has_bfloat16() else "float32"
     t3_dtype = usual if t3_dtype == "auto" else t3_dtype
     s3gen_dtype = usual if s3gen_dtype == "auto" else s3gen_dtype
     if device == "cuda" and t3_dtype == s3gen_dtype == "bfloat16":
-        torch.set_float32_matmul_precision("high")  # the products that are left
-    checkpoint = _Checkpoint(model_path, device)
+        torch.set_float32_matmul_precision("high")  # for the products that stay in float32
+    files = spec.files
+    checkpoint = _Checkpoint(folder, device)
     return Models(
-        t3=_t3(checkpoint, t3_dtype, packed),
-        s3gen=_s3gen(checkpoint, s3gen_dtype, packed),
-        voice_encoder=checkpoint.load(VoiceEncoder, "ve.safetensors"),
-        tokenizer=_tokenizer(model_path / "tokenizer.json"),
-        default_voice=_default_voice(model_path / "conds.pt", device),
+        spec=spec,
+        t3=_load_t3(checkpoint, spec, t3_dtype, packed),
+        s3gen=_load_s3gen(checkpoint, spec, s3gen_dtype, packed),
+        voice_encoder=checkpoint.load(VoiceEncoder, files.voice_encoder),
+        tokenizer=_load_tokenizer(folder / files.tokenizer, spec),
+        default_voice=_load_conditionals(folder / files.conditionals, device),
         device=torch.device(device),
-        digest=_digest(model_path),
-        files=tuple(checkpoint.files),
+        digest=_digest([folder / name for name in files.names]),
+        mapped_files=tuple(checkpoint.mapped_files),
     )
 
 
-def _refuse_unknown_to(device: str, t3_dtype: T3Dtype, s3gen_dtype: S3GenDtype) -> None:
+def _check_dtypes(device: str, t3_dtype: T3Dtype, s3gen_dtype: S3GenDtype) -> None:
     if t3_dtype == "int8" and device != "cpu":
         raise StartupError("TTS_T3_DTYPE=int8 is for the CPU: on a GPU use float32 or bfloat16")
     for name, dtype in (("TTS_T3_DTYPE", t3_dtype), ("TTS_S3GEN_DTYPE", s3gen_dtype)):
@@ -112,8 +88,13 @@ def _has_bfloat16() -> bool:
     return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
-def _t3(checkpoint: "_Checkpoint", dtype: T3Dtype, packed: bool) -> T3:
-    t3, path = checkpoint.load(T3, T3_FILE), checkpoint.folder / T3_FILE
+# --- Modules ----------------------------------------------------------------------------------
+
+
+def _load_t3(checkpoint: "_Checkpoint", spec: ModelSpec, dtype: T3Dtype, packed: bool) -> T3:
+    config = T3Config(text_tokens_dict_size=spec.t3.text_vocab_size)
+    t3 = checkpoint.load(lambda: T3(config), spec.files.t3)
+    path = checkpoint.folder / spec.files.t3
     match dtype:
         case "int8":
             replace_linears(t3, Int8Linear, path, "tfmr.", "speech_head")
@@ -126,155 +107,113 @@ def _t3(checkpoint: "_Checkpoint", dtype: T3Dtype, packed: bool) -> T3:
     return t3
 
 
-def _s3gen(checkpoint: "_Checkpoint", dtype: S3GenDtype, packed: bool) -> S3Gen:
-    """In bfloat16: the estimator's blocks, where nearly all the work is."""
-    s3gen, path = checkpoint.load(S3Gen, S3GEN_FILE), checkpoint.folder / S3GEN_FILE
+def _load_s3gen(
+    checkpoint: "_Checkpoint", spec: ModelSpec, dtype: S3GenDtype, packed: bool
+) -> S3Gen:
+    """Load S3Gen. Bfloat16 is for the estimator's blocks alone, which do nearly all the work."""
+    s3gen = checkpoint.load(S3Gen, spec.files.s3gen)
+    path = checkpoint.folder / spec.files.s3gen
     if dtype == "bfloat16":
         estimator = s3gen.flow.decoder.estimator
         for blocks in (estimator.down_blocks, estimator.mid_blocks, estimator.up_blocks):
             convert_linears_to_bf16(blocks, ("to_q", "to_k", "to_v"))
     elif packed:
         replace_linears(s3gen, PackedLinear, path, "flow.")
-    if checkpoint.files:
-        let_go_one_by_one(s3gen.tokenizer.encoder.blocks, path, "tokenizer.encoder.blocks.")
+    if checkpoint.mapped_files:
+        offload_blocks(s3gen.tokenizer.encoder.blocks, path, "tokenizer.encoder.blocks.")
     return s3gen
 
 
-# --- Which model it is ------------------------------------------------------------------------
-
-
-_VOCABULARIES = {2454: "Chatterbox Multilingual", 50_276: "Chatterbox Turbo"}  # of T3's text
-
-
-def _variant(weights: Weights) -> str | None:
-    """The variant that these weights are of, if they are of a known one."""
-    if any(".time_embed_mixer." in name for name in weights):
-        return "Chatterbox Turbo"
-    text = weights.get("text_emb.weight")
-    return None if text is None else _VOCABULARIES.get(len(text))
-
-
-# --- Weights ----------------------------------------------------------------------------------
-
-
 class _Checkpoint:
-    """The weights in a `folder`. On a CPU they stay in their `files` until they are used."""
+    """Reads the weights in `folder`. On a CPU they stay in `mapped_files` until they are used."""
 
     def __init__(self, folder: Path, device: str) -> None:
         self.folder = folder
-        self.files: list[WeightsFile] = []
+        self.mapped_files: list[MappedSafetensors] = []
         self._device = device
 
-    def load(self, kind: Callable[[], Module], name: str) -> Module:
-        """A module of this kind, with the weights in the file of this name."""
+    def load(self, module_class: Callable[[], Module], name: str) -> Module:
         path = self.folder / name
         weights = self._read(path)
-        with _NoRandomFilling():
-            module = kind()
-        _compare(module, weights, path)
+        with SkipWeightInit():
+            module = module_class()
+        check_state_dict(module, weights, path)
         module.load_state_dict(weights, strict=False, assign=True)
         return module.to(self._device, torch.float32).eval().requires_grad_(False)
 
     def _read(self, path: Path) -> Weights:
         try:
             weights = load_file(path, device=self._device)
-        except SafetensorError as damage:
-            raise StartupError(f"{path} is damaged or cut off: {damage}") from damage
-        except OSError as fault:
-            raise _unreadable(path, fault) from fault
+        except SafetensorError as error:
+            raise StartupError(f"{path} is damaged or cut off: {error}") from error
+        except OSError as error:
+            raise _unreadable(path, error) from error
         if self._device != "cpu":
             return weights
-        file = WeightsFile(path)
-        self.files.append(file)
+        file = MappedSafetensors(path)
+        self.mapped_files.append(file)
         mapped = file.tensors()
         return {name: mapped[name] if name in mapped else weights[name].clone() for name in weights}
 
 
-class _NoRandomFilling(TorchFunctionMode):
-    """Inside, new parameters keep what was in their memory: their values are on the way.
+class SkipWeightInit(TorchFunctionMode):
+    """Make random initialisers do nothing, since loaded weights replace their results.
 
-    What a constructor computes (windows, rotary frequencies) comes out right, which it would not
-    on the meta device.
+    Unlike construction on the meta device, this keeps what constructors compute (windows, rotary
+    frequencies).
     """
 
-    FILLERS = frozenset({"normal_", "uniform_", "kaiming_normal_", "kaiming_uniform_"})
+    INITIALISERS = frozenset({"normal_", "uniform_", "kaiming_normal_", "kaiming_uniform_"})
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func.__name__ in self.FILLERS:
+        if func.__name__ in self.INITIALISERS:
             return args[0] if args else kwargs["tensor"]
         return func(*args, **kwargs)
-
-
-def _compare(module: nn.Module, weights: Weights, path: Path) -> None:
-    """Raises StartupError unless the file has every tensor of the module, in its shape."""
-    expected = module.state_dict()
-    computed = getattr(module, "ignore_state_dict_missing", ())
-    absent = sorted(expected.keys() - weights.keys() - set(computed))
-    surplus = sorted(weights.keys() - expected.keys())
-    odd = [
-        name for name in weights if name in expected and weights[name].shape != expected[name].shape
-    ]
-    if variant := _variant(weights):
-        raise wrong_variant(path, variant)
-    if absent:
-        raise StartupError(f"{path} lacks {len(absent)} tensors, {absent[0]} for one")
-    if odd:
-        found, wanted = (list(tensors[odd[0]].shape) for tensors in (weights, expected))
-        raise StartupError(f"{path} does not fit: {odd[0]} has shape {found}, not {wanted}")
-    if surplus:
-        log.warning("%s: %d surplus tensors, %s for one", path, len(surplus), surplus[0])
 
 
 # --- The other files --------------------------------------------------------------------------
 
 
-def _tokenizer(path: Path) -> EnTokenizer:
-    config = T3Config.english_only()
+def _load_tokenizer(path: Path, spec: ModelSpec) -> EnTokenizer:
     try:
-        path.open().close()  # the tokenizer has one exception for everything
+        path.open().close()  # the tokenizer raises a bare Exception for any fault
         tokenizer = EnTokenizer(str(path))
-    except OSError as fault:
-        raise _unreadable(path, fault) from fault
-    except Exception as damage:
-        raise StartupError(f"{path} is not a tokenizer: {damage}") from damage
-    vocabulary = tokenizer.tokenizer.get_vocab()
-    if (
-        vocabulary["[START]"] != config.start_text_token
-        or vocabulary["[STOP]"] != config.stop_text_token
-        or max(vocabulary.values()) >= config.text_tokens_dict_size
-    ):
-        raise StartupError(f"{path} is another model's tokenizer: it has {len(vocabulary)} tokens")
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except Exception as error:
+        raise StartupError(f"{path} is not a tokenizer: {error}") from error
+    check_tokenizer(tokenizer, spec, path)
     return tokenizer
 
 
 _BROKEN_PICKLE = (
     pickle.UnpicklingError,
-    *(EOFError, RuntimeError),  # torch's, for what is no archive
-    *(LookupError, TypeError, ValueError),  # for one that holds something else
+    *(EOFError, RuntimeError),  # torch's, if the file is no archive
+    *(LookupError, TypeError, ValueError),  # if it holds something else
 )
 
 
-def _default_voice(path: Path, device: str) -> ChatterboxVoice | None:
+def _load_conditionals(path: Path, device: str) -> Conditionals | None:
     if not path.exists():
         return None
     try:
         content = BytesIO(path.read_bytes())
-    except OSError as fault:
-        raise _unreadable(path, fault) from fault
+    except OSError as error:
+        raise _unreadable(path, error) from error
     try:
-        return saved_voice(torch.load(content, map_location=device, weights_only=True))
-    except _BROKEN_PICKLE as damage:
-        raise StartupError(f"{path} is not a voice: {damage}") from damage
+        return builtin_conditionals(torch.load(content, map_location=device, weights_only=True))
+    except _BROKEN_PICKLE as error:
+        raise StartupError(f"{path} is not a voice: {error}") from error
 
 
-def _unreadable(path: Path, fault: OSError) -> StartupError:
-    return StartupError(f"cannot read {path}: {fault.strerror or fault}")
+def _unreadable(path: Path, error: OSError) -> StartupError:
+    return StartupError(f"cannot read {path}: {error.strerror or error}")
 
 
-def _digest(folder: Path) -> str:
-    stats = [(name, (folder / name).stat()) for name in FILES if (folder / name).exists()]
+def _digest(paths: list[Path]) -> str:
+    stats = [(path.name, path.stat()) for path in paths if path.exists()]
     files = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
     return hashlib.sha256(repr(files).encode()).hexdigest()

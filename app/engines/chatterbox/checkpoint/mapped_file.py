@@ -1,7 +1,7 @@
-"""Weights in a safetensors file, which take memory of the process only while they are used.
+"""Memory-mapped safetensors files, so that weights take memory only while they are used.
 
-Called by the loader on a CPU, where the modules compute with the file itself. Much of it is read
-once, to be packed or folded, and half of S3Gen's only when a voice is cloned.
+Used by the loader on the CPU: most weights are read once, to be packed or folded, and half of
+S3Gen's only when a voice is cloned.
 """
 
 import json
@@ -13,27 +13,27 @@ import torch
 from torch import Tensor, nn
 
 
-class WeightsFile:
-    """A safetensors file that is known to be whole. Nobody may write into its tensors."""
+class MappedSafetensors:
+    """A valid safetensors file as tensors in mapped memory, which must not be written to."""
 
     def __init__(self, path: Path) -> None:
         with path.open("rb") as file:
-            # A private copy in name only: torch warns of memory that cannot be written.
+            # Copy-on-write although nothing is written: torch warns of read-only memory.
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         self._begin = 8 + int.from_bytes(self._map[:8], "little")
         self._header = json.loads(self._map[8 : self._begin])
-        self._header.pop("__metadata__", None)  # any text, under any names
+        self._header.pop("__metadata__", None)  # free text
 
     def tensors(self, prefix: str = "") -> dict[str, Tensor]:
-        """Those in float32 whose names begin so, by the rest of their names."""
+        """Return the float32 tensors whose names begin with `prefix`, keyed by the rest."""
         return {
             name.removeprefix(prefix): self._tensor(**entry)
             for name, entry in self._header.items()
             if name.startswith(prefix) and entry.get("dtype") == "F32"
         }
 
-    def let_go(self) -> None:
-        """Take no memory for it. What is used again comes from the system's cache, or the disk."""
+    def release_pages(self) -> None:
+        """Drop the file's pages from this process; they are read again when used."""
         self._map.madvise(mmap.MADV_DONTNEED)
 
     def _tensor(self, shape: list[int], data_offsets: tuple[int, int], **_: Any) -> Tensor:
@@ -46,13 +46,13 @@ class WeightsFile:
         return flat.view(shape)
 
 
-def let_go_one_by_one(blocks: nn.ModuleList, path: Path, prefix: str) -> None:
-    """Let the `blocks` have the weights in `path` under that prefix, but only while each computes.
+def offload_blocks(blocks: nn.ModuleList, path: Path, prefix: str) -> None:
+    """Map the weights of `blocks` from `path` and release their pages after each block's forward.
 
-    For one thread at a time.
+    The blocks may then be used by one thread at a time.
     """
-    file = WeightsFile(path)
+    file = MappedSafetensors(path)
     for index, block in enumerate(blocks):
         block.load_state_dict(file.tensors(f"{prefix}{index}."), strict=False, assign=True)
         block.requires_grad_(False)
-        block.register_forward_hook(lambda *_: file.let_go())
+        block.register_forward_hook(lambda *_: file.release_pages())

@@ -1,7 +1,7 @@
-"""Noise: random numbers that depend on what they are for, never on when they are asked for.
+"""Noise that depends on its purpose and position only, never on the order of calls.
 
-A seed enters, tensors leave; called wherever S3Gen needs chance. Upstream draws anew in every
-call, so that two solves of the same frames would be two different performances.
+A seed enters, tensors leave. Upstream draws anew in every call, so that solving the same frames
+twice gives two different performances.
 """
 
 from dataclasses import dataclass
@@ -12,16 +12,16 @@ import torch
 from torch import Tensor
 
 
-class Use(IntEnum):
-    """What the numbers are for; different uses are independent of each other."""
+class NoiseStream(IntEnum):
+    """Independent streams of random numbers, one per purpose."""
 
     FLOW = 0
-    SOURCE = 1
+    EXCITATION = 1
     PHASES = 2
 
 
-_BLOCK = {Use.FLOW: 256, Use.SOURCE: 32}
-"""Frames drawn together. A block has a generator of its own, so that any can come first."""
+_BLOCK_FRAMES = {NoiseStream.FLOW: 256, NoiseStream.EXCITATION: 32}
+"""Frames drawn together; each block has its own generator, so blocks can come in any order."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class Noise:
     utterance: int
     device: torch.device
 
-    def frames(self, use: Use, start: int, stop: int, width: int) -> Tensor:
+    def frames(self, stream: NoiseStream, start: int, stop: int, width: int) -> Tensor:
         """Standard normal, float32 [stop - start, width]; a frame's row never changes."""
-        size = _BLOCK[use]
+        size = _BLOCK_FRAMES[stream]
         blocks = [
-            torch.randn(size, width, generator=self._generator(use, block), device=self.device)
+            torch.randn(size, width, generator=self._generator(stream, block), device=self.device)
             for block in range(start // size, -(-stop // size))
         ]
         offset = start % size
@@ -44,29 +44,29 @@ class Noise:
 
     def phases(self, count: int) -> Tensor:
         """Angles in radians, uniform from -π to π, float32 [count]."""
-        generator = self._generator(Use.PHASES, 0)
+        generator = self._generator(NoiseStream.PHASES, 0)
         return torch.pi * (2 * torch.rand(count, generator=generator, device=self.device) - 1)
 
-    def _generator(self, use: Use, block: int) -> torch.Generator:
+    def _generator(self, stream: NoiseStream, block: int) -> torch.Generator:
         # torch seeds its CPU generator with 32 bits only, so the four numbers are mixed first
-        mixed = np.random.SeedSequence((self.seed, self.utterance, use, block)).generate_state(1)
+        mixed = np.random.SeedSequence((self.seed, self.utterance, stream, block)).generate_state(1)
         return torch.Generator(self.device).manual_seed(int(mixed[0]))
 
 
 class FrameNoise:
-    """The noise of an utterance that grows: drawn once, however often it is asked for."""
+    """Keeps the noise of a growing utterance, so that each block is drawn once."""
 
-    def __init__(self, noise: Noise, use: Use, width: int) -> None:
+    def __init__(self, noise: Noise, stream: NoiseStream, width: int) -> None:
         self._noise = noise
-        self._use = use
+        self._stream = stream
         self._width = width
         self._drawn = torch.empty(0, width, device=noise.device)
 
-    def until(self, stop: int) -> Tensor:
-        """As `Noise.frames` from the first frame on, float32 [stop, width]."""
+    def take(self, stop: int) -> Tensor:
+        """`Noise.frames` from the first frame on, float32 [stop, width]."""
         drawn = len(self._drawn)
         if stop > drawn:
-            size = _BLOCK[self._use]
-            more = self._noise.frames(self._use, drawn, stop + -stop % size, self._width)
+            size = _BLOCK_FRAMES[self._stream]
+            more = self._noise.frames(self._stream, drawn, stop + -stop % size, self._width)
             self._drawn = torch.cat([self._drawn, more])
         return self._drawn[:stop]

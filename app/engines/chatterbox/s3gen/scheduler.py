@@ -1,9 +1,10 @@
-"""The thread on which S3Gen runs: slices of many jobs enter, each gets its audio.
+"""S3Gen's scheduler: slices of many jobs enter, each gets its audio; one thread computes them.
 
-    audio = await loop.decode(Slice(stream, tokens, last, due))      on the event loop
+    audio = await scheduler.decode(SliceTask(stream, tokens, last, deadline))    on the event loop
 
-The most urgent slices are solved first, as many together as pays on the device. A slice whose job
-is cancelled is left out, or given up at the next step of the flow if it is alone.
+Earliest deadline first (EDF), in batches as large as the flow takes. A slice whose job is cancelled
+is dropped; once its batch is being solved, it is given up at the next Euler step if all of the
+batch is cancelled.
 """
 
 import asyncio
@@ -17,171 +18,166 @@ import torch
 from torch import Tensor
 
 from app.engines.cancellation import wait_done
-from app.engines.chatterbox.conditioning.conditionals import S3GenReference
+from app.engines.chatterbox.conditioning.conditionals import S3GenPrompt
 from app.engines.chatterbox.s3gen.flow import OnStep
 from app.engines.chatterbox.s3gen.stream import S3Gen, StreamDecoder
 
 T = TypeVar("T")
 P = ParamSpec("P")
 
-NOTHING_HEARD = float("-inf")
-"""When the first slice of a job is due: whoever waits for it hears nothing yet."""
+FIRST_SLICE_DEADLINE = float("-inf")
+"""Deadline of a job's first slice: its client has no audio to play yet."""
 
 
 @dataclass(eq=False)
-class Slice:
-    """Work for the thread: `tokens` that continue a `stream`, before the time `due`, in seconds.
+class SliceTask:
+    """`tokens` that continue a `stream`. `deadline`: monotonic, in seconds.
 
-    `audio` will be float32 [samples], in main memory.
+    `audio`: float32 [samples], in main memory.
     """
 
     stream: StreamDecoder
     tokens: list[int]
     last: bool
-    due: float
+    deadline: float
     audio: "Future[Tensor]" = field(default_factory=Future)
-    wanted: bool = True
+    cancelled: bool = False
 
 
-class DecodeLoop:
-    """Owns the thread, on which `adopt` is called first, and `tidy_up` when slices are done.
+class S3GenScheduler:
+    """Owns the thread, which calls `bind_thread` first and `trim_memory` after each batch.
 
-    `steps` counts the flow's.
+    `steps` counts the flow's Euler steps.
     """
 
     def __init__(
-        self, s3gen: S3Gen, adopt: Callable[[], None], tidy_up: Callable[[], None]
+        self, s3gen: S3Gen, bind_thread: Callable[[], None], trim_memory: Callable[[], None]
     ) -> None:
         self.steps = 0
         self._s3gen = s3gen
-        self._adopt = adopt
-        self._tidy_up = tidy_up
-        self._news = threading.Condition()
-        self._slices: list[Slice] = []
-        self._warm_up: tuple[S3GenReference, Future[None]] | None = None
+        self._bind_thread = bind_thread
+        self._trim_memory = trim_memory
+        self._changed = threading.Condition()
+        self._tasks: list[SliceTask] = []
+        self._warm_up: tuple[S3GenPrompt, Future[None]] | None = None
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="s3gen", daemon=True)
         self._thread.start()
 
-    async def warm_up(self, reference: S3GenReference) -> None:
-        """Run everything once. Raises what S3Gen raises."""
+    async def warm_up(self, prompt: S3GenPrompt) -> None:
+        """Run `S3Gen.warm_up` on the thread. Raises what that raises."""
         done: Future[None] = Future()
-        with self._news:
-            self._warm_up = reference, done
-            self._news.notify()
+        with self._changed:
+            self._warm_up = prompt, done
+            self._changed.notify()
         await asyncio.shield(asyncio.wrap_future(done))
 
-    async def decode(self, piece: Slice) -> Tensor:
-        """The audio that it adds to its stream. Raises what S3Gen raises.
+    async def decode(self, task: SliceTask) -> Tensor:
+        """Return the audio that the slice adds to its stream. Raises what S3Gen raises.
 
-        Cancelled, it returns when the thread has let go of the stream.
+        If cancelled, it returns once the thread no longer uses the stream.
         """
-        with self._news:
-            self._slices.append(piece)
-            self._news.notify()
+        with self._changed:
+            self._tasks.append(task)
+            self._changed.notify()
         try:
-            return await asyncio.wrap_future(piece.audio)
+            return await asyncio.wrap_future(task.audio)
         finally:
-            if not piece.audio.done():
-                piece.wanted = False
-                await wait_done(piece.audio)
+            if not task.audio.done():
+                task.cancelled = True
+                await wait_done(task.audio)
 
     def close(self) -> None:
-        """No slice may be under way; the thread ends."""
-        with self._news:
+        """End the thread. No `decode` may be running."""
+        with self._changed:
             self._closing = True
-            self._news.notify()
+            self._changed.notify()
         self._thread.join()
 
     def _run(self) -> None:
-        fault = _fault_of(self._adopt)
-        while self._turn(fault):
+        failure = _exception_of(self._bind_thread)
+        while self._run_once(failure):
             pass
 
-    def _turn(self, fault: Exception | None) -> bool:
-        """One warm-up or some slices, whose names end with it; False if there will be no more.
-
-        `fault`: why nothing can run here.
-        """
-        with self._news:
-            self._news.wait_for(lambda: self._slices or self._warm_up or self._closing)
+    def _run_once(self, failure: Exception | None) -> bool:
+        """Run a warm-up or a batch; False when closing. `failure`: that of `bind_thread`."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._tasks or self._warm_up or self._closing)
             if self._closing:
                 return False
             warm_up, self._warm_up = self._warm_up, None
-            pieces = self._most_urgent()
+            batch = self._next_batch()
         if warm_up:
-            reference, done = warm_up
-            if fault:
-                done.set_exception(fault)
+            prompt, done = warm_up
+            if failure:
+                done.set_exception(failure)
             else:
-                _settle(done, self._s3gen.warm_up, reference)
-        if pieces:
-            self._decode(pieces)
-            pieces.clear()
-            self._tidy_up()
+                _resolve(done, self._s3gen.warm_up, prompt)
+        if batch:
+            self._decode(batch)
+            batch.clear()  # frees its tensors
+            self._trim_memory()
         return True
 
-    def _most_urgent(self) -> list[Slice]:
-        """As many as are solved together; they can no longer be cancelled."""
-        self._slices.sort(key=lambda piece: piece.due)
-        pieces: list[Slice] = []
-        while self._slices and len(pieces) < self._s3gen.flow.at_once:
-            piece = self._slices.pop(0)
-            if piece.audio.set_running_or_notify_cancel():
-                pieces.append(piece)
-        return pieces
+    def _next_batch(self) -> list[SliceTask]:
+        """Take the tasks with the earliest deadlines; they can no longer be dropped."""
+        self._tasks.sort(key=lambda task: task.deadline)
+        batch: list[SliceTask] = []
+        while self._tasks and len(batch) < self._s3gen.flow.max_batch_size:
+            task = self._tasks.pop(0)
+            if task.audio.set_running_or_notify_cancel():
+                batch.append(task)
+        return batch
 
     @torch.inference_mode()
-    def _decode(self, pieces: list[Slice]) -> None:
+    def _decode(self, batch: list[SliceTask]) -> None:
         def on_step() -> None:
             self.steps += 1
-            if not any(piece.wanted for piece in pieces):
-                raise _Unwanted
+            if all(task.cancelled for task in batch):
+                raise _BatchCancelled
 
         try:
             device = self._s3gen.fade_in.device
-            tokens = [
-                torch.tensor(piece.tokens, dtype=torch.int64, device=device) for piece in pieces
-            ]
-            mels = self._solve(pieces, tokens, on_step)
-        except _Unwanted:
-            for piece in pieces:
-                piece.audio.set_result(torch.empty(0))
-        except Exception as error:  # noqa: BLE001 – told to whoever waits for it
-            for piece in pieces:
-                piece.audio.set_exception(error)
+            tokens = [torch.tensor(task.tokens, dtype=torch.int64, device=device) for task in batch]
+            mels = self._solve(batch, tokens, on_step)
+        except _BatchCancelled:
+            for task in batch:
+                task.audio.set_result(torch.empty(0))
+        except Exception as error:  # noqa: BLE001 – raised by `decode`
+            for task in batch:
+                task.audio.set_exception(error)
         else:
-            for piece, new, mel in zip(pieces, tokens, mels, strict=True):
-                _settle(piece.audio, _audio, piece, new, mel)
+            for task, new, mel in zip(batch, tokens, mels, strict=True):
+                _resolve(task.audio, _commit, task, new, mel)
 
     def _solve(
-        self, pieces: list[Slice], tokens: list[Tensor], on_step: OnStep
+        self, batch: list[SliceTask], tokens: list[Tensor], on_step: OnStep
     ) -> list[Tensor | None]:
-        """The mel of each that has one."""
-        solves = [piece.stream.solve_for(new) for piece, new in zip(pieces, tokens, strict=True)]
-        needed = [solve for solve in solves if solve]
-        mels = iter(self._s3gen.flow.solve(needed, on_step) if needed else [])
-        return [next(mels) if solve else None for solve in solves]
+        """The mel of each slice; None for slices without tokens."""
+        items = [task.stream.prepare(new) for task, new in zip(batch, tokens, strict=True)]
+        inputs = [item for item in items if item]
+        mels = iter(self._s3gen.flow.solve(inputs, on_step) if inputs else [])
+        return [next(mels) if item else None for item in items]
 
 
-class _Unwanted(Exception):
-    """Nobody waits for it any more."""
+class _BatchCancelled(Exception):
+    """All jobs of the batch were cancelled."""
 
 
-def _audio(piece: Slice, tokens: Tensor, mel: Tensor | None) -> Tensor:
-    return piece.stream.extend(tokens, mel, piece.last).cpu()
+def _commit(task: SliceTask, tokens: Tensor, mel: Tensor | None) -> Tensor:
+    return task.stream.commit(tokens, mel, task.last).cpu()
 
 
-def _fault_of(call: Callable[[], None]) -> Exception | None:
+def _exception_of(call: Callable[[], None]) -> Exception | None:
     try:
         call()
-    except Exception as fault:  # noqa: BLE001 – told to whoever waits for it
-        return fault
+    except Exception as error:  # noqa: BLE001 – raised by `warm_up`
+        return error
     return None
 
 
-def _settle(future: "Future[T]", work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> None:
+def _resolve(future: "Future[T]", work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> None:
     try:
         future.set_result(work(*args, **kwargs))
-    except Exception as error:  # noqa: BLE001 – told to whoever waits for it
+    except Exception as error:  # noqa: BLE001 – raised where the future is awaited
         future.set_exception(error)

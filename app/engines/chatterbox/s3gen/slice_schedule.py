@@ -1,9 +1,9 @@
-"""Slices: how many speech tokens are turned into audio at a time; asked by the engine.
+"""The slice schedule: how many speech tokens are turned into audio at a time; used by the engine.
 
-S3Gen solves the voice's prompt and all of the text chunk so far again with every slice, so what
-makes speech late is the first slice's length and what makes it dear is the number of slices. Hence
-a small first one, and then, on a CPU, ever longer ones. Lengths depend on a slice's index alone,
-never on how fast things go: otherwise the same seed would not say the same.
+With every slice S3Gen solves the prompt and the text chunk so far again. So latency is decided by
+the first slice's length and cost by the number of slices: the first is short, and on a CPU each is
+longer than the one before. Lengths depend on a slice's index alone, never on timing, so that a seed
+always gives the same audio.
 """
 
 from collections.abc import Iterator
@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from app.core.engine_config import ChatterboxOptions
 
 
-def slice_lengths(unit: int, tuning: ChatterboxOptions, chunk: int) -> Iterator[int]:
-    """The lengths of the slices of a job's text chunk number `chunk`, in speech tokens, for ever.
+def slice_lengths(unit: int, options: ChatterboxOptions, chunk_index: int) -> Iterator[int]:
+    """Yield the slice lengths of a job's text chunk, in speech tokens, without end.
 
-    Only the first chunk begins with a small slice; when the others come, somebody listens already.
+    Only a job's first chunk begins with a short slice: during later ones audio is playing already.
     """
-    if chunk == 0:
-        yield min(tuning.first_slice_tokens or unit, unit)
-    length = unit * tuning.slice_growth
+    if chunk_index == 0:
+        yield min(options.first_slice_tokens or unit, unit)
+    length = unit * options.slice_growth
     while True:
         yield int(length)
-        length *= tuning.slice_growth
+        length *= options.slice_growth

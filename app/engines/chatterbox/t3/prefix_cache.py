@@ -4,12 +4,12 @@ from collections import OrderedDict
 
 from torch import Tensor
 
-from app.engines.chatterbox.conditioning.conditionals import ChatterboxVoice
+from app.engines.chatterbox.conditioning.conditionals import Conditionals
 
 PREFIX_CACHE_SIZE = 4
 """Prefixes kept, 8 MB each at full size in float32, even of voices deleted meanwhile."""
 
-Key = tuple[ChatterboxVoice, float]
+Key = tuple[Conditionals, float]
 """A voice and its exaggeration."""
 
 

@@ -8,7 +8,7 @@ from chatterbox.models.t3 import T3
 from chatterbox.models.t3.modules.cond_enc import T3Cond
 from torch import Tensor
 
-from app.engines.chatterbox.conditioning.conditionals import ChatterboxVoice
+from app.engines.chatterbox.conditioning.conditionals import Conditionals
 from app.engines.chatterbox.t3.request import T3Request
 from app.engines.chatterbox.variants import T3Spec
 
@@ -18,9 +18,9 @@ class ConditioningCache:
 
     def __init__(self, t3: T3) -> None:
         self._t3 = t3
-        self._cache: WeakKeyDictionary[ChatterboxVoice, tuple[float, Tensor]] = WeakKeyDictionary()
+        self._cache: WeakKeyDictionary[Conditionals, tuple[float, Tensor]] = WeakKeyDictionary()
 
-    def embed(self, voice: ChatterboxVoice, exaggeration: float) -> Tensor:
+    def embed(self, voice: Conditionals, exaggeration: float) -> Tensor:
         """float32 [1, n, dim]."""
         cached = self._cache.get(voice)
         if cached is None or cached[0] != exaggeration:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from app.core.params import SynthesisParams
-from app.engines.chatterbox.conditioning.conditionals import ChatterboxVoice
+from app.engines.chatterbox.conditioning.conditionals import Conditionals
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class T3Request:
     """
 
     text_tokens: Tensor
-    voice: ChatterboxVoice
+    voice: Conditionals
     params: SynthesisParams
     seed: int
     max_tokens: int

@@ -1,4 +1,4 @@
-"""The random checkpoint is alive: what any part of the model hears can be heard in the end."""
+"""In the random checkpoint every input of every part influences the output."""
 
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,13 @@ from torch import Tensor
 
 from app.bench.checkpoint import make_checkpoint, tiny_sizes
 from app.engines.chatterbox.checkpoint.loader import load
-from app.model_files.download import FILES
+from app.model_files.manifest import ENGLISH
 
 TEXTS = ("It is a truth universally acknowledged.", "However little known the feelings of a man.")
 
 
 def speak(tts: ChatterboxTTS, text: str, **options: Any) -> Tensor:
-    """Speech tokens, the end token among them, drawn by upstream's own loop."""
+    """Speech tokens, including the stop token, from upstream's own loop."""
     text_tokens = tts.tokenizer.text_to_tokens(text).repeat(2, 1)
     text_tokens = torch.nn.functional.pad(text_tokens, (1, 0), value=tts.t3.hp.start_text_token)
     text_tokens = torch.nn.functional.pad(text_tokens, (0, 1), value=tts.t3.hp.stop_text_token)
@@ -47,31 +47,31 @@ def tokens() -> Tensor:
     return torch.randint(6561, (80,), generator=torch.Generator().manual_seed(0))
 
 
-def test_the_same_seed_makes_the_same_files(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_same_seed_gives_the_same_files(tiny_checkpoint: Path, tmp_path: Path) -> None:
     again = make_checkpoint(tmp_path / "again")
     other = make_checkpoint(tmp_path / "other", seed=1)
-    for name in FILES:
+    for name in ENGLISH.files:
         if name != "conds.pt":
             assert (again / name).read_bytes() == (tiny_checkpoint / name).read_bytes()
-    for name in FILES[:3]:
+    for name in ENGLISH.files[:3]:
         assert (again / name).read_bytes() != (other / name).read_bytes()
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_speech_ends_after_a_plausible_time(upstream: ChatterboxTTS, text: str) -> None:
+def test_speech_has_a_plausible_length(upstream: ChatterboxTTS, text: str) -> None:
     torch.manual_seed(0)
     for _ in range(3):
         assert 50 < len(speak(upstream, text)) < 150
 
 
-def test_without_an_end_token_it_does_not_end(tmp_path: Path, upstream: ChatterboxTTS) -> None:
+def test_without_a_stop_token_speech_does_not_end(tmp_path: Path, upstream: ChatterboxTTS) -> None:
     with tiny_sizes():
         endless = load(make_checkpoint(tmp_path, end_at=None), "cpu")
     tts = ChatterboxTTS(endless.t3, None, None, upstream.tokenizer, "cpu", upstream.conds)
     assert len(speak(tts, TEXTS[0])) == 400
 
 
-def test_a_few_tokens_are_far_likelier_than_the_others(upstream: ChatterboxTTS) -> None:
+def test_few_tokens_are_far_likelier_than_the_others(upstream: ChatterboxTTS) -> None:
     torch.manual_seed(0)
     spoken = speak(upstream, TEXTS[0])[None, :50]
     text = upstream.tokenizer.text_to_tokens(TEXTS[0])
@@ -87,10 +87,10 @@ def test_a_few_tokens_are_far_likelier_than_the_others(upstream: ChatterboxTTS) 
         ).speech_logits
     best = logits.softmax(-1).max(-1).values
     assert best.median() > 0.5
-    assert best.quantile(0.2) < 0.8  # and yet the dice matter
+    assert best.quantile(0.2) < 0.8  # sampling still matters
 
 
-def test_what_is_said_depends_on_everything(upstream: ChatterboxTTS) -> None:
+def test_speech_tokens_depend_on_all_inputs(upstream: ChatterboxTTS) -> None:
     def said(text: str = TEXTS[0], **options: Any) -> list[int]:
         torch.manual_seed(0)
         tokens: list[int] = speak(upstream, text, **options).tolist()
@@ -106,7 +106,7 @@ def test_what_is_said_depends_on_everything(upstream: ChatterboxTTS) -> None:
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-def test_voiced_and_unvoiced_stretches_alternate(
+def test_voiced_and_unvoiced_frames_alternate(
     upstream: ChatterboxTTS, tokens: Tensor, reverse: bool
 ) -> None:
     frames = mel(upstream, tokens.flip(0) if reverse else tokens)
@@ -119,7 +119,7 @@ def test_voiced_and_unvoiced_stretches_alternate(
     assert 30 < pitch[voiced].median() < 300
 
 
-def test_the_waveform_follows_the_mel(upstream: ChatterboxTTS, tokens: Tensor) -> None:
+def test_waveform_depends_on_the_mel(upstream: ChatterboxTTS, tokens: Tensor) -> None:
     one, other = (waveform(upstream, mel(upstream, t)) for t in (tokens, tokens.flip(0)))
     assert (one - other).std() > 0.1
     assert 0.05 < one.std() < 0.5
@@ -128,19 +128,19 @@ def test_the_waveform_follows_the_mel(upstream: ChatterboxTTS, tokens: Tensor) -
     assert pattern.var() < 0.5 * one.var()
 
 
-def test_the_vocoder_hears_the_mel_beside_the_source(
+def test_vocoder_output_depends_on_mel_and_excitation(
     upstream: ChatterboxTTS, tokens: Tensor
 ) -> None:
     one, other = (mel(upstream, t) for t in (tokens, tokens.flip(0)))
     vocoder = upstream.s3gen.mel2wav
     with torch.inference_mode():
-        _, source = vocoder.inference(one)
-        assert (vocoder.decode(one, source) - vocoder.decode(other, source)).std() > 0.1
-        silent = vocoder.decode(one, torch.zeros_like(source))
-        assert (vocoder.decode(one, source) - silent).std() > 0.1
+        _, excitation = vocoder.inference(one)
+        assert (vocoder.decode(one, excitation) - vocoder.decode(other, excitation)).std() > 0.1
+        silent = vocoder.decode(one, torch.zeros_like(excitation))
+        assert (vocoder.decode(one, excitation) - silent).std() > 0.1
 
 
-def test_the_mel_depends_on_everything(upstream: ChatterboxTTS, tokens: Tensor) -> None:
+def test_mel_depends_on_all_inputs(upstream: ChatterboxTTS, tokens: Tensor) -> None:
     reference = upstream.conds.gen
     usual = mel(upstream, tokens)
     assert -8 < usual.mean() < -2

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from app.bench.checkpoint import full_checkpoint, tiny_sizes
 from app.core.errors import StartupError
-from app.engines.chatterbox.checkpoint.loader import Models, load
+from app.engines.chatterbox.checkpoint.loader import load
+from app.engines.chatterbox.checkpoint.models import Models
 
 
 def tensors(module: nn.Module) -> dict[str, Tensor]:
-    """All there are: parameters, buffers whether saved or not, and plain attributes."""
+    """All parameters, buffers (persistent or not) and plain attributes."""
     return {
         f"{path}.{name}": value
         for path, part in module.named_modules()
@@ -30,7 +31,7 @@ def tensors(module: nn.Module) -> dict[str, Tensor]:
 
 
 def differing(models: Models, upstream: ChatterboxTTS) -> list[str]:
-    """The names of all tensors that are not the same in both."""
+    """Names of all tensors that differ."""
     found = []
     for ours, theirs in (
         (models.t3, upstream.t3),
@@ -44,7 +45,7 @@ def differing(models: Models, upstream: ChatterboxTTS) -> list[str]:
     return found
 
 
-def test_every_tensor_is_upstreams(models: Models, upstream: ChatterboxTTS) -> None:
+def test_every_tensor_equals_upstreams(models: Models, upstream: ChatterboxTTS) -> None:
     assert len(tensors(models.s3gen)) > 1000
     assert differing(models, upstream) == []
 
@@ -63,7 +64,7 @@ def test_every_tensor_is_upstreams(models: Models, upstream: ChatterboxTTS) -> N
         ("voice_encoder", "lstm.weight_ih_l0"),
     ],
 )
-def test_one_changed_number_would_be_noticed(
+def test_comparison_detects_one_changed_number(
     models: Models, upstream: ChatterboxTTS, module: str, name: str
 ) -> None:
     tensor = tensors(getattr(models, module))[name]
@@ -76,7 +77,7 @@ def test_one_changed_number_would_be_noticed(
         tensor.view(-1)[0] = first
 
 
-def test_what_the_modules_compute_is_upstreams(models: Models, upstream: ChatterboxTTS) -> None:
+def test_outputs_equal_upstreams(models: Models, upstream: ChatterboxTTS) -> None:
     def outputs(t3: Any, s3gen: Any, voice_encoder: Any) -> list[Tensor]:
         text = torch.tensor([[255, 20, 30, 40, 0]])
         speech = torch.arange(6561, 6601)[None] % 6562
@@ -100,13 +101,13 @@ def test_what_the_modules_compute_is_upstreams(models: Models, upstream: Chatter
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-5)
 
 
-def test_the_text_tokens_are_upstreams(models: Models, upstream: ChatterboxTTS) -> None:
+def test_text_tokens_equal_upstreams(models: Models, upstream: ChatterboxTTS) -> None:
     text = "It is a truth, universally acknowledged…"
     assert models.tokenizer.encode(text) == upstream.tokenizer.encode(text)
     assert len(set(models.tokenizer.encode(text))) > 10
 
 
-def test_the_default_voice_is_the_saved_one(models: Models, upstream: ChatterboxTTS) -> None:
+def test_default_voice_is_the_saved_one(models: Models, upstream: ChatterboxTTS) -> None:
     voice = models.default_voice
     assert voice is not None
     assert torch.equal(voice.speaker_embedding, upstream.conds.t3.speaker_emb)
@@ -122,12 +123,12 @@ def test_draws_no_random_numbers(tiny_checkpoint: Path) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-# --- Folders that cannot be loaded, or only just ------------------------------------------------
+# --- Damaged and unusual folders ------------------------------------------------------------------
 
 
 @pytest.fixture
 def folder(tiny_checkpoint: Path, tmp_path: Path) -> Path:
-    """The checkpoint, to be spoiled."""
+    """A copy of the checkpoint that may be changed."""
     return shutil.copytree(tiny_checkpoint, tmp_path / "model")
 
 
@@ -136,7 +137,7 @@ def tiny(folder: Path) -> Models:
         return load(folder, "cpu")
 
 
-def cut(path: Path) -> None:
+def truncated(path: Path) -> None:
     os.truncate(path, path.stat().st_size // 2)
 
 
@@ -149,30 +150,30 @@ def empty(path: Path) -> None:
 
 
 def rewritten(change: Callable[[dict[str, Tensor]], object]) -> Callable[[Path], None]:
-    def spoil(path: Path) -> None:
+    def damage(path: Path) -> None:
         weights = {name: tensor.clone() for name, tensor in load_file(path).items()}
         change(weights)
         save_file(weights, path)
 
-    return spoil
+    return damage
 
 
 def edited(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
-    def spoil(path: Path) -> None:
+    def damage(path: Path) -> None:
         content = json.loads(path.read_text())
         change(content)
         path.write_text(json.dumps(content))
 
-    return spoil
+    return damage
 
 
 def resaved(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
-    def spoil(path: Path) -> None:
+    def damage(path: Path) -> None:
         saved = torch.load(path, weights_only=True)
         change(saved)
         torch.save(saved, path)
 
-    return spoil
+    return damage
 
 
 def renamed(name: str) -> Callable[[Path], None]:
@@ -186,10 +187,10 @@ class Bomb:
 
 @pytest.mark.fault(11)
 @pytest.mark.parametrize(
-    ("name", "spoil", "reason"),
+    ("name", "damage", "reason"),
     [
         ("ve.safetensors", Path.unlink, "No such file"),
-        ("t3_cfg.safetensors", cut, "damaged or cut off"),
+        ("t3_cfg.safetensors", truncated, "damaged or cut off"),
         ("s3gen.safetensors", garbage, "damaged or cut off"),
         ("ve.safetensors", empty, "damaged or cut off"),
         ("t3_cfg.safetensors", rewritten(lambda w: w.pop("speech_head.weight")), "speech_head"),
@@ -208,7 +209,7 @@ class Bomb:
             "another model's",
         ),
         ("conds.pt", garbage, "not a voice"),
-        ("conds.pt", cut, "not a voice"),
+        ("conds.pt", truncated, "not a voice"),
         ("conds.pt", empty, "not a voice"),
         ("conds.pt", lambda path: torch.save({"t3": {}, "gen": {}}, path), "not a voice"),
         ("conds.pt", lambda path: torch.save(torch.zeros(2), path), "not a voice"),
@@ -226,16 +227,16 @@ class Bomb:
         ),
     ],
 )
-def test_a_bad_file_is_named_with_the_reason(
-    folder: Path, name: str, spoil: Callable[[Path], None], reason: str
+def test_damaged_file_is_named_with_the_reason(
+    folder: Path, name: str, damage: Callable[[Path], None], reason: str
 ) -> None:
-    spoil(folder / name)
+    damage(folder / name)
     with pytest.raises(StartupError, match=f"{name}.*{reason}"):
         tiny(folder)
 
 
 @pytest.mark.parametrize(
-    ("name", "spoil", "variant"),
+    ("name", "damage", "variant"),
     [
         ("t3_cfg.safetensors", renamed("t3_turbo_v1.safetensors"), "Turbo"),
         ("t3_cfg.safetensors", renamed("t3_mtl23ls_v2.safetensors"), "Multilingual"),
@@ -251,15 +252,15 @@ def test_a_bad_file_is_named_with_the_reason(
         ),
     ],
 )
-def test_another_variant_is_named(
-    folder: Path, name: str, spoil: Callable[[Path], None], variant: str
+def test_unsupported_variant_is_named(
+    folder: Path, name: str, damage: Callable[[Path], None], variant: str
 ) -> None:
-    spoil(folder / name)
+    damage(folder / name)
     with pytest.raises(StartupError, match=f"{variant}; only the English Chatterbox is supported"):
         tiny(folder)
 
 
-def test_turbos_s3gen_is_not_taken_for_one_with_a_surplus(folder: Path) -> None:
+def test_turbos_s3gen_is_recognised(folder: Path) -> None:
     mixer = {"flow.decoder.estimator.time_embed_mixer.weight": torch.zeros(64, 128)}
     rewritten(lambda weights: weights.update(mixer))(folder / "s3gen.safetensors")
     with pytest.raises(StartupError, match="Turbo; only the English Chatterbox"):
@@ -267,19 +268,19 @@ def test_turbos_s3gen_is_not_taken_for_one_with_a_surplus(folder: Path) -> None:
 
 
 @pytest.mark.fault(11)
-def test_a_model_of_another_size_is_refused(folder: Path) -> None:
+def test_model_of_another_size_is_rejected(folder: Path) -> None:
     with pytest.raises(StartupError, match=r"t3_cfg.*lacks \d+ tensors, tfmr"):
         load(folder, "cpu")
 
 
-def test_a_surplus_tensor_is_logged(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unexpected_tensor_is_logged(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     rewritten(lambda w: w.update(extra=torch.zeros(1)))(folder / "s3gen.safetensors")
     with caplog.at_level(logging.WARNING):
         tiny(folder)
-    assert "1 surplus tensors, extra for one" in caplog.text
+    assert "1 unexpected tensors, extra for one" in caplog.text
 
 
-def test_weights_of_half_the_precision_are_widened(folder: Path) -> None:
+def test_bfloat16_weights_are_converted_to_float32(folder: Path) -> None:
     rewritten(lambda w: w.update({n: t.bfloat16() for n, t in w.items()}))(
         folder / "ve.safetensors"
     )
@@ -287,12 +288,12 @@ def test_weights_of_half_the_precision_are_widened(folder: Path) -> None:
     assert {tensor.dtype for tensor in models.voice_encoder.parameters()} == {torch.float32}
 
 
-def test_without_conds_there_is_no_default_voice(folder: Path) -> None:
+def test_no_default_voice_without_conds(folder: Path) -> None:
     (folder / "conds.pt").unlink()
     assert tiny(folder).default_voice is None
 
 
-def test_a_replaced_file_changes_the_digest(folder: Path) -> None:
+def test_replaced_file_changes_the_digest(folder: Path) -> None:
     before = tiny(folder).digest
     assert tiny(folder).digest == before
     rewritten(lambda weights: weights["proj.bias"].zero_())(folder / "ve.safetensors")
@@ -301,12 +302,12 @@ def test_a_replaced_file_changes_the_digest(folder: Path) -> None:
 
 @pytest.mark.heavy
 @pytest.mark.timeout(600)
-def test_every_tensor_is_upstreams_at_full_size() -> None:
+def test_every_tensor_equals_upstreams_at_full_size() -> None:
     checkpoint = full_checkpoint()
     upstream = ChatterboxTTS.from_local(checkpoint, "cpu")
     assert differing(load(checkpoint, "cpu"), upstream) == []
 
 
-def test_eight_bits_are_refused_on_a_gpu(tiny_checkpoint: Path) -> None:
+def test_int8_is_rejected_on_a_gpu(tiny_checkpoint: Path) -> None:
     with pytest.raises(StartupError, match="TTS_T3_DTYPE=int8 is for the CPU"):
         load(tiny_checkpoint, "cuda", "int8")

@@ -13,7 +13,7 @@ import torch
 from app.core.engine_config import EngineConfig, QueueSizes
 from app.core.params import SynthesisParams
 from app.engines.chatterbox import engine as engine_module
-from app.engines.chatterbox.checkpoint.loader import Models
+from app.engines.chatterbox.checkpoint.models import Models
 from app.engines.chatterbox.engine import ChatterboxEngine
 from app.engines.chatterbox.frontend.english import EnglishFrontend
 from app.engines.chatterbox.runtime.compilation import NO_COMPILER, Compiler, TorchCompiler

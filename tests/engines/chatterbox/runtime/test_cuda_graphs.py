@@ -152,7 +152,7 @@ async def test_engine_runs_without_graphs_if_capture_fails(
     config = EngineConfig("cpu", 1, str(tiny_checkpoint), watermark=False)
     engine = FailingCaptureChatterbox(config)
     await engine.warm_up()
-    assert engine.notice == "not recorded, speech takes longer: MemoryError: no room for it"
+    assert engine.notice == "no CUDA graphs, speech takes longer: MemoryError: no room for it"
     assert await synthesize(engine, texts[0]) == [expected[0]]
     await engine.close()
 

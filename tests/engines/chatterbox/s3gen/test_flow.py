@@ -1,3 +1,4 @@
+from copy import copy
 from dataclasses import dataclass, replace
 from itertools import count
 
@@ -6,11 +7,11 @@ import torch
 
 from app.bench.checkpoint import tiny_sizes
 from app.engines.chatterbox.checkpoint.loader import load
-from app.engines.chatterbox.conditioning.conditionals import S3GenReference
-from app.engines.chatterbox.s3gen import flow as flow_module
-from app.engines.chatterbox.s3gen.estimator import EulerStep
-from app.engines.chatterbox.s3gen.flow import Flow, Solve
-from app.engines.chatterbox.s3gen.noise import Noise, Use
+from app.engines.chatterbox.conditioning.conditionals import S3GenPrompt
+from app.engines.chatterbox.runtime.compilation import NO_COMPILER
+from app.engines.chatterbox.s3gen.flow import Flow, FlowInput, StaticShapeFlow
+from app.engines.chatterbox.s3gen.noise import Noise, NoiseStream
+from app.engines.chatterbox.variants import ENGLISH
 from tests.support.few_shapes import FewShapes
 from tests.support.speech import CPU, mel_error, speech_tokens, upstreams_mel
 
@@ -20,54 +21,55 @@ NOISE = Noise(1, 0, CPU)
 
 @dataclass(frozen=True)
 class Case:
-    """One solve, all that it depends on."""
+    """One solve with everything that it depends on."""
 
     flow: Flow
     tokens: torch.Tensor
-    reference: S3GenReference
+    prompt: S3GenPrompt
     noise: torch.Tensor
 
     @torch.inference_mode()
     def mel(self, on_step=lambda: None):
-        [mel] = self.flow.solve([Solve(self.tokens, self.reference, self.noise)], on_step)
+        [mel] = self.flow.solve([FlowInput(self.tokens, self.prompt, self.noise)], on_step)
         return mel
 
 
 @pytest.fixture(scope="module")
 def case(models):
     """60 tokens, 2.4 s, after a prompt of 50."""
-    reference = models.default_voice.s3gen
-    noise = NOISE.frames(Use.FLOW, 0, 2 * (50 + 60), 80)
-    return Case(Flow(models.s3gen.flow), speech_tokens(60), reference, noise)
+    prompt = models.default_voice.s3gen
+    noise = NOISE.frames(NoiseStream.FLOW, 0, 2 * (50 + 60), 80)
+    return Case(Flow(models.s3gen.flow, ENGLISH.flow), speech_tokens(60), prompt, noise)
 
 
 @pytest.fixture(scope="module")
-def right(case, upstream):
-    return upstreams_mel(upstream.s3gen, case.tokens, case.reference, NOISE)
+def expected(case, upstream):
+    return upstreams_mel(upstream.s3gen, case.tokens, case.prompt, NOISE)
 
 
-def test_the_mel_is_upstreams(case, right):
+def test_mel_equals_upstreams(case, expected):
     mel = case.mel()
 
     assert mel.shape == (80, 120)
-    assert mel_error(mel, right) < CLOSE
+    assert mel_error(mel, expected) < CLOSE
 
 
 @pytest.fixture(scope="module")
 def packed(tiny_checkpoint):
     with tiny_sizes():
-        return Flow(load(tiny_checkpoint, "cpu", packed=True).s3gen.flow)
+        return Flow(load(tiny_checkpoint, "cpu", packed=True).s3gen.flow, ENGLISH.flow)
 
 
-def test_with_the_cpus_own_layers_it_is_upstreams_too(packed, case, right):
+def test_mel_with_packed_linears_equals_upstreams(packed, case, expected):
     mel = replace(case, flow=packed).mel()
 
-    assert mel_error(mel, right) < CLOSE
+    assert mel_error(mel, expected) < CLOSE
 
 
-def with_guidance(case, guidance):
-    flow = Flow(case.flow._flow)
-    flow.step = EulerStep(case.flow._flow.decoder.estimator, guidance)
+def with_solver(case, **changes):
+    flow = copy(case.flow)
+    flow.solver = copy(flow.solver)
+    vars(flow.solver).update(changes)
     return replace(case, flow=flow)
 
 
@@ -77,84 +79,79 @@ def with_one_other_token(case):
     return replace(case, tokens=tokens)
 
 
-def with_prompt_noiseless(case):
+def without_prompt_noise(case):
     noise = case.noise.clone()
-    noise[: case.reference.prompt_feat.shape[1]] = 0
+    noise[: case.prompt.prompt_feat.shape[1]] = 0
     return replace(case, noise=noise)
 
 
-def with_prompt_cut(case):
-    whole = case.reference
-    reference = replace(
-        whole, prompt_token=whole.prompt_token[:, 1:], prompt_feat=whole.prompt_feat[:, 2:]
+def with_prompt_shortened(case):
+    full = case.prompt
+    prompt = replace(
+        full, prompt_token=full.prompt_token[:, 1:], prompt_feat=full.prompt_feat[:, 2:]
     )
-    return replace(case, reference=reference, noise=case.noise[2:])
+    return replace(case, prompt=prompt, noise=case.noise[2:])
 
 
-def with_prompt_unheard(case):
-    silent = torch.zeros_like(case.reference.prompt_feat)
-    return replace(case, reference=replace(case.reference, prompt_feat=silent))
+def with_prompt_mel_zero(case):
+    zeros = torch.zeros_like(case.prompt.prompt_feat)
+    return replace(case, prompt=replace(case.prompt, prompt_feat=zeros))
 
 
 def with_another_speaker(case):
-    other = case.reference.embedding.flip(1)
-    return replace(case, reference=replace(case.reference, embedding=other))
+    other = case.prompt.embedding.flip(1)
+    return replace(case, prompt=replace(case.prompt, embedding=other))
 
 
 MUTATIONS = {
     "one other token": with_one_other_token,
     "noise shifted by a frame": lambda case: replace(case, noise=case.noise.roll(1, 0)),
-    "no noise for the prompt": with_prompt_noiseless,
-    "prompt cut": with_prompt_cut,
-    "prompt unheard": with_prompt_unheard,
+    "no noise for the prompt": without_prompt_noise,
+    "prompt shortened": with_prompt_shortened,
+    "prompt mel zero": with_prompt_mel_zero,
     "another speaker": with_another_speaker,
-    "guidance sign": lambda case: with_guidance(case, -0.7),
-    "no guidance": lambda case: with_guidance(case, 0),
+    "guidance sign": lambda case: with_solver(case, guidance=-0.7),
+    "no guidance": lambda case: with_solver(case, guidance=0),
+    "steps of equal length": lambda case: with_solver(case, times=torch.linspace(0, 1, 11)),
 }
 
 
 @pytest.mark.parametrize("mutate", MUTATIONS.values(), ids=MUTATIONS.keys())
-def test_that_comparison_notices(case, right, mutate):
-    assert mel_error(mutate(case).mel(), right) > 30 * CLOSE
+def test_mel_comparison_detects(case, expected, mutate):
+    assert mel_error(mutate(case).mel(), expected) > 30 * CLOSE
 
 
-def test_that_comparison_notices_steps_of_equal_length(case, right, monkeypatch):
-    monkeypatch.setattr(flow_module, "step_times", lambda _: torch.linspace(0, 1, 11))
+def test_padded_batch_gives_each_input_its_own_mel(case, expected):
+    shapes = set()
+    flow = StaticShapeFlow(case.flow._flow, ENGLISH.flow, NO_COMPILER, FewShapes())
+    step = flow.solver.step
+    flow.solver.step = lambda x, *rest: shapes.add(tuple(x.shape)) or step(x, *rest)
+    other = FlowInput(speech_tokens(20), case.prompt, NOISE.frames(NoiseStream.FLOW, 0, 140, 80))
+    this = FlowInput(case.tokens, case.prompt, case.noise)
 
-    assert mel_error(case.mel(), right) > 30 * CLOSE
-
-
-def test_solves_padded_to_the_same_length_do_not_hear_of_each_other(case, right):
-    lengths = set()
-    flow = Flow(case.flow._flow, capturer=FewShapes())
-    step = flow.step
-    flow.step = lambda x, *rest: lengths.add(tuple(x.shape)) or step(x, *rest)
-    other = Solve(speech_tokens(20), case.reference, NOISE.frames(Use.FLOW, 0, 140, 80))
-    this = Solve(case.tokens, case.reference, case.noise)
-
-    others = flow.solve([other, other, this], lambda: None)
+    mels = flow.solve([other, other, this], lambda: None)
     [alone] = flow.solve([this], lambda: None)
 
-    assert lengths == {(4, 80, 256), (1, 80, 256)}
-    assert [mel.shape[1] for mel in others] == [40, 40, 120]
-    assert mel_error(others[2], right) < CLOSE
-    assert mel_error(alone, right) < CLOSE
-    assert torch.equal(others[0], others[1])
+    assert shapes == {(4, 80, 256), (1, 80, 256)}
+    assert [mel.shape[1] for mel in mels] == [40, 40, 120]
+    assert mel_error(mels[2], expected) < CLOSE
+    assert mel_error(alone, expected) < CLOSE
+    assert torch.equal(mels[0], mels[1])
 
 
-def test_a_solve_ends_at_the_step_that_raises(case):
+def test_solve_ends_at_the_step_that_raises(case):
     steps = count(1)
 
-    def give_up_at_the_third():
+    def raise_at_the_third():
         if next(steps) == 3:
             raise TimeoutError
 
     with pytest.raises(TimeoutError):
-        case.mel(give_up_at_the_third)
+        case.mel(raise_at_the_third)
     assert next(steps) == 4
 
 
-def test_the_caller_hears_of_ten_steps(case):
+def test_on_step_is_called_ten_times(case):
     steps = []
     case.mel(lambda: steps.append(None))
 

@@ -6,7 +6,7 @@ import torch
 
 from app.bench.checkpoint import full_checkpoint
 from app.engines.chatterbox.checkpoint.loader import load
-from app.engines.chatterbox.s3gen import vocoder as vocoder_module
+from app.engines.chatterbox.s3gen import waveform as waveform_module
 from app.engines.chatterbox.s3gen.noise import Noise
 from app.engines.chatterbox.s3gen.stream import S3Gen, StreamDecoder
 from tests.support.speech import (
@@ -32,30 +32,30 @@ def s3gen(tiny_checkpoint):
 
 @pytest.fixture
 def decoder_for(s3gen, models):
-    """`decoder_for(seed=…, chunk_overlap_method=…, …)` with the checkpoint's own voice."""
+    """`decoder_for(seed=…, chunk_overlap_method=…, …)` with the checkpoint's default voice."""
 
     def decoder_for(**params):
-        wanted = msgspec.structs.replace(DEFAULTS, **params)
-        return StreamDecoder(s3gen, models.default_voice.s3gen, wanted)
+        changed = msgspec.structs.replace(DEFAULTS, **params)
+        return StreamDecoder(s3gen, models.default_voice.s3gen, changed)
 
     return decoder_for
 
 
 @pytest.fixture
 def mels(s3gen, monkeypatch):
-    """Every mel that is solved during the test, in order."""
+    """All mels solved during the test, in order."""
     solved, solve = [], s3gen.flow.solve
 
-    def remember(*args):
+    def recorded(*args):
         solved.extend(mels := solve(*args))
         return mels
 
-    monkeypatch.setattr(s3gen.flow, "solve", remember)
+    monkeypatch.setattr(s3gen.flow, "solve", recorded)
     return solved
 
 
 def stream(decoder, tokens, size):
-    """The audio of each slice of one text chunk, then that of its empty last slice."""
+    """The audio of each slice of one text chunk and of its empty last slice."""
     slices = tokens.split(size) if len(tokens) else []
     return [decoder.decode(piece, last=False) for piece in slices] + [
         decoder.decode(NO_TOKENS, last=True)
@@ -65,41 +65,41 @@ def stream(decoder, tokens, size):
 # --- Against upstream -----------------------------------------------------------------------------
 
 
-def test_a_whole_text_chunk_is_upstreams(decoder_for, models, upstream):
-    reference, noise = models.default_voice.s3gen, Noise(7, 0, CPU)
-    right, different = (
-        upstreams_audio(upstream.s3gen, tokens, reference, noise)
+def test_text_chunk_equals_upstreams(decoder_for, models, upstream):
+    prompt, noise = models.default_voice.s3gen, Noise(7, 0, CPU)
+    expected, different = (
+        upstreams_audio(upstream.s3gen, tokens, prompt, noise)
         for tokens in (TOKENS, TOKENS.flip(0))
     )
 
     audio = decoder_for(seed=7).decode(TOKENS, last=True)
 
-    assert decibels(audio - right, different - right) < -60
-    assert decibels(decoder_for(seed=8).decode(TOKENS, True) - right, different - right) > -20
+    assert decibels(audio - expected, different - expected) < -60
+    assert decibels(decoder_for(seed=8).decode(TOKENS, True) - expected, different - expected) > -20
 
 
-def test_the_last_solve_of_a_stream_is_the_whole_chunks(decoder_for, models, upstream, mels):
-    right = upstreams_mel(upstream.s3gen, TOKENS, models.default_voice.s3gen, Noise(7, 0, CPU))
+def test_last_solve_of_a_stream_equals_upstreams(decoder_for, models, upstream, mels):
+    expected = upstreams_mel(upstream.s3gen, TOKENS, models.default_voice.s3gen, Noise(7, 0, CPU))
 
     stream(decoder_for(seed=7), TOKENS, 35)
 
     assert [mel.shape[1] for mel in mels] == [70, 140, 150]
-    assert mel_error(mels[-1], right) < 1e-4
+    assert mel_error(mels[-1], expected) < 1e-4
 
 
-def test_noise_by_position_brings_successive_solves_closer(decoder_for, mels):
-    """Not together: attention is full, and each frame hears of those that came to be known."""
+def test_noise_by_position_makes_successive_solves_similar(decoder_for, mels):
+    """They are not equal: attention is bidirectional, so every frame depends on later ones."""
     for seed in (1, 2):
         stream(decoder_for(seed=seed), TOKENS, 35)
     first, second, last, *others = mels
 
-    def apart(before, after):
+    def distance(before, after):
         return float((before - after[:, : before.shape[1]]).abs().mean() / after.std())
 
     figures = {
-        "35 tokens, then 70": apart(first, second),
-        "70 tokens, then 75": apart(second, last),
-        "another noise": apart(others[0], second),
+        "35 tokens, then 70": distance(first, second),
+        "70 tokens, then 75": distance(second, last),
+        "another noise": distance(others[0], second),
     }
     for name, figure in figures.items():
         print(f"{name}: {figure:.3f} of the mel's standard deviation")
@@ -113,7 +113,7 @@ def test_noise_by_position_brings_successive_solves_closer(decoder_for, mels):
 @pytest.mark.parametrize("method", ["full", "zero"])
 @pytest.mark.parametrize("fade_ms", [0, 500])
 @pytest.mark.parametrize("size", [9, 35])
-def test_every_token_becomes_960_samples(decoder_for, method, fade_ms, size):
+def test_every_token_gives_960_samples(decoder_for, method, fade_ms, size):
     decoder = decoder_for(chunk_overlap_method=method, crossfade_duration_milliseconds=fade_ms)
 
     for tokens in (TOKENS, TOKENS[:1], NO_TOKENS):
@@ -123,8 +123,8 @@ def test_every_token_becomes_960_samples(decoder_for, method, fade_ms, size):
 
 
 @pytest.fixture
-def dull(s3gen):
-    """A voice without sounds above 1 kHz, so that a click stands out."""
+def muffled(s3gen):
+    """No sound above 1 kHz, so that a click stands out."""
     bias = s3gen.vocoder._hift.conv_post.bias
     before = bias.detach().clone()
     with torch.no_grad():
@@ -135,7 +135,7 @@ def dull(s3gen):
 
 
 def loudest_click(slices):
-    """The largest jump at a seam, over the largest but 1% inside slices."""
+    """The largest jump at a seam over the 99th percentile of jumps inside slices."""
     audio = torch.cat(slices)
     ends = torch.tensor([len(piece) for piece in slices]).cumsum(0)
     seams = ends[(ends > 0) & (ends < len(audio))] - 1
@@ -144,24 +144,24 @@ def loudest_click(slices):
     return float(jumps[seams].max() / jumps[inside].quantile(0.99))
 
 
-@pytest.mark.usefixtures("dull")
-def test_slices_meet_without_a_click(decoder_for):
+@pytest.mark.usefixtures("muffled")
+def test_slices_join_without_a_click(decoder_for):
     assert loudest_click(stream(decoder_for(), TOKENS, 15)) < 1
 
 
-@pytest.mark.usefixtures("dull")
-def test_that_comparison_notices_a_hard_cut(decoder_for, monkeypatch):
-    monkeypatch.setattr(vocoder_module, "HELD_BACK", 0)
+@pytest.mark.usefixtures("muffled")
+def test_click_comparison_detects_a_hard_cut(decoder_for, monkeypatch):
+    monkeypatch.setattr(waveform_module, "LOOKAHEAD_FRAMES", 0)
 
     slices = stream(decoder_for(crossfade_duration_milliseconds=0), TOKENS, 15)
     assert loudest_click(slices) > 1
 
 
-def test_with_a_bounded_context_no_slice_is_solved_with_more(
+def test_bounded_context_limits_the_solve(
     tiny_checkpoint, models, mels, s3gen, decoder_for, monkeypatch
 ):
-    """As long as all of it is context, nothing changes; then only what is solved."""
-    whole = torch.cat(stream(decoder_for(), TOKENS, 15))
+    """Nothing changes until there are more tokens than the context has."""
+    unbounded = torch.cat(stream(decoder_for(), TOKENS, 15))
     assert [mel.shape[1] for mel in mels] == [30, 60, 90, 120, 150]
     mels.clear()
     bounded = replace(s3gen, context_tokens=30)
@@ -170,27 +170,27 @@ def test_with_a_bounded_context_no_slice_is_solved_with_more(
     pieces = stream(decoder, TOKENS, 15)
 
     assert [mel.shape[1] for mel in mels] == [30, 60, 90, 90, 90]
-    heard = torch.cat(pieces)
+    audio = torch.cat(pieces)
     same = sum(len(piece) for piece in pieces[:3])
-    assert len(heard) == len(whole)
-    assert torch.equal(heard[:same], whole[:same])
-    assert (heard - whole)[same:].abs().max() > 0
-    assert not heard.isnan().any()
+    assert len(audio) == len(unbounded)
+    assert torch.equal(audio[:same], unbounded[:same])
+    assert (audio - unbounded)[same:].abs().max() > 0
+    assert not audio.isnan().any()
 
 
-def test_with_zero_every_slice_stands_alone(decoder_for, mels):
-    first, second, nothing = (
+def test_overlap_zero_solves_each_slice_alone(decoder_for, mels):
+    first, second, empty = (
         piece.clone() for piece in stream(decoder_for(chunk_overlap_method="zero"), TOKENS[:70], 35)
     )
 
-    assert [len(piece) for piece in (first, second, nothing)] == [33_600, 33_600, 0]
+    assert [len(piece) for piece in (first, second, empty)] == [33_600, 33_600, 0]
     assert [mel.shape[1] for mel in mels] == [70, 70]
     other_start = decoder_for(chunk_overlap_method="zero")
     other_start.decode(TOKENS[:35].flip(0), last=False)
     assert torch.equal(other_start.decode(TOKENS[35:70], last=False), second)
 
 
-def test_a_text_chunk_fades_in_and_its_later_slices_do_not(decoder_for):
+def test_only_the_start_of_a_text_chunk_fades_in(decoder_for):
     for method in ("full", "zero"):
         decoder = decoder_for(chunk_overlap_method=method)
         for _ in range(2):
@@ -200,8 +200,8 @@ def test_a_text_chunk_fades_in_and_its_later_slices_do_not(decoder_for):
             assert (audio[960:].unfold(0, 480, 480).abs().amax(1) > 0).all()
 
 
-def test_a_text_chunk_begins_afresh(decoder_for):
-    """With noise of its own, but whatever was said before."""
+def test_text_chunk_is_independent_of_the_one_before(decoder_for):
+    """It has its own noise, which depends on its index only."""
     chunks = []
     for before in (TOKENS[:30], TOKENS[30:70]):
         decoder = decoder_for()
@@ -213,7 +213,7 @@ def test_a_text_chunk_begins_afresh(decoder_for):
     assert len(first) == 40 * SAMPLES_PER_TOKEN
 
 
-def test_the_seed_decides_the_audio(decoder_for):
+def test_audio_depends_on_the_seed(decoder_for):
     one, same, other = (
         torch.cat(stream(decoder_for(seed=seed), TOKENS[:40], 20)) for seed in (5, 5, 6)
     )
@@ -222,7 +222,7 @@ def test_the_seed_decides_the_audio(decoder_for):
     assert not torch.equal(one, other)
 
 
-def test_streams_do_not_disturb_each_other(decoder_for):
+def test_streams_are_independent(decoder_for):
     alone = torch.cat(stream(decoder_for(), TOKENS[:40], 20))
     mine, other = decoder_for(), decoder_for(seed=9)
 
@@ -235,7 +235,7 @@ def test_streams_do_not_disturb_each_other(decoder_for):
     assert torch.equal(torch.cat(together), alone)
 
 
-def test_the_end_without_tokens_costs_no_solve(decoder_for, mels):
+def test_empty_last_slice_is_not_solved(decoder_for, mels):
     decoder = decoder_for()
     decoder.decode(TOKENS[:40], last=False)
     rest = decoder.decode(NO_TOKENS, last=True)
@@ -244,18 +244,18 @@ def test_the_end_without_tokens_costs_no_solve(decoder_for, mels):
     assert len(rest) > 0
 
 
-def test_a_slice_that_was_given_up_can_be_decoded_again(decoder_for):
+def test_slice_can_be_decoded_again_after_an_error(decoder_for):
     undisturbed = torch.cat(stream(decoder_for(), TOKENS[:40], 20))
     decoder, steps = decoder_for(), []
 
-    def give_up_at_the_third():
+    def raise_at_the_third():
         steps.append(None)
         if len(steps) == 3:
             raise TimeoutError
 
     first = decoder.decode(TOKENS[:20], last=False)
     with pytest.raises(TimeoutError):
-        decoder.decode(TOKENS[20:40], False, give_up_at_the_third)
+        decoder.decode(TOKENS[20:40], False, raise_at_the_third)
     assert len(steps) == 3
     again = decoder.decode(TOKENS[20:40], last=False)
     assert torch.equal(torch.cat([first, again, decoder.decode(NO_TOKENS, True)]), undisturbed)
@@ -266,16 +266,15 @@ def test_a_slice_that_was_given_up_can_be_decoded_again(decoder_for):
 
 @pytest.mark.heavy
 @pytest.mark.timeout(900)
-def test_a_whole_text_chunk_is_upstreams_at_full_size():
+def test_text_chunk_equals_upstreams_at_full_size():
     models = load(full_checkpoint(), "cpu")
-    reference, noise, tokens = models.default_voice.s3gen, Noise(7, 0, CPU), TOKENS[:35]
-    right, different = (
-        upstreams_audio(models.s3gen, tokens, reference, noise)
-        for tokens in (tokens, tokens.flip(0))
+    prompt, noise, tokens = models.default_voice.s3gen, Noise(7, 0, CPU), TOKENS[:35]
+    expected, different = (
+        upstreams_audio(models.s3gen, tokens, prompt, noise) for tokens in (tokens, tokens.flip(0))
     )
 
-    s3gen = S3Gen.of(models.s3gen)  # upstream's modules are of no use after that
+    s3gen = S3Gen.of(models)  # changes upstream's modules
     params = msgspec.structs.replace(DEFAULTS, seed=7)
-    audio = StreamDecoder(s3gen, reference, params).decode(tokens, last=True)
+    audio = StreamDecoder(s3gen, prompt, params).decode(tokens, last=True)
 
-    assert decibels(audio - right, different - right) < -60
+    assert decibels(audio - expected, different - expected) < -60

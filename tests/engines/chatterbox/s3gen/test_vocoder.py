@@ -5,15 +5,14 @@ import torch
 from torch.nn.utils import parametrize
 
 from app.bench.randomness import SAMPLES_PER_FRAME
-from app.engines.chatterbox.s3gen import vocoder as vocoder_module
-from app.engines.chatterbox.s3gen.noise import Noise
-from app.engines.chatterbox.s3gen.vocoder import (
-    FILTER_REACH,
-    HELD_BACK,
-    PITCH_REACH,
-    Waveform,
-    crossfade,
+from app.engines.chatterbox.s3gen import waveform as waveform_module
+from app.engines.chatterbox.s3gen.constants import (
+    F0_RECEPTIVE_FIELD,
+    FILTER_RECEPTIVE_FIELD,
+    LOOKAHEAD_FRAMES,
 )
+from app.engines.chatterbox.s3gen.noise import Noise
+from app.engines.chatterbox.s3gen.waveform import StreamingVocoder, crossfade
 from tests.support.speech import (
     CPU,
     decibels,
@@ -26,7 +25,7 @@ from tests.support.speech import (
 EQUAL_DB = -70
 NOISE = Noise(1, 0, CPU)
 FRAMES = 200
-NOTHING_PASSED = torch.zeros((), dtype=torch.float64)
+NO_CYCLES = torch.zeros((), dtype=torch.float64)
 
 
 @pytest.fixture(autouse=True)
@@ -42,10 +41,10 @@ def vocoder(tiny_checkpoint):
 
 @pytest.fixture(scope="module")
 def mels(models, upstream):
-    """Two different ones, float32 [80, 200]: 4 s each."""
-    reference = models.default_voice.s3gen
+    """Two different mels, float32 [80, 200]: 4 s each."""
+    prompt = models.default_voice.s3gen
     return [
-        upstreams_mel(upstream.s3gen, speech_tokens(FRAMES // 2, seed), reference, NOISE)
+        upstreams_mel(upstream.s3gen, speech_tokens(FRAMES // 2, seed), prompt, NOISE)
         for seed in (0, 1)
     ]
 
@@ -56,14 +55,14 @@ def mel(mels):
 
 
 @pytest.fixture(scope="module")
-def whole(vocoder, mel):
+def complete(vocoder, mel):
     with torch.inference_mode():
-        return Waveform(vocoder, NOISE, fade=0).extend(mel, last=True)
+        return StreamingVocoder(vocoder, NOISE, fade=0).extend(mel, last=True)
 
 
 @pytest.fixture(scope="module")
-def apart(upstream, mels):
-    """The difference that two different mels make to upstream's waveform."""
+def difference(upstream, mels):
+    """The difference between upstream's waveforms of two mels."""
     one, other = (upstreams_waveform(upstream.s3gen, mel, NOISE) for mel in mels)
     return one - other
 
@@ -71,22 +70,22 @@ def apart(upstream, mels):
 # --- Whole utterances -----------------------------------------------------------------------------
 
 
-def test_the_waveform_is_upstreams(upstream, mel, whole, apart):
-    right = upstreams_waveform(upstream.s3gen, mel, NOISE)
+def test_waveform_equals_upstreams(upstream, mel, complete, difference):
+    expected = upstreams_waveform(upstream.s3gen, mel, NOISE)
 
-    assert len(whole) == FRAMES * SAMPLES_PER_FRAME
-    assert decibels(whole - right, apart) < EQUAL_DB
+    assert len(complete) == FRAMES * SAMPLES_PER_FRAME
+    assert decibels(complete - expected, difference) < EQUAL_DB
 
 
 class Shifted(Noise):
-    """Noise that comes a frame late."""
+    """Noise delayed by one frame."""
 
     def frames(self, use, start, stop, width):
         return super().frames(use, start + 1, stop + 1, width)
 
 
 class Aligned(Noise):
-    """Harmonics that all begin together."""
+    """Harmonics that all begin with phase 0."""
 
     def phases(self, count):
         return torch.zeros(count)
@@ -97,34 +96,36 @@ class Aligned(Noise):
     [Shifted(1, 0, CPU), Aligned(1, 0, CPU), Noise(2, 0, CPU)],
     ids=["a frame late", "phases aligned", "another seed"],
 )
-def test_that_comparison_notices_other_noise(upstream, vocoder, mel, apart, noise):
-    right = upstreams_waveform(upstream.s3gen, mel, NOISE)
+def test_waveform_comparison_detects_other_noise(upstream, vocoder, mel, difference, noise):
+    expected = upstreams_waveform(upstream.s3gen, mel, NOISE)
 
-    assert decibels(Waveform(vocoder, noise, 0).extend(mel, True) - right, apart) > EQUAL_DB
-
-
-def test_that_comparison_notices_another_pitch(upstream, vocoder, mel, apart, monkeypatch):
-    right, pitch = upstreams_waveform(upstream.s3gen, mel, NOISE), vocoder.pitch
-    monkeypatch.setattr(vocoder, "pitch", lambda mel: pitch(mel) * 1.001)
-
-    assert decibels(Waveform(vocoder, NOISE, 0).extend(mel, True) - right, apart) > EQUAL_DB
+    audio = StreamingVocoder(vocoder, noise, 0).extend(mel, True)
+    assert decibels(audio - expected, difference) > EQUAL_DB
 
 
-def test_half_a_minute_of_harmonics_stays_in_phase(vocoder):
-    pitch, seconds = torch.full((1500,), 187.3), torch.arange(1, 1500 * 480 + 1).double() / 24_000
+def test_waveform_comparison_detects_another_f0(upstream, vocoder, mel, difference, monkeypatch):
+    expected, f0 = upstreams_waveform(upstream.s3gen, mel, NOISE), vocoder.f0
+    monkeypatch.setattr(vocoder, "f0", lambda mel: f0(mel) * 1.001)
+
+    audio = StreamingVocoder(vocoder, NOISE, 0).extend(mel, True)
+    assert decibels(audio - expected, difference) > EQUAL_DB
+
+
+def test_harmonics_stay_in_phase_for_half_a_minute(vocoder):
+    f0, seconds = torch.full((1500,), 187.3), torch.arange(1, 1500 * 480 + 1).double() / 24_000
     phases = NOISE.phases(9)
-    source, _ = vocoder.source(pitch, NOTHING_PASSED, phases, torch.zeros(1500 * 480, 9))
+    excitation, _ = vocoder.excitation(f0, NO_CYCLES, phases, torch.zeros(1500 * 480, 9))
 
-    turns = pitch[0].double() * seconds[:, None] * torch.arange(1, 10)
-    waves = 0.1 * torch.sin(2 * torch.pi * turns + phases)
-    torch.testing.assert_close(source, vocoder._merge(waves.float())[:, 0], atol=1e-5, rtol=0)
+    cycles = f0[0].double() * seconds[:, None] * torch.arange(1, 10)
+    waves = 0.1 * torch.sin(2 * torch.pi * cycles + phases)
+    torch.testing.assert_close(excitation, vocoder._merge(waves.float())[:, 0], atol=1e-5, rtol=0)
 
 
-def test_folding_the_weight_norm_changes_no_bit(upstream, vocoder, mel):
+def test_folding_weight_norm_is_bit_exact(upstream, vocoder, mel):
     original, folded = upstream.s3gen.mel2wav, vocoder._hift
-    source = torch.randn(1, 1, FRAMES * SAMPLES_PER_FRAME)
+    excitation = torch.randn(1, 1, FRAMES * SAMPLES_PER_FRAME)
 
-    assert torch.equal(folded.decode(mel[None], source), original.decode(mel[None], source))
+    assert torch.equal(folded.decode(mel[None], excitation), original.decode(mel[None], excitation))
     assert torch.equal(folded.f0_predictor(mel[None]), original.f0_predictor(mel[None]))
     assert not any(parametrize.is_parametrized(part) for part in folded.modules())
 
@@ -132,50 +133,50 @@ def test_folding_the_weight_norm_changes_no_bit(upstream, vocoder, mel):
 # --- A growing mel --------------------------------------------------------------------------------
 
 
-def streamed(vocoder, mel, frames, noise=NOISE, fade=0, between=lambda waveform: None):
-    """The waveform of a mel that grows by `frames`; `between` is called before each extension."""
-    waveform, pieces = Waveform(vocoder, noise, fade), []
+def streamed(vocoder, mel, frames, noise=NOISE, fade=0, before_each=lambda stream: None):
+    """The waveform of a mel that grows by `frames`; `before_each` is called before each call."""
+    stream, pieces = StreamingVocoder(vocoder, noise, fade), []
     for stop in range(frames, FRAMES + frames, frames):
-        between(waveform)
-        pieces.append(waveform.extend(mel[:, :stop], last=stop >= FRAMES))
+        before_each(stream)
+        pieces.append(stream.extend(mel[:, :stop], last=stop >= FRAMES))
     return torch.cat(pieces)
 
 
 @pytest.mark.parametrize("fade", [0, 12_000])
 @pytest.mark.parametrize("frames", [6, 35, 70])
-def test_the_waveform_of_a_growing_mel_is_that_of_the_whole(
-    vocoder, mel, whole, apart, frames, fade
+def test_waveform_of_a_growing_mel_equals_the_complete_one(
+    vocoder, mel, complete, difference, frames, fade
 ):
-    stream = streamed(vocoder, mel, frames, fade=fade)
+    audio = streamed(vocoder, mel, frames, fade=fade)
 
-    assert len(stream) == len(whole)
-    assert decibels(stream - whole, apart) < EQUAL_DB
-
-
-def drop_source(waveform):
-    waveform._source = torch.zeros_like(waveform._source)
+    assert len(audio) == len(complete)
+    assert decibels(audio - complete, difference) < EQUAL_DB
 
 
-def drop_phase(waveform):
-    waveform._periods = NOTHING_PASSED
+def reset_excitation(stream):
+    stream._excitation = torch.zeros_like(stream._excitation)
 
 
-def forget_where(waveform):
-    waveform._noise = Shifted(1, 0, CPU) if waveform._given else NOISE
+def reset_phase(stream):
+    stream._phase_cycles = NO_CYCLES
 
 
-@pytest.mark.parametrize("fault", [drop_source, drop_phase, forget_where])
-def test_that_comparison_notices_what_is_not_carried_over(vocoder, mel, whole, apart, fault):
-    assert decibels(streamed(vocoder, mel, 70, between=fault) - whole, apart) > EQUAL_DB
+def shift_noise(stream):
+    stream._noise = Shifted(1, 0, CPU) if stream._emitted else NOISE
 
 
-@pytest.mark.parametrize(("reach", "frames"), [("FILTER_REACH", 6), ("HELD_BACK", 6)])
-def test_that_comparison_notices_too_short_a_reach(
-    vocoder, mel, whole, apart, monkeypatch, reach, frames
+@pytest.mark.parametrize("fault", [reset_excitation, reset_phase, shift_noise])
+def test_streaming_comparison_detects_lost_state(vocoder, mel, complete, difference, fault):
+    assert decibels(streamed(vocoder, mel, 70, before_each=fault) - complete, difference) > EQUAL_DB
+
+
+@pytest.mark.parametrize("constant", ["FILTER_RECEPTIVE_FIELD", "LOOKAHEAD_FRAMES"])
+def test_streaming_comparison_detects_too_short_a_look_ahead(
+    vocoder, mel, complete, difference, monkeypatch, constant
 ):
-    monkeypatch.setattr(vocoder_module, reach, frames)
+    monkeypatch.setattr(waveform_module, constant, 6)
 
-    assert decibels(streamed(vocoder, mel, 70) - whole, apart) > EQUAL_DB
+    assert decibels(streamed(vocoder, mel, 70) - complete, difference) > EQUAL_DB
 
 
 def first_and_last(changed):
@@ -183,43 +184,43 @@ def first_and_last(changed):
     return where[0].item(), where[-1].item()
 
 
-def test_a_frames_pitch_is_decided_within_the_stated_reach(vocoder, mel):
+def test_f0_depends_on_frames_within_its_receptive_field(vocoder, mel):
     other = mel.clone()
     other[:, 100] += 3
-    changed = (vocoder.pitch(other[None]) - vocoder.pitch(mel[None]))[0].abs() > 1e-3
+    changed = (vocoder.f0(other[None]) - vocoder.f0(mel[None]))[0].abs() > 1e-3
 
-    assert first_and_last(changed) == (100 - PITCH_REACH, 100 + PITCH_REACH)
+    assert first_and_last(changed) == (100 - F0_RECEPTIVE_FIELD, 100 + F0_RECEPTIVE_FIELD)
 
 
-def test_a_sample_is_decided_within_the_stated_reach(vocoder, mel):
-    """Nearly all of it: what a frame does beyond is under -100 dB."""
-    source = torch.randn(1, FRAMES * SAMPLES_PER_FRAME) / 10
-    other_mel, other_source = mel.clone(), source.clone()
+def test_sample_depends_on_frames_within_the_filters_receptive_field(vocoder, mel):
+    """The influence of frames beyond it is below -100 dB."""
+    excitation = torch.randn(1, FRAMES * SAMPLES_PER_FRAME) / 10
+    other_mel, other_excitation = mel.clone(), excitation.clone()
     other_mel[:, 100] += 3
-    other_source[:, 48_000:48_480] += 0.2
+    other_excitation[:, 48_000:48_480] += 0.2
     one, other = (
-        vocoder.filter(mel[None], source)[0],
-        vocoder.filter(other_mel[None], other_source)[0],
+        vocoder.filter(mel[None], excitation)[0],
+        vocoder.filter(other_mel[None], other_excitation)[0],
     )
 
     changed = (other - one).abs() > 1e-5 * (other - one).abs().max()
     first, last = (sample // SAMPLES_PER_FRAME for sample in first_and_last(changed))
-    assert 100 - FILTER_REACH <= first <= 100 - FILTER_REACH + 2
-    assert 100 + FILTER_REACH - 2 <= last <= 100 + FILTER_REACH
+    assert 100 - FILTER_RECEPTIVE_FIELD <= first <= 100 - FILTER_RECEPTIVE_FIELD + 2
+    assert 100 + FILTER_RECEPTIVE_FIELD - 2 <= last <= 100 + FILTER_RECEPTIVE_FIELD
 
 
-def test_a_new_rendition_takes_over_within_the_fade(vocoder, mels):
-    """And changes nothing of what was given; no sample jumps farther than in either rendition."""
+def test_newer_version_of_the_mel_is_crossfaded_in(vocoder, mels):
+    """Emitted samples stay, and no sample jumps farther than in either version."""
     old, new = mels
-    fade, ready = 960, (100 - HELD_BACK) * SAMPLES_PER_FRAME
+    fade, ready = 960, (100 - LOOKAHEAD_FRAMES) * SAMPLES_PER_FRAME
     begin = ready - fade
-    waveform = Waveform(vocoder, NOISE, fade)
-    joined = torch.cat([waveform.extend(old[:, :100], False), waveform.extend(new, True)])
+    stream = StreamingVocoder(vocoder, NOISE, fade)
+    joined = torch.cat([stream.extend(old[:, :100], False), stream.extend(new, True)])
 
-    unfaded = Waveform(vocoder, NOISE, 0)
+    unfaded = StreamingVocoder(vocoder, NOISE, 0)
     before = unfaded.extend(old[:, :100], False)
-    after = Waveform(vocoder, NOISE, 0)
-    after.__dict__.update(vars(unfaded) | {"_given": begin})
+    after = StreamingVocoder(vocoder, NOISE, 0)
+    after.__dict__.update(vars(unfaded) | {"_emitted": begin})
     after = torch.cat([before[:begin], after.extend(new, True)])
 
     assert torch.equal(joined[: begin + 1], before[: begin + 1])
@@ -232,25 +233,25 @@ def test_a_new_rendition_takes_over_within_the_fade(vocoder, mels):
     assert (hard_cuts > of_either + of_fade).any()
 
 
-def test_an_extension_that_raises_can_be_made_again(vocoder, mel, whole, monkeypatch):
+def test_extend_can_be_repeated_after_an_error(vocoder, mel, complete, monkeypatch):
     calls, work = count(), vocoder.filter
 
-    def fails_every_other_time(mel, source):
+    def fails_every_other_time(mel, excitation):
         if next(calls) % 2 == 0:
             raise MemoryError
-        return work(mel, source)
+        return work(mel, excitation)
 
     monkeypatch.setattr(vocoder, "filter", fails_every_other_time)
 
-    def try_in_vain(waveform):
+    def fail_once(stream):
         with pytest.raises(MemoryError):
-            waveform.extend(mel[:, :195], last=False)
+            stream.extend(mel[:, :195], last=False)
 
-    stream = streamed(vocoder, mel, 80, between=try_in_vain)
-    torch.testing.assert_close(stream, whole, atol=1e-4, rtol=0)
+    audio = streamed(vocoder, mel, 80, before_each=fail_once)
+    torch.testing.assert_close(audio, complete, atol=1e-4, rtol=0)
 
 
-def test_a_crossfade_begins_with_the_old_and_ends_with_the_new():
+def test_crossfade_goes_from_old_to_new():
     faded = crossfade(torch.full((5,), 1.0), torch.full((8,), -1.0))
 
     assert faded.tolist() == [1, 0.5, 0, -0.5, -1, -1, -1, -1]

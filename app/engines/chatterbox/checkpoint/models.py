@@ -1,0 +1,37 @@
+"""`Models`: a loaded checkpoint, as the loader returns it."""
+
+from dataclasses import dataclass
+
+import torch
+from chatterbox.models.s3gen import S3Gen
+from chatterbox.models.t3 import T3
+from chatterbox.models.tokenizers import EnTokenizer
+from chatterbox.models.voice_encoder import VoiceEncoder
+
+from app.engines.chatterbox.checkpoint.mapped_file import MappedSafetensors
+from app.engines.chatterbox.conditioning.conditionals import Conditionals
+from app.engines.chatterbox.variants import ModelSpec
+
+
+@dataclass(frozen=True)
+class Models:
+    """Upstream's modules in evaluation mode on `device`.
+
+    `default_voice`: None where the checkpoint has no conditionals. `digest`: hex, changes whenever
+    a file is replaced. `mapped_files`: the files that the CPU computes with directly.
+    """
+
+    spec: ModelSpec
+    t3: T3
+    s3gen: S3Gen
+    voice_encoder: VoiceEncoder
+    tokenizer: EnTokenizer
+    default_voice: Conditionals | None
+    device: torch.device
+    digest: str
+    mapped_files: tuple[MappedSafetensors, ...]
+
+    def release_pages(self) -> None:
+        """Free the memory of mapped weights that were only read to be converted."""
+        for file in self.mapped_files:
+            file.release_pages()
