@@ -157,11 +157,11 @@ class Metrics:
         """Once for each job, whether it ever ran or not."""
         self._job_wait.observe(seconds)
 
-    def job_sounds(self, seconds: float) -> None:
+    def first_audio(self, seconds: float) -> None:
         """So long after a job was accepted, its first audio came."""
         self._first_audio.observe(seconds)
 
-    def job_ran_dry(self, seconds: float) -> None:
+    def underrun(self, seconds: float) -> None:
         """Audio came so much later than a listener would have needed it."""
         self._underruns.inc()
         self._underrun_seconds.inc(seconds)
