@@ -17,7 +17,7 @@ WorkerState = Literal["starting", "ready", "restarting", "failed", "stopped"]
 
 @dataclass(frozen=True)
 class JobRequest:
-    """A text to synthesise, checked. `voice`: digest of a decoded voice; None: the default one."""
+    """A checked text to synthesize. `voice`: digest of a decoded voice; None: the default one."""
 
     request_id: str
     text: str
@@ -27,7 +27,7 @@ class JobRequest:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a ready worker reported of its engine."""
+    """A ready worker's description of its engine."""
 
     name: str
     clones_voices: bool
@@ -37,7 +37,10 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class WorkerStatus:
-    """One worker of the backend at this moment; `pid` is None while no process runs."""
+    """One worker of the backend. `pid` is None while no process runs.
+
+    `prepared_voices`: digests of the voices that it has ready for use.
+    """
 
     id: str
     device: str
@@ -50,11 +53,12 @@ class WorkerStatus:
     runaways: int
     model: ModelInfo | None
     startup_phase: str
+    prepared_voices: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class QueueStatus:
-    """`retries`: jobs requeued so far since their worker died; `samples`: audio made so far."""
+    """`retries`: how often jobs were requeued because a worker died. `samples`: audio made."""
 
     waiting: int
     running: int
@@ -72,7 +76,7 @@ class BackendStatus:
 
 
 class Restarted(Exception):
-    """Raised by `JobStream.read`: discard what was read, another worker begins the job again."""
+    """Raised by `JobStream`: discard all audio read, since another worker begins the job again."""
 
 
 class JobStream(Protocol):

@@ -42,6 +42,13 @@ SYSTEM_STATUS: dict[str, Any] = {
         }
     ],
     "queue": {"waiting": 0, "running": 1, "limit": 100, "retries": 0},
+    "models": [
+        {
+            "id": "chatterbox",
+            "workers": 2,
+            "voices": {"austen.wav": {"prepared": 2, "workers": 2}},
+        }
+    ],
 }
 
 HEALTH: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Every message between the master and its workers, grouped by channel.
+"""Every message between the backend and its workers, grouped by channel.
 
 Each channel has one tagged union, so a decoder for a channel refuses anything else. Structs are
 frozen: a message is a value. PCM never sits in a struct: it travels as the frame after it.
@@ -11,47 +11,45 @@ from app.core.params import SynthesisParams
 
 
 class Message(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
-    """What all messages share."""
+    """Base class of all messages; the tag is the class name."""
 
 
-# --- How a worker is told what it is: the first line of its standard input -------------------
+# --- The first message on the control socket -------------------------------------------------
 
 
 class WorkerConfig(msgspec.Struct, frozen=True):
     """Everything a worker process needs to start; it reads no settings of its own."""
 
-    name: str  # of the seat it fills, for people: "gpu0.1"
-    incarnation: int  # unique within the master's life; names its two sockets
+    name: str  # of the managed worker, shown to operators: "gpu0.1"
+    incarnation: int  # unique within the backend's life; names the process's two sockets
     engine: str  # a name or an import path, see engines.registry
     engine_config: EngineConfig
     queues: QueueSizes
-    channels: str  # folder of the sockets
-    voices: str  # folder of decoded voices, one file per digest
+    channels_dir: str  # holds the sockets
+    voices_dir: str  # holds the decoded voices, one file per digest
     log_level: str
 
 
-# --- Jobs: master → one worker (PUSH/PULL) ----------------------------------------------------
+# --- Jobs: backend → one worker (PUSH/PULL) ---------------------------------------------------
 
 
 class Synthesize(Message, frozen=True):
-    """Speak `text`. `voice` is the digest of a decoded voice; None is the engine's own.
+    """Synthesize `text`. `voice` is the digest of a decoded voice; None is the engine's own.
 
-    `live_version`: the job counts as live from that `LiveJobs` version on. Its worker answers
-    `JobReceived` and begins at the first `Credit`.
+    `ActiveJobs` messages with a version below `active_version` do not know this job yet.
+    `credit`: the first `Credit.samples`.
     """
 
     job: str
     text: str
     voice: str | None
     params: SynthesisParams
-    live_version: int
+    active_version: int
+    credit: int
 
 
 class Credit(Message, frozen=True):
-    """The job may have sent `samples` samples *in all*; a repeated or old one does no harm.
-
-    The first one lets it begin.
-    """
+    """Allow the job to send `samples` samples in total; repeated or old messages are harmless."""
 
     job: str
     samples: int
@@ -60,60 +58,103 @@ class Credit(Message, frozen=True):
 ToWorker = Synthesize | Credit
 
 
-# --- Broadcast: master → all workers (PUB/SUB), state repeated twice a second ----------------
+# --- Broadcast: backend → all workers (PUB/SUB), state repeated twice a second ----------------
 
 
-class LiveJobs(Message, frozen=True):
-    """All jobs that are on some worker and still wanted. One that is not listed is cancelled."""
+class ActiveJobs(Message, frozen=True):
+    """All jobs that run on some worker. Workers cancel a job that is not listed."""
 
     version: int
     jobs: list[str]
 
 
 class Voices(Message, frozen=True):
-    """The digests of all voices. A worker prepares what is new and drops what is gone."""
+    """The digests of all voices. A worker prepares new ones and drops those not listed.
+
+    Workers have crashed while preparing those in `crashed`: prepare them only if a job needs them.
+    """
 
     digests: frozenset[str]
+    crashed: frozenset[str] = frozenset()
 
 
 class Drain(Message, frozen=True):
-    """No further job will come; leave when the running ones are done."""
+    """No further job will come; exit when the running ones are done."""
 
 
-Broadcast = LiveJobs | Voices | Drain
+Broadcast = ActiveJobs | Voices | Drain
 
 
-# --- Results: a worker → master (PUSH/PULL) -----------------------------------------------------
-# Each incarnation of a worker has a socket of its own, so nothing of a dead one can be mistaken.
+# --- Reports: a worker → backend (control socket) -----------------------------------------------
+# They arrive even if the process crashes right after sending them.
+
+
+class JobStarted(Message, frozen=True):
+    """The engine is about to be called: if the process dies now, the job may be the cause."""
+
+    job: str
+
+
+class PreparingVoice(Message, frozen=True):
+    """Preparation of a voice begins: if the process dies now, the voice may be the cause."""
+
+    digest: str
+
+
+class VoicePrepared(Message, frozen=True):
+    """Preparation succeeded; the voice is kept until `VoiceDropped`."""
+
+    digest: str
+
+
+class VoiceFailed(Message, frozen=True):
+    """Preparation failed, and the process survived."""
+
+    digest: str
+
+
+class VoiceDropped(Message, frozen=True):
+    """A prepared voice was dropped."""
+
+    digest: str
+
+
+VoiceReport = PreparingVoice | VoicePrepared | VoiceFailed | VoiceDropped
+Report = JobStarted | VoiceReport
+
+
+# --- Results: a worker → backend (PUSH/PULL) ----------------------------------------------------
+# Each incarnation of a worker has its own socket, so messages of a dead one cannot be confused.
 
 
 class WorkerStarting(Message, frozen=True):
-    """What a worker does now that is not ready yet, as the end of a sentence: "loads the model"."""
+    """The start-up phase, as the end of a sentence: "loads the model"."""
 
-    doing: str
+    phase: str
 
 
 class WorkerReady(Message, frozen=True):
-    """Model loaded, warmed up, every voice of the first `Voices` prepared."""
+    """Model loaded and warmed up, every voice of the first `Voices` prepared."""
 
     model: str
     clones_voices: bool
     compiled: bool
-    notice: str | None = None  # what whoever runs the service should know of it
+    notice: str | None = None  # for the operator
 
 
 class WorkerFailed(Message, frozen=True):
     """The last message of a worker that cannot start or go on.
 
-    `job`: the one that met a device which has failed. No other is to blame.
+    `job`, `voice`: the ones during which the device failed; no others are to blame.
     """
 
     message: str
     job: str | None = None
+    voice: str | None = None
 
 
 class Heartbeat(Message, frozen=True):
-    """Once a second. `steps` stands still while `working` jobs should move: the worker hangs.
+    """Sent once a second. The worker hangs if `steps` stands still while `working` > 0.
 
     A job that waits for credit is not `working`. `runaways`: text chunks cut so far.
     """
@@ -121,12 +162,6 @@ class Heartbeat(Message, frozen=True):
     steps: int
     working: int
     runaways: int = 0
-
-
-class JobReceived(Message, frozen=True):
-    """Should the worker die from now on, the job may be why."""
-
-    job: str
 
 
 class AudioChunk(Message, frozen=True):
@@ -145,7 +180,7 @@ class JobDone(Message, frozen=True):
 
 
 class JobFailed(Message, frozen=True):
-    """The job ended with an error from `errors`, named by its code."""
+    """The job ended with the error from `core.errors` that has this code."""
 
     job: str
     code: str
@@ -154,10 +189,10 @@ class JobFailed(Message, frozen=True):
 
 
 class JobCancelled(Message, frozen=True):
-    """The job was no longer wanted, and its work has really stopped."""
+    """The job was cancelled, and its work has stopped."""
 
     job: str
 
 
-JobResult = JobReceived | AudioChunk | JobDone | JobFailed | JobCancelled
+JobResult = AudioChunk | JobDone | JobFailed | JobCancelled
 Result = WorkerStarting | WorkerReady | WorkerFailed | Heartbeat | JobResult

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from app.backend.local.backend import LocalBackend
-from app.backend.local.runtime_dir import runtime_folder
+from app.backend.local.runtime_dir import runtime_dir
 from app.core.background import BackgroundTasks
 from app.core.process_env import cpu_count
 from app.http.dependencies import AppState
@@ -27,7 +27,7 @@ async def running_services(
     """`model`: the engine of the workers. Raises `StartupError` if a folder cannot be used."""
     metrics = Metrics()
     threads = ThreadPoolExecutor(cpu_count(), thread_name_prefix="encoder")
-    with runtime_folder() as folder:
+    with runtime_dir() as folder:
         voices = VoiceLibrary(
             settings.voices_dir,
             settings.preloaded_voices_dir,

@@ -1,199 +1,211 @@
-"""The jobs of one worker: id → task, each with its credit and exactly one last message.
+"""Runs the jobs of one worker, each as a task with its credit and exactly one last message.
 
-Called by `worker.main` with what arrives on the channels. Knows, too, when the worker must be
-replaced: its device has failed, or is short of memory again and again.
+Called by `worker.main` with the messages from the backend. Requests a restart of the worker when
+its device has failed, or runs out of memory repeatedly.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Protocol
 
 from app.core.audio import BYTES_PER_SAMPLE
 from app.core.errors import DeviceFailed, EngineFailed, OutOfMemory, ServiceError
+from app.core.retry_budget import RetryBudget
 from app.engines.base import Engine
 from app.ipc.messages import (
+    ActiveJobs,
     AudioChunk,
     Credit,
     JobCancelled,
     JobDone,
     JobFailed,
-    JobReceived,
-    LiveJobs,
+    JobStarted,
+    Report,
     Result,
     Synthesize,
     WorkerFailed,
 )
 from app.pipeline.pipeline import Pipeline
-from app.worker.voice_cache import PreparedVoices
+from app.worker.voice_cache import VoiceCache
 
 log = logging.getLogger(__name__)
 
+MAX_CONSECUTIVE_OOM = 2
+"""The worker is replaced when this many jobs in a row run out of memory, even after a retry."""
 
-SHORTAGES = 2
-"""So many jobs in a row that find no memory, even when it was freed, and the worker is replaced."""
+DEVICE = "device"
 
 
 class Send(Protocol):
-    """How a message leaves for the master."""
+    """Sends a result to the backend."""
 
     def __call__(self, message: Result, pcm: bytes | None = None) -> Awaitable[None]: ...
 
 
-class Job:
-    """One text being spoken. Sends its audio, but not more of it than it has credit for."""
+class ActiveJob:
+    """One text being synthesized. Sends its audio, but no more than it has credit for."""
 
     def __init__(self, message: Synthesize, send: Send) -> None:
         self.id = message.job
-        self.voice = message.voice
-        self.live_version = message.live_version
+        self.request = message
         self.began_at = monotonic()
-        self.wanted = True
+        self.cancelled = False
         self.waits_for_credit = False
         self.chunks = 0
         self.samples = 0
-        self._credit = 0
-        self._credit_came = asyncio.Event()
+        self._credit = message.credit
+        self._credit_raised = asyncio.Event()
         self._send = send
 
     def grant(self, samples: int) -> None:
-        """`samples` in all may be sent; less than before is an old message."""
+        """Allow `samples` samples in total; ignored if that is less than before."""
         self._credit = max(self._credit, samples)
-        self._credit_came.set()
-
-    async def may_begin(self) -> None:
-        """Returns when the master knows whom to blame, should this process die."""
-        await self._send(JobReceived(self.id))
-        await self._credit_left()
+        self._credit_raised.set()
 
     async def emit(self, pcm: bytes) -> None:
         """Send PCM as the next audio chunk, as soon as there is credit left."""
-        await self._credit_left()
+        await self._wait_for_credit()
         await self._send(AudioChunk(self.id, self.chunks), pcm)
         self.chunks += 1
         self.samples += len(pcm) // BYTES_PER_SAMPLE
 
-    async def _credit_left(self) -> None:
+    async def _wait_for_credit(self) -> None:
         while self.samples >= self._credit:
-            self._credit_came.clear()
+            self._credit_raised.clear()
             self.waits_for_credit = True
             try:
-                await self._credit_came.wait()
+                await self._credit_raised.wait()
             finally:
                 self.waits_for_credit = False
 
 
-class Jobs:
-    """All running jobs; forgets each when its last message has left.
+class JobRunner:
+    """Runs jobs until they are done, cancelled or failed.
 
-    `unfit` is done when this process must do no further job, with its last message.
+    `fatal` is resolved with the worker's last message when it must run no further job.
     """
 
     def __init__(
-        self, engine: Engine, pipeline: Pipeline, voices: PreparedVoices, send: Send
+        self,
+        engine: Engine,
+        pipeline: Pipeline,
+        voices: VoiceCache,
+        send: Send,
+        report: Callable[[Report], None],
     ) -> None:
-        self.unfit: asyncio.Future[WorkerFailed] = asyncio.get_running_loop().create_future()
+        self.fatal: asyncio.Future[WorkerFailed] = asyncio.get_running_loop().create_future()
         self._engine = engine
         self._pipeline = pipeline
         self._voices = voices
         self._send = send
-        self._running: dict[str, tuple[Job, asyncio.Task[None]]] = {}
-        self._ends: set[asyncio.Task[None]] = set()
-        self._shortages = 0  # since the last job that was done
+        self._report = report
+        self._running: dict[str, tuple[ActiveJob, asyncio.Task[None]]] = {}
+        self._endings: set[asyncio.Task[None]] = set()
+        self._shortages = RetryBudget[str](MAX_CONSECUTIVE_OOM)
         self._short_at = 0.0
-        voices.on_device_failure = self._voice_broke_the_device
+        voices.on_device_failure = self._on_voice_broke_device
 
     def start(self, message: Synthesize) -> None:
-        job = Job(message, self._send)
-        speaking = asyncio.create_task(self._speak(job, message), name=f"speak {job.id}")
-        self._running[job.id] = (job, speaking)
-        end = asyncio.create_task(self._end(job, speaking), name=f"end {job.id}")
-        self._ends.add(end)
-        end.add_done_callback(self._ends.discard)
+        job = ActiveJob(message, self._send)
+        running = asyncio.create_task(self._run(job), name=f"job {job.id}")
+        self._running[job.id] = (job, running)
+        ending = asyncio.create_task(self._end(job, running), name=f"end of job {job.id}")
+        self._endings.add(ending)
+        ending.add_done_callback(self._endings.discard)
 
-    def credit(self, message: Credit) -> None:
-        if message.job in self._running:
-            self._running[message.job][0].grant(message.samples)
+    def grant(self, credit: Credit) -> None:
+        if credit.job in self._running:
+            self._running[credit.job][0].grant(credit.samples)
 
-    def keep(self, live: LiveJobs) -> None:
-        """Cancel what is no longer wanted; a list older than a job says nothing about it."""
-        for job, speaking in self._running.values():
-            unwanted = job.id not in live.jobs and job.live_version <= live.version
-            if unwanted and job.wanted:
-                job.wanted = False
-                speaking.cancel()
+    def cancel_missing(self, active: ActiveJobs) -> None:
+        """Cancel the jobs that are not listed, but not those newer than the list."""
+        for job, running in self._running.values():
+            missing = job.id not in active.jobs and job.request.active_version <= active.version
+            if missing and not job.cancelled:
+                job.cancelled = True
+                running.cancel()
 
-    async def finish(self) -> None:
-        """Returns when no job runs."""
-        while self._ends:
-            await asyncio.wait(self._ends)
+    async def wait_idle(self) -> None:
+        """Return when no job runs."""
+        while self._endings:
+            await asyncio.wait(self._endings)
 
     @property
     def working(self) -> int:
+        """The number of jobs that do not wait for credit."""
         return sum(not job.waits_for_credit for job, _ in self._running.values())
 
-    async def _speak(self, job: Job, message: Synthesize) -> None:
-        """Once more, if memory ran out before any audio was sent."""
-        await job.may_begin()
+    async def _run(self, job: ActiveJob) -> None:
+        """Run the job; once more, if memory ran out before any audio was sent."""
+        self._report(JobStarted(job.id))
         try:
-            await self._try(job, message)
+            await self._attempt(job)
             return
         except OutOfMemory as shortage:
-            told = shortage.message
+            message = shortage.message
         await self._engine.free_memory()  # the exception is gone, and with it what it referred to
-        if job.chunks or not job.wanted:  # a failing stage may have swallowed the cancellation
-            raise OutOfMemory(told)
-        log.warning("job %s is tried again: %s", job.id, told)
-        await self._try(job, message)
+        if job.chunks or job.cancelled:  # a failing stage may have swallowed the cancellation
+            raise OutOfMemory(message)
+        log.warning("job %s is tried again: %s", job.id, message)
+        await self._attempt(job)
 
-    async def _try(self, job: Job, message: Synthesize) -> None:
-        voice = await self._voices.get(message.voice)
-        await self._pipeline.run(message.text, voice, message.params, job.emit)
+    async def _attempt(self, job: ActiveJob) -> None:
+        voice = await self._voices.get(job.request.voice)
+        await self._pipeline.run(job.request.text, voice, job.request.params, job.emit)
 
-    async def _end(self, job: Job, speaking: "asyncio.Task[None]") -> None:
-        """However the speaking ends: one last message, or the worker's own end."""
-        await asyncio.wait([speaking])
-        if fault := _device_fault(speaking):
+    async def _end(self, job: ActiveJob, running: "asyncio.Task[None]") -> None:
+        """Send the job's last message, or request a restart if the device has failed."""
+        await asyncio.wait([running])
+        if fault := _device_fault(running):
             log.error("job %s met a device that has failed", job.id, exc_info=fault)
-            self._give_up(f"the device has failed: {fault}", job.id)
+            self._request_restart(f"the device has failed: {fault}", job=job.id)
             return
-        message = _last_message(job, speaking)
+        message = _last_message(job, running)
         await self._send(message)
         del self._running[job.id]
         self._count_shortages(job, message)
-        log.debug("job %s %s after %.3f s", job.id, _verb(message), monotonic() - job.began_at)
+        log.debug("job %s: %s after %.3f s", job.id, message, monotonic() - job.began_at)
 
-    def _count_shortages(self, job: Job, message: JobDone | JobFailed | JobCancelled) -> None:
-        """One moment without memory counts once, however many jobs it met."""
+    def _count_shortages(self, job: ActiveJob, message: JobDone | JobFailed | JobCancelled) -> None:
+        """Count shortages in a row; jobs that ran side by side count once."""
         match message:
             case JobDone():
-                self._shortages = 0
+                self._shortages.clear(DEVICE)
             case JobFailed(code=OutOfMemory.code) if job.began_at > self._short_at:
                 self._short_at = monotonic()
-                self._shortages += 1
-                if self._shortages >= SHORTAGES:
-                    self._give_up(f"short of memory {SHORTAGES} times in a row: {message.message}")
+                self._shortages.record(DEVICE)
+                if self._shortages.exhausted(DEVICE):
+                    self._request_restart(
+                        f"short of memory {MAX_CONSECUTIVE_OOM} times in a row: {message.message}"
+                    )
 
-    def _voice_broke_the_device(self, digest: str, fault: DeviceFailed) -> None:
-        """A job that waits for the voice is to blame, if there is one."""
-        waiting = (job.id for job, _ in self._running.values() if job.voice == digest)
-        self._give_up(f"the device has failed: {fault}", next(waiting, None))
+    def _on_voice_broke_device(self, digest: str, fault: DeviceFailed) -> None:
+        """Blame the voice, and a job that waits for it if there is one."""
+        waiting = (job.id for job, _ in self._running.values() if job.request.voice == digest)
+        self._request_restart(
+            f"the device has failed: {fault}", job=next(waiting, None), voice=digest
+        )
 
-    def _give_up(self, reason: str, job: str | None = None) -> None:
-        if not self.unfit.done():
-            self.unfit.set_result(WorkerFailed(reason, job))
+    def _request_restart(
+        self, reason: str, *, job: str | None = None, voice: str | None = None
+    ) -> None:
+        if not self.fatal.done():
+            self.fatal.set_result(WorkerFailed(reason, job, voice))
 
 
-def _device_fault(speaking: "asyncio.Task[None]") -> DeviceFailed | None:
-    fault = None if speaking.cancelled() else speaking.exception()
+def _device_fault(running: "asyncio.Task[None]") -> DeviceFailed | None:
+    fault = None if running.cancelled() else running.exception()
     return fault if isinstance(fault, DeviceFailed) else None
 
 
-def _last_message(job: Job, speaking: "asyncio.Task[None]") -> JobDone | JobFailed | JobCancelled:
-    if speaking.cancelled():
+def _last_message(
+    job: ActiveJob, running: "asyncio.Task[None]"
+) -> JobDone | JobFailed | JobCancelled:
+    if running.cancelled():
         return JobCancelled(job.id)
-    match speaking.exception():
+    match running.exception():
         case None:
             return JobDone(job.id, job.chunks, job.samples)
         case ServiceError() as error:
@@ -201,7 +213,3 @@ def _last_message(job: Job, speaking: "asyncio.Task[None]") -> JobDone | JobFail
         case error:
             log.error("job %s failed in the engine", job.id, exc_info=error)
             return JobFailed(job.id, EngineFailed.code, "the speech engine failed")
-
-
-def _verb(message: JobDone | JobFailed | JobCancelled) -> str:
-    return {JobDone: "spoken", JobFailed: "failed", JobCancelled: "cancelled"}[type(message)]

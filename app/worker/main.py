@@ -1,7 +1,7 @@
-"""A worker process: configuration on standard input, jobs in, audio out, until its master goes.
+"""A worker process: reads its configuration, then turns jobs into audio until it is drained.
 
-Started by `master.process`. Standard input stays open as a lifeline: its end, like the parent's
-death, ends the worker at once. Signals meant for the whole service are the master's business.
+Started by `backend.local.process`, with the control socket as its standard input. The end of that
+socket, like the parent's death, ends the worker at once; Ctrl-C and SIGTERM are ignored.
 """
 
 import asyncio
@@ -14,7 +14,6 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import zmq.asyncio
 
 from app.core.errors import StartupError
@@ -30,11 +29,12 @@ from app.ipc.channels import (
     jobs_address,
     results_address,
 )
+from app.ipc.control import ReportSender
 from app.ipc.messages import (
+    ActiveJobs,
     Credit,
     Drain,
     Heartbeat,
-    LiveJobs,
     Synthesize,
     Voices,
     WorkerConfig,
@@ -43,29 +43,33 @@ from app.ipc.messages import (
     WorkerStarting,
 )
 from app.pipeline.pipeline import Pipeline
-from app.worker.job_runner import Jobs
-from app.worker.voice_cache import PreparedVoices
+from app.worker.job_runner import JobRunner
+from app.worker.voice_cache import VoiceCache
 
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 1.0
-LAST_WORDS_MS = 2000
+LINGER_MS = 2000
 
 
 def main() -> None:
-    _leave_signals_to_the_master()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     kill_with_parent()
-    config = msgspec.json.decode(sys.stdin.buffer.readline(), type=WorkerConfig)
-    threading.Thread(target=_watch_lifeline, name="lifeline", daemon=True).start()
+    reports = ReportSender(sys.stdin.fileno())
+    config = reports.read_config()
+    threading.Thread(
+        target=_exit_with_backend, args=(reports,), name="exit with backend", daemon=True
+    ).start()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     set_up_logging(config.log_level, config.name)
-    sys.exit(asyncio.run(_live(config)))
+    sys.exit(asyncio.run(_run(config, reports)))
 
 
-async def _live(config: WorkerConfig) -> int:
-    """Load, say so, work until drained; the exit code."""
+async def _run(config: WorkerConfig, reports: ReportSender) -> int:
+    """Load the engine, work until drained, return the exit code."""
     context = zmq.asyncio.Context()
-    channels = Path(config.channels)
+    channels = Path(config.channels_dir)
     results = ResultSender(context, results_address(channels, config.incarnation))
     broadcast = BroadcastReceiver(context, broadcast_address(channels))
     jobs = JobReceiver(context, jobs_address(channels, config.incarnation))
@@ -75,97 +79,102 @@ async def _live(config: WorkerConfig) -> int:
         await results.send(WorkerStarting("compiles" if engine.compiled else "warms up"))
         await engine.warm_up()
         await results.send(WorkerStarting("prepares the voices"))
-        if failure := await _work(config, engine, jobs, broadcast, results):
+        session = _Session(config, engine, results, reports)
+        if failure := await session.run(jobs, broadcast):
             await results.send(failure)
             return 1
         await engine.close()
     except StartupError as error:
         await results.send(WorkerFailed(str(error)))
         return 1
-    except Exception as error:  # the boundary of the process: its master is to know why
+    except Exception as error:  # the backend shows the reason
         log.exception("the worker ends")
         await results.send(WorkerFailed(f"{type(error).__name__}: {error}"))
         return 1
     finally:
         jobs.close()
         broadcast.close()
-        results.close(LAST_WORDS_MS)
+        results.close(LINGER_MS)
         context.term()
     return 0
 
 
-async def _work(
-    config: WorkerConfig,
-    engine: Engine,
-    incoming: JobReceiver,
-    broadcast: BroadcastReceiver,
-    results: ResultSender,
-) -> WorkerFailed | None:
-    """Until drained: None. If the process must be replaced before that: its last message."""
-    pipeline = Pipeline(engine, config.queues, config.engine_config.threads)
-    voices = PreparedVoices(engine, Path(config.voices))
-    jobs = Jobs(engine, pipeline, voices, results.send)
-    voices_known = asyncio.Event()
-    drained = asyncio.Event()
+class _Session:
+    """The tasks of a worker whose engine is warm."""
 
-    async def until_drained() -> None:
-        await drained.wait()
-        await jobs.finish()
+    def __init__(
+        self, config: WorkerConfig, engine: Engine, results: ResultSender, reports: ReportSender
+    ) -> None:
+        self._engine = engine
+        self._results = results
+        self._pipeline = Pipeline(engine, config.queues, config.engine_config.threads)
+        self._voices = VoiceCache(engine, Path(config.voices_dir), reports.send)
+        self._jobs = JobRunner(engine, self._pipeline, self._voices, results.send, reports.send)
+        self._synced = asyncio.Event()
+        self._draining = asyncio.Event()
 
-    async def take_jobs() -> None:
+    async def run(self, jobs: JobReceiver, broadcast: BroadcastReceiver) -> WorkerFailed | None:
+        """Work until drained; return the last message if the process must be replaced first."""
+        fatal = self._jobs.fatal
+        async with asyncio.TaskGroup() as tasks:
+            running = [
+                tasks.create_task(self._take_jobs(jobs)),
+                tasks.create_task(self._follow(broadcast)),
+                tasks.create_task(self._send_heartbeats()),
+            ]
+            await self._synced.wait()
+            await self._voices.wait_idle()
+            if not fatal.done():
+                await self._report_ready()
+            drained = tasks.create_task(self._drain())
+            either: set[asyncio.Future[Any]] = {drained, fatal}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            for task in (*running, drained):
+                task.cancel()
+        self._pipeline.close()
+        return fatal.result() if fatal.done() else None
+
+    async def _take_jobs(self, incoming: JobReceiver) -> None:
         while True:
             match await incoming.receive():
                 case Synthesize() as job:
-                    jobs.start(job)
+                    self._jobs.start(job)
                 case Credit() as credit:
-                    jobs.credit(credit)
+                    self._jobs.grant(credit)
 
-    async def follow_broadcast() -> None:
+    async def _follow(self, broadcast: BroadcastReceiver) -> None:
         while True:
             match await broadcast.receive():
-                case LiveJobs() as live:
-                    jobs.keep(live)
-                case Voices(digests):
-                    voices.follow(digests)
-                    voices_known.set()
+                case ActiveJobs() as active:
+                    self._jobs.cancel_missing(active)
+                case Voices() as voices:
+                    self._voices.sync(voices)
+                    self._synced.set()
                 case Drain():
-                    drained.set()
+                    self._draining.set()
 
-    async def beat() -> None:
+    async def _send_heartbeats(self) -> None:
         while True:
-            steps = pipeline.steps + voices.steps
-            await results.send(Heartbeat(steps, jobs.working, engine.runaways))
+            steps = self._pipeline.steps + self._voices.steps
+            await self._results.send(Heartbeat(steps, self._jobs.working, self._engine.runaways))
             await asyncio.sleep(HEARTBEAT_S)
 
-    async with asyncio.TaskGroup() as tasks:
-        running = [tasks.create_task(job()) for job in (take_jobs, follow_broadcast, beat)]
-        await voices_known.wait()
-        await voices.settled()
-        if not jobs.unfit.done():
-            await results.send(
-                WorkerReady(
-                    model=engine.name,
-                    clones_voices=engine.clones_voices,
-                    compiled=engine.compiled,
-                    notice=engine.notice,
-                )
+    async def _report_ready(self) -> None:
+        await self._results.send(
+            WorkerReady(
+                model=self._engine.name,
+                clones_voices=self._engine.clones_voices,
+                compiled=self._engine.compiled,
+                notice=self._engine.notice,
             )
-            log.debug("ready")
-        leaving = tasks.create_task(until_drained())
-        either: set[asyncio.Future[Any]] = {leaving, jobs.unfit}
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        for task in (*running, leaving):
-            task.cancel()
-    pipeline.close()
-    return jobs.unfit.result() if jobs.unfit.done() else None
+        )
+        log.debug("ready")
+
+    async def _drain(self) -> None:
+        await self._draining.wait()
+        await self._jobs.wait_idle()
 
 
-def _leave_signals_to_the_master() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-def _watch_lifeline() -> None:
-    """The master never writes again: whatever ends this read, the master is gone."""
-    os.read(sys.stdin.fileno(), 1)
+def _exit_with_backend(reports: ReportSender) -> None:
+    reports.wait_closed()
     os._exit(0)

@@ -1,6 +1,8 @@
 """`/system-status`, `/health`, `/ready` and `/ping`."""
 
 import asyncio
+import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic
@@ -10,7 +12,8 @@ import httpx
 import pytest
 
 from app import __version__
-from tests.support.service import Service, free_port
+from tests.support.media import audio_file, tone
+from tests.support.service import SCRIPTED, Service, free_port
 
 PROBES = ("/health", "/ready", "/ping")
 LOADING = "tests.support.engines:LoadingEngine"
@@ -46,7 +49,7 @@ def finish_loading(service: Service) -> None:
 
 def test_status_has_the_documented_shape(preview: Service) -> None:
     status = preview.status()
-    assert list(status) == ["cpu", "gpus", "workers", "queue"]
+    assert list(status) == ["cpu", "gpus", "workers", "queue", "models"]
     assert list(status["cpu"]) == ["utilization_percent", "ram_gb"]
     assert 0 <= status["cpu"]["utilization_percent"] <= 100
     ram = status["cpu"]["ram_gb"]
@@ -67,6 +70,34 @@ def test_the_status_shows_each_worker(preview: Service) -> None:
         assert (worker["state"], worker["slots"], worker["busy"]) == ("ready", 1, 0)
         assert worker["restarts"] == 0
         assert Path(f"/proc/{worker['pid']}").exists()
+
+
+def test_status_counts_the_workers_that_have_each_voice_prepared(
+    start: Callable[..., Service],
+) -> None:
+    service = start(WORKERS_PER_DEVICE=2)
+
+    def prepared() -> dict[str, int]:
+        [model] = service.status()["models"]
+        assert (model["id"], model["workers"]) == (SCRIPTED, 2)
+        assert all(voice["workers"] == 2 for voice in model["voices"].values())
+        return {voice_id: voice["prepared"] for voice_id, voice in model["voices"].items()}
+
+    service.wait_until(lambda: service.ready_workers() == 2)
+    assert prepared() == {}
+    with service.client() as client:
+        for name, seconds in (("b.wav", 1.1), ("a.wav", 1.2)):
+            file = (name, audio_file(tone(seconds, 16_000), rate=16_000))
+            client.post("/voices", files={"file": file}).raise_for_status()
+    service.wait_until(lambda: prepared() == {"a.wav": 2, "b.wav": 2})
+    [killed, _] = service.worker_pids()
+    os.kill(killed, signal.SIGKILL)
+    service.wait_until(lambda: prepared() == {"a.wav": 1, "b.wav": 1})
+    service.wait_until(lambda: prepared() == {"a.wav": 2, "b.wav": 2})
+    assert killed not in service.worker_pids()
+    with service.client() as client:
+        client.delete("/voices/b.wav").raise_for_status()
+    service.wait_until(lambda: prepared() == {"a.wav": 2})
 
 
 async def test_status_responds_while_all_workers_are_busy(preview: Service) -> None:

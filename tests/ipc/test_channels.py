@@ -29,7 +29,7 @@ from app.ipc.channels import (
     jobs_address,
     results_address,
 )
-from app.ipc.messages import AudioChunk, Credit, Heartbeat, JobDone, LiveJobs, Result, Synthesize
+from app.ipc.messages import ActiveJobs, AudioChunk, Credit, Heartbeat, JobDone, Result, Synthesize
 from tests.ipc.test_messages import PARAMS
 from tests.support.waiting import PATIENCE_S, until
 
@@ -122,7 +122,7 @@ async def test_jobs_arrive_in_order(
 ) -> None:
     address = jobs_address(channels, 1)
     sender, receiver = JobSender(context, address), JobReceiver(worker_context, address)
-    job = Synthesize("j", "text", None, PARAMS, 1)
+    job = Synthesize("j", "text", None, PARAMS, 1, 0)
     try:
         await until(lambda: sender.send(job))  # it has connected
         assert sender.send(Credit("j", 20))
@@ -397,7 +397,7 @@ async def until_version(receiver: BroadcastReceiver, version: int) -> list[int]:
     heard = []
     while not heard or heard[-1] != version:
         message = await receiver.receive()
-        assert isinstance(message, LiveJobs)
+        assert isinstance(message, ActiveJobs)
         heard.append(message.version)
     return heard
 
@@ -405,12 +405,12 @@ async def until_version(receiver: BroadcastReceiver, version: int) -> list[int]:
 async def test_late_subscriber_gets_the_repeated_state(
     broadcaster: Broadcaster, worker_context: zmq.asyncio.Context, channels: Path
 ) -> None:
-    broadcaster.send(LiveJobs(1, ["j"]))  # nobody hears it
+    broadcaster.send(ActiveJobs(1, ["j"]))  # nobody hears it
     late = BroadcastReceiver(worker_context, broadcast_address(channels))
     heard = asyncio.create_task(until_version(late, 2))
     async with asyncio.timeout(PATIENCE_S):
         while not heard.done():
-            broadcaster.send(LiveJobs(2, ["j"]))
+            broadcaster.send(ActiveJobs(2, ["j"]))
             await asyncio.sleep(0)
     late.close()
     assert set(await heard) == {2}
@@ -423,15 +423,15 @@ async def test_a_loss_is_healed_when_the_state_is_repeated(
     receiver = BroadcastReceiver(worker_context, broadcast_address(channels))
     connected = asyncio.create_task(until_version(receiver, 0))
     while not connected.done():
-        broadcaster.send(LiveJobs(0, []))
+        broadcaster.send(ActiveJobs(0, []))
         await asyncio.sleep(0)
     last = 20_000
     for version in range(1, last + 1):  # more than all buffers hold
-        broadcaster.send(LiveJobs(version, ["job" * 10]))
+        broadcaster.send(ActiveJobs(version, ["job" * 10]))
     heard = asyncio.create_task(until_version(receiver, last))
     async with asyncio.timeout(PATIENCE_S):
         while not heard.done():
-            broadcaster.send(LiveJobs(last, ["job" * 10]))
+            broadcaster.send(ActiveJobs(last, ["job" * 10]))
             await asyncio.sleep(0)
     receiver.close()
     versions = [version for version in await heard if version]

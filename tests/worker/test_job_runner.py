@@ -1,4 +1,4 @@
-"""Jobs on a real pipeline with the scripted engine; `Outbox` keeps what they say to the master."""
+"""Jobs on a real pipeline with the scripted engine; `Outbox` records what they send."""
 
 import asyncio
 import random
@@ -6,24 +6,30 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 
+from app.core.audio import Samples
 from app.core.engine_config import EngineConfig, QueueSizes
+from app.core.errors import DeviceFailed
 from app.ipc.messages import (
+    ActiveJobs,
     AudioChunk,
     Credit,
     JobCancelled,
     JobDone,
     JobFailed,
-    JobReceived,
     JobResult,
-    LiveJobs,
+    JobStarted,
+    PreparingVoice,
+    Report,
     Result,
     Synthesize,
+    WorkerFailed,
 )
 from app.pipeline.pipeline import Pipeline
-from app.worker.job_runner import Jobs
-from app.worker.voice_cache import PreparedVoices
+from app.worker.job_runner import JobRunner
+from app.worker.voice_cache import VoiceCache
 from tests.ipc.test_messages import PARAMS
 from tests.support.engines import SAMPLES_PER_TOKEN, NumberlessDecoder, ScriptedEngine, expected_pcm
 from tests.support.waiting import PATIENCE_S, until
@@ -33,24 +39,18 @@ TOKEN = SAMPLES_PER_TOKEN
 
 
 class Outbox:
-    """The master, as far as one worker's jobs know it: what is received gets `first_credit`."""
+    """Records results with their PCM, and reports."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[Result, bytes]] = []
-        self.received: list[str] = []
-        self.first_credit = 10**9
-        self.grant: Callable[[Credit], None]
+        self.reports: list[Report] = []
         self._sent_more = asyncio.Event()
 
     async def send(self, message: Result, pcm: bytes | None = None) -> None:
-        if isinstance(message, JobReceived):
-            self.received.append(message.job)
-            self.grant(Credit(message.job, self.first_credit))
-        else:
-            self.sent.append((message, pcm or b""))
+        self.sent.append((message, pcm or b""))
         self._sent_more.set()
 
-    async def holds(self, condition: Callable[[], bool]) -> None:
+    async def wait_for(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(PATIENCE_S):
             while not condition():
                 self._sent_more.clear()
@@ -77,28 +77,30 @@ def engine() -> ScriptedEngine:
 
 
 @pytest.fixture
-async def jobs(engine: ScriptedEngine, outbox: Outbox, tmp_path: Path) -> AsyncIterator[Jobs]:
+async def jobs(engine: ScriptedEngine, outbox: Outbox, tmp_path: Path) -> AsyncIterator[JobRunner]:
     pipeline = Pipeline(engine, QueueSizes(2, 3))
-    jobs = Jobs(engine, pipeline, PreparedVoices(engine, tmp_path), outbox.send)
-    outbox.grant = jobs.credit
+    voices = VoiceCache(engine, tmp_path, outbox.reports.append)
+    jobs = JobRunner(engine, pipeline, voices, outbox.send, outbox.reports.append)
     yield jobs
-    jobs.keep(LiveJobs(10**9, []))
-    await jobs.finish()
+    jobs.cancel_missing(ActiveJobs(10**9, []))
+    await jobs.wait_idle()
     pipeline.close()
 
 
-def request(job: str, text: str, *, live_version: int = 1) -> Synthesize:
-    return Synthesize(job, text, None, PLAIN, live_version)
+def request(
+    job: str, text: str, *, active_version: int = 1, credit: int = 10**9, voice: str | None = None
+) -> Synthesize:
+    return Synthesize(job, text, voice, PLAIN, active_version, credit)
 
 
-async def finished(jobs: Jobs) -> None:
-    await asyncio.wait_for(jobs.finish(), PATIENCE_S)
+async def finished(jobs: JobRunner) -> None:
+    await asyncio.wait_for(jobs.wait_idle(), PATIENCE_S)
 
 
-# --- how a job goes -------------------------------------------------------------------------------
+# --- running and reporting ------------------------------------------------------------------------
 
 
-async def test_a_job_sends_its_audio_and_then_its_totals(jobs: Jobs, outbox: Outbox) -> None:
+async def test_job_sends_its_audio_and_then_its_totals(jobs: JobRunner, outbox: Outbox) -> None:
     jobs.start(request("j", "audio2 one"))
     await finished(jobs)
     assert [message for message, _ in outbox.sent] == [
@@ -109,27 +111,26 @@ async def test_a_job_sends_its_audio_and_then_its_totals(jobs: Jobs, outbox: Out
     assert outbox.audio("j") == expected_pcm("audio2 one", PLAIN.seed)
 
 
-async def test_a_job_begins_when_the_master_knows_that_it_is_here(
-    jobs: Jobs, outbox: Outbox, engine: ScriptedEngine
+async def test_job_is_reported_before_the_engine_is_called(
+    jobs: JobRunner, outbox: Outbox, engine: ScriptedEngine
 ) -> None:
-    outbox.first_credit = 0
     jobs.start(request("j", "one"))
-    await until(lambda: jobs.working == 0)
-    assert outbox.received == ["j"]
+    await until(lambda: outbox.reports != [])
+    assert outbox.reports == [JobStarted("j")]
     assert engine.steps == 0
-    jobs.credit(Credit("j", TOKEN))
     await finished(jobs)
+    assert outbox.reports == [JobStarted("j")]
     assert outbox.ends("j") == [JobDone("j", 1, TOKEN)]
 
 
-async def test_an_engines_error_is_told_without_its_details(jobs: Jobs, outbox: Outbox) -> None:
+async def test_engine_error_is_sent_without_details(jobs: JobRunner, outbox: Outbox) -> None:
     jobs.start(request("j", "one raise"))
     await finished(jobs)
     assert outbox.ends("j") == [JobFailed("j", "engine_error", "the speech engine failed")]
 
 
-async def test_an_error_of_ours_says_what_it_is(
-    jobs: Jobs, outbox: Outbox, engine: ScriptedEngine
+async def test_service_error_is_sent_with_its_message(
+    jobs: JobRunner, outbox: Outbox, engine: ScriptedEngine
 ) -> None:
     engine.new_decoder = lambda voice, params: NumberlessDecoder(voice, params.seed)  # type: ignore[method-assign]
     jobs.start(request("j", "one"))
@@ -139,14 +140,14 @@ async def test_an_error_of_ours_says_what_it_is(
     assert "not numbers" in end.message
 
 
-async def test_an_error_names_the_parameter_at_fault(jobs: Jobs, outbox: Outbox) -> None:
+async def test_service_error_names_the_parameter_at_fault(jobs: JobRunner, outbox: Outbox) -> None:
     jobs.start(request("j", "one mute"))
     await finished(jobs)
-    told = "scripted: nothing to say"
-    assert outbox.ends("j") == [JobFailed("j", "empty_text", told, "text")]
+    message = "scripted: nothing to say"
+    assert outbox.ends("j") == [JobFailed("j", "empty_text", message, "text")]
 
 
-async def test_jobs_run_side_by_side(jobs: Jobs, outbox: Outbox) -> None:
+async def test_jobs_run_concurrently(jobs: JobRunner, outbox: Outbox) -> None:
     for number in range(5):
         jobs.start(request(str(number), "one sleep0 audio3 " * 5))
     assert jobs.working == 5
@@ -159,110 +160,109 @@ async def test_jobs_run_side_by_side(jobs: Jobs, outbox: Outbox) -> None:
 # --- credit ---------------------------------------------------------------------------------------
 
 
-async def test_a_job_waits_when_its_credit_is_used_up(jobs: Jobs, outbox: Outbox) -> None:
-    outbox.first_credit = 2 * TOKEN
-    jobs.start(request("j", "one " * 10))
-    await outbox.holds(lambda: outbox.samples("j") == 2 * TOKEN)
+async def test_job_waits_when_its_credit_is_used_up(jobs: JobRunner, outbox: Outbox) -> None:
+    jobs.start(request("j", "one " * 10, credit=2 * TOKEN))
+    await outbox.wait_for(lambda: outbox.samples("j") == 2 * TOKEN)
     await until(lambda: jobs.working == 0)
-    jobs.credit(Credit("j", 5 * TOKEN))
+    jobs.grant(Credit("j", 5 * TOKEN))
     assert outbox.samples("j") == 2 * TOKEN
-    await outbox.holds(lambda: outbox.samples("j") == 5 * TOKEN)
-    jobs.credit(Credit("j", 100 * TOKEN))
+    await outbox.wait_for(lambda: outbox.samples("j") == 5 * TOKEN)
+    jobs.grant(Credit("j", 100 * TOKEN))
     await finished(jobs)
     assert outbox.ends("j") == [JobDone("j", 10, 10 * TOKEN)]
 
 
-async def test_old_and_repeated_credit_does_no_harm(jobs: Jobs, outbox: Outbox) -> None:
-    outbox.first_credit = 2 * TOKEN
-    jobs.start(request("j", "one " * 10))
-    for samples in (4 * TOKEN, TOKEN, 4 * TOKEN, TOKEN):  # an old one comes last
-        jobs.credit(Credit("j", samples))
-    await outbox.holds(lambda: outbox.samples("j") == 4 * TOKEN)
+async def test_old_and_repeated_credit_is_ignored(jobs: JobRunner, outbox: Outbox) -> None:
+    jobs.start(request("j", "one " * 10, credit=2 * TOKEN))
+    for samples in (4 * TOKEN, TOKEN, 4 * TOKEN, TOKEN):  # the last one is outdated
+        jobs.grant(Credit("j", samples))
+    await outbox.wait_for(lambda: outbox.samples("j") == 4 * TOKEN)
     await until(lambda: jobs.working == 0)
     assert outbox.ends("j") == []
 
 
-async def test_credit_for_a_job_that_is_over_is_ignored(jobs: Jobs, outbox: Outbox) -> None:
-    jobs.credit(Credit("j", 1))
+async def test_credit_for_a_finished_job_is_ignored(jobs: JobRunner, outbox: Outbox) -> None:
+    jobs.grant(Credit("j", 1))
     assert outbox.sent == []
 
 
-async def test_who_waits_for_credit_keeps_nobody_waiting(jobs: Jobs, outbox: Outbox) -> None:
-    outbox.first_credit = TOKEN
-    jobs.start(request("slow", "one " * 100))
+async def test_job_that_waits_for_credit_does_not_delay_others(
+    jobs: JobRunner, outbox: Outbox
+) -> None:
+    jobs.start(request("slow", "one " * 100, credit=TOKEN))
     await until(lambda: jobs.working == 0)
-    outbox.first_credit = 10**9
     jobs.start(request("quick", "one " * 100))
-    await outbox.holds(lambda: outbox.ends("quick") != [])
+    await outbox.wait_for(lambda: outbox.ends("quick") != [])
     assert outbox.samples("slow") == TOKEN
 
 
 # --- cancelling -----------------------------------------------------------------------------------
 
 
-async def test_a_job_that_is_not_listed_is_cancelled(jobs: Jobs, outbox: Outbox) -> None:
+async def test_cancels_a_job_that_is_not_listed(jobs: JobRunner, outbox: Outbox) -> None:
     jobs.start(request("j", "one sleep30"))
     jobs.start(request("other", "one sleep0 one"))
-    await outbox.holds(lambda: outbox.samples("j") > 0)
-    jobs.keep(LiveJobs(1, ["other"]))
+    await outbox.wait_for(lambda: outbox.samples("j") > 0)
+    jobs.cancel_missing(ActiveJobs(1, ["other"]))
     await finished(jobs)
     assert outbox.ends("j") == [JobCancelled("j")]
     assert outbox.ends("other") == [JobDone("other", 2, 2 * TOKEN)]
 
 
-async def test_a_list_older_than_a_job_says_nothing_about_it(jobs: Jobs, outbox: Outbox) -> None:
-    jobs.start(request("j", "sleep0 one", live_version=5))
-    jobs.keep(LiveJobs(4, []))
+async def test_list_older_than_a_job_does_not_cancel_it(jobs: JobRunner, outbox: Outbox) -> None:
+    jobs.start(request("j", "sleep0 one", active_version=5))
+    jobs.cancel_missing(ActiveJobs(4, []))
     await finished(jobs)
     assert outbox.ends("j") == [JobDone("j", 1, TOKEN)]
 
 
-async def test_a_job_cancelled_before_it_began_says_so_once(jobs: Jobs, outbox: Outbox) -> None:
+async def test_job_cancelled_before_it_started_sends_one_message(
+    jobs: JobRunner, outbox: Outbox
+) -> None:
     jobs.start(request("j", "one"))
-    jobs.keep(LiveJobs(1, []))
+    jobs.cancel_missing(ActiveJobs(1, []))
     await finished(jobs)
     assert outbox.sent == [(JobCancelled("j"), b"")]
 
 
-async def test_a_job_is_cancelled_while_it_waits_for_credit(jobs: Jobs, outbox: Outbox) -> None:
-    outbox.first_credit = TOKEN
-    jobs.start(request("j", "one " * 10))
+async def test_job_is_cancelled_while_it_waits_for_credit(jobs: JobRunner, outbox: Outbox) -> None:
+    jobs.start(request("j", "one " * 10, credit=TOKEN))
     await until(lambda: jobs.working == 0)
-    jobs.keep(LiveJobs(1, []))
+    jobs.cancel_missing(ActiveJobs(1, []))
     await finished(jobs)
     assert outbox.ends("j") == [JobCancelled("j")]
     assert outbox.samples("j") == TOKEN
 
 
-async def test_being_told_twice_cancels_once(jobs: Jobs, outbox: Outbox) -> None:
+async def test_repeated_lists_cancel_once(jobs: JobRunner, outbox: Outbox) -> None:
     jobs.start(request("j", "one sleep30"))
-    await outbox.holds(lambda: outbox.samples("j") > 0)
+    await outbox.wait_for(lambda: outbox.samples("j") > 0)
     for version in range(1, 5):
-        jobs.keep(LiveJobs(version, []))
+        jobs.cancel_missing(ActiveJobs(version, []))
         await asyncio.sleep(0)
     await finished(jobs)
     assert outbox.ends("j") == [JobCancelled("j")]
 
 
-async def test_a_list_after_the_end_changes_nothing(jobs: Jobs, outbox: Outbox) -> None:
+async def test_list_after_the_end_changes_nothing(jobs: JobRunner, outbox: Outbox) -> None:
     jobs.start(request("j", "one"))
-    await outbox.holds(lambda: outbox.ends("j") != [])
-    jobs.keep(LiveJobs(1, []))
+    await outbox.wait_for(lambda: outbox.ends("j") != [])
+    jobs.cancel_missing(ActiveJobs(1, []))
     await finished(jobs)
     assert outbox.ends("j") == [JobDone("j", 1, TOKEN)]
 
 
 @pytest.mark.fault(14)
-async def test_whenever_it_is_cancelled_a_job_has_exactly_one_end(
-    jobs: Jobs, outbox: Outbox
+async def test_job_cancelled_at_any_moment_ends_exactly_once(
+    jobs: JobRunner, outbox: Outbox
 ) -> None:
-    dice = random.Random(1)
+    rng = random.Random(1)
     for number in range(300):
-        jobs.start(request(str(number), dice.choice(("one", "one raise"))))
+        jobs.start(request(str(number), rng.choice(("one", "one raise"))))
         if number % 10:
-            for _ in range(dice.randrange(60)):
+            for _ in range(rng.randrange(60)):
                 await asyncio.sleep(0)
-            jobs.keep(LiveJobs(1, []))
+            jobs.cancel_missing(ActiveJobs(1, []))
         else:
             await finished(jobs)
     await finished(jobs)
@@ -272,11 +272,11 @@ async def test_whenever_it_is_cancelled_a_job_has_exactly_one_end(
     assert jobs.working == 0
 
 
-async def test_nothing_is_said_after_the_end(jobs: Jobs, outbox: Outbox) -> None:
+async def test_no_audio_follows_the_last_message(jobs: JobRunner, outbox: Outbox) -> None:
     for number in range(20):
         jobs.start(request(str(number), "one " * number))
         await asyncio.sleep(0)
-    jobs.keep(LiveJobs(1, [str(number) for number in range(0, 20, 2)]))
+    jobs.cancel_missing(ActiveJobs(1, [str(number) for number in range(0, 20, 2)]))
     await finished(jobs)
     for number in range(20):
         last = [message for message, _ in outbox.sent if message.job == str(number)][-1]
@@ -288,14 +288,14 @@ async def test_nothing_is_said_after_the_end(jobs: Jobs, outbox: Outbox) -> None
 
 @pytest.fixture
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the engine leaves its marks."""
+    """Holds the files that the engine leaves behind."""
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.mark.fault(9)
 @pytest.mark.usefixtures("own_folder")
-async def test_a_job_that_finds_no_memory_is_tried_again_when_some_was_freed(
-    jobs: Jobs, outbox: Outbox, engine: ScriptedEngine
+async def test_job_out_of_memory_is_retried_after_memory_was_freed(
+    jobs: JobRunner, outbox: Outbox, engine: ScriptedEngine
 ) -> None:
     text = "sleep0.01 oom1 audio3"
     jobs.start(request("a", text))
@@ -305,8 +305,8 @@ async def test_a_job_that_finds_no_memory_is_tried_again_when_some_was_freed(
     assert outbox.ends("a") == [JobDone("a", 1, 3 * TOKEN)]
 
 
-async def test_a_job_that_finds_no_memory_twice_fails(
-    jobs: Jobs, outbox: Outbox, engine: ScriptedEngine
+async def test_job_out_of_memory_twice_fails(
+    jobs: JobRunner, outbox: Outbox, engine: ScriptedEngine
 ) -> None:
     jobs.start(request("a", "oom audio3"))
     await finished(jobs)
@@ -317,8 +317,8 @@ async def test_a_job_that_finds_no_memory_twice_fails(
     assert outbox.samples("a") == 0
 
 
-async def test_a_job_that_was_heard_already_is_not_tried_again(
-    jobs: Jobs, outbox: Outbox, engine: ScriptedEngine
+async def test_job_that_sent_audio_is_not_retried(
+    jobs: JobRunner, outbox: Outbox, engine: ScriptedEngine
 ) -> None:
     jobs.start(request("a", "audio3 sleep0.05 oom audio3"))
     await finished(jobs)
@@ -327,48 +327,60 @@ async def test_a_job_that_was_heard_already_is_not_tried_again(
     assert outbox.audio("a") == expected_pcm("audio3", PLAIN.seed)
 
 
-async def test_a_worker_that_is_short_of_memory_twice_in_a_row_must_go(jobs: Jobs) -> None:
+async def test_worker_out_of_memory_twice_in_a_row_is_replaced(jobs: JobRunner) -> None:
     for text in ("oom", "audio1", "oom", "raise", "oom"):
-        assert not jobs.unfit.done()
+        assert not jobs.fatal.done()
         jobs.start(request(text, text))
         await finished(jobs)
-    last_words = jobs.unfit.result()
-    assert "memory" in last_words.message
-    assert last_words.job is None
+    exit_report = jobs.fatal.result()
+    assert "memory" in exit_report.message
+    assert exit_report.job is None
 
 
-async def test_one_moment_without_memory_counts_once_however_many_jobs_it_meets(
-    jobs: Jobs, outbox: Outbox
-) -> None:
+async def test_concurrent_jobs_out_of_memory_count_once(jobs: JobRunner, outbox: Outbox) -> None:
     for name in ("a", "b", "c"):
         jobs.start(request(name, "sleep0.05 oom"))
     await finished(jobs)
     for name in ("a", "b", "c"):
         assert [end.code for end in outbox.ends(name)] == ["out_of_memory"]
-    assert not jobs.unfit.done()
+    assert not jobs.fatal.done()
 
 
 @pytest.mark.usefixtures("own_folder")
 @pytest.mark.parametrize("after_s", [0, 0.03, 0.05, 0.1])
-async def test_a_job_that_is_tried_again_can_be_cancelled_at_any_moment(
-    jobs: Jobs, outbox: Outbox, after_s: float
+async def test_retried_job_can_be_cancelled_at_any_moment(
+    jobs: JobRunner, outbox: Outbox, after_s: float
 ) -> None:
     jobs.start(request("a", "sleep0.03 oom1 sleep60 audio1"))
     await asyncio.sleep(after_s)
-    jobs.keep(LiveJobs(1, []))
+    jobs.cancel_missing(ActiveJobs(1, []))
     async with asyncio.timeout(2):
-        await jobs.finish()
+        await jobs.wait_idle()
     assert len(outbox.ends("a")) == 1
     assert not isinstance(outbox.ends("a")[0], JobDone)
 
 
-async def test_a_worker_whose_device_failed_must_go_and_says_nothing_of_the_job(
-    jobs: Jobs, outbox: Outbox
+async def test_worker_whose_device_failed_is_replaced_and_sends_no_end_of_the_job(
+    jobs: JobRunner, outbox: Outbox
 ) -> None:
     jobs.start(request("a", "broken audio1"))
     jobs.start(request("b", "sleep0.05 audio1"))
     await finished(jobs)
-    last_words = jobs.unfit.result()
-    assert "device-side assert" in last_words.message
-    assert last_words.job == "a"
+    exit_report = jobs.fatal.result()
+    assert "device-side assert" in exit_report.message
+    assert exit_report.job == "a"
     assert outbox.ends("a") == outbox.ends("b") == []
+
+
+async def test_voice_that_breaks_the_device_is_blamed_with_the_job_that_waits_for_it(
+    jobs: JobRunner, outbox: Outbox, engine: ScriptedEngine, tmp_path: Path
+) -> None:
+    async def fail(samples: Samples, rate: int) -> int:
+        raise DeviceFailed("assert")
+
+    engine.prepare_voice = fail  # type: ignore[method-assign]
+    (tmp_path / "bad").write_bytes(np.uint32(24_000).tobytes() + bytes(400))
+    jobs.start(request("a", "audio1", voice="bad"))
+    await finished(jobs)
+    assert jobs.fatal.result() == WorkerFailed("the device has failed: assert", "a", "bad")
+    assert outbox.reports == [JobStarted("a"), PreparingVoice("bad")]

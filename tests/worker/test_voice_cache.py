@@ -1,8 +1,5 @@
 import asyncio
-import errno
-import os
-import subprocess
-import sys
+from collections.abc import Set
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +8,15 @@ import pytest
 from app.core.audio import Samples
 from app.core.engine_config import EngineConfig
 from app.core.errors import DeviceFailed
-from app.worker.voice_cache import PreparedVoices
+from app.ipc.messages import (
+    PreparingVoice,
+    VoiceDropped,
+    VoiceFailed,
+    VoicePrepared,
+    VoiceReport,
+    Voices,
+)
+from app.worker.voice_cache import VoiceCache
 from tests.support.engines import ScriptedEngine, voice_code
 from tests.support.waiting import until
 
@@ -19,7 +24,7 @@ RATE = 24_000
 
 
 class CountingEngine(ScriptedEngine):
-    """Counts what it prepares, and how much of that at once; waits for `may_go_on` before it."""
+    """Counts preparations, and how many run at once; each waits for `may_go_on`."""
 
     def __init__(self) -> None:
         super().__init__(EngineConfig("cpu", 1, ""))
@@ -48,112 +53,117 @@ async def engine() -> CountingEngine:
 
 
 @pytest.fixture
-async def voices(engine: CountingEngine, tmp_path: Path) -> PreparedVoices:
-    """Knows the decoded voices `a`, `b` and `c`, of 100, 200 and 300 samples."""
+def reports() -> list[VoiceReport]:
+    return []
+
+
+@pytest.fixture
+async def voices(engine: CountingEngine, tmp_path: Path, reports: list[VoiceReport]) -> VoiceCache:
+    """Can prepare the decoded voices `a`, `b` and `c`, of 100, 200 and 300 samples."""
     for number, digest in enumerate("abc", 1):
         store(tmp_path / digest, np.zeros(100 * number, np.float32))
-    return PreparedVoices(engine, tmp_path)
+    return VoiceCache(engine, tmp_path, reports.append)
 
 
 def store(path: Path, samples: Samples) -> None:
-    """As decoding leaves a voice: its rate, then its samples."""
+    """Write a decoded voice: its rate, then its samples."""
     path.write_bytes(np.uint32(RATE).tobytes() + samples.tobytes())
+
+
+def listed(*digests: str, crashed: Set[str] = frozenset()) -> Voices:
+    return Voices(frozenset(digests), frozenset(crashed))
 
 
 def code(samples: int) -> int:
     return voice_code(np.zeros(samples, np.float32))
 
 
-async def test_a_voice_is_prepared_once(voices: PreparedVoices, engine: CountingEngine) -> None:
-    voices.follow({"a"})
-    voices.follow({"a"})
+async def test_prepares_a_voice_once(voices: VoiceCache, engine: CountingEngine) -> None:
+    voices.sync(listed("a"))
+    voices.sync(listed("a"))
     assert await asyncio.gather(*(voices.get("a") for _ in range(5))) == [code(100)] * 5
     assert len(engine.prepared) == 1
 
 
-async def test_without_a_voice_there_is_the_engines_own(
-    voices: PreparedVoices, engine: CountingEngine
-) -> None:
+async def test_no_digest_is_the_default_voice(voices: VoiceCache, engine: CountingEngine) -> None:
     assert await voices.get(None) == engine.default_voice
     assert not engine.prepared
 
 
-async def test_what_is_new_is_ready_before_it_is_asked_for(
-    voices: PreparedVoices, engine: CountingEngine
+async def test_prepares_listed_voices_before_a_job_needs_them(
+    voices: VoiceCache, engine: CountingEngine
 ) -> None:
-    voices.follow({"a", "b", "c"})
-    await voices.settled()
+    voices.sync(listed("a", "b", "c"))
+    await voices.wait_idle()
     assert len(engine.prepared) == 3
     assert await voices.get("b") == code(200)
     assert len(engine.prepared) == 3
 
 
-async def test_voices_are_prepared_one_after_the_other(
-    voices: PreparedVoices, engine: CountingEngine
-) -> None:
-    voices.follow({"a", "b", "c"})
-    await voices.settled()
+async def test_prepares_one_voice_at_a_time(voices: VoiceCache, engine: CountingEngine) -> None:
+    voices.sync(listed("a", "b", "c"))
+    await voices.wait_idle()
     assert engine.most_at_once == 1
 
 
-async def test_a_voice_that_a_job_waits_for_is_the_next(
-    voices: PreparedVoices, engine: CountingEngine, tmp_path: Path
+async def test_prepares_voices_first_that_jobs_wait_for(
+    voices: VoiceCache, engine: CountingEngine, tmp_path: Path
 ) -> None:
     for number in range(4, 20):
         store(tmp_path / str(number), np.zeros(100 * number, np.float32))
     engine.may_go_on.clear()
-    voices.follow({"a"})
+    voices.sync(listed("a"))
     await until(lambda: engine.at_once == 1)
-    voices.follow({"a", "b", "c"} | {str(number) for number in range(4, 20)})
+    voices.sync(listed("a", "b", "c", *(str(number) for number in range(4, 20))))
     jobs = [asyncio.create_task(voices.get(digest)) for digest in ("19", "7", "19")]
     await asyncio.sleep(0)
     engine.may_go_on.set()
     assert await asyncio.gather(*jobs) == [code(1900), code(700), code(1900)]
-    await voices.settled()
+    await voices.wait_idle()
     assert engine.prepared[0] == 100
     assert set(engine.prepared[1:3]) == {1900, 700}
     assert len(engine.prepared) == 19
 
 
-async def test_each_voice_is_a_step_when_it_is_over_with(
-    voices: PreparedVoices, engine: CountingEngine
+async def test_each_preparation_is_a_step_whether_it_succeeds_or_not(
+    voices: VoiceCache, engine: CountingEngine
 ) -> None:
-    voices.follow({"gone"})
-    await voices.settled()
+    voices.sync(listed("gone"))
+    await voices.wait_idle()
     assert voices.steps == 1
     engine.may_go_on.clear()
-    voices.follow({"a", "b"})
+    voices.sync(listed("a", "b"))
     await until(lambda: engine.at_once == 1)
     assert voices.steps == 1
     engine.may_go_on.set()
-    await voices.settled()
+    await voices.wait_idle()
     assert voices.steps == 3
 
 
-async def test_a_dropped_voice_is_forgotten(voices: PreparedVoices, engine: CountingEngine) -> None:
-    voices.follow({"a", "b"})
-    await voices.settled()
-    voices.follow({"b"})
-    voices.follow({"a", "b"})
-    await voices.settled()
+async def test_prepares_a_dropped_voice_again(voices: VoiceCache, engine: CountingEngine) -> None:
+    voices.sync(listed("a", "b"))
+    await voices.wait_idle()
+    voices.sync(listed("b"))
+    voices.sync(listed("a", "b"))
+    await voices.wait_idle()
     assert len(engine.prepared) == 3
 
 
-async def test_a_job_accepted_before_its_voice_was_dropped_still_gets_it(
-    voices: PreparedVoices, engine: CountingEngine
+async def test_job_gets_its_voice_though_it_was_dropped_meanwhile(
+    voices: VoiceCache, engine: CountingEngine
 ) -> None:
     engine.may_go_on.clear()
-    voices.follow({"a"})
+    voices.sync(listed("a"))
     job = asyncio.create_task(voices.get("a"))
     await asyncio.sleep(0)
-    voices.follow(set())
+    voices.sync(listed())
     engine.may_go_on.set()
     assert await job == code(100)
     assert await voices.get("a") == code(100)
 
 
-async def test_a_cancelled_job_spoils_no_voice(
-    voices: PreparedVoices, engine: CountingEngine
+async def test_cancelled_job_does_not_cancel_the_preparation(
+    voices: VoiceCache, engine: CountingEngine
 ) -> None:
     engine.may_go_on.clear()
     leaves, stays = (asyncio.create_task(voices.get("a")) for _ in range(2))
@@ -165,94 +175,120 @@ async def test_a_cancelled_job_spoils_no_voice(
     assert await stays == code(100)
 
 
-async def test_a_voice_that_cannot_be_prepared_fails_its_jobs_only(
-    voices: PreparedVoices, tmp_path: Path, caplog: pytest.LogCaptureFixture
+async def test_voice_that_cannot_be_prepared_fails_its_own_jobs_only(
+    voices: VoiceCache, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     store(tmp_path / "bad", np.empty(0, np.float32))
-    voices.follow({"bad", "a"})
-    await voices.settled()
+    voices.sync(listed("bad", "a"))
+    await voices.wait_idle()
     assert "voice bad cannot be prepared" in caplog.text
     with pytest.raises(ValueError, match="no voice in it"):
         await voices.get("bad")
     assert await voices.get("a") == code(100)
 
 
-async def test_a_voice_that_is_gone_may_come_back(voices: PreparedVoices, tmp_path: Path) -> None:
-    voices.follow({"late"})
-    await voices.settled()
+async def test_prepares_a_voice_whose_file_came_back(voices: VoiceCache, tmp_path: Path) -> None:
+    voices.sync(listed("late"))
+    await voices.wait_idle()
     store(tmp_path / "late", np.zeros(400, np.float32))
-    voices.follow({"late"})
+    voices.sync(listed("late"))
     assert await voices.get("late") == code(400)
 
 
-async def test_nothing_to_prepare_is_settled_at_once(voices: PreparedVoices) -> None:
-    await voices.settled()
+async def test_is_idle_without_voices(voices: VoiceCache) -> None:
+    await voices.wait_idle()
 
 
-async def test_a_voice_that_failed_once_is_tried_again_for_a_job_but_not_by_itself(
-    voices: PreparedVoices, engine: CountingEngine, tmp_path: Path
+async def test_failed_voice_is_prepared_again_only_for_a_job(
+    voices: VoiceCache, engine: CountingEngine, tmp_path: Path
 ) -> None:
     store(tmp_path / "d", np.zeros(0, np.float32))
-    voices.follow({"d"})
-    await voices.settled()
-    voices.follow({"d"})
-    await voices.settled()
+    voices.sync(listed("d"))
+    await voices.wait_idle()
+    voices.sync(listed("d"))
+    await voices.wait_idle()
     assert len(engine.prepared) == 1
     store(tmp_path / "d", np.zeros(400, np.float32))
     assert await voices.get("d") == code(400)
 
 
-def pid_of_the_dead() -> int:
-    with subprocess.Popen([sys.executable, "-c", ""]) as process:
-        return process.pid
-
-
-@pytest.mark.parametrize(("deaths", "prepared"), [(1, [100]), (2, [])])
-async def test_a_voice_that_workers_died_of_is_prepared_for_a_job_only(
-    voices: PreparedVoices, engine: CountingEngine, tmp_path: Path, deaths: int, prepared: list[int]
+async def test_crashed_voice_is_prepared_only_for_a_job(
+    voices: VoiceCache, engine: CountingEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for _ in range(deaths):
-        (tmp_path / f"a.{pid_of_the_dead()}").touch()
-    voices.follow({"a"})
-    await voices.settled()
-    assert engine.prepared == prepared
+    for _ in range(3):
+        voices.sync(listed("a", "b", crashed={"a"}))
+        await voices.wait_idle()
+    assert engine.prepared == [200]
+    assert caplog.text.count("workers died preparing it") == 1
     assert await voices.get("a") == code(100)
-    assert sorted(os.listdir(tmp_path)) == ["a", "b", "c"]
 
 
-async def test_a_voice_that_others_prepare_just_now_is_prepared(
-    voices: PreparedVoices, engine: CountingEngine, tmp_path: Path
+async def test_voice_that_crashed_others_while_it_waited_is_not_prepared(
+    voices: VoiceCache, engine: CountingEngine, reports: list[VoiceReport]
 ) -> None:
-    for pid in (os.getppid(), 1):
-        (tmp_path / f"a.{pid}").touch()
-    voices.follow({"a"})
-    await voices.settled()
+    engine.may_go_on.clear()
+    voices.sync(listed("a"))
+    await until(lambda: engine.at_once == 1)
+    voices.sync(listed("a", "b"))
+    voices.sync(listed("a", "b", crashed={"b"}))
+    engine.may_go_on.set()
+    await voices.wait_idle()
     assert engine.prepared == [100]
+    assert PreparingVoice("b") not in reports
+    assert await voices.get("b") == code(200)
 
 
-async def test_a_voice_that_breaks_the_device_leaves_a_mark_and_is_told_of(
-    voices: PreparedVoices, engine: CountingEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_preparation_is_reported_before_and_after(
+    voices: VoiceCache, engine: CountingEngine, reports: list[VoiceReport], tmp_path: Path
 ) -> None:
-    async def breaks(samples: Samples, rate: int) -> int:
+    store(tmp_path / "bad", np.empty(0, np.float32))
+    engine.may_go_on.clear()
+    voices.sync(listed("a"))
+    await until(lambda: engine.at_once == 1)
+    assert reports == [PreparingVoice("a")]
+    engine.may_go_on.set()
+    await voices.wait_idle()
+    voices.sync(listed("a", "bad"))
+    await voices.wait_idle()
+    await asyncio.sleep(0)
+    voices.sync(listed())
+    assert reports == [
+        PreparingVoice("a"),
+        VoicePrepared("a"),
+        PreparingVoice("bad"),
+        VoiceFailed("bad"),
+        VoiceDropped("a"),
+    ]
+
+
+async def test_voice_dropped_while_it_is_prepared_is_reported_as_dropped(
+    voices: VoiceCache, engine: CountingEngine, reports: list[VoiceReport]
+) -> None:
+    engine.may_go_on.clear()
+    voices.sync(listed("a"))
+    await until(lambda: engine.at_once == 1)
+    voices.sync(listed())
+    engine.may_go_on.set()
+    await until(lambda: len(reports) == 3)
+    assert reports == [PreparingVoice("a"), VoicePrepared("a"), VoiceDropped("a")]
+
+
+async def test_voice_that_breaks_the_device_is_the_last_one(
+    voices: VoiceCache,
+    engine: CountingEngine,
+    reports: list[VoiceReport],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def fail(samples: Samples, rate: int) -> int:
         raise DeviceFailed("assert")
 
-    told: list[tuple[str, str]] = []
-    voices.on_device_failure = lambda digest, fault: told.append((digest, str(fault)))
-    monkeypatch.setattr(engine, "prepare_voice", breaks)
-    voices.follow({"a"})
-    await voices.settled()
-    voices.follow({"a", "b"})
-    await voices.settled()
+    failures: list[tuple[str, str]] = []
+    voices.on_device_failure = lambda digest, fault: failures.append((digest, str(fault)))
+    monkeypatch.setattr(engine, "prepare_voice", fail)
+    voices.sync(listed("a"))
+    await voices.wait_idle()
+    voices.sync(listed("a", "b"))
+    await voices.wait_idle()
     await asyncio.sleep(0)
-    assert told[0] == ("a", "assert")
-    assert sorted(os.listdir(tmp_path)) == ["a", f"a.{os.getpid()}", "b", "c"]
-
-
-async def test_a_voice_that_cannot_be_marked_is_prepared(
-    voices: PreparedVoices, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(path: Path) -> None:
-        raise OSError(errno.ENOSPC, "full")
-
-    monkeypatch.setattr(Path, "touch", full)
-    assert await voices.get("a") == code(100)
+    assert failures[0] == ("a", "assert")
+    assert reports == [PreparingVoice("a")]

@@ -1,6 +1,6 @@
-"""The backend of one machine: a worker process for each slot on each of its devices.
+"""The backend of one machine: worker processes on its devices.
 
-Composes channels, dispatcher and supervisor, which start in this order and stop in the other.
+Composes channels, voice tracker, dispatcher and supervisor; they stop in reverse order.
 """
 
 import asyncio
@@ -20,48 +20,49 @@ from app.backend.base import (
     WorkerStatus,
 )
 from app.backend.local.dispatcher import Dispatcher, Limits
-from app.backend.local.runtime_dir import RuntimeFolder
-from app.backend.local.supervisor import Policy, Seat, Supervisor
+from app.backend.local.managed_worker import ManagedWorker, WorkerLimits
+from app.backend.local.runtime_dir import RuntimeDir
+from app.backend.local.supervisor import Supervisor
+from app.backend.local.voice_tracker import VoiceTracker
 from app.core.audio import SAMPLE_RATE
 from app.core.background import BackgroundTasks
 from app.core.devices import Device, detect
 from app.core.errors import Draining, NotReady
 from app.core.process_env import cpu_count, visible_cuda_devices
 from app.ipc.channels import Broadcaster, broadcast_address
-from app.ipc.messages import Voices, WorkerConfig, WorkerReady
+from app.ipc.messages import WorkerConfig, WorkerReady
 from app.observability.metrics import Metrics
 from app.settings import Settings
 
 REPEAT_STATE_S = 0.5
-"""A lost broadcast is repeated in time for its effect to show within a second."""
+"""Half a second, so that a lost broadcast takes effect within a second."""
 
 
 class LocalBackend:
-    """Implements `backend.base.Backend` by worker processes and ZeroMQ; `model`: their engine."""
+    """Implements `backend.base.Backend`. `model`: the engine of its workers."""
 
     def __init__(
         self,
         settings: Settings,
         model: str,
-        folder: RuntimeFolder,
+        runtime_dir: RuntimeDir,
         metrics: Metrics,
         background: BackgroundTasks,
     ) -> None:
         self._settings = settings
         self._model = model
-        self._folder = folder
+        self._runtime_dir = runtime_dir
         self._context: zmq.Context[Any] = zmq.Context()
-        self._broadcaster = Broadcaster(self._context, broadcast_address(folder.channels))
-        self._voices: frozenset[str] | None = None
-        self._background = background
+        self._broadcaster = Broadcaster(self._context, broadcast_address(runtime_dir.channels))
         limits = Limits(
             settings.max_queued_requests,
             settings.queue_timeout_seconds,
             int(settings.max_ahead_seconds * SAMPLE_RATE),
             settings.client_stall_seconds,
         )
-        self._dispatcher = Dispatcher(limits, self._broadcaster.send, metrics)
-        policy = Policy(
+        self._voices = VoiceTracker(self._broadcaster.send)
+        self._dispatcher = Dispatcher(limits, self._voices, self._broadcaster.send, metrics)
+        worker_limits = WorkerLimits(
             settings.concurrent_requests_per_worker,
             settings.worker_start_seconds,
             settings.worker_stall_seconds,
@@ -69,9 +70,10 @@ class LocalBackend:
         self._supervisor = Supervisor(
             self._context,
             self._dispatcher,
+            self._voices,
             self._broadcaster.send,
-            policy,
-            self._background.spawn,
+            worker_limits,
+            background.spawn,
         )
 
     @classmethod
@@ -80,12 +82,12 @@ class LocalBackend:
         cls,
         settings: Settings,
         model: str,
-        folder: RuntimeFolder,
+        runtime_dir: RuntimeDir,
         metrics: Metrics,
         background: BackgroundTasks,
     ) -> AsyncIterator["LocalBackend"]:
-        """Workers start on entry and are gone on exit."""
-        backend = cls(settings, model, folder, metrics, background)
+        """Start the workers on entry, stop them on exit."""
+        backend = cls(settings, model, runtime_dir, metrics, background)
         try:
             backend._start_workers(detect(visible_cuda_devices()))
             repeating = background.spawn(backend._repeat_state(), "repeat state")
@@ -101,7 +103,7 @@ class LocalBackend:
     # --- Backend --------------------------------------------------------------------------------
 
     def submit(self, job: JobRequest) -> JobStream:
-        return self._dispatcher.submit(job.request_id, job.text, job.voice, job.params)
+        return self._dispatcher.submit(job)
 
     def ensure_accepting(self) -> None:
         self._dispatcher.ensure_accepting()
@@ -118,11 +120,11 @@ class LocalBackend:
         return _model_info(ready) if ready else None
 
     def status(self) -> BackendStatus:
-        dispatcher, slots = self._dispatcher, self._settings.concurrent_requests_per_worker
+        dispatcher = self._dispatcher
         return BackendStatus(
             state=self._state(),
             model=self._model,
-            workers=tuple(_worker_status(seat, slots) for seat in self._supervisor.seats),
+            workers=tuple(self._worker_status(worker) for worker in self._supervisor.workers),
             queue=QueueStatus(
                 waiting=dispatcher.waiting,
                 running=dispatcher.running,
@@ -133,34 +135,33 @@ class LocalBackend:
         )
 
     def set_voices(self, digests: frozenset[str]) -> None:
-        self._voices = digests
-        self._broadcaster.send(Voices(digests))
+        self._voices.set_voices(digests)
 
     async def drain(self, grace_s: float) -> None:
         self._dispatcher.drain()
         try:
-            await asyncio.wait_for(self._dispatcher.idle(), grace_s)
+            await asyncio.wait_for(self._dispatcher.wait_idle(), grace_s)
         except TimeoutError:
             self._dispatcher.abort()
 
     def abort(self) -> None:
         self._dispatcher.abort()
 
-    # --- inside ---------------------------------------------------------------------------------
+    # --- private --------------------------------------------------------------------------------
 
     def _state(self) -> ServiceState:
         if self._dispatcher.draining:
             return "draining"
         if self._supervisor.ready:
             return "ready"
-        starting = any(seat.state == "starting" for seat in self._supervisor.seats)
+        starting = any(worker.state == "starting" for worker in self._supervisor.workers)
         return "starting" if starting else "degraded"
 
     def _startup_phase(self) -> str:
-        """For the first worker that is starting: ": worker cpu.0 loads the model"."""
-        for seat in self._supervisor.seats:
-            if seat.state in ("starting", "restarting"):
-                return f": worker {seat.id} {seat.doing}"
+        """Describe the first worker that is starting: ": worker cpu.0 loads the model"."""
+        for worker in self._supervisor.workers:
+            if worker.state in ("starting", "restarting"):
+                return f": worker {worker.id} {worker.startup_phase}"
         return ""
 
     def _start_workers(self, devices: list[Device]) -> None:
@@ -181,8 +182,8 @@ class LocalBackend:
                 device_kind, threads, settings.concurrent_requests_per_worker
             ),
             queues=settings.queue_sizes(),
-            channels=str(self._folder.channels),
-            voices=str(self._folder.voices),
+            channels_dir=str(self._runtime_dir.channels),
+            voices_dir=str(self._runtime_dir.voices),
             log_level=settings.effective_log_level,
         )
 
@@ -190,25 +191,24 @@ class LocalBackend:
         while True:
             await asyncio.sleep(REPEAT_STATE_S)
             self._dispatcher.tick()
-            if self._voices is not None:
-                self._broadcaster.send(Voices(self._voices))
+            self._voices.publish()
+
+    def _worker_status(self, worker: ManagedWorker) -> WorkerStatus:
+        return WorkerStatus(
+            id=worker.id,
+            device=worker.device.name,
+            state=worker.state,
+            slots=self._settings.concurrent_requests_per_worker,
+            busy=worker.busy,
+            restarts=worker.restarts,
+            pid=worker.pid,
+            last_error=worker.last_error,
+            runaways=worker.runaways,
+            model=_model_info(worker.ready) if worker.ready else None,
+            startup_phase=worker.startup_phase,
+            prepared_voices=self._voices.prepared(worker.id),
+        )
 
 
 def _model_info(ready: WorkerReady) -> ModelInfo:
     return ModelInfo(ready.model, ready.clones_voices, ready.compiled, ready.notice)
-
-
-def _worker_status(seat: Seat, slots: int) -> WorkerStatus:
-    return WorkerStatus(
-        id=seat.id,
-        device=seat.device.name,
-        state=seat.state,
-        slots=slots,
-        busy=seat.busy,
-        restarts=seat.restarts,
-        pid=seat.pid,
-        last_error=seat.last_error,
-        runaways=seat.runaways,
-        model=_model_info(seat.ready) if seat.ready else None,
-        startup_phase=seat.doing,
-    )

@@ -1,13 +1,14 @@
 """`/system-status`, `/health`, `/ready`, `/ping`: how the service is."""
 
 import asyncio
+from collections import Counter
 
 from fastapi import APIRouter
 from pydantic import BaseModel
 from starlette.responses import Response
 
 from app import __version__
-from app.backend.base import ServiceState, WorkerStatus
+from app.backend.base import BackendStatus, ServiceState, WorkerStatus
 from app.core.errors import Draining, NotReady
 from app.http.dependencies import State
 from app.http.error_handlers import documented
@@ -40,11 +41,23 @@ class QueueRow(BaseModel):
     retries: int
 
 
+class VoiceRow(BaseModel):
+    prepared: int
+    workers: int
+
+
+class ModelRow(BaseModel):
+    id: str
+    workers: int
+    voices: dict[str, VoiceRow]
+
+
 class SystemStatus(BaseModel):
     cpu: Cpu
     gpus: list[Gpu]
     workers: list[WorkerRow]
     queue: QueueRow
+    models: list[ModelRow]
 
 
 class Health(BaseModel):
@@ -74,6 +87,7 @@ async def system_status(state: State) -> SystemStatus:
             limit=status.queue.limit,
             retries=status.queue.retries,
         ),
+        models=[_model_row(status, state.voices.snapshot())],
     )
 
 
@@ -118,6 +132,17 @@ async def ping(state: State) -> Response:
     except (Draining, NotReady):
         return Response(status_code=204)
     return Response(status_code=200)
+
+
+def _model_row(status: BackendStatus, voices: dict[str, str]) -> ModelRow:
+    """Count for each voice id the workers that have its digest prepared."""
+    workers = len(status.workers)
+    prepared = Counter(digest for worker in status.workers for digest in worker.prepared_voices)
+    rows = {
+        voice_id: VoiceRow(prepared=prepared[digest], workers=workers)
+        for voice_id, digest in sorted(voices.items())
+    }
+    return ModelRow(id=status.model, workers=workers, voices=rows)
 
 
 def _worker_row(worker: WorkerStatus) -> WorkerRow:

@@ -9,7 +9,7 @@ from app.core.errors import EngineFailed, ServiceError, WorkerLost
 PCM = b"\1\0" * 480
 
 
-async def test_audio_comes_out_as_it_went_in() -> None:
+async def test_audio_is_read_in_the_order_it_was_put() -> None:
     stream = JobStream()
     for number in range(3):
         stream.put(bytes([number]) * 4)
@@ -18,7 +18,7 @@ async def test_audio_comes_out_as_it_went_in() -> None:
     assert await stream.read() is None
 
 
-async def test_a_reader_waits_for_audio() -> None:
+async def test_reader_waits_for_audio() -> None:
     stream = JobStream()
     reading = asyncio.create_task(stream.read())
     await asyncio.sleep(0)
@@ -27,7 +27,7 @@ async def test_a_reader_waits_for_audio() -> None:
     assert await reading == PCM
 
 
-async def test_a_waiting_reader_learns_of_the_end() -> None:
+async def test_end_wakes_a_waiting_reader() -> None:
     stream = JobStream()
     reading = asyncio.create_task(stream.read())
     await asyncio.sleep(0)
@@ -35,7 +35,7 @@ async def test_a_waiting_reader_learns_of_the_end() -> None:
     assert await reading is None
 
 
-async def test_an_error_overtakes_the_audio() -> None:
+async def test_error_overtakes_unread_audio() -> None:
     stream = JobStream()
     stream.put(PCM)
     stream.end(EngineFailed("it failed"))
@@ -44,7 +44,7 @@ async def test_an_error_overtakes_the_audio() -> None:
             await stream.read()
 
 
-async def test_only_the_first_end_counts() -> None:
+async def test_only_the_first_end_has_an_effect() -> None:
     complete, broken = JobStream(), JobStream()
     complete.end()
     complete.end(WorkerLost("too late"))
@@ -55,19 +55,19 @@ async def test_only_the_first_end_counts() -> None:
         await broken.read()
 
 
-async def test_what_was_taken_is_reported_in_samples() -> None:
+async def test_consumed_audio_is_counted_in_samples() -> None:
     stream = JobStream()
-    taken: list[int] = []
-    stream.on_consumed = lambda: taken.append(stream.consumed_samples)
+    consumed: list[int] = []
+    stream.on_consumed = lambda: consumed.append(stream.consumed_samples)
     stream.put(PCM)
     stream.put(PCM[:20])
-    assert taken == []
+    assert consumed == []
     await stream.read()
     await stream.read()
-    assert taken == [480, 490]
+    assert consumed == [480, 490]
 
 
-async def test_a_stream_has_started_when_its_reader_says_so() -> None:
+async def test_reader_commits_the_stream() -> None:
     stream = JobStream()
     stream.put(PCM)
     await stream.read()
@@ -76,7 +76,7 @@ async def test_a_stream_has_started_when_its_reader_says_so() -> None:
     assert stream.committed
 
 
-async def test_a_restart_forgets_everything_and_the_reader_is_told_once() -> None:
+async def test_restart_discards_all_audio_and_is_raised_once() -> None:
     stream = JobStream()
     stream.put(b"old!" * 2)
     stream.put(b"old!")
@@ -89,7 +89,7 @@ async def test_a_restart_forgets_everything_and_the_reader_is_told_once() -> Non
     assert [await stream.read(), await stream.read()] == [b"new!", None]
 
 
-async def test_a_reader_that_waits_learns_of_a_restart() -> None:
+async def test_restart_wakes_a_waiting_reader() -> None:
     stream = JobStream()
     reading = asyncio.create_task(stream.read())
     await asyncio.sleep(0)
@@ -98,7 +98,7 @@ async def test_a_reader_that_waits_learns_of_a_restart() -> None:
         await reading
 
 
-async def test_what_was_read_before_a_restart_cannot_be_started_with() -> None:
+async def test_restart_prevents_commit_once() -> None:
     stream = JobStream()
     stream.put(PCM)
     await stream.read()
@@ -112,7 +112,7 @@ async def test_what_was_read_before_a_restart_cannot_be_started_with() -> None:
     assert stream.committed
 
 
-async def test_a_failed_stream_cannot_be_started() -> None:
+async def test_failed_stream_cannot_be_committed() -> None:
     stream = JobStream()
     stream.put(PCM)
     await stream.read()
@@ -122,7 +122,7 @@ async def test_a_failed_stream_cannot_be_started() -> None:
     assert not stream.committed
 
 
-async def test_an_error_overtakes_a_restart() -> None:
+async def test_error_overtakes_a_restart() -> None:
     stream = JobStream()
     stream.restart()
     stream.end(WorkerLost("lost"))
@@ -130,32 +130,32 @@ async def test_an_error_overtakes_a_restart() -> None:
         await stream.read()
 
 
-async def test_a_failure_is_told_to_who_does_not_read() -> None:
+async def test_failure_calls_on_failed_once() -> None:
     stream = JobStream()
-    told: list[ServiceError | None] = []
-    stream.on_failed = lambda: told.append(stream.error)
+    calls: list[ServiceError | None] = []
+    stream.on_failed = lambda: calls.append(stream.error)
     stream.put(PCM)
-    assert told == []
+    assert calls == []
     error = EngineFailed("it failed")
     stream.end(error)
     stream.end(WorkerLost("too late"))
-    assert told == [error]
+    assert calls == [error]
 
 
-async def test_a_complete_end_is_no_failure_nor_is_one_after_the_reader_has_left() -> None:
+async def test_complete_end_and_failure_after_close_do_not_call_on_failed() -> None:
     complete, left = JobStream(), JobStream()
-    told: list[str] = []
-    complete.on_failed = left.on_failed = lambda: told.append("failed")
+    calls: list[str] = []
+    complete.on_failed = left.on_failed = lambda: calls.append("failed")
     complete.end()
     left.close()
     left.end(EngineFailed("it failed"))
-    assert told == []
+    assert calls == []
 
 
-async def test_what_is_taken_after_a_restart_is_counted_anew() -> None:
+async def test_restart_resets_the_consumed_samples() -> None:
     stream = JobStream()
-    taken: list[int] = []
-    stream.on_consumed = lambda: taken.append(stream.consumed_samples)
+    consumed: list[int] = []
+    stream.on_consumed = lambda: consumed.append(stream.consumed_samples)
     stream.put(PCM)
     await stream.read()
     stream.restart()
@@ -163,10 +163,12 @@ async def test_what_is_taken_after_a_restart_is_counted_anew() -> None:
     with pytest.raises(Restarted):
         await stream.read()
     await stream.read()
-    assert taken == [480, 10]
+    assert consumed == [480, 10]
 
 
-async def test_audio_counts_as_untaken_while_it_lies_there(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unread_time_is_measured_while_there_is_audio(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     now = 100.0
     monkeypatch.setattr(stream_module, "monotonic", lambda: now)
     stream = JobStream()
@@ -182,17 +184,17 @@ async def test_audio_counts_as_untaken_while_it_lies_there(monkeypatch: pytest.M
     assert stream.unread_for_s(900.0) == 0
 
 
-async def test_closing_is_told_once() -> None:
+async def test_close_calls_on_close_once() -> None:
     stream = JobStream()
-    told: list[ServiceError | None] = []
-    stream.on_close = told.append
+    calls: list[ServiceError | None] = []
+    stream.on_close = calls.append
     failure = EngineFailed("it failed")
     stream.close(failure)
     stream.close()
-    assert told == [failure]
+    assert calls == [failure]
 
 
-async def test_a_closed_stream_keeps_no_audio() -> None:
+async def test_closed_stream_keeps_no_audio() -> None:
     stream = JobStream()
     stream.put(PCM)
     stream.end()

@@ -1,4 +1,4 @@
-"""Real worker processes with the scripted engine; only the pauses are shorter than in life."""
+"""Real worker processes with the scripted engine, and shortened pauses."""
 
 import asyncio
 import logging
@@ -16,16 +16,20 @@ import psutil
 import pytest
 import zmq
 
+import app.backend.local.managed_worker as managed_worker_module
 import app.backend.local.process as process_module
 import app.backend.local.supervisor as supervisor_module
+from app.backend.base import JobRequest
 from app.backend.local.dispatcher import Dispatcher, Limits
 from app.backend.local.job_stream import JobStream, Restarted
-from app.backend.local.supervisor import Policy, Pulse, Seat, Supervisor
+from app.backend.local.managed_worker import ManagedWorker, WorkerLimits
+from app.backend.local.supervisor import Supervisor
+from app.backend.local.voice_tracker import VoiceTracker
 from app.core.devices import CPU
 from app.core.engine_config import EngineConfig, QueueSizes
 from app.core.errors import NotReady, PoisonRequest, WorkerLost, WorkerStalled
 from app.ipc.channels import Broadcaster, broadcast_address
-from app.ipc.messages import Heartbeat, Voices, WorkerConfig
+from app.ipc.messages import WorkerConfig
 from app.observability.metrics import Metrics
 from tests.ipc.test_messages import PARAMS
 from tests.support.engines import expected_pcm
@@ -34,7 +38,7 @@ from tests.support.waiting import PATIENCE_S, until
 
 PLAIN = msgspec.structs.replace(PARAMS, crossfade_duration_milliseconds=0)
 
-FUSSY = """
+ENGINES = """
 import asyncio
 from pathlib import Path
 from app.core.errors import StartupError
@@ -55,52 +59,53 @@ class NeverWarm(ScriptedEngine):
 """
 
 
-class House:
-    """A supervisor with what it needs around it; `supervise` fills its one seat."""
+class SupervisorEnv:
+    """A supervisor with channels, dispatcher and voices; `supervise` starts its one worker."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.voices: set[str] = set()
         self.context: zmq.Context[Any] = zmq.Context()
         self.broadcaster = Broadcaster(self.context, broadcast_address(folder))
         limits = Limits(queued=10, queue_timeout_s=60, ahead_samples=10**9, client_stall_s=600)
-        self.dispatcher = Dispatcher(limits, self.broadcaster.send, Metrics())
-        self.supervisor = self._new_supervisor(Policy(slots=2, start_s=60, stall_s=60))
+        self.voices = VoiceTracker(self.broadcaster.send)
+        self.voices.set_voices(frozenset())
+        self.dispatcher = Dispatcher(limits, self.voices, self.broadcaster.send, Metrics())
+        self.supervisor = self._new_supervisor(WorkerLimits(slots=2, start_s=60, stall_s=60))
         self.repeating = asyncio.create_task(self._repeat_state())
 
-    def _new_supervisor(self, policy: Policy) -> Supervisor:
+    def _new_supervisor(self, limits: WorkerLimits) -> Supervisor:
         return Supervisor(
             self.context,
             self.dispatcher,
+            self.voices,
             self.broadcaster.send,
-            policy,
+            limits,
             lambda work, name: asyncio.create_task(work, name=name),
         )
 
     def supervise(
         self, engine: str = SCRIPTED, *, start_s: float = 60, stall_s: float = 60
-    ) -> Seat:
-        """Fill a seat with this engine."""
-        self.supervisor = self._new_supervisor(Policy(2, start_s, stall_s))
+    ) -> ManagedWorker:
+        self.supervisor = self._new_supervisor(WorkerLimits(2, start_s, stall_s))
         config = WorkerConfig(
             name="cpu.0",
             incarnation=0,
             engine=engine,
             engine_config=EngineConfig("cpu", 1, str(self.folder / "model")),
             queues=QueueSizes(2, 3),
-            channels=str(self.folder),
-            voices=str(self.folder),
+            channels_dir=str(self.folder),
+            voices_dir=str(self.folder),
             log_level="INFO",
         )
         self.supervisor.start(config, CPU)
-        return self.supervisor.seats[0]
+        return self.supervisor.workers[0]
 
-    def submit(self, text: str) -> JobStream:
-        return self.dispatcher.submit("r", text, None, PLAIN)
+    def submit(self, text: str, voice: str | None = None) -> JobStream:
+        return self.dispatcher.submit(JobRequest("r", text, voice, PLAIN))
 
     async def _repeat_state(self) -> None:
         while True:
-            self.broadcaster.send(Voices(frozenset(self.voices)))
+            self.voices.publish()
             self.dispatcher.tick()
             await asyncio.sleep(0.02)
 
@@ -112,247 +117,246 @@ class House:
 
 
 @pytest.fixture
-async def house(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
-    monkeypatch.setattr(supervisor_module, "LONGEST_BACK_OFF_S", 0.01)
-    monkeypatch.setattr(supervisor_module, "WATCH_INTERVAL_S", 0.05)
+async def env(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[SupervisorEnv]:
+    monkeypatch.setattr(managed_worker_module, "MAX_BACKOFF_S", 0.01)
+    monkeypatch.setattr(managed_worker_module, "WATCH_INTERVAL_S", 0.05)
     monkeypatch.setattr(process_module, "STACK_DUMP_S", 0.5)
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "fussy.py").write_text(FUSSY)
+        (Path(folder) / "test_engines.py").write_text(ENGINES)
         monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{folder}")
-        house = House(Path(folder))
-        yield house
-        await house.close()
+        env = SupervisorEnv(Path(folder))
+        yield env
+        await env.close()
 
 
-async def ready(seat: Seat, *, after: int | None = None) -> int:
-    """The process id once a worker, another than `after`, is ready."""
-    await until(lambda: seat.state == "ready" and seat.pid not in (None, after), 0.01)
-    assert seat.pid
-    return seat.pid
+async def wait_ready(worker: ManagedWorker, *, after: int | None = None) -> int:
+    """Wait for a process other than `after` to be ready; return its id."""
+    await until(lambda: worker.state == "ready" and worker.pid not in (None, after), 0.01)
+    assert worker.pid
+    return worker.pid
 
 
-async def heard(stream: JobStream) -> bytes:
-    """All of it, of the last attempt."""
-    pieces = []
+async def read_all(stream: JobStream) -> bytes:
+    """Return all audio of the last attempt."""
+    chunks = []
     try:
         async with asyncio.timeout(PATIENCE_S):
             while (pcm := await stream.read()) is not None:
-                pieces.append(pcm)
+                chunks.append(pcm)
     except Restarted:
-        return await heard(stream)
+        return await read_all(stream)
     stream.close()
-    return b"".join(pieces)
+    return b"".join(chunks)
 
 
-# --- a life ---------------------------------------------------------------------------------------
+# --- running ------------------------------------------------------------------------------------
 
 
-async def test_a_ready_worker_is_given_jobs(house: House) -> None:
-    seat = house.supervise()
-    assert seat.state == "starting"
-    await ready(seat)
-    assert house.supervisor.ready
-    assert house.supervisor.ready.model == "scripted"
-    assert await heard(house.submit("audio3 one")) == expected_pcm("audio3 one", PLAIN.seed)
+async def test_ready_worker_runs_jobs(env: SupervisorEnv) -> None:
+    worker = env.supervise()
+    assert worker.state == "starting"
+    await wait_ready(worker)
+    assert env.supervisor.ready
+    assert env.supervisor.ready.model == "scripted"
+    assert await read_all(env.submit("audio3 one")) == expected_pcm("audio3 one", PLAIN.seed)
 
 
-async def test_nothing_is_accepted_before_the_first_worker_is_ready(house: House) -> None:
-    seat = house.supervise()
+async def test_refuses_jobs_before_the_first_worker_is_ready(env: SupervisorEnv) -> None:
+    worker = env.supervise()
     with pytest.raises(NotReady):
-        house.submit("one")
-    await ready(seat)
-    assert await heard(house.submit("one"))
+        env.submit("one")
+    await wait_ready(worker)
+    assert await read_all(env.submit("one"))
 
 
-async def test_while_a_worker_restarts_requests_wait(house: House) -> None:
-    seat = house.supervise()
-    first = await ready(seat)
+async def test_jobs_wait_while_a_worker_restarts(env: SupervisorEnv) -> None:
+    worker = env.supervise()
+    first = await wait_ready(worker)
     os.kill(first, signal.SIGKILL)
-    await until(lambda: seat.state == "restarting", 0.01)
-    stream = house.submit("audio3")
-    assert await heard(stream) == expected_pcm("audio3", PLAIN.seed)
-    assert seat.pid != first
-    assert seat.last_error == "the worker was killed by signal 9 (Killed)"
+    await until(lambda: worker.state == "restarting", 0.01)
+    stream = env.submit("audio3")
+    assert await read_all(stream) == expected_pcm("audio3", PLAIN.seed)
+    assert worker.pid != first
+    assert worker.last_error == "the worker was killed by signal 9 (Killed)"
 
 
-async def test_a_job_whose_worker_is_killed_is_done_by_the_next(house: House) -> None:
-    seat = house.supervise()
-    first = await ready(seat)
-    stream = house.submit("sleep0.5 audio3")
-    await until(lambda: seat.busy == 1, 0.01)
+async def test_job_of_a_killed_worker_is_done_by_the_next(env: SupervisorEnv) -> None:
+    worker = env.supervise()
+    first = await wait_ready(worker)
+    stream = env.submit("sleep0.5 audio3")
+    await until(lambda: worker.busy == 1, 0.01)
     os.kill(first, signal.SIGKILL)
-    assert await heard(stream) == expected_pcm("audio3", PLAIN.seed)
+    assert await read_all(stream) == expected_pcm("audio3", PLAIN.seed)
 
 
-async def test_a_count_goes_on_where_a_dead_worker_left_it(house: House) -> None:
-    seat = house.supervise("fussy:RunsAway")
-    first = await ready(seat)
-    await until(lambda: seat.runaways == 3, 0.01)
+async def test_runaways_of_all_processes_are_added_up(env: SupervisorEnv) -> None:
+    worker = env.supervise("test_engines:RunsAway")
+    first = await wait_ready(worker)
+    await until(lambda: worker.runaways == 3, 0.01)
     os.kill(first, signal.SIGKILL)
-    await ready(seat, after=first)
-    await until(lambda: seat.runaways == 6, 0.01)
+    await wait_ready(worker, after=first)
+    await until(lambda: worker.runaways == 6, 0.01)
 
 
 @pytest.mark.fault(6)
-async def test_a_job_that_kills_its_workers_is_poison(house: House) -> None:
-    seat = house.supervise()
-    await ready(seat)
+async def test_job_that_crashes_two_workers_is_poison(env: SupervisorEnv) -> None:
+    worker = env.supervise()
+    await wait_ready(worker)
     with pytest.raises(PoisonRequest):
-        await heard(house.submit("die"))
-    assert seat.restarts == 2
-    assert await heard(house.submit("one"))
+        await read_all(env.submit("die"))
+    assert worker.restarts == 2
+    assert await read_all(env.submit("one"))
 
 
 # --- a worker that cannot start -------------------------------------------------------------------
 
 
 @pytest.mark.fault(5)
-async def test_five_deaths_open_the_circuit_until_a_try_succeeds(
-    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+async def test_five_deaths_open_the_circuit_until_a_start_succeeds(
+    env: SupervisorEnv, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(supervisor_module, "CIRCUIT_RETRY_S", 0.5)
-    seat = house.supervise("fussy:NeedsFile")
-    await until(lambda: seat.state == "failed", 0.01)
-    assert seat.restarts == 5
-    assert seat.last_error == f"{house.folder / 'model'} is missing"
+    monkeypatch.setattr(managed_worker_module, "CIRCUIT_RETRY_S", 0.5)
+    worker = env.supervise("test_engines:NeedsFile")
+    await until(lambda: worker.state == "failed", 0.01)
+    assert worker.restarts == 5
+    assert worker.last_error == f"{env.folder / 'model'} is missing"
     assert "circuit open" in caplog.text
     with pytest.raises(NotReady):
-        house.submit("one")
-    (house.folder / "model").touch()
-    await ready(seat)
-    assert await heard(house.submit("one"))
+        env.submit("one")
+    (env.folder / "model").touch()
+    await wait_ready(worker)
+    assert await read_all(env.submit("one"))
 
 
 @pytest.mark.fault(5)
-async def test_a_finished_job_forgives_the_deaths_before(
-    house: House, monkeypatch: pytest.MonkeyPatch
+async def test_finished_job_resets_the_count_of_deaths(
+    env: SupervisorEnv, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor_module, "CIRCUIT_OPENS_AT", 2)
-    seat = house.supervise()
+    worker = env.supervise()
     pid = None
     for _ in range(3):
-        pid = await ready(seat, after=pid)
-        assert await heard(house.submit("one"))
+        pid = await wait_ready(worker, after=pid)
+        assert await read_all(env.submit("one"))
         os.kill(pid, signal.SIGKILL)
-    await ready(seat, after=pid)
-    assert seat.restarts == 3
+    await wait_ready(worker, after=pid)
+    assert worker.restarts == 3
 
 
 @pytest.mark.fault(4)
 async def test_pauses_double_until_the_circuit_opens(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    env: SupervisorEnv, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor_module, "LONGEST_BACK_OFF_S", 32)
-    monkeypatch.setattr(supervisor_module, "LAST_WORDS_S", 0.1)
-    seat = house.supervise()
-    pauses = [seat._count_death(WorkerLost("it died")) for _ in range(7)]
+    monkeypatch.setattr(managed_worker_module, "MAX_BACKOFF_S", 32)
+    monkeypatch.setattr(supervisor_module, "EXIT_TIMEOUT_S", 0.1)
+    worker = env.supervise()
+    pauses = [worker._count_death(WorkerLost("it died")) for _ in range(7)]
     assert pauses == [1, 2, 4, 8, 60, 60, 60]
 
 
-async def test_a_machine_that_starts_no_process_is_one_that_may_recover(
-    house: House, monkeypatch: pytest.MonkeyPatch
+async def test_recovers_when_processes_can_be_started_again(
+    env: SupervisorEnv, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(sys, "executable", str(house.folder / "no-python"))
-        seat = house.supervise()
-        await until(lambda: seat.restarts > 0, 0.01)
-        assert "no process can be started" in str(seat.last_error)
-    await ready(seat)
+        patch.setattr(sys, "executable", str(env.folder / "no-python"))
+        worker = env.supervise()
+        await until(lambda: worker.restarts > 0, 0.01)
+        assert "no process can be started" in str(worker.last_error)
+    await wait_ready(worker)
 
 
 # --- a worker that hangs --------------------------------------------------------------------------
 
 
 @pytest.mark.fault(7)
-async def test_a_worker_that_hangs_shows_its_stack_and_is_replaced(
-    house: House, capfd: pytest.CaptureFixture[str]
+async def test_stalled_worker_dumps_its_stack_and_is_replaced(
+    env: SupervisorEnv, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    seat = house.supervise(stall_s=3)
-    first = await ready(seat)
+    worker = env.supervise(stall_s=3)
+    first = await wait_ready(worker)
     with pytest.raises(WorkerStalled):
-        await heard(house.submit("block"))
-    assert await ready(seat, after=first)
+        await read_all(env.submit("block"))
+    assert await wait_ready(worker, after=first)
     stack = capfd.readouterr().err
     assert "most recent call first" in stack
     assert "engines.py" in stack
-    assert await heard(house.submit("one"))
+    assert await read_all(env.submit("one"))
 
 
-async def test_a_voice_that_a_worker_prepares_is_a_step(house: House) -> None:
-    for voice in "abc":
-        (house.folder / voice).write_bytes(np.array([24_000], np.uint32).tobytes() + bytes(400))
-        house.voices.add(voice)
-    seat = house.supervise()
-    await ready(seat)
-    await until(lambda: seat._pulse._steps == 3, 0.01)
+def store_voices(env: SupervisorEnv, *digests: str) -> None:
+    for digest in digests:
+        (env.folder / digest).write_bytes(np.array([24_000], np.uint32).tobytes() + bytes(400))
+    env.voices.set_voices(frozenset(digests))
 
 
-async def test_a_worker_that_never_gets_ready_is_replaced(house: House) -> None:
-    seat = house.supervise("fussy:NeverWarm", start_s=0.3)
-    await until(lambda: seat.restarts == 1, 0.01)
-    assert seat.last_error == "the worker was not ready after 0.3 s"
+async def test_prepared_voices_are_steps(env: SupervisorEnv) -> None:
+    store_voices(env, "a", "b", "c")
+    worker = env.supervise()
+    await wait_ready(worker)
+    await until(lambda: worker.heartbeat.steps == 3, 0.01)
 
 
-class TestPulse:
-    """Since when a worker has been silent, by a clock that is set by hand."""
+async def test_prepared_voices_are_known_until_the_process_dies(env: SupervisorEnv) -> None:
+    store_voices(env, "a", "b")
+    worker = env.supervise()
+    first = await wait_ready(worker)
+    assert env.voices.prepared("cpu.0") == {"a", "b"}
+    os.kill(first, signal.SIGKILL)
+    await until(lambda: worker.state == "restarting", 0.01)
+    assert env.voices.prepared("cpu.0") == frozenset()
+    await wait_ready(worker, after=first)
+    assert env.voices.prepared("cpu.0") == {"a", "b"}
 
-    @pytest.fixture(autouse=True)
-    def clock(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 100.0
-        monkeypatch.setattr(supervisor_module, "monotonic", lambda: self.now)
-        self.pulse = Pulse()
 
-    def beat(self, at: float, steps: int, working: int) -> None:
-        self.now = at
-        self.pulse.beat(Heartbeat(steps, working))
+async def test_voice_that_crashes_two_workers_does_not_stop_the_next(env: SupervisorEnv) -> None:
+    store_voices(env, "good", "bad")
+    (env.folder / "bad").write_bytes(np.array([8000], np.uint32).tobytes() + bytes(400))
+    worker = env.supervise("tests.support.engines:BrittleEngine")
+    await wait_ready(worker)
+    assert worker.restarts == 2
+    assert env.voices.prepared("cpu.0") == {"good"}
+    with pytest.raises(PoisonRequest):
+        await read_all(env.submit("one", voice="bad"))
+    assert worker.restarts == 4
+    with pytest.raises(PoisonRequest):
+        await read_all(env.submit("one", voice="bad"))
+    await wait_ready(worker)
+    assert worker.restarts == 4
+    assert await read_all(env.submit("one", voice="good"))
 
-    def test_a_worker_that_moves_is_not_silent(self) -> None:
-        for second in range(101, 110):
-            self.beat(second, steps=second, working=1)
-        assert self.pulse.silent_s() == 0
 
-    def test_a_worker_with_nothing_to_do_is_not_silent(self) -> None:
-        for second in range(101, 110):
-            self.beat(second, steps=5, working=0)
-        assert self.pulse.silent_s() == 0
-
-    def test_a_busy_worker_that_makes_no_step_is_silent(self) -> None:
-        for second in range(101, 110):
-            self.beat(second, steps=5, working=1)
-        assert self.pulse.silent_s() == 8
-
-    def test_a_worker_without_a_heartbeat_is_silent(self) -> None:
-        self.beat(101, steps=5, working=0)
-        self.now = 107
-        assert self.pulse.silent_s() == 6
+async def test_worker_that_never_gets_ready_is_replaced(env: SupervisorEnv) -> None:
+    worker = env.supervise("test_engines:NeverWarm", start_s=0.3)
+    await until(lambda: worker.restarts == 1, 0.01)
+    assert worker.last_error == "the worker was not ready after 0.3 s"
 
 
 # --- the end --------------------------------------------------------------------------------------
 
 
-async def test_an_idle_worker_leaves_by_itself(
-    house: House, caplog: pytest.LogCaptureFixture
+async def test_idle_worker_exits_by_itself(
+    env: SupervisorEnv, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    seat = house.supervise()
-    pid = await ready(seat)
-    await house.supervisor.stop()
-    assert seat.state == "stopped"
-    assert seat.restarts == 0
+    worker = env.supervise()
+    pid = await wait_ready(worker)
+    await env.supervisor.stop()
+    assert worker.state == "stopped"
+    assert worker.restarts == 0
     assert not psutil.pid_exists(pid)
 
 
-async def test_without_a_seat_there_is_nothing_to_end(house: House) -> None:
-    await house.supervisor.stop()
+async def test_stops_without_workers(env: SupervisorEnv) -> None:
+    await env.supervisor.stop()
 
 
-async def test_a_busy_worker_is_ended(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor_module, "LAST_WORDS_S", 0.2)
-    seat = house.supervise()
-    pid = await ready(seat)
-    stream = house.submit("sleep600 one")
-    await until(lambda: seat.busy == 1, 0.01)
-    house.dispatcher.abort()
-    await house.supervisor.stop()
+async def test_busy_worker_is_killed(env: SupervisorEnv, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor_module, "EXIT_TIMEOUT_S", 0.2)
+    worker = env.supervise()
+    pid = await wait_ready(worker)
+    stream = env.submit("sleep600 one")
+    await until(lambda: worker.busy == 1, 0.01)
+    env.dispatcher.abort()
+    await env.supervisor.stop()
     assert stream.ended
     assert not psutil.pid_exists(pid)

@@ -1,0 +1,105 @@
+"""A job and the worker it runs on, as the dispatcher sees them: states, counts and times."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from app.backend.base import JobRequest
+from app.backend.local.job_stream import JobStream
+from app.core.audio import SAMPLE_RATE
+from app.ipc.messages import ToWorker
+
+
+@dataclass(eq=False)
+class Worker:
+    """One ready worker process. `send` returns False if it cannot take a message now."""
+
+    name: str
+    slots: int
+    send: Callable[[ToWorker], bool]
+    jobs: dict[str, "Job"] = field(default_factory=dict)
+    last_used: int = 0
+    finished_jobs: int = 0
+
+    @property
+    def free(self) -> bool:
+        return len(self.jobs) < self.slots
+
+
+@dataclass(eq=False)
+class Job:
+    """One accepted request. Times are in seconds by `monotonic`.
+
+    `lost_work_s`: spent on workers that died. `playout_end_at`: when a client that plays audio as
+    it arrives will have played all of it. `paused_at`: when the job used up its credit.
+    """
+
+    id: str
+    request: JobRequest
+    stream: JobStream
+    accepted_at: float
+    deadline: asyncio.TimerHandle | None = None
+    worker: Worker | None = None
+    started: bool = False  # the worker has reported `JobStarted`
+    granted: int = 0
+    chunks: int = 0
+    samples: int = 0
+    sent_at: float | None = None
+    lost_work_s: float = 0.0
+    first_audio_at: float | None = None
+    playout_end_at: float = 0.0
+    paused_at: float | None = None
+    paused_s: float = 0.0
+
+    def assign(self, worker: Worker, credit: int) -> None:
+        """Begin an attempt on `worker`, with `credit` samples granted."""
+        self.worker = worker
+        worker.jobs[self.id] = self
+        self.started = False
+        self.granted = credit
+        self.chunks = self.samples = 0
+        self.first_audio_at = self.paused_at = None
+        self.paused_s = 0.0
+
+    def release(self) -> None:
+        """End the attempt: the worker's slot is free again."""
+        if self.worker:
+            self.worker.jobs.pop(self.id, None)
+        self.worker = None
+
+    def add_audio(self, samples: int, now: float) -> float:
+        """Count one chunk; return the length of the playout gap before it in seconds."""
+        if self.first_audio_at is None:
+            self.first_audio_at = self.playout_end_at = now
+        gap_s = max(0.0, now - self.playout_end_at)
+        self.playout_end_at += gap_s + samples / SAMPLE_RATE
+        self.chunks += 1
+        self.samples += samples
+        if self.samples >= self.granted:
+            self.paused_at = now
+        return gap_s
+
+    def grant(self, samples: int, now: float) -> None:
+        """Raise the credit to `samples`.
+
+        A client that has not read audio has not played it, so a pause of its own is no underrun.
+        """
+        self.granted = samples
+        if self.paused_at is not None:
+            self.paused_s += now - self.paused_at
+            self.paused_at = None
+        unread_s = (self.samples - self.stream.consumed_samples) / SAMPLE_RATE
+        self.playout_end_at = max(self.playout_end_at, now + unread_s)
+
+    def summary(self, now: float) -> str:
+        """What an operator needs to know of a job that ends now; nothing of its text."""
+        figures = {
+            "characters": f"{len(self.request.text)}",
+            "worker": self.worker and self.worker.name,
+            "wait_s": f"{(self.sent_at or now) - self.accepted_at:.3f}",
+            "first_audio_s": self.first_audio_at
+            and f"{self.first_audio_at - self.accepted_at:.3f}",
+            "audio_s": f"{self.samples / SAMPLE_RATE:.3f}",
+            "total_s": f"{now - self.accepted_at:.3f}",
+        }
+        return " ".join(f"{name}={value}" for name, value in figures.items() if value)

@@ -1,0 +1,230 @@
+"""A managed worker: keeps one worker process running on one device.
+
+One task per worker: start the process, wait for its exit, clean up, back off, restart. What the
+process sends goes to the dispatcher (jobs) and the voice tracker (voices).
+"""
+
+import asyncio
+import itertools
+import logging
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import zmq
+
+from app.backend.base import WorkerState
+from app.backend.local.dispatcher import Dispatcher
+from app.backend.local.heartbeat import HeartbeatMonitor
+from app.backend.local.job import Worker
+from app.backend.local.process import WorkerProcess
+from app.backend.local.voice_tracker import VoiceTracker
+from app.core.devices import Device
+from app.core.errors import ServerFault, WorkerLost, WorkerStalled
+from app.core.retry_budget import RetryBudget
+from app.ipc.channels import JobSender, ResultReceiver, jobs_address, results_address
+from app.ipc.messages import (
+    Heartbeat,
+    JobStarted,
+    Report,
+    Result,
+    WorkerConfig,
+    WorkerFailed,
+    WorkerReady,
+    WorkerStarting,
+)
+
+log = logging.getLogger(__name__)
+
+STARTS = "starts"
+
+MAX_BACKOFF_S = 32.0
+CIRCUIT_RETRY_S = 60.0
+WATCH_INTERVAL_S = 1.0
+DRAIN_RESULTS_S = 2.0
+
+
+@dataclass(frozen=True)
+class WorkerLimits:
+    """`slots`: jobs at a time. `start_s`: time to get ready. `stall_s`: time for one step."""
+
+    slots: int
+    start_s: float
+    stall_s: float
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all managed workers of a backend share.
+
+    `deaths`: deaths in a row, by worker id; the circuit opens when they are exhausted.
+    `stack_dump` is held during a dump, so that the lines of two are not mixed.
+    """
+
+    context: "zmq.Context[Any]"
+    dispatcher: Dispatcher
+    voices: VoiceTracker
+    limits: WorkerLimits
+    deaths: RetryBudget[str]
+    on_state_change: Callable[[], None]
+    incarnations: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    stack_dump: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class ManagedWorker:
+    """`config.incarnation` is set anew for each process; `runaways` counts those of all."""
+
+    def __init__(self, config: WorkerConfig, device: Device, shared: Shared) -> None:
+        self.id = config.name
+        self.device = device
+        self.state: WorkerState = "starting"
+        self.restarts = 0
+        self.last_error: str | None = None
+        self.runaways = 0
+        self.leaving = False
+        self.ready: WorkerReady | None = None
+        self.startup_phase = STARTS
+        self.heartbeat = HeartbeatMonitor()
+        self._config = config
+        self._shared = shared
+        self._was_ready = False
+        self._runaways_before = 0  # of earlier processes
+        self._process: WorkerProcess | None = None
+        self._worker = self._new_worker()
+        self._exit_report: WorkerFailed | None = None
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    @property
+    def busy(self) -> int:
+        return len(self._worker.jobs)
+
+    async def run(self) -> None:
+        """Run one process after the other, until `leaving`."""
+        while True:
+            reason = await self._run_once()
+            if self.leaving:
+                self._enter("stopped")
+                return
+            pause_s = self._count_death(reason)
+            log.error("worker %s: %s; next start in %g s", self.id, reason.message, pause_s)
+            await asyncio.sleep(pause_s)
+
+    async def _run_once(self) -> ServerFault:
+        """Run one process until all its messages are handled; return why it ended."""
+        reason: ServerFault = WorkerLost("the service is ending")
+        self._worker, self.heartbeat = self._new_worker(), HeartbeatMonitor()
+        self._exit_report = None
+        self._runaways_before = self.runaways
+        self.startup_phase = STARTS
+        with ExitStack() as sockets:
+            try:
+                config, results = self._open_channels(sockets)
+                self._process = await WorkerProcess.start(config, self.device, self._on_report)
+                log.info("worker %s started on %s, pid %d", self.id, self.device.name, self.pid)
+                fault = await self._wait_for_exit(self._process)
+                self._process.drain_reports()
+                await self._drain_results(results)
+                reason = WorkerLost(self._exit_report.message) if self._exit_report else fault
+            except (OSError, zmq.ZMQError) as error:
+                reason = WorkerLost(f"no process can be started: {error}")
+            finally:
+                if self._process:
+                    await self._process.close()
+                self._process = self.ready = None
+                self._shared.voices.worker_exited(self.id, self._exit_report)
+                self._shared.dispatcher.detach(self._worker, reason, self._exit_report)
+        return reason
+
+    def _open_channels(self, sockets: ExitStack) -> tuple[WorkerConfig, ResultReceiver]:
+        """Open the sockets of a new incarnation, to be closed with `sockets`."""
+        incarnation = next(self._shared.incarnations)
+        channels, context = Path(self._config.channels_dir), self._shared.context
+        jobs = JobSender(context, jobs_address(channels, incarnation))
+        sockets.callback(jobs.close)
+        self._worker = self._new_worker(jobs)
+        results = ResultReceiver(context, results_address(channels, incarnation), self._on_message)
+        sockets.callback(results.close)
+        return msgspec.structs.replace(self._config, incarnation=incarnation), results
+
+    async def _wait_for_exit(self, process: WorkerProcess) -> ServerFault:
+        exit_ = asyncio.create_task(process.wait_exit())
+        while not (await asyncio.wait([exit_], timeout=WATCH_INTERVAL_S))[0]:
+            if stall := self._stall():
+                async with self._shared.stack_dump:
+                    log.error("worker %s: %s; its stack follows", self.id, stall.message)
+                    await process.kill_after_stack_dump()
+                await exit_
+                return stall
+        return WorkerLost(f"the worker {exit_.result()}")
+
+    async def _drain_results(self, results: ResultReceiver) -> None:
+        try:
+            await asyncio.wait_for(results.finish(), DRAIN_RESULTS_S)
+        except TimeoutError:
+            log.warning("worker %s: its channel did not close when it died", self.id)
+
+    def _on_report(self, report: Report) -> None:
+        match report:
+            case JobStarted(job):
+                self._shared.dispatcher.job_started(self._worker, job)
+            case _:
+                self._shared.voices.handle(self.id, report)
+
+    def _on_message(self, message: Result, pcm: bytes) -> None:
+        match message:
+            case Heartbeat():
+                self.heartbeat.beat(message)
+                self.runaways = self._runaways_before + message.runaways
+            case WorkerStarting(phase):
+                self.startup_phase = phase
+            case WorkerReady():
+                log.info("worker %s ready: %s", self.id, message.model)
+                self.ready, self._was_ready = message, True
+                self.heartbeat = HeartbeatMonitor()
+                self._enter("ready")
+                self._shared.dispatcher.attach(self._worker)
+            case WorkerFailed():
+                self._exit_report = message
+                if self._process:  # with a broken device it may never exit by itself
+                    self._process.send_signal(signal.SIGKILL)
+            case _:
+                self._shared.dispatcher.handle(self._worker, message, pcm)
+
+    def _stall(self) -> WorkerStalled | None:
+        limits = self._shared.limits
+        if self.ready and self.heartbeat.stalled_for_s() > limits.stall_s:
+            return WorkerStalled(f"the worker made no step for {limits.stall_s:g} s")
+        if not self.ready and self.heartbeat.age_s() > limits.start_s:
+            return WorkerStalled(f"the worker was not ready after {limits.start_s:g} s")
+        return None
+
+    def _count_death(self, reason: ServerFault) -> float:
+        """Return the pause before the next start in seconds; open the circuit if it is time."""
+        self.restarts += 1
+        self.last_error = reason.message
+        deaths = self._shared.deaths
+        if self._worker.finished_jobs:
+            deaths.clear(self.id)
+        deaths.record(self.id)
+        if deaths.exhausted(self.id):
+            self._enter("failed")
+            return CIRCUIT_RETRY_S
+        self._enter("restarting" if self._was_ready else "starting")
+        return min(MAX_BACKOFF_S, 2.0 ** (deaths.count(self.id) - 1))
+
+    def _enter(self, state: WorkerState) -> None:
+        if state == "failed":
+            log.critical("worker %s: circuit open, one try a minute", self.id)
+        self.state = state
+        self._shared.on_state_change()
+
+    def _new_worker(self, jobs: JobSender | None = None) -> Worker:
+        send = jobs.send if jobs else lambda message: False
+        return Worker(self.id, self._shared.limits.slots, send)

@@ -1,0 +1,90 @@
+"""Tracks which worker has prepared which voice, and the voices that workers crashed on.
+
+Fed by the managed workers with what their processes report; asked by the dispatcher before it
+gives a worker a job, and for the backend's status. Its broadcast tells the workers which voices to
+prepare.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable
+
+from app.core.retry_budget import RetryBudget
+from app.ipc.messages import (
+    Broadcast,
+    PreparingVoice,
+    VoiceDropped,
+    VoiceFailed,
+    VoicePrepared,
+    VoiceReport,
+    Voices,
+    WorkerFailed,
+)
+
+MAX_CRASHES_UNASKED = 2
+"""After this many crashes, workers prepare a voice only if a job needs it."""
+
+MAX_CRASHES = 4
+"""After this many crashes, jobs with the voice are refused; one success resets the count."""
+
+
+class VoiceTracker:
+    """Knows voices by digest and workers by id."""
+
+    def __init__(self, broadcast: Callable[[Broadcast], None]) -> None:
+        self._broadcast = broadcast
+        self._digests: frozenset[str] | None = None
+        self._crashes = RetryBudget[str](MAX_CRASHES)
+        self._crashed: frozenset[str] = frozenset()
+        self._preparing: dict[str, str] = {}
+        self._prepared: defaultdict[str, set[str]] = defaultdict(set)
+
+    def set_voices(self, digests: frozenset[str]) -> None:
+        self._digests = digests
+        self.publish()
+
+    def publish(self) -> None:
+        """Broadcast the voices, once there were any to set: workers wait for the first message."""
+        if self._digests is not None:
+            self._broadcast(Voices(self._digests, self._crashed))
+
+    def prepared(self, worker: str) -> frozenset[str]:
+        return frozenset(self._prepared.get(worker, ()))
+
+    def is_poison(self, worker: str, voice: str | None) -> bool:
+        """Tell whether a job must be refused because its voice crashed too many workers."""
+        return (
+            voice is not None
+            and self._crashes.exhausted(voice)
+            and voice not in self._prepared.get(worker, ())
+        )
+
+    def handle(self, worker: str, message: VoiceReport) -> None:
+        match message:
+            case PreparingVoice(digest):
+                self._preparing[worker] = digest
+            case VoicePrepared(digest):
+                self._preparing.pop(worker, None)
+                self._prepared[worker].add(digest)
+                self._forgive(digest)
+            case VoiceFailed():
+                self._preparing.pop(worker, None)
+            case VoiceDropped(digest):
+                self._prepared[worker].discard(digest)
+
+    def worker_exited(self, worker: str, exit_report: WorkerFailed | None) -> None:
+        """Blame the voice that the process reported, or without a report the one in preparation."""
+        self._prepared.pop(worker, None)
+        preparing = self._preparing.pop(worker, None)
+        blamed = exit_report.voice if exit_report else preparing
+        if blamed is None:
+            return
+        self._crashes.record(blamed)
+        if self._crashes.count(blamed) >= MAX_CRASHES_UNASKED:
+            self._crashed |= {blamed}
+            self.publish()
+
+    def _forgive(self, digest: str) -> None:
+        self._crashes.clear(digest)
+        if digest in self._crashed:
+            self._crashed -= {digest}
+            self.publish()

@@ -1,0 +1,73 @@
+"""The control socket of a worker process: a socket pair that is the worker's standard input.
+
+Downwards it carries the configuration, and its end ends the worker. Upwards it carries reports: a
+report is in the kernel when `send` returns, so it arrives even if the process crashes right then.
+A ZeroMQ message may not, since another thread writes it.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+
+import msgspec
+
+from app.ipc.messages import Report, WorkerConfig
+
+log = logging.getLogger(__name__)
+
+MAX_MESSAGE_BYTES = 65_536
+
+
+class ControlSocket:
+    """The backend's end; calls `on_report` on the running event loop. `remote`: the other end."""
+
+    def __init__(self, on_report: Callable[[Report], None]) -> None:
+        self._on_report = on_report
+        self._decode = msgspec.msgpack.Decoder(Report).decode
+        self._socket, self.remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket.setblocking(False)
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._socket, self.receive)
+
+    def configure(self, config: WorkerConfig) -> None:
+        self._socket.send(msgspec.msgpack.encode(config))
+
+    def receive(self) -> None:
+        """Hand over all reports that have arrived."""
+        with suppress(BlockingIOError, ConnectionResetError):
+            while frame := self._socket.recv(MAX_MESSAGE_BYTES):
+                try:
+                    report = self._decode(frame)
+                except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                    log.warning("dropped a report that does not decode: %s", error)
+                else:
+                    self._on_report(report)
+            self._loop.remove_reader(self._socket)  # the worker has exited
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._socket)
+        self._socket.close()
+        self.remote.close()
+
+
+class ReportSender:
+    """The worker's end; `descriptor` is its standard input."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def read_config(self) -> WorkerConfig:
+        frame = os.read(self._descriptor, MAX_MESSAGE_BYTES)
+        return msgspec.msgpack.decode(frame, type=WorkerConfig)
+
+    def send(self, report: Report) -> None:
+        """Blocks while the backend has some hundred reports unread."""
+        os.write(self._descriptor, msgspec.msgpack.encode(report))
+
+    def wait_closed(self) -> None:
+        """Block until the backend has closed its end or is gone."""
+        with suppress(OSError):
+            os.read(self._descriptor, 1)

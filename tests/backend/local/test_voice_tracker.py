@@ -1,0 +1,107 @@
+"""Prepared voices per worker, and the blame for crashes during preparation."""
+
+import pytest
+
+from app.backend.local.voice_tracker import VoiceTracker
+from app.ipc.messages import (
+    Broadcast,
+    PreparingVoice,
+    VoiceDropped,
+    VoiceFailed,
+    VoicePrepared,
+    Voices,
+    WorkerFailed,
+)
+
+
+@pytest.fixture
+def broadcasts() -> list[Broadcast]:
+    return []
+
+
+@pytest.fixture
+def tracker(broadcasts: list[Broadcast]) -> VoiceTracker:
+    tracker = VoiceTracker(broadcasts.append)
+    tracker.set_voices(frozenset({"a", "b"}))
+    return tracker
+
+
+def crash(tracker: VoiceTracker, digest: str, times: int = 1) -> None:
+    for _ in range(times):
+        tracker.handle("w", PreparingVoice(digest))
+        tracker.worker_exited("w", None)
+
+
+def test_nothing_is_broadcast_before_the_voices_are_set() -> None:
+    broadcasts: list[Broadcast] = []
+    VoiceTracker(broadcasts.append).publish()
+    assert broadcasts == []
+
+
+def test_prepared_voices_are_counted_per_worker_until_it_exits(tracker: VoiceTracker) -> None:
+    for worker in ("1", "2"):
+        for digest in ("a", "b"):
+            tracker.handle(worker, PreparingVoice(digest))
+            tracker.handle(worker, VoicePrepared(digest))
+    tracker.handle("2", VoiceDropped("b"))
+    assert (tracker.prepared("1"), tracker.prepared("2")) == ({"a", "b"}, {"a"})
+    tracker.worker_exited("1", None)
+    assert (tracker.prepared("1"), tracker.prepared("2")) == (frozenset(), {"a"})
+
+
+@pytest.mark.parametrize(("times", "crashed"), [(1, set()), (2, {"a"}), (3, {"a"})])
+def test_voice_that_crashed_two_workers_is_not_prepared_unasked(
+    tracker: VoiceTracker, broadcasts: list[Broadcast], times: int, crashed: set[str]
+) -> None:
+    crash(tracker, "a", times)
+    tracker.publish()
+    assert broadcasts[-1] == Voices(frozenset({"a", "b"}), frozenset(crashed))
+
+
+@pytest.mark.parametrize(("times", "poison"), [(3, False), (4, True), (5, True)])
+def test_voice_that_crashed_four_workers_is_poison(
+    tracker: VoiceTracker, times: int, poison: bool
+) -> None:
+    crash(tracker, "a", times)
+    assert tracker.is_poison("w", "a") == poison
+    assert not tracker.is_poison("w", "b")
+    assert not tracker.is_poison("w", None)
+
+
+def test_voice_is_no_poison_for_a_worker_that_has_it_prepared(tracker: VoiceTracker) -> None:
+    tracker.handle("lucky", VoicePrepared("a"))
+    crash(tracker, "a", 4)
+    assert not tracker.is_poison("lucky", "a")
+    assert tracker.is_poison("w", "a")
+
+
+def test_success_resets_the_count_at_once(
+    tracker: VoiceTracker, broadcasts: list[Broadcast]
+) -> None:
+    crash(tracker, "a", 4)
+    tracker.handle("w", PreparingVoice("a"))
+    tracker.handle("w", VoicePrepared("a"))
+    assert broadcasts[-1] == Voices(frozenset({"a", "b"}))
+    tracker.worker_exited("w", None)
+    assert not tracker.is_poison("w", "a")
+    crash(tracker, "a", 3)
+    assert not tracker.is_poison("w", "a")
+
+
+def test_failed_preparation_is_no_crash(tracker: VoiceTracker) -> None:
+    for _ in range(5):
+        tracker.handle("w", PreparingVoice("a"))
+        tracker.handle("w", VoiceFailed("a"))
+        tracker.worker_exited("w", None)
+    assert not tracker.is_poison("w", "a")
+
+
+@pytest.mark.parametrize(("reported", "blamed"), [("b", {"b"}), (None, set())])
+def test_exit_report_names_the_voice_to_blame(
+    tracker: VoiceTracker, broadcasts: list[Broadcast], reported: str | None, blamed: set[str]
+) -> None:
+    for _ in range(2):
+        tracker.handle("w", PreparingVoice("a"))
+        tracker.worker_exited("w", WorkerFailed("broken", voice=reported))
+    tracker.publish()
+    assert broadcasts[-1] == Voices(frozenset({"a", "b"}), frozenset(blamed))
