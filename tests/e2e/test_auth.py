@@ -1,4 +1,4 @@
-"""The key: nothing but the open paths is to be had without it, and it shows up nowhere."""
+"""The API key and a real server; `tests/contract/test_auth.py` has the ways to send it."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,33 +7,8 @@ import httpx
 import psutil
 import pytest
 
+from tests.contract.test_auth import WRONG, all_routes
 from tests.support.service import API_KEY, Service, running_service
-
-OPEN = ("/health", "/ready", "/ping")
-WRONG = API_KEY[:-1] + "x"
-
-NO_KEY = [
-    {},
-    {"headers": {"X-API-Key": ""}},
-    {"headers": {"X-API-Key": WRONG}},
-    {"headers": {"X-API-Key": f"{API_KEY}{API_KEY}"}},
-    {"headers": {"X-API-Key": "ü".encode("latin-1")}},
-    {"headers": {"Authorization": f"Bearer {WRONG}"}},
-    {"headers": {"Authorization": f"Basic {API_KEY}"}},
-    {"headers": {"Authorization": API_KEY}},
-    {"params": {"api_key": WRONG}},
-    {"params": {"api_key": ""}},
-    {"params": {"API_KEY": API_KEY}},
-    {"params": {f"a{number}": "1" for number in range(1000)}},
-]
-
-THE_KEY = [
-    {"headers": {"X-API-Key": API_KEY}},
-    {"headers": {"Authorization": f"Bearer {API_KEY}"}},
-    {"headers": {"Authorization": f"bearer {API_KEY}"}},
-    {"params": {"api_key": API_KEY}},
-    {"headers": {"X-API-Key": WRONG}, "params": {"api_key": API_KEY}},
-]
 
 
 @pytest.fixture(scope="module")
@@ -49,88 +24,16 @@ def stranger(service: Service) -> Iterator[httpx.Client]:
         yield client
 
 
-def all_routes(service: Service) -> list[tuple[str, str]]:
-    """Method and path of everything there is, and of some that is not."""
-    with service.client() as client:
-        paths = client.get("/openapi.json").raise_for_status().json()["paths"]
-    routes = [
-        (method.upper(), path.replace("{voice_id}", "x.wav"))
-        for path, methods in paths.items()
-        for method in methods
-    ]
-    assert len(routes) > 7
-    unlisted = ["/docs", "/openapi.json", "/nope", "/health/", "/voices/", "/HEALTH"]
-    routes += [("GET", path) for path in unlisted]
-    routes += [("HEAD", "/tts/generate"), ("PUT", "/voices"), ("OPTIONS", "/voices")]
-    return [(method, path) for method, path in routes if path not in OPEN]
-
-
-def test_every_route_refuses_a_missing_or_wrong_key_in_the_same_words(
-    service: Service, stranger: httpx.Client
-) -> None:
-    bodies = set()
+@pytest.mark.fault(44)
+@pytest.mark.covers("default-deny routing")
+def test_every_route_needs_the_key(service: Service, stranger: httpx.Client) -> None:
     for method, path in all_routes(service):
-        for given in NO_KEY:
-            answer = stranger.request(method, path, **given)
-            assert answer.status_code == 401, (method, path, given)
-            assert answer.headers["WWW-Authenticate"] == "Bearer"
-            if method != "HEAD":
-                bodies.add(answer.text)
-    assert len(bodies) == 1
-    body = bodies.pop()
-    assert '"type":"authentication_error"' in body
-    for place in ("X-API-Key: ", "Authorization: Bearer ", "?api_key="):
-        assert place in body
+        assert stranger.request(method, path).status_code == 401, (method, path)
 
 
-@pytest.mark.parametrize("given", THE_KEY)
-def test_the_key_is_taken_in_each_place(
-    stranger: httpx.Client, given: dict[str, dict[str, str]]
-) -> None:
-    assert stranger.get("/voices", **given).status_code == 200
-
-
-def test_the_schema_says_which_routes_need_the_key_and_where_it_goes(
-    service: Service, stranger: httpx.Client
-) -> None:
-    schema = stranger.get("/openapi.json", params={"api_key": API_KEY}).raise_for_status().json()
-    assert "UserWarning" not in service.log()
-    schemes = schema["components"]["securitySchemes"]
-    any_of_them = [{name: []} for name in schemes]
-    for path, operations in schema["paths"].items():
-        assert "head" not in operations
-        for operation in operations.values():
-            assert operation.get("security", []) == ([] if path in OPEN else any_of_them)
-    places = {
-        ("apiKey", "header", "X-API-Key"),
-        ("http", "bearer", None),
-        ("apiKey", "query", "api_key"),
-    }
-    assert places == {
-        (scheme["type"], scheme.get("in") or scheme.get("scheme"), scheme.get("name"))
-        for scheme in schemes.values()
-    }
-
-
-def test_the_open_paths_need_no_key(stranger: httpx.Client) -> None:
-    assert [stranger.get(path).status_code for path in OPEN] == [200] * len(OPEN)
-    assert stranger.get("/").status_code == 200
-
-
-def test_a_preflight_needs_no_key(stranger: httpx.Client) -> None:
-    asked = {
-        "Origin": "https://example.com",
-        "Access-Control-Request-Method": "POST",
-        "Access-Control-Request-Headers": "x-api-key,content-type",
-    }
-    answer = stranger.options("/tts/generate", headers=asked)
-    assert answer.status_code == 200
-    assert answer.headers["Access-Control-Allow-Origin"] == "*"
-    assert "Access-Control-Allow-Credentials" not in answer.headers
-
-
+@pytest.mark.fault(44)
 @pytest.mark.parametrize("path", ["/tts/generate", "/voices"])
-def test_the_answer_to_a_wrong_key_comes_before_the_body(service: Service, path: str) -> None:
+def test_wrong_key_is_refused_before_the_body_is_read(service: Service, path: str) -> None:
     promised = (
         "Content-Type: application/json\r\nContent-Length: 10000000000\r\nExpect: 100-continue"
     )
@@ -141,7 +44,7 @@ def test_the_answer_to_a_wrong_key_comes_before_the_body(service: Service, path:
             assert connection.recv(1000).startswith(b"HTTP/1.1 401 ")
 
 
-def test_with_the_key_the_body_is_asked_for(service: Service) -> None:
+def test_valid_key_gets_100_continue(service: Service) -> None:
     with service.connect() as connection:
         connection.sendall(
             f"POST /tts/generate HTTP/1.1\r\nHost: x\r\nX-API-Key: {API_KEY}\r\n"
@@ -151,7 +54,8 @@ def test_with_the_key_the_body_is_asked_for(service: Service) -> None:
         assert connection.recv(1000).startswith(b"HTTP/1.1 100 ")
 
 
-def test_the_key_is_in_no_log(service: Service, stranger: httpx.Client) -> None:
+@pytest.mark.covers("key secrecy")
+def test_key_is_not_logged(service: Service, stranger: httpx.Client) -> None:
     for method, path in all_routes(service):
         stranger.request(method, path, params={"api_key": API_KEY, "text": "audio1"})
     for body in (b"{", b'{"text": "raise"}', f'{{"{API_KEY}x": 1}}'.encode()):
@@ -161,7 +65,8 @@ def test_the_key_is_in_no_log(service: Service, stranger: httpx.Client) -> None:
     assert API_KEY not in log
 
 
-def test_the_key_is_in_no_childs_environment_or_command_line(
+@pytest.mark.covers("key secrecy")
+def test_key_is_not_in_environment_or_command_line_of_children(
     start: Callable[..., Service],
 ) -> None:
     service = start(api_key=API_KEY)  # settings are read in any case

@@ -13,7 +13,7 @@ import httpx
 import psutil
 import pytest
 
-from app.server.sockets import KEPT_SHARE
+from app.server.sockets import RESERVED_SHARE
 from tests.e2e.test_load import connections
 from tests.support.engines import expected_pcm
 from tests.support.http_client import answer, ask, get, speech, speech_in_json, upload, visitors
@@ -134,7 +134,7 @@ def connections_left(service: Service, count: int) -> Iterator[None]:
     pid = service.process.pid
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     used = max(int(name) for name in os.listdir(f"/proc/{pid}/fd")) + 1
-    limit = (used + count) * KEPT_SHARE // (KEPT_SHARE - 1)
+    limit = (used + count) * RESERVED_SHARE // (RESERVED_SHARE - 1)
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, before[1]))
     try:
         yield

@@ -44,7 +44,7 @@ def finish_loading(service: Service) -> None:
     service.wait_ready()
 
 
-def test_the_status_has_the_shape_of_the_contract(preview: Service) -> None:
+def test_status_has_the_documented_shape(preview: Service) -> None:
     status = preview.status()
     assert list(status) == ["cpu", "gpus", "workers", "queue"]
     assert list(status["cpu"]) == ["utilization_percent", "ram_gb"]
@@ -69,7 +69,7 @@ def test_the_status_shows_each_worker(preview: Service) -> None:
         assert Path(f"/proc/{worker['pid']}").exists()
 
 
-async def test_the_status_is_told_while_all_are_busy(preview: Service) -> None:
+async def test_status_responds_while_all_workers_are_busy(preview: Service) -> None:
     asked = {"text": "This goes on for a very long time. " * 100, "format": "raw_pcm"}
     async with preview.async_client() as client:
         speaking = [asyncio.create_task(client.post("/tts/generate", json=asked)) for _ in range(3)]
@@ -82,7 +82,7 @@ async def test_the_status_is_told_while_all_are_busy(preview: Service) -> None:
         await preview.until(lambda: preview.busy() == 0)
 
 
-def test_a_ready_service_says_so_on_every_probe(preview: Service) -> None:
+def test_ready_service_passes_every_probe(preview: Service) -> None:
     with preview.client(headers={}) as stranger:
         for method in ("GET", "HEAD"):
             for path in PROBES:
@@ -98,7 +98,7 @@ def test_a_ready_service_says_so_on_every_probe(preview: Service) -> None:
     }
 
 
-def test_what_the_engines_say_of_themselves_is_passed_on(start: Callable[..., Service]) -> None:
+def test_engine_notices_are_in_the_status(start: Callable[..., Service]) -> None:
     service = start(MODEL="tests.support.engines:NoteworthyEngine", WORKERS_PER_DEVICE=2)
     service.wait_until(lambda: service.ready_workers() == 2)
     service.wait_until(lambda: all(worker["runaways"] == 3 for worker in workers(service)))
@@ -113,6 +113,8 @@ def workers(service: Service) -> list[dict[str, Any]]:
     return service.status()["workers"]
 
 
+@pytest.mark.timed
+@pytest.mark.fault(16)
 def test_a_starting_service_is_alive_but_not_ready(loading: Service) -> None:
     with loading.client() as client:
         client.get("/health")

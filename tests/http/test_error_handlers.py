@@ -2,7 +2,7 @@ import pytest
 
 from app.core.errors import NotReady, RequestTooSlow, ServiceError
 from app.http.error_handlers import error_body, error_response
-from app.http.openapi import ERRORS
+from app.http.openapi import ERROR_EXAMPLES
 
 WORTH_ANOTHER_TRY = {
     "queue_full",
@@ -16,7 +16,7 @@ WORTH_ANOTHER_TRY = {
 }
 
 
-@pytest.mark.parametrize("kind", [*ERRORS, RequestTooSlow])
+@pytest.mark.parametrize("kind", [*ERROR_EXAMPLES, RequestTooSlow])
 def test_an_error_says_whether_to_ask_again(kind: type[ServiceError]) -> None:
     headers = error_response(kind("it failed")).headers
 

@@ -8,7 +8,9 @@ import jsonschema
 import pytest
 
 from app.core.errors import HeadersTooLong, MethodNotAllowed, NotFound, RequestTooSlow, ServiceError
-from app.http.openapi import ERRORS, OPENAI_REQUESTS, SPEECH_REQUESTS
+from app.http.openapi import ERROR_EXAMPLES
+from app.protocols.native import schemas as native
+from app.protocols.openai import schemas as openai
 from app.speech.options import from_json, from_openai_json
 from tests.fuzz.test_api import SCHEMA
 from tests.support.service import ROOT
@@ -37,7 +39,7 @@ def examples_of(response: dict[str, Any]) -> dict[str, Any]:
 
 def test_every_kind_of_error_has_an_example() -> None:
     with_a_code = {kind for kind in kinds() if "code" in vars(kind)}
-    assert with_a_code - OF_NO_ROUTE == ERRORS.keys()
+    assert with_a_code - OF_NO_ROUTE == ERROR_EXAMPLES.keys()
 
 
 @each_operation
@@ -67,9 +69,9 @@ def test_all_json_is_shown_by_examples_that_follow_its_schema(operation: str) ->
 
 
 def test_the_bodies_that_are_shown_are_accepted() -> None:
-    for values in SPEECH_REQUESTS.values():
+    for values in native.REQUEST_EXAMPLES.values():
         assert from_json(values).text
-    for values in OPENAI_REQUESTS.values():
+    for values in openai.REQUEST_EXAMPLES.values():
         assert from_openai_json(values).input
 
 

@@ -7,7 +7,7 @@ import pytest
 from app.audio.encoder import OPENAI_ENCODERS
 from app.core.audio import SAMPLE_RATE
 from app.core.errors import EmptyText, WorkerLost
-from app.protocols.openai.sse import EventEncoder
+from app.protocols.openai.sse import SseEncoder
 from tests.audio.test_encoder import encode, speech
 
 NAMES = {"text": "input"}
@@ -24,7 +24,7 @@ def events_in(stream: bytes) -> list[dict[str, Any]]:
 def test_the_deltas_are_the_file(name: str) -> None:
     pcm, new = speech(0.5), OPENAI_ENCODERS[name]
 
-    *deltas, done = events_in(encode(EventEncoder(3, new(SAMPLE_RATE), {}), pcm, samples=777))
+    *deltas, done = events_in(encode(SseEncoder(3, new(SAMPLE_RATE), {}), pcm, samples=777))
 
     assert {delta["type"] for delta in deltas} == {"speech.audio.delta"}
     assert all(delta["audio"] for delta in deltas)
@@ -37,7 +37,7 @@ def test_the_deltas_are_the_file(name: str) -> None:
     ("samples", "tokens"), [(0, 0), (1, 1), (959, 1), (960, 1), (961, 2), (24_000, 25)]
 )
 def test_a_token_that_was_begun_counts(samples: int, tokens: int) -> None:
-    encoder = EventEncoder(7, OPENAI_ENCODERS["pcm"](SAMPLE_RATE), NAMES)
+    encoder = SseEncoder(7, OPENAI_ENCODERS["pcm"](SAMPLE_RATE), NAMES)
 
     done = events_in(encode(encoder, bytes(2 * samples), samples=100))[-1]
 
@@ -49,7 +49,7 @@ def test_a_token_that_was_begun_counts(samples: int, tokens: int) -> None:
 
 
 def test_what_breaks_it_off_is_told_with_the_names_of_the_route() -> None:
-    encoder = EventEncoder(7, OPENAI_ENCODERS["pcm"](SAMPLE_RATE), NAMES)
+    encoder = SseEncoder(7, OPENAI_ENCODERS["pcm"](SAMPLE_RATE), NAMES)
 
     [event] = events_in(encoder.broken_off(EmptyText("nothing", param="text")))
 
@@ -57,7 +57,7 @@ def test_what_breaks_it_off_is_told_with_the_names_of_the_route() -> None:
 
 
 def test_what_breaks_it_off_is_told_as_anywhere() -> None:
-    encoder = EventEncoder(7, OPENAI_ENCODERS["pcm"](SAMPLE_RATE), NAMES)
+    encoder = SseEncoder(7, OPENAI_ENCODERS["pcm"](SAMPLE_RATE), NAMES)
 
     [event] = events_in(encoder.broken_off(WorkerLost("it is gone")))
 
@@ -75,4 +75,4 @@ def test_what_breaks_it_off_is_told_as_anywhere() -> None:
 def test_it_needs_a_thread_if_the_audio_does() -> None:
     for new in OPENAI_ENCODERS.values():
         encoder = new(SAMPLE_RATE)
-        assert EventEncoder(0, encoder, {}).blocking == encoder.blocking
+        assert SseEncoder(0, encoder, {}).blocking == encoder.blocking

@@ -4,22 +4,24 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from time import monotonic
+from typing import Any
 
 import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from app.server.connection import BoundedProtocol
+from app.server.connection import DeadlineHttpProtocol
 
-PATIENCE_S = 0.4
+HEADER_TIMEOUT_S = 0.4
 KEEP_ALIVE_S = 1
 STEP_S = 0.1
 GET = b"GET /now HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
-class Impatient(BoundedProtocol):
-    patience_s = PATIENCE_S
+class QuickProtocol(DeadlineHttpProtocol):
+    header_timeout_s = HEADER_TIMEOUT_S
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -29,7 +31,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     length = 0
     match scope["path"]:
         case "/later":
-            await asyncio.sleep(3 * PATIENCE_S)
+            await asyncio.sleep(3 * HEADER_TIMEOUT_S)
         case "/read" | "/headers":
             more = True
             while more:
@@ -69,6 +71,9 @@ class Connection:
         length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
         return await self._reader.readexactly(int(length))
 
+    async def read(self, length: int) -> bytes:
+        return await self._reader.readexactly(length)
+
     async def rest(self) -> bytes:
         """All until the server closes the connection."""
         async with asyncio.timeout(10):
@@ -78,11 +83,35 @@ class Connection:
         self._writer.close()
 
 
-@pytest.fixture
-async def connection() -> AsyncIterator[Connection]:
+class EchoWebSocket(asyncio.Protocol):
+    """Accepts every handshake, then echoes bytes."""
+
+    def __init__(self, **_: Any) -> None:
+        self._accepted = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        if not self._accepted:
+            self._accepted = True
+            assert data.startswith(b"GET /socket HTTP/1.1\r\n")
+            assert b"upgrade: websocket\r\n" in data
+            data = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"  # for `Connection.answer`
+        self._transport.write(data)
+
+
+@asynccontextmanager
+async def connected(**options: Any) -> AsyncIterator[Connection]:
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
-        app, http=Impatient, lifespan="off", log_config=None, timeout_keep_alive=KEEP_ALIVE_S
+        app,
+        http=QuickProtocol,
+        lifespan="off",
+        log_config=None,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        **options,
     )
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve([listener]))
@@ -91,6 +120,12 @@ async def connection() -> AsyncIterator[Connection]:
     connection.close()
     server.should_exit = True
     await serving
+
+
+@pytest.fixture
+async def connection() -> AsyncIterator[Connection]:
+    async with connected() as connection:
+        yield connection
 
 
 def every_byte(data: bytes) -> list[bytes]:
@@ -111,7 +146,7 @@ async def test_headers_that_trickle_are_not_waited_for(connection: Connection) -
     trickling = asyncio.create_task(connection.trickle(every_byte(GET)))
     began = monotonic()
     assert refusal(await connection.rest()) == (408, "request_too_slow")
-    assert PATIENCE_S / 2 < monotonic() - began < len(GET) * STEP_S / 2
+    assert HEADER_TIMEOUT_S / 2 < monotonic() - began < len(GET) * STEP_S / 2
     await trickling
 
 
@@ -122,7 +157,7 @@ async def test_a_connection_on_which_nothing_comes_is_closed(connection: Connect
 async def test_each_request_of_a_connection_has_its_deadline(connection: Connection) -> None:
     for _ in range(3):
         connection.send(GET[:5])
-        await asyncio.sleep(PATIENCE_S / 2)
+        await asyncio.sleep(HEADER_TIMEOUT_S / 2)
         connection.send(GET[5:])
         assert await connection.answer() == b"0"
     trickling = asyncio.create_task(connection.trickle(every_byte(GET)))
@@ -207,6 +242,7 @@ async def test_headers_may_be_long(connection: Connection) -> None:
 # --- offers of another protocol -------------------------------------------------------------------
 
 OFFER = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMA\r\n"
+WEBSOCKET = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
 TEN = b"Content-Length: 10\r\n\r\n" + b"x" * 10
 CHUNKS = b"Transfer-Encoding: chunked\r\n\r\n4\r\nxxxx\r\n6\r\nxxxxxx\r\n0\r\n\r\n"
 
@@ -268,6 +304,27 @@ async def test_a_connect_with_an_offer_is_answered_like_one_without(
     assert "Fatal error" not in caplog.text
 
 
+async def test_websocket_upgrade_reaches_its_handler_and_has_no_deadline() -> None:
+    async with connected(ws=EchoWebSocket) as connection:
+        connection.send(b"GET /socket HTTP/1.1\r\nHost: x\r\n" + WEBSOCKET + b"\r\n")
+        assert await connection.answer() == b""
+        await asyncio.sleep(1.5 * HEADER_TIMEOUT_S)
+        connection.send(b"frame")
+        assert await connection.read(5) == b"frame"
+
+
+async def test_ambiguous_websocket_upgrade_is_refused() -> None:
+    async with connected(ws=EchoWebSocket) as connection:
+        connection.send(b"GET /socket HTTP/1.1\r\nHost: x\r\nHost: y\r\n" + WEBSOCKET + b"\r\n")
+        assert refusal(await connection.rest()) == (400, "invalid_request")
+
+
+async def test_other_upgrade_is_ignored_beside_websockets() -> None:
+    async with connected(ws=EchoWebSocket) as connection:
+        connection.send(b"POST /read HTTP/1.1\r\nHost: x\r\n" + OFFER + TEN)
+        assert await connection.answer() == b"10"
+
+
 # --- answers and bodies ---------------------------------------------------------------------------
 
 
@@ -323,6 +380,6 @@ async def test_an_old_deadline_does_not_outlive_its_reason(connection: Connectio
     assert await connection.answer() == b"0"
     connection.send(b"x" + GET)
     assert await connection.answer() == b"0"
-    await asyncio.sleep(1.5 * PATIENCE_S)  # KEEP_ALIVE_S is longer
+    await asyncio.sleep(1.5 * HEADER_TIMEOUT_S)  # KEEP_ALIVE_S is longer
     connection.send(GET)
     assert await connection.answer() == b"0"

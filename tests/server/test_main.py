@@ -3,7 +3,7 @@
 import pytest
 
 from app.server.app import create_app, create_probe_app
-from app.server.main import _open_doors
+from app.server.main import _bind
 from app.settings import Settings
 from tests.support.service import API_KEY, free_port
 
@@ -15,11 +15,11 @@ def settings(**values: object) -> Settings:
 @pytest.mark.parametrize("health", [False, True])
 def test_what_only_answers_probes_is_there_if_it_has_a_port(health: bool) -> None:
     wanted = settings(port_health=free_port() if health else None)
-    doors = _open_doors(wanted)
+    bindings = _bind(wanted)
     try:
-        found = [(listener.getsockname()[1], create) for listener, create in doors]
+        found = [(listener.getsockname()[1], create) for listener, create in bindings]
     finally:
-        for listener, _ in doors:
+        for listener, _ in bindings:
             listener.close()
     expected = [(wanted.port, create_app), (wanted.port_health, create_probe_app)]
     assert found == expected[: 1 + health]

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import pytest
 
 from app.core.errors import StartupError
-from app.server.sockets import KEPT_SHARE, listen, url_of
+from app.server.sockets import RESERVED_SHARE, listen, url_of
 from tests.support.service import ROOT
 
 
@@ -51,7 +51,7 @@ def test_a_failure_is_told_once_and_not_repeated_at_once(
 def test_some_descriptors_are_kept_from_connections(caplog: pytest.LogCaptureFixture) -> None:
     with listen("127.0.0.1", 0, "PORT") as listener:
         listener.setblocking(False)
-        with no_descriptor_left(1 / KEPT_SHARE):
+        with no_descriptor_left(1 / RESERVED_SHARE):
             with pytest.raises(BlockingIOError):  # as nobody waits
                 listener.accept()
             waiting = socket.create_connection(listener.getsockname())

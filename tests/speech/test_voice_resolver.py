@@ -8,7 +8,7 @@ import pytest
 
 from app.core.errors import VoiceNotFound
 from app.settings import Settings
-from app.speech.voice_resolver import OPENAI_VOICES, listed_names, voice_id_of
+from app.speech.voice_resolver import OPENAI_VOICES, listed_names, resolve_voice
 from app.voices.library import VoiceStore
 from tests.voices.test_library import LOW
 
@@ -44,12 +44,12 @@ async def known(tmp_path: Path) -> AsyncIterator[Any]:
 async def test_a_name_is_a_voice_an_alias_or_the_default(
     known: Any, name: str, voice_id: str | None
 ) -> None:
-    assert voice_id_of(name, known.voices, known.settings.voice_aliases) == voice_id
+    assert resolve_voice(name, known.voices, known.settings.voice_aliases) == voice_id
 
 
 @pytest.mark.parametrize("name", ["john", "Alloy", "nobody", "", "default", "\ud800"])
 async def test_what_is_none_of_these_is_no_voice(known: Any, name: str) -> None:
-    voice_id = voice_id_of(name, known.voices, known.settings.voice_aliases)
+    voice_id = resolve_voice(name, known.voices, known.settings.voice_aliases)
     assert voice_id is not None
     assert voice_id not in known.voices.ids()
 
@@ -57,7 +57,7 @@ async def test_what_is_none_of_these_is_no_voice(known: Any, name: str) -> None:
 async def test_an_alias_of_no_voice_is_told_with_what_it_stands_for(known: Any) -> None:
     for alias, voice in (("gone", "gone.wav"), ("both", "john")):
         with pytest.raises(VoiceNotFound) as missing:
-            voice_id_of(alias, known.voices, known.settings.voice_aliases)
+            resolve_voice(alias, known.voices, known.settings.voice_aliases)
         assert f"There is no voice '{voice}', which '{alias}' stands for." in missing.value.message
 
 

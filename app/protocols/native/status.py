@@ -1,0 +1,110 @@
+"""`/system-status`: CPU, memory, GPUs, workers and queue."""
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+
+from app.backend.base import WorkerStatus
+from app.http.dependencies import State
+from app.http.openapi import json_response
+from app.observability.system_stats import Cpu, Gpu, cpu_load, gpu_load
+
+router = APIRouter(tags=["system"])
+
+_EXAMPLE: dict[str, Any] = {
+    "cpu": {
+        "utilization_percent": 25.8,
+        "ram_gb": {"total": 31.26, "used": 8.94, "free": 22.32, "percent_used": 28.6},
+    },
+    "gpus": [
+        {
+            "device_id": 0,
+            "utilization_percent": {"gpu": 45, "memory": 28},
+            "memory_gb": {"total": 15.75, "used": 3.15, "free": 12.6},
+        }
+    ],
+    "workers": [
+        {
+            "id": "gpu0.0",
+            "device": "gpu0",
+            "state": "ready",
+            "slots": 1,
+            "busy": 1,
+            "restarts": 1,
+            "pid": 42,
+            "last_error": "the worker was killed by signal 9 (Killed)",
+            "compiled": False,
+            "notice": "not compiled: …",
+            "runaways": 0,
+        }
+    ],
+    "queue": {"waiting": 0, "running": 1, "limit": 100, "retries": 0},
+}
+
+
+class WorkerRow(BaseModel):
+    id: str
+    device: str
+    state: str
+    slots: int
+    busy: int
+    restarts: int
+    pid: int | None
+    last_error: str | None
+    compiled: bool
+    notice: str | None
+    runaways: int
+
+
+class QueueRow(BaseModel):
+    waiting: int
+    running: int
+    limit: int
+    retries: int
+
+
+class SystemStatus(BaseModel):
+    cpu: Cpu
+    gpus: list[Gpu]
+    workers: list[WorkerRow]
+    queue: QueueRow
+
+
+@router.get(
+    "/system-status",
+    summary="CPU, memory, GPUs, workers, queue",
+    responses=json_response(_EXAMPLE),
+)
+async def system_status(state: State) -> SystemStatus:
+    """Measured in a thread: the drivers may take their time."""
+    cpu, gpus = await asyncio.to_thread(lambda: (cpu_load(), gpu_load()))
+    status = state.backend.status()
+    return SystemStatus(
+        cpu=cpu,
+        gpus=gpus,
+        workers=[_worker_row(worker) for worker in status.workers],
+        queue=QueueRow(
+            waiting=status.queue.waiting,
+            running=status.queue.running,
+            limit=status.queue.limit,
+            retries=status.queue.retries,
+        ),
+    )
+
+
+def _worker_row(worker: WorkerStatus) -> WorkerRow:
+    return WorkerRow(
+        id=worker.id,
+        device=worker.device,
+        state=worker.state,
+        slots=worker.slots,
+        busy=worker.busy,
+        restarts=worker.restarts,
+        pid=worker.pid,
+        last_error=worker.last_error,
+        compiled=bool(worker.model and worker.model.compiled),
+        notice=worker.model.notice if worker.model else None,
+        runaways=worker.runaways,
+    )
