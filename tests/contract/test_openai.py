@@ -104,7 +104,7 @@ def test_uploaded_voice_takes_precedence_over_alias(http: httpx.Client) -> None:
         assert listed.items() >= {"nova.wav": "nova", "shimmer.wav": "shimmer"}.items()
         assert "nova" not in listed
         add_voice(http, "nova.opus")
-        assert speaker_of(http, "nova") == before[0]  # which of the two is meant, nobody can say
+        assert speaker_of(http, "nova") == before[0]  # ambiguous, so the alias counts
         assert {voice["name"] for voice in voices_of(http)} >= {"nova.wav", "nova.opus"}
     finally:
         for name in ("nova.wav", "shimmer.wav", "nova.opus"):
@@ -199,7 +199,7 @@ def test_bad_value_is_refused_by_name(http: httpx.Client, name: str, bad: Any) -
     ("text", "status", "code"),
     [
         ("...", 400, "empty_text"),
-        ("mute", 400, "empty_text"),  # that is for the engine to know
+        ("mute", 400, "empty_text"),  # refused by the engine
         ("a" * 20_001, 413, "text_too_long"),
         ("a" * 300_000, 413, "payload_too_large"),
     ],

@@ -214,7 +214,7 @@ def test_text_over_the_limit_is_refused_without_a_job(
 
 @pytest.mark.fault(18)
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_body_over_the_limit_is_refused(client: httpx.Client, chunked: bool) -> None:
+def test_body_over_the_limit_is_refused(client: httpx.Client, chunked: bool) -> None:
     body = b'{"text": "' + b"a" * 300_000 + b'"}'
     answer = post(client, iter([body]) if chunked else body)  # type: ignore[arg-type]
     error = refusal(answer, 413)
@@ -233,7 +233,7 @@ def test_wrong_method_is_refused(service: ContractService, client: httpx.Client)
     assert jobs_of(service) == before
 
 
-def test_an_unknown_path_is_named(client: httpx.Client) -> None:
+def test_unknown_path_is_named(client: httpx.Client) -> None:
     error = refusal(client.get("/tts/speak"), 404)
     assert error["code"] == "not_found"
     assert error["message"] == "There is nothing at /tts/speak; see /docs."
@@ -299,7 +299,7 @@ def test_accept_chooses_the_format(
         assert answer.headers["Content-Type"] == media_type
 
 
-def test_the_parameter_overrides_accept(client: httpx.Client) -> None:
+def test_format_parameter_overrides_accept(client: httpx.Client) -> None:
     for accept in ("audio/webm", "text/html"):
         answer = client.get(
             SPEECH, params={"text": "audio1", "format": "mp3"}, headers={"Accept": accept}
@@ -307,13 +307,13 @@ def test_the_parameter_overrides_accept(client: httpx.Client) -> None:
         assert answer.headers["Content-Type"] == "audio/mpeg"
 
 
-def test_a_proper_request_id_is_echoed(client: httpx.Client) -> None:
+def test_valid_request_id_is_echoed(client: httpx.Client) -> None:
     for given in ("a", "Request-1", "0" * 64):
         answer = client.get(SPEECH, params={"text": "audio1"}, headers={"X-Request-ID": given})
         assert answer.headers["X-Request-ID"] == given
 
 
-def test_any_other_request_id_is_replaced(client: httpx.Client) -> None:
+def test_invalid_request_id_is_replaced(client: httpx.Client) -> None:
     for given in ("", "a b", "0" * 65, "a#1", "é".encode()):
         answer = client.get(SPEECH, params={"text": ""}, headers={"X-Request-ID": given})
         made = answer.headers["X-Request-ID"]
@@ -336,14 +336,14 @@ def test_streamed_wav_has_unknown_size(client: httpx.Client) -> None:
 def test_file_has_its_true_size(client: httpx.Client, name: str) -> None:
     asked = {"text": "audio30 audio7", "seed": 5, "format": name}
     streamed = client.get(SPEECH, params=asked)
-    for whole in both(client, **asked, stream=False):
-        assert whole.headers["Content-Length"] == str(len(whole.content))
-        assert whole.headers["Content-Type"] == TYPES[name]
+    for file in both(client, **asked, stream=False):
+        assert file.headers["Content-Length"] == str(len(file.content))
+        assert file.headers["Content-Type"] == TYPES[name]
         header = WAV_HEADER_BYTES if name == "wav" else 0
-        assert whole.content[header:] == streamed.content[header:]
+        assert file.content[header:] == streamed.content[header:]
         if name == "wav":
-            size = len(whole.content)
-            assert sizes_in(whole.content) == (size - 8, size - WAV_HEADER_BYTES)
+            size = len(file.content)
+            assert sizes_in(file.content) == (size - 8, size - WAV_HEADER_BYTES)
 
 
 def test_schema_has_the_defaults_of_the_service(tmp_path: Path) -> None:

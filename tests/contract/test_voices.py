@@ -69,7 +69,7 @@ def all_files(service: ContractService) -> dict[str, tuple[int, int]]:
         ("V.WAV", "wav", "pcm_f32le"),
     ],
 )
-def test_every_allowed_kind_of_file_becomes_a_voice(
+def test_every_allowed_file_type_is_accepted(
     client: httpx.Client, name: str, container: str, codec: str
 ) -> None:
     content = audio_file(tone(1.5, 48_000), rate=48_000, container=container, codec=codec)
@@ -115,7 +115,7 @@ def test_file_in_wrong_field_is_named(client: httpx.Client) -> None:
     assert said == "Send one file, as the multipart field 'file', not 'audio'."
 
 
-def test_preloaded_voices_are_listed_alone_and_the_others_without_them(
+def test_preloaded_parameter_filters_the_list(
     client: httpx.Client, service: ContractService
 ) -> None:
     (service.preloaded_dir / "p.wav").write_bytes(wav(1.1))
@@ -313,7 +313,7 @@ def test_other_body_type_is_refused_unread(client: httpx.Client, kind: str) -> N
 
 
 @pytest.mark.parametrize("boundary", ["", "; boundary=" + "x" * 1000])
-def test_a_form_with_another_boundary_is_refused(client: httpx.Client, boundary: str) -> None:
+def test_wrong_boundary_is_refused(client: httpx.Client, boundary: str) -> None:
     headers = {"Content-Type": f"multipart/form-data{boundary}"}
     answer = client.post("/voices", content=form(part(wav())), headers=headers)
     assert error_code(answer, 400) == "invalid_request"
@@ -325,7 +325,7 @@ def test_body_over_the_limit_names_the_file_limit(client: httpx.Client) -> None:
     assert answer.json()["error"]["message"] == "A voice file may have at most 1 MB."
 
 
-def test_a_file_of_exactly_the_limit_is_not_too_large(client: httpx.Client) -> None:
+def test_file_of_exactly_the_limit_is_accepted(client: httpx.Client) -> None:
     content = wav(1.1)
     padded = content + bytes(LIMIT_BYTES - len(content))
     assert upload(client, "v.wav", padded).status_code in (201, 422)

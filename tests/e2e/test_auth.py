@@ -19,7 +19,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture(scope="module")
 def stranger(service: Service) -> Iterator[httpx.Client]:
-    """A client that has no key."""
+    """A client without a key."""
     with service.client(headers={}) as client:
         yield client
 
@@ -69,7 +69,7 @@ def test_key_is_not_logged(service: Service, stranger: httpx.Client) -> None:
 def test_key_is_not_in_environment_or_command_line_of_children(
     start: Callable[..., Service],
 ) -> None:
-    service = start(api_key=API_KEY)  # settings are read in any case
+    service = start(api_key=API_KEY)  # names of settings are case-insensitive
     children = psutil.Process(service.process.pid).children(recursive=True)
     assert {child.pid for child in children} >= set(service.worker_pids())
     for child in children:

@@ -41,7 +41,7 @@ STARTS = {
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """With the scripted engine: what it says tells the voice, and what was asked for happens."""
+    """A service with the scripted engine."""
     with running_service(
         tmp_path_factory.mktemp("openai"),
         CONCURRENT_REQUESTS_PER_WORKER=2,
@@ -67,7 +67,7 @@ def client(service: Service) -> Iterator[OpenAI]:
 
 @pytest.fixture(scope="module")
 def speaker(preview: Service) -> Iterator[OpenAI]:
-    """Real English."""
+    """The client of a service that speaks English."""
     with closing(openai_client(preview)) as client:
         yield client
 
@@ -77,7 +77,7 @@ def openai_client(service: Service, key: str = API_KEY) -> OpenAI:
 
 
 def speak(client: OpenAI, text: str, form: str = "pcm", **values: Any) -> bytes:
-    """All of the speech, as a program gets it that does not stream."""
+    """Return the complete speech."""
     asked: dict[str, Any] = {"model": "tts-1", "voice": "alloy"} | values
     return client.audio.speech.create(input=text, response_format=form, **asked).content
 
@@ -88,7 +88,7 @@ def seconds_of(file: bytes) -> float:
 
 
 def calls_named(service: Service, name: str, expected: int = 1) -> int:
-    """How many requests of this id came; a line may be written just after its answer has left."""
+    """Wait for `expected` requests with this id in the log; return their number."""
 
     def count() -> int:
         return service.log().count(f" {name} POST {ROUTE} ")
@@ -203,7 +203,7 @@ def test_full_queue_is_retried_after_retry_after(start: Callable[..., Service]) 
         )
     assert answer.retries_taken == 1
     assert len(answer.content) == 5 * 1920
-    assert answer.elapsed.total_seconds() < 1  # of the second call
+    assert answer.elapsed.total_seconds() < 1  # the second call alone
     assert calls_named(service, "again", 2) == 2
 
 

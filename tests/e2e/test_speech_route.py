@@ -40,7 +40,7 @@ def speaker(preview: Service) -> Iterator[httpx.Client]:
 
 
 def jobs_of(service: Service) -> int:
-    """How many jobs have ever been sent to a worker."""
+    """Count the jobs sent to workers so far."""
     return service.log().count(" sent to worker ")
 
 
@@ -100,7 +100,7 @@ def test_ignored_voice_is_reported_in_a_header(
 
 
 def logged(service: Service, name: str, path: str = SPEECH) -> str:
-    """What the log says of the request of this name, from its path to its duration."""
+    """Return the log line of the request with this id, from its path to its duration."""
     line = rf" {name} \w+ {path} (.*) [0-9.]+ s from 127\.0\.0\.1$"
     service.wait_until(lambda: re.search(line, service.log(), re.MULTILINE) is not None)
     [said] = re.findall(line, service.log(), re.MULTILINE)

@@ -1,4 +1,4 @@
-"""What the service says of itself: `/system-status`, `/health`, `/ready`, `/ping`."""
+"""`/system-status`, `/health`, `/ready` and `/ping`."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ def health_port() -> int:
 
 @pytest.fixture
 def loading(tmp_path: Path, health_port: int) -> Iterator[Service]:
-    """A service that answers, and whose worker is not ready before `finish_loading`."""
+    """A service whose worker is not ready before `finish_loading`."""
     service = Service(tmp_path, {"MODEL": LOADING, "PORT_HEALTH": health_port})
     try:
         service.wait_until(lambda: answers(service), 20)
@@ -58,7 +58,7 @@ def test_status_has_the_documented_shape(preview: Service) -> None:
     assert status["queue"] == {"waiting": 0, "running": 0, "limit": 100, "retries": 0}
 
 
-def test_the_status_shows_each_worker(preview: Service) -> None:
+def test_status_has_each_worker(preview: Service) -> None:
     workers = preview.status()["workers"]
     assert len(workers) == 2
     assert len({worker["pid"] for worker in workers}) == 2
@@ -115,7 +115,7 @@ def workers(service: Service) -> list[dict[str, Any]]:
 
 @pytest.mark.timed
 @pytest.mark.fault(16)
-def test_a_starting_service_is_alive_but_not_ready(loading: Service) -> None:
+def test_starting_service_is_alive_but_not_ready(loading: Service) -> None:
     with loading.client() as client:
         client.get("/health")
         began = monotonic()
@@ -135,9 +135,7 @@ def test_a_starting_service_is_alive_but_not_ready(loading: Service) -> None:
         assert [client.get(path).status_code for path in PROBES] == [200, 200, 200]
 
 
-def test_the_health_port_serves_the_probes_and_nothing_else(
-    loading: Service, health_port: int
-) -> None:
+def test_health_port_serves_only_probes(loading: Service, health_port: int) -> None:
     with loading.client(base_url=f"http://127.0.0.1:{health_port}") as client:
         assert [client.get(path).status_code for path in PROBES] == [200, 503, 204]
         finish_loading(loading)

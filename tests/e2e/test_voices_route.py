@@ -38,7 +38,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture
 def client(service: Service) -> Iterator[httpx.Client]:
-    """To a service that has no voice, before and after."""
+    """The service has no voice, before and after."""
     with service.client() as client:
         yield client
         for voice_id in client.get("/voices").raise_for_status().json():
@@ -49,7 +49,7 @@ def client(service: Service) -> Iterator[httpx.Client]:
 
 
 def all_files(service: Service) -> dict[str, tuple[int, int]]:
-    """Everything in and beside the service's folder but its log, with size and time."""
+    """Return size and time of everything in and beside the service's folder, except its log."""
     return {
         str(path): (path.lstat().st_size, path.lstat().st_mtime_ns)
         for path in service.folder.parent.rglob("*")
@@ -145,7 +145,7 @@ async def test_queued_job_keeps_the_voice_it_was_accepted_with(
 
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("size", [LIMIT_BYTES + 1, 3 * LIMIT_BYTES])
-def test_a_file_over_the_limit_is_refused(
+def test_file_over_the_limit_is_refused(
     client: httpx.Client, service: Service, size: int, chunked: bool
 ) -> None:
     before = all_files(service)
@@ -176,7 +176,7 @@ def test_aborted_upload_leaves_nothing(client: httpx.Client, service: Service) -
 
 
 @pytest.mark.fault(32)
-def test_a_symlink_is_neither_followed_nor_listed(
+def test_symlink_is_neither_followed_nor_listed(
     client: httpx.Client, service: Service, tmp_path: Path
 ) -> None:
     target = tmp_path / "elsewhere.wav"
@@ -214,12 +214,12 @@ async def test_one_of_many_uploads_of_one_name_wins(client: httpx.Client, servic
 async def test_speech_during_voice_changes_uses_one_exact_version(
     client: httpx.Client, service: Service
 ) -> None:
-    """A thousand uploads, deletions and generations of one voice, one among the other."""
+    """Interleave a thousand uploads, deletions and generations of one voice."""
     contents = {code(length): wav(length) for length in (1.1, 1.2, 1.3)}
     versions = {expected_pcm("audio1", 7, voice): voice for voice in contents}
     heard: Counter[int | None] = Counter()
     rounds = 0
-    for voice, content in contents.items():  # as long as it is there, too, nothing is decoded anew
+    for voice, content in contents.items():  # while it exists, its content is not decoded again
         assert upload(client, f"kept-{voice}.wav", content).status_code == 201
 
     def going_on() -> bool:
@@ -242,12 +242,12 @@ async def test_speech_during_voice_changes_uses_one_exact_version(
             answer = await clients.get("/tts/generate", params=asked)
             assert answer.status_code in (200, 404)
             heard[versions[answer.content] if answer.status_code == 200 else None] += 1
-            await asyncio.sleep(0.005)  # the decoder needs a processor, too
+            await asyncio.sleep(0.005)  # leave CPU time to the decoder
 
     async with service.async_client() as clients:
         await asyncio.gather(change(clients), *(listen(clients) for _ in range(4)))
     print(f"{rounds} rounds; {heard}")
-    assert len(heard) > 2  # that there is none, and several versions
+    assert len(heard) > 2  # no voice, and several versions
 
 
 @pytest.mark.fault(36)

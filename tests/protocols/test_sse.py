@@ -21,7 +21,7 @@ def events_in(stream: bytes) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", OPENAI_ENCODERS)
-def test_the_deltas_are_the_file(name: str) -> None:
+def test_deltas_add_up_to_the_file(name: str) -> None:
     pcm, new = speech(0.5), OPENAI_ENCODERS[name]
 
     *deltas, done = events_in(encode(SseEncoder(3, new(SAMPLE_RATE), {}), pcm, samples=777))
@@ -36,7 +36,7 @@ def test_the_deltas_are_the_file(name: str) -> None:
 @pytest.mark.parametrize(
     ("samples", "tokens"), [(0, 0), (1, 1), (959, 1), (960, 1), (961, 2), (24_000, 25)]
 )
-def test_a_token_that_was_begun_counts(samples: int, tokens: int) -> None:
+def test_partial_token_counts(samples: int, tokens: int) -> None:
     encoder = SseEncoder(7, OPENAI_ENCODERS["pcm"](SAMPLE_RATE), NAMES)
 
     done = events_in(encode(encoder, bytes(2 * samples), samples=100))[-1]
@@ -48,7 +48,7 @@ def test_a_token_that_was_begun_counts(samples: int, tokens: int) -> None:
     }
 
 
-def test_what_breaks_it_off_is_told_with_the_names_of_the_route() -> None:
+def test_error_event_uses_param_names_of_the_api() -> None:
     encoder = SseEncoder(7, OPENAI_ENCODERS["pcm"](SAMPLE_RATE), NAMES)
 
     [event] = events_in(encoder.broken_off(EmptyText("nothing", param="text")))
@@ -56,7 +56,7 @@ def test_what_breaks_it_off_is_told_with_the_names_of_the_route() -> None:
     assert event["error"]["param"] == "input"
 
 
-def test_what_breaks_it_off_is_told_as_anywhere() -> None:
+def test_error_event_has_the_error_body() -> None:
     encoder = SseEncoder(7, OPENAI_ENCODERS["pcm"](SAMPLE_RATE), NAMES)
 
     [event] = events_in(encoder.broken_off(WorkerLost("it is gone")))
@@ -72,7 +72,7 @@ def test_what_breaks_it_off_is_told_as_anywhere() -> None:
     }
 
 
-def test_it_needs_a_thread_if_the_audio_does() -> None:
+def test_is_blocking_if_the_audio_encoder_is() -> None:
     for new in OPENAI_ENCODERS.values():
         encoder = new(SAMPLE_RATE)
         assert SseEncoder(0, encoder, {}).blocking == encoder.blocking
