@@ -1,7 +1,9 @@
-"""The state of the app, for routes."""
+"""FastAPI dependencies that several routes share: the app's state and strict JSON bodies."""
 
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from types import MappingProxyType
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
 
@@ -14,17 +16,19 @@ from app.speech.service import SpeechService
 from app.voices.library import VoiceLibrary
 
 BYTES_PER_CHARACTER = 12
-"""Of JSON, at most: one outside the Basic Multilingual Plane, written as two \\u escapes."""
+"""Most bytes of JSON per character: two \\u escapes, outside the Basic Multilingual Plane."""
 
-BYTES_OF_OTHER_PARAMETERS = 16_384
+OTHER_PARAMETERS_BYTES = 16_384
 
 READ_ERRORS = (PayloadTooLarge, UnsupportedMedia)
-"""What `json_parameters` may raise beside `InvalidRequest`."""
+"""Raised by `strict_json` beside `InvalidRequest`."""
+
+M = TypeVar("M")
 
 
 @dataclass(frozen=True)
 class AppState:
-    """All that routes use; the app holds one."""
+    """Everything that routes use; the app holds one as `app.state.services`."""
 
     settings: Settings
     backend: Backend
@@ -38,16 +42,30 @@ def get_state(request: Request) -> AppState:
     return state
 
 
-async def _get_state(request: Request) -> AppState:  # FastAPI calls a sync one in a thread
+async def _get_state(request: Request) -> AppState:  # FastAPI runs sync dependencies in threads
     return get_state(request)
 
 
 State = Annotated[AppState, Depends(_get_state)]
 
 
-async def json_parameters(request: Request) -> dict[str, Any]:
-    """The JSON object in the body, long enough for the longest text that is allowed."""
-    longest = get_state(request).settings.max_text_length
-    most_bytes = longest * BYTES_PER_CHARACTER + BYTES_OF_OTHER_PARAMETERS
-    too_large = PayloadTooLarge(f"The text may have at most {longest} characters.", param="text")
-    return await read_json_object(request, most_bytes, too_large)
+def strict_json(
+    parse: Callable[[dict[str, Any]], M], names: Mapping[str, str] = MappingProxyType({})
+) -> Callable[[Request], Coroutine[Any, Any, M]]:
+    """Return a dependency that reads a JSON object and parses it.
+
+    Pydantic's own body parameters accept duplicate keys, NaN and any length. The body may be long
+    enough for the longest text that the settings allow. `names`: this API's names of parameters,
+    for errors.
+    """
+
+    async def read(request: Request) -> M:
+        request.state.parameter_names = names
+        longest = get_state(request).settings.max_text_length
+        max_bytes = longest * BYTES_PER_CHARACTER + OTHER_PARAMETERS_BYTES
+        too_large = PayloadTooLarge(
+            f"The text may have at most {longest} characters.", param="text"
+        )
+        return parse(await read_json_object(request, max_bytes, too_large))
+
+    return read

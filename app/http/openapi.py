@@ -1,112 +1,84 @@
-"""What the documentation shows: an answer of each route, and each error as it is told."""
+"""Helpers for the OpenAPI documentation: error responses, examples, security schemes."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from app.core.errors import ServiceError, error_types
+from app.http.error_handlers import ErrorBody, error_body, with_param_names
 
-ANY_ERROR = ServiceError.as_example()
+Responses = dict[int | str, dict[str, Any]]
+"""The `responses` of a route, a router or the app."""
 
-ERRORS = {
+SECURITY_SCHEMES = {
+    "Header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    "Bearer": {"type": "http", "scheme": "bearer"},
+    "Query": {"type": "apiKey", "in": "query", "name": "api_key"},
+}
+"""Alternatives; `ApiKeyMiddleware` checks them."""
+
+_ERROR_HEADERS: dict[str, Any] = {
+    "X-Should-Retry": {
+        "description": "Whether it is of use to send the request again.",
+        "schema": {"type": "string", "enum": ["true", "false"]},
+    },
+    "Retry-After": {"description": "In so many seconds.", "schema": {"type": "integer"}},
+}
+
+ERROR_EXAMPLES: dict[type[ServiceError], ServiceError] = {
     kind: kind.as_example()
     for kind in error_types()
     if "example" in vars(kind) and kind is not ServiceError
 }
-"""One of each kind that the documentation names."""
+"""One error of each class that the documentation mentions."""
 
 
-SYSTEM_STATUS: dict[str, Any] = {
-    "cpu": {
-        "utilization_percent": 25.8,
-        "ram_gb": {"total": 31.26, "used": 8.94, "free": 22.32, "percent_used": 28.6},
-    },
-    "gpus": [
-        {
-            "device_id": 0,
-            "utilization_percent": {"gpu": 45, "memory": 28},
-            "memory_gb": {"total": 15.75, "used": 3.15, "free": 12.6},
-        }
-    ],
-    "workers": [
-        {
-            "id": "gpu0.0",
-            "device": "gpu0",
-            "state": "ready",
-            "slots": 1,
-            "busy": 1,
-            "restarts": 1,
-            "pid": 42,
-            "last_error": "the worker was killed by signal 9 (Killed)",
-            "compiled": False,
-            "notice": "not compiled: …",
-            "runaways": 0,
-        }
-    ],
-    "queue": {"waiting": 0, "running": 1, "limit": 100, "retries": 0},
-    "models": [
-        {
-            "id": "chatterbox",
-            "workers": 2,
-            "voices": {"austen.wav": {"prepared": 2, "workers": 2}},
-        }
-    ],
-}
+def error_responses(
+    *classes: type[ServiceError], names: Mapping[str, str] = MappingProxyType({})
+) -> Responses:
+    """Return the error responses of a route, by status, with an example of each code.
 
-HEALTH: dict[str, Any] = {
-    "status": "ready",
-    "model": "chatterbox",
-    "version": "0.1.0",
-    "compiled": True,
-}
-
-MODEL: dict[str, Any] = {
-    "id": "chatterbox",
-    "object": "model",
-    "created": 1748390400,
-    "owned_by": "chatterbox-tts-server",
-}
-
-OPENAI_REQUESTS: dict[str, Any] = {
-    "as any client": {"model": "tts-1", "voice": "alloy", "input": "Hello there."},
-    "in a voice of one's own": {
-        "voice": "your_voice",
-        "input": "Faster, and with feeling.",
-        "response_format": "opus",
-        "speed": 1.25,
-        "exaggeration": 0.8,
-    },
-    "as events": {"voice": "alloy", "input": "Hello there.", "stream_format": "sse"},
-}
-
-EVENTS = """\
-data: {"type":"speech.audio.delta","audio":"//NkxAAAAANIAAAAAExBTUUz…"}
-
-data: {"type":"speech.audio.done","usage":{"input_tokens":12,"output_tokens":21,"total_tokens":33}}
-
-"""
-
-SPEECH_REQUESTS: dict[str, Any] = {
-    "in the default voice": {"text": "Hello, this is the default voice."},
-    "in a voice of one's own": {
-        "text": "Hello, this is a custom voice.",
-        "voice_id": "your_voice.wav",
-    },
-    "in every respect": {
-        "text": "Hello, this is the same every time.",
-        "format": "mp3",
-        "seed": 7,
-        "cfg_guidance_weight": 0.3,
-        "synthesis_temperature": 0.7,
-        "voice_exaggeration_factor": 0.8,
-        "stream": False,
-    },
-}
+    `names`: this route's names of parameters.
+    """
+    by_status: dict[int | str, list[ServiceError]] = {}
+    for each in classes:
+        error = with_param_names(ERROR_EXAMPLES[each], names)
+        by_status.setdefault(each.status, []).append(error)
+    return {status: _example(errors) for status, errors in by_status.items()}
 
 
-def named(requests: dict[str, Any]) -> dict[str, Any]:
-    """As a schema has several of them."""
+def json_response(example: Any, status: int = 200) -> Responses:
+    """Return the successful response of a route, with an example."""
+    return {status: {"content": {"application/json": {"example": example}}}}
+
+
+def named_examples(requests: dict[str, Any]) -> dict[str, Any]:
     return {name: {"value": value} for name, value in requests.items()}
 
 
-def answer(example: Any, status: int = 200) -> dict[int | str, dict[str, Any]]:
-    """For a route's `responses`: what it may answer with when all is well."""
-    return {status: {"content": {"application/json": {"example": example}}}}
+def restore_nulls(schema: dict[str, Any]) -> None:
+    """Put `"param": null` back into examples of errors: FastAPI drops null from examples."""
+    for operations in schema["paths"].values():
+        for operation in operations.values():
+            for response in operation["responses"].values():
+                media = response.get("content", {}).get("application/json", {})
+                for example in media.get("examples", {}).values():
+                    example["value"]["error"].setdefault("param", None)
+
+
+def _example(errors: list[ServiceError]) -> dict[str, Any]:
+    headers = ["X-Should-Retry"]
+    if any(error.retry_after_s is not None for error in errors):
+        headers.append("Retry-After")
+    examples = {error.code: {"value": error_body(error)} for error in errors}
+    return {
+        "description": " or ".join(f"`{code}`" for code in examples),
+        "model": ErrorBody,
+        "headers": {name: _ERROR_HEADERS[name] for name in headers},
+        "content": {"application/json": {"examples": examples}},
+    }
+
+
+DEFAULT_RESPONSE: Responses = {
+    "default": {**_example([ServiceError.as_example()]), "description": "Any other error."}
+}

@@ -1,4 +1,4 @@
-"""The web page's files and those of `/docs`, in memory with their types and tags, by their URL."""
+"""Hold the files of the web page and of `/docs` in memory, by URL path."""
 
 import hashlib
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ MEDIA_TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-"""What a page is made of; nothing else in the folder is served."""
+"""Only files of these types are served."""
 
 
 @dataclass(frozen=True)
 class WebFile:
-    """`etag`, with its quotes, changes when the content does."""
+    """`etag` includes its quotes."""
 
     content: bytes
     media_type: str
@@ -44,7 +44,7 @@ WEB_FILES = {
         if path.name not in _PAGES
     },
 }
-"""`/` and `/web/…`: what anybody may load; what it then asks needs the key."""
+"""`/` and `/web/…`, served without the key."""
 
 DOCS = _read(FOLDER / "docs.html")
-"""`/docs`, which needs the key itself."""
+"""`/docs`, which needs the key."""

@@ -1,11 +1,11 @@
-"""HTTP/1.1 as uvicorn speaks it, but not for ever with clients that never come to the point.
+"""uvicorn's HTTP/1.1 protocol with deadlines for headers and for bodies that no route reads.
 
-uvicorn alone waits without limit for the rest of a request's headers, keeps whatever comes of
-them, and goes on taking the body of a request that was answered long ago. The time for a body
-that a route reads is `api.body`'s business.
+uvicorn alone waits without limit for the rest of a request's headers, buffers all of them, and goes
+on receiving the body of a request that was answered long ago. The deadline of a body that a route
+reads is in `http.request_body`.
 
-Nor is there anything to upgrade to: a client that offers it (`curl --http2` and Java's HttpClient
-do, with each first request) is answered as if it had not, where uvicorn would lose the body.
+An `Upgrade` to anything but a WebSocket is ignored, as RFC 9110 (7.8) allows: `curl --http2` and
+Java's HttpClient send `Upgrade: h2c` with their first request, and uvicorn would lose its body.
 """
 
 import asyncio
@@ -21,19 +21,20 @@ from app.http.error_handlers import error_response
 log = logging.getLogger(__name__)
 
 
-class BoundedProtocol(HttpToolsProtocol):
-    """One connection, on which headers, and what an answered request still sends, have limits."""
+class DeadlineHttpProtocol(HttpToolsProtocol):
+    """One connection."""
 
-    patience_s = 10.0
-    most_header_bytes = 65_536
-    """More are refused, unless they came all at once (a read of a socket has a limit too)."""
+    header_timeout_s = 10.0
+    """Also limits an idle new connection, and the rest of a body after its response."""
+    max_header_bytes = 65_536
+    """Not checked if all headers arrive in one read, which is bounded as well."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._incoming: Literal["nothing", "headers", "body"] = "nothing"
+        self._receiving: Literal["nothing", "headers", "body"] = "nothing"
         self._header_bytes = 0
         self._deadline: asyncio.TimerHandle | None = None
-        self._head_again = b""  # of a request that offers an upgrade, without the offer
+        self._replay_head = b""  # of a request with an `Upgrade`, without that header
 
     # --- called by the transport ----------------------------------------------------------------
 
@@ -46,28 +47,28 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._incoming == "nothing" and not data.strip(b"\r\n"):
-            return  # blank lines may precede a request, but are none: no timer stops for them
-        if self._incoming == "headers":
+        if self._receiving == "nothing" and not data.strip(b"\r\n"):
+            return  # blank lines may precede a request; they do not extend the deadline
+        if self._receiving == "headers":
             self._header_bytes += len(data)
         self._unset_keepalive_if_required()
         try:
             self._parse(data)
             invalid = False
-        except httptools.HttpParserError:  # of a URL that is too long, too
+        except httptools.HttpParserError:  # also raised for a URL that is too long
             invalid = True
         headers_too_long = (
-            self._incoming == "headers" and self._header_bytes > self.most_header_bytes
+            self._receiving == "headers" and self._header_bytes > self.max_header_bytes
         )
-        url_too_long = invalid and len(self.url or b"") >= self.most_header_bytes
+        url_too_long = invalid and len(self.url or b"") >= self.max_header_bytes
         if headers_too_long or url_too_long:
             self._refuse(
                 HeadersTooLong(
-                    f"URL and headers have at most {self.most_header_bytes} bytes: a long text "
+                    f"URL and headers have at most {self.max_header_bytes} bytes: a long text "
                     "belongs into the body of a POST."
                 )
             )
-        elif invalid:  # told in the one error shape, with what people run into
+        elif invalid:
             self._refuse(
                 InvalidRequest(
                     "This is no valid HTTP request. In a URL, what is not ASCII must be "
@@ -75,69 +76,74 @@ class BoundedProtocol(HttpToolsProtocol):
                 )
             )
 
-    # --- called by the parser, and when a response has been sent --------------------------------
+    # --- called by the parser and by uvicorn's response cycle -----------------------------------
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._incoming, self._header_bytes = "headers", 0
+        self._receiving, self._header_bytes = "headers", 0
         if not self._deadline:
             self._set_deadline()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._incoming == "headers":  # nobody reads what a chunked body may be followed by
+        if self._receiving == "headers":  # trailers of a chunked body are dropped
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        if self.parser.should_upgrade() and (head := self._head_without_offer()):
-            self._head_again = head  # of which the parser will now say that it is complete
+        upgrade = self.parser.should_upgrade()
+        if upgrade and not self._should_upgrade() and (head := self._head_without_upgrade()):
+            self._replay_head = head
             return
-        if not self._is_plain():
-            raise ValueError("of more than one meaning")  # to the parser: it stops, and says 400
-        self._incoming = "body"
+        if not self._is_unambiguous():
+            raise ValueError("ambiguous request")  # the parser raises HttpParserCallbackError
+        self._receiving = "body"
         self._clear_deadline()
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        if self._head_again:
+        if self._replay_head:
             return
-        self._incoming = "nothing"
+        self._receiving = "nothing"
         self._clear_deadline()
         super().on_message_complete()
-        if not self._answering:  # uvicorn's timer between requests was stopped by this one's body
+        if not self._responding:  # this body has stopped uvicorn's keep-alive timer
             self._set_deadline()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self._incoming == "body":
+        if self._receiving == "body":
             self._set_deadline()
 
-    # --- offers of another protocol -------------------------------------------------------------
+    # --- upgrades -------------------------------------------------------------------------------
 
     def _parse(self, data: bytes) -> None:
-        """A parser has done its work when it meets an offer, and has skipped the body.
+        """Feed the parser; replace it after an `Upgrade`, where it stops and skips the body.
 
-        What it said of the request is void; another one gets the head without the offer.
+        The new one gets the head without the `Upgrade`, then the rest of `data`.
         """
         rest = memoryview(data)
         while rest:
             try:
                 self.parser.feed_data(rest)
                 return
-            except httptools.HttpParserUpgrade as offer:
-                head, self._head_again = self._head_again, b""
+            except httptools.HttpParserUpgrade as upgrade:
+                if self._should_upgrade():
+                    self._clear_deadline()
+                    self.handle_websocket_upgrade()
+                    return
+                head, self._replay_head = self._replay_head, b""
                 if not head:
-                    return  # a CONNECT: what follows is meant for someone else
+                    return  # after a CONNECT, bytes are for another server
                 self.parser = httptools.HttpRequestParser(self)
                 self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
                 self.parser.feed_data(head)
-                rest = rest[offer.args[0] :]
+                rest = rest[upgrade.args[0] :]
 
-    def _head_without_offer(self) -> bytes:
-        """Request line and headers of the present request; nothing if there is no offer."""
+    def _head_without_upgrade(self) -> bytes:
+        """Return request line and headers; empty for CONNECT and without an `Upgrade` header."""
         headers = [header for header in self.headers if header[0] != b"upgrade"]
-        if len(headers) == len(self.headers) or self.parser.get_method() == b"CONNECT":
-            return b""
         method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        if len(headers) == len(self.headers) or method == b"CONNECT":
+            return b""
         lines = b"".join(b"%b: %b\r\n" % header for header in headers)
         return b"%b %b HTTP/%b\r\n%b\r\n" % (method, self.url, version, lines)
 
@@ -145,7 +151,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _set_deadline(self) -> None:
         self._clear_deadline()
-        self._deadline = self.loop.call_later(self.patience_s, self._give_up)
+        self._deadline = self.loop.call_later(self.header_timeout_s, self._on_deadline)
 
     def _clear_deadline(self) -> None:
         if self._deadline:
@@ -153,21 +159,23 @@ class BoundedProtocol(HttpToolsProtocol):
             self._deadline = None
 
     @property
-    def _answering(self) -> bool:
+    def _responding(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
-    def _give_up(self) -> None:
-        if self._answering:  # what is late is the next request: its turn has not come
+    def _on_deadline(self) -> None:
+        if self._responding:  # the late request is the next one, which has to wait in any case
             self._set_deadline()
-        elif self._incoming == "headers":
-            self._refuse(RequestTooSlow(f"The headers did not come within {self.patience_s:g} s."))
+        elif self._receiving == "headers":
+            self._refuse(
+                RequestTooSlow(f"The headers did not come within {self.header_timeout_s:g} s.")
+            )
         else:
             self.transport.close()
 
-    def _is_plain(self) -> bool:
-        """Whether no proxy can have read the request differently (RFC 9112, 3.2 and 6.1).
+    def _is_unambiguous(self) -> bool:
+        """Return whether all proxies read the request alike (RFC 9112, 3.2 and 6.1).
 
-        The parser has seen to the rest: lengths that contradict each other or the chunks.
+        The parser itself refuses contradictory lengths and malformed chunks.
         """
         version = self.parser.get_http_version()
         hosts = [value for name, value in self.headers if name == b"host"]
@@ -182,9 +190,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _refuse(self, error: ServiceError) -> None:
         log.info("connection closed: %s", error.message)
-        if not self._answering:
-            answer = error_response(error)
-            answer.headers["Connection"] = "close"
-            headers = b"".join(b"%b: %b\r\n" % header for header in answer.raw_headers)
-            self.transport.write(STATUS_LINE[error.status] + headers + b"\r\n" + answer.body)
+        if not self._responding:
+            response = error_response(error)
+            response.headers["Connection"] = "close"
+            headers = b"".join(b"%b: %b\r\n" % header for header in response.raw_headers)
+            self.transport.write(STATUS_LINE[error.status] + headers + b"\r\n" + response.body)
         self.transport.close()

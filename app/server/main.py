@@ -1,4 +1,4 @@
-"""`serve`: the service from its first listening socket to its exit.
+"""Run the service from its first listening socket to its exit.
 
 Signals are handled here and not by uvicorn, which would close the listener at once: on SIGTERM
 new work is refused with 503 while running streams are completed. A second signal ends them.
@@ -21,7 +21,7 @@ from app.core.native import limit_retained_memory
 from app.http.dependencies import AppState
 from app.observability.system_stats import cpu_load
 from app.server.app import create_app, create_probe_app
-from app.server.connection import BoundedProtocol
+from app.server.connection import DeadlineHttpProtocol
 from app.server.services import running_services
 from app.server.sockets import BACKLOG, Listener, allow_many_descriptors, listen, url_of
 from app.settings import Settings
@@ -31,44 +31,44 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 INTERRUPT_GRACE_S = 3.0
-"""Someone who presses Ctrl-C is waiting."""
+"""Grace time for streams after Ctrl-C."""
 
 CONNECTIONS_GRACE_S = 3
 
 
 async def serve(settings: Settings, model: str) -> None:
-    """Runs until a signal. Raises `StartupError` if a port or a folder cannot be used."""
+    """Serve until a signal. Raises `StartupError` if a port or a folder cannot be used."""
     allow_many_descriptors()
-    doors = _open_doors(settings)
-    limit_retained_memory()  # some encoders take megabytes
-    cpu_load()  # the next one measures from here
+    bindings = _bind(settings)
+    limit_retained_memory()  # encoders allocate megabytes
+    cpu_load()  # the next call measures from here
     background = BackgroundTasks()
     async with running_services(settings, model, background) as state:
-        servers = [_Server(create(state)) for _, create in doors]
+        servers = [_Server(create(state)) for _, create in bindings]
         serving = [
             asyncio.create_task(server.serve(sockets=[listener]))
-            for server, (listener, _) in zip(servers, doors, strict=True)
+            for server, (listener, _) in zip(servers, bindings, strict=True)
         ]
-        gc.freeze()  # the modules stay: to walk them all, as it does at times, takes it 50 ms
+        gc.freeze()  # a collection that walks all modules takes 50 ms
         url = url_of(settings.host, settings.port)
         log.info("listening on %s:%d, model %s: %s", settings.host, settings.port, model, url)
         if settings.port_health:
-            log.info("answering /ping on port %d, too", settings.port_health)
+            log.info("answering probes on port %d", settings.port_health)
         try:
             await _until_signalled(state.backend, background, settings.shutdown_grace_seconds)
         finally:
-            if answering := sum(len(server.server_state.tasks) for server in servers):
-                log.warning("%d requests are still being answered", answering)
+            if open_requests := sum(len(server.server_state.tasks) for server in servers):
+                log.warning("%d requests are still being answered", open_requests)
             for server in servers:
                 server.should_exit = True
             await asyncio.gather(*serving)
-    if lost := asyncio.all_tasks() - {asyncio.current_task()}:
-        log.error("tasks that nobody has ended: %s", [task.get_name() for task in lost])
+    if left := asyncio.all_tasks() - {asyncio.current_task()}:
+        log.error("tasks still running: %s", [task.get_name() for task in left])
     log.info("stopped")
 
 
-def _open_doors(settings: Settings) -> list[tuple[Listener, Callable[[AppState], FastAPI]]]:
-    """A listener for each port, and what makes the app behind it."""
+def _bind(settings: Settings) -> list[tuple[Listener, Callable[[AppState], FastAPI]]]:
+    """Listen on each port; the function beside a listener creates its app."""
     ports = [("PORT", settings.port, create_app)]
     if settings.port_health:
         ports.append(("PORT_HEALTH", settings.port_health, create_probe_app))
@@ -76,7 +76,7 @@ def _open_doors(settings: Settings) -> list[tuple[Listener, Callable[[AppState],
 
 
 async def _until_signalled(backend: Backend, background: BackgroundTasks, grace_s: float) -> None:
-    """Return after a signal, when the running streams are over; raise what crashed."""
+    """Wait for a signal, then for the running streams. Raises the error of a crashed task."""
     loop = asyncio.get_running_loop()
     signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -113,7 +113,7 @@ class _Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http=BoundedProtocol,
+                http=DeadlineHttpProtocol,
                 ws="none",
                 lifespan="off",
                 access_log=False,

@@ -1,4 +1,4 @@
-"""The parts behind the HTTP server, started in order and stopped in the other."""
+"""Start what the HTTP server needs, and stop it in reverse order."""
 
 import logging
 from collections.abc import AsyncIterator
@@ -24,7 +24,10 @@ WATCH_VOICES_S = 2.0
 async def running_services(
     settings: Settings, model: str, background: BackgroundTasks
 ) -> AsyncIterator[AppState]:
-    """`model`: the engine of the workers. Raises `StartupError` if a folder cannot be used."""
+    """Run voices, backend and speech service. `model`: the workers' engine.
+
+    Raises `StartupError` if a folder cannot be used.
+    """
     metrics = Metrics()
     threads = ThreadPoolExecutor(cpu_count(), thread_name_prefix="encoder")
     with runtime_dir() as folder:
@@ -54,7 +57,7 @@ async def running_services(
 
 
 async def _watch_voices(voices: VoiceLibrary, backend: LocalBackend, settings: Settings) -> None:
-    """Workers get ready when they have prepared the voices of the first scan."""
+    """Scan the voices, which workers prepare before they are ready, and watch their folders."""
     await voices.scan()
     backend.set_voices(frozenset(voices.snapshot().values()))
     await voices.log_folders()

@@ -1,8 +1,7 @@
-"""The listening socket of a port; made by `api.server`, before all else.
+"""Listening sockets that reserve a share of the file descriptors.
 
-When descriptors run out, connections wait in the kernel until there are some again. A part is
-kept from them: a worker that is started anew needs a dozen, and libzmq aborts the process that
-has none for it.
+When connections have used up theirs, new ones wait in the kernel's backlog. The reserve is for
+workers: starting one takes a dozen descriptors, and libzmq aborts the process if it gets none.
 """
 
 import errno
@@ -18,27 +17,27 @@ from app.core.errors import StartupError
 log = logging.getLogger(__name__)
 
 BACKLOG = 1024
-MOST_DESCRIPTORS = 65_536
-KEPT_SHARE = 4  # one in so many descriptors is not for connections
+MAX_DESCRIPTORS = 65_536
+RESERVED_SHARE = 4  # one of four descriptors is not for connections
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Listener(socket.socket):
-    """For asyncio, which pauses for a second when it cannot accept.
+    """Report exhausted descriptors to asyncio once per event.
 
-    But before it pauses it tries again, as often as its backlog is long, and each failure costs
-    it a traceback and one more timer. Here, after the first one nobody seems to be waiting.
+    On EMFILE asyncio logs a traceback and pauses for a second, but first calls `accept` again, as
+    many times as the backlog is long. After a failure, the next call raises `BlockingIOError`.
     """
 
-    _failed = False  # just now
-    _exhausted = False  # since the last connection that was accepted
+    _failed = False  # in the last call
+    _exhausted = False  # since the last accepted connection
 
     def accept(self) -> tuple[socket.socket, Any]:
         if self._failed:
             self._failed = False
             raise BlockingIOError
         try:
-            self._keep_some_descriptors()
+            self._check_reserve()
             accepted = super().accept()
         except OSError as error:
             self._failed = error.errno in _EXHAUSTED
@@ -49,41 +48,41 @@ class Listener(socket.socket):
         self._exhausted = False
         return accepted
 
-    def _keep_some_descriptors(self) -> None:
-        """Raises what `accept` would without any, if somebody waits and only those kept are left.
+    def _check_reserve(self) -> None:
+        """Raise EMFILE if a connection waits and only the reserve is left.
 
-        A new descriptor has the lowest free number, which tells how many are taken.
+        A new descriptor has the lowest free number, so that shows how many are in use.
         """
         lowest_free = os.dup(self.fileno())
         os.close(lowest_free)
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if limit == resource.RLIM_INFINITY or lowest_free < limit - limit // KEPT_SHARE:
+        if limit == resource.RLIM_INFINITY or lowest_free < limit - limit // RESERVED_SHARE:
             return
-        waiting = select.poll()
-        waiting.register(self, select.POLLIN)
-        if not waiting.poll(0):
+        poll = select.poll()
+        poll.register(self, select.POLLIN)
+        if not poll.poll(0):
             raise BlockingIOError
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 def allow_many_descriptors() -> None:
-    """As many as the system lets this process have, where it was given less to begin with."""
-    given, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    allowed = MOST_DESCRIPTORS if most == resource.RLIM_INFINITY else min(most, MOST_DESCRIPTORS)
-    if given != resource.RLIM_INFINITY and given < allowed:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, most))
+    """Raise the soft limit to the hard limit, at most `MAX_DESCRIPTORS`."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
 def url_of(host: str, port: int) -> str:
-    """What a person on this machine opens: of all its addresses, localhost."""
+    """Return the URL for a browser on this machine; localhost for all addresses."""
     name = "localhost" if host in ("", "0.0.0.0", "::") else host  # noqa: S104
     return f"http://{f'[{name}]' if ':' in name else name}:{port}/"
 
 
 def listen(host: str, port: int, setting: str) -> Listener:
-    """Raises `StartupError` if the port, which `setting` names, cannot be had."""
+    """Listen on a port. Raises `StartupError` naming `setting`, the port's, or HOST."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # Named as TCP, or asyncio will not turn Nagle's algorithm off: 40 ms on every small answer.
+    # asyncio disables Nagle's algorithm (40 ms per small response) only if the protocol is TCP.
     listener = Listener(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

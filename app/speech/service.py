@@ -1,6 +1,6 @@
-"""The use case: a request to speak enters, checked against text, voice and queue; a stream leaves.
+"""Check a speech request, submit its job and return a stream of encoded audio.
 
-Called by every protocol. Parameters are named in errors as `/tts/generate` names them.
+Used by every protocol. Errors name parameters as `/tts/generate` does.
 """
 
 from collections.abc import Callable
@@ -38,14 +38,14 @@ SPEECH_ERRORS = (
     *(EngineFailed, EncoderFailed, WorkerLost, PoisonRequest),
     *(NotReady, Draining, QueueTimeout, OutOfMemory, ClientStalled, WorkerStalled),
 )
-"""What `SpeechService.start` and its stream may raise."""
+"""Errors that `SpeechService.start` and its stream raise."""
 
 
 @dataclass(frozen=True)
 class SpeechRequest:
-    """What any protocol asks for. `voice_id` None: the default voice.
+    """A request of any protocol. `voice_id` None: the default voice.
 
-    `new_encoder` is called for each attempt at the job.
+    `new_encoder` is called once per attempt at the job.
     """
 
     request_id: str
@@ -95,12 +95,12 @@ class SpeechService:
             self._threads,
             self._metrics,
             model=model,
-            notice=ignored(model, request.voice_id),
+            notice=ignored_parameters(model, request.voice_id),
             on_close=release_voice,
         )
 
     def clean(self, text: str) -> str:
-        """The text as a job carries it. Raises `EmptyText`, `TextTooLong`."""
+        """Clean a text for a job. Raises `EmptyText`, `TextTooLong`."""
         text, longest = clean(text), self._settings.max_text_length
         if len(text) > longest:
             raise TextTooLong(
@@ -119,8 +119,8 @@ class SpeechService:
         return self._backend.ready
 
 
-def ignored(model: ModelInfo | None, voice_id: str | None) -> str | None:
-    """The notice on parameters that mean nothing to the model."""
+def ignored_parameters(model: ModelInfo | None, voice_id: str | None) -> str | None:
+    """Return a notice about parameters that the model ignores."""
     if model and voice_id is not None and not model.clones_voices:
         return f"the {model.name} voice ignores voice_id"
     return None

@@ -1,7 +1,7 @@
-"""The encoded audio of one job, as it is made.
+"""Encode the audio of one job while it is synthesised, for any transport.
 
-An async iterator of bytes that knows neither HTTP nor sockets. A job that another worker begins
-again before anything was sent is read, and encoded, from its beginning again.
+If the job is restarted by another worker before the first byte was sent, it is encoded from its
+beginning again.
 """
 
 import asyncio
@@ -21,8 +21,7 @@ from app.observability.metrics import Metrics
 class SpeechStream:
     """Iterate it, or await `read_all`, once; then `close` it, in any case.
 
-    The first piece is given out only after `commit`. `model`: the one that speaks. `notice`: what
-    it ignored of the request.
+    The first piece is yielded only after `commit`. `notice` says which parameters `model` ignores.
     """
 
     def __init__(
@@ -47,14 +46,14 @@ class SpeechStream:
 
     @property
     def media_type(self) -> str:
-        """The `Content-Type`; known once there is a piece."""
+        """Return the content type; not before the first piece."""
         if self._encoder is None:
             raise RuntimeError("nothing was read yet")
         return self._encoder.media_type
 
     @property
     def error(self) -> ServiceError | None:
-        """What the job failed with."""
+        """Return the error that the job failed with."""
         return self._job.error
 
     @property
@@ -66,8 +65,10 @@ class SpeechStream:
         self._job.on_failed = callback
 
     async def __aiter__(self) -> AsyncGenerator[bytes, None]:
-        """The pieces of the file, none empty. Raises `ServiceError`, after `commit` too: then the
-        last piece is what the format has to say of an error, if anything.
+        """Yield the file in pieces, none empty.
+
+        Raises `ServiceError`. After `commit`, the format's error message, if it has one, is yielded
+        before.
         """
         while True:
             encoder = self._encoder = self._new_encoder()
@@ -76,7 +77,7 @@ class SpeechStream:
                     async for piece in pieces:
                         self.commit()
                         yield piece
-                self.commit()  # without any audio, too, and there may be no header to tell
+                self.commit()  # without audio the file may be empty
                 return
             except Restarted:
                 continue
@@ -86,7 +87,7 @@ class SpeechStream:
                 raise
 
     async def read_all(self) -> bytes:
-        """The complete file, with true sizes in its header."""
+        """Return the complete file, with true sizes in its header."""
         while True:
             encoder = self._encoder = self._new_encoder()
             try:
@@ -99,7 +100,7 @@ class SpeechStream:
                 continue
 
     def commit(self) -> None:
-        """Rule out a restart of the job, before the first byte is sent. Raises as reading does."""
+        """Rule out a restart, before the first byte is sent. Raises what reading raises."""
         if not self.committed:
             self._job.commit()
 
@@ -124,8 +125,8 @@ class SpeechStream:
             yield piece
 
     def _timed(self, media_type: str, work: Callable[..., bytes], *args: bytes) -> bytes:
-        began = thread_time()
+        started = thread_time()
         try:
             return work(*args)
         finally:
-            self._metrics.encoded(media_type, thread_time() - began)
+            self._metrics.encoded(media_type, thread_time() - started)

@@ -1,4 +1,4 @@
-"""What clients of OpenAI's API may call a voice. Called by the `/v1` routes."""
+"""Resolve the voice names of OpenAI's API: ids without extension, aliases, OpenAI's own names."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -12,14 +12,14 @@ OPENAI_VOICES = (
 )
 
 
-def voice_id_of(name: str, voices: VoiceLibrary, aliases: Mapping[str, str]) -> str | None:
-    """The id of the voice of that name, None for the default voice.
+def resolve_voice(name: str, voices: VoiceLibrary, aliases: Mapping[str, str]) -> str | None:
+    """Return a voice id, or None for the default voice.
 
-    A voice's own name counts before an alias, an alias before OpenAI's meaning. What is no name
-    at all is returned as it is: there is no voice of that id. Raises `VoiceNotFound` for an alias
-    whose voice is not there.
+    Voices take precedence over aliases, aliases over OpenAI's names. An unknown name is returned
+    as it is, to be refused as a voice id. Raises `VoiceNotFound` for an alias whose voice does
+    not exist.
     """
-    name = nfc(name.strip())  # a list that was typed into SillyTavern is cut at its commas
+    name = nfc(name.strip())  # SillyTavern splits its list of voices at commas
     if voice_id := voices.find(name):
         return voice_id
     if voice := aliases.get(name):
@@ -30,7 +30,7 @@ def voice_id_of(name: str, voices: VoiceLibrary, aliases: Mapping[str, str]) -> 
 
 
 def listed_names(voices: VoiceLibrary, aliases: Mapping[str, str]) -> dict[str, str]:
-    """What may be asked for, and what to show for it: voices, aliases, a name of the default."""
+    """Return names to request with names to display: voices, aliases, one for the default voice."""
     ids = voices.ids()
     stems = Counter(map(_stem, ids))
     names = {

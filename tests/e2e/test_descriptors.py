@@ -13,7 +13,7 @@ import httpx
 import psutil
 import pytest
 
-from app.server.sockets import KEPT_SHARE
+from app.server.sockets import RESERVED_SHARE
 from tests.support.http_client import (
     check_speaks,
     connections,
@@ -135,7 +135,7 @@ def connections_left(service: Service, count: int) -> Iterator[None]:
     pid = service.process.pid
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     used = max(int(name) for name in os.listdir(f"/proc/{pid}/fd")) + 1
-    limit = (used + count) * KEPT_SHARE // (KEPT_SHARE - 1)
+    limit = (used + count) * RESERVED_SHARE // (RESERVED_SHARE - 1)
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, before[1]))
     try:
         yield

@@ -16,7 +16,8 @@ from hypothesis import settings
 from app.audio.decoder_main import DecodeLimits, ExitStatus
 from app.audio.sandbox import load_decoded
 from tests.audio.test_sandbox import PLAYLISTS, Trap, playlist
-from tests.e2e.test_voices_route import all_files, upload
+from tests.e2e.test_voices_route import all_files
+from tests.support.api import upload
 from tests.support.corrupted_media import WHOLE, damaged
 from tests.support.service import ROOT, Service
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from app.core.errors import InvalidVoiceId, VoiceExists
 from app.voices.folder import VoiceFolder
 from app.voices.names import ENDINGS, casefold_key, nfc, validate_voice_id
-from tests.e2e.test_voices_route import all_files, form, part, upload, upload_raw, wav
+from tests.e2e.test_voices_route import all_files
+from tests.support.api import form, part, upload, upload_raw, wav
 from tests.support.service import Service
 
 FEWER = settings(max_examples=settings().max_examples // 2)

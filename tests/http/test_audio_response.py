@@ -1,4 +1,4 @@
-"""A worker and a client are played here; stream, encoders and threads are the real ones."""
+"""Responses of real streams, encoders and threads to a scripted client and worker."""
 
 import asyncio
 import gc
@@ -38,7 +38,7 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 
 
 class Client:
-    """Takes all that it is sent while it is `reading`, until it is `leaving`."""
+    """Receives while `reading` is set; disconnects when `leaving` is set."""
 
     def __init__(self, stream: JobStream) -> None:
         self.sent: list[Message] = []
@@ -67,23 +67,23 @@ class Client:
 
 
 class HeldEncoder(RawPcmEncoder):
-    """Its thread goes no further than a test lets it."""
+    """Signals `entered`, then waits for `resume`."""
 
     cpu_bound = True
 
-    def __init__(self, entered: threading.Event, may_go_on: threading.Event) -> None:
+    def __init__(self, entered: threading.Event, resume: threading.Event) -> None:
         super().__init__(SAMPLE_RATE)
         self._entered = entered
-        self._may_go_on = may_go_on
+        self._resume = resume
 
     def encode(self, pcm: bytes) -> bytes:
         self._entered.set()
-        assert self._may_go_on.wait(20)
+        assert self._resume.wait(20)
         return pcm
 
 
 class FailingEncoder(RawPcmEncoder):
-    """Takes no `bad!` audio."""
+    """Raises at `bad!` audio."""
 
     def __init__(self, fault: type[Exception]) -> None:
         super().__init__(SAMPLE_RATE)
@@ -97,11 +97,14 @@ class FailingEncoder(RawPcmEncoder):
         return pcm
 
 
-class Answer:
-    """A response on its way to a client; `closings` tell what its reader failed with."""
+class Exchange:
+    """A response that is being sent; `closings` are the errors that its stream was closed with."""
 
     def __init__(
-        self, new_encoder: Callable[[], Encoder], threads: ThreadPoolExecutor, whole: bool = False
+        self,
+        new_encoder: Callable[[], Encoder],
+        threads: ThreadPoolExecutor,
+        buffered: bool = False,
     ) -> None:
         self.stream = JobStream()
         self.client = Client(self.stream)
@@ -110,46 +113,46 @@ class Answer:
         self.state = {"request_id": "request"}
         self.metrics = Metrics()
         response = AudioResponse(
-            SpeechStream(self.stream, new_encoder, threads, self.metrics), buffered=whole
+            SpeechStream(self.stream, new_encoder, threads, self.metrics), buffered=buffered
         )
         self.ending = asyncio.create_task(
             response({"state": self.state}, self.client.receive, self.client.send)  # type: ignore[func-returns-value]
         )
 
-    async def swallow(self, audio: bytes) -> None:
-        """The response has taken this, and waits for more."""
+    async def feed(self, audio: bytes) -> None:
+        """Put audio into the stream and wait until the response has read it."""
         self.stream.put(audio)
         await until(lambda: self.stream.consumed_samples == len(audio) // 2)
 
 
-def file_of(name: str, *pieces: bytes, whole: bool = False) -> bytes:
+def file_of(name: str, *pieces: bytes, buffered: bool = False) -> bytes:
     encoder = ENCODERS[name](SAMPLE_RATE)
     stream = b"".join([*map(encoder.encode, pieces), encoder.finish()])
-    return encoder.finalize_file(stream) if whole else stream
+    return encoder.finalize_file(stream) if buffered else stream
 
 
 @pytest.mark.parametrize("name", FORMATS)
-async def test_a_whole_file_of_a_job_that_began_anew_is_as_if_it_had_not(
+async def test_file_of_restarted_job_equals_that_of_an_uninterrupted_one(
     name: str, threads: ThreadPoolExecutor
 ) -> None:
-    answer = Answer(partial(ENCODERS[name], SAMPLE_RATE), threads, whole=True)
-    await answer.swallow(pcm(1, hz=300))
+    answer = Exchange(partial(ENCODERS[name], SAMPLE_RATE), threads, buffered=True)
+    await answer.feed(pcm(1, hz=300))
     answer.stream.restart()
     for _ in range(3):
         answer.stream.put(pcm(0.5, hz=500))
     answer.stream.end()
     await answer.ending
-    assert answer.client.body == file_of(name, *[pcm(0.5, hz=500)] * 3, whole=True)
+    assert answer.client.body == file_of(name, *[pcm(0.5, hz=500)] * 3, buffered=True)
     headers = dict(answer.client.sent[0]["headers"])
     assert int(headers[b"content-length"]) == len(answer.client.body)
 
 
 @pytest.mark.parametrize("name", ["mp3", "fmp4", "webm"])
-async def test_what_an_encoder_keeps_to_itself_may_begin_anew(
+async def test_restarts_while_encoder_has_returned_nothing(
     name: str, threads: ThreadPoolExecutor
 ) -> None:
-    answer = Answer(partial(ENCODERS[name], SAMPLE_RATE), threads)
-    await answer.swallow(pcm(0.01, hz=300))
+    answer = Exchange(partial(ENCODERS[name], SAMPLE_RATE), threads)
+    await answer.feed(pcm(0.01, hz=300))
     assert answer.client.sent == []
     answer.stream.restart()
     for _ in range(3):
@@ -160,26 +163,26 @@ async def test_what_an_encoder_keeps_to_itself_may_begin_anew(
     assert answer.client.complete
 
 
-async def test_a_restart_while_the_first_bytes_are_being_made_is_in_time(
+async def test_restarts_during_encoding_of_first_piece(
     threads: ThreadPoolExecutor,
 ) -> None:
-    entered, may_go_on = threading.Event(), threading.Event()
-    answer = Answer(partial(HeldEncoder, entered, may_go_on), threads)
+    entered, resume = threading.Event(), threading.Event()
+    answer = Exchange(partial(HeldEncoder, entered, resume), threads)
     answer.stream.put(b"old!")
     await asyncio.to_thread(entered.wait, 20)
     answer.stream.restart()
     answer.stream.put(b"new!")
     answer.stream.end()
-    may_go_on.set()
+    resume.set()
     await answer.ending
     assert answer.client.body == b"new!"
 
 
 @pytest.mark.parametrize(("name", "counted"), [("mp3", {"audio/mpeg"}), ("wav", set())])
-async def test_what_the_threads_take_is_counted_by_media_type(
+async def test_counts_cpu_time_of_encoder_threads_by_media_type(
     name: str, counted: set[str], threads: ThreadPoolExecutor
 ) -> None:
-    answer = Answer(partial(ENCODERS[name], SAMPLE_RATE), threads)
+    answer = Exchange(partial(ENCODERS[name], SAMPLE_RATE), threads)
     answer.stream.put(pcm(20, hz=300))
     answer.stream.end()
     await answer.ending
@@ -188,23 +191,23 @@ async def test_what_the_threads_take_is_counted_by_media_type(
     assert all(0.001 < sample.value < 20 for sample in family.samples)
 
 
-async def test_a_stream_starts_with_its_first_bytes(threads: ThreadPoolExecutor) -> None:
-    answer = Answer(partial(RawPcmEncoder, SAMPLE_RATE), threads)
+async def test_commits_and_starts_with_first_piece(threads: ThreadPoolExecutor) -> None:
+    answer = Exchange(partial(RawPcmEncoder, SAMPLE_RATE), threads)
     await asyncio.sleep(0)
     assert not answer.stream.committed
-    await answer.swallow(b"some")
+    await answer.feed(b"some")
     await until(lambda: answer.client.body == b"some")
     assert answer.stream.committed
     answer.stream.end()
     await answer.ending
 
 
-async def test_a_failure_before_the_answer_is_told_whatever_the_encoder_does(
+async def test_failure_before_response_does_not_wait_for_encoder(
     threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(response_module, "ABORT_FLUSH_S", 0.01)
-    entered, may_go_on = threading.Event(), threading.Event()
-    answer = Answer(partial(HeldEncoder, entered, may_go_on), threads)
+    entered, resume = threading.Event(), threading.Event()
+    answer = Exchange(partial(HeldEncoder, entered, resume), threads)
     answer.stream.put(b"some")
     await asyncio.to_thread(entered.wait, 20)
     answer.stream.end(EngineFailed("it failed"))
@@ -212,26 +215,26 @@ async def test_a_failure_before_the_answer_is_told_whatever_the_encoder_does(
         with pytest.raises(EngineFailed):
             await asyncio.wait_for(answer.ending, 5)
     finally:
-        may_go_on.set()
+        resume.set()
     assert answer.client.sent == []
 
 
-async def test_a_failure_amid_the_answer_leaves_it_without_an_end(
+async def test_failure_during_response_leaves_it_incomplete(
     threads: ThreadPoolExecutor,
 ) -> None:
-    answer = Answer(partial(RawPcmEncoder, SAMPLE_RATE), threads)
-    await answer.swallow(b"some")
+    answer = Exchange(partial(RawPcmEncoder, SAMPLE_RATE), threads)
+    await answer.feed(b"some")
     await until(lambda: answer.client.body == b"some")
     answer.stream.end(EngineFailed("it failed"))
     await answer.ending
     assert not answer.client.complete
 
 
-async def test_an_encoder_that_fails_amid_the_answer_fails_the_job(
+async def test_encoder_error_during_response_fails_the_job(
     threads: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
 ) -> None:
-    answer = Answer(partial(FailingEncoder, EncoderFailed), threads)
-    await answer.swallow(b"some")
+    answer = Exchange(partial(FailingEncoder, EncoderFailed), threads)
+    await answer.feed(b"some")
     answer.stream.put(b"bad!")
     await answer.ending
     assert answer.client.body == b"some"
@@ -242,10 +245,10 @@ async def test_an_encoder_that_fails_amid_the_answer_fails_the_job(
     assert caplog.messages == ["request: response aborted: it failed"]
 
 
-async def test_an_encoder_that_fails_before_the_answer_fails_the_job(
+async def test_encoder_error_before_response_fails_the_job(
     threads: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
 ) -> None:
-    answer = Answer(partial(FailingEncoder, EncoderFailed), threads)
+    answer = Exchange(partial(FailingEncoder, EncoderFailed), threads)
     answer.stream.put(b"bad!")
     with pytest.raises(EncoderFailed):
         await answer.ending
@@ -255,9 +258,11 @@ async def test_an_encoder_that_fails_before_the_answer_fails_the_job(
     assert caplog.messages == []
 
 
-async def test_a_bug_amid_the_answer_fails_the_job(threads: ThreadPoolExecutor) -> None:
-    answer = Answer(partial(FailingEncoder, KeyError), threads)
-    await answer.swallow(b"some")
+async def test_unexpected_exception_during_response_fails_the_job(
+    threads: ThreadPoolExecutor,
+) -> None:
+    answer = Exchange(partial(FailingEncoder, KeyError), threads)
+    await answer.feed(b"some")
     answer.stream.put(b"bad!")
     with pytest.raises(KeyError):
         await answer.ending
@@ -267,11 +272,11 @@ async def test_a_bug_amid_the_answer_fails_the_job(threads: ThreadPoolExecutor) 
     assert failure.code == "internal_error"
 
 
-async def test_a_client_that_leaves_is_no_failure(
+async def test_disconnect_cancels_without_failure(
     threads: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
 ) -> None:
-    answer = Answer(partial(RawPcmEncoder, SAMPLE_RATE), threads)
-    await answer.swallow(b"some")
+    answer = Exchange(partial(RawPcmEncoder, SAMPLE_RATE), threads)
+    await answer.feed(b"some")
     answer.client.leaving.set()
     await answer.ending
     assert answer.closings == [None]
@@ -279,21 +284,21 @@ async def test_a_client_that_leaves_is_no_failure(
     assert caplog.messages == []
 
 
-async def test_what_a_client_did_not_wait_for_does_not_wait_for_the_garbage_collector(
+async def test_disconnect_closes_generators(
     threads: ThreadPoolExecutor,
 ) -> None:
     abandoned: list[object] = []
     sys.set_asyncgen_hooks(finalizer=abandoned.append)  # in place of the event loop's
-    answer = Answer(partial(RawPcmEncoder, SAMPLE_RATE), threads)
+    answer = Exchange(partial(RawPcmEncoder, SAMPLE_RATE), threads)
     answer.client.reading.clear()
-    await answer.swallow(b"some")
+    await answer.feed(b"some")
     await until(lambda: len(answer.client.sent) > 0)
     answer.client.leaving.set()
     await answer.ending
     assert abandoned == []
 
 
-async def test_an_encoder_that_failed_does_not_wait_for_the_garbage_collector(
+async def test_failed_encoder_is_freed_at_once(
     threads: ThreadPoolExecutor,
 ) -> None:
     encoders: list[weakref.ref[Encoder]] = []
@@ -305,9 +310,9 @@ async def test_an_encoder_that_failed_does_not_wait_for_the_garbage_collector(
 
     gc.disable()
     try:
-        answer = Answer(new_encoder, threads)
+        answer = Exchange(new_encoder, threads)
         answer.stream.on_close = answer.stream.end  # as the dispatcher does
-        await answer.swallow(b"some")
+        await answer.feed(b"some")
         answer.stream.put(b"bad!")
         await answer.ending
         await until(lambda: encoders[0]() is None)
@@ -315,9 +320,9 @@ async def test_an_encoder_that_failed_does_not_wait_for_the_garbage_collector(
         gc.enable()
 
 
-@pytest.mark.parametrize("whole", [False, True])
-async def test_the_encoder_of_a_failed_job_does_not_wait_for_the_garbage_collector(
-    threads: ThreadPoolExecutor, whole: bool
+@pytest.mark.parametrize("buffered", [False, True])
+async def test_encoder_of_failed_job_is_freed_at_once(
+    threads: ThreadPoolExecutor, buffered: bool
 ) -> None:
     encoders: list[weakref.ref[Encoder]] = []
 
@@ -328,10 +333,10 @@ async def test_the_encoder_of_a_failed_job_does_not_wait_for_the_garbage_collect
 
     gc.disable()
     try:
-        answer = Answer(new_encoder, threads, whole=whole)
-        await answer.swallow(pcm(1, hz=300))
+        answer = Exchange(new_encoder, threads, buffered=buffered)
+        await answer.feed(pcm(1, hz=300))
         stream = answer.stream
-        await until(lambda: whole or stream.committed)
+        await until(lambda: buffered or stream.committed)
         stream.end(EngineFailed("it failed"))
         await asyncio.gather(answer.ending, return_exceptions=True)
         del answer

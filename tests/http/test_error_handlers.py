@@ -2,9 +2,9 @@ import pytest
 
 from app.core.errors import NotReady, RequestTooSlow, ServiceError
 from app.http.error_handlers import error_body, error_response
-from app.http.openapi import ERRORS
+from app.http.openapi import ERROR_EXAMPLES
 
-WORTH_ANOTHER_TRY = {
+RETRYABLE = {
     "queue_full",
     "not_ready",
     "shutting_down",
@@ -16,17 +16,17 @@ WORTH_ANOTHER_TRY = {
 }
 
 
-@pytest.mark.parametrize("kind", [*ERRORS, RequestTooSlow])
-def test_an_error_says_whether_to_ask_again(kind: type[ServiceError]) -> None:
+@pytest.mark.parametrize("kind", [*ERROR_EXAMPLES, RequestTooSlow])
+def test_error_headers_say_whether_to_retry(kind: type[ServiceError]) -> None:
     headers = error_response(kind("it failed")).headers
 
-    assert headers["X-Should-Retry"] == str(kind.code in WORTH_ANOTHER_TRY).lower()
+    assert headers["X-Should-Retry"] == str(kind.code in RETRYABLE).lower()
     assert headers.get("Retry-After") == (kind.retry_after_s and str(kind.retry_after_s))
     assert headers["X-Should-Retry"] == "true" or "Retry-After" not in headers
 
 
 @pytest.mark.parametrize(
-    ("reason", "told"),
+    ("reason", "message"),
     [
         ("no worker is ready yet", "No worker is ready yet."),
         ("The text is empty.", "The text is empty."),
@@ -37,5 +37,5 @@ def test_an_error_says_whether_to_ask_again(kind: type[ServiceError]) -> None:
         ),
     ],
 )
-def test_a_client_is_told_in_a_sentence(reason: str, told: str) -> None:
-    assert error_body(NotReady(reason))["error"]["message"] == told
+def test_message_is_a_sentence(reason: str, message: str) -> None:
+    assert error_body(NotReady(reason))["error"]["message"] == message

@@ -1,4 +1,4 @@
-"""What the documentation shows is what the service takes and gives."""
+"""The OpenAPI documentation agrees with requests and responses."""
 
 import re
 from collections.abc import Iterator
@@ -8,14 +8,14 @@ import jsonschema
 import pytest
 
 from app.core.errors import HeadersTooLong, MethodNotAllowed, NotFound, RequestTooSlow, ServiceError
-from app.http.openapi import ERRORS, OPENAI_REQUESTS, SPEECH_REQUESTS
-from app.protocols.native.schemas import from_json
-from app.protocols.openai.schemas import from_openai_json
+from app.http.openapi import ERROR_EXAMPLES
+from app.protocols.native import schemas as native
+from app.protocols.openai import schemas as openai
 from tests.fuzz.test_api import SCHEMA
 from tests.support.manual import section
 
-OF_NO_ROUTE = {HeadersTooLong, MethodNotAllowed, NotFound, RequestTooSlow}
-"""Any request may meet them, or none that has a route."""
+GENERAL_ERRORS = {HeadersTooLong, MethodNotAllowed, NotFound, RequestTooSlow}
+"""Not documented per route: raised before routing, or for any body."""
 
 OPERATIONS = {
     f"{method.upper()} {path}": operation
@@ -31,18 +31,18 @@ def kinds(root: type[ServiceError] = ServiceError) -> Iterator[type[ServiceError
 
 
 def examples_of(response: dict[str, Any]) -> dict[str, Any]:
-    """Of an error, by code."""
+    """Return the examples of an error response, by code."""
     shown = response["content"]["application/json"]["examples"]
     return {code: example["value"] for code, example in shown.items()}
 
 
-def test_every_kind_of_error_has_an_example() -> None:
+def test_every_error_class_has_an_example() -> None:
     with_a_code = {kind for kind in kinds() if "code" in vars(kind)}
-    assert with_a_code - OF_NO_ROUTE == ERRORS.keys()
+    assert with_a_code - GENERAL_ERRORS == ERROR_EXAMPLES.keys()
 
 
 @each_operation
-def test_each_error_of_a_route_is_shown_as_it_is_told(operation: str) -> None:
+def test_documented_errors_match_responses(operation: str) -> None:
     statuses = {code: kind.status for kind in kinds() if (code := vars(kind).get("code"))}
     for status, response in OPERATIONS[operation]["responses"].items():
         if not status.startswith(("4", "5")):
@@ -56,7 +56,7 @@ def test_each_error_of_a_route_is_shown_as_it_is_told(operation: str) -> None:
 
 
 @each_operation
-def test_all_json_is_shown_by_examples_that_follow_its_schema(operation: str) -> None:
+def test_json_examples_follow_their_schemas(operation: str) -> None:
     described = OPERATIONS[operation]
     for message in [described.get("requestBody", {}), *described["responses"].values()]:
         if media := message.get("content", {}).get("application/json"):
@@ -67,11 +67,11 @@ def test_all_json_is_shown_by_examples_that_follow_its_schema(operation: str) ->
                 jsonschema.validate(example, media["schema"] | {"components": SCHEMA["components"]})
 
 
-def test_the_bodies_that_are_shown_are_accepted() -> None:
-    for values in SPEECH_REQUESTS.values():
-        assert from_json(values).text
-    for values in OPENAI_REQUESTS.values():
-        assert from_openai_json(values).input
+def test_request_examples_are_accepted() -> None:
+    for values in native.REQUEST_EXAMPLES.values():
+        assert native.from_json(values).text
+    for values in openai.REQUEST_EXAMPLES.values():
+        assert openai.from_openai_json(values).input
 
 
 def test_parameters_are_named_as_each_route_names_them() -> None:

@@ -19,7 +19,7 @@ JSON = "application/json"
 def request(
     pieces: Iterable[bytes], content_type: str | None = JSON, length: str | None = None
 ) -> Request:
-    """As a server hands it over, the body in `pieces`; after the last one nothing comes."""
+    """Return a request whose body arrives in `pieces`; afterwards `receive` waits forever."""
     headers = [(b"content-type", content_type.encode())] if content_type else []
     if length is not None:
         headers.append((b"content-length", length.encode("latin-1")))
@@ -37,7 +37,7 @@ async def read(body: bytes, content_type: str | None = JSON) -> dict[str, Any]:
     return await read_json_object(request([body], content_type), MOST, TOO_LARGE)
 
 
-async def test_an_object_is_read_whatever_its_pieces() -> None:
+async def test_reads_object_from_single_bytes() -> None:
     sent = {"text": "Grüße 🎧", "seed": 7, "stream": False, "voice_id": None}
     body = json.dumps(sent, ensure_ascii=False).encode()
     pieces = [body[index : index + 1] for index in range(len(body))]
@@ -45,12 +45,12 @@ async def test_an_object_is_read_whatever_its_pieces() -> None:
 
 
 @pytest.mark.parametrize("content_type", [JSON, "Application/JSON; charset=utf-8"])
-async def test_json_is_taken_under_its_name(content_type: str) -> None:
+async def test_accepts_json_content_type(content_type: str) -> None:
     assert await read(b"{}", content_type) == {}
 
 
 @pytest.mark.parametrize("content_type", [None, "", "text/plain", "application/jsonp"])
-async def test_what_is_not_called_json_is_refused(content_type: str | None) -> None:
+async def test_refuses_other_content_types(content_type: str | None) -> None:
     with pytest.raises(UnsupportedMedia):
         await read(b"{}", content_type)
 
@@ -71,26 +71,26 @@ async def test_what_is_not_called_json_is_refused(content_type: str | None) -> N
     ],
     ids=range(10),
 )
-async def test_what_is_no_json_is_refused(body: bytes) -> None:
+async def test_refuses_invalid_json(body: bytes) -> None:
     with pytest.raises(InvalidRequest, match="not valid JSON") as refusal:
         await read_json_object(request([body]), 10**9, TOO_LARGE)
     assert type(refusal.value) is InvalidRequest
 
 
 @pytest.mark.parametrize("body", [b"null", b"[]", b"3", b'"text"', b"true"])
-async def test_json_that_is_no_object_is_refused(body: bytes) -> None:
+async def test_refuses_json_other_than_objects(body: bytes) -> None:
     with pytest.raises(InvalidRequest, match="must be a JSON object"):
         await read(body)
 
 
 @pytest.mark.parametrize("body", [b'{"seed": 1, "seed": 1}', b'{"a": {"seed": 1, "seed": 2}}'])
-async def test_a_name_given_twice_is_refused(body: bytes) -> None:
+async def test_refuses_duplicate_keys(body: bytes) -> None:
     with pytest.raises(InvalidRequest, match="twice") as refusal:
         await read(body)
     assert refusal.value.param == "seed"
 
 
-async def test_a_body_may_be_as_long_as_is_allowed() -> None:
+async def test_limit_is_inclusive() -> None:
     body = b'{"text":"' + b"x" * (MOST - 11) + b'"}'
     assert len(body) == MOST
     assert await read(body)
@@ -98,21 +98,20 @@ async def test_a_body_may_be_as_long_as_is_allowed() -> None:
         await read(body + b" ")
 
 
-async def test_a_declared_length_is_believed_before_a_byte_is_read() -> None:
+async def test_refuses_declared_length_before_reading() -> None:
     with pytest.raises(PayloadTooLarge):
         limit_body(request([], length=str(MOST + 1)), MOST, TOO_LARGE)
 
 
 @pytest.mark.parametrize("length", [None, "", "5", "-1", "many", "²"])
-async def test_no_declared_length_helps_a_body_that_is_too_long(length: str | None) -> None:
-    """Read no further than it takes to know."""
+async def test_refuses_long_body_whatever_its_declared_length(length: str | None) -> None:
     limited = limit_body(request([b"x" * 600] * 2, length=length), MOST, TOO_LARGE)
     with pytest.raises(PayloadTooLarge, match="less, please"):
         await limited.body()
 
 
 async def late(pieces: Iterable[bytes], pause_s: float) -> bytes:
-    """The body, read while each of its pieces comes after a pause."""
+    """Read a body whose pieces arrive after a pause each."""
     coming = list(pieces)
 
     async def receive() -> Message:
@@ -123,19 +122,19 @@ async def late(pieces: Iterable[bytes], pause_s: float) -> bytes:
     return await limit_body(Request(scope, receive), 10**6, TOO_LARGE).body()
 
 
-async def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_body_that_does_not_arrive_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(body_module, "GRACE_S", 0.01)
     with pytest.raises(RequestTooSlow):
         await late([b"{}"], 60)
 
 
-async def test_a_body_that_trickles_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_slow_body_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(body_module, "GRACE_S", 0.2)
     with pytest.raises(RequestTooSlow, match="Only 2 bytes"):
         await late([b"x"] * 100, 0.08)
 
 
-async def test_a_slow_line_is_waited_for_beyond_the_time_of_grace(
+async def test_body_at_the_least_rate_may_exceed_the_grace_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(body_module, "GRACE_S", 0.1)
@@ -143,7 +142,7 @@ async def test_a_slow_line_is_waited_for_beyond_the_time_of_grace(
     assert await late(pieces, 0.05) == b"".join(pieces)
 
 
-async def test_what_has_come_is_not_late_because_the_server_is(
+async def test_received_body_does_not_time_out_if_the_server_is_late(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(body_module, "GRACE_S", -60)

@@ -8,7 +8,7 @@ CHROMIUM_PAGE = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8
 
 
 @pytest.mark.parametrize(
-    ("accept", "made"),
+    ("accept", "name"),
     [
         ("audio/wav", "wav"),
         ("audio/mpeg", "mp3"),
@@ -22,12 +22,12 @@ CHROMIUM_PAGE = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8
         (CHROMIUM_PAGE, "wav"),
     ],
 )
-def test_each_media_type_has_its_format(accept: str, made: str) -> None:
-    assert negotiate(accept) == made
+def test_media_type_selects_format(accept: str, name: str) -> None:
+    assert negotiate(accept) == name
 
 
 @pytest.mark.parametrize(
-    ("accept", "made"),
+    ("accept", "name"),
     [
         ("audio/wav;q=0.5, audio/mpeg;q=0.9", "mp3"),
         ("*/*;q=0.1, audio/webm", "webm"),
@@ -37,8 +37,8 @@ def test_each_media_type_has_its_format(accept: str, made: str) -> None:
         ("audio/wav;q=0, */*", "mp3"),
     ],
 )
-def test_highest_quality_wins(accept: str, made: str) -> None:
-    assert negotiate(accept) == made
+def test_highest_quality_wins(accept: str, name: str) -> None:
+    assert negotiate(accept) == name
 
 
 def test_first_of_equal_qualities_wins() -> None:
@@ -46,7 +46,7 @@ def test_first_of_equal_qualities_wins() -> None:
     assert negotiate("audio/mpeg;q=0.5, audio/mp4;q=0.5") == "mp3"
 
 
-def test_skips_unsupported_media_types() -> None:
+def test_unsupported_types_are_skipped() -> None:
     assert negotiate("audio/ogg, audio/flac, audio/mpeg;q=0.1") == "mp3"
 
 
@@ -58,7 +58,7 @@ def test_case_and_parameters_do_not_matter() -> None:
 @pytest.mark.parametrize(
     "accept", ["text/html", "application/json, image/png", "audio/ogg", "audio/wav;q=0", "nonsense"]
 )
-def test_rejects_only_unsupported_media_types(accept: str) -> None:
+def test_only_unsupported_types_are_refused(accept: str) -> None:
     with pytest.raises(NotAcceptable) as refusal:
         negotiate(accept)
     assert "audio/wav, audio/mpeg, audio/mp4, audio/webm, audio/pcm." in refusal.value.message

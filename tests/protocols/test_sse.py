@@ -7,7 +7,7 @@ import pytest
 from app.audio.formats import OPENAI_ENCODERS
 from app.core.audio import SAMPLE_RATE
 from app.core.errors import EmptyText, WorkerLost
-from app.protocols.openai.sse import EventEncoder
+from app.protocols.openai.sse import SseEncoder
 from tests.audio.test_encoder import encode, speech
 
 NAMES = {"text": "input"}
@@ -21,10 +21,10 @@ def events_in(stream: bytes) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", OPENAI_ENCODERS)
-def test_sse_deltas_join_to_the_file(name: str) -> None:
+def test_deltas_add_up_to_the_file(name: str) -> None:
     pcm, new = speech(0.5), OPENAI_ENCODERS[name]
 
-    *deltas, done = events_in(encode(EventEncoder(3, new(SAMPLE_RATE), {}), pcm, samples=777))
+    *deltas, done = events_in(encode(SseEncoder(3, new(SAMPLE_RATE), {}), pcm, samples=777))
 
     assert {delta["type"] for delta in deltas} == {"speech.audio.delta"}
     assert all(delta["audio"] for delta in deltas)
@@ -36,8 +36,8 @@ def test_sse_deltas_join_to_the_file(name: str) -> None:
 @pytest.mark.parametrize(
     ("samples", "tokens"), [(0, 0), (1, 1), (959, 1), (960, 1), (961, 2), (24_000, 25)]
 )
-def test_a_token_that_was_begun_counts(samples: int, tokens: int) -> None:
-    encoder = EventEncoder(7, OPENAI_ENCODERS["pcm"](SAMPLE_RATE), NAMES)
+def test_partial_token_counts(samples: int, tokens: int) -> None:
+    encoder = SseEncoder(7, OPENAI_ENCODERS["pcm"](SAMPLE_RATE), NAMES)
 
     done = events_in(encode(encoder, bytes(2 * samples), samples=100))[-1]
 
@@ -48,16 +48,16 @@ def test_a_token_that_was_begun_counts(samples: int, tokens: int) -> None:
     }
 
 
-def test_abort_event_uses_the_routes_parameter_names() -> None:
-    encoder = EventEncoder(7, OPENAI_ENCODERS["pcm"](SAMPLE_RATE), NAMES)
+def test_error_event_uses_param_names_of_the_api() -> None:
+    encoder = SseEncoder(7, OPENAI_ENCODERS["pcm"](SAMPLE_RATE), NAMES)
 
     [event] = events_in(encoder.on_abort(EmptyText("nothing", param="text")))
 
     assert event["error"]["param"] == "input"
 
 
-def test_abort_event_has_the_usual_error_shape() -> None:
-    encoder = EventEncoder(7, OPENAI_ENCODERS["pcm"](SAMPLE_RATE), NAMES)
+def test_error_event_has_the_error_body() -> None:
+    encoder = SseEncoder(7, OPENAI_ENCODERS["pcm"](SAMPLE_RATE), NAMES)
 
     [event] = events_in(encoder.on_abort(WorkerLost("it is gone")))
 
@@ -72,7 +72,7 @@ def test_abort_event_has_the_usual_error_shape() -> None:
     }
 
 
-def test_sse_encoder_is_cpu_bound_if_its_encoder_is() -> None:
+def test_is_blocking_if_the_audio_encoder_is() -> None:
     for new in OPENAI_ENCODERS.values():
         encoder = new(SAMPLE_RATE)
-        assert EventEncoder(0, encoder, {}).cpu_bound == encoder.cpu_bound
+        assert SseEncoder(0, encoder, {}).cpu_bound == encoder.cpu_bound

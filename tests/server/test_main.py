@@ -1,9 +1,9 @@
-"""Which ports there are, and which app answers at each."""
+"""Ports and their apps."""
 
 import pytest
 
 from app.server.app import create_app, create_probe_app
-from app.server.main import _open_doors
+from app.server.main import _bind
 from app.settings import Settings
 from tests.support.service import API_KEY, free_port
 
@@ -13,13 +13,13 @@ def settings(**values: object) -> Settings:
 
 
 @pytest.mark.parametrize("health", [False, True])
-def test_what_only_answers_probes_is_there_if_it_has_a_port(health: bool) -> None:
-    wanted = settings(port_health=free_port() if health else None)
-    doors = _open_doors(wanted)
+def test_probe_app_is_served_if_it_has_a_port(health: bool) -> None:
+    config = settings(port_health=free_port() if health else None)
+    bindings = _bind(config)
     try:
-        found = [(listener.getsockname()[1], create) for listener, create in doors]
+        found = [(listener.getsockname()[1], create) for listener, create in bindings]
     finally:
-        for listener, _ in doors:
+        for listener, _ in bindings:
             listener.close()
-    expected = [(wanted.port, create_app), (wanted.port_health, create_probe_app)]
+    expected = [(config.port, create_app), (config.port_health, create_probe_app)]
     assert found == expected[: 1 + health]

@@ -1,4 +1,4 @@
-"""The listening socket when descriptors run out."""
+"""Listening sockets when descriptors run out."""
 
 import errno
 import os
@@ -12,24 +12,24 @@ from contextlib import contextmanager
 import pytest
 
 from app.core.errors import StartupError
-from app.server.sockets import KEPT_SHARE, listen, url_of
+from app.server.sockets import RESERVED_SHARE, listen, url_of
 from tests.support.service import ROOT
 
 
 @contextmanager
-def no_descriptor_left(kept_share: float = 0) -> Iterator[None]:
-    """But that share of all."""
+def no_descriptor_left(reserved_share: float = 0) -> Iterator[None]:
+    """Lower the limit to the descriptors in use, which leaves `reserved_share` of it free."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowest_free = os.dup(0)
     os.close(lowest_free)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (int(lowest_free / (1 - kept_share)), before[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (int(lowest_free / (1 - reserved_share)), before[1]))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-def test_a_failure_is_told_once_and_not_repeated_at_once(
+def test_exhaustion_is_logged_once_and_reported_every_other_call(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with (
@@ -48,18 +48,18 @@ def test_a_failure_is_told_once_and_not_repeated_at_once(
     assert caplog.messages == ["connections must wait: Too many open files"]
 
 
-def test_some_descriptors_are_kept_from_connections(caplog: pytest.LogCaptureFixture) -> None:
+def test_reserve_is_kept_from_connections(caplog: pytest.LogCaptureFixture) -> None:
     with listen("127.0.0.1", 0, "PORT") as listener:
         listener.setblocking(False)
-        with no_descriptor_left(1 / KEPT_SHARE):
-            with pytest.raises(BlockingIOError):  # as nobody waits
+        with no_descriptor_left(1 / RESERVED_SHARE):
+            with pytest.raises(BlockingIOError):  # no connection waits
                 listener.accept()
             waiting = socket.create_connection(listener.getsockname())
             with pytest.raises(OSError, match="Too many open files"):
                 listener.accept()
-            with pytest.raises(BlockingIOError):  # only once more
+            with pytest.raises(BlockingIOError):  # reported once
                 listener.accept()
-            os.close(os.dup(0))  # as the service may
+            os.close(os.dup(0))  # the service itself may use the reserve
         accepted, _ = listener.accept()
         accepted.close()
         waiting.close()
@@ -67,8 +67,8 @@ def test_some_descriptors_are_kept_from_connections(caplog: pytest.LogCaptureFix
 
 
 @pytest.mark.parametrize("most", [4096, 1_048_576])
-def test_as_many_descriptors_as_are_allowed_can_be_opened(most: int) -> None:
-    """In a process of its own: a limit that is lowered for good cannot be raised again."""
+def test_soft_limit_is_raised(most: int) -> None:
+    """Runs in a child process: a hard limit that was lowered cannot be raised again."""
     code = f"""
 import resource
 from app.server.sockets import allow_many_descriptors
@@ -82,7 +82,7 @@ assert resource.getrlimit(resource.RLIMIT_NOFILE) == (min(hard, 65536), hard)
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
-def test_a_host_that_is_every_address_is_opened_as_localhost() -> None:
+def test_url_of_all_addresses_is_localhost() -> None:
     for host, url in {
         "0.0.0.0": "http://localhost:8000/",  # noqa: S104
         "::": "http://localhost:8000/",
@@ -92,12 +92,12 @@ def test_a_host_that_is_every_address_is_opened_as_localhost() -> None:
         assert url_of(host, 8000) == url
 
 
-def test_a_host_that_is_not_of_this_machine_is_told_with_its_setting() -> None:
+def test_foreign_host_is_reported_with_its_setting() -> None:
     with pytest.raises(StartupError, match=r"; set another HOST$"):
         listen("192.0.2.1", 8000, "PORT")
 
 
-def test_when_nobody_waits_nothing_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_nothing_is_logged_without_a_waiting_connection(caplog: pytest.LogCaptureFixture) -> None:
     with listen("127.0.0.1", 0, "PORT") as listener:
         listener.setblocking(False)
         for _ in range(3):

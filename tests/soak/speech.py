@@ -51,7 +51,7 @@ class Speech:
         """Encode the complete response; blocks."""
         encoder = self._encoder()
         streamed = encoder.encode(expected_pcm(self.text, self.params, voice)) + encoder.finish()
-        return streamed if self.stream else encoder.as_file(streamed)
+        return streamed if self.stream else encoder.finalize_file(streamed)
 
     def _encoder(self) -> Encoder:
         return ENCODERS[self.form](SAMPLE_RATE)

@@ -8,14 +8,14 @@ import pytest
 
 from app.core.errors import VoiceNotFound
 from app.settings import Settings
-from app.speech.voice_resolver import OPENAI_VOICES, listed_names, voice_id_of
+from app.speech.voice_resolver import OPENAI_VOICES, listed_names, resolve_voice
 from app.voices.library import VoiceLibrary
 from tests.voices.test_library import LOW
 
 
 @pytest.fixture
-async def known(tmp_path: Path) -> AsyncIterator[Any]:
-    """Its voices and its settings, which are all that matters here."""
+async def state(tmp_path: Path) -> AsyncIterator[Any]:
+    """An object with `voices` and `settings`."""
     store = VoiceLibrary(tmp_path, tmp_path, tmp_path, 10_000_000)
     for voice_id in ("jane.wav", "john.wav", "john.mp3", "echo.wav"):
         await store.add(voice_id, io.BytesIO(LOW), replace=False)
@@ -41,28 +41,28 @@ async def known(tmp_path: Path) -> AsyncIterator[Any]:
         ("cedar", None),
     ],
 )
-async def test_a_name_is_a_voice_an_alias_or_the_default(
-    known: Any, name: str, voice_id: str | None
+async def test_resolves_voices_aliases_and_openai_names(
+    state: Any, name: str, voice_id: str | None
 ) -> None:
-    assert voice_id_of(name, known.voices, known.settings.voice_aliases) == voice_id
+    assert resolve_voice(name, state.voices, state.settings.voice_aliases) == voice_id
 
 
 @pytest.mark.parametrize("name", ["john", "Alloy", "nobody", "", "default", "\ud800"])
-async def test_other_names_are_returned_unchanged(known: Any, name: str) -> None:
-    voice_id = voice_id_of(name, known.voices, known.settings.voice_aliases)
+async def test_unknown_name_is_not_the_default_voice(state: Any, name: str) -> None:
+    voice_id = resolve_voice(name, state.voices, state.settings.voice_aliases)
     assert voice_id is not None
-    assert voice_id not in known.voices.ids()
+    assert voice_id not in state.voices.ids()
 
 
-async def test_not_found_error_names_the_alias_and_its_voice(known: Any) -> None:
+async def test_alias_of_missing_voice_names_the_voice(state: Any) -> None:
     for alias, voice in (("gone", "gone.wav"), ("both", "john")):
         with pytest.raises(VoiceNotFound) as missing:
-            voice_id_of(alias, known.voices, known.settings.voice_aliases)
+            resolve_voice(alias, state.voices, state.settings.voice_aliases)
         assert f"There is no voice '{voice}', which '{alias}' stands for." in missing.value.message
 
 
-async def test_lists_each_voice_name_once(known: Any) -> None:
-    assert listed_names(known.voices, known.settings.voice_aliases) == {
+async def test_lists_each_voice_and_alias_once(state: Any) -> None:
+    assert listed_names(state.voices, state.settings.voice_aliases) == {
         "echo.wav": "echo",
         "jane.wav": "jane",
         "john.mp3": "john.mp3",
@@ -74,10 +74,10 @@ async def test_lists_each_voice_name_once(known: Any) -> None:
     }
 
 
-async def test_default_voice_is_not_listed_if_all_its_names_are_taken(known: Any) -> None:
+async def test_default_voice_is_not_listed_if_all_its_names_are_aliases(state: Any) -> None:
     aliases = dict.fromkeys(OPENAI_VOICES, "jane")
-    known.settings = Settings(voice_aliases=aliases, _env_file=None)
+    state.settings = Settings(voice_aliases=aliases, _env_file=None)
     assert not any(
         "default" in shown
-        for shown in listed_names(known.voices, known.settings.voice_aliases).values()
+        for shown in listed_names(state.voices, state.settings.voice_aliases).values()
     )

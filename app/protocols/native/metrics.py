@@ -1,4 +1,4 @@
-"""`/metrics`: what happened, as `Metrics` was told, and how things stand now, for Prometheus."""
+"""`/metrics` for Prometheus: counters of `Metrics`, and gauges read at the moment of a scrape."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -37,27 +37,27 @@ async def metrics(request: Request, state: State) -> Response:
     status = state.backend.status()
     pids = {worker.id: worker.pid for worker in status.workers if worker.pid}
     gpus, workers = await asyncio.to_thread(lambda: (gpu_load(), _loads(pids)))
-    encode, content_type = _encoder(request.headers.get("accept", ""))
-    content = encode(_Reading(state, state.backend.status(), gpus, workers))
+    encode, content_type = _choose_encoder(request.headers.get("accept", ""))
+    content = encode(_Scrape(state, state.backend.status(), gpus, workers))
     return Response(content, headers={"Content-Type": content_type, "Cache-Control": "no-store"})
 
 
-def _encoder(accept: str) -> tuple[Callable[[Collector], bytes], str]:
-    """With its media type; the text format where the library cannot read what is accepted."""
+def _choose_encoder(accept: str) -> tuple[Callable[[Collector], bytes], str]:
+    """Return an encoder and its media type; the text format for a malformed `Accept` header."""
     try:
         return choose_encoder(accept)
-    except (TypeError, ValueError):  # a version that is no number
+    except (TypeError, ValueError):  # a malformed version
         return choose_encoder("")
 
 
 def _loads(pids: Mapping[str, int]) -> dict[str, Process]:
-    """Of those that are still there."""
+    """Read the load of each process that still exists."""
     loads = {worker: process_load(pid) for worker, pid in pids.items()}
     return {worker: load for worker, load in loads.items() if load}
 
 
-class _Reading(Collector):
-    """One answer: what was counted so far, and what is read at this moment."""
+class _Scrape(Collector):
+    """The content of one response."""
 
     def __init__(
         self,
@@ -192,7 +192,7 @@ Family = TypeVar("Family", GaugeMetricFamily, CounterMetricFamily)
 
 
 def _filled(metric: Family, rows: Iterable[tuple[str, float]]) -> Family:
-    """With a value for each label."""
+    """Add a value per label."""
     for label, value in rows:
         metric.add_metric([label], value)
     return metric

@@ -1,9 +1,8 @@
-"""`/` and `/web/…`: the web page, which anybody may load; what it then asks needs the key."""
+"""`/`, `/web/…` and `/docs`: the web page, served without the key, and the API's page."""
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from app.http.headers import header
 from app.http.web_files import DOCS, WEB_FILES, WebFile
 
 router = APIRouter()
@@ -19,30 +18,31 @@ _POLICY = {
     "form-action": "'none'",
     "frame-ancestors": "'none'",
 }
-_POLICY_OF_DOCS = _POLICY | {
-    "style-src": "'self' 'unsafe-inline'",  # Swagger UI has both
+_DOCS_POLICY = _POLICY | {
+    "style-src": "'self' 'unsafe-inline'",  # Swagger UI needs both
     "img-src": "'self' data:",
 }
 
 
 async def _file(request: Request) -> Response:
-    return _answer(request, WEB_FILES[request.scope["path"]], _POLICY)
+    return _respond(request, WEB_FILES[request.scope["path"]], _POLICY)
 
 
 async def _docs(request: Request) -> Response:
-    return _answer(request, DOCS, _POLICY_OF_DOCS)
+    return _respond(request, DOCS, _DOCS_POLICY)
 
 
-def _answer(request: Request, file: WebFile, policy: dict[str, str]) -> Response:
-    """The file; 304 to who has it already."""
+def _respond(request: Request, file: WebFile, policy: dict[str, str]) -> Response:
+    """Send the file, or 304 if the client has this version."""
     headers = {
-        "Cache-Control": "no-cache",  # that is: kept, but asked for again by its tag
+        "Cache-Control": "no-cache",  # may be stored, but must be revalidated
         "Content-Security-Policy": "; ".join(f"{kind} {source}" for kind, source in policy.items()),
         "ETag": file.etag,
         "Referrer-Policy": "no-referrer",
         "X-Content-Type-Options": "nosniff",
     }
-    if file.etag in header(request.scope, b"if-none-match"):  # a list, or weak, made so by a proxy
+    # A list, or weakened by a proxy:
+    if file.etag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
     return Response(file.content, headers=headers, media_type=file.media_type)
 

@@ -1,4 +1,4 @@
-"""`/voices`: upload, list, delete."""
+"""`/voices`: upload, list and delete voices."""
 
 import errno
 
@@ -20,8 +20,7 @@ from app.core.errors import (
     VoiceNotFound,
 )
 from app.http.dependencies import State
-from app.http.error_handlers import documented
-from app.http.openapi import answer
+from app.http.openapi import error_responses, json_response
 from app.http.request_body import limit_body, media_type
 from app.voices.names import validate_voice_id
 
@@ -29,7 +28,7 @@ router = APIRouter(prefix="/voices", tags=["voices"])
 
 MULTIPART_OVERHEAD_BYTES = 65_536
 
-_UPLOAD = {
+_OPERATION = {
     "requestBody": {
         "required": True,
         "content": {
@@ -59,9 +58,11 @@ class Deleted(BaseModel):
     "",
     summary="Upload a voice",
     status_code=201,
-    openapi_extra=_UPLOAD,
-    responses=answer({"voice_id": "voice.wav", "message": "Voice uploaded successfully."}, 201)
-    | documented(
+    openapi_extra=_OPERATION,
+    responses=json_response(
+        {"voice_id": "voice.wav", "message": "Voice uploaded successfully."}, 201
+    )
+    | error_responses(
         *(InvalidRequest, InvalidVoiceId, VoiceExists, PayloadTooLarge, UnsupportedMedia),
         *(UnusableAudio, StorageUnavailable, StorageFull),
     ),
@@ -74,18 +75,18 @@ async def upload(request: Request, state: State, replace: bool = False) -> Uploa
     too_large = PayloadTooLarge(
         f"A voice file may have at most {settings.max_upload_mb} MB.", param="file"
     )
-    most_bytes = settings.max_upload_bytes + MULTIPART_OVERHEAD_BYTES
-    limited = limit_body(request, most_bytes, too_large)
+    max_bytes = settings.max_upload_bytes + MULTIPART_OVERHEAD_BYTES
+    limited = limit_body(request, max_bytes, too_large)
     try:
         async with limited.form(max_files=1, max_fields=4) as form:
             file = form.get("file")
             if not isinstance(file, UploadFile) or not file.filename:
                 raise _no_file(form)
-            voice_id = validate_voice_id(_name_as_sent(file))
+            voice_id = validate_voice_id(_file_name(file))
             await voices.add(voice_id, file.file, replace=replace)
     except (FormParserError, UnicodeError) as error:
         raise InvalidRequest(f"The body is not valid multipart/form-data: {error}.") from None
-    except OSError as error:  # of the temporary file that the upload is spooled to
+    except OSError as error:  # from the temporary file that holds the upload
         if error.errno == errno.ENOSPC:
             raise StorageFull("There is no space left for the upload.") from None
         raise
@@ -95,7 +96,7 @@ async def upload(request: Request, state: State, replace: bool = False) -> Uploa
 @router.get(
     "",
     summary="List voices",
-    responses=answer(["austen.wav", "voice.wav"]) | documented(InvalidRequest),
+    responses=json_response(["austen.wav", "voice.wav"]) | error_responses(InvalidRequest),
 )
 async def list_voices(state: State, preloaded: bool | None = None) -> list[str]:
     """The ids of all voices that can be asked for. `preloaded` lists those that are, or are not."""
@@ -105,8 +106,8 @@ async def list_voices(state: State, preloaded: bool | None = None) -> list[str]:
 @router.delete(
     "/{voice_id}",
     summary="Delete a voice",
-    responses=answer({"message": "Voice 'voice.wav' deleted successfully."})
-    | documented(PreloadedVoice, VoiceNotFound, StorageUnavailable, StorageFull),
+    responses=json_response({"message": "Voice 'voice.wav' deleted successfully."})
+    | error_responses(PreloadedVoice, VoiceNotFound, StorageUnavailable, StorageFull),
 )
 async def delete(voice_id: str, state: State) -> Deleted:
     """Only uploaded ones; a generation that was accepted before ends with the voice it had."""
@@ -120,8 +121,8 @@ def _no_file(form: FormData) -> InvalidRequest:
     return InvalidRequest(f"Send one file, as the multipart field 'file'{instead}.", param="file")
 
 
-def _name_as_sent(file: UploadFile) -> str:
-    """The parser takes the last part of `C:\\path\\voice.wav`; here no path is a name."""
+def _file_name(file: UploadFile) -> str:
+    """Refuse `C:\\path\\voice.wav`, of which the parser keeps the last part only."""
     if "\\" in file.headers["content-disposition"]:
         raise InvalidVoiceId("A voice id has no backslash.", param="file")
     return file.filename or ""

@@ -1,10 +1,9 @@
-"""`/v1`: speech, models and voices as clients of OpenAI's API ask for them."""
+"""`/v1`: speech, models and voices in the form of OpenAI's API."""
 
 from time import time
-from typing import Any, Literal
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
-from pydantic import BaseModel
+from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from app.audio.encoder import Encoder
@@ -13,35 +12,43 @@ from app.audio.tempo import TempoEncoder
 from app.core.audio import SAMPLE_RATE
 from app.core.errors import ModelNotFound
 from app.http.audio_response import AudioResponse
-from app.http.dependencies import READ_ERRORS, AppState, State, get_state, json_parameters
-from app.http.error_handlers import documented
-from app.http.openapi import EVENTS, MODEL, OPENAI_REQUESTS, answer, named
-from app.http.raw_request_route import BareRoute
-from app.protocols.openai.schemas import OpenAISpeechRequest, from_openai_json
-from app.protocols.openai.sse import EventEncoder
+from app.http.dependencies import READ_ERRORS, AppState, State, strict_json
+from app.http.openapi import error_responses, json_response, named_examples
+from app.protocols.openai.schemas import (
+    EVENTS_EXAMPLE,
+    MODEL_EXAMPLE,
+    REQUEST_EXAMPLES,
+    AudioModels,
+    AudioVoices,
+    Model,
+    ModelId,
+    Models,
+    OpenAISpeechRequest,
+    Voice,
+    from_openai_json,
+)
+from app.protocols.openai.sse import SseEncoder
 from app.speech.options import json_schema_of
 from app.speech.service import SPEECH_ERRORS, SpeechRequest
-from app.speech.voice_resolver import listed_names, voice_id_of
+from app.speech.voice_resolver import listed_names, resolve_voice
 
-speech = APIRouter(prefix="/v1", tags=["openai"], route_class=BareRoute)
 router = APIRouter(prefix="/v1", tags=["openai"])
-"""Beside each other, not one in the other: a route would know the inner part of its path only."""
 
 VOICE_LIST = "/v1/audio/voices"
 
 OPENAI_MODELS = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
-"""Some clients speak with listed models only; whatever the name, the one model answers."""
+"""Listed since some clients use listed models only; any name is accepted for the one model."""
 
 _STARTED = int(time())
 
-_PARAMETERS = {"text": "input", "voice_id": "voice"}
-"""Of `/tts/generate`, and what they are called here."""
+_PARAM_NAMES = {"text": "input", "voice_id": "voice"}
+"""Parameters of the speech service, and their names in this API."""
 
-_BODY: dict[str, Any] = {
+_OPERATION: dict[str, Any] = {
     "responses": {
         "200": {
             "description": "The audio, or events that hold it.",
-            "content": {"audio/*": {}, "text/event-stream": {"example": EVENTS}},
+            "content": {"audio/*": {}, "text/event-stream": {"example": EVENTS_EXAMPLE}},
         }
     },
     "requestBody": {
@@ -49,98 +56,73 @@ _BODY: dict[str, Any] = {
         "content": {
             "application/json": {
                 "schema": json_schema_of(OpenAISpeechRequest),
-                "examples": named(OPENAI_REQUESTS),
+                "examples": named_examples(REQUEST_EXAMPLES),
             }
         },
     },
 }
 
 
-class Model(BaseModel):
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: str
+JsonParameters = Annotated[
+    OpenAISpeechRequest, Depends(strict_json(from_openai_json, _PARAM_NAMES))
+]
 
 
-class Models(BaseModel):
-    object: Literal["list"] = "list"
-    data: list[Model]
-
-
-class ModelId(BaseModel):
-    id: str
-
-
-class AudioModels(BaseModel):
-    models: list[ModelId]
-
-
-class Voice(BaseModel):
-    id: str
-    name: str
-
-
-class AudioVoices(BaseModel):
-    voices: list[Voice]
-
-
-@speech.post(
+@router.post(
     "/audio/speech",
     summary="Speak a text (OpenAI)",
-    openapi_extra=_BODY,
+    openapi_extra=_OPERATION,
     response_class=Response,
-    responses=documented(*SPEECH_ERRORS, *READ_ERRORS, names=_PARAMETERS),
+    responses=error_responses(*SPEECH_ERRORS, *READ_ERRORS, names=_PARAM_NAMES),
 )
-async def create_speech(request: Request) -> Response:
+async def create_speech(request: Request, state: State, parameters: JsonParameters) -> Response:
     """As OpenAI's; what `/tts/generate` knows beside text, voice and format is taken, too."""
-    request.state.parameter_names = _PARAMETERS
-    wanted = from_openai_json(await json_parameters(request))
-    state = get_state(request)
-    state.backend.ensure_accepting()  # the voices are not known before
+    state.backend.ensure_accepting()  # voices are unknown until the service is ready
     voice_id = (
         None
-        if wanted.voice is None
-        else voice_id_of(wanted.voice, state.voices, state.settings.voice_aliases)
+        if parameters.voice is None
+        else resolve_voice(parameters.voice, state.voices, state.settings.voice_aliases)
     )
     stream = state.speech.start(
         SpeechRequest(
             request.state.request_id,
-            wanted.input,
+            parameters.input,
             voice_id,
-            wanted,
-            lambda: _new_encoder(wanted),
+            parameters,
+            lambda: _new_encoder(parameters),
         )
     )
-    return AudioResponse(stream, buffered=not wanted.stream)
+    return AudioResponse(stream, buffered=not parameters.stream)
 
 
 @router.get(
     "/models",
     summary="List models (OpenAI)",
-    responses=answer({"object": "list", "data": [MODEL, MODEL | {"id": "tts-1"}]}),
+    responses=json_response(
+        {"object": "list", "data": [MODEL_EXAMPLE, MODEL_EXAMPLE | {"id": "tts-1"}]}
+    ),
 )
 async def list_models(state: State) -> Models:
     """The model that speaks, and the names of OpenAI's that it answers to."""
-    return Models(data=[_described(name) for name in _model_names(state)])
+    return Models(data=[_describe(name) for name in _model_names(state)])
 
 
 @router.get(
     "/models/{model}",
     summary="Describe a model (OpenAI)",
-    responses=answer(MODEL) | documented(ModelNotFound),
+    responses=json_response(MODEL_EXAMPLE) | error_responses(ModelNotFound),
 )
 async def describe_model(model: str, state: State) -> Model:
     """One of those that are listed."""
     if model not in _model_names(state):
         raise ModelNotFound(f"There is no model {model!r}.", param="model")
-    return _described(model)
+    return _describe(model)
 
 
 @router.get(
     "/audio/models",
     summary="List models (Open WebUI)",
-    responses=answer({"models": [{"id": "chatterbox"}, {"id": "tts-1"}]}),
+    responses=json_response({"models": [{"id": "chatterbox"}, {"id": "tts-1"}]}),
 )
 async def list_audio_models(state: State) -> AudioModels:
     """The same as Open WebUI asks for them."""
@@ -150,7 +132,7 @@ async def list_audio_models(state: State) -> AudioModels:
 @router.get(
     "/audio/voices",
     summary="List voices (Open WebUI)",
-    responses=answer(
+    responses=json_response(
         {
             "voices": [
                 {"id": "austen.wav", "name": "austen"},
@@ -170,14 +152,14 @@ def _model_names(state: AppState) -> list[str]:
     return [ready.name if ready else state.backend.status().model, *OPENAI_MODELS]
 
 
-def _described(name: str) -> Model:
+def _describe(name: str) -> Model:
     return Model(id=name, created=_STARTED, owned_by="chatterbox-tts-server")
 
 
-def _new_encoder(wanted: OpenAISpeechRequest) -> Encoder:
-    encoder: Encoder = OPENAI_ENCODERS[wanted.response_format](SAMPLE_RATE)
-    if wanted.speed != 1:
-        encoder = TempoEncoder(SAMPLE_RATE, wanted.speed, encoder)
-    if wanted.stream_format == "sse":
-        encoder = EventEncoder(len(wanted.input), encoder, _PARAMETERS)
+def _new_encoder(parameters: OpenAISpeechRequest) -> Encoder:
+    encoder: Encoder = OPENAI_ENCODERS[parameters.response_format](SAMPLE_RATE)
+    if parameters.speed != 1:
+        encoder = TempoEncoder(SAMPLE_RATE, parameters.speed, encoder)
+    if parameters.stream_format == "sse":
+        encoder = SseEncoder(len(parameters.input), encoder, _PARAM_NAMES)
     return encoder

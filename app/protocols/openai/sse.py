@@ -1,7 +1,7 @@
-"""Audio as server-sent events, as OpenAI's clients read them.
+"""Audio as server-sent events in OpenAI's format.
 
-An encoder like any other, around that of the audio: `speech.audio.delta`, …, `speech.audio.done`,
-or an `error` just before the stream is cut off.
+`speech.audio.delta` events with audio in base64, then `speech.audio.done`, or `error` just before
+the response is aborted.
 """
 
 import base64
@@ -12,13 +12,14 @@ from typing import Any
 from app.audio.encoder import Encoder
 from app.core.audio import BYTES_PER_SAMPLE, SAMPLE_RATE, TOKENS_PER_SECOND
 from app.core.errors import ServiceError
-from app.http.error_handlers import error_body, renamed
+from app.http.error_handlers import error_body, with_param_names
 
 
-class EventEncoder(Encoder):
-    """`input_tokens`: what `usage` is to say of the text; of the speech it says what was spoken.
+class SseEncoder(Encoder):
+    """Wrap the audio's encoder.
 
-    `names`: what parameters are called here, for errors.
+    `input_tokens` is reported in `usage`, next to the number of speech tokens. `names`: this API's
+    names of parameters, for errors.
     """
 
     media_type = "text/event-stream"
@@ -35,7 +36,7 @@ class EventEncoder(Encoder):
         return _delta(self._encoder.encode(pcm))
 
     def finish(self) -> bytes:
-        output_tokens = -(-self._samples * TOKENS_PER_SECOND // SAMPLE_RATE)  # the last one counts
+        output_tokens = -(-self._samples * TOKENS_PER_SECOND // SAMPLE_RATE)  # a partial one counts
         usage = {
             "input_tokens": self._input_tokens,
             "output_tokens": output_tokens,
@@ -45,7 +46,7 @@ class EventEncoder(Encoder):
         return _delta(self._encoder.finish()) + done
 
     def on_abort(self, error: ServiceError) -> bytes:
-        return _event({"type": "error", **error_body(renamed(error, self._names))})
+        return _event({"type": "error", **error_body(with_param_names(error, self._names))})
 
 
 def _delta(audio: bytes) -> bytes:

@@ -1,23 +1,55 @@
-"""`/system-status`, `/health`, `/ready`, `/ping`: how the service is."""
+"""`/system-status`: CPU, memory, GPUs, workers and queue."""
 
 import asyncio
 from collections import Counter
+from typing import Any
 
 from fastapi import APIRouter
 from pydantic import BaseModel
-from starlette.responses import Response
 
-from app import __version__
-from app.backend.base import BackendStatus, ServiceState, WorkerStatus
-from app.core.errors import Draining, NotReady
+from app.backend.base import BackendStatus, WorkerStatus
 from app.http.dependencies import State
-from app.http.error_handlers import documented
-from app.http.openapi import HEALTH, SYSTEM_STATUS, answer
+from app.http.openapi import json_response
 from app.observability.system_stats import Cpu, Gpu, cpu_load, gpu_load
 
 router = APIRouter(tags=["system"])
-probes = APIRouter(tags=["system"])
-"""What `PORT_HEALTH` serves too."""
+
+_EXAMPLE: dict[str, Any] = {
+    "cpu": {
+        "utilization_percent": 25.8,
+        "ram_gb": {"total": 31.26, "used": 8.94, "free": 22.32, "percent_used": 28.6},
+    },
+    "gpus": [
+        {
+            "device_id": 0,
+            "utilization_percent": {"gpu": 45, "memory": 28},
+            "memory_gb": {"total": 15.75, "used": 3.15, "free": 12.6},
+        }
+    ],
+    "workers": [
+        {
+            "id": "gpu0.0",
+            "device": "gpu0",
+            "state": "ready",
+            "slots": 1,
+            "busy": 1,
+            "restarts": 1,
+            "pid": 42,
+            "last_error": "the worker was killed by signal 9 (Killed)",
+            "compiled": False,
+            "notice": "not compiled: …",
+            "runaways": 0,
+        }
+    ],
+    "queue": {"waiting": 0, "running": 1, "limit": 100, "retries": 0},
+    "models": [
+        {
+            "id": "chatterbox",
+            "workers": 2,
+            "voices": {"austen.wav": {"prepared": 2, "workers": 2}},
+        }
+    ],
+}
 
 
 class WorkerRow(BaseModel):
@@ -60,18 +92,10 @@ class SystemStatus(BaseModel):
     models: list[ModelRow]
 
 
-class Health(BaseModel):
-    status: ServiceState
-    model: str
-    version: str
-    compiled: bool
-    notice: str | None = None
-
-
 @router.get(
     "/system-status",
     summary="CPU, memory, GPUs, workers, queue",
-    responses=answer(SYSTEM_STATUS),
+    responses=json_response(_EXAMPLE),
 )
 async def system_status(state: State) -> SystemStatus:
     """Measured in a thread: the drivers may take their time."""
@@ -89,49 +113,6 @@ async def system_status(state: State) -> SystemStatus:
         ),
         models=[_model_row(status, state.voices.snapshot())],
     )
-
-
-@probes.get("/health", summary="The process is alive", responses=answer(HEALTH))
-@probes.head("/health", include_in_schema=False)
-async def health(state: State) -> Health:
-    """200 whatever `status` says."""
-    status = state.backend.status()
-    ready = [worker.model for worker in status.workers if worker.model]
-    return Health(
-        status=status.state,
-        model=status.model,
-        version=__version__,
-        compiled=bool(ready) and all(model.compiled for model in ready),
-        notice=next((model.notice for model in ready if model.notice), None),
-    )
-
-
-@probes.get(
-    "/ready",
-    summary="Speech can be had",
-    responses=answer({"status": "ready"}) | documented(NotReady, Draining),
-)
-@probes.head("/ready", include_in_schema=False)
-async def ready(state: State) -> dict[str, str]:
-    """200 when a worker is warm and every voice present at start is prepared, else 503."""
-    state.backend.ensure_ready()
-    return {"status": "ready"}
-
-
-@probes.get(
-    "/ping",
-    summary="For RunPod's load balancer",
-    response_class=Response,
-    responses={204: {"description": "Starting, or no worker is left."}},
-)
-@probes.head("/ping", include_in_schema=False)
-async def ping(state: State) -> Response:
-    """200 when ready, 204 while starting."""
-    try:
-        state.backend.ensure_ready()
-    except (Draining, NotReady):
-        return Response(status_code=204)
-    return Response(status_code=200)
 
 
 def _model_row(status: BackendStatus, voices: dict[str, str]) -> ModelRow:

@@ -1,0 +1,143 @@
+"""The outermost middleware of our own: request id, log line and metrics of each request."""
+
+import logging
+import re
+from time import monotonic
+from uuid import uuid4
+
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.core.errors import ServiceError
+from app.http.auth import OPEN_PATHS
+from app.http.error_handlers import METHODS, error_response
+from app.observability.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+_DEBUG_PATHS = OPEN_PATHS | {"/metrics"}
+"""Paths that are polled; their lines are logged at DEBUG."""
+
+_DEBUG_PATH_IF_OK = "/system-status"
+"""Polled too, but a refused key is logged at INFO."""
+
+CLIENT_CLOSED_REQUEST = 499
+"""Nginx's status for a request that got no response because its client disconnected."""
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
+
+
+class AccessLogMiddleware:
+    """Give each request an id (a valid `X-Request-ID` or a new one) and log one line at its end.
+
+    Routes read the id as `request.state.request_id`. The line has the response's media type, the
+    error's code, or `aborted` for a response without its end. It has no query string, which may
+    contain the key.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, debug: bool) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._debug = debug  # FastAPI then responds with the traceback
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._http(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await self._websocket(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = _identify(scope)
+        started_at, status, content, complete = monotonic(), 0, "", False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status, content, complete
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = message["headers"] = [
+                    *message["headers"],
+                    (b"x-request-id", request_id.encode()),
+                ]
+                content = scope["state"].get("error_code") or Headers(raw=headers).get(
+                    "content-type", ""
+                )
+            await send(message)
+            complete = message["type"] == "http.response.body" and not message.get("more_body")
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except ClientDisconnect:
+            pass  # nobody is left to read a response
+        except Exception as bug:
+            scope["state"]["error_code"] = ServiceError.code
+            if status or self._debug:
+                raise
+            log.error("%s: a bug in %s", request_id, scope["path"], exc_info=bug)
+            error = ServiceError("An internal error. The log has the details.")
+            await error_response(error)(scope, receive, send_with_id)
+        finally:
+            seconds = monotonic() - started_at
+            aborted = not complete and "error_code" not in scope["state"]
+            self._metrics.request_ended(
+                _route(scope),
+                scope["method"] if scope["method"] in METHODS else "other",
+                status or (CLIENT_CLOSED_REQUEST if aborted else ServiceError.status),
+                seconds,
+                aborted=aborted,
+            )
+            outcome = (content or "-") if complete else "aborted"
+            _log(scope, scope["method"], status, outcome, seconds)
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Log the status of the handshake, or the close code."""
+        _identify(scope)
+        started_at, status = monotonic(), 0
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal status
+            match message["type"]:
+                case "websocket.accept":
+                    status = 101
+                case "websocket.close":
+                    status = message.get("code", 1000)
+                case "websocket.http.response.start":
+                    status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_and_note)
+        finally:
+            outcome = scope["state"].get("error_code", "-")
+            _log(scope, "WEBSOCKET", status, outcome, monotonic() - started_at)
+
+
+def _identify(scope: Scope) -> str:
+    sent = Headers(scope=scope).get("x-request-id", "")
+    request_id = sent if _REQUEST_ID.fullmatch(sent) else uuid4().hex
+    scope.setdefault("state", {})["request_id"] = request_id
+    return request_id
+
+
+def _log(scope: Scope, method: str, status: int, outcome: str, seconds: float) -> None:
+    path = scope["path"]
+    polled = path in _DEBUG_PATHS or (path == _DEBUG_PATH_IF_OK and status == 200)
+    log.log(
+        logging.DEBUG if polled else logging.INFO,
+        "%s %s %s %s %s %.3f s from %s",
+        scope["state"]["request_id"],
+        method,
+        path,
+        status or "-",
+        outcome,
+        seconds,
+        scope["client"][0] if scope.get("client") else "-",
+    )
+
+
+def _route(scope: Scope) -> str:
+    """Return the route's template, so that the number of label values is bounded."""
+    route: str = getattr(scope.get("route"), "path", "other")
+    return route

@@ -1,0 +1,73 @@
+"""`/health`, `/ready` and `/ping`: probes, also served on `PORT_HEALTH`."""
+
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from app import __version__
+from app.backend.base import ServiceState
+from app.core.errors import Draining, NotReady
+from app.http.dependencies import State
+from app.http.openapi import error_responses, json_response
+
+router = APIRouter(tags=["system"])
+
+_EXAMPLE: dict[str, Any] = {
+    "status": "ready",
+    "model": "chatterbox",
+    "version": "0.1.0",
+    "compiled": True,
+}
+
+
+class Health(BaseModel):
+    status: ServiceState
+    model: str
+    version: str
+    compiled: bool
+    notice: str | None = None
+
+
+@router.get("/health", summary="The process is alive", responses=json_response(_EXAMPLE))
+@router.head("/health", include_in_schema=False)
+async def health(state: State) -> Health:
+    """200 whatever `status` says."""
+    status = state.backend.status()
+    ready = [worker.model for worker in status.workers if worker.model]
+    return Health(
+        status=status.state,
+        model=status.model,
+        version=__version__,
+        compiled=bool(ready) and all(model.compiled for model in ready),
+        notice=next((model.notice for model in ready if model.notice), None),
+    )
+
+
+@router.get(
+    "/ready",
+    summary="Speech can be had",
+    responses=json_response({"status": "ready"}) | error_responses(NotReady, Draining),
+)
+@router.head("/ready", include_in_schema=False)
+async def ready(state: State) -> dict[str, str]:
+    """200 when a worker is warm and every voice present at start is prepared, else 503."""
+    state.backend.ensure_ready()
+    return {"status": "ready"}
+
+
+@router.get(
+    "/ping",
+    summary="For RunPod's load balancer",
+    response_class=Response,
+    responses={204: {"description": "Starting, or no worker is left."}},
+)
+@router.head("/ping", include_in_schema=False)
+async def ping(state: State) -> Response:
+    """200 when ready, 204 while starting."""
+    try:
+        state.backend.ensure_ready()
+    except (Draining, NotReady):
+        return Response(status_code=204)
+    return Response(status_code=200)

@@ -1,0 +1,130 @@
+"""The API key on every HTTP route. `tests/http/test_auth.py` checks WebSockets."""
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.support.contract import ContractService, contract_service
+from tests.support.service import API_KEY, Service
+
+OPEN = ("/health", "/ready", "/ping")
+
+WRONG = API_KEY[:-1] + "x"
+
+NO_KEY = [
+    {},
+    {"headers": {"X-API-Key": ""}},
+    {"headers": {"X-API-Key": WRONG}},
+    {"headers": {"X-API-Key": f"{API_KEY}{API_KEY}"}},
+    {"headers": {"X-API-Key": "ü".encode("latin-1")}},
+    {"headers": {"Authorization": f"Bearer {WRONG}"}},
+    {"headers": {"Authorization": f"Basic {API_KEY}"}},
+    {"headers": {"Authorization": API_KEY}},
+    {"params": {"api_key": WRONG}},
+    {"params": {"api_key": ""}},
+    {"params": {"API_KEY": API_KEY}},
+    {"params": {f"a{number}": "1" for number in range(1000)}},
+]
+
+THE_KEY = [
+    {"headers": {"X-API-Key": API_KEY}},
+    {"headers": {"Authorization": f"Bearer {API_KEY}"}},
+    {"headers": {"Authorization": f"bearer {API_KEY}"}},
+    {"params": {"api_key": API_KEY}},
+    {"headers": {"X-API-Key": WRONG}, "params": {"api_key": API_KEY}},
+]
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContractService]:
+    with contract_service(tmp_path_factory.mktemp("auth")) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def stranger(service: ContractService) -> Iterator[httpx.Client]:
+    """A client without a key."""
+    with service.client(headers={}) as client:
+        yield client
+
+
+def all_routes(service: ContractService | Service) -> list[tuple[str, str]]:
+    """Return method and path of all documented routes and of some that do not exist."""
+    with service.client() as client:
+        paths = client.get("/openapi.json").raise_for_status().json()["paths"]
+    routes = [
+        (method.upper(), path.replace("{voice_id}", "x.wav"))
+        for path, methods in paths.items()
+        for method in methods
+    ]
+    assert len(routes) > 7
+    unlisted = ["/docs", "/openapi.json", "/nope", "/health/", "/voices/", "/HEALTH"]
+    routes += [("GET", path) for path in unlisted]
+    routes += [("HEAD", "/tts/generate"), ("PUT", "/voices"), ("OPTIONS", "/voices")]
+    return [(method, path) for method, path in routes if path not in OPEN]
+
+
+@pytest.mark.fault(44)
+@pytest.mark.covers("default-deny routing")
+def test_every_route_refuses_missing_or_wrong_key_with_the_same_message(
+    service: ContractService, stranger: httpx.Client
+) -> None:
+    bodies = set()
+    for method, path in all_routes(service):
+        for given in NO_KEY:
+            answer = stranger.request(method, path, **given)
+            assert answer.status_code == 401, (method, path, given)
+            assert answer.headers["WWW-Authenticate"] == "Bearer"
+            if method != "HEAD":
+                bodies.add(answer.text)
+    assert len(bodies) == 1
+    body = bodies.pop()
+    assert '"type":"authentication_error"' in body
+    for place in ("X-API-Key: ", "Authorization: Bearer ", "?api_key="):
+        assert place in body
+
+
+@pytest.mark.parametrize("given", THE_KEY)
+def test_key_is_accepted_in_header_bearer_and_query(
+    stranger: httpx.Client, given: dict[str, dict[str, str]]
+) -> None:
+    assert stranger.get("/voices", **given).status_code == 200
+
+
+def test_schema_lists_security_schemes_of_each_route(stranger: httpx.Client) -> None:
+    schema = stranger.get("/openapi.json", params={"api_key": API_KEY}).raise_for_status().json()
+    schemes = schema["components"]["securitySchemes"]
+    any_of_them = [{name: []} for name in schemes]
+    for path, operations in schema["paths"].items():
+        assert "head" not in operations
+        for operation in operations.values():
+            assert operation.get("security", []) == ([] if path in OPEN else any_of_them)
+    places = {
+        ("apiKey", "header", "X-API-Key"),
+        ("http", "bearer", None),
+        ("apiKey", "query", "api_key"),
+    }
+    assert places == {
+        (scheme["type"], scheme.get("in") or scheme.get("scheme"), scheme.get("name"))
+        for scheme in schemes.values()
+    }
+
+
+@pytest.mark.covers("default-deny routing")
+def test_open_paths_need_no_key(stranger: httpx.Client) -> None:
+    assert [stranger.get(path).status_code for path in OPEN] == [200] * len(OPEN)
+    assert stranger.get("/").status_code == 200
+
+
+@pytest.mark.fault(56)
+def test_preflight_needs_no_key(stranger: httpx.Client) -> None:
+    asked = {
+        "Origin": "https://example.com",
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "x-api-key,content-type",
+    }
+    answer = stranger.options("/tts/generate", headers=asked)
+    assert answer.status_code == 200
+    assert answer.headers["Access-Control-Allow-Origin"] == "*"
+    assert "Access-Control-Allow-Credentials" not in answer.headers

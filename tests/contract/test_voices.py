@@ -1,0 +1,331 @@
+"""`/voices`: files and names that are accepted or refused."""
+
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.support.api import (
+    BOUNDARY,
+    RATE,
+    code,
+    error_code,
+    form,
+    heard,
+    part,
+    upload,
+    upload_raw,
+    wav,
+)
+from tests.support.contract import ContractService, contract_service
+from tests.support.media import audio_file, tone
+
+LIMIT_BYTES = 1_048_576
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContractService]:
+    folder = tmp_path_factory.mktemp("around") / "the-service"
+    folder.mkdir()
+    with contract_service(folder, max_upload_mb=1) as service:
+        yield service
+
+
+@pytest.fixture
+def client(service: ContractService) -> Iterator[httpx.Client]:
+    """The service has no voice, before and after."""
+    with service.client() as client:
+        yield client
+        for voice_id in client.get("/voices").raise_for_status().json():
+            if client.delete(f"/voices/{voice_id}").status_code == 403:
+                (service.preloaded_dir / voice_id).unlink()
+        service.scan()
+        assert client.get("/voices").json() == []
+        assert all_files(service) == {}
+
+
+def all_files(service: ContractService) -> dict[str, tuple[int, int]]:
+    """Return size and time of everything in and beside the service's folder."""
+    return {
+        str(path): (path.lstat().st_size, path.lstat().st_mtime_ns)
+        for path in service.folder.parent.rglob("*")
+        if path.is_symlink() or path.is_file()
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "container", "codec"),
+    [
+        ("v.wav", "wav", "pcm_s16le"),
+        ("v.mp3", "mp3", "libmp3lame"),
+        ("v.flac", "flac", "flac"),
+        ("v.ogg", "ogg", "libopus"),
+        ("v.opus", "ogg", "libopus"),
+        ("v.m4a", "ipod", "aac"),
+        ("v.webm", "webm", "libopus"),
+        ("V.WAV", "wav", "pcm_f32le"),
+    ],
+)
+def test_every_allowed_file_type_is_accepted(
+    client: httpx.Client, name: str, container: str, codec: str
+) -> None:
+    content = audio_file(tone(1.5, 48_000), rate=48_000, container=container, codec=codec)
+    assert upload(client, name, content).json()["voice_id"] == name
+    assert heard(client, name)
+
+
+def test_voices_are_listed_in_order(client: httpx.Client) -> None:
+    for name in ("b.wav", "a 2.wav", "B.wav.wav", "é.wav", "10.wav"):
+        assert upload(client, name, wav()).status_code == 201
+    assert client.get("/voices").json() == sorted(
+        ["b.wav", "a 2.wav", "B.wav.wav", "é.wav", "10.wav"]
+    )
+
+
+@pytest.mark.fault(33)
+def test_existing_id_is_refused_unless_replaced(client: httpx.Client) -> None:
+    assert upload(client, "v.wav", wav(1.1)).status_code == 201
+    for alike in ("v.wav", "V.wav"):
+        answer = upload(client, alike, wav(1.2))
+        assert error_code(answer, 409) == "voice_exists"
+    assert error_code(upload(client, "v.wav", wav(1.2), replace="false"), 409) == "voice_exists"
+    assert heard(client, "v.wav") == code(1.1)
+    assert upload(client, "v.wav", wav(1.3), replace="true").status_code == 201
+    assert heard(client, "v.wav") == code(1.3)
+    assert client.get("/voices").json() == ["v.wav"]
+
+
+@pytest.mark.fault(33)
+def test_composed_and_decomposed_names_are_one_voice(client: httpx.Client) -> None:
+    assert upload(client, "e\u0301.wav", wav(1.1)).json()["voice_id"] == "\xe9.wav"
+    for alike in ("\xe9.wav", "e\u0301.wav", "\xc9.wav"):
+        assert error_code(upload(client, alike, wav()), 409) == "voice_exists"
+    assert heard(client, "\xe9.wav") == heard(client, "e\u0301.wav") == code(1.1)
+    assert client.delete("/voices/e\u0301.wav").status_code == 200
+    assert client.get("/voices").json() == []
+
+
+def test_file_in_wrong_field_is_named(client: httpx.Client) -> None:
+    answer = client.post("/voices", files={"audio": ("v.wav", wav())})
+    assert error_code(answer, 400) == "invalid_request"
+    said = answer.json()["error"]["message"]
+    assert said == "Send one file, as the multipart field 'file', not 'audio'."
+
+
+def test_preloaded_parameter_filters_the_list(
+    client: httpx.Client, service: ContractService
+) -> None:
+    (service.preloaded_dir / "p.wav").write_bytes(wav(1.1))
+    service.scan()
+    assert client.get("/voices").json() == ["p.wav"]
+    upload(client, "u.wav", wav(1.2)).raise_for_status()
+
+    def listed(preloaded: str) -> Any:
+        return client.get("/voices", params={"preloaded": preloaded}).json()
+
+    assert (listed("true"), listed("false")) == (["p.wav"], ["u.wav"])
+    assert client.get("/voices").json() == ["p.wav", "u.wav"]
+    assert error_code(client.get("/voices?preloaded=maybe"), 400) == "invalid_request"
+
+    upload(client, "p.wav", wav(1.3)).raise_for_status()
+    assert (listed("true"), listed("false")) == ([], ["p.wav", "u.wav"])
+    client.delete("/voices/p.wav").raise_for_status()
+
+
+HOSTILE_NAMES = [
+    b"../v.wav",
+    b"..",
+    b"../../../../tmp/v.wav",
+    b"/v.wav",
+    b"/etc/v.wav",
+    b"..\\v.wav",
+    b"a\\v.wav",
+    b"C:\\v.wav",
+    b"\\\\host\\share\\v.wav",
+    b"%2e%2e%2fv.wav",
+    b"..%2fv.wav",
+    b".v.wav",
+    b".wav",
+    b"v.wav/",
+    b"sub/v.wav",
+    b"v",
+    b"v.txt",
+    b"v.wav.exe",
+    b"v\x00.wav",
+    b"v.wav\x00",
+    b"v\x1b.wav",
+    b"v\r.wav",
+    b"v\n.wav",
+    b"v\r\nX-Evil: 1.wav",
+    b"v\x7f.wav",
+    b'v\\".wav',
+    b"v:stream.wav",
+    b"v*.wav",
+    b"<v>.wav",
+    b"v" * 125 + b".wav",
+    b"v" * 300 + b".wav",
+    "\u202ev.wav".encode(),
+    "v\u2028.wav".encode(),
+    "\U0001f600.wav".encode(),
+    b"README.md",
+]
+
+
+@pytest.mark.fault(31)
+@pytest.mark.parametrize("name", HOSTILE_NAMES, ids=lambda name: ascii(name[:20]))
+def test_hostile_name_is_refused_and_nothing_is_written(
+    client: httpx.Client, service: ContractService, name: bytes
+) -> None:
+    before = all_files(service)
+    disposition = b'name="file"; filename="%b"' % name
+    for charset in ("", "; charset=utf-16", "; charset=punycode", "; charset=no-such"):
+        answer = upload_raw(client, form(part(wav(), disposition)), charset)
+        assert error_code(answer, 400) in ("invalid_voice_id", "invalid_request")
+    assert client.get("/voices").json() == []
+    assert all_files(service) == before
+
+
+@pytest.mark.fault(31)
+def test_filename_star_parameter_is_ignored(client: httpx.Client) -> None:
+    disposition = b'name="file"; filename="v.wav"; filename*=UTF-8\'\'..%2fevil.wav'
+    assert upload_raw(client, form(part(wav(), disposition))).json()["voice_id"] == "v.wav"
+
+
+def bad_wav(*, rate: int = RATE, channels: int = 1, data_bytes: int = 2 * RATE) -> bytes:
+    """Return a header with these values before one second of audio."""
+    samples = wav()[-2 * RATE :]
+    return (
+        struct.pack("<4sI4s", b"RIFF", 0xFFFFFFFF, b"WAVE")
+        + struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, channels, rate, rate * 2, 2, 16)
+        + struct.pack("<4sI", b"data", data_bytes)
+        + samples
+    )
+
+
+def silence(seconds: float, **options: Any) -> bytes:
+    return audio_file(np.zeros(round(seconds * RATE), np.float32), rate=RATE, **options)
+
+
+UNUSABLE = {
+    "empty": b"",
+    "text": b"This is not audio.",
+    "header only": wav()[:44],
+    "truncated mp3": audio_file(tone(2), container="mp3", codec="libmp3lame")[:300],
+    "no rate": bad_wav(rate=0),
+    "65535 channels": bad_wav(channels=65_535),
+    "silence": silence(2),
+    "0.2 s": wav(0.2),
+    "an hour": silence(3600, container="flac", codec="flac"),
+    "over 5 minutes": audio_file(tone(301, 8000), rate=8000, container="mp3", codec="libmp3lame"),
+    "ffconcat": b"ffconcat version 1.0\nfile /etc/passwd\n",
+    "m3u8": b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n",
+    "dash": b'<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011"><Period/></MPD>',
+}
+
+
+@pytest.mark.fault(37, 38, 39, 41)
+@pytest.mark.parametrize("what", UNUSABLE)
+def test_unusable_file_is_refused_and_deleted(
+    client: httpx.Client, service: ContractService, what: str
+) -> None:
+    before = all_files(service)
+    answer = upload(client, "v.wav", UNUSABLE[what])
+    assert error_code(answer, 422) == "unusable_audio"
+    assert len(answer.json()["error"]["message"]) > 20
+    assert "/etc/passwd" not in answer.text
+    assert client.get("/voices").json() == []
+    assert all_files(service) == before
+
+
+def test_unusable_file_does_not_replace_the_voice(
+    client: httpx.Client,
+) -> None:
+    upload(client, "v.wav", wav(1.1)).raise_for_status()
+    for content, status in ((b"no", 422), (bytes(LIMIT_BYTES + 1), 413)):
+        assert upload(client, "v.wav", content, replace="true").status_code == status
+    assert heard(client, "v.wav") == code(1.1)
+
+
+@pytest.mark.fault(38)
+def test_lying_length_is_not_trusted(client: httpx.Client) -> None:
+    answer = upload(client, "v.wav", bad_wav(data_bytes=0xFFFFFFF0))
+    assert answer.status_code in (201, 422)
+    assert heard(client, "v.wav") == (code(1) if answer.status_code == 201 else None)
+
+
+@pytest.mark.fault(39)
+def test_other_rates_channels_and_tracks_are_accepted(client: httpx.Client) -> None:
+    left, right = tone(1.5, 44_100, hz=200), tone(1.5, 44_100, hz=300)
+    video = audio_file(tone(1.5, 48_000), rate=48_000, container="mp4", codec="aac", video=True)
+    good = {
+        "8 kHz.wav": audio_file(tone(1.5, 8000), rate=8000),
+        "stereo.wav": audio_file(np.stack([left, right]), rate=44_100),
+        "video.m4a": video,
+    }
+    for name, content in good.items():
+        assert upload(client, name, content).status_code == 201, name
+        assert heard(client, name)
+
+
+@pytest.mark.filterwarnings(  # Starlette does not close the file of an incomplete part
+    "ignore:.*SpooledTemporaryFile:pytest.PytestUnraisableExceptionWarning"
+)
+@pytest.mark.fault(30)
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"garbage",
+        form(),
+        form(part(b"v", b'name="voice"; filename="v.wav"')),
+        form(part(b"v", b'name="file"')),
+        form(part(b"v", b'name="file"; filename=""')),
+        form(part(b"v", b'filename="v.wav"')),
+        form(part(wav()), part(wav(), b'name="file"; filename="w.wav"')),
+        part(wav()),
+        form(*[part(b"x", b'name="a"')] * 10_000),
+        form(*[part(b"", b'name="file"; filename="v.wav"')] * 10_000),
+        form(part(b"x", b"name=" + b"a" * 500_000)),
+        b"--%b\r\n" % BOUNDARY + b"A: b\r\n" * 100_000 + b"\r\n" + form(),
+        form(part(bytes(900_000), b'name="a"'), part(bytes(900_000), b'name="b"')),
+    ],
+    ids=lambda body: f"{body[44:64]!a} {len(body)}",
+)
+def test_form_without_exactly_one_file_is_refused(
+    client: httpx.Client, service: ContractService, body: bytes
+) -> None:
+    before = all_files(service)
+    answer = upload_raw(client, body)
+    assert answer.status_code in (400, 413)
+    assert answer.json()["error"]["type"] == "invalid_request_error"
+    assert all_files(service) == before
+
+
+@pytest.mark.parametrize(
+    "kind", ["", "application/json", "application/x-www-form-urlencoded", "multipart/mixed"]
+)
+def test_other_body_type_is_refused_unread(client: httpx.Client, kind: str) -> None:
+    answer = client.post("/voices", content=b"a=1&" * 1_000_000, headers={"Content-Type": kind})
+    assert error_code(answer, 415) == "unsupported_media_type"
+
+
+@pytest.mark.parametrize("boundary", ["", "; boundary=" + "x" * 1000])
+def test_wrong_boundary_is_refused(client: httpx.Client, boundary: str) -> None:
+    headers = {"Content-Type": f"multipart/form-data{boundary}"}
+    answer = client.post("/voices", content=form(part(wav())), headers=headers)
+    assert error_code(answer, 400) == "invalid_request"
+
+
+def test_body_over_the_limit_names_the_file_limit(client: httpx.Client) -> None:
+    answer = upload_raw(client, form(part(bytes(2 * LIMIT_BYTES))))
+    assert error_code(answer, 413) == "payload_too_large"
+    assert answer.json()["error"]["message"] == "A voice file may have at most 1 MB."
+
+
+def test_file_of_exactly_the_limit_is_accepted(client: httpx.Client) -> None:
+    content = wav(1.1)
+    padded = content + bytes(LIMIT_BYTES - len(content))
+    assert upload(client, "v.wav", padded).status_code in (201, 422)
