@@ -9,8 +9,8 @@ import pytest
 
 from app.core.errors import HeadersTooLong, MethodNotAllowed, NotFound, RequestTooSlow, ServiceError
 from app.http.openapi import ERROR_EXAMPLES
-from app.protocols.native import schemas as native
-from app.protocols.openai import schemas as openai
+from app.protocols.native import documentation as native
+from app.protocols.openai import documentation as openai
 from app.speech.options import from_json, from_openai_json
 from tests.fuzz.test_api import SCHEMA
 from tests.support.service import ROOT

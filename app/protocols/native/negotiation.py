@@ -1,16 +1,16 @@
-"""Choose the audio format by the `Accept` header (RFC 9110, 12.5.1)."""
+"""Which audio format an `Accept` header asks for."""
 
 from app.core.errors import NotAcceptable
 from app.speech.options import FormatName
 
-_MEDIA_TYPES: dict[str, FormatName] = {
+_MADE: dict[str, FormatName] = {
     "audio/wav": "wav",
     "audio/mpeg": "mp3",
     "audio/mp4": "fmp4",
     "audio/webm": "webm",
     "audio/pcm": "raw_pcm",
 }
-_FORMATS: dict[str, FormatName] = _MEDIA_TYPES | {
+_FORMATS: dict[str, FormatName] = _MADE | {
     "audio/x-wav": "wav",
     "audio/wave": "wav",
     "audio/mp3": "mp3",
@@ -18,26 +18,26 @@ _FORMATS: dict[str, FormatName] = _MEDIA_TYPES | {
 
 
 def negotiate(accept: str) -> FormatName:
-    """Return the supported format of the highest quality, the first of equals; by default wav.
+    """The supported type that the client likes best, the first of equals; nothing asked → wav.
 
-    Raises `NotAcceptable` if no listed type is supported.
+    Raises `NotAcceptable` if every type it names is one that this service does not make.
     """
-    ranges = [each for each in map(_parse, accept.split(",")) if each]
-    if not ranges:
+    wishes = [wish for wish in map(_parse, accept.split(",")) if wish]
+    if not wishes:
         return "wav"
-    refused = {media_type for media_type, quality in ranges if quality <= 0}
-    for media_type, _ in sorted(ranges, key=lambda each: -each[1]):
-        if media_type not in refused and (name := _first_of(media_type, refused)):
-            return name
+    refused = {media_type for media_type, quality in wishes if quality <= 0}
+    for media_type, _ in sorted(wishes, key=lambda wish: -wish[1]):
+        if media_type not in refused and (found := _first_of(media_type, refused)):
+            return found
     raise NotAcceptable(
-        f"The Accept header allows none of the types that are made here: {', '.join(_MEDIA_TYPES)}."
+        f"The Accept header allows none of the types that are made here: {', '.join(_MADE)}."
     )
 
 
 def _first_of(media_type: str, refused: set[str]) -> FormatName | None:
-    """Return the format of a media type, or the first that a wildcard allows."""
+    """The format of a type, or the first that a wildcard leaves open."""
     if media_type in ("*/*", "audio/*"):
-        return next((_FORMATS[each] for each in _FORMATS if each not in refused), None)
+        return next((_FORMATS[known] for known in _FORMATS if known not in refused), None)
     return _FORMATS.get(media_type)
 
 

@@ -1,4 +1,4 @@
-"""Documentation of the parameters of `/tts/generate`."""
+"""OpenAPI examples and parameters of `/tts/generate`."""
 
 from typing import Any
 

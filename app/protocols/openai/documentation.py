@@ -1,8 +1,9 @@
-"""Responses and examples of `/v1`."""
+"""OpenAPI examples of `/v1`, and its speech operation."""
 
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel
+from app.http.openapi import named_examples
+from app.speech.options import OpenAISpeechRequest, json_schema_of
 
 REQUEST_EXAMPLES: dict[str, Any] = {
     "as any client": {"model": "tts-1", "voice": "alloy", "input": "Hello there."},
@@ -30,31 +31,20 @@ data: {"type":"speech.audio.done","usage":{"input_tokens":12,"output_tokens":21,
 
 """
 
-
-class Model(BaseModel):
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: str
-
-
-class Models(BaseModel):
-    object: Literal["list"] = "list"
-    data: list[Model]
-
-
-class ModelId(BaseModel):
-    id: str
-
-
-class AudioModels(BaseModel):
-    models: list[ModelId]
-
-
-class Voice(BaseModel):
-    id: str
-    name: str
-
-
-class AudioVoices(BaseModel):
-    voices: list[Voice]
+SPEECH_OPERATION: dict[str, Any] = {
+    "responses": {
+        "200": {
+            "description": "The audio, or events that hold it.",
+            "content": {"audio/*": {}, "text/event-stream": {"example": EVENTS_EXAMPLE}},
+        }
+    },
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": json_schema_of(OpenAISpeechRequest),
+                "examples": named_examples(REQUEST_EXAMPLES),
+            }
+        },
+    },
+}
