@@ -92,26 +92,13 @@ class AccessLogMiddleware:
             _log(scope, scope["method"], status, outcome, seconds)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Log the status of the handshake, or the close code."""
         _identify(scope)
-        started_at, status = monotonic(), 0
-
-        async def send_and_note(message: Message) -> None:
-            nonlocal status
-            match message["type"]:
-                case "websocket.accept":
-                    status = 101
-                case "websocket.close":
-                    status = message.get("code", 1000)
-                case "websocket.http.response.start":
-                    status = message["status"]
-            await send(message)
-
+        started_at = monotonic()
         try:
-            await self._app(scope, receive, send_and_note)
+            await self._app(scope, receive, send)
         finally:
-            outcome = scope["state"].get("error_code", "-")
-            _log(scope, "WEBSOCKET", status, outcome, monotonic() - started_at)
+            outcome = scope["state"].get("error_code", "closed")
+            _log(scope, "WEBSOCKET", 0, outcome, monotonic() - started_at)
 
 
 def _identify(scope: Scope) -> str:

@@ -13,7 +13,7 @@ from app.http.dependencies import AppState
 from app.http.error_handlers import METHODS, handle_errors
 from app.http.openapi import DEFAULT_RESPONSE, SECURITY_SCHEMES, error_responses, restore_nulls
 from app.protocols.native import health, metrics, pages, speech, status, voices
-from app.protocols.native.schemas import document_settings
+from app.protocols.native.documentation import document_settings
 from app.protocols.openai import routes as openai
 
 EXPOSED_HEADERS = (

@@ -9,8 +9,10 @@ import pytest
 
 from app.core.errors import HeadersTooLong, MethodNotAllowed, NotFound, RequestTooSlow, ServiceError
 from app.http.openapi import ERROR_EXAMPLES
-from app.protocols.native import schemas as native
-from app.protocols.openai import schemas as openai
+from app.protocols.native import documentation as native
+from app.protocols.native.schemas import from_json
+from app.protocols.openai import documentation as openai
+from app.protocols.openai.schemas import from_openai_json
 from tests.fuzz.test_api import SCHEMA
 from tests.support.manual import section
 
@@ -69,9 +71,9 @@ def test_json_examples_follow_their_schemas(operation: str) -> None:
 
 def test_request_examples_are_accepted() -> None:
     for values in native.REQUEST_EXAMPLES.values():
-        assert native.from_json(values).text
+        assert from_json(values).text
     for values in openai.REQUEST_EXAMPLES.values():
-        assert openai.from_openai_json(values).input
+        assert from_openai_json(values).input
 
 
 def test_parameters_are_named_as_each_route_names_them() -> None:

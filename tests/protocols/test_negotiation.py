@@ -8,7 +8,7 @@ CHROMIUM_PAGE = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8
 
 
 @pytest.mark.parametrize(
-    ("accept", "name"),
+    ("accept", "made"),
     [
         ("audio/wav", "wav"),
         ("audio/mpeg", "mp3"),
@@ -22,12 +22,12 @@ CHROMIUM_PAGE = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8
         (CHROMIUM_PAGE, "wav"),
     ],
 )
-def test_media_type_selects_format(accept: str, name: str) -> None:
-    assert negotiate(accept) == name
+def test_a_type_has_its_format(accept: str, made: str) -> None:
+    assert negotiate(accept) == made
 
 
 @pytest.mark.parametrize(
-    ("accept", "name"),
+    ("accept", "made"),
     [
         ("audio/wav;q=0.5, audio/mpeg;q=0.9", "mp3"),
         ("*/*;q=0.1, audio/webm", "webm"),
@@ -37,16 +37,16 @@ def test_media_type_selects_format(accept: str, name: str) -> None:
         ("audio/wav;q=0, */*", "mp3"),
     ],
 )
-def test_highest_quality_wins(accept: str, name: str) -> None:
-    assert negotiate(accept) == name
+def test_the_best_liked_is_made(accept: str, made: str) -> None:
+    assert negotiate(accept) == made
 
 
-def test_first_of_equal_qualities_wins() -> None:
+def test_of_equals_the_first_is_made() -> None:
     assert negotiate("audio/mp4, audio/mpeg") == "fmp4"
     assert negotiate("audio/mpeg;q=0.5, audio/mp4;q=0.5") == "mp3"
 
 
-def test_unsupported_types_are_skipped() -> None:
+def test_what_is_not_made_here_is_passed_over() -> None:
     assert negotiate("audio/ogg, audio/flac, audio/mpeg;q=0.1") == "mp3"
 
 
@@ -58,7 +58,7 @@ def test_case_and_parameters_do_not_matter() -> None:
 @pytest.mark.parametrize(
     "accept", ["text/html", "application/json, image/png", "audio/ogg", "audio/wav;q=0", "nonsense"]
 )
-def test_only_unsupported_types_are_refused(accept: str) -> None:
+def test_only_what_is_not_made_is_refused(accept: str) -> None:
     with pytest.raises(NotAcceptable) as refusal:
         negotiate(accept)
     assert "audio/wav, audio/mpeg, audio/mp4, audio/webm, audio/pcm." in refusal.value.message

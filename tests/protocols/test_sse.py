@@ -21,7 +21,7 @@ def events_in(stream: bytes) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", OPENAI_ENCODERS)
-def test_deltas_add_up_to_the_file(name: str) -> None:
+def test_sse_deltas_join_to_the_file(name: str) -> None:
     pcm, new = speech(0.5), OPENAI_ENCODERS[name]
 
     *deltas, done = events_in(encode(SseEncoder(3, new(SAMPLE_RATE), {}), pcm, samples=777))
@@ -48,7 +48,7 @@ def test_partial_token_counts(samples: int, tokens: int) -> None:
     }
 
 
-def test_error_event_uses_param_names_of_the_api() -> None:
+def test_abort_event_uses_the_routes_parameter_names() -> None:
     encoder = SseEncoder(7, OPENAI_ENCODERS["pcm"](SAMPLE_RATE), NAMES)
 
     [event] = events_in(encoder.on_abort(EmptyText("nothing", param="text")))
@@ -56,7 +56,7 @@ def test_error_event_uses_param_names_of_the_api() -> None:
     assert event["error"]["param"] == "input"
 
 
-def test_error_event_has_the_error_body() -> None:
+def test_abort_event_has_the_usual_error_shape() -> None:
     encoder = SseEncoder(7, OPENAI_ENCODERS["pcm"](SAMPLE_RATE), NAMES)
 
     [event] = events_in(encoder.on_abort(WorkerLost("it is gone")))
@@ -72,7 +72,7 @@ def test_error_event_has_the_error_body() -> None:
     }
 
 
-def test_is_blocking_if_the_audio_encoder_is() -> None:
+def test_sse_encoder_is_cpu_bound_if_its_encoder_is() -> None:
     for new in OPENAI_ENCODERS.values():
         encoder = new(SAMPLE_RATE)
         assert SseEncoder(0, encoder, {}).cpu_bound == encoder.cpu_bound

@@ -48,20 +48,20 @@ async def test_resolves_voices_aliases_and_openai_names(
 
 
 @pytest.mark.parametrize("name", ["john", "Alloy", "nobody", "", "default", "\ud800"])
-async def test_unknown_name_is_not_the_default_voice(state: Any, name: str) -> None:
+async def test_other_names_are_returned_unchanged(state: Any, name: str) -> None:
     voice_id = resolve_voice(name, state.voices, state.settings.voice_aliases)
     assert voice_id is not None
     assert voice_id not in state.voices.ids()
 
 
-async def test_alias_of_missing_voice_names_the_voice(state: Any) -> None:
+async def test_not_found_error_names_the_alias_and_its_voice(state: Any) -> None:
     for alias, voice in (("gone", "gone.wav"), ("both", "john")):
         with pytest.raises(VoiceNotFound) as missing:
             resolve_voice(alias, state.voices, state.settings.voice_aliases)
         assert f"There is no voice '{voice}', which '{alias}' stands for." in missing.value.message
 
 
-async def test_lists_each_voice_and_alias_once(state: Any) -> None:
+async def test_lists_each_voice_name_once(state: Any) -> None:
     assert listed_names(state.voices, state.settings.voice_aliases) == {
         "echo.wav": "echo",
         "jane.wav": "jane",
@@ -74,7 +74,7 @@ async def test_lists_each_voice_and_alias_once(state: Any) -> None:
     }
 
 
-async def test_default_voice_is_not_listed_if_all_its_names_are_aliases(state: Any) -> None:
+async def test_default_voice_is_not_listed_if_all_its_names_are_taken(state: Any) -> None:
     aliases = dict.fromkeys(OPENAI_VOICES, "jane")
     state.settings = Settings(voice_aliases=aliases, _env_file=None)
     assert not any(

@@ -14,14 +14,9 @@ from app.core.errors import NotAcceptable
 from app.http.audio_response import AudioResponse, audio_headers
 from app.http.dependencies import READ_ERRORS, AppState, State, strict_json
 from app.http.openapi import error_responses
+from app.protocols.native.documentation import JSON_OPERATION, QUERY_OPERATION
 from app.protocols.native.negotiation import negotiate
-from app.protocols.native.schemas import (
-    JSON_OPERATION,
-    QUERY_OPERATION,
-    GenerateRequest,
-    from_json,
-    from_query,
-)
+from app.protocols.native.schemas import GenerateRequest, from_json, from_query
 from app.speech.service import SPEECH_ERRORS, SpeechRequest, ignored_parameters
 
 router = APIRouter(tags=["speech"])

@@ -105,12 +105,7 @@ async def system_status(state: State) -> SystemStatus:
         cpu=cpu,
         gpus=gpus,
         workers=[_worker_row(worker) for worker in status.workers],
-        queue=QueueRow(
-            waiting=status.queue.waiting,
-            running=status.queue.running,
-            limit=status.queue.limit,
-            retries=status.queue.retries,
-        ),
+        queue=QueueRow(**vars(status.queue)),
         models=[_model_row(status, state.voices.snapshot())],
     )
 
@@ -127,16 +122,9 @@ def _model_row(status: BackendStatus, voices: dict[str, str]) -> ModelRow:
 
 
 def _worker_row(worker: WorkerStatus) -> WorkerRow:
+    model = worker.model
     return WorkerRow(
-        id=worker.id,
-        device=worker.device,
-        state=worker.state,
-        slots=worker.slots,
-        busy=worker.busy,
-        restarts=worker.restarts,
-        pid=worker.pid,
-        last_error=worker.last_error,
-        compiled=bool(worker.model and worker.model.compiled),
-        notice=worker.model.notice if worker.model else None,
-        runaways=worker.runaways,
+        **vars(worker),
+        compiled=bool(model and model.compiled),
+        notice=model.notice if model else None,
     )

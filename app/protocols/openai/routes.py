@@ -1,7 +1,7 @@
 """`/v1`: speech, models and voices in the form of OpenAI's API."""
 
 from time import time
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
@@ -13,22 +13,18 @@ from app.core.audio import SAMPLE_RATE
 from app.core.errors import ModelNotFound
 from app.http.audio_response import AudioResponse
 from app.http.dependencies import READ_ERRORS, AppState, State, strict_json
-from app.http.openapi import error_responses, json_response, named_examples
-from app.protocols.openai.schemas import (
-    EVENTS_EXAMPLE,
-    MODEL_EXAMPLE,
-    REQUEST_EXAMPLES,
+from app.http.openapi import error_responses, json_response
+from app.protocols.openai.documentation import MODEL_EXAMPLE, SPEECH_OPERATION
+from app.protocols.openai.responses import (
     AudioModels,
     AudioVoices,
     Model,
     ModelId,
     Models,
-    OpenAISpeechRequest,
     Voice,
-    from_openai_json,
 )
+from app.protocols.openai.schemas import OpenAISpeechRequest, from_openai_json
 from app.protocols.openai.sse import SseEncoder
-from app.speech.options import json_schema_of
 from app.speech.service import SPEECH_ERRORS, SpeechRequest
 from app.speech.voice_resolver import listed_names, resolve_voice
 
@@ -44,25 +40,6 @@ _STARTED = int(time())
 _PARAM_NAMES = {"text": "input", "voice_id": "voice"}
 """Parameters of the speech service, and their names in this API."""
 
-_OPERATION: dict[str, Any] = {
-    "responses": {
-        "200": {
-            "description": "The audio, or events that hold it.",
-            "content": {"audio/*": {}, "text/event-stream": {"example": EVENTS_EXAMPLE}},
-        }
-    },
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": json_schema_of(OpenAISpeechRequest),
-                "examples": named_examples(REQUEST_EXAMPLES),
-            }
-        },
-    },
-}
-
-
 JsonParameters = Annotated[
     OpenAISpeechRequest, Depends(strict_json(from_openai_json, _PARAM_NAMES))
 ]
@@ -71,7 +48,7 @@ JsonParameters = Annotated[
 @router.post(
     "/audio/speech",
     summary="Speak a text (OpenAI)",
-    openapi_extra=_OPERATION,
+    openapi_extra=SPEECH_OPERATION,
     response_class=Response,
     responses=error_responses(*SPEECH_ERRORS, *READ_ERRORS, names=_PARAM_NAMES),
 )

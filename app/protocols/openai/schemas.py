@@ -1,8 +1,8 @@
-"""Requests and responses of `/v1`: OpenAI's parameters and the service's own options."""
+"""The parameters of `/v1/audio/speech`, which are OpenAI's and the service's own options."""
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from app.audio.formats import OpenAIFormatName
 from app.speech.options import SpeechOptions, lower, validated
@@ -70,59 +70,3 @@ def from_openai_json(values: dict[str, Any]) -> OpenAISpeechRequest:
     """As strict as `from_json` of `/tts/generate`, but null means absent."""
     present = {name: value for name, value in values.items() if value is not None}
     return validated(OpenAISpeechRequest, present)
-
-
-class Model(BaseModel):
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: str
-
-
-class Models(BaseModel):
-    object: Literal["list"] = "list"
-    data: list[Model]
-
-
-class ModelId(BaseModel):
-    id: str
-
-
-class AudioModels(BaseModel):
-    models: list[ModelId]
-
-
-class Voice(BaseModel):
-    id: str
-    name: str
-
-
-class AudioVoices(BaseModel):
-    voices: list[Voice]
-
-
-REQUEST_EXAMPLES: dict[str, Any] = {
-    "as any client": {"model": "tts-1", "voice": "alloy", "input": "Hello there."},
-    "in a voice of one's own": {
-        "voice": "your_voice",
-        "input": "Faster, and with feeling.",
-        "response_format": "opus",
-        "speed": 1.25,
-        "exaggeration": 0.8,
-    },
-    "as events": {"voice": "alloy", "input": "Hello there.", "stream_format": "sse"},
-}
-
-MODEL_EXAMPLE: dict[str, Any] = {
-    "id": "chatterbox",
-    "object": "model",
-    "created": 1748390400,
-    "owned_by": "chatterbox-tts-server",
-}
-
-EVENTS_EXAMPLE = """\
-data: {"type":"speech.audio.delta","audio":"//NkxAAAAANIAAAAAExBTUUz…"}
-
-data: {"type":"speech.audio.done","usage":{"input_tokens":12,"output_tokens":21,"total_tokens":33}}
-
-"""
