@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "audio", "backend", "core", "http", "observability", "settings", "speech", "voices",
     },
     "server": {"backend", "core", "http", "observability", "protocols", "settings"},
-    "bench": {"audio", "core", "engines", "pipeline", "settings", "speech", "text"},
+    "bench": {"audio", "core", "engines", "pipeline", "protocols", "settings", "speech", "text"},
     "cli": {
         "audio", "bench", "core", "engines", "model_files", "pipeline", "server",
         "settings", "text", "voices",
