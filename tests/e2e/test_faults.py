@@ -191,7 +191,7 @@ async def test_killed_idle_worker_is_replaced_and_no_request_fails(
     async with service.async_client() as client:
         for _ in range(10):
             assert (await speak(client, "audio2")).content == expected_pcm("audio2", 7)
-    service.wait_until(service.all_ready and killed not in service.worker_pids())
+    service.wait_until(lambda: service.all_ready() and killed not in service.worker_pids())
     after = {each["id"]: each for each in service.status()["workers"]}
     assert after.keys() == before.keys()
     restarts = {id_: after[id_]["restarts"] - before[id_]["restarts"] for id_ in before}
