@@ -36,7 +36,7 @@ class WorkerProcess:
                 "-P",  # do not import modules from the working directory
                 "-m",
                 "app.worker",
-                stdin=control.remote,
+                stdin=control.remote.fileno(),
                 start_new_session=True,
                 env=child_environment(
                     **device.environment(),
