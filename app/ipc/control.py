@@ -48,7 +48,8 @@ class ControlSocket:
             self._loop.remove_reader(self._socket)  # the worker has exited
 
     def close(self) -> None:
-        self._loop.remove_reader(self._socket)
+        if self._socket.fileno() >= 0:
+            self._loop.remove_reader(self._socket)
         self._socket.close()
         self.remote.close()
 

@@ -28,21 +28,26 @@ class Child:
         head = (
             "import os\nfrom app.ipc.control import ReportSender\nfrom app.ipc.messages import *\n"
         )
-        process = subprocess.Popen(
+        self.process = subprocess.Popen(
             [sys.executable, "-c", f"{head}sender = ReportSender(0)\n{program}"],
             stdin=self.control.remote,
             stdout=subprocess.PIPE,
             text=True,
         )
         self.control.remote.close()
-        return process
+        return self.process
+
+    def close(self) -> None:
+        self.control.close()
+        with self.process:
+            self.process.kill()
 
 
 @pytest.fixture
 async def child() -> AsyncIterator[Child]:
     child = Child()
     yield child
-    child.control.close()
+    child.close()
 
 
 async def test_report_arrives_though_the_process_is_killed_right_after_it(child: Child) -> None:
