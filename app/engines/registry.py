@@ -70,7 +70,9 @@ def choose_engine(model: str, weights: Path) -> str:
 
 def _require_extra(extra: str, problem: str, also: str = "") -> None:
     if not all(map(find_spec, EXTRAS[extra])):
-        raise StartupError(f"{problem}: in a clone, pip install '.[{extra}]'{also}")
+        raise StartupError(
+            f"{problem}: in a clone, pip install -c .ci/constraints.txt '.[{extra}]'{also}"
+        )
 
 
 def load_engine(name_or_path: str, config: EngineConfig) -> Engine:

@@ -10,21 +10,12 @@ from dataclasses import dataclass
 from app.audio.encoder import Encoder
 from app.backend.base import Backend, JobRequest, ModelInfo
 from app.core.errors import (
-    ClientStalled,
-    Draining,
+    JOB_ERRORS,
     EmptyText,
-    EncoderFailed,
-    EngineFailed,
     InvalidRequest,
-    NotReady,
-    OutOfMemory,
-    PoisonRequest,
     QueueFull,
-    QueueTimeout,
     TextTooLong,
     VoiceNotFound,
-    WorkerLost,
-    WorkerStalled,
 )
 from app.observability.metrics import Metrics
 from app.settings import Settings
@@ -33,11 +24,7 @@ from app.speech.stream import SpeechStream
 from app.text.cleaning import clean
 from app.voices.library import VoiceLibrary
 
-SPEECH_ERRORS = (
-    *(InvalidRequest, EmptyText, VoiceNotFound, TextTooLong, QueueFull),
-    *(EngineFailed, EncoderFailed, WorkerLost, PoisonRequest),
-    *(NotReady, Draining, QueueTimeout, OutOfMemory, ClientStalled, WorkerStalled),
-)
+SPEECH_ERRORS = (InvalidRequest, EmptyText, VoiceNotFound, TextTooLong, QueueFull, *JOB_ERRORS)
 """Errors that `SpeechService.start` and its stream raise."""
 
 

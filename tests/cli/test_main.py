@@ -184,7 +184,7 @@ def test_a_missing_extra_is_one_line_that_names_the_command(
     done = command(
         tmp_path, *command_, MODEL="preview", API_KEY="k", PYTHONPATH=f"{tmp_path}:{ROOT}"
     )
-    assert "pip install '.[preview]'" in refusal(done)
+    assert "pip install -c .ci/constraints.txt '.[preview]'" in refusal(done)
 
 
 def test_bench_engine_without_its_extra_names_the_command(tmp_path: Path) -> None:

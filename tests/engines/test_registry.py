@@ -114,12 +114,14 @@ def test_missing_chatterbox_extra_is_one_line_that_names_the_command(
     weights, without, model, package
 ):
     without(package)
-    assert "in a clone, pip install '.[chatterbox]'" in rejection(model, weights)
+    assert "in a clone, pip install -c .ci/constraints.txt '.[chatterbox]'" in rejection(
+        model, weights
+    )
 
 
 def test_missing_chatterbox_extra_is_named_before_missing_files(tmp_path, without):
     without("torch")
-    assert "pip install '.[chatterbox]'" in rejection("chatterbox", tmp_path)
+    assert "pip install -c .ci/constraints.txt '.[chatterbox]'" in rejection("chatterbox", tmp_path)
 
 
 def test_missing_files_are_named_with_the_command(tmp_path):
@@ -137,5 +139,5 @@ def test_auto_without_files_and_torch_is_preview(tmp_path, without):
 def test_missing_preview_extra_names_the_command(tmp_path, without, model):
     without("piper")
     said = rejection(model, tmp_path)
-    assert "pip install '.[preview]'" in said
+    assert "pip install -c .ci/constraints.txt '.[preview]'" in said
     assert ("chatterbox-tts models download" in said) == (model == "auto")

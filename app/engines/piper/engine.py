@@ -41,7 +41,8 @@ try:
     )
 except ImportError as missing:
     raise StartupError(
-        f"the preview voice is not installed ({missing}): in a clone, pip install '.[preview]'"
+        f"the preview voice is not installed ({missing}): "
+        "in a clone, pip install -c .ci/constraints.txt '.[preview]'"
     ) from missing
 
 T = TypeVar("T")

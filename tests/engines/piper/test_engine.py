@@ -282,5 +282,5 @@ except StartupError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "pip install '.[preview]'" in done.stdout
+    assert "pip install -c .ci/constraints.txt '.[preview]'" in done.stdout
     assert re.search(rf"\b{module}\b", done.stdout)
