@@ -215,6 +215,7 @@ def test_two_masters_share_a_host_and_its_voices(
 
 
 @pytest.mark.fault(46)
+@pytest.mark.timed
 async def test_two_masters_follow_each_others_voice_changes(
     start: Callable[..., Service], temp_dir: Path
 ) -> None:
@@ -320,6 +321,7 @@ def test_missing_key_is_one_line_and_exit_code_2(tmp_path: Path, key: str | None
 
 
 @pytest.mark.fault(45)
+@pytest.mark.timed
 def test_port_in_use_is_one_line(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
