@@ -388,7 +388,7 @@ async def test_workers_that_hang_are_found_killed_and_replaced(
         assert (await speak(client, "audio2")).content == expected_pcm("audio2", 7)
     healed(service)
     assert len(before & set(service.worker_pids())) == 1
-    assert re.search(r'scripted.py", line \d+ in speech_tokens', service.log())
+    assert re.search(r'engines.py", line \d+ in speech_tokens', service.log())
 
 
 def test_a_worker_that_cannot_start_says_why(tmp_path: Path) -> None:
