@@ -14,7 +14,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from app.audio import encoder
+from app.audio import ffmpeg_encoders
 from app.backend.local import supervisor
 from app.cli import main as cli
 from app.ipc.channels import Broadcaster
@@ -29,14 +29,14 @@ LAG_INTERVAL_S = 0.005
 def encoders_fail_after(room_bytes: int) -> None:
     """Report a full disk to FFmpeg after `room_bytes` of a file."""
 
-    class FullSink(encoder._Sink):
+    class FullSink(ffmpeg_encoders._Sink):
         room = room_bytes
 
         def write(self, data: bytes) -> int:
             self.room -= len(data)
             return super().write(data) if self.room >= 0 else -errno.ENOSPC
 
-    encoder._Sink = FullSink  # type: ignore[misc]
+    ffmpeg_encoders._Sink = FullSink  # type: ignore[misc]
 
 
 def broadcasts_are_lost() -> None:
