@@ -1,7 +1,8 @@
 """The decoder process: `python -m app.audio.decoder_main LIMITS`, started by `audio.sandbox`.
 
 It decodes an audio file from standard input. To standard output go the sample rate as uint32,
-then mono samples at that rate as float32, little-endian. The exit status is an `ExitStatus`.
+then mono samples at that rate as float32, little-endian. The exit status is an `ExitStatus`, which
+`refusal` turns into an error, in the process that started the decoder.
 """
 
 import errno
@@ -11,13 +12,14 @@ import resource
 import signal
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from app.audio.speech_activity import ActivityMeter
+from app.core.errors import UnusableAudio
 
 if TYPE_CHECKING:
     from app.core.audio import Samples
@@ -54,6 +56,32 @@ class ExitStatus(IntEnum):
     TOO_LONG = 19
     SILENT = 20
     MOSTLY_SILENT = 21
+
+
+_REASONS: dict[int, str] = {
+    ExitStatus.EMPTY: "it is empty",
+    ExitStatus.UNKNOWN_FORMAT: "it is not a whole wav, mp3, flac, ogg, opus, m4a or webm file",
+    ExitStatus.NO_SOUND: "there is no sound in it",
+    ExitStatus.UNKNOWN_CODEC: "its sound is coded in a way that is not supported",
+    ExitStatus.ODD_RATE: "its sample rate is not between {rates[0]} and {rates[1]} Hz throughout",
+    ExitStatus.ODD_CHANNELS: "it does not have 1 to {max_channels} channels",
+    ExitStatus.DAMAGED: "it is damaged or cut off",
+    ExitStatus.TOO_SHORT: "it is shorter than {min_s:g} s",
+    ExitStatus.TOO_LONG: "it is longer than {max_s:g} s",
+    ExitStatus.SILENT: "it is silent",
+    ExitStatus.MOSTLY_SILENT: "there is less than {min_active_s:g} s of sound in it",
+}
+"""What is wrong with a file; the fields are those of `DecodeLimits`."""
+
+
+def refusal(status: int, limits: DecodeLimits) -> UnusableAudio | None:
+    """The error for a file that a decoder refused with this status; None for any other ending."""
+    reason = _REASONS.get(status)
+    if reason is None:
+        return None
+    return UnusableAudio(
+        f"The file cannot be used: {reason.format(**asdict(limits))}.", param="file"
+    )
 
 
 _WHITELISTS = {

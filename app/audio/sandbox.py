@@ -19,27 +19,13 @@ from uuid import uuid4
 
 import numpy as np
 
-from app.audio.decoder_main import DecodeLimits, ExitStatus
+from app.audio.decoder_main import DecodeLimits, ExitStatus, refusal
 from app.core.errors import StorageFull, UnusableAudio
 
 if TYPE_CHECKING:
     from app.core.audio import Samples
 
 log = logging.getLogger(__name__)
-
-_REASONS = {
-    ExitStatus.EMPTY: "it is empty",
-    ExitStatus.UNKNOWN_FORMAT: "it is not a whole wav, mp3, flac, ogg, opus, m4a or webm file",
-    ExitStatus.NO_SOUND: "there is no sound in it",
-    ExitStatus.UNKNOWN_CODEC: "its sound is coded in a way that is not supported",
-    ExitStatus.ODD_RATE: "its sample rate is not between {rates[0]} and {rates[1]} Hz throughout",
-    ExitStatus.ODD_CHANNELS: "it does not have 1 to {max_channels} channels",
-    ExitStatus.DAMAGED: "it is damaged or cut off",
-    ExitStatus.TOO_SHORT: "it is shorter than {min_s:g} s",
-    ExitStatus.TOO_LONG: "it is longer than {max_s:g} s",
-    ExitStatus.SILENT: "it is silent",
-    ExitStatus.MOSTLY_SILENT: "there is less than {min_active_s:g} s of sound in it",
-}
 
 
 class DecoderKilled(UnusableAudio):
@@ -103,12 +89,9 @@ def _raise_for_status(status: int, limits: DecodeLimits) -> None:
         return
     if status == ExitStatus.DISK_FULL:
         raise StorageFull("There is no space left for the decoded voice.")
-    reason = _REASONS.get(status)  # type: ignore[call-overload]
-    if reason is None:
-        log.warning("decoder ended with status %d", status)
-        raise DecoderKilled(
-            "The file cannot be used: decoding it failed or took too long.", param="file"
-        )
-    raise UnusableAudio(
-        f"The file cannot be used: {reason.format(**asdict(limits))}.", param="file"
+    if refused := refusal(status, limits):
+        raise refused
+    log.warning("decoder ended with status %d", status)
+    raise DecoderKilled(
+        "The file cannot be used: decoding it failed or took too long.", param="file"
     )

@@ -12,13 +12,7 @@ from time import monotonic
 from typing import NamedTuple
 
 from app.audio.sandbox import DecoderKilled
-from app.core.errors import (
-    InvalidVoiceId,
-    ServiceError,
-    StartupError,
-    StorageFull,
-    UnusableAudio,
-)
+from app.core.errors import InvalidRequest, ServiceError, StartupError, StorageFull
 from app.core.retry_budget import RetryBudget
 from app.voices.decoded_audio import DecodedAudio
 from app.voices.folder import FileThread, Signature, VoiceFolder, digest_of, is_unchanged
@@ -127,7 +121,7 @@ class VoiceScanner:
                 await self._ignore(path, signature, error)
             else:
                 self._retry_later(path, signature, error, _DECODER_RETRY_S)
-        except (InvalidVoiceId, UnusableAudio) as error:
+        except InvalidRequest as error:  # with which an upload of it would be answered
             await self._ignore(path, signature, error)
         except (OSError, StorageFull) as error:
             self._retry_later(path, signature, error, _READ_RETRY_S)

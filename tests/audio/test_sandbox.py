@@ -15,6 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
+from app.audio import decoder_main
 from app.audio.decoder_main import DecodeLimits, ExitStatus
 from app.audio.sandbox import decode_file, load_decoded
 from app.core.errors import UnusableAudio
@@ -183,6 +184,11 @@ WEBM = audio_file(tone(3, 48_000), rate=48_000, container="webm", codec="libopus
 )
 async def test_rejects_unusable_audio_with_the_reason(tmp_path, content, reason):
     assert reason in await refusal(tmp_path, content)
+
+
+def test_every_refusal_has_an_error():
+    endings = {status for status in ExitStatus if not decoder_main.refusal(status, DecodeLimits())}
+    assert endings == {ExitStatus.DONE, ExitStatus.DISK_FULL}
 
 
 async def test_unknown_format_error_lists_all_formats(tmp_path):

@@ -622,6 +622,17 @@ async def test_ignores_a_file_that_kills_every_decoder(store, folders, monkeypat
     assert "a.wav' is ignored: " in caplog.text
 
 
+async def test_ignores_a_file_whatever_it_is_refused_for(store, folders, monkeypatch, caplog):
+    async def refused(*args: object) -> None:
+        raise errors.InvalidRequest("it is odd")
+
+    monkeypatch.setattr("app.voices.decoded_audio.decode_file", refused)
+    (folders.user / "a.wav").write_bytes(LOW)
+    await store.scan()
+    assert store.ids() == []
+    assert "a.wav' is ignored: it is odd" in caplog.text
+
+
 async def struck_down(*args: object) -> int:
     return -9
 
