@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 def speak(
     text: Annotated[str, typer.Argument(help="What to say; - reads standard input.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="File to write: .wav .mp3 .m4a .mp4 .webm .pcm")
+        Path,
+        typer.Option("--output", "-o", help="File to write; its ending names the format, as .mp3"),
     ] = Path("speech.wav"),
     voice: Annotated[
         str | None, typer.Option(help="A voice id, or the path of an audio file.")
