@@ -49,7 +49,7 @@ def bench_serve(
         bool, typer.Option("--paced", help="Play each response to its end before the next request.")
     ] = False,
     form: Annotated[
-        str, typer.Option("--format", help="As `format` of /tts/generate.")
+        str, typer.Option("--format", help="wav, mp3, fmp4, raw_pcm or webm.")
     ] = "raw_pcm",
     text: Annotated[str, typer.Option(help="The text to speak.")] = BENCH_TEXT,
     json_file: Annotated[

@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 def speak(
     text: Annotated[str, typer.Argument(help="What to say; - reads standard input.")],
     output: Annotated[
-        Path,
-        typer.Option("--output", "-o", help="File to write; its ending names the format, as .mp3"),
+        Path, typer.Option("--output", "-o", help="File to write: .wav .mp3 .m4a .mp4 .webm .pcm")
     ] = Path("speech.wav"),
     voice: Annotated[
         str | None, typer.Option(help="A voice id, or the path of an audio file.")
