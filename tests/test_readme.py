@@ -99,6 +99,8 @@ def test_each_curl_command_gives_the_printed_answer_or_a_file_that_plays(
         if "system-status" in command:  # here without a GPU, and with the built-in voice
             printed["gpus"] = []
             printed["workers"][0]["notice"] = "something"
+            [model] = answer["models"]
+            model["voices"] = {"austen.wav": model["voices"]["austen.wav"]}  # there are more here
         assert shape(answer) == shape(printed)
         if isinstance(printed, dict) and "message" in printed:
             assert answer == printed
