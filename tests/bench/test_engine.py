@@ -19,7 +19,8 @@ from app.bench.engine import Plan, compare, run_concurrent, run_round, warm_up
 from app.core.engine_config import ChatterboxOptions, EngineConfig
 from app.core.errors import EngineFailed
 from app.engines.chatterbox.frontend import english
-from app.engines.chatterbox.s3gen import flow
+from app.engines.chatterbox.s3gen.solvers import step_times
+from app.engines.chatterbox.variants import ENGLISH
 from tests.support.service import ROOT
 
 T = TypeVar("T")
@@ -79,7 +80,8 @@ def upper_case(text: str) -> str:
 
 def set_steps(steps: int) -> None:
     """Run in the child process, like `set_normaliser`."""
-    flow.STEPS = steps
+    solver = engine_process._engine._s3gen_scheduler._s3gen.flow.solver  # type: ignore[attr-defined]
+    solver.times = step_times(replace(ENGLISH.flow, steps=steps), solver.times.device)
 
 
 def set_normaliser(normaliser: Callable[[str], str]) -> None:
@@ -144,12 +146,12 @@ def test_engine_equals_upstream(own: Run, other: Run) -> None:
 
 
 def test_detects_flow_with_one_step_less(own: Run, other: Run) -> None:
-    own(set_steps, 9)
+    own(set_steps, ENGLISH.flow.steps - 1)
     try:
         with pytest.raises(EngineFailed, match=r"S3Gen beside the package's: the waveforms are"):
             compare(PLAN, warm_up(PLAN, own).tokens, own, other)
     finally:
-        own(set_steps, flow.STEPS)
+        own(set_steps, ENGLISH.flow.steps)
 
 
 def test_detects_different_text(own: Run, other: Run) -> None:
