@@ -182,7 +182,7 @@ def _exists(name: str) -> VoiceExists:
 
 
 def _move_to_free_name(temp: Path, final: Path) -> None:
-    """Raises FileExistsError if `final` exists, were it for a moment only."""
+    """Raises FileExistsError if `final` exists, even if another process removes it right after."""
     try:
         os.link(temp, final)
         temp.unlink()
