@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from app.core.errors import PoisonRequest, WorkerLost
 
 END = re.compile(r" master: job (\S+)#(\d+) (done|failed|cancelled)\b")
-RETRY = re.compile(r" master: job \S+ retried: ")
+RETRY = re.compile(r" master: job \S+ requeued: ")
 NORMAL_LINE = re.compile(r"\d{4}-\d\d-\d\d \S+ (?:INFO|WARNING) ")
 """How lines without a fault begin; a traceback has no such lines."""
 

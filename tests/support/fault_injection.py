@@ -15,7 +15,7 @@ from time import monotonic
 from typing import Any
 
 from app.audio import encoder
-from app.backend.local import supervisor
+from app.backend.local import managed_worker
 from app.cli import main as cli
 from app.ipc.channels import Broadcaster
 from app.ipc.messages import Broadcast
@@ -65,7 +65,7 @@ def disk_gets_full() -> None:
 
 def circuits_open_at_once() -> None:
     """Open a circuit at the first death."""
-    supervisor.CIRCUIT_OPENS_AT = 1
+    managed_worker.CIRCUIT_OPENS_AT = 1
 
 
 def lag_is_measured() -> None:

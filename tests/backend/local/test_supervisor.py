@@ -232,7 +232,7 @@ async def test_five_deaths_open_the_circuit_until_a_start_succeeds(
 async def test_finished_job_resets_the_count_of_deaths(
     env: SupervisorEnv, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor_module, "CIRCUIT_OPENS_AT", 2)
+    monkeypatch.setattr(managed_worker_module, "CIRCUIT_OPENS_AT", 2)
     worker = env.supervise()
     pid = None
     for _ in range(3):
