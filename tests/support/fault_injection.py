@@ -40,7 +40,7 @@ def encoders_fail_after(room_bytes: int) -> None:
 
 
 def broadcasts_are_lost() -> None:
-    """Drop each broadcast whose state is new; repetitions arrive."""
+    """Drop the first broadcast of each state; its repetitions arrive."""
     send, said = Broadcaster.send, dict[type, Broadcast]()
 
     def send_repeated(self: Broadcaster, message: Broadcast) -> None:
@@ -64,7 +64,7 @@ def disk_gets_full() -> None:
 
 
 def circuits_open_at_once() -> None:
-    """Open a circuit at the first death."""
+    """Open a circuit at the first exit of a worker."""
     managed_worker.CIRCUIT_OPENS_AT = 1
 
 

@@ -296,7 +296,7 @@ async def test_prepared_voices_are_steps(env: SupervisorEnv) -> None:
     await until(lambda: worker.heartbeat.steps == 3, 0.01)
 
 
-async def test_prepared_voices_are_known_until_the_process_dies(env: SupervisorEnv) -> None:
+async def test_prepared_voices_are_listed_until_the_process_exits(env: SupervisorEnv) -> None:
     store_voices(env, "a", "b")
     worker = env.supervise()
     first = await wait_ready(worker)
