@@ -1,4 +1,4 @@
-"""Who may import whom, and what nobody does: read from the sources, and from fresh processes."""
+"""Allowed imports and forbidden calls, checked in the sources and in fresh processes."""
 
 import ast
 import subprocess
@@ -38,7 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "__main__": {"cli"},
 }  # fmt: skip
-"""Of each part of `app`, the others it may know; all of them stand above it."""
+"""For each part of `app`, the parts that it may import; all of them are listed above it."""
 
 SOURCES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts): ast.parse(path.read_text())
@@ -79,7 +79,7 @@ def names_used(tree: ast.AST) -> Iterator[str]:
 
 
 def loaded_after(code: str, suspects: tuple[str, ...]) -> set[str]:
-    """Which of these packages a fresh interpreter has loaded after `code`."""
+    """Return which of these packages a fresh interpreter has loaded after `code`."""
     report = f"import sys\nprint(*(sys.modules.keys() & set({suspects!r})))"
     done = subprocess.run(
         [sys.executable, "-c", f"{code}\n{report}"], capture_output=True, text=True, cwd=ROOT
@@ -134,7 +134,7 @@ def test_module_imports_only_allowed_parts(module: str) -> None:
     assert others - {own} <= MAY_IMPORT.get(own, set())
 
 
-# --- what nobody does -----------------------------------------------------------------------------
+# --- forbidden calls ------------------------------------------------------------------------------
 
 
 @pytest.mark.covers("no executable data")
@@ -165,7 +165,7 @@ def test_the_environment_is_read_in_the_settings_only(module: str) -> None:
     )
 
 
-def test_sources_are_where_they_are_looked_for() -> None:
+def test_source_globs_match_files() -> None:
     assert "app.backend.local.dispatcher" in SOURCES
     assert set(imports(SOURCES["app.settings"])) >= {"os", "app.core.errors"}
     assert "os.environ" in set(names_used(SOURCES["app.settings"]))

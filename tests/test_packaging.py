@@ -1,4 +1,4 @@
-"""What ships: the locks, the image's recipe, the workflows, and the script that CI runs."""
+"""The lock files, the Dockerfile, the workflows and the script that CI runs."""
 
 import fcntl
 import json
@@ -34,7 +34,7 @@ LOCKS = {
 ALL_LOCKS = (*LOCKS, "requirements-audit.txt")
 
 
-def test_the_top_level_holds_what_the_layout_names_and_nothing_else() -> None:
+def test_the_top_level_holds_exactly_the_documented_files() -> None:
     ignored = [line.rstrip("/") for line in (ROOT / ".gitignore").read_text().splitlines()]
     visible = {
         path.name
@@ -91,7 +91,7 @@ def test_the_lock_agrees_with_pyproject(lock: str, extras: list[str]) -> None:
         assert all(version in requirement.specifier for version in versions), requirement
 
 
-def test_what_is_tested_is_what_ships() -> None:
+def test_tests_and_image_have_the_same_package_versions() -> None:
     shipped, tested = pins("requirements.txt"), pins("requirements-test.txt")
     assert shipped == {name: tested[name] for name in shipped}
 
@@ -155,7 +155,7 @@ def test_without_its_pins_chatterbox_needs_the_same_packages() -> None:
     assert stated == needed
 
 
-def test_the_newest_torch_knows_the_rtx_50_series() -> None:
+def test_newest_torch_supports_the_rtx_50_series() -> None:
     assert min(pins("requirements-newest.txt")["torch"]) >= Version("2.7")
 
 
@@ -223,7 +223,7 @@ def test_a_variant_has_packages_of_its_own_and_the_driver_for_them(
     assert f"nvidia-cudnn-cu{cuda}" in pins(lock)
 
 
-def test_the_image_has_the_pinned_torch_unless_the_build_says_otherwise() -> None:
+def test_image_has_the_pinned_torch_unless_overridden_in_the_build() -> None:
     steps = instructions()
     assert steps[0] == ("ARG", "TORCH=pinned")
     assert ("FROM", "torch-$TORCH AS packages") in steps
@@ -262,7 +262,7 @@ def test_everything_that_the_service_writes_has_a_writable_place() -> None:
     assert all(re.match(r"/(tmp|cache)(/|$)", value) for value in places.values())
 
 
-def test_the_image_speaks_with_the_real_model_on_all_gpus() -> None:
+def test_image_runs_the_real_model_on_all_gpus() -> None:
     wanted = {"MODEL": "chatterbox", "NVIDIA_VISIBLE_DEVICES": "all", "PORT": "8000"}
     assert wanted.items() <= environment().items()
     assert environment()["NVIDIA_DRIVER_CAPABILITIES"] == "compute,utility"
@@ -290,11 +290,11 @@ def excluded(path: str) -> bool:
     "path",
     [".git/config", ".venv/bin/python", ".env", "voices/me.wav", "models/conds.pt", "tests/x.py"],
 )
-def test_the_build_never_sees(path: str) -> None:
+def test_build_context_excludes(path: str) -> None:
     assert excluded(path)
 
 
-def test_the_build_sees_all_that_it_copies() -> None:
+def test_build_context_has_all_copied_files() -> None:
     for name, rest in instructions():
         if name == "COPY" and "--from" not in rest:
             for source in rest.split()[:-1]:
@@ -334,7 +334,7 @@ def build_weights(folder: Path, **environment: str) -> subprocess.CompletedProce
     )
 
 
-def test_the_weights_are_downloaded_unless_the_build_says_no(tmp_path: Path) -> None:
+def test_weights_are_downloaded_unless_disabled_in_the_build(tmp_path: Path) -> None:
     (tmp_path / "with").mkdir()
     tried = build_weights(tmp_path / "with", DOWNLOAD_WEIGHTS="1", HF_HUB_OFFLINE="1")
     assert tried.returncode != 0
@@ -419,7 +419,7 @@ def test_every_push_publishes_latest_and_its_commit() -> None:
     ]
 
 
-def test_ci_runs_what_developers_run() -> None:
+def test_ci_runs_the_commands_of_developers() -> None:
     assert triggers("ci.yml") == ["push", "pull_request"]
     (job,) = workflow("ci.yml")["jobs"].values()
     assert job["steps"][-1] == {"run": "bash .ci/run"}
@@ -432,7 +432,7 @@ def test_long_tests_run_every_night() -> None:
 
 
 @pytest.mark.covers("dependency audit")
-def test_every_push_and_every_week_is_audited_and_its_materials_are_kept() -> None:
+def test_every_push_and_every_week_is_audited_and_its_sbom_is_kept() -> None:
     assert triggers("security.yml").keys() == {"push", "pull_request", "schedule"}
     (job,) = workflow("security.yml")["jobs"].values()
     *_, audit, keep = job["steps"]
@@ -457,7 +457,7 @@ UNFIXED = {"vulns": [{"id": "X-2", "fix_versions": []}]}
         ({"skip_reason": "not found"}, None, "NOT AUDITED", False),
     ],
 )
-def test_the_audit_fails_on_flaws_that_can_be_mended(
+def test_audit_fails_on_vulnerabilities_with_a_fix(
     tmp_path: Path, pinned: dict[str, Any], newest: dict[str, Any] | None, says: str, fails: bool
 ) -> None:
     reports = tmp_path / "pinned.json", tmp_path / "newest.json"

@@ -227,7 +227,7 @@ def test_origins_are_a_list(
         ("zoe\u0308=me.wav", {"zo\u00eb": "me.wav"}),
     ],
 )
-def test_aliases_are_pairs(
+def test_aliases_are_name_voice_pairs(
     value: str, aliases: dict[str, str], given: Callable[..., Settings]
 ) -> None:
     assert given(VOICE_ALIASES=value).voice_aliases == aliases
@@ -242,7 +242,7 @@ def as_docker_hands_over(env_file: str) -> dict[str, str]:
     return {name: value for name, _, value in (line.partition("=") for line in lines)}
 
 
-def test_the_promised_example_works_as_a_file(folder: Path) -> None:
+def test_promised_env_file_works(folder: Path) -> None:
     (folder / ".env").write_text(EXAMPLE)
     settings = load_settings(api_key_required=True)
     assert settings.api_key.get_secret_value() == "your-super-secret-api-key"
@@ -250,7 +250,7 @@ def test_the_promised_example_works_as_a_file(folder: Path) -> None:
     assert unknown_settings() == []
 
 
-def test_the_promised_example_works_through_docker(given: Callable[..., Settings]) -> None:
+def test_promised_env_file_works_through_docker(given: Callable[..., Settings]) -> None:
     environment = as_docker_hands_over(EXAMPLE)
     assert environment["CONCURRENT_REQUESTS_PER_WORKER"] == "2 # Allow 2 TTS tasks per GPU"
     settings = given(**environment)
@@ -407,7 +407,7 @@ def test_does_not_warn_of_unrelated_names(folder: Path) -> None:
     assert unknown_settings() == []
 
 
-def test_the_health_port_is_another(given: Callable[..., Settings]) -> None:
+def test_health_port_must_differ_from_port(given: Callable[..., Settings]) -> None:
     [line] = complaints(given, PORT="9003", PORT_HEALTH="9003")
     assert line == "PORT_HEALTH: must be another port than PORT (it is '9003')"
 
@@ -426,7 +426,7 @@ def test_no_warnings_without_env_file() -> None:
 # --- the environment of others --------------------------------------------------------------------
 
 
-def test_a_child_never_sees_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_child_environment_has_no_api_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("API_KEY", "hush")
     monkeypatch.setenv("HF_HOME", "/cache")
     child = child_environment(OMP_NUM_THREADS="2")
@@ -517,7 +517,7 @@ def test_the_example_file_changes_nothing_but_asks_for_a_key(folder: Path) -> No
 
 
 def test_the_example_file_holds_the_real_defaults(folder: Path) -> None:
-    """All of it taken at its word, comments and all."""
+    """With every comment sign removed, the file sets the default values."""
     example = (ROOT / ".env.example").read_text()
     settings = re.sub(r"^# (?=[A-Z_]+=)", "", example, flags=re.MULTILINE)
     (folder / ".env").write_text(settings)

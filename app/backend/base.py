@@ -1,7 +1,7 @@
-"""The seam between the speech service and whatever runs the workers.
+"""Interface between the speech service and a backend that runs jobs on workers.
 
 A `Backend` takes jobs and gives a `JobStream` for each. `backend.local` runs worker processes on
-this machine. Nothing above this module knows a dispatcher, a worker process or a socket.
+this machine. Modules above this one import no dispatcher, worker process or socket.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Load on a running service: a `Workload` of concurrent clients enters, a `LoadResult` leaves.
+"""Put a `Workload` of concurrent clients on a running service and measure a `LoadResult`.
 
 Called by `chatterbox-tts bench serve --url`. The clients run in this process; the service's CPU
 time is measured if it runs on this machine.

@@ -1,4 +1,4 @@
-"""How many failures of one thing are tolerated, counted per key."""
+"""Count failures per key, up to a limit."""
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Hashable

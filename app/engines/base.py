@@ -1,4 +1,4 @@
-"""The engine protocol: text chunk → speech tokens → audio. The pipeline knows engines only by it.
+"""The engine protocol, used by the pipeline: text chunk → speech tokens → audio.
 
 Methods are async because an engine owns its threads and may advance all jobs together. A job is
 cancelled by cancelling the task that awaits it; the engine checks for that between steps, and the

@@ -1,4 +1,4 @@
-"""Engines by name: the setting MODEL enters, a loaded engine leaves.
+"""Resolve the setting MODEL to an engine and load it.
 
 An import path stands for an engine of another package. Engines are imported when loaded, not
 before: this module imports no model code.

@@ -70,7 +70,7 @@ class AccessLogMiddleware:
         try:
             await self._app(scope, receive, send_with_id)
         except ClientDisconnect:
-            pass  # nobody is left to read a response
+            pass  # no response can be sent
         except Exception as bug:
             scope["state"]["error_code"] = ServiceError.code
             if status or self._debug:

@@ -1,7 +1,7 @@
 """A `SpeechStream` as an HTTP response.
 
-It starts with the first encoded audio: an error before that has a status, as on any route. An
-error after it ends the response without the terminating chunk, so that no client can take a part
+Headers are sent with the first encoded audio; an earlier error becomes a normal error response.
+A later error ends the response without the terminating chunk, so that no client can take a part
 for the complete audio. A client that disconnects, at any moment, cancels the job.
 """
 
@@ -20,7 +20,7 @@ from app.speech.stream import SpeechStream
 log = logging.getLogger(__name__)
 
 ABORT_FLUSH_S = 1.0
-"""After a job has failed mid-stream, how long a client that does not read is waited for."""
+"""Time to flush already written data after a job fails mid-stream."""
 
 
 def audio_headers(model: ModelInfo | None, notice: str | None) -> dict[str, str]:

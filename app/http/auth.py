@@ -17,7 +17,7 @@ from app.http.error_handlers import error_response
 from app.http.web_files import WEB_FILES
 
 OPEN_PATHS = frozenset({"/health", "/ready", "/ping", *WEB_FILES})
-"""Paths that need no key, whatever the settings."""
+"""Paths that never need a key."""
 
 POLICY_VIOLATION = 1008
 """WebSocket close code (RFC 6455, 7.4.1)."""

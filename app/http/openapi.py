@@ -19,10 +19,13 @@ SECURITY_SCHEMES = {
 
 _ERROR_HEADERS: dict[str, Any] = {
     "X-Should-Retry": {
-        "description": "Whether it is of use to send the request again.",
+        "description": "Whether a retry may succeed.",
         "schema": {"type": "string", "enum": ["true", "false"]},
     },
-    "Retry-After": {"description": "In so many seconds.", "schema": {"type": "integer"}},
+    "Retry-After": {
+        "description": "Seconds to wait before a retry.",
+        "schema": {"type": "integer"},
+    },
 }
 
 ERROR_EXAMPLES: dict[type[ServiceError], ServiceError] = {

@@ -1,8 +1,8 @@
 """The control socket of a worker process: a socket pair that is the worker's standard input.
 
-Downwards it carries the configuration, and its end ends the worker. Upwards it carries reports: a
-report is in the kernel when `send` returns, so it arrives even if the process crashes right then.
-A ZeroMQ message may not, since another thread writes it.
+Backend to worker: the configuration; EOF stops the worker. Worker to backend: reports, already in
+the kernel when `send` returns. A crash can lose a ZeroMQ message, which another thread writes, but
+not a report.
 """
 
 import asyncio

@@ -36,7 +36,7 @@ class WorkerConfig(msgspec.Struct, frozen=True):
 class Synthesize(Message, frozen=True):
     """Synthesize `text`. `voice` is the digest of a decoded voice; None is the engine's own.
 
-    `ActiveJobs` messages with a version below `active_version` do not know this job yet.
+    A worker does not cancel this job because of an `ActiveJobs` older than `active_version`.
     `credit`: the first `Credit.samples`.
     """
 
@@ -145,7 +145,7 @@ class WorkerReady(Message, frozen=True):
 class WorkerFailed(Message, frozen=True):
     """The last message of a worker that cannot start or go on.
 
-    `job`, `voice`: the ones during which the device failed; no others are to blame.
+    `job`, `voice`: what the worker was processing when the device failed; no others are suspects.
     """
 
     message: str

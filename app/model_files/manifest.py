@@ -28,7 +28,7 @@ ENGLISH = Manifest(
 )
 
 IDENTIFYING_FILE = "t3_cfg.safetensors"
-"""With it, a folder holds the supported model, whatever other variants' files are in it."""
+"""A folder with this file holds the supported model, even beside files of other variants."""
 
 UNSUPPORTED_VARIANTS = {
     "t3_turbo_v1.safetensors": "Chatterbox Turbo",

@@ -98,8 +98,7 @@ class Metrics:
         )
         self._underruns = self._counter(
             "tts_underruns_total",
-            "Gaps in the playback of jobs, each played from its first audio on as it leaves the "
-            "worker.",
+            "Playback gaps, assuming each job is played from the arrival of its first audio.",
         )
         self._underrun_seconds = self._counter(
             "tts_underrun_seconds_total", "Silence in these gaps, in the middle of speech."

@@ -59,7 +59,7 @@ class Process:
 
 
 def cpu_load() -> Cpu:
-    """Utilisation since the last call; used memory is what is not available."""
+    """Utilisation since the last call; memory that is not available counts as used."""
     memory = psutil.virtual_memory()
     used = memory.total - memory.available
     ram = Ram(total=memory.total, used=used, free=memory.available, percent_used=memory.percent)

@@ -163,7 +163,8 @@ class DeadlineHttpProtocol(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def _on_deadline(self) -> None:
-        if self._responding:  # the late request is the next one, which has to wait in any case
+        if self._responding:
+            # the timeout concerns a pipelined request, which waits for this response anyway
             self._set_deadline()
         elif self._receiving == "headers":
             self._refuse(

@@ -57,11 +57,11 @@ async def running_services(
 
 
 async def _watch_voices(voices: VoiceLibrary, backend: LocalBackend, settings: Settings) -> None:
-    """Scan the voices, which workers prepare before they are ready, and watch their folders."""
+    """Scan the voice folders, pass the voices to the backend, then rescan periodically."""
     await voices.scan()
     backend.set_voices(frozenset(voices.snapshot().values()))
     await voices.log_folders()
     for name, voice in settings.voice_aliases.items():
         if voices.find(voice) is None:
-            log.warning("VOICE_ALIASES: %s is %s, which is not there", name, voice)
+            log.warning("VOICE_ALIASES: %s refers to %s, which does not exist", name, voice)
     await voices.watch(WATCH_VOICES_S)

@@ -61,14 +61,17 @@ class SpeechStream:
         return self._job.committed
 
     def on_failed(self, callback: Callable[[], None]) -> None:
-        """Call back when the job fails, whatever the reader is waiting for."""
+        """Set a callback for the job's failure.
+
+        It also fires while the reader is blocked elsewhere.
+        """
         self._job.on_failed = callback
 
     async def __aiter__(self) -> AsyncGenerator[bytes, None]:
         """Yield the file in pieces, none empty.
 
-        Raises `ServiceError`. After `commit`, the format's error message, if it has one, is yielded
-        before.
+        Raises `ServiceError`. If the job fails after `commit`, yields the encoder's abort message
+        (if any), then raises.
         """
         while True:
             encoder = self._encoder = self._new_encoder()

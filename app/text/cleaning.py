@@ -1,4 +1,4 @@
-"""Unicode hygiene of a request's text, once, when it is accepted; it knows no model.
+"""Clean the Unicode text of a request when it is accepted, independently of the model.
 
 Called by the speech service; jobs carry the result.
 """

@@ -49,8 +49,8 @@ class DecodedAudio:
             self.unpin(digest)
 
     def drop_unused(self) -> None:
-        """Delete what no voice and no pin needs."""
-        self.pins = +self.pins  # drops those that are down to zero
+        """Delete the files that no voice and no pin refers to."""
+        self.pins = +self.pins  # drops counts of zero
         for digest in self._digests - self.pins.keys() - set(self._in_use()):
             (self._folder / digest).unlink(missing_ok=True)
             self._digests.remove(digest)

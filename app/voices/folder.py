@@ -87,7 +87,7 @@ class VoiceFolder:
             for entry in entries:
                 if entry.name.startswith(".") or entry.name == "README.md":
                     continue
-                with suppress(FileNotFoundError):  # removed since it was listed
+                with suppress(FileNotFoundError):  # removed after it was listed
                     if entry.is_file(follow_symlinks=False):
                         found[self.path / entry.name] = signature_of(self.path / entry.name)
         return found
@@ -122,7 +122,7 @@ class VoiceFolder:
         return digest.hexdigest()
 
     def ensure_free(self, voice_id: str) -> None:
-        """Raise VoiceExists if there is a file of this name, in whatever case."""
+        """Raise VoiceExists if there is a file of this name, ignoring case."""
         for taken in self._alike(voice_id):
             raise _exists(taken.name)
 
@@ -135,7 +135,7 @@ class VoiceFolder:
             raise _exists(voice_id) from taken
 
     def replace(self, temp: Path, voice_id: str) -> None:
-        """Rename `temp` in place of all files of this name, in whatever case."""
+        """Replace all files of this name, ignoring case, by `temp`."""
         final = self.path / voice_id
         alike = self._alike(voice_id)
         temp.replace(final)
@@ -182,7 +182,7 @@ def _exists(name: str) -> VoiceExists:
 
 
 def _move_to_free_name(temp: Path, final: Path) -> None:
-    """Raises FileExistsError if `final` exists, were it for a moment only."""
+    """Raises FileExistsError if `final` exists, even if another process removes it right after."""
     try:
         os.link(temp, final)
         temp.unlink()

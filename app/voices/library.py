@@ -189,7 +189,7 @@ class VoiceLibrary:
         return indexed | set(self._snapshot.values())
 
     def _lock_of(self, voice_id: str) -> asyncio.Lock:
-        """The lock that uploads of one name share, in whatever case."""
+        """The lock shared by all uploads of one name, ignoring case."""
         return self._uploading.setdefault(casefold_key(voice_id), asyncio.Lock())
 
 

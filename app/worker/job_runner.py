@@ -84,7 +84,7 @@ class ActiveJob:
 class JobRunner:
     """Runs jobs until they are done, cancelled or failed.
 
-    `fatal` is resolved with the worker's last message when it must run no further job.
+    `restart_request` is resolved with the worker's last message when it must run no further job.
     """
 
     def __init__(
@@ -95,25 +95,27 @@ class JobRunner:
         send: Send,
         report: Callable[[Report], None],
     ) -> None:
-        self.fatal: asyncio.Future[WorkerFailed] = asyncio.get_running_loop().create_future()
+        self.restart_request: asyncio.Future[WorkerFailed] = (
+            asyncio.get_running_loop().create_future()
+        )
         self._engine = engine
         self._pipeline = pipeline
         self._voices = voices
         self._send = send
         self._report = report
         self._running: dict[str, tuple[ActiveJob, asyncio.Task[None]]] = {}
-        self._endings: set[asyncio.Task[None]] = set()
-        self._shortages = RetryBudget[str](MAX_CONSECUTIVE_OOM)
-        self._short_at = 0.0
+        self._completions: set[asyncio.Task[None]] = set()
+        self._consecutive_oom = RetryBudget[str](MAX_CONSECUTIVE_OOM)
+        self._last_oom_at = 0.0
         voices.on_device_failure = self._on_voice_broke_device
 
     def start(self, message: Synthesize) -> None:
         job = ActiveJob(message, self._send)
         running = asyncio.create_task(self._run(job), name=f"job {job.id}")
         self._running[job.id] = (job, running)
-        ending = asyncio.create_task(self._end(job, running), name=f"end of job {job.id}")
-        self._endings.add(ending)
-        ending.add_done_callback(self._endings.discard)
+        completion = asyncio.create_task(self._end(job, running), name=f"end of job {job.id}")
+        self._completions.add(completion)
+        completion.add_done_callback(self._completions.discard)
 
     def grant(self, credit: Credit) -> None:
         if credit.job in self._running:
@@ -129,8 +131,8 @@ class JobRunner:
 
     async def wait_idle(self) -> None:
         """Return when no job runs."""
-        while self._endings:
-            await asyncio.wait(self._endings)
+        while self._completions:
+            await asyncio.wait(self._completions)
 
     @property
     def working(self) -> int:
@@ -145,8 +147,9 @@ class JobRunner:
             return
         except OutOfMemory as shortage:
             message = shortage.message
-        await self._engine.free_memory()  # the exception is gone, and with it what it referred to
-        if job.chunks or job.cancelled:  # a failing stage may have swallowed the cancellation
+        # outside `except`: the traceback no longer keeps tensors alive
+        await self._engine.free_memory()
+        if job.chunks or job.cancelled:  # OutOfMemory may have replaced a CancelledError
             raise OutOfMemory(message)
         log.warning("job %s is tried again: %s", job.id, message)
         await self._attempt(job)
@@ -159,24 +162,24 @@ class JobRunner:
         """Send the job's last message, or request a restart if the device has failed."""
         await asyncio.wait([running])
         if fault := _device_fault(running):
-            log.error("job %s met a device that has failed", job.id, exc_info=fault)
+            log.error("job %s failed: the device is unusable", job.id, exc_info=fault)
             self._request_restart(f"the device has failed: {fault}", job=job.id)
             return
         message = _last_message(job, running)
         await self._send(message)
         del self._running[job.id]
-        self._count_shortages(job, message)
+        self._count_oom(job, message)
         log.debug("job %s: %s after %.3f s", job.id, message, monotonic() - job.began_at)
 
-    def _count_shortages(self, job: ActiveJob, message: JobDone | JobFailed | JobCancelled) -> None:
-        """Count shortages in a row; jobs that ran side by side count once."""
+    def _count_oom(self, job: ActiveJob, message: JobDone | JobFailed | JobCancelled) -> None:
+        """Count consecutive `OutOfMemory` failures; jobs that ran concurrently count once."""
         match message:
             case JobDone():
-                self._shortages.clear(DEVICE)
-            case JobFailed(code=OutOfMemory.code) if job.began_at > self._short_at:
-                self._short_at = monotonic()
-                self._shortages.record(DEVICE)
-                if self._shortages.exhausted(DEVICE):
+                self._consecutive_oom.clear(DEVICE)
+            case JobFailed(code=OutOfMemory.code) if job.began_at > self._last_oom_at:
+                self._last_oom_at = monotonic()
+                self._consecutive_oom.record(DEVICE)
+                if self._consecutive_oom.exhausted(DEVICE):
                     self._request_restart(
                         f"short of memory {MAX_CONSECUTIVE_OOM} times in a row: {message.message}"
                     )
@@ -191,8 +194,8 @@ class JobRunner:
     def _request_restart(
         self, reason: str, *, job: str | None = None, voice: str | None = None
     ) -> None:
-        if not self.fatal.done():
-            self.fatal.set_result(WorkerFailed(reason, job, voice))
+        if not self.restart_request.done():
+            self.restart_request.set_result(WorkerFailed(reason, job, voice))
 
 
 def _device_fault(running: "asyncio.Task[None]") -> DeviceFailed | None:

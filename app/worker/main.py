@@ -110,29 +110,29 @@ class _Session:
         self._pipeline = Pipeline(engine, config.queues, config.engine_config.threads)
         self._voices = VoiceCache(engine, Path(config.voices_dir), reports.send)
         self._jobs = JobRunner(engine, self._pipeline, self._voices, results.send, reports.send)
-        self._synced = asyncio.Event()
+        self._voices_received = asyncio.Event()
         self._draining = asyncio.Event()
 
     async def run(self, jobs: JobReceiver, broadcast: BroadcastReceiver) -> WorkerFailed | None:
         """Work until drained; return the last message if the process must be replaced first."""
-        fatal = self._jobs.fatal
+        restart_request = self._jobs.restart_request
         async with asyncio.TaskGroup() as tasks:
             running = [
                 tasks.create_task(self._take_jobs(jobs)),
-                tasks.create_task(self._follow(broadcast)),
+                tasks.create_task(self._receive_broadcasts(broadcast)),
                 tasks.create_task(self._send_heartbeats()),
             ]
-            await self._synced.wait()
+            await self._voices_received.wait()
             await self._voices.wait_idle()
-            if not fatal.done():
+            if not restart_request.done():
                 await self._report_ready()
             drained = tasks.create_task(self._drain())
-            either: set[asyncio.Future[Any]] = {drained, fatal}
+            either: set[asyncio.Future[Any]] = {drained, restart_request}
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             for task in (*running, drained):
                 task.cancel()
         self._pipeline.close()
-        return fatal.result() if fatal.done() else None
+        return restart_request.result() if restart_request.done() else None
 
     async def _take_jobs(self, incoming: JobReceiver) -> None:
         while True:
@@ -142,14 +142,14 @@ class _Session:
                 case Credit() as credit:
                     self._jobs.grant(credit)
 
-    async def _follow(self, broadcast: BroadcastReceiver) -> None:
+    async def _receive_broadcasts(self, broadcast: BroadcastReceiver) -> None:
         while True:
             match await broadcast.receive():
                 case ActiveJobs() as active:
                     self._jobs.cancel_missing(active)
                 case Voices() as voices:
                     self._voices.sync(voices)
-                    self._synced.set()
+                    self._voices_received.set()
                 case Drain():
                     self._draining.set()
 

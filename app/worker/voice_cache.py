@@ -36,8 +36,9 @@ class VoiceCache:
         self._report = report
         self._voices: dict[str, asyncio.Task[Voice]] = {}
         self._failed: set[str] = set()  # prepared again only if a job needs it
-        self._crashed: Set[str] = frozenset()  # by other workers; likewise
-        self._awaited: set[str] = set()  # by jobs, and not prepared yet
+        # voices that crashed workers; prepared only on demand
+        self._crashed: Set[str] = frozenset()
+        self._requested: set[str] = set()  # by jobs, and not prepared yet
         self._exclusive = asyncio.Condition()
         self._fault: DeviceFailed | None = None
         self.steps = 0
@@ -66,7 +67,7 @@ class VoiceCache:
             return self._engine.default_voice
         task = self._voices.get(digest) or self._begin(digest)
         if not task.done():
-            self._awaited.add(digest)
+            self._requested.add(digest)
         return await asyncio.shield(task)
 
     def _begin(self, digest: str) -> asyncio.Task[Voice]:
@@ -81,10 +82,10 @@ class VoiceCache:
             self._report(VoiceDropped(digest))
 
     async def _prepare(self, digest: str) -> Voice:
-        async with self._turn(digest):
+        async with self._exclusive_slot(digest):
             if self._fault:
-                raise self._fault  # of another voice: this one is not to blame
-            if digest in self._crashed and digest not in self._awaited:
+                raise self._fault  # the device failed during another voice's preparation
+            if digest in self._crashed and digest not in self._requested:
                 raise PoisonRequest("workers died preparing this voice")
             began = monotonic()
             self._report(PreparingVoice(digest))
@@ -103,15 +104,15 @@ class VoiceCache:
             return voice
 
     @asynccontextmanager
-    async def _turn(self, digest: str) -> AsyncIterator[None]:
+    async def _exclusive_slot(self, digest: str) -> AsyncIterator[None]:
         """Wait for exclusive use of the engine's preparation; voices that jobs await go first."""
         async with self._exclusive:
-            await self._exclusive.wait_for(lambda: digest in self._awaited or not self._awaited)
+            await self._exclusive.wait_for(lambda: digest in self._requested or not self._requested)
             try:
                 yield
             finally:
                 self.steps += 1
-                self._awaited.discard(digest)
+                self._requested.discard(digest)
                 self._exclusive.notify_all()
 
     def _on_done(self, digest: str, task: asyncio.Task[Voice]) -> None:
@@ -130,7 +131,7 @@ class VoiceCache:
                 log.info("voice %s was deleted before it was prepared", digest[:8])
                 return
             case PoisonRequest():
-                log.error("voice %s waits for a job: workers died preparing it", digest[:8])
+                log.error("voice %s crashed workers; it is prepared only on demand", digest[:8])
             case _:
                 log.error("voice %s cannot be prepared", digest[:8], exc_info=error)
         self._failed.add(digest)

@@ -29,7 +29,7 @@ Floats = NDArray[np.float64]
 
 
 def speech(seconds: float, rate: int = RATE) -> bytes:
-    """Int16 PCM of a gliding voice-like buzz in syllables: no two moments of it are alike."""
+    """Return int16 PCM of a gliding voice-like buzz in syllables; no two parts are equal."""
     t = np.arange(round(seconds * rate)) / rate
     phase = 2 * np.pi * np.cumsum(120 + 40 * np.sin(2 * np.pi * 0.37 * t)) / rate
     buzz = sum(np.sin(k * phase) / k for k in range(1, 20))
@@ -46,7 +46,7 @@ def encode(encoder: Encoder, pcm: bytes, samples: int | None = None) -> bytes:
 
 
 def abandon(encoder: Encoder, pcm: bytes) -> bytes:
-    """The start of a stream that nobody finishes."""
+    """Encode the start of a stream and do not finish it."""
     return encoder.encode(pcm)
 
 
@@ -143,7 +143,7 @@ def test_pcm_and_wav_pass_any_pieces_on_unchanged(pieces: list[bytes]) -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_the_first_200_ms_can_be_heard_at_once(name: str) -> None:
+def test_the_first_200_ms_decode_without_further_data(name: str) -> None:
     pcm = speech(0.2)
 
     decoded = decode(name, CLASSES[name](RATE).encode(pcm))

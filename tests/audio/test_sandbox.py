@@ -360,7 +360,7 @@ async def test_cancelling_leaves_neither_child_nor_file(tmp_path, children):
     assert os.listdir(tmp_path) == ["voice.wav"]
 
 
-async def test_a_decoder_sees_nothing_of_the_environment(tmp_path, children, monkeypatch):
+async def test_decoder_gets_no_environment_variables(tmp_path, children, monkeypatch):
     monkeypatch.setenv("API_KEY", "secret")
     task = asyncio.create_task(decoded(tmp_path, WAV))
     seen = (await children.get()).environ()

@@ -28,7 +28,7 @@ def beeps(*at_s: float, seconds: float) -> bytes:
 
 
 def loud_moments(pcm: bytes) -> list[float]:
-    """The middles of what is loud, in seconds."""
+    """Return the middle of each loud part, in seconds."""
     loud = np.flatnonzero(np.abs(floats(pcm)) > 0.2)
     parts = np.split(loud, np.flatnonzero(np.diff(loud) > 0.06 * RATE) + 1)
     return [float(part[0] + part[-1]) / 2 / RATE for part in parts]
@@ -37,7 +37,9 @@ def loud_moments(pcm: bytes) -> list[float]:
 @pytest.mark.covers("speech speed")
 @pytest.mark.parametrize("speed", SPEEDS)
 @pytest.mark.parametrize("samples", [0, 1, 100, 5_000, 77_041])
-def test_the_duration_is_exactly_what_the_speed_says(speed: float, samples: int) -> None:
+def test_the_duration_is_exactly_the_length_divided_by_the_speed(
+    speed: float, samples: int
+) -> None:
     pcm = speech(samples / RATE)
 
     assert len(stretched(pcm, speed)) // 2 == round(samples / speed)

@@ -1,4 +1,4 @@
-"""The player's arithmetic, and what a client makes of answers of all kinds."""
+"""The playback figures, and a client's results for each kind of response."""
 
 import asyncio
 from collections.abc import AsyncIterator

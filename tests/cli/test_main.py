@@ -231,7 +231,7 @@ def test_a_voices_folder_that_cannot_be_read_is_one_line(tmp_path: Path) -> None
     assert "cannot read voices" in refusal(command(tmp_path, "voices"))
 
 
-def test_models_shows_what_is_there_and_how_to_get_the_rest(tmp_path: Path) -> None:
+def test_models_lists_present_files_and_the_download_command(tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
     present = next(iter(ENGLISH.files))
     (tmp_path / "models" / present).write_bytes(bytes(4321))

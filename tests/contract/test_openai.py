@@ -57,7 +57,7 @@ def test_speed_out_of_bounds_is_refused_by_name(http: httpx.Client) -> None:
 
 
 def speaker_of(http: httpx.Client, voice: Any) -> int:
-    """Return what the scripted engine makes of a voice."""
+    """Return the scripted engine's code of a voice."""
     asked = {"input": "audio5", "voice": voice, "response_format": "pcm", "seed": 5}
     answer = http.post(ROUTE, json=asked)
     assert answer.status_code == 200, answer.text

@@ -258,7 +258,9 @@ def test_head_has_the_headers_of_get_and_starts_no_job(
 
 @pytest.mark.fault(56)
 @pytest.mark.parametrize("asked", [{"text": ""}, {"text": "a", "format": "ogg"}, {}])
-def test_head_refuses_what_get_refuses(client: httpx.Client, asked: dict[str, str]) -> None:
+def test_head_refuses_invalid_parameters_like_get(
+    client: httpx.Client, asked: dict[str, str]
+) -> None:
     assert client.head(SPEECH, params=asked).status_code == 400
 
 

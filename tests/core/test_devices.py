@@ -12,7 +12,7 @@ ALL = [Device(f"gpu{index}", "cuda", uuid) for index, uuid in enumerate(UUIDS)]
 
 
 class FakeNvml(SimpleNamespace):
-    """As much of NVML as is asked; `open` counts unfinished sessions."""
+    """The part of NVML that is used here; `open` counts unfinished sessions."""
 
     NVMLError = pynvml.NVMLError
 

@@ -128,7 +128,7 @@ async def test_lost_broadcast_is_repaired_within_a_second(
 
 
 async def preparation(service: Service, seconds: float) -> float:
-    """Upload a voice; how long until the worker has prepared it, which no job asked it to."""
+    """Upload a voice that no job uses; return the seconds until the worker has prepared it."""
     before = service.log().count(" prepared after ")
     answer = await fetch(service, upload(wav(seconds), "v.wav", query="?replace=true"))
     assert answer.status == 201
@@ -138,7 +138,7 @@ async def preparation(service: Service, seconds: float) -> float:
 
 
 async def cancellation(service: Service, pause_s: float) -> float:
-    """Let a client leave; how long until its slot is free."""
+    """Disconnect a client; return the seconds until its slot is free."""
     async with connections(service, [speech("audio1 sleep60")]) as [reader]:
         await reader.readuntil(b"\r\n\r\n")
         await asyncio.sleep(pause_s)

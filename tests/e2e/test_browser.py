@@ -79,7 +79,7 @@ def site() -> Iterator[Site]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def tab(browser: Browser, site: Site) -> AsyncIterator[Tab]:
-    """An empty page, in a context that knows nothing of earlier ones."""
+    """An empty page, in a browser context of its own."""
     context = await browser.new_context()
     context.set_default_timeout(PATIENCE_MS)
     tab = Tab(await context.new_page(), site)

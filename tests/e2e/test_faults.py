@@ -117,7 +117,7 @@ async def test_job_is_retried_if_worker_dies_before_first_byte(
         answer = await speaking
     assert answer.status_code == 200
     assert answer.content == expected_pcm("audio30", 7)
-    service.wait_until(lambda: "retried" in service.log())
+    service.wait_until(lambda: "requeued" in service.log())
     assert service.status()["queue"]["retries"] >= 1
 
 

@@ -56,7 +56,7 @@ def test_chatterbox_streams_in_every_format(start: Callable[..., Service], dtype
 
 
 def most_memory_gb(pid: int) -> float:
-    """The most that a process has had in memory so far, mapped files included."""
+    """Return the peak memory of a process so far, mapped files included."""
     status = Path(f"/proc/{pid}/status").read_text()
     match = re.search(r"VmHWM:\s+(\d+) kB", status)
     assert match

@@ -47,7 +47,7 @@ def test_ten_sentences_are_recognised(preview: Service, format_name: str) -> Non
 @pytest.mark.timeout(400)
 def test_long_text_loses_and_repeats_nothing(preview: Service) -> None:
     written, spoken = words(PROSE), speak(preview, PROSE, "mp3", seed=1)
-    # The recogniser itself may skip words; what was never spoken, it misses wherever it pauses.
+    # The recogniser itself may skip words; words that were not spoken are missing for any pauses.
     for longest_utterance_s in (10, 16):
         heard = transcribe(spoken, longest_utterance_s)
         gap = longest_gap(written, heard)

@@ -34,7 +34,7 @@ Series = dict[tuple[str, Labels], float]
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """One worker with one slot, and one place to wait; its metrics are for everyone."""
+    """One worker with one slot and a queue of one; its metrics need no key."""
     with running_service(
         tmp_path_factory.mktemp("metrics"),
         MAX_QUEUED_REQUESTS=1,
@@ -59,7 +59,7 @@ def series(service: Service) -> Series:
 
 
 def risen(before: Series, after: Series) -> Callable[..., float]:
-    """`(name, label=…)`: by how much."""
+    """`(name, label=…)` returns the increase of that metric."""
 
     def by(name: str, **labels: str) -> float:
         key = (name, frozenset(labels.items()))
@@ -128,7 +128,7 @@ def test_any_accept_header_gets_metrics(service: Service, accept: str) -> None:
     assert "tts_ready 1.0" in answer.text
 
 
-# --- who may read it ------------------------------------------------------------------------------
+# --- access ---------------------------------------------------------------------------------------
 
 
 def test_metrics_need_the_key_unless_public(preview: Service, service: Service) -> None:
@@ -417,7 +417,7 @@ def test_dashboard_panels_use_the_datasource_variable() -> None:
 
 
 def test_readme_has_a_row_for_every_metric(service: Service) -> None:
-    """With the labels that it has, besides those that a histogram adds."""
+    """Each row lists the metric's labels, except those that a histogram adds."""
     rows = set(re.findall(r"`(tts_[a-z_]+)`", PAGES["metrics.md"]))
     told = set()
     for family in parse_text(scraped(service)):

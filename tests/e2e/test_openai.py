@@ -326,7 +326,7 @@ def test_speech_at_another_speed_is_recognised_and_has_the_expected_length(
 def test_alias_of_missing_voice_logs_a_warning(service: Service) -> None:
     service.wait_until(lambda: "VOICE_ALIASES" in service.log())
     assert "WARNING" in service.log()
-    assert "VOICE_ALIASES: ghost is nobody.wav, which is not there" in service.log()
+    assert "VOICE_ALIASES: ghost refers to nobody.wav, which does not exist" in service.log()
     assert "reader is" not in service.log()
 
 

@@ -101,7 +101,7 @@ Open = Callable[..., Awaitable[Watched]]
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def open_page(browser: Browser) -> AsyncIterator[Open]:
-    """`await open_page(service)`: the page, in a browser that has or has not the key."""
+    """`await open_page(service)` opens the page in a browser with or without a stored key."""
     opened: list[tuple[Watched, Service]] = []
 
     async def open_page(
@@ -148,14 +148,14 @@ async def speak(page: Page, text: str, format: str = "fmp4", seed: int | None = 
 
 
 async def figure(page: Page, name: str) -> float | None:
-    """Return a number below the waveform; None for a dash."""
+    """Return a number from the figures below the waveform; None if a dash is shown."""
     text = await page.locator("#figures > div", has_text=name).locator("dd").inner_text()
     return None if text == "–" else float(text.removesuffix(" s"))
 
 
 async def until(condition: Callable[[], Awaitable[Any]]) -> None:
     async with asyncio.timeout(PATIENCE_MS / 1000):
-        while not await condition():  # noqa: ASYNC110 - the page tells nobody
+        while not await condition():  # noqa: ASYNC110 - the page sends no event
             await asyncio.sleep(0.05)
 
 
@@ -245,7 +245,9 @@ async def test_each_format_is_drawn_and_can_be_saved(
         heights = np.array(await page.locator("#waveform").evaluate(COLUMN_HEIGHTS), float)
         return similarity(heights, sound) > 0.95
 
-    await until(is_drawn)  # what came last is being decoded, or the playhead is over a loud bar
+    await until(
+        is_drawn
+    )  # the last audio may still be decoding, or the playhead may cover a loud bar
 
 
 async def test_short_audio_fills_the_waveform_when_complete(
@@ -270,7 +272,7 @@ async def test_short_audio_fills_the_waveform_when_complete(
 
 
 def similarity(heights: Any, sound: Any) -> float:
-    """Of what is drawn to what is heard: the correlation of bars, 3 pixels each, and peaks."""
+    """Return the correlation of the drawn bars, 3 pixels each, with the audio's peaks."""
     peaks = [np.abs(sound[start : start + 480]).max() for start in range(0, len(sound), 480)]
     bars = heights[1::3][: len(heights) // 3]
     expected = np.zeros(len(bars))
@@ -311,7 +313,7 @@ async def test_full_source_buffer_evicts_played_audio(open_page: Open, preview: 
     await expect(page.locator("#state")).to_have_text("Done.", timeout=60_000)
     assert await page.evaluate("refusals") > 0
     made_s = await figure(page, "Audio")
-    await until(lambda: page.evaluate("audio.readyState > 0"))  # of the whole file, given anew
+    await until(lambda: page.evaluate("audio.readyState > 0"))  # the complete file was loaded again
     assert await page.evaluate("audio.duration") == pytest.approx(made_s, abs=0.2)
 
 
@@ -324,7 +326,7 @@ async def test_many_runs_leak_no_object_url(open_page: Open, preview: Service) -
     preview.wait_until(lambda: preview.busy() == 0)
 
 
-# --- What goes wrong ------------------------------------------------------------------------------
+# --- Failures -------------------------------------------------------------------------------------
 
 
 async def test_full_queue_shows_a_message(open_page: Open, scripted: Service) -> None:

@@ -41,7 +41,7 @@ class RecordingClient:
 
 @pytest.fixture(scope="module")
 def tried(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service, RecordingClient]]:
-    """A service after many faults, and the client that met them."""
+    """A service after many faults, and the client that caused them."""
     folder = tmp_path_factory.mktemp("security")
     with (
         running_service(folder, WORKERS_PER_DEVICE=2, WORKER_STALL_SECONDS=2) as service,

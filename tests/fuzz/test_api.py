@@ -32,7 +32,7 @@ load_all_checks()
 
 
 def strict() -> schemathesis.BaseSchema:
-    """Without what it says of any other error: by that, no fault is to be excused."""
+    """Return the schema without its `default` responses, so that they excuse no server error."""
     paths = {
         path: {
             method: operation | {"responses": _without(operation["responses"], "default")}
@@ -52,9 +52,7 @@ def _without(mapping: dict[str, Any], name: str) -> dict[str, Any]:
 
 @strict().parametrize()
 @settings(max_examples=settings().max_examples // 4)
-def test_whatever_comes_the_answer_is_a_documented_one(
-    case: schemathesis.Case, service: Service
-) -> None:
+def test_any_request_gets_a_documented_response(case: schemathesis.Case, service: Service) -> None:
     answer = case.call_and_validate(
         base_url=service.url,
         headers={"X-API-Key": API_KEY},
@@ -66,10 +64,10 @@ def test_whatever_comes_the_answer_is_a_documented_one(
 
 
 def is_for_a_fraction(error: dict[str, Any]) -> bool:
-    """5.0 is an integer in JSON Schema, but not here."""
+    """Return whether the error is about 5.0, an integer in JSON Schema but not here."""
     return error["message"].endswith("must be a whole number.")
 
 
-def test_the_service_documents_just_this_schema(service: Service) -> None:
+def test_the_service_documents_this_schema(service: Service) -> None:
     with service.client() as client:
         assert client.get("/openapi.json").json() == SCHEMA

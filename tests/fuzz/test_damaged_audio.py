@@ -72,7 +72,7 @@ def trap(tmp_path: Path) -> Iterator[Trap]:
     trap.server.server_close()
 
 
-def test_undamaged_files_of_every_container_are_voices(folder: Path) -> None:
+def test_undamaged_files_of_every_container_are_accepted(folder: Path) -> None:
     assert set(decoded(folder, WHOLE).values()) == {ExitStatus.DONE}
 
 
@@ -83,7 +83,7 @@ def test_damaged_files_are_decoded_or_refused(folder: Path) -> None:
     )
 
 
-def test_no_playlist_before_or_in_a_file_opens_another(folder: Path, trap: Trap) -> None:
+def test_playlists_before_or_in_a_file_open_no_other_file(folder: Path, trap: Trap) -> None:
     files = {}
     for kind in PLAYLISTS:
         text = playlist(kind, trap, over_http=False)
@@ -95,7 +95,7 @@ def test_no_playlist_before_or_in_a_file_opens_another(folder: Path, trap: Trap)
     assert not trap.sprung()
 
 
-def test_a_service_survives_them(service: Service) -> None:
+def test_service_survives_damaged_files(service: Service) -> None:
     process = psutil.Process(service.process.pid)
     with service.client() as client:
         upload(client, "whole.wav", WHOLE["wav"]).raise_for_status()

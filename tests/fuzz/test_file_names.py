@@ -60,14 +60,14 @@ def test_a_voice_id_is_the_plain_name_of_a_file(name: str) -> None:
 
 
 @given(names | proper_names)
-def test_the_forms_of_a_name_are_one_voice(name: str) -> None:
+def test_unicode_forms_of_a_name_are_one_voice(name: str) -> None:
     forms = [normalize(form, name) for form in ("NFC", "NFD")]
     assert len({voice_id_of(form) for form in forms}) == 1
     assert len({casefold_key(form) for form in (name, *forms, nfc(name), casefold_key(name))}) == 1
 
 
 @given(proper_names)
-def test_a_voice_id_is_one_file_and_directly_in_its_folder(name: str) -> None:
+def test_voice_id_is_one_file_directly_in_its_folder(name: str) -> None:
     voice_id = voice_id_of(name)
     assume(voice_id is not None)
     with tempfile.TemporaryDirectory() as around:
@@ -91,7 +91,7 @@ def test_a_voice_id_is_one_file_and_directly_in_its_folder(name: str) -> None:
 
 @pytest.fixture(scope="module")
 def client(service: Service) -> Iterator[httpx.Client]:
-    """To a service with one voice, and with a file beside its folder that no name may reach."""
+    """A client of a service with one voice, and with a file outside the voice folder."""
     inside, outside = service.preloaded_dir / "inside.wav", service.folder.parent / "outside.wav"
     for file in (inside, outside):
         file.write_bytes(wav())
@@ -105,7 +105,9 @@ def client(service: Service) -> Iterator[httpx.Client]:
 @FEWER
 @given(names.map(lambda name: name.encode(errors="surrogatepass")) | st.binary(max_size=60))
 @example(b"../outside.wav")
-def test_a_name_alone_leaves_no_trace(client: httpx.Client, service: Service, name: bytes) -> None:
+def test_rejected_upload_with_any_name_writes_no_file(
+    client: httpx.Client, service: Service, name: bytes
+) -> None:
     before = all_files(service)
     answer = upload_raw(client, form(part(b"no audio", b'name="file"; filename="%b"' % name)))
     assert answer.status_code in (400, 422), answer.text
@@ -117,7 +119,7 @@ def test_a_name_alone_leaves_no_trace(client: httpx.Client, service: Service, na
 @example("")
 @example("../outside.wav")
 @example("..%2foutside.wav")
-def test_no_name_reaches_what_is_not_a_voice_of_the_user(
+def test_delete_with_any_other_name_removes_no_file(
     client: httpx.Client, service: Service, name: str
 ) -> None:
     before = all_files(service)
@@ -128,7 +130,7 @@ def test_no_name_reaches_what_is_not_a_voice_of_the_user(
 
 @FEW
 @given(proper_names)
-def test_an_accepted_name_is_one_voice_until_it_is_deleted(
+def test_accepted_name_is_one_voice_until_deletion(
     client: httpx.Client, service: Service, name: str
 ) -> None:
     assume(voice_id_of(name) is not None)

@@ -29,7 +29,7 @@ def get(target: bytes = TARGET, *, version: bytes = b"HTTP/1.1", headers: bytes 
 
 
 def post(framing: bytes, body: bytes = BODY) -> bytes:
-    """Asks for speech, in a body that is as long as its headers say, or is it?"""
+    """Return a request for speech; `framing` may contradict the length of `body`."""
     headers = HOST + b"Content-Type: application/json\r\n" + OTHERS + framing
     return b"POST /tts/generate HTTP/1.1\r\n%b\r\n%b" % (headers, body)
 
@@ -48,7 +48,7 @@ WELL_FORMED = {
     "chunk extension": post(CHUNKED, CHUNKS.replace(b"f", b"f;x=y", 1)),
     "chunk extension, long": post(CHUNKED, b"f;" + b"x" * 200_000 + CHUNKS[1:]),
 }
-"""Some of it just so."""
+"""Well-formed requests, some of them only barely."""
 
 MALFORMED = {
     "only a method": b"GET",
@@ -202,11 +202,11 @@ def speak(service: Service) -> None:
 
 
 @pytest.mark.parametrize("what", WELL_FORMED)
-async def test_what_is_odd_but_well_formed_is_answered(service: Service, what: str) -> None:
+async def test_unusual_but_well_formed_request_is_served(service: Service, what: str) -> None:
     assert await ask(service, WELL_FORMED[what]) == [200]
 
 
-async def test_what_is_malformed_is_refused_without_a_job(service: Service) -> None:
+async def test_malformed_request_is_refused_without_a_job(service: Service) -> None:
     before = jobs_of(service)
     statuses = await asyncio.gather(*(ask(service, data) for data in MALFORMED.values()))
     answered = {
@@ -218,7 +218,7 @@ async def test_what_is_malformed_is_refused_without_a_job(service: Service) -> N
     assert jobs_of(service) == before
 
 
-async def test_what_is_garbled_is_no_fault(service: Service) -> None:
+async def test_garbled_request_causes_no_server_error(service: Service) -> None:
     few_at_once = asyncio.Semaphore(AT_ONCE)
 
     async def statuses(seed: int) -> list[int]:

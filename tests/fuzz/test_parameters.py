@@ -41,7 +41,7 @@ requests = st.fixed_dictionaries(
 
 
 def outcome(parse: Any, values: Any) -> GenerateRequest | str | None:
-    """What is made of it or, if it is refused, the parameter that is named."""
+    """Return the parsed request or, if it is refused, the parameter named in the error."""
     try:
         return parse(values)
     except InvalidRequest as refusal:
@@ -64,7 +64,7 @@ def test_json_and_query_agree(values: dict[str, Any]) -> None:
 
 
 @given(st.sampled_from(list(BOUNDS)), numbers)
-def test_just_what_is_within_the_bounds_is_accepted(name: str, value: float) -> None:
+def test_a_value_is_accepted_if_and_only_if_within_its_bounds(name: str, value: float) -> None:
     least, most = BOUNDS[name]
     within = 0 < value <= most if name == "top_p" else least <= value <= most
     if isinstance(value, float) and name in WHOLE_NUMBERS:
@@ -78,13 +78,13 @@ def test_just_what_is_within_the_bounds_is_accepted(name: str, value: float) -> 
 
 
 @given(st.dictionaries(st.sampled_from([*BOUNDS, *ALIASES, *WORDS]) | st.text(), anything))
-def test_whatever_is_refused_is_named(values: dict[str, Any]) -> None:
+def test_a_refusal_names_the_parameter(values: dict[str, Any]) -> None:
     wanted = outcome(from_json, values)
     assert isinstance(wanted, GenerateRequest) or wanted == "text" or wanted in values
 
 
 @given(requests)
-def test_what_is_accepted_reaches_a_worker(values: dict[str, Any]) -> None:
+def test_accepted_parameters_survive_the_message_to_a_worker(values: dict[str, Any]) -> None:
     wanted = outcome(from_json, values)
     if isinstance(wanted, GenerateRequest):
         params = wanted.params(PARAMS)
@@ -95,7 +95,7 @@ def test_what_is_accepted_reaches_a_worker(values: dict[str, Any]) -> None:
 @given(st.text())
 @example("audio/wav;q=nan")
 @example("*/*;q=inf,audio/mpeg;q=-inf")
-def test_every_accept_is_met_or_refused(accept: str) -> None:
+def test_every_accept_header_is_negotiated_or_refused(accept: str) -> None:
     try:
         assert negotiate(accept) in ENCODERS
     except NotAcceptable:
@@ -112,7 +112,7 @@ def client(service: Service) -> Iterator[httpx.Client]:
 
 
 def status_of(answer: httpx.Response) -> int:
-    """Of an answer that is audio to its end, or an error in the one shape that is no fault."""
+    """Return the status after checking that the response is audio or a client error."""
     if answer.status_code == 200:
         assert answer.headers["Content-Type"].startswith("audio/")
     else:
@@ -133,7 +133,7 @@ def test_both_routes_agree(client: httpx.Client, values: dict[str, Any]) -> None
 @pytest.mark.fault(20)
 @FEWER
 @given(requests, st.data())
-def test_a_garbled_body_is_no_fault(
+def test_garbled_body_causes_no_server_error(
     client: httpx.Client, values: dict[str, Any], data: st.DataObject
 ) -> None:
     body = json.dumps(values).encode()
@@ -144,6 +144,6 @@ def test_a_garbled_body_is_no_fault(
 
 @FEWER
 @given(st.binary(max_size=60))
-def test_a_garbled_query_is_no_fault(client: httpx.Client, query: bytes) -> None:
+def test_garbled_query_causes_no_server_error(client: httpx.Client, query: bytes) -> None:
     escaped = "".join(f"%{byte:02x}" if byte > 126 or byte < 33 else chr(byte) for byte in query)
     status_of(client.get(f"{ROUTE}?text=x&{escaped}"))

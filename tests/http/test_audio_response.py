@@ -83,7 +83,7 @@ class HeldEncoder(RawPcmEncoder):
 
 
 class FailingEncoder(RawPcmEncoder):
-    """Raises at `bad!` audio."""
+    """Raises `fault` on audio `bad!`."""
 
     def __init__(self, fault: type[Exception]) -> None:
         super().__init__(SAMPLE_RATE)

@@ -104,7 +104,7 @@ async def test_refuses_declared_length_before_reading() -> None:
 
 
 @pytest.mark.parametrize("length", [None, "", "5", "-1", "many", "²"])
-async def test_refuses_long_body_whatever_its_declared_length(length: str | None) -> None:
+async def test_refuses_long_body_for_any_declared_length(length: str | None) -> None:
     limited = limit_body(request([b"x" * 600] * 2, length=length), MOST, TOO_LARGE)
     with pytest.raises(PayloadTooLarge, match="less, please"):
         await limited.body()

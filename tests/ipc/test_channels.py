@@ -56,7 +56,7 @@ def worker_context() -> Iterator[zmq.asyncio.Context]:
 
 
 class Inbox:
-    """The master's end of one results channel, and what has come out of it."""
+    """The master's end of one results channel, and all messages received from it."""
 
     def __init__(self, context: zmq.Context[Any], address: str) -> None:
         self.messages: list[tuple[Result, bytes]] = []
@@ -84,7 +84,7 @@ async def inbox(context: zmq.Context[Any], channels: Path) -> AsyncIterator[Inbo
 
 @pytest.fixture
 def stranger(context: zmq.Context[Any], inbox: Inbox) -> Iterator[zmq.Socket[Any]]:
-    """A socket that sends to the inbox whatever it likes."""
+    """A socket that can send any bytes to the inbox."""
     with context.socket(zmq.PUSH) as socket:
         socket.set(zmq.LINGER, 0)
         socket.connect(inbox.address)
@@ -195,7 +195,7 @@ async def test_incarnations_have_separate_channels(
 
 
 class Bomb:
-    """Unpickled, it would leave a mark."""
+    """Creates the file `mark` if it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -223,7 +223,7 @@ JUNK = {
 
 @pytest.mark.fault(52)
 @pytest.mark.parametrize("junk", JUNK.values(), ids=JUNK)
-async def test_junk_is_told_and_dropped(
+async def test_junk_is_logged_and_dropped(
     inbox: Inbox,
     stranger: zmq.Socket[Any],
     results: ResultSender,
@@ -237,7 +237,7 @@ async def test_junk_is_told_and_dropped(
 
 
 @pytest.mark.fault(52)
-async def test_a_pickle_is_not_opened(
+async def test_pickle_is_not_unpickled(
     inbox: Inbox, stranger: zmq.Socket[Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     mark = tmp_path / "mark"
@@ -393,7 +393,7 @@ def broadcaster(context: zmq.Context[Any], channels: Path) -> Iterator[Broadcast
 
 
 async def until_version(receiver: BroadcastReceiver, version: int) -> list[int]:
-    """The versions heard, up to this one."""
+    """Return the versions received, up to and including this one."""
     heard = []
     while not heard or heard[-1] != version:
         message = await receiver.receive()
@@ -405,7 +405,7 @@ async def until_version(receiver: BroadcastReceiver, version: int) -> list[int]:
 async def test_late_subscriber_gets_the_repeated_state(
     broadcaster: Broadcaster, worker_context: zmq.asyncio.Context, channels: Path
 ) -> None:
-    broadcaster.send(ActiveJobs(1, ["j"]))  # nobody hears it
+    broadcaster.send(ActiveJobs(1, ["j"]))  # no subscriber receives it
     late = BroadcastReceiver(worker_context, broadcast_address(channels))
     heard = asyncio.create_task(until_version(late, 2))
     async with asyncio.timeout(PATIENCE_S):
@@ -417,7 +417,7 @@ async def test_late_subscriber_gets_the_repeated_state(
 
 
 @pytest.mark.fault(58)
-async def test_a_loss_is_healed_when_the_state_is_repeated(
+async def test_lost_broadcast_is_corrected_by_the_next_one(
     broadcaster: Broadcaster, worker_context: zmq.asyncio.Context, channels: Path
 ) -> None:
     receiver = BroadcastReceiver(worker_context, broadcast_address(channels))

@@ -86,7 +86,9 @@ async def test_closing_ends_the_wait_even_if_a_report_was_not_read(child: Child)
     assert process.wait(20) == 0
 
 
-async def test_drops_what_does_not_decode(child: Child, caplog: pytest.LogCaptureFixture) -> None:
+async def test_drops_reports_that_do_not_decode(
+    child: Child, caplog: pytest.LogCaptureFixture
+) -> None:
     process = child.start("os.write(0, b'junk')\nsender.send(JobStarted('j'))")
     await asyncio.to_thread(process.wait)
     child.control.receive()

@@ -87,7 +87,7 @@ def test_random_bytes_are_a_message_or_a_decode_error(channel: str, frame: bytes
     assert isinstance(message, Message)
 
 
-def test_channel_refuses_messages_of_another() -> None:
+def test_channel_refuses_messages_of_other_channels() -> None:
     foreign: dict[str, Message] = {
         "jobs": ActiveJobs(1, []),
         "broadcast": AudioChunk("j", 0),

@@ -158,7 +158,7 @@ def test_it_holds_back_only_the_trailing_trim_and_the_fade() -> None:
     assert len(joiner.push(NOTHING, last=True)) == 0
 
 
-def test_it_holds_back_nothing_when_nothing_is_to_be_trimmed_or_faded() -> None:
+def test_no_audio_is_held_back_without_trims_and_fades() -> None:
     joiner = ChunkJoiner(params(), RATE)
 
     assert len(joiner.push(noise(7), last=False)) == 7
@@ -178,7 +178,7 @@ def test_int16_is_rounded_and_clamped() -> None:
     assert pcm.tolist() == [0, 32767, -32767, 32767, -32767, 1, -1]
 
 
-def test_int16_of_nothing_is_nothing() -> None:
+def test_int16_of_empty_audio_is_empty() -> None:
     assert to_int16(NOTHING) == b""
 
 

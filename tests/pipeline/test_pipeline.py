@@ -83,7 +83,7 @@ class HeldEngine(ScriptedEngine):
 
 
 async def at_rest(*counters: Callable[[], int]) -> None:
-    """Returns when nothing has moved for a while; for what must not happen."""
+    """Return when no counter has changed for 50 turns of the event loop."""
     quiet, before = 0, [count() for count in counters]
     while quiet < 50:
         await asyncio.sleep(0)
@@ -115,7 +115,7 @@ async def never(pcm: bytes) -> None:
 # --- what comes out -------------------------------------------------------------------------------
 
 
-async def test_the_audio_of_a_text_comes_out_whole_and_in_order(scripted: ScriptedEngine) -> None:
+async def test_the_audio_of_a_text_is_complete_and_in_order(scripted: ScriptedEngine) -> None:
     assert await spoken(scripted, TWO_CHUNKS) == expected_pcm(TWO_CHUNKS, PLAIN.seed)
 
 
@@ -307,12 +307,12 @@ async def cancelled_stages(engine: HeldEngine, emit: Callable[[bytes], Any]) -> 
 
 
 @pytest.mark.fault(13)
-async def test_cancelling_stops_what_t3_is_at() -> None:
+async def test_cancelling_stops_t3() -> None:
     assert await cancelled_stages(HeldEngine(), never) == {"t3"}
 
 
 @pytest.mark.fault(13)
-async def test_cancelling_stops_what_s3gen_is_at() -> None:
+async def test_cancelling_stops_s3gen() -> None:
     engine = HeldEngine()
     engine.t3.open(1)
     assert await cancelled_stages(engine, never) == {"t3", "s3gen"}
@@ -346,9 +346,9 @@ async def test_an_error_in_pcm_is_raised_and_stops_the_others() -> None:
 
     async def fail(pcm: bytes) -> None:
         await until(lambda: engine.t3.passed == 2)
-        raise ConnectionError("nobody listens")
+        raise ConnectionError("the connection is closed")
 
-    with pytest.raises(ConnectionError, match="nobody listens"):
+    with pytest.raises(ConnectionError, match="the connection is closed"):
         await Pipeline(engine, SIZES).run("audio1 audio1 audio1", 0, PLAIN, fail)
     assert engine.cancelled == {"t3", "s3gen"}
 

@@ -37,16 +37,16 @@ def test_a_type_has_its_format(accept: str, made: str) -> None:
         ("audio/wav;q=0, */*", "mp3"),
     ],
 )
-def test_the_best_liked_is_made(accept: str, made: str) -> None:
+def test_the_type_with_the_highest_quality_is_chosen(accept: str, made: str) -> None:
     assert negotiate(accept) == made
 
 
-def test_of_equals_the_first_is_made() -> None:
+def test_the_first_of_equal_quality_is_chosen() -> None:
     assert negotiate("audio/mp4, audio/mpeg") == "fmp4"
     assert negotiate("audio/mpeg;q=0.5, audio/mp4;q=0.5") == "mp3"
 
 
-def test_what_is_not_made_here_is_passed_over() -> None:
+def test_unsupported_types_are_skipped() -> None:
     assert negotiate("audio/ogg, audio/flac, audio/mpeg;q=0.1") == "mp3"
 
 
@@ -58,7 +58,7 @@ def test_case_and_parameters_do_not_matter() -> None:
 @pytest.mark.parametrize(
     "accept", ["text/html", "application/json, image/png", "audio/ogg", "audio/wav;q=0", "nonsense"]
 )
-def test_only_what_is_not_made_is_refused(accept: str) -> None:
+def test_header_with_only_unsupported_types_is_refused(accept: str) -> None:
     with pytest.raises(NotAcceptable) as refusal:
         negotiate(accept)
     assert "audio/wav, audio/mpeg, audio/mp4, audio/webm, audio/pcm." in refusal.value.message

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from app.core.errors import PoisonRequest, WorkerLost
 
 END = re.compile(r" master: job (\S+)#(\d+) (done|failed|cancelled)\b")
-RETRY = re.compile(r" master: job \S+ retried: ")
+RETRY = re.compile(r" master: job \S+ requeued: ")
 NORMAL_LINE = re.compile(r"\d{4}-\d\d-\d\d \S+ (?:INFO|WARNING) ")
-"""How lines without a fault begin; a traceback has no such lines."""
+"""The beginning of a log line without a fault; no line of a traceback begins so."""
 
 FAILURE = re.compile(r" master: job (\S+)#\d+ failed \((\w+): (.*?)\)")
 KILLED = "was killed by signal 9 "

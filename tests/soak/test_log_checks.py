@@ -11,7 +11,7 @@ DEATH = f"{KILLED}; next start in 1 s"
 LOG = f"""\
 2025-01-01 10:00:00,100 INFO    master: worker cpu.0 started on cpu, pid 7
 2025-01-01 10:00:01,100 INFO    master: job a#1 done: characters=5 worker=cpu.0 wait_s=0.000
-2025-01-01 10:00:01,200 INFO    master: job b#2 retried: worker=cpu.0 died before the answer
+2025-01-01 10:00:01,200 INFO    master: job b#2 requeued: worker cpu.0 exited before any audio
 2025-01-01 10:00:01,210 ERROR   master: worker cpu.0: {DEATH}
 2025-01-01 10:00:02,100 INFO    master: worker cpu.0 started on cpu, pid 8
 2025-01-01 10:00:02,300 INFO    master: job b#2 cancelled: characters=5 worker=cpu.1
@@ -31,7 +31,7 @@ def test_correct_log_passes() -> None:
 
 
 def test_finished_jobs_of_earlier_processes_do_not_count() -> None:
-    first_process = LOG[: LOG.index("job b#2 retried")]
+    first_process = LOG[: LOG.index("job b#2 requeued")]
     assert has_finished_a_job(first_process, "cpu.0")
     assert not has_finished_a_job(LOG, "cpu.0")
     assert not has_finished_a_job(first_process, "cpu.1")

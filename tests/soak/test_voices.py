@@ -1,4 +1,4 @@
-"""Which versions of a changing voice a request may meet."""
+"""The versions of a changing voice that a request may use."""
 
 from time import monotonic
 
@@ -21,7 +21,7 @@ def test_versions_before_during_and_after_a_change() -> None:
     assert history.current == 7
 
 
-def test_an_older_version_is_not_met_again() -> None:
+def test_older_version_does_not_reappear() -> None:
     history = VoiceHistory("a.wav")
     for voice in (1, 2, None, 3):
         with history.changing_to(voice):

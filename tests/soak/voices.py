@@ -1,4 +1,4 @@
-"""The voices of a soak: which version of a voice was current when.
+"""The voices of a soak, and the times at which each version was current.
 
 A change takes effect between its request and its response, so a client may meet either version
 meanwhile. Times are those of `time.monotonic`.
@@ -50,7 +50,7 @@ class VoiceHistory:
         before.until = monotonic()
 
     def between(self, since: float, until: float) -> set[int | None]:
-        """Return the versions that a request during that time may have met."""
+        """Return the versions that a request during that time may have used."""
         return {
             version.voice
             for version in self._versions

@@ -1,4 +1,4 @@
-"""Every parameter is tried in JSON and in a query: what holds for one must hold for the other."""
+"""Every parameter in JSON and in a query; both are parsed alike."""
 
 from collections.abc import Callable
 from typing import Any

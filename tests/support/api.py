@@ -42,7 +42,7 @@ def wav(seconds: float = 1.0, hz: float = 220) -> bytes:
 
 
 def code(seconds: float) -> int:
-    """Return what the scripted engine makes of the voice `wav(seconds)`."""
+    """Return the scripted engine's code of the voice `wav(seconds)`."""
     return voice_code(tone(seconds, RATE))
 
 

@@ -15,7 +15,7 @@ from time import monotonic
 from typing import Any
 
 from app.audio import ffmpeg_encoders
-from app.backend.local import supervisor
+from app.backend.local import managed_worker
 from app.cli import main as cli
 from app.ipc.channels import Broadcaster
 from app.ipc.messages import Broadcast
@@ -40,7 +40,7 @@ def encoders_fail_after(room_bytes: int) -> None:
 
 
 def broadcasts_are_lost() -> None:
-    """Drop each broadcast whose state is new; repetitions arrive."""
+    """Drop the first broadcast of each state; its repetitions arrive."""
     send, said = Broadcaster.send, dict[type, Broadcast]()
 
     def send_repeated(self: Broadcaster, message: Broadcast) -> None:
@@ -64,8 +64,8 @@ def disk_gets_full() -> None:
 
 
 def circuits_open_at_once() -> None:
-    """Open a circuit at the first death."""
-    supervisor.CIRCUIT_OPENS_AT = 1
+    """Open a circuit at the first exit of a worker."""
+    managed_worker.CIRCUIT_OPENS_AT = 1
 
 
 def lag_is_measured() -> None:

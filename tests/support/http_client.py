@@ -141,7 +141,7 @@ def error_code(response: httpx.Response, status: int) -> str:
 
 
 async def read_response(reader: asyncio.StreamReader) -> Response:
-    """Read until the connection ends, in whatever way."""
+    """Read until the connection is closed or reset."""
     received = bytearray()
     with suppress(ConnectionResetError):
         while piece := await reader.read(1 << 20):

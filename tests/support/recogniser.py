@@ -1,4 +1,4 @@
-"""Speech recognition: encoded audio enters, recognised words leave."""
+"""Recognise the words in encoded audio."""
 
 import io
 import multiprocessing

@@ -1,4 +1,4 @@
-"""The service as its users meet it: `python -m app serve` in a process of its own, over HTTP."""
+"""The service as users run it: `python -m app serve` in a process of its own, over HTTP."""
 
 import asyncio
 import os
@@ -23,7 +23,7 @@ API_KEY = "test-key-4f1d"
 SCRIPTED = "tests.support.engines:ScriptedEngine"
 START_S = 60.0
 PORTS = range(16_000, 32_000)
-"""Below the kernel's ephemeral ports, so that no outgoing connection takes one meanwhile."""
+"""Below the kernel's ephemeral ports, so that no outgoing connection uses one."""
 
 
 class Service:

@@ -1,4 +1,4 @@
-"""`clean` and `split`: what is kept, what is dropped, where a chunk ends."""
+"""`clean` and `split`: kept and dropped characters, and the ends of chunks."""
 
 import time
 from unicodedata import normalize
@@ -131,11 +131,11 @@ def speakable(text: str) -> str:
         ("(👍🏽) ❤\ufe0f ◾ | ~ \u0301", ""),
     ],
 )
-def test_speakable_is_what_a_voice_reads(text: str, spoken: str) -> None:
+def test_speakable_expands_text_as_a_voice_reads_it(text: str, spoken: str) -> None:
     assert speakable(text) == spoken
 
 
-# --- Split: what always holds -----------------------------------------------------------------
+# --- Split: invariants -----------------------------------------------------------------------
 
 
 @pytest.mark.fault(21)
@@ -146,7 +146,7 @@ def test_speakable_is_what_a_voice_reads(text: str, spoken: str) -> None:
 @example("👍🏽" * 100 + "a", 20)
 @example("က\u102b" * 30, 20)
 @example("\u1112" * 30 + "\u1161" * 30, 20)
-def test_chunks_fit_say_something_and_lose_nothing(text: str, size: int) -> None:
+def test_chunks_fit_are_speakable_and_lose_nothing(text: str, size: int) -> None:
     chunks = split(text, size)
     assert all(len(chunk) <= size for chunk in chunks)
     assert all(speakable(chunk) for chunk in chunks)

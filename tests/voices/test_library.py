@@ -127,13 +127,13 @@ async def test_one_name_in_two_spellings_is_one_voice(store, folders, first, sec
     assert in_folder(folders.user) == [final]
 
 
-async def test_the_endings_make_different_voices(store):
+async def test_names_with_different_extensions_are_different_voices(store):
     await add(store, "a.wav")
     await add(store, "a.flac", HIGH)
     assert store.snapshot() == {"a.wav": digest(LOW), "a.flac": digest(HIGH)}
 
 
-async def test_a_voice_is_found_without_its_ending_if_there_is_one_such(store):
+async def test_voice_is_found_without_extension_if_unambiguous(store):
     for voice_id in ("jane.wav", "a.b.opus", "john.wav", "john.mp3", "wav.wav", E_ACUTE):
         await add(store, voice_id)
     named = {"jane": "jane.wav", "a.b": "a.b.opus", "wav": "wav.wav", "john.mp3": "john.mp3"}
@@ -199,7 +199,7 @@ async def test_works_on_file_systems_without_hard_links(store, folders, monkeypa
 # --- Uploads that fail
 
 
-async def test_refused_content_leaves_no_trace(store, folders):
+async def test_refused_content_leaves_no_file(store, folders):
     await add(store, "old.wav")
     with pytest.raises(errors.UnusableAudio, match="shorter"):
         await add(store, "new.wav", audio_file(tone(0.2)))
@@ -224,7 +224,7 @@ async def test_content_may_be_as_large_as_allowed_and_no_larger(folders):
     ("number", "error"),
     [(errno.ENOSPC, errors.StorageFull), (errno.EROFS, errors.StorageUnavailable)],
 )
-async def test_a_disk_that_fails_leaves_the_old_voice(store, folders, monkeypatch, number, error):
+async def test_failing_disk_leaves_the_old_voice(store, folders, monkeypatch, number, error):
     def failing(descriptor):
         raise OSError(number, os.strerror(number))
 
@@ -387,7 +387,7 @@ async def test_pinning_an_unknown_voice_fails(store):
     assert "'a.wav'" in missing.value.message
 
 
-async def test_suggests_a_voice_id_with_its_ending(store):
+async def test_suggests_a_voice_id_with_its_extension(store):
     for voice_id in ("jane.wav", "john.wav", "john.mp3"):
         await add(store, voice_id)
     said = {"jane": "There is no voice 'jane'. Is 'jane.wav' meant? GET /voices lists them."}
@@ -418,7 +418,7 @@ async def test_not_found_error_shortens_and_escapes_the_id(store, voice_id):
 
 
 @pytest.mark.fault(35)
-async def test_interleaved_upload_deletion_and_use_hear_one_exact_version(store, folders):
+async def test_interleaved_upload_deletion_and_use_get_one_exact_version(store, folders):
     expected = {digest(LOW): 220, digest(HIGH): 440}
     order = random.Random(1)
     heard = missed = 0
@@ -494,7 +494,7 @@ async def test_lists_only_voices_and_logs_each_other_file_once(store, folders, c
     assert sum("junk.wav" in r.getMessage() for r in caplog.records) == 2
 
 
-async def test_the_log_says_how_many_voices_are_where(store, folders, caplog):
+async def test_the_log_counts_the_voices_of_each_folder(store, folders, caplog):
     caplog.set_level(logging.INFO)
     (folders.preloaded / "a.wav").write_bytes(LOW)
     (folders.preloaded / "junk.wav").write_text("junk")
@@ -532,7 +532,7 @@ async def test_both_unicode_forms_on_disk_are_one_voice(store, folders):
     assert store.ids() == in_folder(folders.user) == []
 
 
-async def test_a_scan_reads_only_what_changed(store, folders, monkeypatch):
+async def test_a_scan_reads_only_changed_files(store, folders, monkeypatch):
     (folders.user / "a.wav").write_bytes(LOW)
     (folders.user / "b.wav").write_bytes(LOW)
     await store.scan()
@@ -588,7 +588,7 @@ async def test_unreadable_file_is_logged_once_and_retried(store, folders, monkey
     assert not store.scanner.failures
 
 
-async def test_retries_a_file_whose_decoder_was_killed(store, folders, monkeypatch, caplog):
+async def test_retries_a_file_after_its_decoder_was_killed(store, folders, monkeypatch, caplog):
     now = 100.0
     monkeypatch.setattr("app.voices.scanner.monotonic", lambda: now)
     (folders.user / "a.wav").write_bytes(LOW)

@@ -329,10 +329,10 @@ async def test_job_that_sent_audio_is_not_retried(
 
 async def test_worker_out_of_memory_twice_in_a_row_is_replaced(jobs: JobRunner) -> None:
     for text in ("oom", "audio1", "oom", "raise", "oom"):
-        assert not jobs.fatal.done()
+        assert not jobs.restart_request.done()
         jobs.start(request(text, text))
         await finished(jobs)
-    exit_report = jobs.fatal.result()
+    exit_report = jobs.restart_request.result()
     assert "memory" in exit_report.message
     assert exit_report.job is None
 
@@ -343,7 +343,7 @@ async def test_concurrent_jobs_out_of_memory_count_once(jobs: JobRunner, outbox:
     await finished(jobs)
     for name in ("a", "b", "c"):
         assert [end.code for end in outbox.ends(name)] == ["out_of_memory"]
-    assert not jobs.fatal.done()
+    assert not jobs.restart_request.done()
 
 
 @pytest.mark.usefixtures("own_folder")
@@ -366,7 +366,7 @@ async def test_worker_whose_device_failed_is_replaced_and_sends_no_end_of_the_jo
     jobs.start(request("a", "broken audio1"))
     jobs.start(request("b", "sleep0.05 audio1"))
     await finished(jobs)
-    exit_report = jobs.fatal.result()
+    exit_report = jobs.restart_request.result()
     assert "device-side assert" in exit_report.message
     assert exit_report.job == "a"
     assert outbox.ends("a") == outbox.ends("b") == []
@@ -382,5 +382,7 @@ async def test_voice_that_breaks_the_device_is_blamed_with_the_job_that_waits_fo
     (tmp_path / "bad").write_bytes(np.uint32(24_000).tobytes() + bytes(400))
     jobs.start(request("a", "audio1", voice="bad"))
     await finished(jobs)
-    assert jobs.fatal.result() == WorkerFailed("the device has failed: assert", "a", "bad")
+    assert jobs.restart_request.result() == WorkerFailed(
+        "the device has failed: assert", "a", "bad"
+    )
     assert outbox.reports == [JobStarted("a"), PreparingVoice("bad")]

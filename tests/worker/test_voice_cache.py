@@ -187,7 +187,9 @@ async def test_voice_that_cannot_be_prepared_fails_its_own_jobs_only(
     assert await voices.get("a") == code(100)
 
 
-async def test_prepares_a_voice_whose_file_came_back(voices: VoiceCache, tmp_path: Path) -> None:
+async def test_prepares_a_voice_after_its_file_is_restored(
+    voices: VoiceCache, tmp_path: Path
+) -> None:
     voices.sync(listed("late"))
     await voices.wait_idle()
     store(tmp_path / "late", np.zeros(400, np.float32))
@@ -219,7 +221,7 @@ async def test_crashed_voice_is_prepared_only_for_a_job(
         voices.sync(listed("a", "b", crashed={"a"}))
         await voices.wait_idle()
     assert engine.prepared == [200]
-    assert caplog.text.count("workers died preparing it") == 1
+    assert caplog.text.count("it is prepared only on demand") == 1
     assert await voices.get("a") == code(100)
 
 

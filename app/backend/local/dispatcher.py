@@ -1,8 +1,8 @@
-"""The dispatcher: accepted jobs enter, each ends exactly once through its stream.
+"""Queues jobs, assigns them to workers and ends each job's stream exactly once.
 
-It owns the queue and knows which worker runs which job; it knows neither processes nor HTTP. Called
-by `LocalBackend` (`submit`, `tick`, `drain`, `abort`), by the managed workers (`attach`,
-`detach`, `job_started`, `handle`), and through the streams by their readers.
+The dispatcher owns the queue and knows which worker runs which job; it knows neither processes nor
+HTTP. Called by `LocalBackend` (`submit`, `tick`, `drain`, `abort`), by the managed workers
+(`attach`, `detach`, `job_started`, `handle`), and through the streams by their readers.
 
     submit → queue (FIFO, bounded) → a worker with a free slot → JobStream → done | error | closed
 
@@ -51,7 +51,7 @@ from app.observability.metrics import CANCELLED, Metrics
 log = logging.getLogger(__name__)
 
 RESEND_S = 0.05
-MAX_CRASHES = 2
+MAX_JOB_CRASHES = 2
 """A job suspected of this many worker crashes is not retried."""
 
 
@@ -81,7 +81,7 @@ class Dispatcher:
         self._metrics = metrics
         self._queue: OrderedDict[str, Job] = OrderedDict()
         self._workers: list[Worker] = []
-        self._crashes = RetryBudget[str](MAX_CRASHES)
+        self._crashes = RetryBudget[str](MAX_JOB_CRASHES)
         self._open: set[JobStream] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -99,7 +99,9 @@ class Dispatcher:
     def submit(self, request: JobRequest) -> JobStream:
         """Accept a job, or raise `Draining`, `NotReady` or `QueueFull`."""
         self.ensure_accepting()
-        waiting = len(self._queue)  # may be > 0 with a free worker: one that takes no message
+        # The queue can be non-empty although a slot is free, if that worker's socket accepts no
+        # message yet.
+        waiting = len(self._queue)
         if waiting >= self._limits.queued and (waiting or not self._free_worker()):
             raise QueueFull(f"{waiting} requests are waiting already")
         stream = JobStream()
@@ -169,7 +171,7 @@ class Dispatcher:
     ) -> None:
         """Remove a worker that is gone, after all its messages were handled.
 
-        Requeue its jobs that have sent nothing to the client. Fail those at `MAX_CRASHES`, and
+        Requeue its jobs that have sent nothing to the client. Fail those at `MAX_JOB_CRASHES`, and
         those that had started when the worker stalled.
         """
         if worker in self._workers:
@@ -189,7 +191,10 @@ class Dispatcher:
                 self._end(job, NotReady("no worker can be started"))
 
     def job_started(self, worker: Worker, job_id: str) -> None:
-        """The worker is about to call the engine: the job is suspect if it dies now."""
+        """Record that the worker began the job.
+
+        If the process exits from now on, the job counts as a possible cause.
+        """
         if job := worker.jobs.get(job_id):
             job.started = True
 
@@ -287,7 +292,9 @@ class Dispatcher:
             self._end(job, PoisonRequest("the workers that tried this request died of it"))
         else:
             self.retries += 1
-            log.info("job %s retried: worker=%s died before the answer", job.id, worker.name)
+            log.info(
+                "job %s requeued: worker %s exited before any audio was sent", job.id, worker.name
+            )
             if job.sent_at:
                 job.lost_work_s += monotonic() - job.sent_at
             job.stream.restart()
@@ -372,5 +379,8 @@ class Dispatcher:
 
 
 def _is_crash_suspect(job: Job, exit_report: WorkerFailed | None) -> bool:
-    """Whether its worker may have died of the job: any that had started, or the one reported."""
+    """Whether the job may have crashed its worker.
+
+    That is the job in the failure message or, without one, every started job.
+    """
     return job.started and (exit_report is None or exit_report.job == job.id)

@@ -1,4 +1,4 @@
-"""A job and the worker it runs on, as the dispatcher sees them: states, counts and times."""
+"""The dispatcher's records of a job and of a worker: states, counts and times."""
 
 import asyncio
 from collections.abc import Callable
@@ -82,7 +82,8 @@ class Job:
     def grant(self, samples: int, now: float) -> None:
         """Raise the credit to `samples`.
 
-        A client that has not read audio has not played it, so a pause of its own is no underrun.
+        Extends `playout_end_at` by the unread audio, so that a slow client's pause is not an
+        underrun.
         """
         self.granted = samples
         if self.paused_at is not None:
@@ -92,7 +93,7 @@ class Job:
         self.playout_end_at = max(self.playout_end_at, now + unread_s)
 
     def summary(self, now: float) -> str:
-        """What an operator needs to know of a job that ends now; nothing of its text."""
+        """Figures for the job's log line, without its text."""
         figures = {
             "characters": f"{len(self.request.text)}",
             "worker": self.worker and self.worker.name,

@@ -1,7 +1,7 @@
 """The stream of one job: the dispatcher puts PCM in, the speech service reads it.
 
-It ends once, complete or with an error. An error overtakes unread audio, so that the client learns
-of it at once. Its size is bounded by the worker's credit. Until the reader commits, the job may be
+It ends once, complete or with an error. An error is raised before buffered audio, which is
+discarded. Its size is bounded by the worker's credit. Until the reader commits, the job may be
 given to another worker, which begins it again.
 """
 

@@ -1,7 +1,7 @@
 """A managed worker: keeps one worker process running on one device.
 
-One task per worker: start the process, wait for its exit, clean up, back off, restart. What the
-process sends goes to the dispatcher (jobs) and the voice tracker (voices).
+One task per worker: start the process, wait for its exit, clean up, back off, restart. Messages
+of the process go to the dispatcher (jobs) and the voice tracker (voices).
 """
 
 import asyncio
@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 
 STARTS = "starts"
 
+CIRCUIT_OPENS_AT = 5
 MAX_BACKOFF_S = 32.0
 CIRCUIT_RETRY_S = 60.0
 WATCH_INTERVAL_S = 1.0
@@ -58,8 +59,8 @@ class WorkerLimits:
 
 
 @dataclass(frozen=True)
-class Shared:
-    """What all managed workers of a backend share.
+class WorkerContext:
+    """State shared by all managed workers of a backend.
 
     `deaths`: deaths in a row, by worker id; the circuit opens when they are exhausted.
     `stack_dump` is held during a dump, so that the lines of two are not mixed.
@@ -69,23 +70,23 @@ class Shared:
     dispatcher: Dispatcher
     voices: VoiceTracker
     limits: WorkerLimits
-    deaths: RetryBudget[str]
     on_state_change: Callable[[], None]
+    deaths: RetryBudget[str] = field(default_factory=lambda: RetryBudget(CIRCUIT_OPENS_AT))
     incarnations: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     stack_dump: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class ManagedWorker:
-    """`config.incarnation` is set anew for each process; `runaways` counts those of all."""
+    """`config.incarnation` is replaced per process; `runaways` is the sum over all processes."""
 
-    def __init__(self, config: WorkerConfig, device: Device, shared: Shared) -> None:
+    def __init__(self, config: WorkerConfig, device: Device, shared: WorkerContext) -> None:
         self.id = config.name
         self.device = device
         self.state: WorkerState = "starting"
         self.restarts = 0
         self.last_error: str | None = None
         self.runaways = 0
-        self.leaving = False
+        self.stopping = False
         self.ready: WorkerReady | None = None
         self.startup_phase = STARTS
         self.heartbeat = HeartbeatMonitor()
@@ -106,10 +107,10 @@ class ManagedWorker:
         return len(self._worker.jobs)
 
     async def run(self) -> None:
-        """Run one process after the other, until `leaving`."""
+        """Run one process after the other, until `stopping`."""
         while True:
             reason = await self._run_once()
-            if self.leaving:
+            if self.stopping:
                 self._enter("stopped")
                 return
             pause_s = self._count_death(reason)
@@ -168,7 +169,10 @@ class ManagedWorker:
         try:
             await asyncio.wait_for(results.finish(), DRAIN_RESULTS_S)
         except TimeoutError:
-            log.warning("worker %s: its channel did not close when it died", self.id)
+            log.warning(
+                "worker %s exited but its results connection stayed open; later messages are lost",
+                self.id,
+            )
 
     def _on_report(self, report: Report) -> None:
         match report:
@@ -206,7 +210,10 @@ class ManagedWorker:
         return None
 
     def _count_death(self, reason: ServerFault) -> float:
-        """Return the pause before the next start in seconds; open the circuit if it is time."""
+        """Count an exit and return the delay before the next start, in seconds.
+
+        Too many in a row set the state to `failed`.
+        """
         self.restarts += 1
         self.last_error = reason.message
         deaths = self._shared.deaths

@@ -1,7 +1,6 @@
 """The supervisor: starts and stops the managed workers of all devices.
 
-Called by `LocalBackend`. It tells the dispatcher to accept jobs while a worker is ready, or was
-and will be again.
+Called by `LocalBackend`. It lets the dispatcher accept jobs while a worker is ready or restarting.
 """
 
 import asyncio
@@ -11,16 +10,14 @@ from typing import Any
 import zmq
 
 from app.backend.local.dispatcher import Dispatcher
-from app.backend.local.managed_worker import ManagedWorker, Shared, WorkerLimits
+from app.backend.local.managed_worker import ManagedWorker, WorkerContext, WorkerLimits
 from app.backend.local.voice_tracker import VoiceTracker
 from app.core.devices import Device
-from app.core.retry_budget import RetryBudget
 from app.ipc.messages import Broadcast, Drain, WorkerConfig, WorkerReady
 
 SpawnTask = Callable[[Coroutine[Any, Any, None], str], "asyncio.Task[None]"]
 """Makes a named task of a coroutine; an exception in it ends the service."""
 
-CIRCUIT_OPENS_AT = 5
 EXIT_TIMEOUT_S = 2.0
 
 
@@ -39,12 +36,11 @@ class Supervisor:
         self._broadcast = broadcast
         self._spawn_task = spawn_task
         self._tasks: list[asyncio.Task[None]] = []
-        self._shared = Shared(
+        self._shared = WorkerContext(
             context,
             dispatcher,
             voices,
             limits,
-            RetryBudget(CIRCUIT_OPENS_AT),
             self._update_accepting,
         )
 
@@ -57,7 +53,7 @@ class Supervisor:
     async def stop(self) -> None:
         """Let idle workers exit by themselves, then kill those that did not."""
         for worker in self.workers:
-            worker.leaving = True
+            worker.stopping = True
         self._broadcast(Drain())
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=EXIT_TIMEOUT_S)

@@ -1,8 +1,7 @@
 """Tracks which worker has prepared which voice, and the voices that workers crashed on.
 
-Fed by the managed workers with what their processes report; asked by the dispatcher before it
-gives a worker a job, and for the backend's status. Its broadcast tells the workers which voices to
-prepare.
+Managed workers pass it their processes' voice reports; the dispatcher queries it before assigning a
+job, the backend for its status. Its broadcast lists the voices that workers prepare.
 """
 
 from collections import defaultdict
@@ -20,10 +19,10 @@ from app.ipc.messages import (
     WorkerFailed,
 )
 
-MAX_CRASHES_UNASKED = 2
+MAX_CRASHES_EAGER = 2
 """After this many crashes, workers prepare a voice only if a job needs it."""
 
-MAX_CRASHES = 4
+MAX_VOICE_CRASHES = 4
 """After this many crashes, jobs with the voice are refused; one success resets the count."""
 
 
@@ -33,7 +32,7 @@ class VoiceTracker:
     def __init__(self, broadcast: Callable[[Broadcast], None]) -> None:
         self._broadcast = broadcast
         self._digests: frozenset[str] | None = None
-        self._crashes = RetryBudget[str](MAX_CRASHES)
+        self._crashes = RetryBudget[str](MAX_VOICE_CRASHES)
         self._crashed: frozenset[str] = frozenset()
         self._preparing: dict[str, str] = {}
         self._prepared: defaultdict[str, set[str]] = defaultdict(set)
@@ -43,7 +42,10 @@ class VoiceTracker:
         self.publish()
 
     def publish(self) -> None:
-        """Broadcast the voices, once there were any to set: workers wait for the first message."""
+        """Broadcast the voice list.
+
+        Does nothing before the first `set_voices`: workers take the first list as complete.
+        """
         if self._digests is not None:
             self._broadcast(Voices(self._digests, self._crashed))
 
@@ -65,25 +67,28 @@ class VoiceTracker:
             case VoicePrepared(digest):
                 self._preparing.pop(worker, None)
                 self._prepared[worker].add(digest)
-                self._forgive(digest)
+                self._reset_crashes(digest)
             case VoiceFailed():
                 self._preparing.pop(worker, None)
             case VoiceDropped(digest):
                 self._prepared[worker].discard(digest)
 
     def worker_exited(self, worker: str, exit_report: WorkerFailed | None) -> None:
-        """Blame the voice that the process reported, or without a report the one in preparation."""
+        """Count a crash for the voice in the failure message.
+
+        Without one, count it for the voice being prepared.
+        """
         self._prepared.pop(worker, None)
         preparing = self._preparing.pop(worker, None)
         blamed = exit_report.voice if exit_report else preparing
         if blamed is None:
             return
         self._crashes.record(blamed)
-        if self._crashes.count(blamed) >= MAX_CRASHES_UNASKED:
+        if self._crashes.count(blamed) >= MAX_CRASHES_EAGER:
             self._crashed |= {blamed}
             self.publish()
 
-    def _forgive(self, digest: str) -> None:
+    def _reset_crashes(self, digest: str) -> None:
         self._crashes.clear(digest)
         if digest in self._crashed:
             self._crashed -= {digest}

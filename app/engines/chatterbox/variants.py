@@ -1,4 +1,4 @@
-"""The Chatterbox models as data: everything that tells one variant from another.
+"""The Chatterbox models as data: all differences between the variants.
 
 T3, S3Gen, conditioning, the loader and the frontend read a `ModelSpec` and contain no test for a
 particular variant. Facts and defaults are those of the package's own class for each model
@@ -54,7 +54,7 @@ class T3Spec:
 
 @dataclass(frozen=True)
 class PromptSpec:
-    """What T3 and S3Gen take of a voice's audio.
+    """Requirements of T3 and S3Gen for a voice's audio.
 
     `t3_tokens`: speech tokens of the first `t3_s` seconds, at most. `perceiver`: T3 resamples them
     to a fixed number of positions. `emotion`: T3 is conditioned on the voice's exaggeration.
@@ -84,7 +84,7 @@ class FlowSpec:
 
 @dataclass(frozen=True)
 class FrontendSpec:
-    """How text becomes T3's tokens, and how many speech tokens it may take.
+    """The frontend of a variant, and its limits on the number of speech tokens.
 
     A chunk of n characters takes about `tokens_per_char`·n speech tokens; it is cut off after
     `runaway_factor` times as many and `spare_tokens`. `tags`: paralinguistic tags that the

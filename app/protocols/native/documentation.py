@@ -57,7 +57,7 @@ QUERY_OPERATION: dict[str, Any] = {
 
 
 def document_settings(operations: dict[str, Any], settings: Settings) -> None:
-    """Add to the path's schema what the settings decide: defaults and the longest text."""
+    """Add the defaults and the maximum text length from the settings to the path's schema."""
     defaults = msgspec.structs.asdict(settings.synthesis_params())
     del defaults["seed"]
     content = operations["post"]["requestBody"]["content"]["application/json"]

@@ -33,7 +33,7 @@ class Health(BaseModel):
 @router.get("/health", summary="The process is alive", responses=json_response(_EXAMPLE))
 @router.head("/health", include_in_schema=False)
 async def health(state: State) -> Health:
-    """200 whatever `status` says."""
+    """Always 200, for any `status`."""
     status = state.backend.status()
     ready = [worker.model for worker in status.workers if worker.model]
     return Health(
@@ -47,7 +47,7 @@ async def health(state: State) -> Health:
 
 @router.get(
     "/ready",
-    summary="Speech can be had",
+    summary="Ready for requests",
     responses=json_response({"status": "ready"}) | error_responses(NotReady, Draining),
 )
 @router.head("/ready", include_in_schema=False)

@@ -33,7 +33,7 @@ router = APIRouter(tags=["system"])
     responses={200: {"description": "Every metric, explained.", "content": {"text/plain": {}}}},
 )
 async def metrics(request: Request, state: State) -> Response:
-    """In Prometheus' text format, or in OpenMetrics for whoever accepts that."""
+    """In Prometheus' text format, or OpenMetrics if the Accept header allows it."""
     status = state.backend.status()
     pids = {worker.id: worker.pid for worker in status.workers if worker.pid}
     gpus, workers = await asyncio.to_thread(lambda: (gpu_load(), _loads(pids)))
@@ -85,9 +85,9 @@ class _Scrape(Collector):
         build.add_metric([], {"version": __version__, "model": self._status.model})
         yield build
         ready = self._status.state == "ready"
-        yield GaugeMetricFamily("tts_ready", "1 if speech can be had, as /ready says.", ready)
+        yield GaugeMetricFamily("tts_ready", "1 if the service is ready, as /ready reports.", ready)
         voices = len(self._state.voices.snapshot())
-        yield GaugeMetricFamily("tts_voices", "Voices that can be asked for.", voices)
+        yield GaugeMetricFamily("tts_voices", "Voices that requests can name.", voices)
 
     def _jobs(self) -> Iterator[Metric]:
         jobs = self._status.queue
@@ -95,11 +95,11 @@ class _Scrape(Collector):
             "tts_queue_waiting_jobs", "Jobs that wait for a worker.", jobs.waiting
         )
         yield GaugeMetricFamily(
-            "tts_queue_limit_jobs", "So many may wait; more are answered 429.", jobs.limit
+            "tts_queue_limit_jobs", "Jobs that may wait; more are refused with 429.", jobs.limit
         )
-        yield GaugeMetricFamily("tts_running_jobs", "Jobs that workers are at.", jobs.running)
+        yield GaugeMetricFamily("tts_running_jobs", "Running jobs.", jobs.running)
         yield CounterMetricFamily(
-            "tts_job_retries", "Jobs given to another worker, since theirs had died.", jobs.retries
+            "tts_job_retries", "Jobs requeued because their worker exited.", jobs.retries
         )
         yield CounterMetricFamily(
             "tts_audio_seconds", "Audio that workers have made.", jobs.samples / SAMPLE_RATE
@@ -137,7 +137,7 @@ class _Scrape(Collector):
         yield _filled(
             CounterMetricFamily(
                 "tts_worker_runaways",
-                "Text chunks that went on after their text, and were cut.",
+                "Text chunks cut at the length limit.",
                 labels=["worker"],
             ),
             ((worker.id, worker.runaways) for worker in workers),
@@ -167,7 +167,7 @@ class _Scrape(Collector):
         yield _filled(
             GaugeMetricFamily(
                 "tts_gpu_memory_used_bytes",
-                "Memory of the GPU that is in use, by whatever program.",
+                "Memory of the GPU that is in use, by all programs.",
                 labels=["device"],
             ),
             ((name, gpu.memory_gb.used) for name, gpu in gpus),

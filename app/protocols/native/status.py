@@ -98,7 +98,8 @@ class SystemStatus(BaseModel):
     responses=json_response(_EXAMPLE),
 )
 async def system_status(state: State) -> SystemStatus:
-    """Measured in a thread: the drivers may take their time."""
+    """The load of the machine, and the state of workers and queue."""
+    # in a thread, since the drivers may block
     cpu, gpus = await asyncio.to_thread(lambda: (cpu_load(), gpu_load()))
     status = state.backend.status()
     return SystemStatus(

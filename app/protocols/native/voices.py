@@ -99,7 +99,10 @@ async def upload(request: Request, state: State, replace: bool = False) -> Uploa
     responses=json_response(["austen.wav", "voice.wav"]) | error_responses(InvalidRequest),
 )
 async def list_voices(state: State, preloaded: bool | None = None) -> list[str]:
-    """The ids of all voices that can be asked for. `preloaded` lists those that are, or are not."""
+    """The ids of all available voices.
+
+    `preloaded=true`: only preloaded ones; `false`: only uploaded ones.
+    """
     return state.voices.ids(preloaded=preloaded)
 
 

@@ -53,7 +53,7 @@ JsonParameters = Annotated[
     responses=error_responses(*SPEECH_ERRORS, *READ_ERRORS, names=_PARAM_NAMES),
 )
 async def create_speech(request: Request, state: State, parameters: JsonParameters) -> Response:
-    """As OpenAI's; what `/tts/generate` knows beside text, voice and format is taken, too."""
+    """OpenAI-compatible; also accepts the synthesis parameters of `/tts/generate`."""
     state.backend.ensure_accepting()  # voices are unknown until the service is ready
     voice_id = (
         None
@@ -80,7 +80,7 @@ async def create_speech(request: Request, state: State, parameters: JsonParamete
     ),
 )
 async def list_models(state: State) -> Models:
-    """The model that speaks, and the names of OpenAI's that it answers to."""
+    """The loaded model, and the OpenAI model names accepted for it."""
     return Models(data=[_describe(name) for name in _model_names(state)])
 
 

@@ -30,7 +30,7 @@ LIMITS = Limits(queued=3, queue_timeout_s=60, ahead_samples=1000, client_stall_s
 
 
 class FakeWorker(Worker):
-    """A ready worker that keeps in `inbox` all it is sent; `blocked`: it takes no message."""
+    """A ready worker that keeps its messages in `inbox`; while `blocked` it accepts none."""
 
     def __init__(self, name: str, slots: int = 1, *, blocked: bool = False) -> None:
         super().__init__(name, slots, self._take)
@@ -129,7 +129,7 @@ class FakeClock:
         return self.now
 
     async def forward(self, seconds: float) -> None:
-        """Advance, and run what becomes due."""
+        """Advance the clock and run all callbacks that become due."""
         self.now += seconds
         await asyncio.sleep(0)
         await asyncio.sleep(0)

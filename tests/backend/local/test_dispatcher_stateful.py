@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 import app.backend.local.dispatcher as dispatcher_module
-from app.backend.local.dispatcher import MAX_CRASHES
+from app.backend.local.dispatcher import MAX_JOB_CRASHES
 from app.backend.local.job_stream import JobStream, Restarted
 from app.core.errors import (
     NotReady,
@@ -272,7 +272,7 @@ class AnyOrder(RuleBasedStateMachine):
         firsts = list(dict.fromkeys(jobs))
         assert firsts == sorted(firsts)
         for _, job in self.busy():
-            assert self.deaths_of[job] < MAX_CRASHES
+            assert self.deaths_of[job] < MAX_JOB_CRASHES
 
     @invariant()
     def workers_can_tell_which_jobs_are_active(self) -> None:

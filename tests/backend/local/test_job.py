@@ -167,7 +167,7 @@ async def test_retry_and_failure_are_logged(
     await clock.forward(2)
     env.send(other, JobFailed(other.job, "engine_error", "it failed"))
     assert log.messages == [
-        "job request#1 retried: worker=gpu0.0 died before the answer",
+        "job request#1 requeued: worker gpu0.0 exited before any audio was sent",
         "job request#1 failed (engine_error: it failed): characters=15 worker=gpu1.0 "
         "wait_s=0.000 audio_s=0.000 total_s=2.000",
     ]

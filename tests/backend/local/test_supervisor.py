@@ -232,7 +232,7 @@ async def test_five_deaths_open_the_circuit_until_a_start_succeeds(
 async def test_finished_job_resets_the_count_of_deaths(
     env: SupervisorEnv, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor_module, "CIRCUIT_OPENS_AT", 2)
+    monkeypatch.setattr(managed_worker_module, "CIRCUIT_OPENS_AT", 2)
     worker = env.supervise()
     pid = None
     for _ in range(3):
@@ -296,7 +296,7 @@ async def test_prepared_voices_are_steps(env: SupervisorEnv) -> None:
     await until(lambda: worker.heartbeat.steps == 3, 0.01)
 
 
-async def test_prepared_voices_are_known_until_the_process_dies(env: SupervisorEnv) -> None:
+async def test_prepared_voices_are_listed_until_the_process_exits(env: SupervisorEnv) -> None:
     store_voices(env, "a", "b")
     worker = env.supervise()
     first = await wait_ready(worker)

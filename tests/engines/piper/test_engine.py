@@ -219,7 +219,7 @@ async def test_cancelled_job_stops_after_its_current_step(engine, monkeypatch):
         with pytest.raises(asyncio.CancelledError):
             await job
         assert log == ["begin", "end"]
-        await run_shielded(engine._decoding, lambda: None)  # whatever was queued comes first
+        await run_shielded(engine._decoding, lambda: None)  # runs after all queued work
         assert log == ["begin", "end"]
     assert np.array_equal(await speak(engine), expected)
 

@@ -1,4 +1,4 @@
-"""The loader: a folder of model files enters, upstream's modules with their weights leave.
+"""Load upstream's modules with their weights from a folder of model files.
 
 Does what upstream's `from_local` does, but names what is wrong with a file, reads weights straight
 onto the device, and draws no random numbers for parameters that are overwritten anyway. Called

@@ -1,4 +1,4 @@
-"""`Conditionals`: what the models take of a voice. Built by `prepare`, the loader and `cache`.
+"""`Conditionals`: the models' inputs for a voice. Built by `prepare`, the loader and `cache`.
 
 The voice's exaggeration is not part of it: that is a parameter of each request.
 """

@@ -1,4 +1,4 @@
-"""Voice cloning: samples of speech enter, `Conditionals` leave. Called through the cache.
+"""Compute a voice's `Conditionals` from samples of speech. Called through the cache.
 
 The computation is that of upstream's `prepare_conditionals`; lengths and loudness are the model's
 `PromptSpec`.

@@ -1,4 +1,4 @@
-"""The English frontend: a text chunk enters, T3's text tokens and a limit for its speech leave."""
+"""Turn an English text chunk into T3's text tokens and a limit for its speech."""
 
 import torch
 from chatterbox.models.tokenizers import EnTokenizer

@@ -1,4 +1,4 @@
-"""The flow's encoder: embedded speech tokens enter, two frames for each leave; called by `flow`."""
+"""Encode embedded speech tokens as two frames each; called by `flow`."""
 
 import torch
 from chatterbox.models.s3gen.transformer.upsample_encoder import UpsampleConformerEncoder

@@ -1,4 +1,4 @@
-"""The flow: speech tokens and a voice's prompt enter, mel frames leave; called for each slice.
+"""Compute mel frames from speech tokens and a voice's prompt; called for each slice.
 
 The encoder makes conditioning of the tokens, and the solver's Euler steps lead from noise to the
 mel. `Flow` solves one input after another, each at its own length, as is best on a CPU.

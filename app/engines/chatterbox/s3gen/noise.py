@@ -1,6 +1,6 @@
-"""Noise that depends on its purpose and position only, never on the order of calls.
+"""Draw noise from a seed by purpose and position only, independently of the order of calls.
 
-A seed enters, tensors leave. Upstream draws anew in every call, so that solving the same frames
+Upstream draws anew in every call, so that solving the same frames
 twice gives two different performances.
 """
 

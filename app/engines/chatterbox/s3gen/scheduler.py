@@ -1,4 +1,4 @@
-"""S3Gen's scheduler: slices of many jobs enter, each gets its audio; one thread computes them.
+"""Compute the audio of many jobs' slices with S3Gen, in batches on one thread.
 
     audio = await scheduler.decode(SliceTask(stream, tokens, last, deadline))    on the event loop
 

@@ -1,4 +1,4 @@
-"""S3Gen: speech tokens of streams enter, slice by slice, and audio leaves; driven by `scheduler`.
+"""Decode the speech tokens of streams to audio with S3Gen, slice by slice; driven by `scheduler`.
 
     s3gen = S3Gen.of(models, compiler, capturer)               once per worker
     stream = StreamDecoder(s3gen, voice.s3gen, params)         once per job

@@ -1,4 +1,4 @@
-"""The vocoder: mel frames enter, samples leave. `waveform` calls its parts for each slice.
+"""Vocode mel frames to samples. `waveform` calls the vocoder's parts for each slice.
 
 It is upstream's HiFT: F0 for each frame, a harmonic excitation with that F0, and a network that
 filters the excitation with the mel. The parts have no state, so that a caller can continue an

@@ -1,4 +1,4 @@
-"""The streaming vocoder: an utterance's growing mel enters, new samples leave; used by `stream`.
+"""Vocode an utterance's growing mel, returning the new samples each time; used by `stream`.
 
 Each call vocodes a window at the end of the mel and carries over what upstream restarts: the
 excitation and its phase. Samples that the look-ahead may still change are held back.

@@ -1,4 +1,4 @@
-"""What T3's transformer backbones have in common: layers with a static KV cache, and attention."""
+"""Common parts of T3's transformer backbones: layers with a static KV cache, and attention."""
 
 from math import prod
 from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap

@@ -1,4 +1,4 @@
-"""What T3 is asked for and what it returns, one token at a time."""
+"""T3's requests, and its outputs for each decoding step."""
 
 from dataclasses import dataclass
 from enum import Enum, auto

@@ -1,4 +1,4 @@
-"""Sampling: the logits of one step enter, one speech token for each sequence leaves.
+"""Sample one speech token for each sequence from the logits of one step.
 
 Every parameter is a tensor with one row per sequence, so one batch can mix requests. `T3Spec`
 gives the order of the samplers; each computes what upstream's logits processor (from transformers)
