@@ -14,6 +14,7 @@ from app.core.errors import (
     EmptyText,
     InvalidRequest,
     QueueFull,
+    ServiceError,
     TextTooLong,
     VoiceNotFound,
 )
@@ -24,7 +25,14 @@ from app.speech.stream import SpeechStream
 from app.text.cleaning import clean
 from app.voices.library import VoiceLibrary
 
-SPEECH_ERRORS = (InvalidRequest, EmptyText, VoiceNotFound, TextTooLong, QueueFull, *JOB_ERRORS)
+SPEECH_ERRORS: tuple[type[ServiceError], ...] = (
+    InvalidRequest,
+    EmptyText,
+    VoiceNotFound,
+    TextTooLong,
+    QueueFull,
+    *JOB_ERRORS,
+)
 """Errors that `SpeechService.start` and its stream raise."""
 
 
