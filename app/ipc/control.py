@@ -18,7 +18,7 @@ from app.ipc.messages import Report, WorkerConfig
 
 log = logging.getLogger(__name__)
 
-MAX_MESSAGE_BYTES = 65_536
+MAX_MESSAGE_BYTES = 1_048_576
 
 
 class ControlSocket:

@@ -110,6 +110,7 @@ class SpeechStream:
     def close(self, failure: ServiceError | None = None) -> None:
         """Cancel the job if it runs; with `failure` it counts as failed. Later calls do nothing."""
         self._job.close(copy(failure) if failure else None)  # a copy refers to no frames
+        self._encoder = None  # a raised error's frames keep this stream, which may hold megabytes
         if self._on_close:
             on_close, self._on_close = self._on_close, None
             on_close()

@@ -321,6 +321,35 @@ async def test_failed_encoder_is_freed_at_once(
 
 
 @pytest.mark.parametrize("buffered", [False, True])
+async def test_encoder_is_freed_at_once_if_the_error_is_handled(
+    threads: ThreadPoolExecutor, buffered: bool
+) -> None:
+    encoders: list[weakref.ref[Encoder]] = []
+
+    def new_encoder() -> Encoder:
+        encoder = ENCODERS["mp3"](SAMPLE_RATE)
+        encoders.append(weakref.ref(encoder))
+        return encoder
+
+    async def respond() -> None:
+        job = JobStream()
+        client = Client(job)
+        job.end(EngineFailed("it failed"))
+        response = AudioResponse(
+            SpeechStream(job, new_encoder, threads, Metrics()), buffered=buffered
+        )
+        with pytest.raises(EngineFailed):
+            await response({"state": {"request_id": "request"}}, client.receive, client.send)
+
+    gc.disable()
+    try:
+        await respond()
+        assert encoders[0]() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("buffered", [False, True])
 async def test_encoder_of_failed_job_is_freed_at_once(
     threads: ThreadPoolExecutor, buffered: bool
 ) -> None:

@@ -60,6 +60,7 @@ async def generate_from_url(
 async def describe(request: Request, state: State, parameters: QueryParameters) -> Response:
     """Respond with the headers of GET, without a job."""
     speech = state.speech
+    speech.clean(parameters.text)
     encoder = _new_encoder(request, parameters)()
     speech.check(parameters.text, parameters.voice_id)
     headers = audio_headers(speech.model, ignored_parameters(speech.model, parameters.voice_id))

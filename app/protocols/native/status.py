@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from app.backend.base import BackendStatus, WorkerStatus
+from app.backend import base
 from app.http.dependencies import State
 from app.http.openapi import json_response
 from app.observability.system_stats import Cpu, Gpu, cpu_load, gpu_load
@@ -52,7 +52,7 @@ _EXAMPLE: dict[str, Any] = {
 }
 
 
-class WorkerRow(BaseModel):
+class WorkerStatus(BaseModel):
     id: str
     device: str
     state: str
@@ -66,30 +66,30 @@ class WorkerRow(BaseModel):
     runaways: int
 
 
-class QueueRow(BaseModel):
+class QueueStatus(BaseModel):
     waiting: int
     running: int
     limit: int
     retries: int
 
 
-class VoiceRow(BaseModel):
+class PreparedVoice(BaseModel):
     prepared: int
     workers: int
 
 
-class ModelRow(BaseModel):
+class ModelStatus(BaseModel):
     id: str
     workers: int
-    voices: dict[str, VoiceRow]
+    voices: dict[str, PreparedVoice]
 
 
 class SystemStatus(BaseModel):
     cpu: Cpu
     gpus: list[Gpu]
-    workers: list[WorkerRow]
-    queue: QueueRow
-    models: list[ModelRow]
+    workers: list[WorkerStatus]
+    queue: QueueStatus
+    models: list[ModelStatus]
 
 
 @router.get(
@@ -105,26 +105,26 @@ async def system_status(state: State) -> SystemStatus:
     return SystemStatus(
         cpu=cpu,
         gpus=gpus,
-        workers=[_worker_row(worker) for worker in status.workers],
-        queue=QueueRow(**vars(status.queue)),
-        models=[_model_row(status, state.voices.snapshot())],
+        workers=[_worker_status(worker) for worker in status.workers],
+        queue=QueueStatus(**vars(status.queue)),
+        models=[_model_status(status, state.voices.snapshot())],
     )
 
 
-def _model_row(status: BackendStatus, voices: dict[str, str]) -> ModelRow:
+def _model_status(status: base.BackendStatus, voices: dict[str, str]) -> ModelStatus:
     """Count for each voice id the workers that have its digest prepared."""
     workers = len(status.workers)
     prepared = Counter(digest for worker in status.workers for digest in worker.prepared_voices)
     rows = {
-        voice_id: VoiceRow(prepared=prepared[digest], workers=workers)
+        voice_id: PreparedVoice(prepared=prepared[digest], workers=workers)
         for voice_id, digest in sorted(voices.items())
     }
-    return ModelRow(id=status.model, workers=workers, voices=rows)
+    return ModelStatus(id=status.model, workers=workers, voices=rows)
 
 
-def _worker_row(worker: WorkerStatus) -> WorkerRow:
+def _worker_status(worker: base.WorkerStatus) -> WorkerStatus:
     model = worker.model
-    return WorkerRow(
+    return WorkerStatus(
         **vars(worker),
         compiled=bool(model and model.compiled),
         notice=model.notice if model else None,
