@@ -130,7 +130,9 @@ def test_voice_that_kills_workers_is_refused_and_service_continues(
     voice = audio_file(tone(1.5, rate), rate=rate)
     with service.client() as client:
         client.post("/voices", files={"file": ("bad.wav", voice)}).raise_for_status()
-        service.wait_until(lambda: service.log().count("workers died preparing it") == WORKERS, 20)
+        service.wait_until(
+            lambda: service.log().count("it is prepared only on demand") == WORKERS, 20
+        )
         service.wait_until(service.all_ready, 20)
         for _ in range(WORKERS):
             assert client.post(ROUTE, json=speech_params("audio3")).content == expected_pcm(
