@@ -169,7 +169,9 @@ class JobRunner:
         await self._send(message)
         del self._running[job.id]
         self._count_oom(job, message)
-        log.debug("job %s: %s after %.3f s", job.id, message, monotonic() - job.began_at)
+        log.debug(
+            "job %s %s after %.3f s", job.id, _VERBS[type(message)], monotonic() - job.began_at
+        )
 
     def _count_oom(self, job: ActiveJob, message: JobDone | JobFailed | JobCancelled) -> None:
         """Count consecutive `OutOfMemory` failures; jobs that ran concurrently count once."""
@@ -201,6 +203,9 @@ class JobRunner:
 def _device_fault(running: "asyncio.Task[None]") -> DeviceFailed | None:
     fault = None if running.cancelled() else running.exception()
     return fault if isinstance(fault, DeviceFailed) else None
+
+
+_VERBS = {JobDone: "done", JobFailed: "failed", JobCancelled: "cancelled"}
 
 
 def _last_message(

@@ -197,7 +197,7 @@ async def test_five_hundred_clients_leaving_at_random_have_one_outcome_each(
     assert min(kinds.values()) > 20
     assert set(started(crowded_service, "racing")) <= ends.keys()
     in_worker = Counter(
-        re.findall(r"job (racing-\d+)#\d+ (?:spoken|cancelled) after", crowded_service.log())
+        re.findall(r"job (racing-\d+)#\d+ (?:done|cancelled) after", crowded_service.log())
     )
     assert in_worker == Counter(started(crowded_service, "racing"))
 
