@@ -125,6 +125,20 @@ class Exchange:
         await until(lambda: self.stream.consumed_samples == len(audio) // 2)
 
 
+def tracked(
+    make: Callable[[], Encoder],
+) -> tuple[Callable[[], Encoder], list[weakref.ref[Encoder]]]:
+    """Return a factory like `make`, and weak references to the encoders that it makes."""
+    encoders: list[weakref.ref[Encoder]] = []
+
+    def new_encoder() -> Encoder:
+        encoder = make()
+        encoders.append(weakref.ref(encoder))
+        return encoder
+
+    return new_encoder, encoders
+
+
 def file_of(name: str, *pieces: bytes, buffered: bool = False) -> bytes:
     encoder = ENCODERS[name](SAMPLE_RATE)
     stream = b"".join([*map(encoder.encode, pieces), encoder.finish()])
@@ -301,12 +315,7 @@ async def test_disconnect_closes_generators(
 async def test_failed_encoder_is_freed_at_once(
     threads: ThreadPoolExecutor,
 ) -> None:
-    encoders: list[weakref.ref[Encoder]] = []
-
-    def new_encoder() -> Encoder:
-        encoder = FailingEncoder(EncoderFailed)
-        encoders.append(weakref.ref(encoder))
-        return encoder
+    new_encoder, encoders = tracked(partial(FailingEncoder, EncoderFailed))
 
     gc.disable()
     try:
@@ -324,12 +333,7 @@ async def test_failed_encoder_is_freed_at_once(
 async def test_encoder_is_freed_at_once_if_the_error_is_handled(
     threads: ThreadPoolExecutor, buffered: bool
 ) -> None:
-    encoders: list[weakref.ref[Encoder]] = []
-
-    def new_encoder() -> Encoder:
-        encoder = ENCODERS["mp3"](SAMPLE_RATE)
-        encoders.append(weakref.ref(encoder))
-        return encoder
+    new_encoder, encoders = tracked(partial(ENCODERS["mp3"], SAMPLE_RATE))
 
     async def respond() -> None:
         job = JobStream()
@@ -353,12 +357,7 @@ async def test_encoder_is_freed_at_once_if_the_error_is_handled(
 async def test_encoder_of_failed_job_is_freed_at_once(
     threads: ThreadPoolExecutor, buffered: bool
 ) -> None:
-    encoders: list[weakref.ref[Encoder]] = []
-
-    def new_encoder() -> Encoder:
-        encoder = ENCODERS["mp3"](SAMPLE_RATE)
-        encoders.append(weakref.ref(encoder))
-        return encoder
+    new_encoder, encoders = tracked(partial(ENCODERS["mp3"], SAMPLE_RATE))
 
     gc.disable()
     try:
