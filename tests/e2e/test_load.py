@@ -237,7 +237,8 @@ async def test_thousand_requests_at_once_are_served_in_order_or_refused(
     assert [each.body for each in served] == [expected_pcm("audio2", 7)] * room
 
     def numbers() -> list[int]:
-        return [int(number) for number in re.findall(r"job rush-\d+#(\d+) done", service.log())]
+        ends = re.findall(r"master: job rush-\d+#(\d+) done", service.log())
+        return [int(number) for number in ends]
 
     await service.until(lambda: len(numbers()) >= room)
     accepted = numbers()
