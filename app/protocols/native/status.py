@@ -4,11 +4,11 @@ import asyncio
 from collections import Counter
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
 from app.backend import base
-from app.http.dependencies import State
+from app.http.dependencies import get_state
 from app.http.openapi import json_response
 from app.observability.system_stats import Cpu, Gpu, cpu_load, gpu_load
 
@@ -97,8 +97,9 @@ class SystemStatus(BaseModel):
     summary="CPU, memory, GPUs, workers, queue",
     responses=json_response(_EXAMPLE),
 )
-async def system_status(state: State) -> SystemStatus:
+async def system_status(request: Request) -> SystemStatus:
     """The load of the machine, and the state of workers and queue."""
+    state = get_state(request)
     # in a thread, since the drivers may block
     cpu, gpus = await asyncio.to_thread(lambda: (cpu_load(), gpu_load()))
     status = state.backend.status()
