@@ -35,13 +35,13 @@ class Health(BaseModel):
 async def health(request: Request) -> Health:
     """Always 200, for any `status`."""
     status = get_state(request).backend.status()
-    ready = [worker.model for worker in status.workers if worker.model]
+    ready = [worker for worker in status.workers if worker.state == "ready"]
     return Health(
         status=status.state,
         model=status.model,
         version=__version__,
-        compiled=bool(ready) and all(model.compiled for model in ready),
-        notice=next((model.notice for model in ready if model.notice), None),
+        compiled=bool(ready) and all(worker.compiled for worker in ready),
+        notice=next((worker.notice for worker in ready if worker.notice), None),
     )
 
 
