@@ -59,12 +59,10 @@ class VoiceLibrary:
 
     def find(self, name: str) -> str | None:
         """The id that equals `name`, or the only id that equals it without its ending."""
-        name = nfc(name)
-        if name in self.scanner.voices:
+        name, voices = nfc(name), self.scanner.voices
+        if name in voices:
             return name
-        found = [
-            voice_id for voice_id in self.scanner.voices if voice_id.rpartition(".")[0] == name
-        ]
+        found = [voice_id for voice_id in voices if voice_id.rpartition(".")[0] == name]
         return found[0] if len(found) == 1 else None
 
     def not_found(self, voice_id: str, alias: str | None = None) -> VoiceNotFound:
