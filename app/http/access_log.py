@@ -45,7 +45,9 @@ class AccessLogMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _identify(scope)
+        sent = Headers(scope=scope).get("x-request-id", "")
+        request_id = sent if _REQUEST_ID.fullmatch(sent) else uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
         started_at, status, content, complete = monotonic(), 0, "", False
 
         async def send_with_id(message: Message) -> None:
@@ -77,7 +79,7 @@ class AccessLogMiddleware:
             seconds = monotonic() - started_at
             aborted = not complete and "error_code" not in scope["state"]
             self._metrics.request_ended(
-                _route(scope),
+                getattr(scope.get("route"), "path", "other"),  # a template: labels are bounded
                 scope["method"] if scope["method"] in METHODS else "other",
                 status or (CLIENT_CLOSED_REQUEST if aborted else ServiceError.status),
                 seconds,
@@ -85,13 +87,6 @@ class AccessLogMiddleware:
             )
             outcome = (content or "-") if complete else "aborted"
             _log(scope, status, outcome, seconds)
-
-
-def _identify(scope: Scope) -> str:
-    sent = Headers(scope=scope).get("x-request-id", "")
-    request_id = sent if _REQUEST_ID.fullmatch(sent) else uuid4().hex
-    scope.setdefault("state", {})["request_id"] = request_id
-    return request_id
 
 
 def _log(scope: Scope, status: int, outcome: str, seconds: float) -> None:
@@ -108,9 +103,3 @@ def _log(scope: Scope, status: int, outcome: str, seconds: float) -> None:
         seconds,
         scope["client"][0] if scope.get("client") else "-",
     )
-
-
-def _route(scope: Scope) -> str:
-    """Return the route's template, so that the number of label values is bounded."""
-    route: str = getattr(scope.get("route"), "path", "other")
-    return route
