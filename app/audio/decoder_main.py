@@ -1,8 +1,7 @@
 """The decoder process: `python -m app.audio.decoder_main LIMITS`, started by `audio.sandbox`.
 
 It decodes an audio file from standard input. To standard output go the sample rate as uint32,
-then mono samples at that rate as float32, little-endian. The exit status is an `ExitStatus`, which
-`refusal` turns into an error, in the process that started the decoder.
+then mono samples at that rate as float32, little-endian. The exit status is an `ExitStatus`.
 """
 
 import errno
@@ -12,14 +11,13 @@ import resource
 import signal
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from app.audio.speech_activity import ActivityMeter
-from app.core.errors import UnusableAudio
 
 if TYPE_CHECKING:
     from app.core.audio import Samples
@@ -41,47 +39,31 @@ class DecodeLimits:
 
 
 class ExitStatus(IntEnum):
-    """The exit status of a decoder that was not killed."""
+    """The exit status of a decoder that was not killed.
+
+    `reason`: what is wrong with a file that was refused; its fields are those of `DecodeLimits`.
+    """
+
+    reason: str
+
+    def __new__(cls, status: int, reason: str = "") -> "ExitStatus":
+        member = int.__new__(cls, status)
+        member._value_, member.reason = status, reason
+        return member
 
     DONE = 0
     DISK_FULL = 10
-    EMPTY = 11
-    UNKNOWN_FORMAT = 12
-    NO_SOUND = 13
-    UNKNOWN_CODEC = 14
-    ODD_RATE = 15
-    ODD_CHANNELS = 16
-    DAMAGED = 17
-    TOO_SHORT = 18
-    TOO_LONG = 19
-    SILENT = 20
-    MOSTLY_SILENT = 21
-
-
-_REASONS: dict[int, str] = {
-    ExitStatus.EMPTY: "it is empty",
-    ExitStatus.UNKNOWN_FORMAT: "it is not a whole wav, mp3, flac, ogg, opus, m4a or webm file",
-    ExitStatus.NO_SOUND: "there is no sound in it",
-    ExitStatus.UNKNOWN_CODEC: "its sound is coded in a way that is not supported",
-    ExitStatus.ODD_RATE: "its sample rate is not between {rates[0]} and {rates[1]} Hz throughout",
-    ExitStatus.ODD_CHANNELS: "it does not have 1 to {max_channels} channels",
-    ExitStatus.DAMAGED: "it is damaged or cut off",
-    ExitStatus.TOO_SHORT: "it is shorter than {min_s:g} s",
-    ExitStatus.TOO_LONG: "it is longer than {max_s:g} s",
-    ExitStatus.SILENT: "it is silent",
-    ExitStatus.MOSTLY_SILENT: "there is less than {min_active_s:g} s of sound in it",
-}
-"""What is wrong with a file; the fields are those of `DecodeLimits`."""
-
-
-def refusal(status: int, limits: DecodeLimits) -> UnusableAudio | None:
-    """The error for a file that a decoder refused with this status; None for any other ending."""
-    reason = _REASONS.get(status)
-    if reason is None:
-        return None
-    return UnusableAudio(
-        f"The file cannot be used: {reason.format(**asdict(limits))}.", param="file"
-    )
+    EMPTY = 11, "it is empty"
+    UNKNOWN_FORMAT = 12, "it is not a whole wav, mp3, flac, ogg, opus, m4a or webm file"
+    NO_SOUND = 13, "there is no sound in it"
+    UNKNOWN_CODEC = 14, "its sound is coded in a way that is not supported"
+    ODD_RATE = 15, "its sample rate is not between {rates[0]} and {rates[1]} Hz throughout"
+    ODD_CHANNELS = 16, "it does not have 1 to {max_channels} channels"
+    DAMAGED = 17, "it is damaged or cut off"
+    TOO_SHORT = 18, "it is shorter than {min_s:g} s"
+    TOO_LONG = 19, "it is longer than {max_s:g} s"
+    SILENT = 20, "it is silent"
+    MOSTLY_SILENT = 21, "there is less than {min_active_s:g} s of sound in it"
 
 
 _WHITELISTS = {

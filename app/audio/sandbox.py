@@ -19,7 +19,7 @@ from uuid import uuid4
 
 import numpy as np
 
-from app.audio.decoder_main import DecodeLimits, ExitStatus, refusal
+from app.audio.decoder_main import DecodeLimits, ExitStatus
 from app.core.errors import StorageFull, UnusableAudio
 
 if TYPE_CHECKING:
@@ -89,8 +89,10 @@ def _raise_for_status(status: int, limits: DecodeLimits) -> None:
         return
     if status == ExitStatus.DISK_FULL:
         raise StorageFull("There is no space left for the decoded voice.")
-    if refused := refusal(status, limits):
-        raise refused
+    reason = next((refused.reason for refused in ExitStatus if refused == status), "")
+    if reason:
+        message = f"The file cannot be used: {reason.format(**asdict(limits))}."
+        raise UnusableAudio(message, param="file")
     log.warning("decoder ended with status %d", status)
     raise DecoderKilled(
         "The file cannot be used: decoding it failed or took too long.", param="file"

@@ -1,11 +1,9 @@
-"""FastAPI dependencies that several routes share: the app's state and strict JSON bodies."""
+"""What several routes share: the app's state, and the parameters in a JSON body."""
 
-from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Annotated, Any, TypeVar
+from typing import Any
 
-from fastapi import Depends, Request
+from fastapi import Request
 
 from app.backend.base import Backend
 from app.core.errors import PayloadTooLarge, UnsupportedMedia
@@ -21,9 +19,7 @@ BYTES_PER_CHARACTER = 12
 OTHER_PARAMETERS_BYTES = 16_384
 
 READ_ERRORS = (PayloadTooLarge, UnsupportedMedia)
-"""Raised by `strict_json` beside `InvalidRequest`."""
-
-M = TypeVar("M")
+"""Raised by `read_parameters` beside `InvalidRequest`."""
 
 
 @dataclass(frozen=True)
@@ -38,34 +34,17 @@ class AppState:
 
 
 def get_state(request: Request) -> AppState:
+    """The app's state. Called by routes: a FastAPI dependency costs more than the call."""
     state: AppState = request.app.state.services
     return state
 
 
-async def _get_state(request: Request) -> AppState:  # FastAPI runs sync dependencies in threads
-    return get_state(request)
+async def read_parameters(request: Request) -> dict[str, Any]:
+    """Read a JSON object, as long as the longest text that the settings allow.
 
-
-State = Annotated[AppState, Depends(_get_state)]
-
-
-def strict_json(
-    parse: Callable[[dict[str, Any]], M], names: Mapping[str, str] = MappingProxyType({})
-) -> Callable[[Request], Coroutine[Any, Any, M]]:
-    """Return a dependency that reads a JSON object and parses it.
-
-    Pydantic's own body parameters accept duplicate keys, NaN and any length. The body may be long
-    enough for the longest text that the settings allow. `names`: this API's names of parameters,
-    for errors.
+    Pydantic's own body parameters accept duplicate keys, NaN and any length.
     """
-
-    async def read(request: Request) -> M:
-        request.state.parameter_names = names
-        longest = get_state(request).settings.max_text_length
-        max_bytes = longest * BYTES_PER_CHARACTER + OTHER_PARAMETERS_BYTES
-        too_large = PayloadTooLarge(
-            f"The text may have at most {longest} characters.", param="text"
-        )
-        return parse(await read_json_object(request, max_bytes, too_large))
-
-    return read
+    longest = get_state(request).settings.max_text_length
+    max_bytes = longest * BYTES_PER_CHARACTER + OTHER_PARAMETERS_BYTES
+    too_large = PayloadTooLarge(f"The text may have at most {longest} characters.", param="text")
+    return await read_json_object(request, max_bytes, too_large)

@@ -39,9 +39,8 @@ async def running_services(
         )
         try:
             voices.check()
-            async with LocalBackend.running(
-                settings, model, folder, metrics, background
-            ) as backend:
+            backend = LocalBackend(settings, model, folder, metrics, background)
+            async with backend.running():
                 voices.on_change = lambda ids: backend.set_voices(frozenset(ids.values()))
                 watching = background.spawn(
                     _watch_voices(voices, backend, settings), "watch voices"

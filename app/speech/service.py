@@ -6,6 +6,10 @@ Used by every protocol. Errors name parameters as `/tts/generate` does.
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import cached_property
+from secrets import randbits
+
+from msgspec.structs import replace
 
 from app.audio.encoder import Encoder
 from app.backend.base import Backend, JobRequest, ModelInfo
@@ -18,6 +22,7 @@ from app.core.errors import (
     TextTooLong,
     VoiceNotFound,
 )
+from app.core.params import SynthesisParams
 from app.observability.metrics import Metrics
 from app.settings import Settings
 from app.speech.options import SpeechOptions
@@ -50,45 +55,43 @@ class SpeechRequest:
     new_encoder: Callable[[], Encoder]
 
 
+@dataclass(frozen=True)
 class SpeechService:
     """Starts speech. `threads` run the encoders that need CPU time."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        backend: Backend,
-        voices: VoiceLibrary,
-        metrics: Metrics,
-        threads: Executor,
-    ) -> None:
-        self._settings = settings
-        self._backend = backend
-        self._voices = voices
-        self._metrics = metrics
-        self._threads = threads
+    settings: Settings
+    backend: Backend
+    voices: VoiceLibrary
+    metrics: Metrics
+    threads: Executor
+
+    @cached_property
+    def _defaults(self) -> SynthesisParams:
+        return self.settings.synthesis_params()
 
     def start(self, request: SpeechRequest) -> SpeechStream:
         """Check the text, pin the voice, submit the job. Raises one of `SPEECH_ERRORS`."""
         text = self.clean(request.text)
-        self._backend.ensure_accepting()
-        voice = None if request.voice_id is None else self._voices.pin(request.voice_id)
+        self.backend.ensure_accepting()
+        voice = None if request.voice_id is None else self.voices.pin(request.voice_id)
 
         def release_voice() -> None:
             if voice is not None:
-                self._voices.unpin(voice)
+                self.voices.unpin(voice)
 
         try:
-            params = request.options.params(self._settings.synthesis_params())
-            job = self._backend.submit(JobRequest(request.request_id, text, voice, params))
+            defaults = replace(self._defaults, seed=randbits(32))
+            params = request.options.params(defaults)
+            job = self.backend.submit(JobRequest(request.request_id, text, voice, params))
         except BaseException:
             release_voice()
             raise
-        model = self._backend.ready
+        model = self.backend.ready
         return SpeechStream(
             job,
             request.new_encoder,
-            self._threads,
-            self._metrics,
+            self.threads,
+            self.metrics,
             model=model,
             notice=ignored_parameters(model, request.voice_id),
             on_close=release_voice,
@@ -96,7 +99,7 @@ class SpeechService:
 
     def clean(self, text: str) -> str:
         """Clean a text for a job. Raises `EmptyText`, `TextTooLong`."""
-        text, longest = clean(text), self._settings.max_text_length
+        text, longest = clean(text), self.settings.max_text_length
         if len(text) > longest:
             raise TextTooLong(
                 f"The text has {len(text)} characters, {longest} are allowed.", param="text"
@@ -107,11 +110,11 @@ class SpeechService:
         """Raise what `start` would because of the text or the voice, without a job."""
         self.clean(text)
         if voice_id is not None:
-            self._voices.unpin(self._voices.pin(voice_id))
+            self.voices.unpin(self.voices.pin(voice_id))
 
     @property
     def model(self) -> ModelInfo | None:
-        return self._backend.ready
+        return self.backend.ready
 
 
 def ignored_parameters(model: ModelInfo | None, voice_id: str | None) -> str | None:

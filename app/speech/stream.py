@@ -13,7 +13,8 @@ from functools import partial
 from time import thread_time
 
 from app.audio.encoder import Encoder
-from app.backend.base import JobStream, ModelInfo, Restarted
+from app.backend.base import ModelInfo
+from app.backend.job_stream import JobStream, Restarted
 from app.core.errors import ServiceError
 from app.observability.metrics import Metrics
 

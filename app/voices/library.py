@@ -15,7 +15,6 @@ from typing import BinaryIO
 from weakref import WeakValueDictionary
 
 from app.core.errors import PreloadedVoice, StorageFull, StorageUnavailable, VoiceNotFound
-from app.voices.decoded_audio import DecodedAudio
 from app.voices.folder import FileThread, VoiceFolder, signature_of
 from app.voices.names import MAX_ID_LENGTH, casefold_key, nfc, validate_voice_id
 from app.voices.scanner import FileVersion, VoiceScanner
@@ -34,14 +33,18 @@ class VoiceLibrary:
         self, user_dir: Path, preloaded_dir: Path, decoded_dir: Path, max_upload_bytes: int
     ) -> None:
         self.on_change: Callable[[dict[str, str]], None] = lambda snapshot: None
-        self.decoded = DecodedAudio(decoded_dir, self._digests_in_use)
         self._user = VoiceFolder(user_dir)
         self._preloaded = VoiceFolder(preloaded_dir)
         self._max_upload_bytes = max_upload_bytes
-        self._snapshot: dict[str, str] = {}
         self._uploading: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._thread = FileThread()
-        self.scanner = VoiceScanner((self._preloaded, self._user), self.decoded, self._thread)
+        self.scanner = VoiceScanner(
+            (self._preloaded, self._user),
+            decoded_dir,
+            self._thread,
+            lambda voices: self.on_change(voices),
+        )
+        self.decoded = self.scanner.decoded
 
     def ids(self, *, preloaded: bool | None = None) -> list[str]:
         """The ids of both folders, sorted; or only those that are preloaded, or only the others.
@@ -49,17 +52,17 @@ class VoiceLibrary:
         A voice is preloaded if only the preloaded folder has it; such voices cannot be deleted.
         """
         if preloaded is None:
-            return sorted(self._snapshot)
+            return sorted(self.scanner.voices)
         paths = self.scanner.versions
         users = {nfc(path.name) for path in paths if path.parent == self._user.path}
         return [voice_id for voice_id in self.ids() if (voice_id not in users) == preloaded]
 
     def find(self, name: str) -> str | None:
         """The id that equals `name`, or the only id that equals it without its ending."""
-        name = nfc(name)
-        if name in self._snapshot:
+        name, voices = nfc(name), self.scanner.voices
+        if name in voices:
             return name
-        found = [voice_id for voice_id in self._snapshot if voice_id.rpartition(".")[0] == name]
+        found = [voice_id for voice_id in voices if voice_id.rpartition(".")[0] == name]
         return found[0] if len(found) == 1 else None
 
     def not_found(self, voice_id: str, alias: str | None = None) -> VoiceNotFound:
@@ -74,11 +77,11 @@ class VoiceLibrary:
 
     def snapshot(self) -> dict[str, str]:
         """Each id with its digest; a user's voice hides a preloaded one of the same id."""
-        return dict(self._snapshot)
+        return dict(self.scanner.voices)
 
     def pin(self, voice_id: str) -> str:
         """The digest of a voice; its decoded audio stays until `unpin`. Raises VoiceNotFound."""
-        digest = self._snapshot.get(nfc(voice_id))
+        digest = self.scanner.voices.get(nfc(voice_id))
         if digest is None:
             raise self.not_found(voice_id)
         self.decoded.pin(digest)
@@ -114,14 +117,14 @@ class VoiceLibrary:
     async def delete(self, voice_id: str) -> None:
         """Remove a voice of the user. Raises VoiceNotFound, PreloadedVoice, StorageUnavailable."""
         voice_id = nfc(voice_id)
-        if voice_id not in self._snapshot:
+        if voice_id not in self.scanner.voices:
             raise self.not_found(voice_id)
         with _storage_errors():
             async with self.scanner.changing:
                 removed = await self._thread.run(self._user.remove, voice_id)
-                await self._refresh()
+                await self.scanner.refresh()
         if not removed:
-            if voice_id in self._snapshot:
+            if voice_id in self.scanner.voices:
                 raise PreloadedVoice("A preloaded voice cannot be deleted.", param="voice_id")
             raise self.not_found(voice_id)
         log.info("voice %s deleted", voice_id)
@@ -132,12 +135,7 @@ class VoiceLibrary:
 
     async def scan(self) -> None:
         """Read changes in the folders. Raises StartupError if the first scan cannot read them."""
-
-        async def refresh() -> None:
-            async with self.scanner.changing:
-                await self._refresh()
-
-        await self.scanner.scan(refresh)
+        await self.scanner.scan()
 
     async def watch(self, interval_s: float) -> None:
         """Scan every `interval_s`, without end."""
@@ -167,26 +165,7 @@ class VoiceLibrary:
             signature = await self._thread.run(signature_of, temp)  # moving does not change it
             await self._thread.run(move, temp, voice_id)
             self.scanner.versions[self._user.path / voice_id] = FileVersion(signature, digest)
-            await self._refresh()
-
-    async def _refresh(self) -> None:
-        """Bring the snapshot in line with the folders; `changing` is held."""
-        await self.scanner.forget_missing()
-        before, self._snapshot = self._snapshot, self._current_voices()
-        if self._snapshot != before:
-            self.on_change(self.snapshot())
-        self.decoded.drop_unused()
-
-    def _current_voices(self) -> dict[str, str]:
-        # Later ones have precedence: the user's, and of two Unicode forms of a name the NFC one.
-        versions = self.scanner.versions
-        order = sorted(versions, key=lambda path: (path.parent == self._user.path, path.name))
-        digests = ((path.name, versions[path].digest) for path in order)
-        return {nfc(name): digest for name, digest in digests if digest}
-
-    def _digests_in_use(self) -> set[str]:
-        indexed = {version.digest for version in self.scanner.versions.values() if version.digest}
-        return indexed | set(self._snapshot.values())
+            await self.scanner.refresh()
 
     def _lock_of(self, voice_id: str) -> asyncio.Lock:
         """The lock shared by all uploads of one name, ignoring case."""

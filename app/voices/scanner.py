@@ -1,12 +1,11 @@
 """Scans the voice folders: finds new and changed files, decodes them, and retries failures.
 
-The folders are polled because a network volume does not report changes made by others. Used by
-the voice library, which derives its snapshot from `versions`.
+The folders are polled because a network volume does not report changes made by others.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
@@ -16,7 +15,7 @@ from app.core.errors import InvalidRequest, ServiceError, StartupError, StorageF
 from app.core.retry_budget import RetryBudget
 from app.voices.decoded_audio import DecodedAudio
 from app.voices.folder import FileThread, Signature, VoiceFolder, digest_of, is_unchanged
-from app.voices.names import validate_voice_id
+from app.voices.names import nfc, validate_voice_id
 
 log = logging.getLogger(__name__)
 
@@ -42,20 +41,27 @@ class ReadFailure(NamedTuple):
 
 
 class VoiceScanner:
-    """Keeps `versions` in line with the folders, of which the last one takes uploads.
+    """Keeps `versions` and `voices` (digests by id) in line with the folders.
 
-    `changing` is held while folders and `versions` change together.
+    Later folders hide earlier ones, and the last one takes uploads. `changing` is held while
+    folders and `versions` change together. `on_change` gets every new state of `voices`.
     """
 
     def __init__(
-        self, folders: tuple[VoiceFolder, ...], decoded: DecodedAudio, thread: FileThread
+        self,
+        folders: tuple[VoiceFolder, ...],
+        decoded_dir: Path,
+        thread: FileThread,
+        on_change: Callable[[dict[str, str]], None],
     ) -> None:
+        self.decoded = DecodedAudio(decoded_dir, self._digests_in_use)
+        self.voices: dict[str, str] = {}
         self.versions: dict[Path, FileVersion] = {}
         self.failures: dict[Path, ReadFailure] = {}
         self.changing = asyncio.Lock()
         self._folders = folders
-        self._decoded = decoded
         self._thread = thread
+        self._on_change = on_change
         self._decoder_kills = RetryBudget[Path](_MAX_DECODER_KILLS)
         self._readable: bool | None = None  # None before the first scan
         self._scanning = asyncio.Lock()
@@ -67,11 +73,10 @@ class VoiceScanner:
         except OSError as error:
             self._on_unreadable(error)
 
-    async def scan(self, on_indexed: Callable[[], Awaitable[None]]) -> None:
-        """Index new and changed files, then call `on_indexed`, which may raise OSError.
+    async def scan(self) -> None:
+        """Index new and changed files.
 
-        Raises StartupError if a folder cannot be read the first time. Later that is logged, and
-        `versions` stays.
+        Raises StartupError if a folder cannot be read the first time; later that is logged.
         """
         async with self._scanning:
             try:
@@ -83,17 +88,33 @@ class VoiceScanner:
                     for path, signature in found.items():
                         if self._needs_indexing(path, signature):
                             group.create_task(self._index(path, signature))
-                await on_indexed()
+                async with self.changing:
+                    await self.refresh()
             except OSError as error:
                 self._on_unreadable(error)
             else:
                 self._readable = True
 
-    async def forget_missing(self) -> None:
-        """Drop the versions of files that are gone; `changing` is held. Raises OSError."""
+    async def refresh(self) -> None:
+        """Forget files that are gone and update `voices`; `changing` is held. Raises OSError."""
         found = await self._thread.run(self._list)
         for path in self.versions.keys() - found.keys():
             del self.versions[path]
+        before, self.voices = self.voices, self._current_voices()
+        if self.voices != before:
+            self._on_change(dict(self.voices))
+        self.decoded.drop_unused()
+
+    def _current_voices(self) -> dict[str, str]:
+        # Later ones have precedence: the user's, and of two Unicode forms of a name the NFC one.
+        uploads = self._folders[-1].path
+        order = sorted(self.versions, key=lambda path: (path.parent == uploads, path.name))
+        digests = ((path.name, self.versions[path].digest) for path in order)
+        return {nfc(name): digest for name, digest in digests if digest}
+
+    def _digests_in_use(self) -> set[str]:
+        indexed = {version.digest for version in self.versions.values() if version.digest}
+        return indexed | set(self.voices.values())
 
     def _list(self) -> dict[Path, Signature]:
         found: dict[Path, Signature] = {}
@@ -112,8 +133,8 @@ class VoiceScanner:
         try:
             validate_voice_id(path.name)
             digest = await self._thread.run(digest_of, path)
-            with self._decoded.pinned(digest):
-                await self._decoded.decode(path, digest)
+            with self.decoded.pinned(digest):
+                await self.decoded.decode(path, digest)
                 await self._record(path, FileVersion(signature, digest))
         except DecoderKilled as error:
             self._decoder_kills.record(path)

@@ -1,4 +1,4 @@
-"""The API key on every HTTP route. `tests/http/test_auth.py` checks WebSockets."""
+"""The API key on every HTTP route. `tests/http/test_auth.py` checks other connections."""
 
 from collections.abc import Iterator
 

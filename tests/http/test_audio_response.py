@@ -15,7 +15,7 @@ from starlette.types import Message
 import app.http.audio_response as response_module
 from app.audio.encoder import Encoder, RawPcmEncoder
 from app.audio.formats import ENCODERS
-from app.backend.local.job_stream import JobStream
+from app.backend.job_stream import JobStream
 from app.core.audio import SAMPLE_RATE
 from app.core.errors import EncoderFailed, EngineFailed, ServiceError
 from app.http.audio_response import AudioResponse

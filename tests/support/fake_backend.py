@@ -11,7 +11,7 @@ from app.backend.base import (
     ServiceState,
     WorkerStatus,
 )
-from app.backend.local.job_stream import JobStream
+from app.backend.job_stream import JobStream
 from app.core.errors import Draining, EmptyText, EngineFailed, NotReady, QueueFull, ServiceError
 from tests.support.engines import expected_pcm, voice_code
 
@@ -74,9 +74,9 @@ class FakeBackend:
             restarts=0,
             pid=None,
             last_error=None,
+            compiled=self.model.compiled,
+            notice=self.model.notice,
             runaways=0,
-            model=self.ready,
-            startup_phase="",
         )
         queue = QueueStatus(waiting=0, running=0, limit=100, retries=0, samples=0)
         return BackendStatus(self.state, "scripted", (worker,), queue)

@@ -13,12 +13,12 @@ import zmq
 from app.backend.base import (
     BackendStatus,
     JobRequest,
-    JobStream,
     ModelInfo,
     QueueStatus,
     ServiceState,
     WorkerStatus,
 )
+from app.backend.job_stream import JobStream
 from app.backend.local.dispatcher import Dispatcher, Limits
 from app.backend.local.managed_worker import ManagedWorker, WorkerLimits
 from app.backend.local.runtime_dir import RuntimeDir
@@ -30,7 +30,7 @@ from app.core.devices import Device, detect
 from app.core.errors import Draining, NotReady
 from app.core.process_env import cpu_count, visible_cuda_devices
 from app.ipc.channels import Broadcaster, broadcast_address
-from app.ipc.messages import WorkerConfig, WorkerReady
+from app.ipc.messages import WorkerConfig
 from app.observability.metrics import Metrics
 from app.settings import Settings
 
@@ -52,6 +52,7 @@ class LocalBackend:
         self._settings = settings
         self._model = model
         self._runtime_dir = runtime_dir
+        self._spawn_task = background.spawn
         self._context: zmq.Context[Any] = zmq.Context()
         self._broadcaster = Broadcaster(self._context, broadcast_address(runtime_dir.channels))
         limits = Limits(
@@ -76,29 +77,20 @@ class LocalBackend:
             background.spawn,
         )
 
-    @classmethod
     @asynccontextmanager
-    async def running(
-        cls,
-        settings: Settings,
-        model: str,
-        runtime_dir: RuntimeDir,
-        metrics: Metrics,
-        background: BackgroundTasks,
-    ) -> AsyncIterator["LocalBackend"]:
+    async def running(self) -> AsyncIterator[None]:
         """Start the workers on entry, stop them on exit."""
-        backend = cls(settings, model, runtime_dir, metrics, background)
         try:
-            backend._start_workers(detect(visible_cuda_devices()))
-            repeating = background.spawn(backend._repeat_state(), "repeat state")
+            self._start_workers(detect(visible_cuda_devices()))
+            repeating = self._spawn_task(self._repeat_state(), "repeat state")
             try:
-                yield backend
+                yield
             finally:
                 repeating.cancel()
         finally:
-            await backend._supervisor.stop()
-            backend._broadcaster.close()
-            backend._context.term()
+            await self._supervisor.stop()
+            self._broadcaster.close()
+            self._context.term()
 
     # --- Backend --------------------------------------------------------------------------------
 
@@ -116,8 +108,7 @@ class LocalBackend:
 
     @property
     def ready(self) -> ModelInfo | None:
-        ready = self._supervisor.ready
-        return _model_info(ready) if ready else None
+        return self._supervisor.ready
 
     def status(self) -> BackendStatus:
         dispatcher = self._dispatcher
@@ -128,7 +119,7 @@ class LocalBackend:
             queue=QueueStatus(
                 waiting=dispatcher.waiting,
                 running=dispatcher.running,
-                limit=dispatcher.limit,
+                limit=self._settings.max_queued_requests,
                 retries=dispatcher.retries,
                 samples=dispatcher.samples,
             ),
@@ -203,12 +194,8 @@ class LocalBackend:
             restarts=worker.restarts,
             pid=worker.pid,
             last_error=worker.last_error,
+            compiled=bool(worker.ready and worker.ready.compiled),
+            notice=worker.ready.notice if worker.ready else None,
             runaways=worker.runaways,
-            model=_model_info(worker.ready) if worker.ready else None,
-            startup_phase=worker.startup_phase,
             prepared_voices=self._voices.prepared(worker.id),
         )
-
-
-def _model_info(ready: WorkerReady) -> ModelInfo:
-    return ModelInfo(ready.model, ready.clones_voices, ready.compiled, ready.notice)

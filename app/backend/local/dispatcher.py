@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from time import monotonic
 
 from app.backend.base import JobRequest
+from app.backend.job_stream import JobStream
 from app.backend.local.job import Job, Worker
-from app.backend.local.job_stream import JobStream
 from app.backend.local.voice_tracker import VoiceTracker
 from app.core.audio import BYTES_PER_SAMPLE, SAMPLE_RATE
 from app.core.errors import (
@@ -88,7 +88,6 @@ class Dispatcher:
         self._resending: asyncio.TimerHandle | None = None
         self._active_version = 0
         self._accepted = 0
-        self._dispatched = 0
         self._accepting = False
         self.draining = False
         self.retries = 0
@@ -148,10 +147,6 @@ class Dispatcher:
             self._end(job, Draining("the server is shutting down"))
 
     @property
-    def limit(self) -> int:
-        return self._limits.queued
-
-    @property
     def waiting(self) -> int:
         return len(self._queue)
 
@@ -207,9 +202,11 @@ class Dispatcher:
             case AudioChunk():
                 self._add_audio(job, message.seq, pcm)
                 return
-            case JobDone():
+            case JobDone(_, chunks, samples):
                 worker.finished_jobs += 1
-                self._done(job, message)
+                complete = (chunks, samples) == (job.chunks, job.samples)
+                lost = WorkerLost("audio was lost between worker and master")
+                self._end(job, None if complete else lost)
             case JobFailed():
                 self._end(job, from_code(message.code, message.message, message.param))
             case JobCancelled():
@@ -253,19 +250,16 @@ class Dispatcher:
                 self._end(job, PoisonRequest("the workers that prepared this voice died of it"))
             elif not self._start(job, worker):
                 self._enqueue(job, first=True)
-                self._dispatch_again_soon()
+                if self._resending:
+                    self._resending.cancel()
+                loop = asyncio.get_running_loop()
+                self._resending = loop.call_later(RESEND_S, self._dispatch)
                 return
-
-    def _dispatch_again_soon(self) -> None:
-        if self._resending:
-            self._resending.cancel()
-        self._resending = asyncio.get_running_loop().call_later(RESEND_S, self._dispatch)
 
     def _start(self, job: Job, worker: Worker) -> bool:
         """Send the job; False if the worker takes no message, e.g. is not connected yet."""
-        self._dispatched += 1
-        worker.last_used = self._dispatched
         self._active_version += 1
+        worker.last_used = self._active_version
         request, credit = job.request, self._limits.ahead_samples
         job.assign(worker, credit)
         message = Synthesize(
@@ -284,7 +278,8 @@ class Dispatcher:
     def _retry_or_fail(
         self, job: Job, worker: Worker, reason: ServerFault, exit_report: WorkerFailed | None
     ) -> None:
-        if _is_crash_suspect(job, exit_report):
+        # The job in the failure message or, without one, every started job may be the cause.
+        if job.started and (exit_report is None or exit_report.job == job.id):
             self._crashes.record(job.id)
         if job.stream.committed or (job.started and not isinstance(reason, WorkerLost)):
             self._end(job, reason)
@@ -326,12 +321,6 @@ class Dispatcher:
             job.grant(allowed, monotonic())
 
     # --- end of a job ---------------------------------------------------------------------------
-
-    def _done(self, job: Job, message: JobDone) -> None:
-        if (message.chunks, message.samples) == (job.chunks, job.samples):
-            self._end(job, None)
-        else:
-            self._end(job, WorkerLost("audio was lost between worker and master"))
 
     def _end(self, job: Job, error: ServiceError | None) -> None:
         """End the job; later calls have no effect."""
@@ -376,11 +365,3 @@ class Dispatcher:
     def _publish(self) -> None:
         active = [job.id for job in self._running() if not job.stream.ended]
         self._broadcast(ActiveJobs(self._active_version, active))
-
-
-def _is_crash_suspect(job: Job, exit_report: WorkerFailed | None) -> bool:
-    """Whether the job may have crashed its worker.
-
-    That is the job in the failure message or, without one, every started job.
-    """
-    return job.started and (exit_report is None or exit_report.job == job.id)

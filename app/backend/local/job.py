@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from app.backend.base import JobRequest
-from app.backend.local.job_stream import JobStream
+from app.backend.job_stream import JobStream
 from app.core.audio import SAMPLE_RATE
 from app.ipc.messages import ToWorker
 
@@ -30,8 +30,9 @@ class Worker:
 class Job:
     """One accepted request. Times are in seconds by `monotonic`.
 
-    `lost_work_s`: spent on workers that died. `playout_end_at`: when a client that plays audio as
-    it arrives will have played all of it. `paused_at`: when the job used up its credit.
+    `first_audio_at`: in the first attempt that made audio. `lost_work_s`: spent on workers that
+    died. `playout_end_at`: when a client that plays audio as it arrives will have played all of it.
+    `paused_at`: when the job used up its credit.
     """
 
     id: str
@@ -58,7 +59,7 @@ class Job:
         self.started = False
         self.granted = credit
         self.chunks = self.samples = 0
-        self.first_audio_at = self.paused_at = None
+        self.paused_at = None
         self.paused_s = 0.0
 
     def release(self) -> None:
@@ -70,7 +71,9 @@ class Job:
     def add_audio(self, samples: int, now: float) -> float:
         """Count one chunk; return the length of the playout gap before it in seconds."""
         if self.first_audio_at is None:
-            self.first_audio_at = self.playout_end_at = now
+            self.first_audio_at = now
+        if not self.chunks:
+            self.playout_end_at = now
         gap_s = max(0.0, now - self.playout_end_at)
         self.playout_end_at += gap_s + samples / SAMPLE_RATE
         self.chunks += 1

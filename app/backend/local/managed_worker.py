@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import zmq
 
-from app.backend.base import WorkerState
+from app.backend.base import ModelInfo, WorkerState
 from app.backend.local.dispatcher import Dispatcher
 from app.backend.local.heartbeat import HeartbeatMonitor
 from app.backend.local.job import Worker
@@ -87,7 +87,7 @@ class ManagedWorker:
         self.last_error: str | None = None
         self.runaways = 0
         self.stopping = False
-        self.ready: WorkerReady | None = None
+        self.ready: ModelInfo | None = None
         self.startup_phase = STARTS
         self.heartbeat = HeartbeatMonitor()
         self._config = config
@@ -188,9 +188,10 @@ class ManagedWorker:
                 self.runaways = self._runaways_before + message.runaways
             case WorkerStarting(phase):
                 self.startup_phase = phase
-            case WorkerReady():
-                log.info("worker %s ready: %s", self.id, message.model)
-                self.ready, self._was_ready = message, True
+            case WorkerReady(model, clones_voices, compiled, notice):
+                log.info("worker %s ready: %s", self.id, model)
+                self.ready = ModelInfo(model, clones_voices, compiled, notice)
+                self._was_ready = True
                 self.heartbeat = HeartbeatMonitor()
                 self._enter("ready")
                 self._shared.dispatcher.attach(self._worker)

@@ -9,11 +9,12 @@ from typing import Any
 
 import zmq
 
+from app.backend.base import ModelInfo
 from app.backend.local.dispatcher import Dispatcher
 from app.backend.local.managed_worker import ManagedWorker, WorkerContext, WorkerLimits
 from app.backend.local.voice_tracker import VoiceTracker
 from app.core.devices import Device
-from app.ipc.messages import Broadcast, Drain, WorkerConfig, WorkerReady
+from app.ipc.messages import Broadcast, Drain, WorkerConfig
 
 SpawnTask = Callable[[Coroutine[Any, Any, None], str], "asyncio.Task[None]"]
 """Makes a named task of a coroutine; an exception in it ends the service."""
@@ -62,8 +63,8 @@ class Supervisor:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     @property
-    def ready(self) -> WorkerReady | None:
-        """The report of a ready worker, if there is one."""
+    def ready(self) -> ModelInfo | None:
+        """The engine of a ready worker; None if no worker is ready."""
         return next((worker.ready for worker in self.workers if worker.ready), None)
 
     def _update_accepting(self) -> None:

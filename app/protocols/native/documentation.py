@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from app.http.openapi import named_examples
+from app.http.openapi import request_body
 from app.protocols.native.schemas import GenerateRequest
 from app.settings import Settings
 from app.speech.options import json_schema_of
@@ -31,15 +31,7 @@ _AUDIO = {"200": {"description": "The audio.", "content": {"audio/*": {}}}}
 
 JSON_OPERATION: dict[str, Any] = {
     "responses": _AUDIO,
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": _SCHEMA,
-                "examples": named_examples(REQUEST_EXAMPLES),
-            },
-        },
-    },
+    "requestBody": request_body("application/json", _SCHEMA, **REQUEST_EXAMPLES),
 }
 QUERY_OPERATION: dict[str, Any] = {
     "responses": _AUDIO,

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
 from app import __version__
 from app.backend.base import ServiceState
 from app.core.errors import Draining, NotReady
-from app.http.dependencies import State
+from app.http.dependencies import get_state
 from app.http.openapi import error_responses, json_response
 
 router = APIRouter(tags=["system"])
@@ -32,16 +32,16 @@ class Health(BaseModel):
 
 @router.get("/health", summary="The process is alive", responses=json_response(_EXAMPLE))
 @router.head("/health", include_in_schema=False)
-async def health(state: State) -> Health:
+async def health(request: Request) -> Health:
     """Always 200, for any `status`."""
-    status = state.backend.status()
-    ready = [worker.model for worker in status.workers if worker.model]
+    status = get_state(request).backend.status()
+    ready = [worker for worker in status.workers if worker.state == "ready"]
     return Health(
         status=status.state,
         model=status.model,
         version=__version__,
-        compiled=bool(ready) and all(model.compiled for model in ready),
-        notice=next((model.notice for model in ready if model.notice), None),
+        compiled=bool(ready) and all(worker.compiled for worker in ready),
+        notice=next((worker.notice for worker in ready if worker.notice), None),
     )
 
 
@@ -51,9 +51,9 @@ async def health(state: State) -> Health:
     responses=json_response({"status": "ready"}) | error_responses(NotReady, Draining),
 )
 @router.head("/ready", include_in_schema=False)
-async def ready(state: State) -> dict[str, str]:
+async def ready(request: Request) -> dict[str, str]:
     """200 when a worker is warm and every voice present at start is prepared, else 503."""
-    state.backend.ensure_ready()
+    get_state(request).backend.ensure_ready()
     return {"status": "ready"}
 
 
@@ -64,10 +64,10 @@ async def ready(state: State) -> dict[str, str]:
     responses={204: {"description": "Starting, or no worker is left."}},
 )
 @router.head("/ping", include_in_schema=False)
-async def ping(state: State) -> Response:
+async def ping(request: Request) -> Response:
     """200 when ready, 204 while starting."""
     try:
-        state.backend.ensure_ready()
+        get_state(request).backend.ensure_ready()
     except (Draining, NotReady):
         return Response(status_code=204)
     return Response(status_code=200)

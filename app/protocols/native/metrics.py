@@ -1,29 +1,79 @@
 """`/metrics` for Prometheus: counters of `Metrics`, and gauges read at the moment of a scrape."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TypeVar, get_args
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeAlias, TypeVar, get_args
 
 from fastapi import APIRouter, Request
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    InfoMetricFamily,
-    Metric,
-)
+from prometheus_client.core import CounterMetricFamily as Counter
+from prometheus_client.core import GaugeMetricFamily as Gauge
+from prometheus_client.core import InfoMetricFamily as Info
+from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from starlette.responses import Response
 
 from app import __version__
-from app.backend.base import BackendStatus, WorkerState
+from app.backend.base import BackendStatus, QueueStatus, WorkerState, WorkerStatus
 from app.core.audio import SAMPLE_RATE
-from app.http.dependencies import AppState, State
+from app.http.dependencies import AppState, get_state
 from app.observability.system_stats import Gpu, Process, gpu_load, process_load
 
 PATH = "/metrics"
 
 router = APIRouter(tags=["system"])
+
+T = TypeVar("T")
+Table: TypeAlias = tuple[tuple[type[Gauge | Counter], str, str, Callable[[T], float]], ...]
+"""Of metrics with one label: type, name, description, and the value of a labelled object."""
+
+_OF_WORKERS: Table[WorkerStatus] = (
+    (Gauge, "tts_worker_slots", "Jobs that the worker takes at a time.", lambda it: it.slots),
+    (Gauge, "tts_worker_busy_slots", "Slots of the worker that have a job.", lambda it: it.busy),
+    (
+        Counter,
+        "tts_worker_restarts",
+        "Times that the worker's process had to be replaced.",
+        lambda it: it.restarts,
+    ),
+    (
+        Counter,
+        "tts_worker_runaways",
+        "Text chunks cut at the length limit.",
+        lambda it: it.runaways,
+    ),
+)
+
+_OF_PROCESSES: Table[Process] = (
+    (
+        Counter,
+        "tts_worker_cpu_seconds",
+        "CPU time of the worker's present process.",
+        lambda it: it.cpu_s,
+    ),
+    (
+        Gauge,
+        "tts_worker_resident_memory_bytes",
+        "Memory of the worker's process.",
+        lambda it: it.memory,
+    ),
+)
+
+_OF_GPUS: Table[Gpu] = (
+    (
+        Gauge,
+        "tts_gpu_memory_used_bytes",
+        "Memory of the GPU that is in use, by all programs.",
+        lambda it: it.memory_gb.used,
+    ),
+    (Gauge, "tts_gpu_memory_total_bytes", "Memory of the GPU.", lambda it: it.memory_gb.total),
+    (
+        Gauge,
+        "tts_gpu_utilization_ratio",
+        "Share of the time in which the GPU ran a kernel, 0 to 1.",
+        lambda it: it.utilization_percent.gpu / 100,
+    ),
+)
 
 
 @router.get(
@@ -32,13 +82,13 @@ router = APIRouter(tags=["system"])
     response_class=Response,
     responses={200: {"description": "Every metric, explained.", "content": {"text/plain": {}}}},
 )
-async def metrics(request: Request, state: State) -> Response:
+async def metrics(request: Request) -> Response:
     """In Prometheus' text format, or OpenMetrics if the Accept header allows it."""
-    status = state.backend.status()
-    pids = {worker.id: worker.pid for worker in status.workers if worker.pid}
-    gpus, workers = await asyncio.to_thread(lambda: (gpu_load(), _loads(pids)))
+    state = get_state(request)
+    pids = {worker.id: worker.pid for worker in state.backend.status().workers if worker.pid}
+    gpus, processes = await asyncio.to_thread(lambda: (gpu_load(), _loads(pids)))
     encode, content_type = _choose_encoder(request.headers.get("accept", ""))
-    content = encode(_Scrape(state, state.backend.status(), gpus, workers))
+    content = encode(_Scrape(state, gpus, processes))
     return Response(content, headers={"Content-Type": content_type, "Cache-Control": "no-store"})
 
 
@@ -52,147 +102,61 @@ def _choose_encoder(accept: str) -> tuple[Callable[[Collector], bytes], str]:
 
 def _loads(pids: Mapping[str, int]) -> dict[str, Process]:
     """Read the load of each process that still exists."""
-    loads = {worker: process_load(pid) for worker, pid in pids.items()}
-    return {worker: load for worker, load in loads.items() if load}
+    return {worker: load for worker, pid in pids.items() if (load := process_load(pid))}
 
 
 class _Scrape(Collector):
     """The content of one response."""
 
-    def __init__(
-        self,
-        state: AppState,
-        status: BackendStatus,
-        gpus: list[Gpu],
-        workers: Mapping[str, Process],
-    ) -> None:
+    def __init__(self, state: AppState, gpus: list[Gpu], processes: Mapping[str, Process]) -> None:
         self._state = state
-        self._status = status
-        self._gpus = gpus
-        self._workers = workers
+        self._gpus = {f"gpu{gpu.device_id}": gpu for gpu in gpus}
+        self._processes = processes
 
     def collect(self) -> Iterator[Metric]:
+        status = self._state.backend.status()
         yield from self._state.metrics.registry.collect()
-        yield from self._service()
-        yield from self._jobs()
-        yield from self._worker_states()
-        yield from self._processes()
+        yield from _service(status, len(self._state.voices.snapshot()))
+        yield from _jobs(status.queue)
+        yield _worker_states(status.workers)
+        yield from _labelled("worker", _OF_WORKERS, {each.id: each for each in status.workers})
+        yield from _labelled("worker", _OF_PROCESSES, self._processes)
         if self._gpus:
-            yield from self._devices()
-
-    def _service(self) -> Iterator[Metric]:
-        build = InfoMetricFamily("tts_build", "The version of this service, and its model.")
-        build.add_metric([], {"version": __version__, "model": self._status.model})
-        yield build
-        ready = self._status.state == "ready"
-        yield GaugeMetricFamily("tts_ready", "1 if the service is ready, as /ready reports.", ready)
-        voices = len(self._state.voices.snapshot())
-        yield GaugeMetricFamily("tts_voices", "Voices that requests can name.", voices)
-
-    def _jobs(self) -> Iterator[Metric]:
-        jobs = self._status.queue
-        yield GaugeMetricFamily(
-            "tts_queue_waiting_jobs", "Jobs that wait for a worker.", jobs.waiting
-        )
-        yield GaugeMetricFamily(
-            "tts_queue_limit_jobs", "Jobs that may wait; more are refused with 429.", jobs.limit
-        )
-        yield GaugeMetricFamily("tts_running_jobs", "Running jobs.", jobs.running)
-        yield CounterMetricFamily(
-            "tts_job_retries", "Jobs requeued because their worker exited.", jobs.retries
-        )
-        yield CounterMetricFamily(
-            "tts_audio_seconds", "Audio that workers have made.", jobs.samples / SAMPLE_RATE
-        )
-
-    def _worker_states(self) -> Iterator[Metric]:
-        workers = self._status.workers
-        state = GaugeMetricFamily(
-            "tts_worker_state", "1 for the state that the worker is in.", labels=["worker", "state"]
-        )
-        for worker in workers:
-            for each in get_args(WorkerState):
-                state.add_metric([worker.id, each], each == worker.state)
-        yield state
-        yield _filled(
-            GaugeMetricFamily(
-                "tts_worker_slots", "Jobs that the worker takes at a time.", labels=["worker"]
-            ),
-            ((worker.id, worker.slots) for worker in workers),
-        )
-        yield _filled(
-            GaugeMetricFamily(
-                "tts_worker_busy_slots", "Slots of the worker that have a job.", labels=["worker"]
-            ),
-            ((worker.id, worker.busy) for worker in workers),
-        )
-        yield _filled(
-            CounterMetricFamily(
-                "tts_worker_restarts",
-                "Times that the worker's process had to be replaced.",
-                labels=["worker"],
-            ),
-            ((worker.id, worker.restarts) for worker in workers),
-        )
-        yield _filled(
-            CounterMetricFamily(
-                "tts_worker_runaways",
-                "Text chunks cut at the length limit.",
-                labels=["worker"],
-            ),
-            ((worker.id, worker.runaways) for worker in workers),
-        )
-
-    def _processes(self) -> Iterator[Metric]:
-        workers = self._workers.items()
-        yield _filled(
-            CounterMetricFamily(
-                "tts_worker_cpu_seconds",
-                "CPU time of the worker's present process.",
-                labels=["worker"],
-            ),
-            ((worker, load.cpu_s) for worker, load in workers),
-        )
-        yield _filled(
-            GaugeMetricFamily(
-                "tts_worker_resident_memory_bytes",
-                "Memory of the worker's process.",
-                labels=["worker"],
-            ),
-            ((worker, load.memory) for worker, load in workers),
-        )
-
-    def _devices(self) -> Iterator[Metric]:
-        gpus = [(f"gpu{gpu.device_id}", gpu) for gpu in self._gpus]
-        yield _filled(
-            GaugeMetricFamily(
-                "tts_gpu_memory_used_bytes",
-                "Memory of the GPU that is in use, by all programs.",
-                labels=["device"],
-            ),
-            ((name, gpu.memory_gb.used) for name, gpu in gpus),
-        )
-        yield _filled(
-            GaugeMetricFamily(
-                "tts_gpu_memory_total_bytes", "Memory of the GPU.", labels=["device"]
-            ),
-            ((name, gpu.memory_gb.total) for name, gpu in gpus),
-        )
-        yield _filled(
-            GaugeMetricFamily(
-                "tts_gpu_utilization_ratio",
-                "Share of the time in which the GPU ran a kernel, 0 to 1.",
-                labels=["device"],
-            ),
-            ((name, gpu.utilization_percent.gpu / 100) for name, gpu in gpus),
-        )
+            yield from _labelled("device", _OF_GPUS, self._gpus)
 
 
-Family = TypeVar("Family", GaugeMetricFamily, CounterMetricFamily)
+def _service(status: BackendStatus, voices: int) -> Iterator[Metric]:
+    build = Info("tts_build", "The version of this service, and its model.")
+    build.add_metric([], {"version": __version__, "model": status.model})
+    yield build
+    ready = status.state == "ready"
+    yield Gauge("tts_ready", "1 if the service is ready, as /ready reports.", ready)
+    yield Gauge("tts_voices", "Voices that requests can name.", voices)
 
 
-def _filled(metric: Family, rows: Iterable[tuple[str, float]]) -> Family:
-    """Add a value per label."""
-    for label, value in rows:
-        metric.add_metric([label], value)
-    return metric
+def _jobs(jobs: QueueStatus) -> Iterator[Metric]:
+    yield Gauge("tts_queue_waiting_jobs", "Jobs that wait for a worker.", jobs.waiting)
+    yield Gauge(
+        "tts_queue_limit_jobs", "Jobs that may wait; more are refused with 429.", jobs.limit
+    )
+    yield Gauge("tts_running_jobs", "Running jobs.", jobs.running)
+    yield Counter("tts_job_retries", "Jobs requeued because their worker exited.", jobs.retries)
+    audio_s = jobs.samples / SAMPLE_RATE
+    yield Counter("tts_audio_seconds", "Audio that workers have made.", audio_s)
+
+
+def _worker_states(workers: tuple[WorkerStatus, ...]) -> Metric:
+    labels = ["worker", "state"]
+    states = Gauge("tts_worker_state", "1 for the state that the worker is in.", labels=labels)
+    for worker in workers:
+        for state in get_args(WorkerState):
+            states.add_metric([worker.id, state], state == worker.state)
+    return states
+
+
+def _labelled(label: str, table: Table[T], objects: Mapping[str, T]) -> Iterator[Metric]:
+    for kind, name, description, value_of in table:
+        metric = kind(name, description, labels=[label])
+        for key, each in objects.items():
+            metric.add_metric([key], value_of(each))
+        yield metric

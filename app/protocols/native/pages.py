@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from app.http.web_files import DOCS, WEB_FILES, WebFile
+from app.http.web_files import DOCS, WEB_FILES
 
 router = APIRouter()
 
@@ -25,15 +25,9 @@ _DOCS_POLICY = _POLICY | {
 
 
 async def _file(request: Request) -> Response:
-    return _respond(request, WEB_FILES[request.scope["path"]], _POLICY)
-
-
-async def _docs(request: Request) -> Response:
-    return _respond(request, DOCS, _DOCS_POLICY)
-
-
-def _respond(request: Request, file: WebFile, policy: dict[str, str]) -> Response:
-    """Send the file, or 304 if the client has this version."""
+    """Send the file of the path, or 304 if the client has this version."""
+    path = request.scope["path"]
+    file, policy = (DOCS, _DOCS_POLICY) if path == "/docs" else (WEB_FILES[path], _POLICY)
     headers = {
         "Cache-Control": "no-cache",  # may be stored, but must be revalidated
         "Content-Security-Policy": "; ".join(f"{kind} {source}" for kind, source in policy.items()),
@@ -49,4 +43,4 @@ def _respond(request: Request, file: WebFile, policy: dict[str, str]) -> Respons
 
 for _path in WEB_FILES:
     router.add_api_route(_path, _file, methods=["GET", "HEAD"], include_in_schema=False)
-router.add_api_route("/docs", _docs, include_in_schema=False)
+router.add_api_route("/docs", _file, include_in_schema=False)

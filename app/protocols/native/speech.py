@@ -2,9 +2,8 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from app.audio.encoder import Encoder
@@ -12,7 +11,7 @@ from app.audio.formats import ENCODERS, FormatName
 from app.core.audio import SAMPLE_RATE
 from app.core.errors import NotAcceptable
 from app.http.audio_response import AudioResponse, audio_headers
-from app.http.dependencies import READ_ERRORS, AppState, State, strict_json
+from app.http.dependencies import READ_ERRORS, get_state, read_parameters
 from app.http.openapi import error_responses
 from app.protocols.native.documentation import JSON_OPERATION, QUERY_OPERATION
 from app.protocols.native.negotiation import negotiate
@@ -22,14 +21,6 @@ from app.speech.service import SPEECH_ERRORS, SpeechRequest, ignored_parameters
 router = APIRouter(tags=["speech"])
 
 
-async def _parse_query(request: Request) -> GenerateRequest:
-    return from_query(request.query_params)
-
-
-JsonParameters = Annotated[GenerateRequest, Depends(strict_json(from_json))]
-QueryParameters = Annotated[GenerateRequest, Depends(_parse_query)]
-
-
 @router.post(
     "/tts/generate",
     summary="Speak a text (JSON)",
@@ -37,9 +28,9 @@ QueryParameters = Annotated[GenerateRequest, Depends(_parse_query)]
     response_class=Response,
     responses=error_responses(*SPEECH_ERRORS, NotAcceptable, *READ_ERRORS),
 )
-async def generate(request: Request, state: State, parameters: JsonParameters) -> Response:
+async def generate(request: Request) -> Response:
     """For long texts and servers; parameters in a JSON object."""
-    return _respond(request, state, parameters)
+    return _respond(request, from_json(await read_parameters(request)))
 
 
 @router.get(
@@ -49,17 +40,16 @@ async def generate(request: Request, state: State, parameters: JsonParameters) -
     response_class=Response,
     responses=error_responses(*SPEECH_ERRORS, NotAcceptable),
 )
-async def generate_from_url(
-    request: Request, state: State, parameters: QueryParameters
-) -> Response:
+async def generate_from_url(request: Request) -> Response:
     """For an audio tag's `src`; the same parameters in the query."""
-    return _respond(request, state, parameters)
+    return _respond(request, from_query(request.query_params))
 
 
 @router.head("/tts/generate", include_in_schema=False)
-async def describe(request: Request, state: State, parameters: QueryParameters) -> Response:
+async def describe(request: Request) -> Response:
     """Respond with the headers of GET, without a job."""
-    speech = state.speech
+    parameters = from_query(request.query_params)
+    speech = get_state(request).speech
     speech.clean(parameters.text)
     encoder = _new_encoder(request, parameters)()
     speech.check(parameters.text, parameters.voice_id)
@@ -69,8 +59,8 @@ async def describe(request: Request, state: State, parameters: QueryParameters) 
     return response
 
 
-def _respond(request: Request, state: AppState, parameters: GenerateRequest) -> AudioResponse:
-    stream = state.speech.start(
+def _respond(request: Request, parameters: GenerateRequest) -> AudioResponse:
+    stream = get_state(request).speech.start(
         SpeechRequest(
             request.state.request_id,
             parameters.text,

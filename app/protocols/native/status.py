@@ -4,11 +4,11 @@ import asyncio
 from collections import Counter
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
-from app.backend import base
-from app.http.dependencies import State
+from app.backend.base import BackendStatus, QueueStatus, WorkerStatus
+from app.http.dependencies import get_state
 from app.http.openapi import json_response
 from app.observability.system_stats import Cpu, Gpu, cpu_load, gpu_load
 
@@ -52,27 +52,6 @@ _EXAMPLE: dict[str, Any] = {
 }
 
 
-class WorkerStatus(BaseModel):
-    id: str
-    device: str
-    state: str
-    slots: int
-    busy: int
-    restarts: int
-    pid: int | None
-    last_error: str | None
-    compiled: bool
-    notice: str | None
-    runaways: int
-
-
-class QueueStatus(BaseModel):
-    waiting: int
-    running: int
-    limit: int
-    retries: int
-
-
 class PreparedVoice(BaseModel):
     prepared: int
     workers: int
@@ -97,21 +76,22 @@ class SystemStatus(BaseModel):
     summary="CPU, memory, GPUs, workers, queue",
     responses=json_response(_EXAMPLE),
 )
-async def system_status(state: State) -> SystemStatus:
+async def system_status(request: Request) -> SystemStatus:
     """The load of the machine, and the state of workers and queue."""
+    state = get_state(request)
     # in a thread, since the drivers may block
     cpu, gpus = await asyncio.to_thread(lambda: (cpu_load(), gpu_load()))
     status = state.backend.status()
     return SystemStatus(
         cpu=cpu,
         gpus=gpus,
-        workers=[_worker_status(worker) for worker in status.workers],
-        queue=QueueStatus(**vars(status.queue)),
+        workers=list(status.workers),
+        queue=status.queue,
         models=[_model_status(status, state.voices.snapshot())],
     )
 
 
-def _model_status(status: base.BackendStatus, voices: dict[str, str]) -> ModelStatus:
+def _model_status(status: BackendStatus, voices: dict[str, str]) -> ModelStatus:
     """Count for each voice id the workers that have its digest prepared."""
     workers = len(status.workers)
     prepared = Counter(digest for worker in status.workers for digest in worker.prepared_voices)
@@ -120,12 +100,3 @@ def _model_status(status: base.BackendStatus, voices: dict[str, str]) -> ModelSt
         for voice_id, digest in sorted(voices.items())
     }
     return ModelStatus(id=status.model, workers=workers, voices=rows)
-
-
-def _worker_status(worker: base.WorkerStatus) -> WorkerStatus:
-    model = worker.model
-    return WorkerStatus(
-        **vars(worker),
-        compiled=bool(model and model.compiled),
-        notice=model.notice if model else None,
-    )

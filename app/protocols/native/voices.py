@@ -19,8 +19,8 @@ from app.core.errors import (
     VoiceExists,
     VoiceNotFound,
 )
-from app.http.dependencies import State
-from app.http.openapi import error_responses, json_response
+from app.http.dependencies import get_state
+from app.http.openapi import error_responses, json_response, request_body
 from app.http.request_body import limit_body, media_type
 from app.voices.names import validate_voice_id
 
@@ -28,20 +28,11 @@ router = APIRouter(prefix="/voices", tags=["voices"])
 
 MULTIPART_OVERHEAD_BYTES = 65_536
 
-_OPERATION = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "additionalProperties": False,
-                    "properties": {"file": {"type": "string", "format": "binary"}},
-                }
-            }
-        },
-    }
+_FORM_SCHEMA = {
+    "type": "object",
+    "required": ["file"],
+    "additionalProperties": False,
+    "properties": {"file": {"type": "string", "format": "binary"}},
 }
 
 
@@ -58,7 +49,7 @@ class Deleted(BaseModel):
     "",
     summary="Upload a voice",
     status_code=201,
-    openapi_extra=_OPERATION,
+    openapi_extra={"requestBody": request_body("multipart/form-data", _FORM_SCHEMA)},
     responses=json_response(
         {"voice_id": "voice.wav", "message": "Voice uploaded successfully."}, 201
     )
@@ -67,11 +58,12 @@ class Deleted(BaseModel):
         *(UnusableAudio, StorageUnavailable, StorageFull),
     ),
 )
-async def upload(request: Request, state: State, replace: bool = False) -> Uploaded:
+async def upload(request: Request, replace: bool = False) -> Uploaded:
     """The file name becomes the `voice_id`. `replace=true` swaps an existing one."""
     if media_type(request) != "multipart/form-data":
         raise UnsupportedMedia("Send the file as multipart/form-data.")
-    voices, settings = state.voices, state.settings
+    state = get_state(request)
+    settings = state.settings
     too_large = PayloadTooLarge(
         f"A voice file may have at most {settings.max_upload_mb} MB.", param="file"
     )
@@ -83,7 +75,7 @@ async def upload(request: Request, state: State, replace: bool = False) -> Uploa
             if not isinstance(file, UploadFile) or not file.filename:
                 raise _no_file(form)
             voice_id = validate_voice_id(_file_name(file))
-            await voices.add(voice_id, file.file, replace=replace)
+            await state.voices.add(voice_id, file.file, replace=replace)
     except (FormParserError, UnicodeError) as error:
         raise InvalidRequest(f"The body is not valid multipart/form-data: {error}.") from None
     except OSError as error:  # from the temporary file that holds the upload
@@ -98,12 +90,12 @@ async def upload(request: Request, state: State, replace: bool = False) -> Uploa
     summary="List voices",
     responses=json_response(["austen.wav", "voice.wav"]) | error_responses(InvalidRequest),
 )
-async def list_voices(state: State, preloaded: bool | None = None) -> list[str]:
+async def list_voices(request: Request, preloaded: bool | None = None) -> list[str]:
     """The ids of all available voices.
 
     `preloaded=true`: only preloaded ones; `false`: only uploaded ones.
     """
-    return state.voices.ids(preloaded=preloaded)
+    return get_state(request).voices.ids(preloaded=preloaded)
 
 
 @router.delete(
@@ -112,9 +104,9 @@ async def list_voices(state: State, preloaded: bool | None = None) -> list[str]:
     responses=json_response({"message": "Voice 'voice.wav' deleted successfully."})
     | error_responses(PreloadedVoice, VoiceNotFound, StorageUnavailable, StorageFull),
 )
-async def delete(voice_id: str, state: State) -> Deleted:
+async def delete(voice_id: str, request: Request) -> Deleted:
     """Only uploaded ones; a generation that was accepted before ends with the voice it had."""
-    await state.voices.delete(voice_id)
+    await get_state(request).voices.delete(voice_id)
     return Deleted(message=f"Voice '{voice_id}' deleted successfully.")
 
 

@@ -1,8 +1,8 @@
-"""OpenAPI examples of `/v1`, and its speech operation."""
+"""OpenAPI examples and operation of `/v1/audio/speech`."""
 
 from typing import Any
 
-from app.http.openapi import named_examples
+from app.http.openapi import request_body
 from app.protocols.openai.schemas import OpenAISpeechRequest
 from app.speech.options import json_schema_of
 
@@ -16,13 +16,6 @@ REQUEST_EXAMPLES: dict[str, Any] = {
         "exaggeration": 0.8,
     },
     "as events": {"voice": "alloy", "input": "Hello there.", "stream_format": "sse"},
-}
-
-MODEL_EXAMPLE: dict[str, Any] = {
-    "id": "chatterbox",
-    "object": "model",
-    "created": 1748390400,
-    "owned_by": "chatterbox-tts-server",
 }
 
 EVENTS_EXAMPLE = """\
@@ -39,13 +32,7 @@ SPEECH_OPERATION: dict[str, Any] = {
             "content": {"audio/*": {}, "text/event-stream": {"example": EVENTS_EXAMPLE}},
         }
     },
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": json_schema_of(OpenAISpeechRequest),
-                "examples": named_examples(REQUEST_EXAMPLES),
-            }
-        },
-    },
+    "requestBody": request_body(
+        "application/json", json_schema_of(OpenAISpeechRequest), **REQUEST_EXAMPLES
+    ),
 }

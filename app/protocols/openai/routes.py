@@ -1,9 +1,9 @@
 """`/v1`: speech, models and voices in the form of OpenAI's API."""
 
 from time import time
-from typing import Annotated
+from typing import Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from app.audio.encoder import Encoder
@@ -12,18 +12,19 @@ from app.audio.tempo import TempoEncoder
 from app.core.audio import SAMPLE_RATE
 from app.core.errors import ModelNotFound
 from app.http.audio_response import AudioResponse
-from app.http.dependencies import READ_ERRORS, AppState, State, strict_json
+from app.http.dependencies import READ_ERRORS, get_state, read_parameters
 from app.http.openapi import error_responses, json_response
-from app.protocols.openai.documentation import MODEL_EXAMPLE, SPEECH_OPERATION
-from app.protocols.openai.responses import (
+from app.protocols.openai.documentation import SPEECH_OPERATION
+from app.protocols.openai.schemas import (
     AudioModels,
     AudioVoices,
     Model,
     ModelId,
     Models,
+    OpenAISpeechRequest,
     Voice,
+    from_openai_json,
 )
-from app.protocols.openai.schemas import OpenAISpeechRequest, from_openai_json
 from app.protocols.openai.sse import SseEncoder
 from app.speech.service import SPEECH_ERRORS, SpeechRequest
 from app.speech.voice_resolver import listed_names, resolve_voice
@@ -40,9 +41,12 @@ _STARTED = int(time())
 _PARAM_NAMES = {"text": "input", "voice_id": "voice"}
 """Parameters of the speech service, and their names in this API."""
 
-JsonParameters = Annotated[
-    OpenAISpeechRequest, Depends(strict_json(from_openai_json, _PARAM_NAMES))
-]
+_MODEL_EXAMPLE: dict[str, Any] = {
+    "id": "chatterbox",
+    "object": "model",
+    "created": 1748390400,
+    "owned_by": "chatterbox-tts-server",
+}
 
 
 @router.post(
@@ -52,8 +56,11 @@ JsonParameters = Annotated[
     response_class=Response,
     responses=error_responses(*SPEECH_ERRORS, *READ_ERRORS, names=_PARAM_NAMES),
 )
-async def create_speech(request: Request, state: State, parameters: JsonParameters) -> Response:
+async def create_speech(request: Request) -> Response:
     """OpenAI-compatible; also accepts the synthesis parameters of `/tts/generate`."""
+    request.state.parameter_names = _PARAM_NAMES
+    parameters = from_openai_json(await read_parameters(request))
+    state = get_state(request)
     state.backend.ensure_accepting()  # voices are unknown until the service is ready
     voice_id = (
         None
@@ -76,22 +83,22 @@ async def create_speech(request: Request, state: State, parameters: JsonParamete
     "/models",
     summary="List models (OpenAI)",
     responses=json_response(
-        {"object": "list", "data": [MODEL_EXAMPLE, MODEL_EXAMPLE | {"id": "tts-1"}]}
+        {"object": "list", "data": [_MODEL_EXAMPLE, _MODEL_EXAMPLE | {"id": "tts-1"}]}
     ),
 )
-async def list_models(state: State) -> Models:
+async def list_models(request: Request) -> Models:
     """The loaded model, and the OpenAI model names accepted for it."""
-    return Models(data=[_describe(name) for name in _model_names(state)])
+    return Models(data=[_describe(name) for name in _model_names(request)])
 
 
 @router.get(
     "/models/{model}",
     summary="Describe a model (OpenAI)",
-    responses=json_response(MODEL_EXAMPLE) | error_responses(ModelNotFound),
+    responses=json_response(_MODEL_EXAMPLE) | error_responses(ModelNotFound),
 )
-async def describe_model(model: str, state: State) -> Model:
+async def describe_model(model: str, request: Request) -> Model:
     """One of those that are listed."""
-    if model not in _model_names(state):
+    if model not in _model_names(request):
         raise ModelNotFound(f"There is no model {model!r}.", param="model")
     return _describe(model)
 
@@ -101,9 +108,9 @@ async def describe_model(model: str, state: State) -> Model:
     summary="List models (Open WebUI)",
     responses=json_response({"models": [{"id": "chatterbox"}, {"id": "tts-1"}]}),
 )
-async def list_audio_models(state: State) -> AudioModels:
+async def list_audio_models(request: Request) -> AudioModels:
     """The same as Open WebUI asks for them."""
-    return AudioModels(models=[ModelId(id=name) for name in _model_names(state)])
+    return AudioModels(models=[ModelId(id=name) for name in _model_names(request)])
 
 
 @router.get(
@@ -118,15 +125,17 @@ async def list_audio_models(state: State) -> AudioModels:
         }
     ),
 )
-async def list_audio_voices(state: State) -> AudioVoices:
+async def list_audio_voices(request: Request) -> AudioVoices:
     """All voices, the aliases, and one of OpenAI's names that means the default voice."""
+    state = get_state(request)
     names = listed_names(state.voices, state.settings.voice_aliases)
     return AudioVoices(voices=[Voice(id=id, name=name) for id, name in names.items()])
 
 
-def _model_names(state: AppState) -> list[str]:
-    ready = state.backend.ready
-    return [ready.name if ready else state.backend.status().model, *OPENAI_MODELS]
+def _model_names(request: Request) -> list[str]:
+    backend = get_state(request).backend
+    ready = backend.ready
+    return [ready.name if ready else backend.status().model, *OPENAI_MODELS]
 
 
 def _describe(name: str) -> Model:

@@ -1,8 +1,8 @@
-"""The parameters of `/v1/audio/speech`, which are OpenAI's and the service's own options."""
+"""Requests and responses of `/v1`: OpenAI's parameters with the service's own options, lists."""
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from app.audio.formats import OpenAIFormatName
 from app.speech.options import SpeechOptions, lower, validated
@@ -70,3 +70,32 @@ def from_openai_json(values: dict[str, Any]) -> OpenAISpeechRequest:
     """As strict as `from_json` of `/tts/generate`, but null means absent."""
     present = {name: value for name, value in values.items() if value is not None}
     return validated(OpenAISpeechRequest, present)
+
+
+class Model(BaseModel):
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str
+
+
+class Models(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+class ModelId(BaseModel):
+    id: str
+
+
+class AudioModels(BaseModel):
+    models: list[ModelId]
+
+
+class Voice(BaseModel):
+    id: str
+    name: str
+
+
+class AudioVoices(BaseModel):
+    voices: list[Voice]

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 
+import app.backend.job_stream as stream_module
 import app.backend.local.dispatcher as dispatcher_module
-import app.backend.local.job_stream as stream_module
 from app.backend.base import JobRequest
+from app.backend.job_stream import JobStream
 from app.backend.local.dispatcher import Dispatcher, Limits
 from app.backend.local.job import Worker
-from app.backend.local.job_stream import JobStream
 from app.backend.local.voice_tracker import VoiceTracker
 from app.core.errors import ServerFault, ServiceError, WorkerLost
 from app.ipc.messages import (

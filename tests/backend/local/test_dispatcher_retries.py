@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.backend.local.job_stream import Restarted
+from app.backend.job_stream import Restarted
 from app.core.errors import PoisonRequest, QueueTimeout, WorkerLost, WorkerStalled
 from app.ipc.messages import WorkerFailed
 from tests.backend.local.dispatcher_env import (
@@ -29,6 +29,7 @@ async def test_job_that_sent_nothing_to_the_client_is_retried_first(env: Dispatc
     env.audio(other, 0, b"\2\2" * 7)
     env.finish(other, 1, 7)
     assert [await stream.read(), await stream.read()] == [b"\2\2" * 7, None]
+    assert env.metric("tts_job_first_audio_seconds_count") == 1
 
 
 async def test_retry_sends_the_same_job_with_a_newer_version(env: DispatcherEnv) -> None:

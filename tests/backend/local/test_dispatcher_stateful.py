@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 import app.backend.local.dispatcher as dispatcher_module
+from app.backend.job_stream import JobStream, Restarted
 from app.backend.local.dispatcher import MAX_JOB_CRASHES
-from app.backend.local.job_stream import JobStream, Restarted
 from app.core.errors import (
     NotReady,
     QueueFull,

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from app.backend.local.job_stream import JobStream
+from app.backend.job_stream import JobStream
 from app.core.errors import EncoderFailed, WorkerStalled
 from app.ipc.messages import JobDone, JobFailed
 from tests.backend.local.dispatcher_env import DispatcherEnv, FakeClock, FakeWorker, limits, pcm

@@ -20,8 +20,8 @@ import app.backend.local.managed_worker as managed_worker_module
 import app.backend.local.process as process_module
 import app.backend.local.supervisor as supervisor_module
 from app.backend.base import JobRequest
+from app.backend.job_stream import JobStream, Restarted
 from app.backend.local.dispatcher import Dispatcher, Limits
-from app.backend.local.job_stream import JobStream, Restarted
 from app.backend.local.managed_worker import ManagedWorker, WorkerLimits
 from app.backend.local.supervisor import Supervisor
 from app.backend.local.voice_tracker import VoiceTracker
@@ -157,7 +157,7 @@ async def test_ready_worker_runs_jobs(env: SupervisorEnv) -> None:
     assert worker.state == "starting"
     await wait_ready(worker)
     assert env.supervisor.ready
-    assert env.supervisor.ready.model == "scripted"
+    assert env.supervisor.ready.name == "scripted"
     assert await read_all(env.submit("audio3 one")) == expected_pcm("audio3 one", PLAIN.seed)
 
 

@@ -1,4 +1,4 @@
-"""The stream of one job: the dispatcher puts PCM in, the speech service reads it.
+"""The stream of one job: the backend puts PCM in, the speech service reads it.
 
 It ends once, complete or with an error. An error is raised before buffered audio, which is
 discarded. Its size is bounded by the worker's credit. Until the reader commits, the job may be
@@ -10,9 +10,12 @@ from collections import deque
 from collections.abc import Callable
 from time import monotonic
 
-from app.backend.base import Restarted
 from app.core.audio import BYTES_PER_SAMPLE
 from app.core.errors import ServiceError
+
+
+class Restarted(Exception):
+    """Discard all audio read, since another worker begins the job again."""
 
 
 def _noop(*args: object) -> None:
@@ -20,7 +23,11 @@ def _noop(*args: object) -> None:
 
 
 class JobStream:
-    """Implements `backend.base.JobStream`. The dispatcher sets `on_consumed` and `on_close`."""
+    """The audio of one job, for a single reader. The backend sets `on_consumed` and `on_close`.
+
+    `on_failed` is called when the job ends with an `error`, also while the reader awaits something
+    else.
+    """
 
     def __init__(self) -> None:
         self.on_consumed: Callable[[], None] = _noop
@@ -35,7 +42,7 @@ class JobStream:
         self._reader: asyncio.Future[None] | None = None
         self._last_read_at = monotonic()
 
-    # --- dispatcher -----------------------------------------------------------------------------
+    # --- backend --------------------------------------------------------------------------------
 
     def put(self, pcm: bytes) -> None:
         if not self._chunks:
@@ -67,6 +74,10 @@ class JobStream:
     # --- reader ---------------------------------------------------------------------------------
 
     async def read(self) -> bytes | None:
+        """The next PCM (int16 little-endian, mono, 24 kHz); None at the complete end.
+
+        Raises the job's `ServiceError`, or `Restarted`.
+        """
         while not (self._chunks or self.ended or self._restarted):
             self._reader = asyncio.get_running_loop().create_future()
             await self._reader
@@ -80,10 +91,12 @@ class JobStream:
         return pcm
 
     def commit(self) -> None:
+        """Rule out a restart, before the first byte is sent. Raises what `read` would."""
         self._raise_if_over()
         self.committed = True
 
     def close(self, failure: ServiceError | None = None) -> None:
+        """End reading: a running job is cancelled, or counted as failed with `failure`."""
         on_close = self.on_close
         self.on_consumed = self.on_close = self.on_failed = _noop  # they refer to this stream
         on_close(failure)

@@ -2,8 +2,8 @@ import asyncio
 
 import pytest
 
-import app.backend.local.job_stream as stream_module
-from app.backend.local.job_stream import JobStream, Restarted
+import app.backend.job_stream as stream_module
+from app.backend.job_stream import JobStream, Restarted
 from app.core.errors import EngineFailed, ServiceError, WorkerLost
 
 PCM = b"\1\0" * 480
