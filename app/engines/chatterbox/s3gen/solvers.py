@@ -54,4 +54,6 @@ SOLVERS = {"euler_cfg": EulerCfg}
 
 def step_times(spec: FlowSpec, device: torch.device) -> Tensor:
     """Times at which steps begin and end, from 0 to 1, on a cosine: float32 [steps + 1]."""
-    return 1 - torch.cos(torch.linspace(0, 1, spec.steps + 1, device=device) * 0.5 * torch.pi)
+    steps = torch.linspace(0, 1, spec.steps + 1, device=device)
+    times: Tensor = 1 - torch.cos(steps * 0.5 * torch.pi)
+    return times
