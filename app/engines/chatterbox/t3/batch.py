@@ -10,7 +10,7 @@ the device once for all of them.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from itertools import product
 
@@ -134,7 +134,7 @@ class T3Batch:
         return slot
 
     @torch.inference_mode()
-    def step(self, paused: frozenset[int] = frozenset()) -> dict[int, list[TokenOutput]]:
+    def step(self, paused: Set[int] = frozenset()) -> dict[int, list[TokenOutput]]:
         """Decode at least one token of each unfinished sequence, except in the slots `paused`."""
         active = {
             slot: sequence
