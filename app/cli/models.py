@@ -19,8 +19,8 @@ def show_models(context: typer.Context) -> None:
         return
     settings = load_settings(api_key_required=False)
     table = Table("file", "size", title=f"{manifest.ENGLISH.repository} in {settings.model_path}")
-    for file in manifest.inventory(settings.model_path):
-        table.add_row(file.name, "missing" if file.size is None else f"{file.size:,}")
+    for name, size in manifest.inventory(settings.model_path).items():
+        table.add_row(name, "missing" if size is None else f"{size:,}")
     Console().print(table)
     if manifest.missing(settings.model_path):
         Console().print("fetch what is missing: chatterbox-tts models download")

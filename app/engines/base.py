@@ -59,7 +59,9 @@ class Engine(Protocol):
 
     The constructor raises `StartupError`, naming file and reason, if the model cannot be loaded.
     Other methods raise `OutOfMemory` if a job does not fit on the device, and `DeviceFailed` if
-    the device cannot be used any more.
+    the device cannot be used any more. An engine may also have `normalize_text(text) -> str`, which
+    replaces characters that the model was not trained on before the text is split; without it,
+    `text.punctuation.plain_punctuation` is applied.
     """
 
     name: str
@@ -82,13 +84,6 @@ class Engine(Protocol):
         """Prepare the voice in `samples` (float32 [n] at their native `rate`, Hz) for jobs."""
         ...
 
-    def normalize_text(self, text: str) -> str:
-        """Replace characters that the model was not trained on, before the text is split.
-
-        Optional: without it, `text.punctuation.plain_punctuation` is applied.
-        """
-        ...
-
     def speech_tokens(
         self, chunk: TextChunk, voice: Voice, params: SynthesisParams
     ) -> AsyncGenerator[SpeechSlice, None]:
@@ -98,9 +93,7 @@ class Engine(Protocol):
         """
         ...
 
-    def new_decoder(self, voice: Voice, params: SynthesisParams) -> Decoder:
-        """Stage 2, for one job."""
-        ...
+    def new_decoder(self, voice: Voice, params: SynthesisParams) -> Decoder: ...
 
     def new_watermark(self) -> Watermark | None:
         """A watermark for the audio of one job; None if it is not to be marked."""

@@ -29,13 +29,9 @@ Progress = Callable[[str, int, int], None]
 """Called with a file's name, its bytes received so far, and its size in bytes."""
 
 
-def _silent(name: str, done: int, total: int) -> None:
-    pass
-
-
 def download(
     folder: Path,
-    progress: Progress = _silent,
+    progress: Progress = lambda name, done, size: None,
     endpoint: str | None = None,
     manifest: Manifest = ENGLISH,
 ) -> None:

@@ -15,20 +15,26 @@ class Manifest:
 
     repository: str
     revision: str
-    files: tuple[str, ...]
+    voice_encoder: str
+    t3: str
+    s3gen: str
+    tokenizer: str
+    conditionals: str
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return (self.voice_encoder, self.t3, self.s3gen, self.tokenizer, self.conditionals)
 
 
 ENGLISH = Manifest(
     repository="ResembleAI/chatterbox",
     revision="1b475dffa71fb191cb6d5901215eb6f55635a9b6",
-    files=(
-        *("ve.safetensors", "t3_cfg.safetensors", "s3gen.safetensors"),
-        *("tokenizer.json", "conds.pt"),
-    ),
+    voice_encoder="ve.safetensors",
+    t3="t3_cfg.safetensors",
+    s3gen="s3gen.safetensors",
+    tokenizer="tokenizer.json",
+    conditionals="conds.pt",
 )
-
-IDENTIFYING_FILE = "t3_cfg.safetensors"
-"""A folder with this file holds the supported model, even beside files of other variants."""
 
 UNSUPPORTED_VARIANTS = {
     "t3_turbo_v1.safetensors": "Chatterbox Turbo",
@@ -39,27 +45,19 @@ UNSUPPORTED_VARIANTS = {
 """Unsupported variants by the names of files that only they have."""
 
 
-@dataclass(frozen=True)
-class ModelFile:
-    """A file of a model; `size` in bytes, None where it is missing."""
-
-    name: str
-    size: int | None
+def inventory(folder: Path) -> dict[str, int | None]:
+    """The size in bytes of each file of the model; None where it is missing."""
+    return {name: file_size(folder / name) for name in ENGLISH.files}
 
 
-def inventory(folder: Path, manifest: Manifest = ENGLISH) -> list[ModelFile]:
-    """List all files of the model, present or not, in the manifest's order."""
-    return [ModelFile(name, file_size(folder / name)) for name in manifest.files]
-
-
-def missing(folder: Path, manifest: Manifest = ENGLISH) -> list[str]:
+def missing(folder: Path) -> list[str]:
     """Names of the files that `folder` lacks; empty when the model can be loaded."""
-    return [file.name for file in inventory(folder, manifest) if file.size is None]
+    return [name for name, size in inventory(folder).items() if size is None]
 
 
 def refuse_other_variants(folder: Path) -> None:
     """Raise `StartupError` if `folder` holds an unsupported variant and not the supported model."""
-    if (folder / IDENTIFYING_FILE).exists():
+    if (folder / ENGLISH.t3).exists():
         return
     for name, variant in UNSUPPORTED_VARIANTS.items():
         if (folder / name).exists():

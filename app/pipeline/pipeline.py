@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from app.core.audio import Samples
 from app.core.engine_config import QueueSizes
@@ -23,19 +23,17 @@ from app.text.chunking import split
 from app.text.punctuation import plain_punctuation
 
 Emit = Callable[[bytes], Awaitable[None]]
-OnChunk = Callable[[int, int], None]
+Slices = asyncio.Queue[SpeechSlice | None]
 
 
-def _ignore_progress(done: int, chunks: int) -> None:
-    pass
-
-
-@dataclass(frozen=True)
-class AudioPiece:
+class AudioPiece(NamedTuple):
     """The decoded audio of one slice; `last` ends a text chunk."""
 
     audio: Samples
     last: bool
+
+
+AudioPieces = asyncio.Queue[AudioPiece | None]
 
 
 class Pipeline:
@@ -62,15 +60,15 @@ class Pipeline:
         voice: Voice,
         params: SynthesisParams,
         emit: Emit,
-        on_chunk: OnChunk = _ignore_progress,
+        on_chunk: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         """Speak `text`: awaits `emit` with PCM (int16 little-endian, mono), piece by piece.
 
         `on_chunk(done, total)` is called after each text chunk.
         """
         chunks = split(self._normalize(text), params.text_processing_chunk_size)
-        slices: asyncio.Queue[SpeechSlice | None] = asyncio.Queue(self._sizes.slices)
-        audio: asyncio.Queue[AudioPiece | None] = asyncio.Queue(self._sizes.audio)
+        slices = Slices(self._sizes.slices)
+        audio = AudioPieces(self._sizes.audio)
         done = itertools.count(1)
         try:
             async with asyncio.TaskGroup() as stages:
@@ -90,7 +88,7 @@ class Pipeline:
         chunks: list[str],
         voice: Voice,
         params: SynthesisParams,
-        slices: "asyncio.Queue[SpeechSlice | None]",
+        slices: Slices,
     ) -> None:
         for index, chunk in enumerate(chunks):
             pieces = self._engine.speech_tokens(TextChunk(chunk, index), voice, params)
@@ -104,8 +102,8 @@ class Pipeline:
         self,
         voice: Voice,
         params: SynthesisParams,
-        slices: "asyncio.Queue[SpeechSlice | None]",
-        audio: "asyncio.Queue[AudioPiece | None]",
+        slices: Slices,
+        audio: AudioPieces,
     ) -> None:
         decoder = self._engine.new_decoder(voice, params)
         while piece := await slices.get():
@@ -117,7 +115,7 @@ class Pipeline:
     async def _pcm(
         self,
         params: SynthesisParams,
-        audio: "asyncio.Queue[AudioPiece | None]",
+        audio: AudioPieces,
         emit: Emit,
         chunk_done: Callable[[], None],
     ) -> None:
@@ -125,14 +123,9 @@ class Pipeline:
         joiner = ChunkJoiner(params, self._engine.sample_rate)
         watermark = self._engine.new_watermark()
 
-        def joined(piece: AudioPiece | None) -> Samples:
-            if piece is None:
-                return joiner.finish()
-            return joiner.push(piece.audio, piece.last)
-
         def convert(piece: AudioPiece | None) -> bytes:
-            audio = joined(piece)
-            return to_int16(watermark.push(audio, last=piece is None) if watermark else audio)
+            joined = joiner.push(*piece) if piece else joiner.finish()
+            return to_int16(watermark.push(joined, last=piece is None) if watermark else joined)
 
         more = True
         while more:

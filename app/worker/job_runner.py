@@ -12,7 +12,6 @@ from typing import Protocol
 
 from app.core.audio import BYTES_PER_SAMPLE
 from app.core.errors import DeviceFailed, EngineFailed, OutOfMemory, ServiceError
-from app.core.retry_budget import RetryBudget
 from app.engines.base import Engine
 from app.ipc.messages import (
     ActiveJobs,
@@ -35,12 +34,8 @@ log = logging.getLogger(__name__)
 MAX_CONSECUTIVE_OOM = 2
 """The worker is replaced when this many jobs in a row run out of memory, even after a retry."""
 
-DEVICE = "device"
-
 
 class Send(Protocol):
-    """Sends a result to the backend."""
-
     def __call__(self, message: Result, pcm: bytes | None = None) -> Awaitable[None]: ...
 
 
@@ -82,10 +77,7 @@ class ActiveJob:
 
 
 class JobRunner:
-    """Runs jobs until they are done, cancelled or failed.
-
-    `restart_request` is resolved with the worker's last message when it must run no further job.
-    """
+    """`restart_request` is resolved with the worker's last message when it must run no more jobs."""
 
     def __init__(
         self,
@@ -105,7 +97,7 @@ class JobRunner:
         self._report = report
         self._running: dict[str, tuple[ActiveJob, asyncio.Task[None]]] = {}
         self._completions: set[asyncio.Task[None]] = set()
-        self._consecutive_oom = RetryBudget[str](MAX_CONSECUTIVE_OOM)
+        self._consecutive_oom = 0
         self._last_oom_at = 0.0
         voices.on_device_failure = self._on_voice_broke_device
 
@@ -177,11 +169,11 @@ class JobRunner:
         """Count consecutive `OutOfMemory` failures; jobs that ran concurrently count once."""
         match message:
             case JobDone():
-                self._consecutive_oom.clear(DEVICE)
+                self._consecutive_oom = 0
             case JobFailed(code=OutOfMemory.code) if job.began_at > self._last_oom_at:
                 self._last_oom_at = monotonic()
-                self._consecutive_oom.record(DEVICE)
-                if self._consecutive_oom.exhausted(DEVICE):
+                self._consecutive_oom += 1
+                if self._consecutive_oom >= MAX_CONSECUTIVE_OOM:
                     self._request_restart(
                         f"short of memory {MAX_CONSECUTIVE_OOM} times in a row: {message.message}"
                     )

@@ -1,7 +1,7 @@
-from app.engines.chatterbox.runtime.cuda_graphs import EagerRunner
+from app.engines.chatterbox.runtime.cuda_graphs import GraphCapturer
 
 
-class FewShapes(EagerRunner):
+class FewShapes(GraphCapturer):
     """Uses static shapes as on a GPU, but runs eagerly instead of capturing graphs."""
 
     static_shapes = True

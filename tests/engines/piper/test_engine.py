@@ -122,7 +122,7 @@ async def test_overlap_full_is_independent_of_slice_length(engine):
 
 async def test_overlap_zero_decodes_each_slice_alone(engine):
     fine = await slices(engine, audio_tokens_per_slice=5, chunk_overlap_method="zero")
-    alone = [engine._graph.samples(p.tokens.latents) for p in fine if p.tokens.frames]
+    alone = [engine.graph.samples(p.tokens.latents) for p in fine if p.tokens.frames]
     joined = soxr.resample(np.concatenate(alone), 22_050, 24_000)
     audio = np.concatenate(await decoded(engine, fine))
     np.testing.assert_allclose(audio, joined, rtol=0, atol=1e-6)
@@ -202,7 +202,7 @@ async def test_warm_up_counts_steps_and_close_ends_the_threads():
 async def test_cancelled_job_stops_after_its_current_step(engine, monkeypatch):
     expected = await speak(engine)
     loop, decoding, log = asyncio.get_running_loop(), asyncio.Event(), []
-    decode_frames = engine._graph.samples
+    decode_frames = engine.graph.samples
 
     def logged(latents):
         log.append("begin")
@@ -212,14 +212,14 @@ async def test_cancelled_job_stops_after_its_current_step(engine, monkeypatch):
         return audio
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine._graph, "samples", logged)
+        patch.setattr(engine.graph, "samples", logged)
         job = asyncio.create_task(speak(engine, audio_tokens_per_slice=100))
         await decoding.wait()
         job.cancel()
         with pytest.raises(asyncio.CancelledError):
             await job
         assert log == ["begin", "end"]
-        await run_shielded(engine._decoding, lambda: None)  # runs after all queued work
+        await run_shielded(engine.decoding, lambda: None)  # runs after all queued work
         assert log == ["begin", "end"]
     assert np.array_equal(await speak(engine), expected)
 

@@ -71,7 +71,7 @@ def load(
         tokenizer=_load_tokenizer(folder / files.tokenizer, spec),
         default_voice=_load_conditionals(folder / files.conditionals, device),
         device=torch.device(device),
-        digest=_digest([folder / name for name in files.names]),
+        digest=_digest([folder / name for name in files.files]),
         mapped_files=tuple(checkpoint.mapped_files),
     )
 

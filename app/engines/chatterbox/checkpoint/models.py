@@ -30,8 +30,3 @@ class Models:
     device: torch.device
     digest: str
     mapped_files: tuple[MappedSafetensors, ...]
-
-    def release_pages(self) -> None:
-        """Free the memory of mapped weights that were only read to be converted."""
-        for file in self.mapped_files:
-            file.release_pages()

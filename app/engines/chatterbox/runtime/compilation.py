@@ -10,7 +10,7 @@ may compile or run compiled modules meanwhile.
 """
 
 from collections.abc import Callable
-from typing import Protocol, TypeVar, cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -21,28 +21,20 @@ MAX_GRAPHS = 64
 """Graphs per function, one for each kind of input sizes; torch's default limit is 8."""
 
 
-class Compiler(Protocol):
-    def compile(self, part: Part) -> Part: ...
-
-    def bind_thread(self) -> None:
-        """Set up the current thread, before it calls compiled modules."""
-        ...
-
-
-class NoCompiler:
+class Compiler:
     """Leaves modules as they are."""
 
     def compile(self, part: Part) -> Part:
         return part
 
     def bind_thread(self) -> None:
-        pass
+        """Set up the current thread, before it calls compiled modules."""
 
 
-NO_COMPILER = NoCompiler()
+NO_COMPILER = Compiler()
 
 
-class TorchCompiler:
+class TorchCompiler(Compiler):
     def __init__(self, backend: str | Callable[..., object] = "inductor") -> None:
         self._backend = backend
 

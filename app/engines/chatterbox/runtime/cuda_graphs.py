@@ -9,7 +9,6 @@ for shapes that were not captured, the function runs eagerly.
 """
 
 from collections.abc import Callable
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,42 +17,9 @@ Function = Callable[..., Tensor]
 """Takes integers, the shape. The next call overwrites its result."""
 
 
-class ShapeFunction(Protocol):
-    """A function of a shape that can be warmed up."""
+class ShapeFunction:
+    """A function of a shape, run eagerly."""
 
-    def __call__(self, *shape: int) -> Tensor: ...
-
-    def capture(self, *shape: int) -> None:
-        """Warm up this shape and, where supported, capture it."""
-        ...
-
-
-class GraphCapturer(Protocol):
-    """Wraps functions of a shape for one thread."""
-
-    static_shapes: bool
-    """Whether to use few shapes and pad inputs to one of them."""
-
-    def wrap(self, function: Function) -> ShapeFunction: ...
-
-    def bind_thread(self) -> None:
-        """Set up the current thread, before it captures or runs anything."""
-        ...
-
-
-class EagerRunner:
-    """Runs functions directly, without CUDA graphs."""
-
-    static_shapes = False
-
-    def wrap(self, function: Function) -> ShapeFunction:
-        return EagerFunction(function)
-
-    def bind_thread(self) -> None:
-        pass
-
-
-class EagerFunction:
     def __init__(self, function: Function) -> None:
         self._function = function
 
@@ -61,13 +27,27 @@ class EagerFunction:
         return self._function(*shape)
 
     def capture(self, *shape: int) -> None:
+        """Warm up this shape and, where supported, capture it."""
         self._function(*shape)
 
 
-EAGER = EagerRunner()
+class GraphCapturer:
+    """Wraps functions of a shape for one thread; this one runs them without CUDA graphs."""
+
+    static_shapes = False
+    """Whether to use few shapes and pad inputs to one of them."""
+
+    def wrap(self, function: Function) -> ShapeFunction:
+        return ShapeFunction(function)
+
+    def bind_thread(self) -> None:
+        """Set up the current thread, before it captures or runs anything."""
 
 
-class CudaGraphCapturer:
+EAGER = GraphCapturer()
+
+
+class CudaGraphCapturer(GraphCapturer):
     """Captures CUDA graphs for one thread, which gets a stream of its own.
 
     All graphs share one memory pool, since one thread never replays two at a time.
@@ -90,14 +70,14 @@ class GraphCaptureError(Exception):
     """A function runs, but cannot be captured."""
 
 
-class CapturedFunction:
+class CapturedFunction(ShapeFunction):
     """A function's CUDA graphs by shape.
 
     Capture large shapes first: the memory pool then has room for the smaller ones.
     """
 
     def __init__(self, function: Function, pool: object) -> None:
-        self._function = function
+        super().__init__(function)
         self._pool = pool
         self._graphs: dict[tuple[int, ...], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
 
@@ -109,9 +89,7 @@ class CapturedFunction:
         return result
 
     def capture(self, *shape: int) -> None:
-        """Raises what the function raises, and `GraphCaptureError` if only the capture fails, for
-        want of memory for example.
-        """
+        """Raises `GraphCaptureError` if only the capture fails, for want of memory for example."""
         self._function(*shape)  # compile, autotune and allocate outside of the capture
         torch.cuda.current_stream().synchronize()
         torch.cuda.empty_cache()  # a graph's pool cannot use blocks that eager runs have cached

@@ -8,22 +8,18 @@ batch is cancelled.
 """
 
 import asyncio
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import ParamSpec, TypeVar
+from threading import Lock
 
 import torch
 from torch import Tensor
 
-from app.engines.cancellation import wait_done
+from app.engines.cancellation import run_shielded, wait_done
 from app.engines.chatterbox.conditioning.conditionals import S3GenPrompt
 from app.engines.chatterbox.s3gen.flow import OnStep
 from app.engines.chatterbox.s3gen.stream import S3Gen, StreamDecoder
-
-T = TypeVar("T")
-P = ParamSpec("P")
 
 FIRST_SLICE_DEADLINE = float("-inf")
 """Deadline of a job's first slice: its client has no audio to play yet."""
@@ -45,9 +41,8 @@ class SliceTask:
 
 
 class S3GenScheduler:
-    """Owns the thread, which calls `bind_thread` first and `trim_memory` after each batch.
-
-    `steps` counts the flow's Euler steps.
+    """Owns the thread. `bind_thread` is called on it at the warm-up, `trim_memory` after each
+    batch. `steps` counts the flow's Euler steps.
     """
 
     def __init__(
@@ -57,29 +52,27 @@ class S3GenScheduler:
         self._s3gen = s3gen
         self._bind_thread = bind_thread
         self._trim_memory = trim_memory
-        self._changed = threading.Condition()
         self._tasks: list[SliceTask] = []
-        self._warm_up: tuple[S3GenPrompt, Future[None]] | None = None
-        self._closing = False
-        self._thread = threading.Thread(target=self._run, name="s3gen", daemon=True)
-        self._thread.start()
+        self._lock = Lock()  # of the tasks
+        self._thread = ThreadPoolExecutor(1, "s3gen")
 
     async def warm_up(self, prompt: S3GenPrompt) -> None:
-        """Run `S3Gen.warm_up` on the thread. Raises what that raises."""
-        done: Future[None] = Future()
-        with self._changed:
-            self._warm_up = prompt, done
-            self._changed.notify()
-        await asyncio.shield(asyncio.wrap_future(done))
+        """Prepare the thread and run `S3Gen.warm_up` on it."""
+
+        def warm_up() -> None:
+            self._bind_thread()
+            self._s3gen.warm_up(prompt)
+
+        await run_shielded(self._thread, warm_up)
 
     async def decode(self, task: SliceTask) -> Tensor:
         """Return the audio that the slice adds to its stream. Raises what S3Gen raises.
 
         If cancelled, it returns once the thread no longer uses the stream.
         """
-        with self._changed:
+        with self._lock:
             self._tasks.append(task)
-            self._changed.notify()
+        self._thread.submit(self._run_batch)
         try:
             return await asyncio.wrap_future(task.audio)
         finally:
@@ -89,44 +82,24 @@ class S3GenScheduler:
 
     def close(self) -> None:
         """End the thread. No `decode` may be running."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify()
-        self._thread.join()
+        self._thread.shutdown()
 
-    def _run(self) -> None:
-        failure = _exception_of(self._bind_thread)
-        while self._run_once(failure):
-            pass
-
-    def _run_once(self, failure: Exception | None) -> bool:
-        """Run a warm-up or a batch; False when closing. `failure`: that of `bind_thread`."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._tasks or self._warm_up or self._closing)
-            if self._closing:
-                return False
-            warm_up, self._warm_up = self._warm_up, None
-            batch = self._next_batch()
-        if warm_up:
-            prompt, done = warm_up
-            if failure:
-                done.set_exception(failure)
-            else:
-                _resolve(done, self._s3gen.warm_up, prompt)
-        if batch:
+    def _run_batch(self) -> None:
+        """Decode the most urgent tasks; runs once per task, and does nothing if none is left."""
+        if batch := self._next_batch():
             self._decode(batch)
             batch.clear()  # frees its tensors
             self._trim_memory()
-        return True
 
     def _next_batch(self) -> list[SliceTask]:
         """Take the tasks with the earliest deadlines; they can no longer be dropped."""
-        self._tasks.sort(key=lambda task: task.deadline)
         batch: list[SliceTask] = []
-        while self._tasks and len(batch) < self._s3gen.flow.max_batch_size:
-            task = self._tasks.pop(0)
-            if task.audio.set_running_or_notify_cancel():
-                batch.append(task)
+        with self._lock:
+            self._tasks.sort(key=lambda task: task.deadline)
+            while self._tasks and len(batch) < self._s3gen.flow.max_batch_size:
+                task = self._tasks.pop(0)
+                if task.audio.set_running_or_notify_cancel():
+                    batch.append(task)
         return batch
 
     @torch.inference_mode()
@@ -148,7 +121,7 @@ class S3GenScheduler:
                 task.audio.set_exception(error)
         else:
             for task, new, mel in zip(batch, tokens, mels, strict=True):
-                _resolve(task.audio, _commit, task, new, mel)
+                _commit(task, new, mel)
 
     def _solve(
         self, batch: list[SliceTask], tokens: list[Tensor], on_step: OnStep
@@ -164,20 +137,8 @@ class _BatchCancelled(Exception):
     """All jobs of the batch were cancelled."""
 
 
-def _commit(task: SliceTask, tokens: Tensor, mel: Tensor | None) -> Tensor:
-    return task.stream.commit(tokens, mel, task.last).cpu()
-
-
-def _exception_of(call: Callable[[], None]) -> Exception | None:
+def _commit(task: SliceTask, tokens: Tensor, mel: Tensor | None) -> None:
     try:
-        call()
-    except Exception as error:  # noqa: BLE001 – raised by `warm_up`
-        return error
-    return None
-
-
-def _resolve(future: "Future[T]", work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> None:
-    try:
-        future.set_result(work(*args, **kwargs))
-    except Exception as error:  # noqa: BLE001 – raised where the future is awaited
-        future.set_exception(error)
+        task.audio.set_result(task.stream.commit(tokens, mel, task.last).cpu())
+    except Exception as error:  # noqa: BLE001 – raised by `decode`
+        task.audio.set_exception(error)

@@ -3,41 +3,13 @@
 `FlowSpec.solver` names one of `SOLVERS`. Called by `flow`.
 """
 
-from collections.abc import Callable
-from typing import Protocol
-
 import torch
 from chatterbox.models.s3gen.flow_matching import CausalConditionalCFM
 from torch import Tensor
 
 from app.engines.chatterbox.runtime.compilation import NO_COMPILER, Compiler
 from app.engines.chatterbox.s3gen.estimator import Estimator
-from app.engines.chatterbox.variants import FlowSolver, FlowSpec, TimeSchedule
-
-
-class Solver(Protocol):
-    """Advances mels along the flow.
-
-    `times`: float32 [steps + 1], where steps begin and end. `rows_per_input`: rows that the
-    estimator computes for each mel.
-    """
-
-    times: Tensor
-    rows_per_input: int
-
-    def expand(self, conditioning: Tensor) -> Tensor:
-        """[inputs, 240, frames] → [rows_per_input·inputs, 240, frames]: the estimator's rows."""
-        ...
-
-    def step(
-        self, x: Tensor, conditioning: Tensor, start: Tensor, stop: Tensor, mask: Tensor | None
-    ) -> Tensor:
-        """Advance the mel `x`, float32 [inputs, 80, frames], from time `start` to `stop`.
-
-        `conditioning`: expanded. `start`, `stop`: float32 []. `mask`: bool [inputs, frames], False
-        for padding frames; or None.
-        """
-        ...
+from app.engines.chatterbox.variants import FlowSpec
 
 
 class EulerCfg:
@@ -47,6 +19,7 @@ class EulerCfg:
     """
 
     rows_per_input = 2
+    """Rows that the estimator computes for each mel."""
 
     def __init__(
         self, spec: FlowSpec, decoder: CausalConditionalCFM, compiler: Compiler = NO_COMPILER
@@ -56,11 +29,17 @@ class EulerCfg:
         self._estimator = Estimator(decoder.estimator, compiler)
 
     def expand(self, conditioning: Tensor) -> Tensor:
+        """[inputs, 240, frames] → the estimator's rows, [2·inputs, 240, frames]."""
         return torch.cat([conditioning, torch.zeros_like(conditioning)]).contiguous()
 
     def step(
         self, x: Tensor, conditioning: Tensor, start: Tensor, stop: Tensor, mask: Tensor | None
     ) -> Tensor:
+        """Advance the mel `x`, float32 [inputs, 80, frames], from time `start` to `stop`.
+
+        `conditioning`: expanded. `start`, `stop`: float32 []. `mask`: bool [inputs, frames], False
+        for padding frames; or None.
+        """
         rows = torch.cat([x.repeat(2, 1, 1), conditioning], dim=1)
         if mask is not None:
             mask = mask.repeat(2, 1)
@@ -70,16 +49,11 @@ class EulerCfg:
         return x + (stop - start) * guided
 
 
-SOLVERS: dict[FlowSolver, Callable[[FlowSpec, CausalConditionalCFM, Compiler], Solver]] = {
-    "euler_cfg": EulerCfg,
-}
-
-SCHEDULES: dict[TimeSchedule, Callable[[Tensor], Tensor]] = {
-    "cosine": lambda t: 1 - torch.cos(t * 0.5 * torch.pi),
-}
-"""How steps divide the time from 0 to 1."""
+SOLVERS = {"euler_cfg": EulerCfg}
 
 
 def step_times(spec: FlowSpec, device: torch.device) -> Tensor:
-    """Times at which steps begin and end, from 0 to 1: float32 [steps + 1]."""
-    return SCHEDULES[spec.schedule](torch.linspace(0, 1, spec.steps + 1, device=device))
+    """Times at which steps begin and end, from 0 to 1, on a cosine: float32 [steps + 1]."""
+    steps = torch.linspace(0, 1, spec.steps + 1, device=device)
+    times: Tensor = 1 - torch.cos(steps * 0.5 * torch.pi)
+    return times

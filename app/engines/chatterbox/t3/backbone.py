@@ -75,33 +75,6 @@ class CachedLayer(nn.Module):
         self.keys[rows, :, :length], self.values[rows, :, :length] = kv
 
 
-class Backbone(nn.Module):
-    """The transformer between T3's embeddings and its speech head.
-
-    A subclass has the `layers` and
-
-        forward(x, rows, positions, kv_range) -> Tensor
-
-    float32 [rows, n, dim] → float32 [rows, n, dim], which fills the KV cache. `x` belongs to the
-    cache's `rows`, int64 [rows], and `positions`, int64 [rows, n]. Each position attends to those
-    of `kv_range` up to itself; if that is None, only to those of `x`, which then begins at 0.
-    """
-
-    layers: nn.ModuleList  # of CachedLayer
-
-    def export_prefix(self, row: int, length: int) -> Tensor:
-        """Copy a row's first positions, [layers, 2, kv_heads, length, head_dim]."""
-        return torch.stack([layer.export_kv(row, length) for layer in self._cached_layers()])
-
-    def load_prefix(self, rows: slice, prefix_kv: Tensor) -> None:
-        """Let all `rows` begin with what `export_prefix` returned."""
-        for layer, kv in zip(self._cached_layers(), prefix_kv, strict=True):
-            layer.load_kv(rows, kv)
-
-    def _cached_layers(self) -> list[CachedLayer]:
-        return [layer for layer in self.layers if isinstance(layer, CachedLayer)]
-
-
 def lazy_zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Like `torch.zeros`, but on a CPU a page takes memory only once it is written to."""
     if device.type != "cpu":

@@ -9,18 +9,20 @@ the thread of `T3Scheduler`. On a GPU one step decodes several tokens, so that t
 the device once for all of them.
 """
 
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from itertools import product
 
 import torch
 from chatterbox.models.t3 import T3
+from torch import Tensor
 
 from app.core.errors import TextTooLong
+from app.engines.chatterbox.conditioning.conditionals import Conditionals
 from app.engines.chatterbox.runtime.compilation import NO_COMPILER, Compiler
 from app.engines.chatterbox.runtime.cuda_graphs import EAGER, GraphCapturer
 from app.engines.chatterbox.t3.model import T3Model
-from app.engines.chatterbox.t3.prefix_cache import PrefixCache
 from app.engines.chatterbox.t3.prompt import ConditioningCache, embed_prompt
 from app.engines.chatterbox.t3.request import FinishReason, T3Request, TokenOutput
 from app.engines.chatterbox.t3.sampling import sampling_row
@@ -33,6 +35,9 @@ speech tokens that it may take."""
 MIN_KV_BUCKET = 256
 MIN_BATCH = 2
 """Smallest batch size, in sequences: below 4 rows MKL sums in another order."""
+
+PREFIX_CACHE_SIZE = 4
+"""Prompt prefixes kept, 8 MB each at full size in float32, even of voices deleted meanwhile."""
 
 GPU_MIN_BATCH = 8  # which takes a GPU as long as 1
 GPU_STEPS_PER_SYNC = 4
@@ -67,9 +72,9 @@ class T3Batch:
         t3: T3,
         spec: T3Spec,
         slots: int,
-        max_positions: int = DEFAULT_POSITIONS,
         compiler: Compiler = NO_COMPILER,
         capturer: GraphCapturer = EAGER,
+        max_positions: int = DEFAULT_POSITIONS,
     ) -> None:
         static = capturer.static_shapes
         self._spec = spec
@@ -87,8 +92,10 @@ class T3Batch:
         self._sequences: dict[int, _Sequence] = {}
         self._active: list[int] = []
         self._conditioning = ConditioningCache(t3)
-        # A captured prefill takes as long with a cached prefix as without.
-        self._prefix_cache = None if static else PrefixCache()
+        # The KV cache of a voice's part of the prompt, by voice and exaggeration; not with captured
+        # graphs, whose prefill takes as long with a cached prefix as without.
+        self._caches_prefixes = not static
+        self._prefix_cache: OrderedDict[tuple[Conditionals, float], Tensor] = OrderedDict()
 
     @property
     def free(self) -> int:
@@ -127,7 +134,7 @@ class T3Batch:
         return slot
 
     @torch.inference_mode()
-    def step(self, paused: frozenset[int] = frozenset()) -> dict[int, list[TokenOutput]]:
+    def step(self, paused: Set[int] = frozenset()) -> dict[int, list[TokenOutput]]:
         """Decode at least one token of each unfinished sequence, except in the slots `paused`."""
         active = {
             slot: sequence
@@ -149,16 +156,18 @@ class T3Batch:
 
     def _load_prefix(self, slot: int, request: T3Request) -> int:
         """Load the voice's part of the prompt into the KV cache; return its length, 0 for none."""
-        if self._prefix_cache is None:
+        if not self._caches_prefixes:
             return 0
         key = request.voice, request.params.voice_exaggeration_factor
         length = self._conditioning.embed(*key).shape[1]
-        prefix_kv = self._prefix_cache.get(key)
-        if prefix_kv is None:
+        if key not in self._prefix_cache:
             self._prefill(length, 0)
-            prefix_kv = self._model.export_prefix(slot, length)
-            self._prefix_cache.put(key, prefix_kv)
-        self._model.load_prefix(slot, prefix_kv)  # even if just exported: all rows get equal bits
+            self._prefix_cache[key] = self._model.export_prefix(slot, length)
+            if len(self._prefix_cache) > PREFIX_CACHE_SIZE:
+                self._prefix_cache.popitem(last=False)
+        self._prefix_cache.move_to_end(key)  # the least recently used is dropped first
+        # Even if it was just exported, so that all rows get equal bits.
+        self._model.load_prefix(slot, self._prefix_cache[key])
         return length
 
     def _decode_steps(self, active: dict[int, _Sequence]) -> list[list[int]]:

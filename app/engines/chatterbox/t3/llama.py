@@ -8,11 +8,14 @@ from torch import Tensor, nn
 
 from app.engines.chatterbox.runtime.compilation import Compiler
 from app.engines.chatterbox.runtime.linear import fused_linears, is_bfloat16
-from app.engines.chatterbox.t3.backbone import AttentionInputs, Backbone, CachedLayer, KVRange
+from app.engines.chatterbox.t3.backbone import AttentionInputs, CachedLayer, KVRange
 
 
-class LlamaBackbone(Backbone):
-    """`tfmr`: transformers' LlamaModel. See `Backbone`."""
+class LlamaBackbone(nn.Module):
+    """The transformer between T3's embeddings and its speech head.
+
+    `tfmr`: transformers' LlamaModel. `rows`, `max_positions`: the KV cache's size.
+    """
 
     cosine: Tensor
     sine: Tensor
@@ -35,6 +38,12 @@ class LlamaBackbone(Backbone):
     def forward(
         self, x: Tensor, rows: Tensor, positions: Tensor, kv_range: KVRange | None
     ) -> Tensor:
+        """float32 [rows, n, dim] → float32 [rows, n, dim]; fills the KV cache.
+
+        `x` belongs to the cache's `rows`, int64 [rows], and `positions`, int64 [rows, n]. Each
+        position attends to those of `kv_range` up to itself; if that is None, only to those of
+        `x`, which then begins at 0.
+        """
         inputs = AttentionInputs.of(rows, positions, kv_range, self.cache_dtype)
         cosine = self.cosine[positions][:, :, None]
         sine = self.sine[positions][:, :, None]

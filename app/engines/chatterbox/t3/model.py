@@ -6,21 +6,20 @@ model(batch_size, kv_len)                decode one token of the first `batch_si
 prefix_kv = model.export_prefix(slot, n); model.load_prefix(slot, prefix_kv)     prefix caching
 """
 
-from collections.abc import Callable, Collection
-from typing import Any
+from collections.abc import Collection
 
 import torch
 from chatterbox.models.t3 import T3
 from torch import Tensor, nn
 
 from app.engines.chatterbox.runtime.compilation import NO_COMPILER, Compiler
-from app.engines.chatterbox.t3.backbone import Backbone, KVRange
+from app.engines.chatterbox.t3.backbone import KVRange
 from app.engines.chatterbox.t3.llama import LlamaBackbone
 from app.engines.chatterbox.t3.sampling import SamplingTensors, sample
 from app.engines.chatterbox.variants import T3Spec
 
-BACKBONES: dict[str, Callable[[Any, int, int, Compiler], Backbone]] = {"llama": LlamaBackbone}
-"""By `T3Spec.backbone`; arguments: upstream's transformer, cache rows, cache positions."""
+BACKBONES = {"llama": LlamaBackbone}
+"""By `T3Spec.backbone`."""
 
 
 class T3Model(nn.Module):
@@ -104,12 +103,14 @@ class T3Model(nn.Module):
         """Copy keys and values of a slot's first `length` positions, which are equal in all its
         rows: [layers, 2, kv_heads, length, head_dim].
         """
-        return self.backbone.export_prefix(self.spec.rows_per_sequence * slot, length)
+        row = self.spec.rows_per_sequence * slot
+        return torch.stack([layer.export_kv(row, length) for layer in self.backbone.layers])
 
     def load_prefix(self, slot: int, prefix_kv: Tensor) -> None:
         """Let all rows of a slot begin with what `export_prefix` returned."""
         rows = self.spec.rows_per_sequence
-        self.backbone.load_prefix(slice(rows * slot, rows * (slot + 1)), prefix_kv)
+        for layer, kv in zip(self.backbone.layers, prefix_kv, strict=True):
+            layer.load_kv(slice(rows * slot, rows * (slot + 1)), kv)
 
     def set_active(self, slots: Collection[int]) -> None:
         """Let only these slots advance from now on."""

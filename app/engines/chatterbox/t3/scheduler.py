@@ -13,21 +13,10 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Protocol
 
 from app.engines.cancellation import ignore_cancellation
+from app.engines.chatterbox.t3.batch import T3Batch
 from app.engines.chatterbox.t3.request import T3Request, TokenOutput
-
-
-class Batch(Protocol):
-    """`T3Batch`, called from the scheduler's thread only."""
-
-    @property
-    def free(self) -> int: ...
-    def warm_up(self) -> Iterator[None]: ...
-    def admit(self, request: T3Request) -> int: ...
-    def step(self, paused: frozenset[int]) -> dict[int, list[TokenOutput]]: ...
-    def release(self, slot: int) -> None: ...
 
 
 class _Sequence:
@@ -48,10 +37,6 @@ class _Sequence:
         return self.num_emitted - self.num_read >= self.max_lead_tokens
 
 
-def _noop() -> None:
-    pass
-
-
 class T3Scheduler:
     """Owns the thread. `bind_thread` is called on it first, `trim_memory` after each admission.
 
@@ -60,9 +45,9 @@ class T3Scheduler:
 
     def __init__(
         self,
-        batch: Batch,
-        bind_thread: Callable[[], None] = _noop,
-        trim_memory: Callable[[], None] = _noop,
+        batch: T3Batch,
+        bind_thread: Callable[[], None] = lambda: None,
+        trim_memory: Callable[[], None] = lambda: None,
     ) -> None:
         self.steps = 0
         self._batch = batch
@@ -172,9 +157,7 @@ class T3Scheduler:
             self._trim_memory()
 
     def _step(self) -> None:
-        throttled = frozenset(
-            slot for slot, sequence in self._running.items() if sequence.throttled
-        )
+        throttled = {slot for slot, sequence in self._running.items() if sequence.throttled}
         if len(throttled) == len(self._running):
             return
         try:

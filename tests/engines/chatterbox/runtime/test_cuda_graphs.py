@@ -14,7 +14,7 @@ from app.core.params import SynthesisParams
 from app.engines.chatterbox import engine as engine_module
 from app.engines.chatterbox.engine import ChatterboxEngine
 from app.engines.chatterbox.frontend.english import EnglishFrontend
-from app.engines.chatterbox.runtime.cuda_graphs import EAGER, EagerRunner, GraphCaptureError
+from app.engines.chatterbox.runtime.cuda_graphs import EAGER, GraphCaptureError, GraphCapturer
 from app.engines.chatterbox.t3.batch import T3Batch
 from app.engines.chatterbox.t3.request import T3Request
 from app.engines.chatterbox.variants import ENGLISH
@@ -206,5 +206,5 @@ async def test_cuda_graphs_give_the_same_audio(
 
 
 class EagerChatterbox(TinyChatterbox):
-    def _capturer(self, priority: int) -> EagerRunner:
+    def _capturer(self, priority: int) -> GraphCapturer:
         return EAGER

@@ -3,8 +3,8 @@ from functools import partial
 
 import torch
 
+from app.engines.chatterbox.t3.batch import PREFIX_CACHE_SIZE
 from app.engines.chatterbox.t3.model import T3Model
-from app.engines.chatterbox.t3.prefix_cache import PREFIX_CACHE_SIZE
 from tests.engines.chatterbox.t3.reference import new_batch
 
 
