@@ -125,13 +125,7 @@ def bench_engine(
 
     if picture:
         check_matplotlib()
-    if not find_spec("torch") or not find_spec("chatterbox"):
-        raise StartupError(
-            "bench engine needs Chatterbox's Python packages: "
-            "in a clone, pip install -c .ci/constraints.txt '.[chatterbox]'"
-        )
-    if model_path and (absent := manifest.missing(Path(model_path))):
-        raise StartupError(f"{model_path} lacks {', '.join(absent)}")
+    _check_chatterbox(model_path)
     settings = _settings(
         tts_t3_dtype=t3_dtype,
         tts_voice_prompt_seconds=prompt_seconds,
@@ -154,6 +148,16 @@ def bench_engine(
     if picture:
         with open_for_writing(picture) as file:
             draw(report, file)
+
+
+def _check_chatterbox(model_path: str) -> None:
+    if not find_spec("torch") or not find_spec("chatterbox"):
+        raise StartupError(
+            "bench engine needs Chatterbox's Python packages: "
+            "in a clone, pip install -c .ci/constraints.txt '.[chatterbox]'"
+        )
+    if model_path and (absent := manifest.missing(Path(model_path))):
+        raise StartupError(f"{model_path} lacks {', '.join(absent)}")
 
 
 def _settings(**options: object) -> Settings:

@@ -12,8 +12,10 @@ from tests.support.service import ROOT
 STAGES = ("T3", "flow's encoder", "flow's solver", "vocoder", "rest of S3Gen", "PCM, watermark")
 ROUNDS = Summary(2.0, 1.5, 2.5)
 OWN: Figures = {
-    "first_audio_s": Summary(1.0, 0.9, 1.1), "total_s": ROUNDS, "stages_s": dict.fromkeys(STAGES, ROUNDS),
-}  # fmt: skip
+    "first_audio_s": Summary(1.0, 0.9, 1.1),
+    "total_s": ROUNDS,
+    "stages_s": dict.fromkeys(STAGES, ROUNDS),
+}
 PACKAGE: Figures = {"total_s": ROUNDS, "first_audio_ratio": ROUNDS, "total_ratio": ROUNDS}
 MACHINE: Figures = {"cpu": "Some processor", "threads": 2, "torch": "2.6.0"}
 SETTINGS: Figures = {
