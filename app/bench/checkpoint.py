@@ -7,7 +7,6 @@ They show that two programs compute the same from the same weights, without the 
 
 import fcntl
 import hashlib
-import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -28,8 +27,8 @@ from app.bench import random_weights
 from app.core.errors import StartupError
 
 VOICE_FILE = "conds.pt"
-PROMPT_REPEATS = 5
-"""The random voice has a prompt of two seconds; recordings usually have ten or more."""
+LONG_PROMPT_S = 10
+"""Recordings usually give a prompt that long or longer."""
 
 
 @contextmanager
@@ -41,15 +40,21 @@ def benchmark_checkpoint(model_path: str, tiny: bool) -> Iterator[Path]:
     if model_path:
         yield Path(model_path)
         return
-    with tempfile.TemporaryDirectory(prefix="tts-bench-") as folder:
+    with tempfile.TemporaryDirectory(prefix="tts-bench-") as name:
+        folder = Path(name)
         try:
-            made = make_checkpoint(Path(folder) / "random") if tiny else full_checkpoint()
-            longer = _with_longer_prompt(made, Path(folder) / "longer")
+            if tiny:
+                make_checkpoint(folder)
+            else:
+                for path in full_checkpoint().glob("[!.]*"):
+                    (folder / path.name).symlink_to(path)
+            (folder / VOICE_FILE).unlink()
+            torch.save(random_weights.conditionals(0, LONG_PROMPT_S), folder / VOICE_FILE)
         except OSError as fault:
             raise StartupError(
                 f"cannot make random weights in {tempfile.gettempdir()}: {fault.strerror}"
             ) from fault
-        yield longer
+        yield folder
 
 
 def make_checkpoint(
@@ -68,7 +73,7 @@ def make_checkpoint(
         for name, weights in random_weights.models(seed, end_at):
             save_file(weights, folder / f"{name}.safetensors")
     torch.save(random_weights.conditionals(seed), folder / VOICE_FILE)
-    (folder / "tokenizer.json").write_text(json.dumps(random_weights.tokenizer()))
+    random_weights.tokenizer().save(str(folder / "tokenizer.json"))
     return folder
 
 
@@ -139,18 +144,3 @@ def tiny_sizes() -> Iterator[None]:
         shrink(s3gen, "HiFTGenerator", base_channels=width)
         shrink(s3gen, "ConvRNNF0Predictor", cond_channels=width)
         yield
-
-
-def _with_longer_prompt(made: Path, folder: Path) -> Path:
-    """Link the files of `made` in `folder`, with a longer prompt in the voice."""
-    folder.mkdir()
-    for path in made.iterdir():
-        if path.is_file() and path.name != VOICE_FILE:
-            (folder / path.name).symlink_to(path)
-    voice = torch.load(made / VOICE_FILE, weights_only=True)
-    s3gen_prompt = voice["gen"]
-    s3gen_prompt["prompt_token"] = s3gen_prompt["prompt_token"].repeat(1, PROMPT_REPEATS)
-    s3gen_prompt["prompt_token_len"] = s3gen_prompt["prompt_token_len"] * PROMPT_REPEATS
-    s3gen_prompt["prompt_feat"] = s3gen_prompt["prompt_feat"].repeat(1, PROMPT_REPEATS, 1)
-    torch.save(voice, folder / VOICE_FILE)
-    return folder

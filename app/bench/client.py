@@ -5,11 +5,10 @@ Called by `bench.load`. Playout times assume a player that starts with the first
 
 import asyncio
 import json
-import ssl
-from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from time import perf_counter
+from typing import Any
 from urllib.parse import SplitResult
 
 import httptools
@@ -27,37 +26,37 @@ AUDIBLE = int(32768 * 10 ** (-50 / 20))
 READ_AHEAD_S = 2.0
 """A paced client with more unplayed audio than that pauses reading."""
 
+READ_BYTES = 65_536
 REQUEST_TIMEOUT_S = 120.0
 
 
-class Piece(NamedTuple):
-    """Some audio, and when it arrived."""
+@dataclass
+class Playout:
+    """Plays audio as it arrives.
 
-    at_s: float
-    samples: int
+    `lateness_s` has how late each piece came for a player that never stops, `gaps_s` the length of
+    each underrun. Audio in time is played at `due_s`; without more of it, the player stops at
+    `end_s`.
+    """
 
+    samples: int = 0
+    lateness_s: list[float] = field(default_factory=list)
+    gaps_s: list[float] = field(default_factory=list)
+    due_s: float = 0.0
+    end_s: float = 0.0
 
-def lateness_s(pieces: Sequence[Piece]) -> list[float]:
-    """Return how late each piece came for a player that never stops."""
-    due_s, late = pieces[0].at_s if pieces else 0.0, []
-    for at_s, samples in pieces:
-        late.append(max(0.0, at_s - due_s))
-        due_s += samples / SAMPLE_RATE
-    return late
-
-
-def playout(pieces: Sequence[Piece]) -> Iterator[tuple[float, float]]:
-    """Yield for each piece when it is played, and the length of the gap before it."""
-    free_s = pieces[0].at_s if pieces else 0.0
-    for at_s, samples in pieces:
-        begin_s = max(at_s, free_s)
-        yield begin_s, begin_s - free_s
-        free_s = begin_s + samples / SAMPLE_RATE
-
-
-def underruns_s(pieces: Sequence[Piece]) -> list[float]:
-    """Return the length of each gap in the playout."""
-    return [gap_s for _, gap_s in playout(pieces) if gap_s > 0]
+    def play(self, at_s: float, samples: int) -> float:
+        """Play audio that arrived at `at_s`; return when it begins."""
+        if not self.samples:
+            self.due_s = self.end_s = at_s
+        self.lateness_s.append(max(0.0, at_s - self.due_s))
+        begin_s = max(at_s, self.end_s)
+        if begin_s > self.end_s:
+            self.gaps_s.append(begin_s - self.end_s)
+        self.samples += samples
+        self.due_s += samples / SAMPLE_RATE
+        self.end_s = begin_s + samples / SAMPLE_RATE
+        return begin_s
 
 
 def first_audible_sample(pcm: bytes) -> int | None:
@@ -80,7 +79,7 @@ class ClientResult:
     first_byte_s: float | None = None
     first_audible_s: float | None = None
     total_s: float = 0.0
-    pieces: list[Piece] = field(default_factory=list)
+    playout: Playout = field(default_factory=Playout)
 
     @property
     def succeeded(self) -> bool:
@@ -88,10 +87,10 @@ class ClientResult:
 
     @property
     def audio_s(self) -> float:
-        return sum(piece.samples for piece in self.pieces) / SAMPLE_RATE
+        return self.playout.samples / SAMPLE_RATE
 
 
-class SpeechClient(asyncio.Protocol):
+class SpeechClient:
     """Makes one request after the other; with `paced`, each is played to its end before the next.
 
     The parser is in C, since the client shares the CPU with the service.
@@ -99,132 +98,104 @@ class SpeechClient(asyncio.Protocol):
 
     def __init__(self, url: SplitResult, form: str, *, paced: bool) -> None:
         self._url = url
-        self._form = form
+        self._header_bytes = HEADER_BYTES.get(form)
         self._paced = paced
-        self._loop = asyncio.get_running_loop()
-        self._transport: asyncio.Transport | None = None
-        self._resuming: asyncio.TimerHandle | None = None
-        self._outcome: asyncio.Future[str] | None = None
+        self._connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def request(self, request: bytes) -> ClientResult:
         """Send `request` and read its response; raises nothing but `CancelledError`."""
-        result = self._result = ClientResult()
-        self._status, self._body, self._samples = 0, bytearray(), 0
-        self._header_bytes = HEADER_BYTES.get(self._form)
-        self._audible: tuple[int, int] | None = None
-        self._outcome = self._loop.create_future()
-        self._began_at = self._loop.time()
+        response = _Response(self._header_bytes)
+        result = response.result
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT_S):
-                transport = self._transport or await self._connect()
-                self._began_at = self._loop.time()
-                transport.write(request)
-                result.outcome = await self._outcome
+                reader, writer = await self._connect()
+                response.began = perf_counter()
+                writer.write(request)
+                await self._read(reader, response)
         except (OSError, TimeoutError) as fault:
             result.outcome = type(fault).__name__
+        if not response.keeps_connection:
             self.close()
-        result.total_s = self._now()
-        begins = list(playout(result.pieces))
-        if self._audible:
-            piece, sample = self._audible
-            result.first_audible_s = begins[piece][0] + sample / SAMPLE_RATE
-        if self._paced and begins:
-            end_s = begins[-1][0] + result.pieces[-1].samples / SAMPLE_RATE
-            await asyncio.sleep(end_s - self._now())
+        result.total_s = perf_counter() - response.began
+        if self._paced and result.playout.samples:
+            await asyncio.sleep(result.playout.end_s - result.total_s)
         return result
 
     def close(self) -> None:
-        if self._transport:
-            self._transport.abort()
-            self._transport = None
+        if self._connection:
+            self._connection[1].transport.abort()
+            self._connection = None
 
-    async def _connect(self) -> asyncio.Transport:
-        secure = self._url.scheme == "https"
-        port = self._url.port or (443 if secure else 80)
-        tls = ssl.create_default_context() if secure else None
-        host = self._url.hostname or ""
-        await self._loop.create_connection(lambda: self, host, port, ssl=tls)
-        if self._transport is None:
-            raise ConnectionResetError
-        return self._transport
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if not self._connection or self._connection[0].at_eof():
+            secure = self._url.scheme == "https"
+            port = self._url.port or (443 if secure else 80)
+            self._connection = await asyncio.open_connection(
+                self._url.hostname, port, ssl=secure or None
+            )
+        return self._connection
 
-    def _now(self) -> float:
-        return self._loop.time() - self._began_at
-
-    # --- called by the transport ----------------------------------------------------------------
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self._transport = transport
-        self._parser = httptools.HttpResponseParser(self)
-
-    def data_received(self, data: bytes) -> None:
+    async def _read(self, reader: asyncio.StreamReader, response: "_Response") -> None:
+        result = response.result
         try:
-            self._parser.feed_data(data)
+            while not result.outcome:
+                if not (data := await reader.read(READ_BYTES)):
+                    raise ConnectionResetError
+                response.parser.feed_data(data)
+                if self._paced:
+                    ahead_s = result.playout.due_s - (perf_counter() - response.began)
+                    await asyncio.sleep(ahead_s - READ_AHEAD_S)
+        except ConnectionError:
+            result.outcome = "cut off" if response.status else "no answer"
         except httptools.HttpParserError:
-            self._end("no HTTP")
-            self.close()
+            result.outcome = "no HTTP"
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
-        self._end("cut off" if self._status else "no answer")
 
-    def _end(self, outcome: str) -> None:
-        self._resume_reading()
-        if self._outcome and not self._outcome.done():
-            self._outcome.set_result(outcome)
+class _Response:
+    """Turns what the parser calls into a `ClientResult`; its `outcome` is set at the end."""
 
-    # --- called by the parser -------------------------------------------------------------------
+    def __init__(self, header_bytes: int | None) -> None:
+        self.result = ClientResult()
+        self.parser = httptools.HttpResponseParser(self)
+        self.status = 0
+        self.keeps_connection = False
+        self.began = perf_counter()
+        self._header_bytes = header_bytes
+        self._body = bytearray()
 
     def on_headers_complete(self) -> None:
-        self._status = self._parser.get_status_code()
+        self.status = self.parser.get_status_code()
 
     def on_body(self, body: bytes) -> None:
-        if self._status != 200:
+        if self.status != 200:
             self._body += body
             return
-        now_s = self._now()
-        if self._result.first_byte_s is None:
-            self._result.first_byte_s = now_s
+        now_s = perf_counter() - self.began
+        if self.result.first_byte_s is None:
+            self.result.first_byte_s = now_s
         if self._header_bytes is not None:
             self._body += body
-            self._take_samples(now_s)
+            self._take_samples(now_s, self._header_bytes)
 
     def on_message_complete(self) -> None:
-        if self._transport and not self._parser.should_keep_alive():
-            self.close()
-        if self._status == 200:
-            self._end("200")
+        self.keeps_connection = self.parser.should_keep_alive()
+        if self.status == 200:
+            self.result.outcome = "200"
         else:
-            outcome, self._result.message = parse_error(self._status, bytes(self._body))
-            self._end(outcome)
+            self.result.outcome, self.result.message = parse_error(self.status, bytes(self._body))
 
-    def _take_samples(self, now_s: float) -> None:
+    def _take_samples(self, now_s: float, header_bytes: int) -> None:
         """Move all complete samples out of the buffer."""
         complete = len(self._body) // BYTES_PER_SAMPLE * BYTES_PER_SAMPLE
-        pcm = bytes(self._body[self._header_bytes or 0 : complete])
+        pcm = bytes(self._body[header_bytes:complete])
         if not pcm:
             return
         self._header_bytes = 0
         del self._body[:complete]
-        pieces = self._result.pieces
-        if self._audible is None and (found := first_audible_sample(pcm)) is not None:
-            self._audible = (len(pieces), found)
-        pieces.append(Piece(now_s, len(pcm) // BYTES_PER_SAMPLE))
-        self._samples += len(pcm) // BYTES_PER_SAMPLE
-        if self._paced:
-            self._limit_read_ahead(pieces[0].at_s + self._samples / SAMPLE_RATE - now_s)
-
-    def _limit_read_ahead(self, ahead_s: float) -> None:
-        if ahead_s > READ_AHEAD_S and self._transport and not self._resuming:
-            self._transport.pause_reading()
-            self._resuming = self._loop.call_later(ahead_s - READ_AHEAD_S, self._resume_reading)
-
-    def _resume_reading(self) -> None:
-        if self._resuming:
-            self._resuming.cancel()
-            self._resuming = None
-            if self._transport:
-                self._transport.resume_reading()
+        result = self.result
+        begin_s = result.playout.play(now_s, len(pcm) // BYTES_PER_SAMPLE)
+        if result.first_audible_s is None and (sample := first_audible_sample(pcm)) is not None:
+            result.first_audible_s = begin_s + sample / SAMPLE_RATE
 
 
 def parse_error(status: int, body: bytes) -> tuple[str, str]:

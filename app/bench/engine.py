@@ -8,7 +8,6 @@ is counted.
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -24,15 +23,7 @@ from app.bench.equivalence import (
     check_waveform,
     common_prefix,
 )
-from app.bench.report import (
-    ConcurrentFigures,
-    EngineFigures,
-    LongTextFigures,
-    Report,
-    Summary,
-    UpstreamFigures,
-)
-from app.core.audio import BYTES_PER_SAMPLE, SAMPLE_RATE, Samples
+from app.bench.report import Figures, Report, Summary
 from app.core.engine_config import EngineConfig
 from app.core.process_env import worker_thread_env
 
@@ -45,12 +36,8 @@ WARM_UP_SEED = 2**32 - 1
 """Not the seed of any round."""
 
 FULL_PROMPT_S = 10
-FULL_SCALE = 32767
 STAGES = ("T3", "flow's encoder", "flow's solver", "vocoder", "rest of S3Gen", "PCM, watermark")
 """The stages of a job in pipeline order."""
-
-OnProgress = Callable[[str], None]
-"""Receives the name of the step that begins."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +69,8 @@ class Plan:
     @property
     def rounded(self) -> bool:
         """Whether S3Gen computes in bfloat16."""
-        default = "float32" if self.config.device == "cpu" else "bfloat16"
         dtype = self.config.tuning.s3gen_dtype
-        return (default if dtype == "auto" else dtype) == "bfloat16"
+        return dtype == "bfloat16" or (dtype == "auto" and self.config.device != "cpu")
 
     @property
     def compares_streams(self) -> bool:
@@ -102,8 +88,11 @@ class Round:
     correlation: float | None
 
 
-def measure(plan: Plan, on_progress: OnProgress) -> Report:
-    """Run the plan. Raises `StartupError` if loading fails, `EngineFailed` if outputs differ."""
+def measure(plan: Plan, on_progress: Callable[[str], None]) -> Report:
+    """Run the plan, naming each step that begins.
+
+    Raises `StartupError` if loading fails, `EngineFailed` if outputs differ.
+    """
     config = plan.config
     on_progress("loading")
     with (
@@ -112,40 +101,37 @@ def measure(plan: Plan, on_progress: OnProgress) -> Report:
         child_process(TQDM_DISABLE="1", TRANSFORMERS_VERBOSITY="error") as other,
     ):
         own_config = msgspec.structs.replace(config, model_path=str(folder))
-        loaded = own(engine_process.load, own_config, plan.tiny)
+        machine, loaded = own(engine_process.load, own_config, plan.tiny)
         if plan.rounds:
             model = (folder, plan.tiny, config.device, config.threads)
             other(upstream.load, *model, plan.tokens)
-        return _measure(plan, loaded, own, other, on_progress)
-
-
-def _measure(
-    plan: Plan, loaded: engine_process.Loaded, own: Run, other: Run, on_progress: OnProgress
-) -> Report:
-    on_progress("warming up")
-    warm = warm_up(plan, own)
-    equality = compare(plan, warm.tokens, own, other) if plan.rounds else None
-    rounds = []
-    for number in range(plan.takes):
-        on_progress(f"round {number + 1} of {plan.takes}")
-        rounds.append(run_round(plan, own, other, seed=number))
-    memory_gb = own(engine_process.memory_gb)
-    at_once = []
-    for jobs in plan.jobs:
-        on_progress(f"{jobs} at once")
-        at_once.append(run_concurrent(plan, own, jobs))
-    long_text = None
-    if plan.long_text:
-        on_progress("a long text")
-        long_text = _long_text(own)
-    return Report(
-        machine=loaded.machine,
-        settings=_settings(plan, loaded),
-        own=_engine_figures(rounds, memory_gb),
-        package=equality and _upstream_figures(rounds, other(upstream.memory_gb), *equality),
-        at_once=at_once,
-        long_text=long_text,
-    )
+        on_progress("warming up")
+        warm = warm_up(plan, own)
+        equality = compare(plan, warm.tokens, own, other) if plan.rounds else None
+        rounds = []
+        for number in range(plan.takes):
+            on_progress(f"round {number + 1} of {plan.takes}")
+            rounds.append(run_round(plan, own, other, seed=number))
+        figures = _engine_figures(rounds, own(engine_process.memory_gb))
+        at_once = []
+        for jobs in plan.jobs:
+            on_progress(f"{jobs} at once")
+            at_once.append(run_concurrent(plan, own, jobs))
+        long_text = None
+        if plan.long_text:
+            on_progress("a long text")
+            long_text = _long_text(own)
+        package = equality and _upstream_figures(rounds, other(upstream.memory_gb), *equality)
+    random = f"random, {'tiny' if plan.tiny else 'full size'}"
+    settings = {
+        "weights": config.model_path or random,
+        "device": config.device,
+        "tokens": plan.tokens,
+        "rounds": plan.rounds,
+        **msgspec.structs.asdict(config.tuning),
+        **loaded,
+    }
+    return Report(machine, settings, figures, package, at_once, long_text)
 
 
 def warm_up(plan: Plan, own: Run) -> engine_process.StagedJob:
@@ -176,17 +162,18 @@ def run_round(plan: Plan, own: Run, other: Run, seed: int) -> Round:
     generated = other(upstream.generate, TEXT, seed) if plan.rounds else None
     streamed = own(engine_process.run_streamed, TEXT, seed, plan.tokens)
     staged = own(engine_process.run_stages, [TEXT], seed, plan.tokens)
-    audio = _samples(streamed.pcm)
-    check_waveform(audio, _samples(staged.pcm), "the stream beside its own stages")
+    check_waveform(streamed.audio, staged.audio, "the stream beside its own stages")
     check_token_count(len(staged.tokens), plan.tokens, "T3")
     correlation = None
     if generated and plan.compares_streams:
         check_tokens(staged.tokens, generated.tokens, "T3 beside the package's")
-        correlation = check_spectrum(audio, generated.audio, "the stream beside the package's")
+        correlation = check_spectrum(
+            streamed.audio, generated.audio, "the stream beside the package's"
+        )
     return Round(generated, streamed, staged, correlation)
 
 
-def run_concurrent(plan: Plan, own: Run, jobs: int) -> ConcurrentFigures:
+def run_concurrent(plan: Plan, own: Run, jobs: int) -> Figures:
     """Run `jobs` jobs at once and compare each with itself alone.
 
     Different tokens are an error on a CPU. On a GPU, whose rounding may depend on the batch size,
@@ -198,90 +185,67 @@ def run_concurrent(plan: Plan, own: Run, jobs: int) -> ConcurrentFigures:
         for number, (together, alone) in enumerate(pairs, 1):
             check_tokens(together, alone, f"job {number} of {jobs} at once beside itself alone")
     t3_s, total_s = median(done.together_s), max(job.total_s for job in done.streamed)
-    return ConcurrentFigures(
-        jobs=jobs,
-        same=sum(np.array_equal(together, alone) for together, alone in pairs),
-        t3_s=t3_s,
-        t3_ratio=t3_s / median(done.alone_s),
-        first_audio_s=Summary.of(job.first_audible_s for job in done.streamed),
-        total_s=total_s,
-        times_real_time=sum(_seconds(job.pcm) for job in done.streamed) / total_s,
-    )
+    return {
+        "jobs": jobs,
+        "same": sum(np.array_equal(together, alone) for together, alone in pairs),
+        "t3_s": t3_s,
+        "t3_ratio": t3_s / median(done.alone_s),  # of one job's time
+        "first_audio_s": Summary.of(job.first_audible_s for job in done.streamed),
+        "total_s": total_s,
+        "times_real_time": sum(job.audio_s for job in done.streamed) / total_s,
+    }
 
 
 # --- from results to figures ----------------------------------------------------------------------
 
 
-def _engine_figures(rounds: list[Round], memory_gb: float) -> EngineFigures:
+def _engine_figures(rounds: list[Round], memory_gb: float) -> Figures:
     streamed = [each.streamed for each in rounds]
     staged = [each.staged for each in rounds]
     slices_s = zip(*(job.slices_s for job in staged), strict=True)
-    return EngineFigures(
-        first_audio_s=Summary.of(job.first_audible_s for job in streamed),
-        total_s=Summary.of(job.total_s for job in streamed),
-        real_time_factor=Summary.of(job.total_s / _seconds(job.pcm) for job in streamed),
-        t3_tokens_per_s=Summary.of(len(job.tokens) / job.stages_s["T3"] for job in staged),
-        slices_s=[Summary.of(of_slice) for of_slice in slices_s],
-        stages_s={stage: Summary.of(job.stages_s[stage] for job in staged) for stage in STAGES},
-        memory_gb=memory_gb,
-    )
+    return {
+        "first_audio_s": Summary.of(job.first_audible_s for job in streamed),
+        "total_s": Summary.of(job.total_s for job in streamed),
+        "real_time_factor": Summary.of(job.total_s / job.audio_s for job in streamed),
+        "t3_tokens_per_s": Summary.of(len(job.tokens) / job.stages_s["T3"] for job in staged),
+        "slices_s": [Summary.of(of_slice) for of_slice in slices_s],
+        "stages_s": {stage: Summary.of(job.stages_s[stage] for job in staged) for stage in STAGES},
+        "memory_gb": memory_gb,
+    }
 
 
 def _upstream_figures(
     rounds: list[Round], memory_gb: float, tokens_same: int, difference_db: float
-) -> UpstreamFigures:
-    pairs = [(each.upstream, each.streamed) for each in rounds if each.upstream]
+) -> Figures:
+    """`tokens_same`: before the first difference. `difference_db`: of waveforms of equal tokens."""
+    pairs = [(each.streamed, each.upstream) for each in rounds if each.upstream]
     correlations = [each.correlation for each in rounds if each.correlation is not None]
-    return UpstreamFigures(
-        total_s=Summary.of(other.seconds for other, _ in pairs),
-        real_time_factor=Summary.of(
-            other.seconds * SAMPLE_RATE / len(other.audio) for other, _ in pairs
+    return {
+        "total_s": Summary.of(other.total_s for _, other in pairs),
+        "real_time_factor": Summary.of(other.total_s / other.audio_s for _, other in pairs),
+        "memory_gb": memory_gb,
+        "first_audio_ratio": Summary.of(
+            own.first_audible_s / other.seconds for other, own in pairs
         ),
-        memory_gb=memory_gb,
-        first_audio_ratio=Summary.of(own.first_audible_s / other.seconds for other, own in pairs),
-        total_ratio=Summary.of(own.total_s / other.seconds for other, own in pairs),
-        tokens_same=tokens_same,
-        difference_db=difference_db,
-        correlation=Summary.of(correlations) if correlations else None,
-    )
+        "total_ratio": Summary.of(own.total_s / other.seconds for other, own in pairs),
+        "tokens_same": tokens_same,
+        "difference_db": difference_db,
+        "correlation": Summary.of(correlations) if correlations else None,
+    }
 
 
-def _long_text(own: Run) -> LongTextFigures:
+def _long_text(own: Run) -> Figures:
     done = own(engine_process.run_stages, [TEXT] * LONG_CHUNKS, 0, LONG_TOKENS)
     # The early chunk is timed again right after the late one: a shared machine changes its speed.
     again = own(engine_process.run_stages, [TEXT] * (EARLY + 1), 0, LONG_TOKENS)
     early_s = median(again.chunks_s[EARLY - 2 : EARLY + 1])
     late_s = median(done.chunks_s[LATE - 2 : LATE + 1])
-    return LongTextFigures(
-        early=EARLY,
-        late=LATE,
-        early_s=early_s,
-        late_s=late_s,
-        ratio=late_s / early_s,
-        early_memory_gb=done.memory_gb[EARLY - 1],
-        late_memory_gb=done.memory_gb[LATE - 1],
-    )
-
-
-def _settings(plan: Plan, loaded: engine_process.Loaded) -> dict[str, Any]:
-    random = f"random, {'tiny' if plan.tiny else 'full size'}"
     return {
-        "weights": plan.config.model_path or random,
-        "device": plan.config.device,
-        "tokens": plan.tokens,
-        "rounds": plan.rounds,
-        **msgspec.structs.asdict(plan.config.tuning),
-        "compiled": loaded.compiled,
-        "slots": plan.config.slots,
-        "load_s": loaded.load_s,
-        "warm_up_s": loaded.warm_up_s,
-        "notice": loaded.notice,
+        "early": EARLY,
+        "late": LATE,
+        "early_s": early_s,
+        "late_s": late_s,
+        "ratio": late_s / early_s,
+        "early_memory_gb": done.memory_gb[EARLY - 1],
+        "late_memory_gb": done.memory_gb[LATE - 1],
     }
-
-
-def _samples(pcm: bytes) -> Samples:
-    return np.frombuffer(pcm, "<i2").astype(np.float32) / FULL_SCALE
-
-
-def _seconds(pcm: bytes) -> float:
-    return len(pcm) / BYTES_PER_SAMPLE / SAMPLE_RATE

@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from app.bench.stages import (
     timed_stages,
     without_end_token,
 )
-from app.core.audio import Samples
+from app.core.audio import SAMPLE_RATE, Samples
 from app.core.engine_config import EngineConfig, QueueSizes
 from app.core.errors import EngineFailed
 from app.core.log import set_up_logging
@@ -40,20 +41,11 @@ from app.pipeline.pipeline import Pipeline
 QUEUES = QueueSizes(slices=2, audio=3)
 """The defaults of the service."""
 
+FULL_SCALE = 32767
+
 _engine: Engine
 _device: str
 _runner: asyncio.Runner
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """The loaded engine; `machine` describes the hardware, `notice` is the engine's own."""
-
-    machine: dict[str, str | int]
-    compiled: bool
-    notice: str | None
-    load_s: float
-    warm_up_s: float
 
 
 @dataclass(frozen=True)
@@ -62,7 +54,11 @@ class StreamedJob:
 
     first_audible_s: float
     total_s: float
-    pcm: bytes
+    audio: Samples
+
+    @property
+    def audio_s(self) -> float:
+        return len(self.audio) / SAMPLE_RATE
 
 
 @dataclass
@@ -73,20 +69,16 @@ class StagedJob:
     chunk; `memory_gb` was measured after each chunk.
     """
 
-    tokens: Tokens
-    stages_s: dict[str, float] = field(default_factory=dict)
+    stages_s: dict[str, float]
     slices_s: list[float] = field(default_factory=list)
     chunks_s: list[float] = field(default_factory=list)
     memory_gb: list[float] = field(default_factory=list)
-    pcm: bytes = b""
+    tokens: Tokens = field(default_factory=lambda: np.empty(0, np.int64))
+    audio: Samples = field(default_factory=lambda: np.empty(0, np.float32))
 
 
-@dataclass(frozen=True)
-class ConcurrentJobs:
-    """The tokens of several jobs, each alone and all together, with T3's times.
-
-    `together_s` has one time for each take; `together` is from the last one.
-    """
+class ConcurrentJobs(NamedTuple):
+    """Tokens of several jobs, each alone and all together, with T3's times of each job or take."""
 
     alone: list[Tokens]
     alone_s: list[float]
@@ -95,8 +87,11 @@ class ConcurrentJobs:
     streamed: list[StreamedJob]
 
 
-def load(config: EngineConfig, tiny: bool) -> Loaded:
-    """Load and warm up; raises `StartupError` as in a worker."""
+def load(config: EngineConfig, tiny: bool) -> tuple[dict[str, str | int], dict[str, Any]]:
+    """Load and warm up; raises `StartupError` as in a worker.
+
+    Returns descriptions of the machine and of the loaded engine.
+    """
     global _engine, _device, _runner
     set_up_logging("ERROR", "bench")
     torch.set_num_threads(config.threads)
@@ -106,13 +101,13 @@ def load(config: EngineConfig, tiny: bool) -> Loaded:
         _engine = load_engine("chatterbox", config)
     loaded = perf_counter()
     _runner.run(_engine.warm_up())
-    return Loaded(
-        _machine(config),
-        _engine.compiled,
-        _engine.notice,
-        loaded - began,
-        perf_counter() - loaded,
-    )
+    return _machine(config), {
+        "compiled": _engine.compiled,
+        "slots": config.slots,
+        "load_s": loaded - began,
+        "warm_up_s": perf_counter() - loaded,
+        "notice": _engine.notice,
+    }
 
 
 def run_streamed(text: str, seed: int, tokens: int) -> StreamedJob:
@@ -127,21 +122,16 @@ def run_stages(chunks: list[str], seed: int, tokens: int) -> StagedJob:
         return _runner.run(_run_stages(chunks, seed))
 
 
-def decode_tokens(tokens: Tokens, seed: int) -> Samples:
-    """Decode the tokens in one slice without a watermark; returns float32 [960·n]."""
-
-    async def decode() -> Samples:
-        piece = SpeechSlice(tokens.tolist(), last=True)
-        decoder = _engine.new_decoder(_engine.default_voice, SynthesisParams(seed=seed))
-        return await decoder.decode(piece)
-
-    return _runner.run(decode())
-
-
 def run_concurrent(text: str, jobs: int, tokens: int, takes: int) -> ConcurrentJobs:
     """Run `jobs` jobs alone and together in T3, the latter `takes` times, then in the pipeline."""
     with limited_to(tokens):
-        return _runner.run(_run_concurrent(text, jobs, takes))
+        return _runner.run(_run_concurrent(text, range(jobs), takes))
+
+
+def decode_tokens(tokens: Tokens, seed: int) -> Samples:
+    """Decode the tokens in one slice without a watermark; returns float32 [960·n]."""
+    decoder = _engine.new_decoder(_engine.default_voice, SynthesisParams(seed=seed))
+    return _runner.run(decoder.decode(SpeechSlice(tokens.tolist(), last=True)))
 
 
 def memory_gb() -> float:
@@ -164,56 +154,50 @@ async def _run_streamed(text: str, seed: int) -> StreamedJob:
         pipeline.close()
     if first_s is None:
         raise EngineFailed("the engine's audio is silent")
-    return StreamedJob(first_s, perf_counter() - began, bytes(pcm))
+    return StreamedJob(first_s, perf_counter() - began, _samples(pcm))
 
 
 async def _run_stages(chunks: list[str], seed: int) -> StagedJob:
     params = SynthesisParams(seed=seed)
-    timer = StageTimer(_synchronize)
+    timer = StageTimer(torch.cuda.synchronize if _device == "cuda" else lambda: None)
     decoder = _engine.new_decoder(_engine.default_voice, params)
     joiner = ChunkJoiner(params, _engine.sample_rate)
     watermark = _engine.new_watermark()
-    tokens: list[list[int]] = []
-    job = StagedJob(np.empty(0, np.int64), timer.seconds)
+    job, all_slices, pcm = StagedJob(timer.seconds), [], bytearray()
 
-    def marked(audio: Samples, last: bool) -> bytes:
-        return to_int16(watermark.push(audio, last) if watermark else audio)
+    def mark(audio: Samples, last: bool) -> None:
+        pcm.extend(to_int16(watermark.push(audio, last) if watermark else audio))
 
     with timed_stages(timer):
         for index, text in enumerate(chunks):
             began = perf_counter()
             with timer.stage("T3"):
-                pieces = await _speech_slices(TextChunk(text, index), params)
-            for piece in pieces:
-                tokens.append(piece.tokens)
+                slices = await _speech_slices(TextChunk(text, index), params)
+            all_slices += slices
+            for piece in slices:
                 sliced = perf_counter()
                 with timer.stage("rest of S3Gen"):
                     audio = await decoder.decode(piece)
                 job.slices_s.append(perf_counter() - sliced)
                 with timer.stage("PCM, watermark"):
-                    joined = joiner.push(audio, piece.last)
-                    job.pcm += marked(joined, last=False)
+                    mark(joiner.push(audio, piece.last), last=False)
             job.chunks_s.append(perf_counter() - began)
             job.memory_gb.append(current_memory_gb(_device))
         with timer.stage("PCM, watermark"):
-            job.pcm += marked(joiner.finish(), last=True)
-    job.tokens = _concatenated(tokens)
+            mark(joiner.finish(), last=True)
+    job.tokens, job.audio = _tokens(all_slices), _samples(pcm)
     return job
 
 
-async def _run_concurrent(text: str, jobs: int, takes: int) -> ConcurrentJobs:
-    chunk, seeds = TextChunk(text, 0), range(jobs)
-
+async def _run_concurrent(text: str, seeds: Iterable[int], takes: int) -> ConcurrentJobs:
     async def tokens_of(seed: int) -> Tokens:
-        pieces = await _speech_slices(chunk, SynthesisParams(seed=seed))
-        return _concatenated(piece.tokens for piece in pieces)
+        return _tokens(await _speech_slices(TextChunk(text, 0), SynthesisParams(seed=seed)))
 
-    alone, alone_s = [], []
+    alone, alone_s, together_s = [], [], []
     for seed in seeds:
         began = perf_counter()
         alone.append(await tokens_of(seed))
         alone_s.append(perf_counter() - began)
-    together_s = []
     for _ in range(takes):
         began = perf_counter()
         together = await asyncio.gather(*map(tokens_of, seeds))
@@ -223,17 +207,16 @@ async def _run_concurrent(text: str, jobs: int, takes: int) -> ConcurrentJobs:
 
 
 async def _speech_slices(chunk: TextChunk, params: SynthesisParams) -> list[SpeechSlice]:
-    pieces = _engine.speech_tokens(chunk, _engine.default_voice, params)
-    return [piece async for piece in pieces]
+    slices = _engine.speech_tokens(chunk, _engine.default_voice, params)
+    return [piece async for piece in slices]
 
 
-def _concatenated(pieces: Iterable[list[int]]) -> Tokens:
-    return np.array([token for piece in pieces for token in piece], np.int64)
+def _tokens(slices: list[SpeechSlice]) -> Tokens:
+    return np.array([token for piece in slices for token in piece.tokens], np.int64)
 
 
-def _synchronize() -> None:
-    if _device == "cuda":
-        torch.cuda.synchronize()
+def _samples(pcm: bytearray) -> Samples:
+    return np.frombuffer(pcm, "<i2").astype(np.float32) / FULL_SCALE
 
 
 def _machine(config: EngineConfig) -> dict[str, str | int]:

@@ -3,6 +3,8 @@
 Called by `bench.engine` before any time is counted. `label` names both sides in the message.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,14 +29,12 @@ Tokens = NDArray[np.int64]
 
 
 def check_tokens(tokens: Tokens, expected: Tokens, label: str) -> None:
-    if np.array_equal(tokens, expected):
-        return
     at = common_prefix(tokens, expected)
-    if at == min(len(tokens), len(expected)):
-        raise EngineFailed(f"{label}: {len(tokens)} tokens, not {len(expected)}")
-    raise EngineFailed(
-        f"{label}: token {at + 1} of {len(expected)} is {tokens[at]}, not {expected[at]}"
-    )
+    if at < min(len(tokens), len(expected)):
+        raise EngineFailed(
+            f"{label}: token {at + 1} of {len(expected)} is {tokens[at]}, not {expected[at]}"
+        )
+    _check_length("tokens", tokens, expected, label)
 
 
 def check_token_count(count: int, expected: int, label: str) -> None:
@@ -58,7 +58,7 @@ def check_waveform(
     `rounded`: one side multiplies in bfloat16, which may shift the onset of a voice, so only the
     spectra are checked.
     """
-    _check_length(audio, expected, label)
+    _check_length("samples", audio, expected, label)
     ratio = np.square(audio - expected).mean() / np.square(expected).mean()
     difference_db = float(10 * np.log10(np.maximum(ratio, _RATIO_FLOOR)))
     if rounded:
@@ -76,7 +76,7 @@ def check_spectrum(audio: Samples, expected: Samples, label: str) -> float:
     A stream's waveform differs from that of one decode, since S3Gen revises a moment when it has
     more context; its spectrum moves alike.
     """
-    _check_length(audio, expected, label)
+    _check_length("samples", audio, expected, label)
     own, other = _spectral_movement(audio), _spectral_movement(expected)
     correlation = float(
         (own * other).sum() / np.sqrt(np.square(own).sum() * np.square(other).sum())
@@ -88,9 +88,9 @@ def check_spectrum(audio: Samples, expected: Samples, label: str) -> float:
     return correlation
 
 
-def _check_length(audio: Samples, expected: Samples, label: str) -> None:
-    if len(audio) != len(expected):
-        raise EngineFailed(f"{label}: {len(audio)} samples, not {len(expected)}")
+def _check_length(unit: str, values: NDArray[Any], expected: NDArray[Any], label: str) -> None:
+    if len(values) != len(expected):
+        raise EngineFailed(f"{label}: {len(values)} {unit}, not {len(expected)}")
 
 
 def _spectral_movement(audio: Samples) -> NDArray[np.float64]:

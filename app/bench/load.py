@@ -10,31 +10,21 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import count
 from time import monotonic
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 import httpx
+import numpy as np
 import psutil
 
 from app.audio.formats import ENCODERS
-from app.bench.client import (
-    HEADER_BYTES,
-    ClientResult,
-    SpeechClient,
-    lateness_s,
-    parse_error,
-    underruns_s,
-)
+from app.bench.client import HEADER_BYTES, ClientResult, SpeechClient, parse_error
 from app.core.errors import InvalidRequest, ServerFault, Unauthenticated
 
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 STATUS_TIMEOUT_S = 10.0
-
-
-def quantile(values: list[float], part: float) -> float:
-    """Return the value that `part` (0 to 1) of the values, at least one, do not exceed."""
-    return sorted(values)[min(len(values) - 1, int(part * len(values)))]
 
 
 @dataclass(frozen=True)
@@ -52,14 +42,10 @@ class Workload:
     paced: bool = False
     ramp_s: float = 0.0
 
-    @property
-    def form(self) -> str:
-        return str(self.params["format"])
-
 
 @dataclass(frozen=True)
 class Percentiles:
-    """Percentiles in ms."""
+    """Percentiles in ms: values that 50, 95 and 99% of the values do not exceed."""
 
     p50: float
     p95: float
@@ -69,7 +55,7 @@ class Percentiles:
     def of(cls, seconds: Iterable[float | None]) -> "Percentiles | None":
         """Leave out None; return None if nothing is left."""
         values = [1000 * value for value in seconds if value is not None]
-        return cls(*(quantile(values, part) for part in (0.5, 0.95, 0.99))) if values else None
+        return cls(*np.percentile(values, (50, 95, 99), method="higher")) if values else None
 
 
 @dataclass(frozen=True)
@@ -97,7 +83,7 @@ class LoadResult:
         cls, results: list[ClientResult], seconds: float, cpu_s: dict[str, float]
     ) -> "LoadResult":
         complete = [each for each in results if each.succeeded]
-        gaps = [gap for each in results for gap in underruns_s(each.pieces)]
+        gaps = [gap for each in results for gap in each.playout.gaps_s]
         return cls(
             seconds=seconds,
             outcomes=dict(Counter(each.outcome for each in results).most_common()),
@@ -106,7 +92,7 @@ class LoadResult:
             first_byte_ms=Percentiles.of(each.first_byte_s for each in complete),
             first_audible_ms=Percentiles.of(each.first_audible_s for each in complete),
             total_ms=Percentiles.of(each.total_s for each in complete),
-            lateness_ms=Percentiles.of(s for each in results for s in lateness_s(each.pieces)),
+            lateness_ms=Percentiles.of(s for each in results for s in each.playout.lateness_s),
             underruns=len(gaps),
             underrun_s=sum(gaps),
             cpu_s=cpu_s,
@@ -137,15 +123,14 @@ class LoadResult:
         ended = ", ".join(f"{count} {outcome}" for outcome, count in self.outcomes.items())
         yield "requests", f"{self.requests} in {self.seconds:.2f} s ({ended})"
         yield "whole answers", f"{self.per_second:.1f} a second"
-        for name, percentiles in (
+        for name, ms in (
             ("first byte", self.first_byte_ms),
             ("first audible sample", self.first_audible_ms),
             ("whole answer", self.total_ms),
             ("lateness of a piece", self.lateness_ms),
         ):
-            if percentiles:
-                p50, p95, p99 = percentiles.p50, percentiles.p95, percentiles.p99
-                yield name, f"p50 {p50:.1f}  p95 {p95:.1f}  p99 {p99:.1f} ms"
+            if ms:
+                yield name, f"p50 {ms.p50:.1f}  p95 {ms.p95:.1f}  p99 {ms.p99:.1f} ms"
         if self.audio_s:
             yield "audio", f"{self.audio_s:.1f} s, {self.audio_s / self.seconds:.1f}× real time"
             yield "underruns", f"{self.underruns}, {self.underrun_s:.3f} s in all"
@@ -158,7 +143,7 @@ class Target:
     """A service under load; `processes` are those whose CPU time is measured, by name."""
 
     def __init__(self, url: str, key: str, processes: dict[str, list[psutil.Process]]) -> None:
-        self.url = _split(url)
+        self._url = _split(url)
         self._key = key
         self._processes = processes
 
@@ -169,13 +154,10 @@ class Target:
         Raises `InvalidRequest` for no URL, `ServerFault` if there is no response, and
         `Unauthenticated` for a wrong key.
         """
-        parts = _split(url)
+        target = cls(url, key, {})
+        status_url, headers = f"{url.rstrip('/')}/system-status", {"X-API-Key": key}
         try:
-            response = httpx.get(
-                f"{url.rstrip('/')}/system-status",
-                headers={"X-API-Key": key},
-                timeout=STATUS_TIMEOUT_S,
-            )
+            response = httpx.get(status_url, headers=headers, timeout=STATUS_TIMEOUT_S)
         except httpx.HTTPError as fault:
             raise ServerFault(f"nothing answers at {url}: {fault}") from None
         if response.status_code == Unauthenticated.status:
@@ -183,26 +165,24 @@ class Target:
             raise Unauthenticated(
                 f"{url} says: {message or '401'} Here, --key or API_KEY gives it."
             )
-        processes = {}
-        if parts.hostname in LOCAL_HOSTS and response.is_success:
-            processes = _processes(worker["pid"] for worker in response.json()["workers"])
-        return cls(url, key, processes)
+        if target._url.hostname in LOCAL_HOSTS and response.is_success:
+            target._processes = _processes(worker["pid"] for worker in response.json()["workers"])
+        return target
 
     async def run(self, workload: Workload) -> LoadResult:
         """Run the workload to its end."""
         request = self._request(workload.params)
-        tickets = iter(range(workload.requests)) if workload.requests is not None else None
-        began = monotonic()
+        tickets = count() if workload.requests is None else iter(range(workload.requests))
         results: list[ClientResult] = []
 
         def another() -> bool:
             if workload.seconds is not None and not monotonic() - began <= workload.seconds:
                 return False  # also for NaN
-            return tickets is None or next(tickets, None) is not None
+            return next(tickets, None) is not None
 
         async def run_client(number: int) -> None:
             await asyncio.sleep(number * workload.ramp_s / workload.concurrency)
-            client = SpeechClient(self.url, workload.form, paced=workload.paced)
+            client = SpeechClient(self._url, workload.params["format"], paced=workload.paced)
             try:
                 while another():
                     results.append(await client.request(request))
@@ -210,6 +190,7 @@ class Target:
                 client.close()
 
         before = self._cpu_s()
+        began = monotonic()
         async with asyncio.TaskGroup() as clients:
             for number in range(workload.concurrency):
                 clients.create_task(run_client(number))
@@ -219,8 +200,8 @@ class Target:
 
     def _request(self, params: dict[str, Any]) -> bytes:
         body = json.dumps(params).encode()
-        host = self.url.netloc.rpartition("@")[2]
-        path = f"{self.url.path.rstrip('/')}/tts/generate"
+        host = self._url.netloc.rpartition("@")[2]
+        path = f"{self._url.path.rstrip('/')}/tts/generate"
         head = (
             f"POST {path} HTTP/1.1\r\nHost: {host}\r\nX-API-Key: {self._key}\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"

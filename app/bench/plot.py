@@ -35,32 +35,32 @@ def draw(report: Report, file: BinaryIO) -> None:
 
 def _draw_latency(axes: Any, report: Report) -> None:
     """Draw a bar from the request to the last sample, dark until the first audible one."""
-    first, total = report.own.first_audio_s, report.own.total_s
+    first, total = report.own["first_audio_s"], report.own["total_s"]
     label = f"heard after {_text(first)}, all of it after {_text(total)}"
-    axes.barh("this engine", total.median, color=LIGHT)
+    _draw_bar(axes, "this engine", total, LIGHT, label)
     axes.barh("this engine", first.median, color=DARK)
-    _label(axes, "this engine", total, label)
-    if package := report.package:
-        axes.barh("generate", package.total_s.median, color=GREY)
-        _label(axes, "generate", package.total_s, f"heard after {_text(package.total_s)}")
+    if report.package:
+        seconds = report.package["total_s"]
+        _draw_bar(axes, "generate", seconds, GREY, f"heard after {_text(seconds)}")
     _style_axes(axes, "Seconds since the request; dark until something is heard")
 
 
 def _draw_stages(axes: Any, report: Report) -> None:
-    stages = report.own.stages_s
+    stages = report.own["stages_s"]
     total_s = sum(seconds.median for seconds in stages.values())
     for stage, seconds in stages.items():
-        axes.barh(stage, seconds.median, color=DARK)
-        _label(axes, stage, seconds, f"{_text(seconds)}, {seconds.median / total_s:.0%}")
+        label = f"{_text(seconds)}, {seconds.median / total_s:.0%}"
+        _draw_bar(axes, stage, seconds, DARK, label)
     _style_axes(axes, "Seconds that each stage of a job takes alone")
 
 
-def _label(axes: Any, row: str, seconds: Summary, text: str) -> None:
-    """Write `text` beside a bar, and draw a line over the range of the rounds."""
+def _draw_bar(axes: Any, row: str, seconds: Summary, color: str, label: str) -> None:
+    """Draw a bar, a line over the range of the rounds, and a label beside both."""
+    axes.barh(row, seconds.median, color=color)
     if seconds.most > seconds.least:
         axes.hlines(row, seconds.least, seconds.most, color=TEXT_COLOR, linewidth=1)
     end = (seconds.most, row)
-    axes.annotate(text, end, xytext=(6, 0), textcoords="offset points", va="center")
+    axes.annotate(label, end, xytext=(6, 0), textcoords="offset points", va="center")
 
 
 def _style_axes(axes: Any, title: str) -> None:
@@ -77,8 +77,8 @@ def _style_axes(axes: Any, title: str) -> None:
 
 def _headline(report: Report) -> str:
     if not report.package:
-        return f"First audio after {_text(report.own.first_audio_s)}"
-    first, total = report.package.first_audio_ratio.median, report.package.total_ratio.median
+        return f"First audio after {_text(report.own['first_audio_s'])}"
+    first, total = (report.package[f"{part}_ratio"].median for part in ("first_audio", "total"))
     return f"First audio after {first:.0%} of generate's time, all of it after {total:.0%}"
 
 

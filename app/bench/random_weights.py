@@ -16,14 +16,18 @@ from chatterbox.models.s3gen import S3Gen
 from chatterbox.models.t3 import T3
 from chatterbox.models.t3.modules.t3_config import T3Config
 from chatterbox.models.voice_encoder import VoiceEncoder
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import Whitespace
 from torch import Tensor
+from torch.nn.functional import normalize
+
+from app.core.audio import TOKENS_PER_SECOND
 
 Weights = dict[str, Tensor]
 
 END = T3Config().stop_speech_token
 START = T3Config().start_speech_token
-
-
 NOT_IN_FILES = S3Gen.ignore_state_dict_missing
 
 
@@ -145,18 +149,17 @@ def _scale_f0(weights: Weights, filters: str, lengths: str) -> None:
 # --- conditionals and text ----------------------------------------------------------------------
 
 
-def conditionals(seed: int) -> dict[str, dict[str, Any]]:
-    """Return a voice as upstream saves it, with a prompt of two seconds."""
+def conditionals(seed: int, prompt_s: int = 2) -> dict[str, dict[str, Any]]:
+    """Return a voice as upstream saves it, with a prompt of `prompt_s` seconds."""
     generator = _generator(f"conds, seed {seed}")
-    tokens, unit = 50, torch.nn.functional.normalize
-    vocabulary = START
+    tokens, vocabulary = prompt_s * TOKENS_PER_SECOND, START
 
     def noise(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator)
 
     return {
         "t3": {
-            "speaker_emb": unit(noise(1, 256).relu(), dim=1),
+            "speaker_emb": normalize(noise(1, 256).relu(), dim=1),
             "clap_emb": None,
             "cond_prompt_speech_tokens": torch.randint(vocabulary, (1, 150), generator=generator),
             "cond_prompt_speech_emb": None,
@@ -172,8 +175,8 @@ def conditionals(seed: int) -> dict[str, dict[str, Any]]:
     }
 
 
-def tokenizer() -> dict[str, Any]:
-    """Return a tokenizer.json with a token for each character, of the real size."""
+def tokenizer() -> Tokenizer:
+    """Return a tokenizer with a token for each character, of the real size."""
     config = T3Config.english_only()
     special = {
         "[STOP]": config.stop_text_token,
@@ -183,30 +186,9 @@ def tokenizer() -> dict[str, Any]:
     }
     characters = string.punctuation + string.ascii_letters + string.digits
     vocabulary = special | {character: 3 + i for i, character in enumerate(characters)}
-    taken = set(vocabulary.values())
-    vocabulary |= {
-        f"[PLACEHOLDER{i}]": i for i in range(config.text_tokens_dict_size) if i not in taken
-    }
-    return {
-        "version": "1.0",
-        "added_tokens": [
-            {
-                "id": index,
-                "content": token,
-                "special": True,
-                "single_word": False,
-                "lstrip": False,
-                "rstrip": False,
-                "normalized": False,
-            }
-            for token, index in special.items()
-        ],
-        "pre_tokenizer": {"type": "Whitespace"},
-        "model": {
-            "type": "BPE",
-            "unk_token": "[UNK]",
-            "fuse_unk": False,
-            "vocab": vocabulary,
-            "merges": [],
-        },
-    }
+    free = set(range(config.text_tokens_dict_size)) - set(vocabulary.values())
+    vocabulary |= {f"[PLACEHOLDER{i}]": i for i in free}
+    tokenizer = Tokenizer(BPE(vocabulary, [], unk_token="[UNK]", fuse_unk=False))  # noqa: S106
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.add_special_tokens(list(special))
+    return tokenizer

@@ -1,12 +1,14 @@
-"""The figures of `bench engine`: plain values for `bench.tables`, `bench.plot` and JSON.
+"""The figures of `bench engine` and their tables; names are those of the JSON file."""
 
-The field names are those of the JSON file.
-"""
-
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
+
+from rich.table import Table
+
+Figures = dict[str, Any]
+"""Numbers, and `Summary` where a figure was measured several times."""
 
 
 @dataclass(frozen=True)
@@ -23,83 +25,109 @@ class Summary:
         values = list(values)
         return cls(median(values), min(values), max(values))
 
-
-@dataclass(frozen=True)
-class EngineFigures:
-    """This engine's figures.
-
-    `slices_s`: S3Gen's time for each slice, alone. `stages_s`: the stages of one job in pipeline
-    order.
-    """
-
-    first_audio_s: Summary
-    total_s: Summary
-    real_time_factor: Summary
-    t3_tokens_per_s: Summary
-    slices_s: list[Summary]
-    stages_s: dict[str, Summary]
-    memory_gb: float
-
-
-@dataclass(frozen=True)
-class UpstreamFigures:
-    """The package's figures, this engine's as a ratio to them, and how equal the output was.
-
-    `tokens_same`: tokens before the first difference. `difference_db`: of S3Gen's waveforms for the
-    same tokens. `correlation`: of the streams' spectra; None where they are not meant to be equal.
-    """
-
-    total_s: Summary
-    real_time_factor: Summary
-    memory_gb: float
-    first_audio_ratio: Summary
-    total_ratio: Summary
-    tokens_same: int
-    difference_db: float
-    correlation: Summary | None
-
-
-@dataclass(frozen=True)
-class ConcurrentFigures:
-    """Several jobs at once.
-
-    `same`: jobs whose tokens equal those of the same job alone. `t3_ratio`: T3's time for all jobs
-    as a multiple of its time for one.
-    """
-
-    jobs: int
-    same: int
-    t3_s: float
-    t3_ratio: float
-    first_audio_s: Summary
-    total_s: float
-    times_real_time: float
-
-
-@dataclass(frozen=True)
-class LongTextFigures:
-    """An early and a late text chunk, equally long, of a long text."""
-
-    early: int
-    late: int
-    early_s: float
-    late_s: float
-    ratio: float
-    early_memory_gb: float
-    late_memory_gb: float
+    def __str__(self) -> str:
+        if self.least == self.most:
+            return f"{self.median:.3g}"
+        return f"{self.median:.3g} ({self.least:.3g}–{self.most:.3g})"
 
 
 @dataclass(frozen=True)
 class Report:
-    """All figures, with the machine and the settings they were measured with."""
+    """All figures, with the machine and the settings they were measured with.
 
-    machine: dict[str, str | int]
-    settings: dict[str, Any]
-    own: EngineFigures
-    package: UpstreamFigures | None
-    at_once: list[ConcurrentFigures]
-    long_text: LongTextFigures | None
+    `own` are this engine's, `package` upstream's with this engine's as a ratio to them. `at_once`
+    has one entry for each number of concurrent jobs.
+    """
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return all fields for JSON."""
-        return asdict(self)
+    machine: Figures
+    settings: Figures
+    own: Figures
+    package: Figures | None
+    at_once: list[Figures]
+    long_text: Figures | None
+
+    def tables(self) -> Iterator[Table]:
+        yield _settings(self.machine | self.settings)
+        yield _latency(self.own, self.package)
+        yield _stages(self.own)
+        if self.at_once:
+            yield _at_once(self.at_once)
+        if self.long_text:
+            yield _long_text(self.long_text)
+
+
+def _settings(values: Figures) -> Table:
+    table = Table(title="Measured on, with", show_header=False)
+    for name, value in values.items():
+        shown = f"{value:.3g}" if isinstance(value, float) else str(value)
+        table.add_row(name.replace("_", " "), shown)
+    return table
+
+
+def _latency(own: Figures, package: Figures | None) -> Table:
+    """`generate` returns all audio at once, so its first audio comes with its last."""
+    table = Table("", "this engine", title="Median (least–most)")
+    rows = [
+        ["first audio, s", own["first_audio_s"]],
+        ["all of it, s", own["total_s"]],
+        ["real-time factor", own["real_time_factor"]],
+        ["peak memory, GB", f"{own['memory_gb']:.2f}"],
+    ]
+    if package:
+        table.add_column("generate")
+        table.add_column("of generate's total")
+        rows[0] += [package["total_s"], package["first_audio_ratio"]]
+        rows[1] += [package["total_s"], package["total_ratio"]]
+        rows[2] += [package["real_time_factor"]]
+        rows[3] += [f"{package['memory_gb']:.2f}"]
+        table.caption = _equality(package)
+    for row in rows:
+        table.add_row(*map(str, row))
+    return table
+
+
+def _equality(package: Figures) -> str:
+    tokens, difference_db = package["tokens_same"], package["difference_db"]
+    text = f"{tokens} tokens as generate's, waveform {difference_db:.0f} dB"
+    if correlation := package["correlation"]:
+        text += f", streams correlated by {correlation.median:.2f}"
+    return text
+
+
+def _stages(own: Figures) -> Table:
+    table = Table("stage, alone", "s", "share", title="One job")
+    total_s = sum(seconds.median for seconds in own["stages_s"].values())
+    for stage, seconds in own["stages_s"].items():
+        table.add_row(stage, str(seconds), f"{100 * seconds.median / total_s:.1f}%")
+    table.add_section()
+    for number, seconds in enumerate(own["slices_s"], 1):
+        table.add_row(f"S3Gen, slice {number}", str(seconds))
+    table.add_row("T3, tokens a second", str(own["t3_tokens_per_s"]))
+    return table
+
+
+def _at_once(rows: list[Figures]) -> Table:
+    table = Table(
+        *("jobs", "same", "T3, s", "of one's", "first audio, s", "all of it, s", "× real time"),
+        title="Several jobs at once; how many say the same as alone",
+    )
+    for row in rows:
+        table.add_row(
+            str(row["jobs"]),
+            str(row["same"]),
+            f"{row['t3_s']:.3g}",
+            f"{row['t3_ratio']:.2f}",
+            str(row["first_audio_s"]),
+            f"{row['total_s']:.3g}",
+            f"{row['times_real_time']:.3g}",
+        )
+    return table
+
+
+def _long_text(figures: Figures) -> Table:
+    table = Table("text chunk", "s", "memory after it, GB", title="A long text")
+    for part in ("early", "late"):
+        seconds, memory_gb = figures[f"{part}_s"], figures[f"{part}_memory_gb"]
+        table.add_row(str(figures[part]), f"{seconds:.4g}", f"{memory_gb:.3f}")
+    table.caption = f"{figures['late']} / {figures['early']}: {figures['ratio']:.3f}"
+    return table

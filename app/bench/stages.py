@@ -46,23 +46,28 @@ class StageTimer:
     def __init__(self, synchronize: Callable[[], None]) -> None:
         self.seconds: dict[str, float] = {}
         self._synchronize = synchronize
-        self._nested_s: list[float] = []  # for each running stage: seconds of the stages inside
+        self._running: list[str] = []
+        self._charged_until = 0.0
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Add the seconds spent inside, without those of nested stages, to the stage's total."""
-        self._synchronize()
-        began = perf_counter()
-        self._nested_s.append(0.0)
+        self._charge()
+        self._running.append(name)
         try:
             yield
         finally:
-            self._synchronize()
-            took = perf_counter() - began
-            own = took - self._nested_s.pop()
-            self.seconds[name] = self.seconds.get(name, 0.0) + own
-            if self._nested_s:
-                self._nested_s[-1] += took
+            self._charge()
+            self._running.pop()
+
+    def _charge(self) -> None:
+        """Charge the time since the last call to the innermost stage."""
+        self._synchronize()
+        now = perf_counter()
+        if self._running:
+            stage = self._running[-1]
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._charged_until
+        self._charged_until = now
 
 
 @contextmanager
@@ -122,6 +127,5 @@ def peak_memory_gb(device: str) -> float:
 
 def current_memory_gb(device: str) -> float:
     """Return the memory that `peak_memory_gb` is the maximum of."""
-    if device == "cuda":
-        return torch.cuda.memory_reserved() / 1e9
-    return float(psutil.Process().memory_info().rss / 1e9)
+    size = torch.cuda.memory_reserved() if device == "cuda" else psutil.Process().memory_info().rss
+    return float(size) / 1e9

@@ -3,7 +3,7 @@
 The process has one model, kept in this module's globals.
 """
 
-from contextlib import AbstractContextManager, nullcontext, redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -14,16 +14,16 @@ from unittest import mock
 import numpy as np
 import torch
 from chatterbox import ChatterboxTTS
-from numpy.typing import NDArray
 
 from app.bench.checkpoint import tiny_sizes
+from app.bench.equivalence import Tokens
 from app.bench.randomness import pinned_randomness
 from app.bench.stages import disable_end_token, peak_memory_gb
 from app.core.audio import SAMPLE_RATE, TOKENS_PER_SECOND, Samples
 from app.engines.chatterbox.s3gen.noise import Noise
 
 _model: Any = None
-_last_tokens: NDArray[np.int64]
+_last_tokens: Tokens
 """The tokens that S3Gen decoded last."""
 
 
@@ -31,9 +31,13 @@ _last_tokens: NDArray[np.int64]
 class UpstreamResult:
     """Speech tokens, int64 [m], their audio, float32 [n], and the time `generate` took."""
 
-    tokens: NDArray[np.int64]
+    tokens: Tokens
     audio: Samples
-    seconds: float
+    total_s: float
+
+    @property
+    def audio_s(self) -> float:
+        return len(self.audio) / SAMPLE_RATE
 
 
 def load(folder: Path, tiny: bool, device: str, threads: int, tokens: int) -> None:
@@ -60,11 +64,13 @@ def load(folder: Path, tiny: bool, device: str, threads: int, tokens: int) -> No
 
 def generate(text: str, seed: int) -> UpstreamResult:
     """Run `generate` with the random numbers of the engine's job of that seed."""
-    with _seeded(seed):
+    [mixed] = np.random.SeedSequence((seed, 0)).generate_state(1)
+    torch.manual_seed(int(mixed))
+    with pinned_randomness(Noise(seed, 0, torch.device(_model.device))):
         began = perf_counter()
         audio = _model.generate(text)
-        seconds = perf_counter() - began
-    return UpstreamResult(_last_tokens, audio[0].numpy(), seconds)
+        total_s = perf_counter() - began
+    return UpstreamResult(_last_tokens, audio[0].numpy(), total_s)
 
 
 def generate_unmarked(text: str, seed: int, prompt_seconds: int) -> UpstreamResult:
@@ -84,9 +90,3 @@ def generate_unmarked(text: str, seed: int, prompt_seconds: int) -> UpstreamResu
 
 def memory_gb() -> float:
     return peak_memory_gb(_model.device)
-
-
-def _seeded(seed: int) -> AbstractContextManager[None]:
-    mixed = np.random.SeedSequence((seed, 0)).generate_state(1)
-    torch.manual_seed(int(mixed[0]))
-    return pinned_randomness(Noise(seed, 0, torch.device(_model.device)))

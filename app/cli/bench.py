@@ -2,21 +2,23 @@
 
 import asyncio
 import json
+from dataclasses import asdict
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from app.cli.console import open_for_writing, progress_bar
-from app.core.engine_config import EngineConfig
+from app.core.devices import detect
 from app.core.errors import StartupError
 from app.core.process_env import cpu_count, visible_cuda_devices
 from app.model_files import manifest
-from app.settings import load_settings
+from app.settings import Settings, load_settings
 
 bench = typer.Typer(help="Measure a running service, or the engine.", no_args_is_help=True)
 
@@ -30,6 +32,8 @@ class Kind(StrEnum):
     CUDA = "cuda"
     CPU = "cpu"
 
+
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the figures to a JSON file.")]
 
 BENCH_TEXT = "The river carries more sand than any wind over the plain, and takes its time."
 
@@ -52,9 +56,7 @@ def bench_serve(
         str, typer.Option("--format", help="wav, mp3, fmp4, raw_pcm or webm.")
     ] = "raw_pcm",
     text: Annotated[str, typer.Option(help="The text to speak.")] = BENCH_TEXT,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the figures to a JSON file.")
-    ] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Measure a running service, whose URL --url gives."""
     from app.bench.load import Target, Workload, check_format
@@ -108,9 +110,7 @@ def bench_engine(
     torch_compile: Annotated[
         bool | None, typer.Option("--compile/--no-compile", help="As TORCH_COMPILE.")
     ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the figures to a JSON file.")
-    ] = None,
+    json_file: JsonFile = None,
     picture: Annotated[
         Path | None, typer.Option("--plot", metavar="FILE.png", help="Draw a chart.")
     ] = None,
@@ -125,6 +125,32 @@ def bench_engine(
 
     if picture:
         check_matplotlib()
+    _check_chatterbox(model_path)
+    settings = _settings(
+        tts_t3_dtype=t3_dtype,
+        tts_voice_prompt_seconds=prompt_seconds,
+        tts_first_slice_tokens=first_slice,
+        tts_slice_growth=growth,
+        torch_compile=None if torch_compile is None else str(torch_compile),
+    )
+    config = settings.engine_config(_kind(device), threads, slots=max(jobs or [1]))
+    config = msgspec.structs.replace(config, model_path=model_path, watermark=True)
+    from app.bench.engine import Plan, measure  # imports torch
+
+    plan = Plan(config, size is Size.TINY, tokens, rounds, tuple(jobs or ()), long_text)
+    with progress_bar() as bar:
+        task = bar.add_task("starting", total=None)
+        report = measure(plan, lambda step: bar.update(task, description=step))
+    for table in report.tables():
+        Console().print(table)
+    if json_file:
+        _write_json(json_file, asdict(report))
+    if picture:
+        with open_for_writing(picture) as file:
+            draw(report, file)
+
+
+def _check_chatterbox(model_path: str) -> None:
     if not find_spec("torch") or not find_spec("chatterbox"):
         raise StartupError(
             "bench engine needs Chatterbox's Python packages: "
@@ -132,45 +158,15 @@ def bench_engine(
         )
     if model_path and (absent := manifest.missing(Path(model_path))):
         raise StartupError(f"{model_path} lacks {', '.join(absent)}")
-    overrides = {
-        "tts_t3_dtype": t3_dtype,
-        "tts_voice_prompt_seconds": prompt_seconds,
-        "tts_first_slice_tokens": first_slice,
-        "tts_slice_growth": growth,
-        "torch_compile": None if torch_compile is None else str(torch_compile),
-    }
-    settings = load_settings(
-        api_key_required=False,
-        **{name: value for name, value in overrides.items() if value is not None},
-    )
-    kind = _kind(device)
-    config = EngineConfig(
-        kind,
-        threads,
-        model_path,
-        slots=max(jobs or [1]),
-        torch_compile=settings.should_compile(kind),
-        tuning=settings.tuning(kind),
-    )
-    from app.bench.engine import Plan, measure  # imports torch
-    from app.bench.tables import tables
-
-    plan = Plan(config, size is Size.TINY, tokens, rounds, tuple(jobs or ()), long_text)
-    with progress_bar() as bar:
-        task = bar.add_task("starting", total=None)
-        report = measure(plan, lambda what: bar.update(task, description=what))
-    for table in tables(report):
-        Console().print(table)
-    if json_file:
-        _write_json(json_file, report.as_dict())
-    if picture:
-        with open_for_writing(picture) as file:
-            draw(report, file)
 
 
-def _kind(wanted: "Kind | None") -> str:
-    from app.core.devices import detect
+def _settings(**options: object) -> Settings:
+    """The service's settings, but for options that are given."""
+    given = {name: value for name, value in options.items() if value is not None}
+    return load_settings(api_key_required=False, **given)
 
+
+def _kind(wanted: Kind | None) -> str:
     present = detect(visible_cuda_devices())[0].kind
     if wanted is Kind.CUDA and present != wanted:
         raise StartupError("--device cuda: no GPU is visible")

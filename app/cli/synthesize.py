@@ -3,8 +3,7 @@
 import asyncio
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, BinaryIO
@@ -14,10 +13,9 @@ import typer
 
 from app.cli.console import open_for_writing, progress_bar
 from app.core.audio import BYTES_PER_SAMPLE, SAMPLE_RATE
-from app.core.engine_config import QueueSizes
 from app.core.errors import InvalidRequest, StartupError
 from app.core.log import set_up_logging
-from app.core.params import MAX_SEED, SynthesisParams
+from app.core.params import MAX_SEED
 from app.core.process_env import cpu_count, visible_cuda_devices
 from app.settings import Settings, load_settings
 
@@ -77,6 +75,7 @@ async def _synthesize(
     """Load an engine and write its speech to `file`; returns a summary for the terminal."""
     from app.core.devices import detect
     from app.engines.registry import choose_engine, load_engine
+    from app.pipeline.pipeline import Pipeline
     from app.text.cleaning import clean
 
     text = clean(text)
@@ -95,36 +94,22 @@ async def _synthesize(
             await engine.warm_up()
             prepared = await _prepare_voice(engine, source) if source else engine.default_voice
             bar.update(task, description="speaking")
-            timing = await _speak_to_file(
-                engine,
-                text,
-                prepared,
-                params,
-                settings.queue_sizes(),
-                encoder,
-                file,
-                lambda done, chunks: bar.update(task, completed=done, total=chunks),
-            )
+            pipeline = Pipeline(engine, settings.queue_sizes())
+            recording = _Recording(encoder)
+            try:
+                await pipeline.run(
+                    text,
+                    prepared,
+                    params,
+                    recording.write,
+                    lambda done, chunks: bar.update(task, completed=done, total=chunks),
+                )
+            finally:
+                pipeline.close()
+            summary = recording.save(file)
         finally:
             await engine.close()
-    return f"{timing}, {engine.name} model"
-
-
-@dataclass
-class _Timing:
-    """Seconds of work until the first audio and in all, and seconds of audio."""
-
-    first_audio_s: float = 0.0
-    total_s: float = 0.0
-    audio_s: float = 0.0
-
-    def __str__(self) -> str:
-        real_time_factor = self.total_s / self.audio_s if self.audio_s else float("inf")
-        return (
-            f"{self.audio_s:.2f} s of audio in {self.total_s:.2f} s, "
-            f"first audio after {self.first_audio_s * 1000:.0f} ms, "
-            f"real-time factor {real_time_factor:.3f}"
-        )
+    return f"{summary}, {engine.name} model"
 
 
 def _voice_file(settings: Settings, voice: str) -> Path:
@@ -147,38 +132,30 @@ async def _prepare_voice(engine: "Engine", source: Path) -> "Voice":
     return await engine.prepare_voice(samples, rate)
 
 
-async def _speak_to_file(
-    engine: "Engine",
-    text: str,
-    voice: "Voice",
-    params: SynthesisParams,
-    sizes: QueueSizes,
-    encoder: "Encoder",
-    output: BinaryIO,
-    on_chunk: Callable[[int, int], None],
-) -> _Timing:
-    """Write the speech to `output`; `on_chunk(done, total)` reports text chunks."""
-    from app.pipeline.pipeline import Pipeline
+class _Recording:
+    """Encodes and times the audio of a job, which begins now."""
 
-    pipeline = Pipeline(engine, sizes)
-    timing = _Timing()
-    began = perf_counter()
-    samples = 0
-    pieces: list[bytes] = []
+    def __init__(self, encoder: "Encoder") -> None:
+        self._encoder = encoder
+        self._pieces: list[bytes] = []
+        self._samples = 0
+        self._began = perf_counter()
+        self._first_audio_s = 0.0
 
-    async def write(pcm: bytes) -> None:
-        nonlocal samples
-        if not samples:
-            timing.first_audio_s = perf_counter() - began
-        samples += len(pcm) // BYTES_PER_SAMPLE
-        pieces.append(encoder.encode(pcm))
+    async def write(self, pcm: bytes) -> None:
+        if not self._samples:
+            self._first_audio_s = perf_counter() - self._began
+        self._samples += len(pcm) // BYTES_PER_SAMPLE
+        self._pieces.append(self._encoder.encode(pcm))
 
-    try:
-        await pipeline.run(text, voice, params, write, on_chunk)
-    finally:
-        pipeline.close()
-    pieces.append(encoder.finish())
-    output.write(encoder.finalize_file(b"".join(pieces)))
-    timing.total_s = perf_counter() - began
-    timing.audio_s = samples / SAMPLE_RATE
-    return timing
+    def save(self, file: BinaryIO) -> str:
+        """Write the file and return how long everything took."""
+        self._pieces.append(self._encoder.finish())
+        file.write(self._encoder.finalize_file(b"".join(self._pieces)))
+        total_s, audio_s = perf_counter() - self._began, self._samples / SAMPLE_RATE
+        real_time_factor = total_s / audio_s if audio_s else inf
+        return (
+            f"{audio_s:.2f} s of audio in {total_s:.2f} s, "
+            f"first audio after {self._first_audio_s * 1000:.0f} ms, "
+            f"real-time factor {real_time_factor:.3f}"
+        )

@@ -12,33 +12,33 @@ from app.audio.encoder import wav_header
 from app.bench.client import (
     READ_AHEAD_S,
     ClientResult,
-    Piece,
+    Playout,
     SpeechClient,
     first_audible_sample,
-    lateness_s,
-    playout,
-    underruns_s,
 )
 
 SECOND = 24_000
 QUIET, LOUD = 103, 104  # of 32768: below and above −50 dBFS
-ON_TIME = [Piece(5.0, SECOND), Piece(5.5, SECOND), Piece(7.0, SECOND)]
-LATE_TWICE = [Piece(5.0, SECOND), Piece(6.25, SECOND), Piece(7.5, SECOND), Piece(7.6, SECOND)]
 
 
-def test_audio_in_time_is_not_late_and_has_no_underrun() -> None:
-    assert lateness_s(ON_TIME) == [0, 0, 0]
-    assert underruns_s(ON_TIME) == []
+def played(*pieces: tuple[float, int]) -> tuple[Playout, list[float]]:
+    """Play pieces by their arrival and length; return also when each begins."""
+    playout = Playout()
+    return playout, [playout.play(at_s, samples) for at_s, samples in pieces]
+
+
+def test_audio_in_time_is_not_late_and_has_no_gap() -> None:
+    playout, _ = played((5.0, SECOND), (5.5, SECOND), (7.0, SECOND))
+    assert playout.lateness_s == [0, 0, 0]
+    assert playout.gaps_s == []
 
 
 def test_each_underrun_delays_all_later_pieces() -> None:
-    assert lateness_s(LATE_TWICE) == pytest.approx([0, 0.25, 0.5, 0])
-    assert underruns_s(LATE_TWICE) == pytest.approx([0.25, 0.25])
-    assert [begin for begin, _ in playout(LATE_TWICE)] == pytest.approx([5, 6.25, 7.5, 8.5])
-
-
-def test_no_audio_has_no_lateness() -> None:
-    assert lateness_s([]) == underruns_s([]) == list(playout([])) == []
+    playout, begins = played((5.0, SECOND), (6.25, SECOND), (7.5, SECOND), (7.6, SECOND))
+    assert playout.lateness_s == pytest.approx([0, 0.25, 0.5, 0])
+    assert playout.gaps_s == pytest.approx([0.25, 0.25])
+    assert begins == pytest.approx([5, 6.25, 7.5, 8.5])
+    assert (playout.due_s, playout.end_s) == pytest.approx((9, 9.5))
 
 
 def test_samples_above_50_dbfs_of_either_sign_are_audible() -> None:
@@ -110,15 +110,15 @@ async def test_leading_silence_is_not_audible() -> None:
     assert result.audio_s == pytest.approx(0.2)
 
 
-@pytest.mark.timed
 async def test_split_samples_are_joined_and_header_is_skipped() -> None:
     audio = wav_header(24_000, None) + SILENCE + TONE
     halves = audio[:45], audio[45:4801], audio[4801:]
     between = [part for half in halves for part in (chunk(half), 0.02)]
     async with responding(HEAD, *between, END) as url:
         result = await request(url, "wav")
-    assert [piece.samples for piece in result.pieces] == [2378, 2422]
-    assert result.first_audible_s == pytest.approx(result.pieces[0].at_s + 0.1, abs=0.02)
+    assert result.playout.samples == 4800
+    assert result.first_byte_s is not None
+    assert result.first_audible_s >= result.first_byte_s + 0.1
 
 
 async def test_of_encoded_formats_only_first_byte_is_timed() -> None:
@@ -127,7 +127,7 @@ async def test_of_encoded_formats_only_first_byte_is_timed() -> None:
     assert result.succeeded
     assert result.first_byte_s
     assert result.first_audible_s is None
-    assert result.pieces == []
+    assert result.playout.samples == 0
 
 
 async def test_connection_is_reused() -> None:
@@ -148,8 +148,8 @@ async def test_paced_client_plays_to_the_end_and_limits_read_ahead() -> None:
         took_s = loop.time() - began
     assert result.succeeded
     assert took_s == pytest.approx(2.3, abs=0.2)
-    assert result.pieces[-1].at_s >= 2.2 - READ_AHEAD_S
-    assert underruns_s(result.pieces) == []
+    assert result.total_s >= 2.2 - READ_AHEAD_S
+    assert result.playout.gaps_s == []
 
 
 QUEUE_FULL = b'{"error": {"message": "", "type": "", "code": "queue_full", "param": null}}'

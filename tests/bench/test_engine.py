@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-import numpy as np
 import pytest
 
 from app.bench import engine_process, upstream
@@ -164,22 +163,22 @@ def test_detects_different_text(own: Run, other: Run) -> None:
 
 
 def test_detects_stream_that_differs_from_its_stages(own: Run, other: Run) -> None:
-    heard = own(engine_process.run_streamed, "Sound.", 5, PLAN.tokens)
+    other_seed = own(engine_process.run_streamed, "Sound.", 5, PLAN.tokens)
     wrong = with_wrong_result(
-        own, engine_process.run_streamed, lambda right: replace(right, pcm=heard.pcm)
+        own, engine_process.run_streamed, lambda right: replace(right, audio=other_seed.audio)
     )
     with pytest.raises(EngineFailed, match="the stream beside its own stages"):
         run_round(NOT_THE_SAME, wrong, other, seed=1)
 
 
 def test_detects_stream_that_differs_from_upstream(own: Run, other: Run) -> None:
-    def reversed_pcm(right: Any) -> Any:
-        return replace(right, pcm=np.frombuffer(right.pcm, "<i2")[::-1].tobytes())
+    def reversed_audio(right: Any) -> Any:
+        return replace(right, audio=right.audio[::-1])
 
     wrong = with_wrong_result(
-        with_wrong_result(own, engine_process.run_streamed, reversed_pcm),
+        with_wrong_result(own, engine_process.run_streamed, reversed_audio),
         engine_process.run_stages,
-        reversed_pcm,
+        reversed_audio,
     )
     with pytest.raises(EngineFailed, match="the stream beside the package's: the spectra"):
         run_round(PLAN, wrong, other, seed=1)
