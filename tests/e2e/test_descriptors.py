@@ -1,4 +1,4 @@
-"""Resources that a long-running service could leak: processes, descriptors, memory."""
+"""Resources that a long-running service could leak: descriptors and memory."""
 
 import asyncio
 import os
@@ -32,36 +32,6 @@ pytestmark = pytest.mark.timed
 MB = 1_048_576
 MOST_DESCRIPTORS_MORE = 2
 VOICE = audio_file(tone(1.1, 16_000), rate=16_000)
-
-
-# --- processes ------------------------------------------------------------------------------------
-
-
-@pytest.mark.fault(51)
-@pytest.mark.slow
-async def test_fifty_killed_workers_leave_no_zombie_and_no_descriptor(
-    start: Callable[..., Service],
-) -> None:
-    """Ten at a time; each has finished a job before, so that it is replaced after a second."""
-    service = start(WORKERS_PER_DEVICE=10)
-    service.wait_until(service.all_ready, 60)
-    master = psutil.Process(service.process.pid)
-    descriptors = []
-    for _ in range(5):
-        for _ in range(10):
-            await check_speaks(service)
-        killed = set(service.worker_pids())
-        for pid in killed:
-            os.kill(pid, signal.SIGKILL)
-        await service.until(lambda killed=killed: service.all_ready(killed), 60)
-        await check_speaks(service)
-        await service.until(lambda: not service.connections())
-        descriptors.append(master.num_fds())
-    assert sum(each["restarts"] for each in service.status()["workers"]) == 50
-    children = service.children()
-    assert {child.pid for child in children} == set(service.worker_pids())
-    assert psutil.STATUS_ZOMBIE not in [child.status() for child in children]
-    assert max(descriptors) - min(descriptors) <= MOST_DESCRIPTORS_MORE
 
 
 # --- descriptors and memory -----------------------------------------------------------------------
@@ -159,7 +129,7 @@ async def test_service_survives_running_out_of_descriptors(
                 began, cpu_began = monotonic(), cpu_seconds(master)
                 os.kill(killed, signal.SIGKILL)
                 await service.until(lambda: is_replaced(earlier, killed))
-                await asyncio.sleep(max(0, began + 3 - monotonic()))  # the time of a measurement
+                await asyncio.sleep(max(0, began + 2 - monotonic()))  # the time of a measurement
                 used = (cpu_seconds(master) - cpu_began) / (monotonic() - began)
                 for _ in range(2):
                     spoken = earlier.get("/tts/generate", params={"text": "audio1"})
@@ -179,5 +149,4 @@ def is_replaced(client: httpx.Client, killed: int) -> bool:
 
 
 def cpu_seconds(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return times.user + times.system
+    return sum(process.cpu_times()[:2])
