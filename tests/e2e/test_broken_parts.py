@@ -2,15 +2,20 @@
 
 import asyncio
 import json
+import os
 import resource
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from time import monotonic
 
+import httpx
+import psutil
 import pytest
 
+from app.server.sockets import RESERVED_SHARE
 from tests.support.engines import expected_pcm, voice_code
 from tests.support.fault_injection import DISK_IS_FULL, ENCODER_ROOM
 from tests.support.http_client import check_speaks, connections, fetch, speech, upload
@@ -21,6 +26,7 @@ BROKEN = "tests.support.fault_injection"
 RATE = 16_000
 EXITS_WITHIN_S = 5
 HEALED_WITHIN_S = 1
+CONNECTIONS_LEFT = 20
 
 
 def wav(seconds: float) -> bytes:
@@ -157,7 +163,7 @@ async def test_full_disk_fails_only_the_upload(service: Service) -> None:
     full.touch()
     await only_refuses(service, upload(wav(1.2), "v.wav", query="?replace=true"), 507)
     full.unlink()
-    with files_limited(service, 100_000):
+    with limited(service, resource.RLIMIT_FSIZE, 100_000):
         await only_refuses(service, upload(wav(5), "v.wav", query="?replace=true"), 503)
     answer = await fetch(service, upload(wav(1.2), "v.wav", query="?replace=true"))
     assert answer.status == 201
@@ -174,12 +180,57 @@ async def only_refuses(service: Service, request: bytes, status: int) -> None:
 
 
 @contextmanager
-def files_limited(service: Service, most_bytes: int) -> Iterator[None]:
-    """Limit the size of files that the master writes inside."""
+def limited(service: Service, resource_: int, most: int) -> Iterator[None]:
+    """Limit a resource of the master inside."""
     pid = service.process.pid
-    before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
-    resource.prlimit(pid, resource.RLIMIT_FSIZE, (most_bytes, before[1]))
+    before = resource.prlimit(pid, resource_)
+    resource.prlimit(pid, resource_, (most, before[1]))
     try:
         yield
     finally:
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
+        resource.prlimit(pid, resource_, before)
+
+
+# --- no descriptor is left ------------------------------------------------------------------------
+
+
+@pytest.mark.timed
+@pytest.mark.fault(54)
+async def test_service_survives_running_out_of_descriptors(
+    start: Callable[..., Service],
+) -> None:
+    service = start(WORKERS_PER_DEVICE=2)
+    service.wait_until(service.all_ready)
+    master, killed = psutil.Process(service.process.pid), service.worker_pids()[0]
+    with service.client() as earlier:
+        assert earlier.get("/health").status_code == 200
+        log_before = len(service.log())
+        used = max(int(name) for name in os.listdir(f"/proc/{service.process.pid}/fd")) + 1
+        limit = (used + CONNECTIONS_LEFT) * RESERVED_SHARE // (RESERVED_SHARE - 1)
+        with limited(service, resource.RLIMIT_NOFILE, limit):
+            async with connections(service, [b""] * 60):
+                await service.until(lambda: "connections must wait" in service.log())
+                began, cpu_began = monotonic(), cpu_seconds(master)
+                os.kill(killed, signal.SIGKILL)
+                await service.until(lambda: is_replaced(earlier, killed))
+                await asyncio.sleep(max(0, began + 2 - monotonic()))  # the time of a measurement
+                load = (cpu_seconds(master) - cpu_began) / (monotonic() - began)
+                for _ in range(2):
+                    spoken = earlier.get("/tts/generate", params={"text": "audio1"})
+                    assert spoken.status_code == 200
+    lines = service.log()[log_before:].splitlines()
+    print(f"{load:.1%} of a core, {len(lines)} lines")
+    assert load < 0.5
+    assert len(lines) < 20
+    assert service.process.poll() is None
+    async with asyncio.timeout(5):
+        await check_speaks(service)
+
+
+def is_replaced(client: httpx.Client, killed: int) -> bool:
+    workers = client.get("/system-status").json()["workers"]
+    return all(each["state"] == "ready" and each["pid"] != killed for each in workers)
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    return sum(process.cpu_times()[:2])

@@ -147,6 +147,7 @@ def test_idle_service_exits_at_once_and_leaves_nothing(
     start: Callable[..., Service], temp_dir: Path, number: int, to_all: bool
 ) -> None:
     service = start(TMPDIR=temp_dir, WORKERS_PER_DEVICE=2)
+    service.wait_until(service.all_ready, 30)
     if to_all:
         for child in service.children():
             child.send_signal(number)

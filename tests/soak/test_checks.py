@@ -1,14 +1,12 @@
 """What a correct service does passes, and each planted fault is a violation."""
 
 import json
-from pathlib import Path
 from random import Random
 from time import monotonic
 from typing import Any
 
 import pytest
 
-from app.audio.sandbox import decode_file, load_decoded
 from app.core.errors import PoisonRequest, QueueFull, ServiceError, VoiceNotFound, WorkerLost
 from tests.soak.checks import (
     MAX_GROWTH,
@@ -22,9 +20,8 @@ from tests.soak.checks import (
     log_violations,
 )
 from tests.soak.speech import Speech
-from tests.soak.voices import VoiceHistory, voice_file
+from tests.soak.voices import VoiceHistory
 from tests.support.http_client import Response
-from tests.support.signal_engine import voice_code
 
 RANDOM = Random(1)
 SPEECH = Speech.random(RANDOM, 30)
@@ -61,18 +58,13 @@ def test_allowed_responses() -> None:
 BAD_SPEECH = {
     "a part with a clean end": audio(FILE[:-2]),
     "another request's audio": audio(ANOTHER),
-    "another voice's audio": audio(ANOTHER_VOICE),
     "two voices in turn": audio(FILE[:9600] + ANOTHER_VOICE[9600:]),
-    "one sample too many": audio(FILE + b"\0\0"),
     "a sample lost": audio(FILE[:9600] + FILE[9602:]),
     "cut off for no reason": audio(FILE[:5000], complete=False),
     "a full queue without Retry-After": refused(QueueFull, headers={}),
-    "a voice that was always there": refused(VoiceNotFound),
     "a lost worker without a kill": refused(WorkerLost),
-    "a poisoned request without a kill": refused(PoisonRequest),
     "an error that is not of this status": refused(QueueFull, status=503),
     "an unknown error": refused(QueueFull, body='{"error": {"code": "odd", "message": ""}}'),
-    "an error in another shape": refused(QueueFull, body='{"detail": "full"}'),
     "an error that is no JSON": refused(QueueFull, body="Internal Server Error"),
     "no content": Response(204, {}, b""),
 }
@@ -99,9 +91,8 @@ def test_fault_that_one_kill_does_not_explain_is_a_violation(answer: Response) -
 
 
 def test_unexpected_error_or_success_is_a_violation() -> None:
-    for answer in (refused(VoiceNotFound), audio(FILE), Response(500, {}, b"")):
-        with pytest.raises(Violation):
-            check_error(answer, "invalid_api_key")
+    with pytest.raises(Violation):
+        check_error(refused(VoiceNotFound), "invalid_api_key")
     for answer in (Response(200, {}, b"{}"), Response(201, {}, b"{", complete=False)):
         with pytest.raises(Violation):
             check_success(answer, 201)
@@ -128,9 +119,7 @@ PLANTED = {
     "a job that ended twice": f"{LOG}{NEXT} INFO    master: job b#2 done: \n",
     "a whole answer of a failed job": LOG.replace("a#1 done", "a#1 failed (poison_request: y)"),
     "a failure that no kill explains": LOG.replace(f"{KILLED}):", "no):"),
-    "a cut answer of a job that was done": LOG.replace("c#3 failed", "c#3 done"),
     "a job of a refused request": f"{LOG}{NEXT} INFO    master: job d#4 done: \n",
-    "a traceback": f"{LOG}Traceback (most recent call last):\n",
     "a warning of the interpreter": f"{LOG}x.py:1: RuntimeWarning: was never awaited\n",
     "an error": f"{LOG}{NEXT} ERROR   master: Task was destroyed\n",
     "one more death": f"{LOG}{NEXT} ERROR   master: worker cpu.1: {DEATH}\n",
@@ -182,11 +171,3 @@ def test_versions_of_a_voice_before_during_and_after_a_change() -> None:
     with pytest.raises(Violation), history.changing_to(None):
         raise Violation("no answer")
     assert history.between(monotonic(), monotonic()) == {None, 7}
-
-
-async def test_code_of_a_voice_file_is_the_engines(tmp_path: Path) -> None:
-    content, code = voice_file(3)
-    (tmp_path / "voice.wav").write_bytes(content)
-    await decode_file(tmp_path / "voice.wav", tmp_path / "decoded")
-    samples, _ = load_decoded(tmp_path / "decoded")
-    assert voice_code(samples) == code != voice_file(4)[1]

@@ -58,18 +58,10 @@ async def test_spreads_jobs_before_they_share_a_worker(env: DispatcherEnv) -> No
 # --- limits ---------------------------------------------------------------------------------------
 
 
-async def test_free_slot_takes_a_job_without_a_queue() -> None:
-    env = DispatcherEnv(limits(queued=0))
-    env.attach("w")
-    env.submit("a")
-    with pytest.raises(QueueFull):
-        env.submit("b")
-
-
-@pytest.mark.parametrize("queued", [0, 3])
-async def test_blocked_worker_does_not_lift_the_limit(queued: int) -> None:
+@pytest.mark.parametrize(("queued", "blocked"), [(0, False), (0, True), (3, True)])
+async def test_blocked_worker_does_not_lift_the_limit(queued: int, blocked: bool) -> None:
     env = DispatcherEnv(limits(queued=queued))
-    env.dispatcher.attach(FakeWorker("w", blocked=True))
+    env.dispatcher.attach(FakeWorker("w", blocked=blocked))
     for _ in range(max(queued, 1)):
         env.submit("a")
     with pytest.raises(QueueFull):
@@ -149,24 +141,21 @@ async def test_credit_that_could_not_be_sent_is_sent_soon(env: DispatcherEnv) ->
 # --- how a job ends -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("seq", "before"), [(1, 0), (0, 1), (2, 1)])
-async def test_gap_in_the_audio_fails_the_job(env: DispatcherEnv, seq: int, before: int) -> None:
-    [worker] = env.attach("w")
-    stream = env.submit("a")
-    for number in range(before):
-        env.audio(worker, number, pcm(5))
-    env.audio(worker, seq, pcm(5))
-    assert await failed_with(stream, WorkerLost)
-    assert env.active() == []
-
-
-@pytest.mark.parametrize(("chunks", "samples"), [(0, 0), (2, 5), (1, 6), (1, 4)])
-async def test_totals_that_do_not_match_fail_the_job(
-    env: DispatcherEnv, chunks: int, samples: int
+@pytest.mark.parametrize(
+    ("seqs", "chunks", "samples"),
+    [
+        *(([1], 0, 0), ([0, 0], 0, 0), ([0, 2], 0, 0)),  # gaps in the audio
+        *(([0], 0, 0), ([0], 2, 5), ([0], 1, 6), ([0], 1, 4)),  # totals that do not match
+    ],
+)
+async def test_lost_audio_fails_the_job(
+    env: DispatcherEnv, seqs: list[int], chunks: int, samples: int
 ) -> None:
     [worker] = env.attach("w")
     stream = env.submit("a")
-    env.audio(worker, 0, pcm(5))
+    for seq in seqs:
+        env.audio(worker, seq, pcm(5))
+    assert stream.ended == (seqs != [0])
     env.finish(worker, chunks, samples)
     assert await failed_with(stream, WorkerLost)
 
@@ -217,36 +206,20 @@ async def test_closed_stream_is_freed_without_the_garbage_collector(
 async def test_client_that_reads_nothing_is_cancelled_after_a_while(
     env: DispatcherEnv, clock: FakeClock
 ) -> None:
-    [worker] = env.attach("w")
-    stream = env.submit("a")
-    env.audio(worker, 0, pcm(5))
+    reads_nothing, complete, _ = env.attach("1", "2", "3")
+    stalled, unread, waiting = (env.submit(name) for name in "abc")
+    for worker in (reads_nothing, complete):
+        env.audio(worker, 0, pcm(5))
+    env.finish(complete, 1, 5)
     await clock.forward(599)
     env.dispatcher.tick()
-    assert not stream.ended
+    assert not stalled.ended
     await clock.forward(2)
     env.dispatcher.tick()
-    assert await failed_with(stream, ClientStalled)
-    assert env.active() == []
-
-
-async def test_client_that_waits_for_a_slow_worker_has_not_stalled(
-    env: DispatcherEnv, clock: FakeClock
-) -> None:
-    env.attach("w")
-    stream = env.submit("a")
-    await clock.forward(10_000)
-    env.dispatcher.tick()
-    assert not stream.ended
-
-
-async def test_finished_job_waits_for_its_client(env: DispatcherEnv, clock: FakeClock) -> None:
-    [worker] = env.attach("w")
-    stream = env.submit("a")
-    env.audio(worker, 0, pcm(5))
-    env.finish(worker, 1, 5)
-    await clock.forward(10_000)
-    env.dispatcher.tick()
-    assert [await stream.read(), await stream.read()] == [pcm(5), None]
+    assert await failed_with(stalled, ClientStalled)
+    assert [await unread.read(), await unread.read()] == [pcm(5), None]
+    assert not waiting.ended
+    assert env.active() == ["c"]
 
 
 async def test_ignores_messages_about_jobs_of_other_workers(env: DispatcherEnv) -> None:
@@ -288,30 +261,18 @@ async def test_refuses_a_voice_that_crashed_four_workers(env: DispatcherEnv) -> 
     assert dispatched_to(worker) == [["b", "c"]]
 
 
-# --- active jobs ----------------------------------------------------------------------------------
-
-
-# --- the end of the service -----------------------------------------------------------------------
-
-
-async def test_idle_when_the_last_stream_is_closed(env: DispatcherEnv) -> None:
-    [worker] = env.attach("w")
+async def test_abort_ends_every_stream_and_the_last_closed_one_makes_idle(
+    env: DispatcherEnv,
+) -> None:
+    env.attach("w")
     await env.dispatcher.wait_idle()
-    streams = [env.submit("a"), env.submit("b")]
+    streams = [env.submit("runs"), env.submit("waits")]
     idle = asyncio.create_task(env.dispatcher.wait_idle())
-    env.finish(worker)
-    env.finish(worker)
+    env.dispatcher.abort()
+    assert env.active() == []
     for stream in streams:
+        assert await failed_with(stream, Draining)
         await asyncio.sleep(0)
         assert not idle.done()
         stream.close()
     await idle
-
-
-async def test_abort_ends_every_stream(env: DispatcherEnv) -> None:
-    env.attach("w")
-    running, waiting = env.submit("a"), env.submit("b")
-    env.dispatcher.abort()
-    assert await failed_with(running, Draining)
-    assert await failed_with(waiting, Draining)
-    assert env.active() == []
