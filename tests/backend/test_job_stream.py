@@ -9,30 +9,32 @@ from app.core.errors import EngineFailed, ServiceError, WorkerLost
 PCM = b"\1\0" * 480
 
 
-async def test_audio_is_read_in_the_order_it_was_put() -> None:
-    stream = JobStream()
-    for number in range(3):
-        stream.put(bytes([number]) * 4)
+async def test_audio_is_read_in_order_and_counted_in_samples() -> None:
+    stream, consumed = JobStream(), list[int]()
+    stream.on_consumed = lambda: consumed.append(stream.consumed_samples)
+    stream.put(PCM)
+    stream.put(PCM[:20])
     stream.end()
-    assert [await stream.read() for _ in range(4)] == [b"\0" * 4, b"\1" * 4, b"\2" * 4, None]
-    assert await stream.read() is None
+    assert [await stream.read() for _ in range(4)] == [PCM, PCM[:20], None, None]
+    assert consumed == [480, 490]
 
 
-async def test_reader_waits_for_audio() -> None:
+@pytest.mark.parametrize("event", ["audio", "end", "restart"])
+async def test_waiting_reader_is_woken(event: str) -> None:
     stream = JobStream()
     reading = asyncio.create_task(stream.read())
     await asyncio.sleep(0)
     assert not reading.done()
-    stream.put(PCM)
-    assert await reading == PCM
-
-
-async def test_end_wakes_a_waiting_reader() -> None:
-    stream = JobStream()
-    reading = asyncio.create_task(stream.read())
-    await asyncio.sleep(0)
-    stream.end()
-    assert await reading is None
+    if event == "restart":
+        stream.restart()
+        with pytest.raises(Restarted):
+            await reading
+    elif event == "audio":
+        stream.put(PCM)
+        assert await reading == PCM
+    else:
+        stream.end()
+        assert await reading is None
 
 
 async def test_error_overtakes_unread_audio() -> None:
@@ -55,47 +57,19 @@ async def test_only_the_first_end_has_an_effect() -> None:
         await broken.read()
 
 
-async def test_consumed_audio_is_counted_in_samples() -> None:
-    stream = JobStream()
-    consumed: list[int] = []
+async def test_restart_discards_all_audio_and_is_raised_once() -> None:
+    stream, consumed = JobStream(), list[int]()
     stream.on_consumed = lambda: consumed.append(stream.consumed_samples)
     stream.put(PCM)
-    stream.put(PCM[:20])
-    assert consumed == []
-    await stream.read()
-    await stream.read()
-    assert consumed == [480, 490]
-
-
-async def test_reader_commits_the_stream() -> None:
-    stream = JobStream()
     stream.put(PCM)
     await stream.read()
-    assert not stream.committed
-    stream.commit()
-    assert stream.committed
-
-
-async def test_restart_discards_all_audio_and_is_raised_once() -> None:
-    stream = JobStream()
-    stream.put(b"old!" * 2)
-    stream.put(b"old!")
-    await stream.read()
     stream.restart()
-    stream.put(b"new!")
+    stream.put(PCM[:20])
     stream.end()
     with pytest.raises(Restarted):
         await stream.read()
-    assert [await stream.read(), await stream.read()] == [b"new!", None]
-
-
-async def test_restart_wakes_a_waiting_reader() -> None:
-    stream = JobStream()
-    reading = asyncio.create_task(stream.read())
-    await asyncio.sleep(0)
-    stream.restart()
-    with pytest.raises(Restarted):
-        await reading
+    assert [await stream.read(), await stream.read()] == [PCM[:20], None]
+    assert consumed == [480, 10]
 
 
 async def test_restart_prevents_commit_once() -> None:
@@ -130,42 +104,6 @@ async def test_error_overtakes_a_restart() -> None:
         await stream.read()
 
 
-async def test_failure_calls_on_failed_once() -> None:
-    stream = JobStream()
-    calls: list[ServiceError | None] = []
-    stream.on_failed = lambda: calls.append(stream.error)
-    stream.put(PCM)
-    assert calls == []
-    error = EngineFailed("it failed")
-    stream.end(error)
-    stream.end(WorkerLost("too late"))
-    assert calls == [error]
-
-
-async def test_complete_end_and_failure_after_close_do_not_call_on_failed() -> None:
-    complete, left = JobStream(), JobStream()
-    calls: list[str] = []
-    complete.on_failed = left.on_failed = lambda: calls.append("failed")
-    complete.end()
-    left.close()
-    left.end(EngineFailed("it failed"))
-    assert calls == []
-
-
-async def test_restart_resets_the_consumed_samples() -> None:
-    stream = JobStream()
-    consumed: list[int] = []
-    stream.on_consumed = lambda: consumed.append(stream.consumed_samples)
-    stream.put(PCM)
-    await stream.read()
-    stream.restart()
-    stream.put(PCM[:20])
-    with pytest.raises(Restarted):
-        await stream.read()
-    await stream.read()
-    assert consumed == [480, 10]
-
-
 async def test_unread_time_is_measured_while_there_is_audio(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -184,19 +122,23 @@ async def test_unread_time_is_measured_while_there_is_audio(
     assert stream.unread_for_s(900.0) == 0
 
 
-async def test_close_calls_on_close_once() -> None:
-    stream = JobStream()
-    calls: list[ServiceError | None] = []
-    stream.on_close = calls.append
-    failure = EngineFailed("it failed")
-    stream.close(failure)
-    stream.close()
-    assert calls == [failure]
-
-
-async def test_closed_stream_keeps_no_audio() -> None:
-    stream = JobStream()
-    stream.put(PCM)
-    stream.end()
-    stream.close()
-    assert await stream.read() is None
+async def test_callbacks_are_called_once() -> None:
+    failed, complete, left = JobStream(), JobStream(), JobStream()
+    failures, closures = list[ServiceError | None](), list[ServiceError | None]()
+    for stream in (failed, complete, left):
+        stream.on_failed = lambda stream=stream: failures.append(stream.error)
+        stream.on_close = closures.append
+    error = EngineFailed("it failed")
+    failed.put(PCM)
+    failed.end(error)
+    failed.end(WorkerLost("too late"))
+    complete.put(PCM)
+    complete.end()
+    assert failures == [error]
+    for stream in (complete, left):
+        stream.close(error)
+        stream.close()
+    left.end(error)
+    assert failures == [error]
+    assert closures == [error, error]
+    assert await complete.read() is None  # the audio is dropped

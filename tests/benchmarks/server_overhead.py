@@ -44,22 +44,16 @@ NAN = float("nan")
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured value; `target` is its maximum or, with `least`, its minimum."""
+    """One measured value; `target` is its maximum."""
 
     name: str
     value: float
     unit: str
     target: float | None = None
-    least: bool = False
 
     @property
     def met(self) -> bool | None:
-        if self.target is None:
-            return None
-        return self.value >= self.target if self.least else self.value <= self.target
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"met": self.met}
+        return None if self.target is None else self.value <= self.target
 
 
 @dataclass(frozen=True)
@@ -214,12 +208,12 @@ def main(arguments: list[str] | None = None, effort: Effort | None = None) -> No
         figures = asyncio.run(measure(Path(folder), effort or Effort()))
     table = Table("", "measured", "", "target", "", title="The server alone")
     for figure in figures:
-        limit = "" if figure.target is None else f"{'≥' if figure.least else '≤'} {figure.target:g}"
+        limit = "" if figure.target is None else f"≤ {figure.target:g}"
         met = {None: "", True: "met", False: "missed"}[figure.met]
         table.add_row(figure.name, f"{figure.value:.3g}", figure.unit, limit, met)
     Console().print(table)
     if options.json:
-        rows = [figure.as_dict() for figure in figures]
+        rows = [asdict(figure) | {"met": figure.met} for figure in figures]
         options.json.write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.server_overhead import Effort, Figure, main
+from tests.benchmarks.server_overhead import Effort, main
 
 EFFORT = Effort(single_s=0.05, many_s=0.1, streams=10, letters=15)
 
@@ -27,17 +27,7 @@ def test_measures_service_beside_baselines(
         for name in ("master", "streaming FastAPI route", "raw ASGI function")
     )
     assert service > route > raw
-    to_route, to_raw = (
-        figures[f"master / {name}"] for name in ("streaming FastAPI route", "raw ASGI function")
-    )
-    assert (to_route["value"], to_route["target"]) == (service / route, 3.5)
-    assert (to_raw["value"], to_raw["target"]) == (service / raw, None)
+    ratio = figures["master / streaming FastAPI route"]
+    assert (ratio["value"], ratio["target"]) == (service / route, 3.5)
+    assert ratio["met"] == (ratio["value"] <= 3.5)
     assert values["time to first byte over a raw one's, p50"] > 0
-
-
-def test_target_is_a_maximum_or_a_minimum() -> None:
-    assert Figure("a", 3, "×", 3).met
-    assert not Figure("a", 3.1, "×", 3).met
-    assert Figure("a", 800, "/s", 800, least=True).met
-    assert not Figure("a", 799, "/s", 800, least=True).met
-    assert Figure("a", 799, "/s").met is None

@@ -2,39 +2,53 @@
 
 import asyncio
 import json
+import os
 import resource
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from time import monotonic
 
+import httpx
+import psutil
 import pytest
 
+from app.server.sockets import RESERVED_SHARE
 from tests.support.engines import expected_pcm, voice_code
-from tests.support.fault_injection import DISK_IS_FULL
+from tests.support.fault_injection import DISK_IS_FULL, ENCODER_ROOM
 from tests.support.http_client import check_speaks, connections, fetch, speech, upload
 from tests.support.media import audio_file, tone
-from tests.support.service import Service
+from tests.support.service import Service, running_service
 
 BROKEN = "tests.support.fault_injection"
 RATE = 16_000
 EXITS_WITHIN_S = 5
 HEALED_WITHIN_S = 1
+CONNECTIONS_LEFT = 20
 
 
 def wav(seconds: float) -> bytes:
     return audio_file(tone(seconds, RATE), rate=RATE)
 
 
-async def heard(service: Service, voice_id: str) -> bytes:
-    """Return the response body for speech in that voice."""
+async def speech_in(service: Service, voice_id: str) -> bytes:
     return (await fetch(service, speech("audio3", voice_id=voice_id))).body
 
 
-def said_by(seconds: float) -> bytes:
-    """Return the speech in the voice of `wav(seconds)`."""
+def speech_of(seconds: float) -> bytes:
+    """Return the expected speech in the voice of `wav(seconds)`."""
     return expected_pcm("audio3", 7, voice_code(tone(seconds, RATE)))
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service whose encoders and disk fail on demand."""
+    folder = tmp_path_factory.mktemp("broken")
+    with running_service(folder, (BROKEN, "full")) as service:
+        yield service
+        assert "Traceback" not in service.log()
 
 
 # --- encoders -------------------------------------------------------------------------------------
@@ -45,36 +59,24 @@ MANY_PIECES = "audio5 sleep0.02 " * 20
 
 
 @pytest.mark.fault(55)
-async def test_encoder_failure_before_audio_is_an_error(start: Callable[..., Service]) -> None:
-    service = start(entry=(BROKEN, "encoder-at-once"))
-    for name, stream in product(ENCODED, ("true", "false")):
-        answer = await fetch(service, speech(MANY_PIECES, format=name, stream=stream))
-        assert (answer.status, answer.complete) == (500, True)
-        assert json.loads(answer.body)["error"]["code"] == "encoder_error"
+async def test_encoder_failure_is_an_error_or_aborts_the_stream(service: Service) -> None:
+    room = service.folder / ENCODER_ROOM
+    for room_bytes, name, stream in product((0, 4000), ENCODED, ("true", "false")):
+        room.write_text(str(room_bytes))
+        answer = await fetch(service, speech(MANY_PIECES, "it", format=name, stream=stream))
+        if room_bytes and stream == "true":
+            assert (answer.status, answer.complete) == (200, False)
+            assert 0 < len(answer.body) <= room_bytes
+        else:
+            assert (answer.status, answer.complete) == (500, True)
+            assert json.loads(answer.body)["error"]["code"] == "encoder_error"
         await service.until(lambda: service.busy() == 0)
+    room.unlink()
     await check_speaks(service)
-    assert "Traceback" not in service.log()
-
-
-@pytest.mark.fault(55)
-async def test_encoder_failure_during_audio_aborts_the_stream(
-    start: Callable[..., Service],
-) -> None:
-    service = start(entry=(BROKEN, "encoder-amid-audio"))
-    for name in ENCODED:
-        answer = await fetch(service, speech(MANY_PIECES, name, format=name))
-        assert (answer.status, answer.complete) == (200, False)
-        assert 0 < len(answer.body) <= 4000
-        assert f"{name}: response aborted: " in service.log()
-        assert (
-            await fetch(service, speech(MANY_PIECES, format=name, stream="false"))
-        ).status == 500
-        await service.until(lambda: service.busy() == 0)
-    await check_speaks(service)
-    assert "Traceback" not in service.log()
+    assert service.log().count("it: response aborted: ") == len(ENCODED)
     with service.client() as client:
         counted = client.get("/metrics").text
-    assert 'tts_jobs_total{outcome="encoder_error"} 6.0' in counted
+    assert 'tts_jobs_total{outcome="encoder_error"} 12.0' in counted
     assert 'tts_jobs_total{outcome="cancelled"} 0.0' in counted
     assert "tts_http_requests_aborted_total{" not in counted
 
@@ -99,7 +101,10 @@ def test_open_circuits_refuse_requests_at_once(tmp_path: Path) -> None:
         assert refused.status_code == 503
         assert refused.json()["error"]["code"] == "not_ready"
         assert int(refused.headers["Retry-After"]) > 0
-        assert [worker["state"] for worker in service.status()["workers"]] == ["failed"]
+        [worker] = service.workers()
+        assert worker["state"] == "failed"
+        assert "NoSuchEngine" in worker["last_error"]
+        assert "Traceback" not in service.log()
     finally:
         service.stop()
 
@@ -114,7 +119,7 @@ async def test_lost_broadcast_is_repaired_within_a_second(
 ) -> None:
     service = start(entry=(BROKEN, "broadcast"))
     prepared_after = [await preparation(service, seconds) for seconds in (1.1, 1.2)]
-    assert await heard(service, "v.wav") == said_by(1.2)
+    assert await speech_in(service, "v.wav") == speech_of(1.2)
     cancelled_after = [await cancellation(service, pause_s) for pause_s in (0, 0.4)]
     print(f"{max(prepared_after):.2f} s, {max(cancelled_after):.2f} s")
     assert max(cancelled_after) < HEALED_WITHIN_S
@@ -151,20 +156,18 @@ async def cancellation(service: Service, pause_s: float) -> float:
 
 
 @pytest.mark.fault(36)
-async def test_full_disk_fails_only_the_upload(start: Callable[..., Service]) -> None:
+async def test_full_disk_fails_only_the_upload(service: Service) -> None:
     """Test a full disk, then a limit on the file size."""
-    service = start(entry=(BROKEN, "disk"))
     assert (await fetch(service, upload(wav(1.1), "v.wav"))).status == 201
     full = service.folder / DISK_IS_FULL
     full.touch()
     await only_refuses(service, upload(wav(1.2), "v.wav", query="?replace=true"), 507)
     full.unlink()
-    with files_limited(service, 100_000):
+    with limited(service, resource.RLIMIT_FSIZE, 100_000):
         await only_refuses(service, upload(wav(5), "v.wav", query="?replace=true"), 503)
     answer = await fetch(service, upload(wav(1.2), "v.wav", query="?replace=true"))
     assert answer.status == 201
-    assert await heard(service, "v.wav") == said_by(1.2)
-    assert "Traceback" not in service.log()
+    assert await speech_in(service, "v.wav") == speech_of(1.2)
 
 
 async def only_refuses(service: Service, request: bytes, status: int) -> None:
@@ -172,17 +175,62 @@ async def only_refuses(service: Service, request: bytes, status: int) -> None:
     assert (await fetch(service, request)).status == status
     [voice] = service.voices_dir.iterdir()
     assert (voice.name, voice.read_bytes()) == ("v.wav", wav(1.1))
-    assert await heard(service, "v.wav") == said_by(1.1)
+    assert await speech_in(service, "v.wav") == speech_of(1.1)
     await check_speaks(service)
 
 
 @contextmanager
-def files_limited(service: Service, most_bytes: int) -> Iterator[None]:
-    """Limit the size of files that the master writes inside."""
+def limited(service: Service, resource_: int, most: int) -> Iterator[None]:
+    """Limit a resource of the master inside."""
     pid = service.process.pid
-    before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
-    resource.prlimit(pid, resource.RLIMIT_FSIZE, (most_bytes, before[1]))
+    before = resource.prlimit(pid, resource_)
+    resource.prlimit(pid, resource_, (most, before[1]))
     try:
         yield
     finally:
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
+        resource.prlimit(pid, resource_, before)
+
+
+# --- no descriptor is left ------------------------------------------------------------------------
+
+
+@pytest.mark.timed
+@pytest.mark.fault(54)
+async def test_service_survives_running_out_of_descriptors(
+    start: Callable[..., Service],
+) -> None:
+    service = start(WORKERS_PER_DEVICE=2)
+    service.wait_until(service.all_ready)
+    master, killed = psutil.Process(service.process.pid), service.worker_pids()[0]
+    with service.client() as earlier:
+        assert earlier.get("/health").status_code == 200
+        log_before = len(service.log())
+        used = max(int(name) for name in os.listdir(f"/proc/{service.process.pid}/fd")) + 1
+        limit = (used + CONNECTIONS_LEFT) * RESERVED_SHARE // (RESERVED_SHARE - 1)
+        with limited(service, resource.RLIMIT_NOFILE, limit):
+            async with connections(service, [b""] * 60):
+                await service.until(lambda: "connections must wait" in service.log())
+                began, cpu_began = monotonic(), cpu_seconds(master)
+                os.kill(killed, signal.SIGKILL)
+                await service.until(lambda: is_replaced(earlier, killed))
+                await asyncio.sleep(max(0, began + 2 - monotonic()))  # the time of a measurement
+                load = (cpu_seconds(master) - cpu_began) / (monotonic() - began)
+                for _ in range(2):
+                    spoken = earlier.get("/tts/generate", params={"text": "audio1"})
+                    assert spoken.status_code == 200
+    lines = service.log()[log_before:].splitlines()
+    print(f"{load:.1%} of a core, {len(lines)} lines")
+    assert load < 0.5
+    assert len(lines) < 20
+    assert service.process.poll() is None
+    async with asyncio.timeout(5):
+        await check_speaks(service)
+
+
+def is_replaced(client: httpx.Client, killed: int) -> bool:
+    workers = client.get("/system-status").json()["workers"]
+    return all(each["state"] == "ready" and each["pid"] != killed for each in workers)
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    return sum(process.cpu_times()[:2])

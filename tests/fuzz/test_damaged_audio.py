@@ -9,23 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 from hypothesis import settings
 
 from app.audio.decoder_main import DecodeLimits, ExitStatus
 from app.audio.sandbox import load_decoded
 from tests.audio.test_sandbox import PLAYLISTS, Trap, playlist
-from tests.e2e.test_voices_route import all_files
-from tests.support.api import upload
 from tests.support.corrupted_media import WHOLE, damaged
-from tests.support.service import ROOT, Service
+from tests.support.service import ROOT
 
 LIMITS = DecodeLimits()
 DAMAGED = 3 * settings().max_examples
-UPLOADED = DAMAGED // 25
 
-UNUSABLE = (422, "unusable_audio")
 VERDICTS = set(ExitStatus) - {ExitStatus.DISK_FULL}
 
 
@@ -93,19 +88,3 @@ def test_playlists_before_or_in_a_file_open_no_other_file(folder: Path, trap: Tr
             files[f"{kind} in.{name}"] = content[:400] + text + content[400:]
     decoded(folder, files)
     assert not trap.sprung()
-
-
-def test_service_survives_damaged_files(service: Service) -> None:
-    process = psutil.Process(service.process.pid)
-    with service.client() as client:
-        upload(client, "whole.wav", WHOLE["wav"]).raise_for_status()
-        assert client.delete("/voices/whole.wav").status_code == 200
-        before = all_files(service), set(process.children(recursive=True))
-        for name, content in map(damaged, range(UPLOADED)):
-            answer = upload(client, name, content)
-            if answer.status_code == 201:
-                assert client.delete(f"/voices/{name}").status_code == 200
-            else:
-                assert (answer.status_code, answer.json()["error"]["code"]) == UNUSABLE
-    assert (all_files(service), set(process.children(recursive=True))) == before
-    assert "decoder ended with status" not in service.log()

@@ -142,15 +142,7 @@ async def test_closed_sockets_leave_no_files(context: zmq.Context[Any], channels
     assert os.listdir(channels) == []
 
 
-async def test_send_fails_without_a_connected_worker(
-    context: zmq.Context[Any], channels: Path
-) -> None:
-    sender = JobSender(context, jobs_address(channels, 1))
-    assert not sender.send(Credit("j", 1))
-    sender.close()
-
-
-async def test_send_fails_at_the_high_water_mark(
+async def test_send_fails_before_a_worker_connects_and_at_the_high_water_mark(
     context: zmq.Context[Any],
     worker_context: zmq.asyncio.Context,
     channels: Path,
@@ -161,6 +153,7 @@ async def test_send_fails_at_the_high_water_mark(
     sender, receiver = JobSender(context, address), JobReceiver(worker_context, address)
     message = Credit("j" * 10_000, 1)
     try:
+        assert not sender.send(message)
         await until(lambda: sender.send(message))  # it has connected
         taken = 1
         while sender.send(message):
@@ -171,37 +164,17 @@ async def test_send_fails_at_the_high_water_mark(
         sender.close()
 
 
-async def test_incarnations_have_separate_channels(
-    context: zmq.Context[Any], worker_context: zmq.asyncio.Context, channels: Path
-) -> None:
-    first = Inbox(context, results_address(channels, 1))
-    second = Inbox(context, results_address(channels, 2))
-    senders = [ResultSender(worker_context, box.address) for box in (first, second)]
-    try:
-        for steps, sender in enumerate(senders):
-            await sender.send(Heartbeat(steps, 0))
-        await first.holds(lambda: len(first.messages) == 1)
-        await second.holds(lambda: len(second.messages) == 1)
-        assert first.messages == [(Heartbeat(0, 0), b"")]
-        assert second.messages == [(Heartbeat(1, 0), b"")]
-    finally:
-        for sender in senders:
-            sender.close(0)
-        for box in (first, second):
-            box.receiver.close()
-
-
 # --- junk -----------------------------------------------------------------------------------------
 
 
 class Bomb:
-    """Creates the file `mark` if it is unpickled."""
+    """Creates the folder `path` if it is unpickled."""
 
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.mark),)
+        return os.mkdir, (str(self.path),)
 
 
 def dropped(caplog: pytest.LogCaptureFixture) -> int:
@@ -209,43 +182,58 @@ def dropped(caplog: pytest.LogCaptureFixture) -> int:
     return sum("does not decode" in line for line in caplog.messages)
 
 
-JUNK = {
-    "nothing": b"",
-    "noise": bytes(range(256)),
-    "truncated": msgspec.msgpack.encode(Heartbeat(1, 1))[:-1],
-    "not a message": msgspec.msgpack.encode([1, 2, 3]),
-    "another channel's": msgspec.msgpack.encode(Credit("j", 1)),
-    "unknown kind": msgspec.msgpack.encode({"type": "Shutdown"}),
-    "not text": b"\x81\xa4type\xa4\xff\xfe\xfd\xfc",
-    "deeply nested": b"\x82\xa1x" + b"\x91" * 100_000,
-}
+JUNK = [
+    b"",
+    bytes(range(256)),
+    msgspec.msgpack.encode(Heartbeat(1, 1))[:-1],
+    msgspec.msgpack.encode([1, 2, 3]),
+    msgspec.msgpack.encode({"type": "Shutdown"}),
+    b"\x81\xa4type\xa4\xff\xfe\xfd\xfc",  # not text
+    b"\x82\xa1x" + b"\x91" * 100_000,  # deeply nested
+]
 
 
 @pytest.mark.fault(52)
-@pytest.mark.parametrize("junk", JUNK.values(), ids=JUNK)
 async def test_junk_is_logged_and_dropped(
     inbox: Inbox,
     stranger: zmq.Socket[Any],
     results: ResultSender,
-    junk: bytes,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    stranger.send(junk)
-    await until(lambda: dropped(caplog) == 1)
+    for junk in [*JUNK, msgspec.msgpack.encode(Credit("j", 1))]:
+        stranger.send(junk)
+    await until(lambda: dropped(caplog) == len(JUNK) + 1)
     await results.send(Heartbeat(1, 0))
     await inbox.holds(lambda: len(inbox.messages) == 1)
+
+
+@pytest.mark.fault(52)
+async def test_a_worker_drops_junk_too(
+    context: zmq.Context[Any], worker_context: zmq.asyncio.Context, channels: Path
+) -> None:
+    address = jobs_address(channels, 1)
+    receiver = JobReceiver(worker_context, address)
+    with context.socket(zmq.PUSH) as stranger:
+        stranger.bind(address)
+        for junk in [*JUNK, msgspec.msgpack.encode(Heartbeat(1, 1))]:
+            stranger.send(junk)
+        stranger.send(msgspec.msgpack.encode(Credit("j", 1)))
+        async with asyncio.timeout(PATIENCE_S):
+            assert await receiver.receive() == Credit("j", 1)
+    receiver.close()
 
 
 @pytest.mark.fault(52)
 async def test_pickle_is_not_unpickled(
     inbox: Inbox, stranger: zmq.Socket[Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    mark = tmp_path / "mark"
-    stranger.send(pickle.dumps(Bomb(mark)))
-    stranger.send_multipart([msgspec.msgpack.encode(AudioChunk("j", 0)), pickle.dumps(Bomb(mark))])
+    folder = tmp_path / "folder"
+    bomb = pickle.dumps(Bomb(folder))
+    stranger.send(bomb)
+    stranger.send_multipart([msgspec.msgpack.encode(AudioChunk("j", 0)), bomb])
     await inbox.holds(lambda: len(inbox.messages) == 1)
     assert dropped(caplog) == 1
-    assert not mark.exists()
+    assert not folder.exists()
 
 
 @pytest.mark.fault(52)
@@ -267,27 +255,6 @@ async def test_an_oversized_frame_never_arrives(
     finally:
         sender.close(0)
         inbox.receiver.close()
-
-
-@pytest.mark.fault(52)
-@pytest.mark.parametrize("junk", JUNK.values(), ids=JUNK)
-async def test_a_worker_drops_junk_too(
-    context: zmq.Context[Any],
-    worker_context: zmq.asyncio.Context,
-    channels: Path,
-    junk: bytes,
-) -> None:
-    if junk == JUNK["another channel's"]:
-        junk = msgspec.msgpack.encode(Heartbeat(1, 1))
-    address = jobs_address(channels, 1)
-    receiver = JobReceiver(worker_context, address)
-    with context.socket(zmq.PUSH) as stranger:
-        stranger.bind(address)
-        stranger.send(junk)
-        stranger.send(msgspec.msgpack.encode(Credit("j", 1)))
-        async with asyncio.timeout(PATIENCE_S):
-            assert await receiver.receive() == Credit("j", 1)
-    receiver.close()
 
 
 # --- a worker's last words ------------------------------------------------------------------------
@@ -320,7 +287,7 @@ async def test_finish_delivers_everything_a_dead_worker_sent(
 ) -> None:
     """Nobody listens while it lives: the event loop stands still until it is dead."""
     count = HIGH_WATER_MARK + 500
-    for incarnation in range(20):
+    for incarnation in range(3):
         inbox = Inbox(context, results_address(channels, incarnation))
         subprocess.run(dying_worker(inbox.address, count))  # noqa: ASYNC221 - on purpose
         assert inbox.messages == []
@@ -356,25 +323,25 @@ async def test_many_results_do_not_starve_the_event_loop(
     context: zmq.Context[Any], worker_context: zmq.asyncio.Context, channels: Path
 ) -> None:
     turn = 0
-    heard_in: dict[int, int] = {}
+    received_in: dict[int, int] = {}
 
-    def hear(message: Result, pcm: bytes) -> None:
-        heard_in[turn] = heard_in.get(turn, 0) + 1
+    def receive(message: Result, pcm: bytes) -> None:
+        received_in[turn] = received_in.get(turn, 0) + 1
 
     address = results_address(channels, 1)
-    receiver = ResultReceiver(context, address, hear)
+    receiver = ResultReceiver(context, address, receive)
     sender = ResultSender(worker_context, address)
     sending = asyncio.create_task(flood(sender, 5000))
     try:
         async with asyncio.timeout(PATIENCE_S):
-            while sum(heard_in.values()) < 5000:
+            while sum(received_in.values()) < 5000:
                 await asyncio.sleep(0)
                 turn += 1
     finally:
         await sending
         sender.close(0)
         receiver.close()
-    assert max(heard_in.values()) <= 2 * MESSAGES_PER_TURN  # its own turn, and the descriptor's
+    assert max(received_in.values()) <= 2 * MESSAGES_PER_TURN  # its own turn, and the descriptor's
 
 
 async def flood(sender: ResultSender, count: int) -> None:
@@ -394,26 +361,12 @@ def broadcaster(context: zmq.Context[Any], channels: Path) -> Iterator[Broadcast
 
 async def until_version(receiver: BroadcastReceiver, version: int) -> list[int]:
     """Return the versions received, up to and including this one."""
-    heard = []
-    while not heard or heard[-1] != version:
+    received = []
+    while not received or received[-1] != version:
         message = await receiver.receive()
         assert isinstance(message, ActiveJobs)
-        heard.append(message.version)
-    return heard
-
-
-async def test_late_subscriber_gets_the_repeated_state(
-    broadcaster: Broadcaster, worker_context: zmq.asyncio.Context, channels: Path
-) -> None:
-    broadcaster.send(ActiveJobs(1, ["j"]))  # no subscriber receives it
-    late = BroadcastReceiver(worker_context, broadcast_address(channels))
-    heard = asyncio.create_task(until_version(late, 2))
-    async with asyncio.timeout(PATIENCE_S):
-        while not heard.done():
-            broadcaster.send(ActiveJobs(2, ["j"]))
-            await asyncio.sleep(0)
-    late.close()
-    assert set(await heard) == {2}
+        received.append(message.version)
+    return received
 
 
 @pytest.mark.fault(58)
@@ -428,12 +381,12 @@ async def test_lost_broadcast_is_corrected_by_the_next_one(
     last = 20_000
     for version in range(1, last + 1):  # more than all buffers hold
         broadcaster.send(ActiveJobs(version, ["job" * 10]))
-    heard = asyncio.create_task(until_version(receiver, last))
+    received = asyncio.create_task(until_version(receiver, last))
     async with asyncio.timeout(PATIENCE_S):
-        while not heard.done():
+        while not received.done():
             broadcaster.send(ActiveJobs(last, ["job" * 10]))
             await asyncio.sleep(0)
     receiver.close()
-    versions = [version for version in await heard if version]
+    versions = [version for version in await received if version]
     assert versions == sorted(versions)
     assert len(set(versions)) < last  # some were lost indeed

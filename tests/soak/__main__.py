@@ -13,21 +13,12 @@ from pathlib import Path
 
 from tests.soak.soak import soak
 
-MAX_SECONDS = 86_400
-
-
-def seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value <= MAX_SECONDS:  # true for NaN, too
-        raise argparse.ArgumentTypeError(f"0 to {MAX_SECONDS} s")
-    return value
-
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         "python -m tests.soak", description="Load and misuse a service."
     )
-    parser.add_argument("--seconds", type=seconds, default=20.0, help="length, with warm-up")
+    parser.add_argument("--seconds", type=float, default=20.0, help="length, with warm-up")
     parser.add_argument("--seed", type=int, default=0, help="the same seed: the same clients")
     options = parser.parse_args(arguments)
     folder = Path(tempfile.mkdtemp(prefix="tts-soak-"))

@@ -1,8 +1,4 @@
-"""The client pool of a soak: clients of all kinds at a steady rate, and a task that kills workers.
-
-Findings go to the report. Request ids with their outcomes and the times of the kills are kept here,
-for the checks of the log.
-"""
+"""All clients of a soak, at a steady rate, and a task that kills workers."""
 
 import asyncio
 import os
@@ -17,10 +13,8 @@ from time import monotonic
 import httpx
 import psutil
 
-from tests.soak.clients import KINDS, Call, Client, Kind, short_text_client
-from tests.soak.log_checks import has_finished_a_job
-from tests.soak.report import Report
-from tests.soak.response_checks import Violation
+from tests.soak.checks import Violation, has_finished_a_job
+from tests.soak.clients import KINDS, Call, Client, short_text_client
 from tests.soak.voices import VoiceHistory
 from tests.support.service import Service
 
@@ -43,19 +37,28 @@ SMALL_BUFFER = [(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)]
 
 
 class ClientPool:
-    """All clients of one soak; `seed` determines their mix."""
+    """All clients of one soak; `seed` determines their mix.
 
-    def __init__(self, service: Service, seed: int, report: Report) -> None:
+    `outcomes`: by request id. `latencies_s`: of complete short responses. `processes`: all that
+    have been the service's children at a kill.
+    """
+
+    def __init__(self, service: Service, seed: int) -> None:
         self.outcomes: dict[str, str] = {}
+        self.latencies_s: list[float] = []
+        self.violations: list[str] = []
         self.kills: list[float] = []
         self.processes: set[psutil.Process] = set()
-        self.voices = [VoiceHistory(f"voice {number}.wav") for number in range(VOICES)]
+        self._voices = [VoiceHistory(f"voice {number}.wav") for number in range(VOICES)]
         self._service = service
         self._seed = seed
-        self._report = report
         self._random = Random(seed)
         self._numbers = count(1)
         self._room = asyncio.Semaphore(MAX_CLIENTS)
+
+    def uploaded(self) -> set[str]:
+        """Return the ids of all voices that exist now."""
+        return {voice.id for voice in self._voices if voice.current is not None}
 
     async def run(self, seconds: float) -> None:
         """Start clients for `seconds`; return when the last one has ended."""
@@ -65,7 +68,7 @@ class ClientPool:
                 began = monotonic()
                 for turn in range(int(seconds * TURNS_PER_S)):
                     await asyncio.sleep(began + turn / TURNS_PER_S - monotonic())
-                    kind = self._next_kind()
+                    [kind] = self._random.choices(KINDS, [kind.share for kind in KINDS])
                     for _ in range(kind.at_once):
                         await self._room.acquire()
                         calls.create_task(self._call(kind.client, https, self._room.release))
@@ -80,7 +83,7 @@ class ClientPool:
             for _ in range(LAST_CLIENTS):
                 outcome = await self._call(short_text_client, https, lambda: None)
                 if outcome not in ("whole", "broken"):
-                    self._report.violations.append(f"{outcome}, though the service is idle")
+                    self.violations.append(f"{outcome}, though the service is idle")
 
     @asynccontextmanager
     async def _http_clients(self) -> AsyncIterator[tuple[httpx.AsyncClient, httpx.AsyncClient]]:
@@ -97,10 +100,6 @@ class ClientPool:
         async with fast, slow:
             yield fast, slow
 
-    def _next_kind(self) -> Kind:
-        [kind] = self._random.choices(KINDS, [kind.share for kind in KINDS])
-        return kind
-
     async def _call(
         self,
         client: Client,
@@ -110,20 +109,19 @@ class ClientPool:
         """Run one client; its outcome is `broken` after a violation."""
         name = f"{client.__name__}-{next(self._numbers)}".replace("_", "-")
         random = Random(f"{self._seed} {name}")
-        call = Call(name, random, self._service, *https, self.voices, self.kills)
+        call = Call(name, random, self._service, *https, self._voices, self.kills)
         try:
             async with asyncio.timeout(CALL_TIMEOUT_S):
                 outcome = await client(call)
         except (Violation, TimeoutError) as fault:
             outcome = "broken"
             reason = str(fault) or f"not over after {CALL_TIMEOUT_S:g} s"
-            self._report.violations.append(f"{name}: {reason}")
+            self.violations.append(f"{name}: {reason}")
         finally:
             on_end()
-        self._report.outcomes[outcome] += 1
         self.outcomes[name] = outcome
         if client is short_text_client and outcome == "whole":
-            self._report.latencies_s.append(call.took_s)
+            self.latencies_s.append(call.took_s)
         return outcome
 
     async def _kill_workers(self) -> None:

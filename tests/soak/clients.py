@@ -1,6 +1,6 @@
 """The clients of a soak: each makes one request, valid or not, and checks its response.
 
-`KINDS` lists them with their shares. A client returns an outcome (see `response_checks`) or raises
+`KINDS` lists them with their shares. A client returns an outcome (see `checks`) or raises
 `Violation`. A seed determines the requests; the moments are the machine's.
 """
 
@@ -10,24 +10,20 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 
 from app.audio.formats import ENCODERS, OPENAI_ENCODERS
-from app.core.errors import InvalidRequest, VoiceExists, VoiceNotFound
-from tests.soak.invalid_requests import (
-    INCOMPLETE_HTTP,
-    INVALID_REQUESTS,
-    MALFORMED_HTTP,
-    OVERSIZED_REQUESTS,
-    InvalidCase,
-)
-from tests.soak.response_checks import Violation, check_error, check_speech, check_success
-from tests.soak.speech import OpenAISpeech, Speech
+from tests.soak.checks import Violation, check_error, check_speech, check_success
+from tests.soak.speech import Speech
 from tests.soak.voices import VoiceHistory, voice_file
 from tests.support.http_client import Response, fetch, send
 from tests.support.service import Service
+
+MAX_TEXT_LENGTH = 20_000
+MAX_UPLOAD_MB = 1
+"""The limits of the soak's service."""
 
 MAX_STAY_S = 0.6
 READ_PAUSE_S = 0.02
@@ -60,8 +56,7 @@ class Call:
 Client = Callable[[Call], Awaitable[str]]
 
 
-@dataclass(frozen=True)
-class Kind:
+class Kind(NamedTuple):
     """`share` of the turns, relative to the others'; `at_once`: clients that start in one turn."""
 
     client: Client
@@ -84,28 +79,16 @@ async def long_text_client(call: Call) -> str:
 
 
 async def format_client(call: Call) -> str:
+    openai = call.random.random() < 0.4
     speech = Speech.random(
         call.random,
         letters=call.random.randint(10, 60),
         slows=call.random.randint(0, 2),
-        form=call.random.choice(sorted(ENCODERS)),
+        form=call.random.choice(sorted(OPENAI_ENCODERS if openai else ENCODERS)),
         stream=call.random.random() < 0.6,
+        openai=openai,
     )
     return await _speak(call, speech)
-
-
-async def openai_client(call: Call) -> str:
-    speech = OpenAISpeech.random(
-        call.random,
-        letters=call.random.randint(10, 60),
-        slows=call.random.randint(0, 2),
-        form=call.random.choice(sorted(OPENAI_ENCODERS)),
-        stream=call.random.random() < 0.8,
-        speed=call.random.choice((1, 1, 0.75, 1.5)),
-    )
-    response = await _request(call, "POST", "/v1/audio/speech", json=speech.as_dict())
-    file = await asyncio.to_thread(speech.file)
-    return check_speech(response, [file], kills=call.kills_so_far())
 
 
 async def burst_client(call: Call) -> str:
@@ -126,15 +109,7 @@ async def leaving_client(call: Call) -> str:
 async def slow_client(call: Call) -> str:
     """Read so slowly that the worker has to pause."""
     speech = Speech.random(call.random, 200)
-    response = await _request(
-        call,
-        "POST",
-        "/tts/generate",
-        http=call.slow_http,
-        pause_s=READ_PAUSE_S,
-        json=speech.as_dict(),
-    )
-    return check_speech(response, [speech.file()], kills=call.kills_so_far())
+    return await _speak(call, speech, http=call.slow_http, pause_s=READ_PAUSE_S)
 
 
 async def voice_client(call: Call) -> str:
@@ -142,7 +117,7 @@ async def voice_client(call: Call) -> str:
     history = call.random.choice(call.voices)
     speech = Speech.random(call.random, 20, slows=call.random.randint(0, 4))
     params = speech.as_dict() | {"voice_id": history.id}
-    response = await _request(call, "POST", "/tts/generate", json=params)
+    response = await _request(call, "POST", SPEECH, json=params)
     voices = history.between(call.began_at, monotonic())
     return check_speech(
         response,
@@ -158,54 +133,39 @@ async def voice_client(call: Call) -> str:
 async def voice_editor(call: Call) -> str:
     """Upload, replace or delete a voice, whether it exists or not."""
     history = call.random.choice(call.voices)
-    edit = call.random.choice((_upload, _replace, _replace, _delete))
+    method, query = call.random.choice(
+        (("POST", ""), ("POST", "?replace=true"), ("POST", "?replace=true"), ("DELETE", ""))
+    )
     content, voice = voice_file(call.random.getrandbits(32))
     async with history.lock:
-        return await edit(call, history, content, voice)
-
-
-async def _upload(call: Call, history: VoiceHistory, content: bytes, voice: int) -> str:
-    form = {"file": (history.id, content)}
-    if history.current is not None:
-        return check_error(await _request(call, "POST", "/voices", files=form), VoiceExists)
-    with history.changing_to(voice):
-        return check_success(await _request(call, "POST", "/voices", files=form), 201)
-
-
-async def _replace(call: Call, history: VoiceHistory, content: bytes, voice: int) -> str:
-    form = {"file": (history.id, content)}
-    with history.changing_to(voice):
-        return check_success(await _request(call, "POST", "/voices?replace=true", files=form), 201)
-
-
-async def _delete(call: Call, history: VoiceHistory, content: bytes, voice: int) -> str:
-    path = f"/voices/{history.id}"
-    if history.current is None:
-        return check_error(await _request(call, "DELETE", path), VoiceNotFound)
-    with history.changing_to(None):
-        return check_success(await _request(call, "DELETE", path), 200)
+        if method == "DELETE":
+            deleting = _request(call, "DELETE", f"/voices/{history.id}")
+            if history.current is None:
+                return _refused(await deleting, "voice_not_found")
+            with history.changing_to(None):
+                return check_success(await deleting, 200)
+        files = {"file": (history.id, content)}
+        uploading = _request(call, "POST", f"/voices{query}", files=files)
+        if history.current is not None and not query:
+            return _refused(await uploading, "voice_exists")
+        with history.changing_to(voice):
+            return check_success(await uploading, 201)
 
 
 async def page_client(call: Call) -> str:
-    path = call.random.choice(
-        ("/", "/system-status", "/voices", "/health", "/ready", "/metrics", "/v1/audio/voices")
-    )
-    return check_success(await _request(call, "GET", path), 200)
+    return check_success(await _request(call, "GET", call.random.choice(PAGES)), 200)
 
 
 async def invalid_client(call: Call) -> str:
-    return await _be_refused(call, call.random.choice(INVALID_REQUESTS))
-
-
-async def oversized_client(call: Call) -> str:
-    return await _be_refused(call, call.random.choice(OVERSIZED_REQUESTS))
+    code, method, path, options = call.random.choice(INVALID_REQUESTS)
+    return _refused(await _request(call, method, path, **options), code)
 
 
 async def malformed_http_client(call: Call) -> str:
     response = await fetch(call.service, call.random.choice(MALFORMED_HTTP))
     if not response.status:
         raise Violation("no response to malformed HTTP")
-    return check_error(response, InvalidRequest)
+    return _refused(response, "invalid_request")
 
 
 async def aborting_client(call: Call) -> str:
@@ -214,10 +174,48 @@ async def aborting_client(call: Call) -> str:
     return "left"
 
 
+# --- the mix --------------------------------------------------------------------------------------
+
+SPEECH = "/tts/generate"
+PAGES = ("/", "/system-status", "/voices", "/health", "/ready", "/metrics", "/v1/audio/voices")
+TOO_LARGE = bytes(MAX_UPLOAD_MB * 1_200_000)
+JSON = {"Content-Type": "application/json"}
+INVALID_REQUESTS: list[tuple[str, str, str, dict[str, Any]]] = [
+    ("invalid_api_key", "GET", "/voices", {"headers": {"X-API-Key": "wrong"}}),
+    ("not_found", "GET", "/nowhere", {}),
+    ("method_not_allowed", "PUT", "/voices", {}),
+    ("voice_not_found", "DELETE", "/voices/never.wav", {}),
+    ("voice_not_found", "GET", SPEECH, {"params": {"text": "a", "voice_id": "never.wav"}}),
+    ("invalid_request", "GET", SPEECH, {"params": {"text": "a", "format": "midi"}}),
+    ("invalid_request", "POST", SPEECH, {"content": b"[" * 9_000, "headers": JSON}),
+    ("empty_text", "POST", SPEECH, {"json": {"text": " … "}}),
+    ("unsupported_media_type", "POST", SPEECH, {"content": b"text=a+word"}),
+    ("unusable_audio", "POST", "/voices", {"files": {"file": ("text.wav", b"no sound")}}),
+    ("text_too_long", "POST", SPEECH, {"json": {"text": "a" * (MAX_TEXT_LENGTH + 1)}}),
+    ("payload_too_large", "POST", SPEECH, {"json": {"text": "a" * (20 * MAX_TEXT_LENGTH)}}),
+    ("payload_too_large", "POST", "/voices", {"files": {"file": ("large.wav", TOO_LARGE)}}),
+]
+"""The code of the expected error, method, path, and httpx's options."""
+
+MALFORMED_HTTP = (
+    b"HELO example\r\n\r\n",
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(200)),
+    b"GET /voices HTTP/1.1\r\nHost: a\r\nno colon\r\n\r\n",
+    b"POST /voices HTTP/1.1\r\nHost: a\r\nContent-Length: many\r\n\r\n",
+)
+"""Each gets 400 `invalid_request`, and its connection is closed."""
+
+INCOMPLETE_HTTP = (
+    b"",
+    b"GET /voices HTTP/1.1\r\nHost:",
+    b"POST /tts/generate HTTP/1.1\r\nHost: a\r\nContent-Length: 9000\r\n\r\n{",
+    b"POST /voices HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab",
+)
+"""Sent before the client closes the connection."""
+
 KINDS = (
     Kind(short_text_client, 32),
-    Kind(format_client, 12),
-    Kind(openai_client, 7),
+    Kind(format_client, 19),
     Kind(leaving_client, 12),
     Kind(voice_client, 9),
     Kind(invalid_client, 7),
@@ -226,7 +224,6 @@ KINDS = (
     Kind(long_text_client, 6),
     Kind(malformed_http_client, 2),
     Kind(aborting_client, 2),
-    Kind(oversized_client, 1.5),
     Kind(slow_client, 1),
     Kind(burst_client, 0.5, at_once=30),
 )
@@ -235,18 +232,20 @@ KINDS = (
 # --- requests -------------------------------------------------------------------------------------
 
 
-async def _speak(call: Call, speech: Speech) -> str:
-    if call.random.random() < 0.3:
-        response = await _request(call, "GET", "/tts/generate", params=speech.as_dict())
+async def _speak(call: Call, speech: Speech, **options: Any) -> str:
+    if speech.openai:
+        answer = await _request(call, "POST", "/v1/audio/speech", json=speech.as_dict(), **options)
+    elif call.random.random() < 0.3:
+        answer = await _request(call, "GET", SPEECH, params=speech.as_dict(), **options)
     else:
-        response = await _request(call, "POST", "/tts/generate", json=speech.as_dict())
+        answer = await _request(call, "POST", SPEECH, json=speech.as_dict(), **options)
     file = await asyncio.to_thread(speech.file)
-    return check_speech(response, [file], kills=call.kills_so_far())
+    return check_speech(answer, [file], kills=call.kills_so_far())
 
 
-async def _be_refused(call: Call, case: InvalidCase) -> str:
-    response = await _request(call, case.method, case.path, **case.options)
-    return check_error(response, case.error)
+def _refused(response: Response, code: str) -> str:
+    check_error(response, code)
+    return "refused"
 
 
 async def _request(

@@ -5,16 +5,23 @@ visibly aborted (by the clients), nothing has grown, and nothing is left over.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
 
-from tests.soak import log_checks
+from app.bench.load import Percentiles
+from tests.soak.checks import (
+    Footprint,
+    Violation,
+    check_exit,
+    growth,
+    leftovers,
+    log_violations,
+)
 from tests.soak.client_pool import ClientPool
-from tests.soak.invalid_requests import MAX_TEXT_LENGTH, MAX_UPLOAD_MB
-from tests.soak.leak_checks import check_exit, growth, leftovers, stable_footprint
-from tests.soak.report import Report
-from tests.soak.response_checks import Violation
+from tests.soak.clients import MAX_TEXT_LENGTH, MAX_UPLOAD_MB
 from tests.support.service import Service, running_service
 
 ENGINE = "tests.support.signal_engine:SignalEngine"
@@ -32,9 +39,44 @@ SETTINGS = {
 WARM_UP_S = 15.0
 WARM_UP_SHARE = 0.25
 IDLE_WITHIN_S = 20.0
-
+POLL_S = 0.5
+MAX_POLLS = 20
 MIN_REQUESTS_PER_MINUTE = 1000
 MIN_KILLS_PER_MINUTE = 5
+MAX_SHOWN = 20
+
+
+@dataclass
+class Report:
+    """One line of figures, then one for each violation."""
+
+    seconds: float
+    outcomes: Counter[str] = field(default_factory=Counter)
+    latencies_s: list[float] = field(default_factory=list)
+    kills: int = 0
+    retries: int = 0
+    footprints: list[Footprint] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
+
+    def lines(self) -> Iterator[str]:
+        yield ", ".join(self._figures())
+        yield from self.violations[:MAX_SHOWN]
+        if len(self.violations) > MAX_SHOWN:
+            yield f"… and {len(self.violations) - MAX_SHOWN} more"
+
+    def _figures(self) -> Iterator[str]:
+        ended = ", ".join(f"{count} {outcome}" for outcome, count in self.outcomes.most_common())
+        yield f"soak of {self.seconds:g} s: {self.outcomes.total()} requests ({ended})"
+        yield f"{self.kills} workers killed"
+        yield f"{self.retries} jobs retried"
+        if latency := Percentiles.of(self.latencies_s):
+            yield f"short answers p50 {latency.p50:.0f} ms p99 {latency.p99:.0f} ms"
+        if len(self.footprints) == 2:
+            before, after = self.footprints
+            yield f"memory {before.memory_mb:.1f} → {after.memory_mb:.1f} MB"
+            yield f"descriptors {before.descriptors} → {after.descriptors}"
+            yield f"threads {before.threads} → {after.threads}"
+        yield f"{len(self.violations)} violations"
 
 
 async def soak(seconds: float, seed: int, folder: Path) -> Report:
@@ -43,14 +85,18 @@ async def soak(seconds: float, seed: int, folder: Path) -> Report:
     temp_dir = folder / "tmp"
     temp_dir.mkdir()
     with running_service(folder, MODEL=ENGINE, TMPDIR=temp_dir, **SETTINGS) as service:
-        pool = ClientPool(service, seed, report)
+        pool = ClientPool(service, seed)
         try:
             await _run(service, temp_dir, pool, report)
         except Violation as violation:
             report.violations.append(str(violation))
         log = service.log()
-    report.kills, report.retries = len(pool.kills), log_checks.retries(log)
-    report.violations += log_checks.violations(log, pool.outcomes, report.kills)
+    report.outcomes = Counter(pool.outcomes.values())
+    report.latencies_s = pool.latencies_s
+    report.kills = len(pool.kills)
+    report.retries = log.count(" requeued: ")
+    report.violations += pool.violations
+    report.violations += log_violations(log, pool.outcomes, report.kills)
     report.violations += _shortfall(report)
     return report
 
@@ -58,18 +104,14 @@ async def soak(seconds: float, seed: int, folder: Path) -> Report:
 async def _run(service: Service, temp_dir: Path, pool: ClientPool, report: Report) -> None:
     """Warm up, soak, wait, check, stop. Raises `Violation` if it cannot go on."""
     warm_up_s = min(WARM_UP_S, WARM_UP_SHARE * report.seconds)
-    await pool.run(warm_up_s)
-    await _wait_idle(service)
-    report.before = await stable_footprint(service, temp_dir)
-    await pool.run(report.seconds - warm_up_s)
-    await _wait_idle(service)
-    await pool.check_recovered()
-    report.after = await stable_footprint(service, temp_dir)
-    report.violations += growth(report.before, report.after)
-    report.violations += await asyncio.to_thread(
-        leftovers, service, temp_dir, pool.voices, pool.processes
-    )
-    report.violations += await asyncio.to_thread(check_exit, service, temp_dir)
+    for seconds in (warm_up_s, report.seconds - warm_up_s):
+        await pool.run(seconds)
+        await _wait_idle(service)
+        await pool.check_recovered()
+        report.footprints.append(await _stable_footprint(service, temp_dir))
+    report.violations += growth(*report.footprints)
+    report.violations += leftovers(service, temp_dir, pool.uploaded(), pool.processes)
+    report.violations += check_exit(service, temp_dir)
 
 
 async def _wait_idle(service: Service) -> None:
@@ -79,10 +121,21 @@ async def _wait_idle(service: Service) -> None:
         raise Violation(f"after {IDLE_WITHIN_S:g} s, the service is still not idle") from None
 
 
+async def _stable_footprint(service: Service, temp_dir: Path) -> Footprint:
+    """Wait until the counts stay the same between two polls."""
+    last = Footprint.of(service, temp_dir)
+    for _ in range(MAX_POLLS):
+        await asyncio.sleep(POLL_S)
+        before, last = last, Footprint.of(service, temp_dir)
+        if before[1:] == last[1:]:
+            break
+    return last
+
+
 def _shortfall(report: Report) -> Iterator[str]:
     """Report a soak that was too small to show anything."""
     for name, count, per_minute in (
-        ("requests", report.requests, MIN_REQUESTS_PER_MINUTE),
+        ("requests", report.outcomes.total(), MIN_REQUESTS_PER_MINUTE),
         ("kills", report.kills, MIN_KILLS_PER_MINUTE),
     ):
         if count < (minimum := ceil(per_minute * report.seconds / 60)):

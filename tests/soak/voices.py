@@ -1,13 +1,8 @@
-"""The voices of a soak, and the times at which each version was current.
-
-A change takes effect between its request and its response, so a client may meet either version
-meanwhile. Times are those of `time.monotonic`.
-"""
+"""The voices of a soak, and the times at which each version was current."""
 
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from math import inf
 from time import monotonic
 
@@ -20,42 +15,36 @@ RATE = 8_000
 LENGTH_S = 1.2
 
 
-@dataclass
-class Version:
-    """A voice by the engine's code for it, or None if the voice is deleted."""
-
-    voice: int | None
-    since: float = -inf
-    until: float = inf
-
-
 class VoiceHistory:
-    """All versions of one voice id; a client holds `lock` while it changes the voice."""
+    """All versions of one voice id; a client holds `lock` while it changes the voice.
+
+    A version is the engine's code for it, or None while there is no such voice. Times are those of
+    `time.monotonic`.
+    """
 
     def __init__(self, voice_id: str) -> None:
         self.id = voice_id
         self.lock = asyncio.Lock()
-        self._versions = [Version(None)]
-
-    @property
-    def current(self) -> int | None:
-        return self._versions[-1].voice
+        self.current: int | None = None
+        self._since = -inf
+        self._earlier: list[tuple[int | None, float, float]] = []
 
     @contextmanager
     def changing_to(self, voice: int | None) -> Iterator[None]:
-        """Record a change whose request and response are inside; after an error both may hold."""
-        before, after = self._versions[-1], Version(voice, monotonic())
-        self._versions.append(after)
+        """Record a change that takes effect between its request and its response, both inside.
+
+        After an error both versions may hold.
+        """
+        before, since = self.current, self._since
+        self.current, self._since = voice, monotonic()
+        self._earlier.append((before, since, inf))
         yield
-        before.until = monotonic()
+        self._earlier[-1] = (before, since, monotonic())
 
     def between(self, since: float, until: float) -> set[int | None]:
         """Return the versions that a request during that time may have used."""
-        return {
-            version.voice
-            for version in self._versions
-            if version.since <= until and version.until >= since
-        }
+        versions = [*self._earlier, (self.current, self._since, inf)]
+        return {voice for voice, began, ended in versions if began <= until and ended >= since}
 
 
 def voice_file(number: int) -> tuple[bytes, int]:

@@ -9,7 +9,6 @@ import errno
 import os
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -22,21 +21,36 @@ from app.ipc.messages import Broadcast
 from app.server import main as server
 
 DISK_IS_FULL = Path("disk-is-full")
+ENCODER_ROOM = Path("encoder-room")
 LAGS = Path("lags")
 LAG_INTERVAL_S = 0.005
 
 
-def encoders_fail_after(room_bytes: int) -> None:
-    """Report a full disk to FFmpeg after `room_bytes` of a file."""
+def encoders_and_disk_get_full() -> None:
+    """Report a full disk on demand, by files in the service's folder.
+
+    `encoder-room` has the number of bytes that FFmpeg may write. While there is `disk-is-full`,
+    fsync fails.
+    """
 
     class FullSink(ffmpeg_encoders._Sink):
-        room = room_bytes
+        written = 0
 
         def write(self, data: bytes) -> int:
-            self.room -= len(data)
-            return super().write(data) if self.room >= 0 else -errno.ENOSPC
+            self.written += len(data)
+            if ENCODER_ROOM.exists() and self.written > int(ENCODER_ROOM.read_text()):
+                return -errno.ENOSPC
+            return super().write(data)
+
+    fsync = os.fsync
+
+    def full(descriptor: int) -> None:
+        if DISK_IS_FULL.exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
 
     ffmpeg_encoders._Sink = FullSink  # type: ignore[misc]
+    os.fsync = full  # type: ignore[assignment]
 
 
 def broadcasts_are_lost() -> None:
@@ -49,18 +63,6 @@ def broadcasts_are_lost() -> None:
         said[type(message)] = message
 
     Broadcaster.send = send_repeated  # type: ignore[method-assign]
-
-
-def disk_gets_full() -> None:
-    """Fail fsync while a file `disk-is-full` exists in the service's folder."""
-    fsync = os.fsync
-
-    def full(descriptor: int) -> None:
-        if DISK_IS_FULL.exists():
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        fsync(descriptor)
-
-    os.fsync = full  # type: ignore[assignment]
 
 
 def circuits_open_at_once() -> None:
@@ -91,11 +93,9 @@ def lag_is_measured() -> None:
 
 
 PARTS: dict[str, Callable[[], None]] = {
-    "encoder-at-once": partial(encoders_fail_after, 0),
-    "encoder-amid-audio": partial(encoders_fail_after, 4000),
+    "full": encoders_and_disk_get_full,
     "broadcast": broadcasts_are_lost,
     "circuit": circuits_open_at_once,
-    "disk": disk_gets_full,
     "nothing-but-lag": lag_is_measured,
 }
 

@@ -100,9 +100,15 @@ async def finished(jobs: JobRunner) -> None:
 # --- running and reporting ------------------------------------------------------------------------
 
 
-async def test_job_sends_its_audio_and_then_its_totals(jobs: JobRunner, outbox: Outbox) -> None:
+async def test_job_is_reported_before_the_engine_is_called(
+    jobs: JobRunner, outbox: Outbox, engine: ScriptedEngine
+) -> None:
     jobs.start(request("j", "audio2 one"))
+    await until(lambda: outbox.reports != [])
+    assert outbox.reports == [JobStarted("j")]
+    assert engine.steps == 0
     await finished(jobs)
+    assert outbox.reports == [JobStarted("j")]
     assert [message for message, _ in outbox.sent] == [
         AudioChunk("j", 0),
         AudioChunk("j", 1),
@@ -111,22 +117,19 @@ async def test_job_sends_its_audio_and_then_its_totals(jobs: JobRunner, outbox: 
     assert outbox.audio("j") == expected_pcm("audio2 one", PLAIN.seed)
 
 
-async def test_job_is_reported_before_the_engine_is_called(
-    jobs: JobRunner, outbox: Outbox, engine: ScriptedEngine
+@pytest.mark.parametrize(
+    ("text", "end"),
+    [
+        ("one raise", JobFailed("j", "engine_error", "the speech engine failed")),
+        ("one mute", JobFailed("j", "empty_text", "scripted: nothing to say", "text")),
+    ],
+)
+async def test_error_is_sent_without_details_of_the_engine(
+    jobs: JobRunner, outbox: Outbox, text: str, end: JobFailed
 ) -> None:
-    jobs.start(request("j", "one"))
-    await until(lambda: outbox.reports != [])
-    assert outbox.reports == [JobStarted("j")]
-    assert engine.steps == 0
+    jobs.start(request("j", text))
     await finished(jobs)
-    assert outbox.reports == [JobStarted("j")]
-    assert outbox.ends("j") == [JobDone("j", 1, TOKEN)]
-
-
-async def test_engine_error_is_sent_without_details(jobs: JobRunner, outbox: Outbox) -> None:
-    jobs.start(request("j", "one raise"))
-    await finished(jobs)
-    assert outbox.ends("j") == [JobFailed("j", "engine_error", "the speech engine failed")]
+    assert outbox.ends("j") == [end]
 
 
 async def test_service_error_is_sent_with_its_message(
@@ -138,13 +141,6 @@ async def test_service_error_is_sent_with_its_message(
     [end] = outbox.ends("j")
     assert isinstance(end, JobFailed)
     assert "not numbers" in end.message
-
-
-async def test_service_error_names_the_parameter_at_fault(jobs: JobRunner, outbox: Outbox) -> None:
-    jobs.start(request("j", "one mute"))
-    await finished(jobs)
-    message = "scripted: nothing to say"
-    assert outbox.ends("j") == [JobFailed("j", "empty_text", message, "text")]
 
 
 async def test_jobs_run_concurrently(jobs: JobRunner, outbox: Outbox) -> None:
@@ -164,6 +160,8 @@ async def test_job_waits_when_its_credit_is_used_up(jobs: JobRunner, outbox: Out
     jobs.start(request("j", "one " * 10, credit=2 * TOKEN))
     await outbox.wait_for(lambda: outbox.samples("j") == 2 * TOKEN)
     await until(lambda: jobs.working == 0)
+    jobs.start(request("other", "one " * 100))  # is not delayed
+    await outbox.wait_for(lambda: outbox.ends("other") != [])
     jobs.grant(Credit("j", 5 * TOKEN))
     assert outbox.samples("j") == 2 * TOKEN
     await outbox.wait_for(lambda: outbox.samples("j") == 5 * TOKEN)
@@ -172,28 +170,20 @@ async def test_job_waits_when_its_credit_is_used_up(jobs: JobRunner, outbox: Out
     assert outbox.ends("j") == [JobDone("j", 10, 10 * TOKEN)]
 
 
-async def test_old_and_repeated_credit_is_ignored(jobs: JobRunner, outbox: Outbox) -> None:
+async def test_old_and_repeated_credit_is_ignored_and_the_waiting_job_can_be_cancelled(
+    jobs: JobRunner, outbox: Outbox
+) -> None:
     jobs.start(request("j", "one " * 10, credit=2 * TOKEN))
     for samples in (4 * TOKEN, TOKEN, 4 * TOKEN, TOKEN):  # the last one is outdated
         jobs.grant(Credit("j", samples))
     await outbox.wait_for(lambda: outbox.samples("j") == 4 * TOKEN)
     await until(lambda: jobs.working == 0)
-    assert outbox.ends("j") == []
-
-
-async def test_credit_for_a_finished_job_is_ignored(jobs: JobRunner, outbox: Outbox) -> None:
-    jobs.grant(Credit("j", 1))
-    assert outbox.sent == []
-
-
-async def test_job_that_waits_for_credit_does_not_delay_others(
-    jobs: JobRunner, outbox: Outbox
-) -> None:
-    jobs.start(request("slow", "one " * 100, credit=TOKEN))
-    await until(lambda: jobs.working == 0)
-    jobs.start(request("quick", "one " * 100))
-    await outbox.wait_for(lambda: outbox.ends("quick") != [])
-    assert outbox.samples("slow") == TOKEN
+    for version in (1, 2):
+        jobs.cancel_missing(ActiveJobs(version, []))
+    await finished(jobs)
+    jobs.grant(Credit("j", 9 * TOKEN))
+    assert outbox.ends("j") == [JobCancelled("j")]
+    assert outbox.samples("j") == 4 * TOKEN
 
 
 # --- cancelling -----------------------------------------------------------------------------------
@@ -216,44 +206,8 @@ async def test_list_older_than_a_job_does_not_cancel_it(jobs: JobRunner, outbox:
     assert outbox.ends("j") == [JobDone("j", 1, TOKEN)]
 
 
-async def test_job_cancelled_before_it_started_sends_one_message(
-    jobs: JobRunner, outbox: Outbox
-) -> None:
-    jobs.start(request("j", "one"))
-    jobs.cancel_missing(ActiveJobs(1, []))
-    await finished(jobs)
-    assert outbox.sent == [(JobCancelled("j"), b"")]
-
-
-async def test_job_is_cancelled_while_it_waits_for_credit(jobs: JobRunner, outbox: Outbox) -> None:
-    jobs.start(request("j", "one " * 10, credit=TOKEN))
-    await until(lambda: jobs.working == 0)
-    jobs.cancel_missing(ActiveJobs(1, []))
-    await finished(jobs)
-    assert outbox.ends("j") == [JobCancelled("j")]
-    assert outbox.samples("j") == TOKEN
-
-
-async def test_repeated_lists_cancel_once(jobs: JobRunner, outbox: Outbox) -> None:
-    jobs.start(request("j", "one sleep30"))
-    await outbox.wait_for(lambda: outbox.samples("j") > 0)
-    for version in range(1, 5):
-        jobs.cancel_missing(ActiveJobs(version, []))
-        await asyncio.sleep(0)
-    await finished(jobs)
-    assert outbox.ends("j") == [JobCancelled("j")]
-
-
-async def test_list_after_the_end_changes_nothing(jobs: JobRunner, outbox: Outbox) -> None:
-    jobs.start(request("j", "one"))
-    await outbox.wait_for(lambda: outbox.ends("j") != [])
-    jobs.cancel_missing(ActiveJobs(1, []))
-    await finished(jobs)
-    assert outbox.ends("j") == [JobDone("j", 1, TOKEN)]
-
-
 @pytest.mark.fault(14)
-async def test_job_cancelled_at_any_moment_ends_exactly_once(
+async def test_job_cancelled_at_any_moment_ends_once_and_sends_no_audio_afterwards(
     jobs: JobRunner, outbox: Outbox
 ) -> None:
     rng = random.Random(1)
@@ -265,22 +219,14 @@ async def test_job_cancelled_at_any_moment_ends_exactly_once(
             jobs.cancel_missing(ActiveJobs(1, []))
         else:
             await finished(jobs)
+            jobs.cancel_missing(ActiveJobs(1, []))
     await finished(jobs)
     ends = [outbox.ends(str(number)) for number in range(300)]
     assert all(len(end) == 1 for end in ends)
     assert {type(end) for [end] in ends} == {JobDone, JobFailed, JobCancelled}
+    last = {message.job: message for message, _ in outbox.sent}
+    assert not [message for message in last.values() if isinstance(message, AudioChunk)]
     assert jobs.working == 0
-
-
-async def test_no_audio_follows_the_last_message(jobs: JobRunner, outbox: Outbox) -> None:
-    for number in range(20):
-        jobs.start(request(str(number), "one " * number))
-        await asyncio.sleep(0)
-    jobs.cancel_missing(ActiveJobs(1, [str(number) for number in range(0, 20, 2)]))
-    await finished(jobs)
-    for number in range(20):
-        last = [message for message, _ in outbox.sent if message.job == str(number)][-1]
-        assert not isinstance(last, AudioChunk)
 
 
 # --- a device that is full or broken --------------------------------------------------------------
@@ -305,26 +251,15 @@ async def test_job_out_of_memory_is_retried_after_memory_was_freed(
     assert outbox.ends("a") == [JobDone("a", 1, 3 * TOKEN)]
 
 
-async def test_job_out_of_memory_twice_fails(
-    jobs: JobRunner, outbox: Outbox, engine: ScriptedEngine
+@pytest.mark.parametrize("before", ["", "audio3 sleep0.05"])
+async def test_job_out_of_memory_twice_or_after_audio_fails(
+    jobs: JobRunner, outbox: Outbox, engine: ScriptedEngine, before: str
 ) -> None:
-    jobs.start(request("a", "oom audio3"))
-    await finished(jobs)
-    assert engine.freed == 1
-    [end] = outbox.ends("a")
-    assert isinstance(end, JobFailed)
-    assert end.code == "out_of_memory"
-    assert outbox.samples("a") == 0
-
-
-async def test_job_that_sent_audio_is_not_retried(
-    jobs: JobRunner, outbox: Outbox, engine: ScriptedEngine
-) -> None:
-    jobs.start(request("a", "audio3 sleep0.05 oom audio3"))
+    jobs.start(request("a", f"{before} oom audio3"))
     await finished(jobs)
     assert engine.freed == 1
     assert [end.code for end in outbox.ends("a") if isinstance(end, JobFailed)] == ["out_of_memory"]
-    assert outbox.audio("a") == expected_pcm("audio3", PLAIN.seed)
+    assert outbox.audio("a") == expected_pcm(before, PLAIN.seed)
 
 
 async def test_worker_out_of_memory_twice_in_a_row_is_replaced(jobs: JobRunner) -> None:

@@ -78,32 +78,18 @@ def code(samples: int) -> int:
     return voice_code(np.zeros(samples, np.float32))
 
 
-async def test_prepares_a_voice_once(voices: VoiceCache, engine: CountingEngine) -> None:
-    voices.sync(listed("a"))
-    voices.sync(listed("a"))
-    assert await asyncio.gather(*(voices.get("a") for _ in range(5))) == [code(100)] * 5
-    assert len(engine.prepared) == 1
-
-
-async def test_no_digest_is_the_default_voice(voices: VoiceCache, engine: CountingEngine) -> None:
-    assert await voices.get(None) == engine.default_voice
-    assert not engine.prepared
-
-
-async def test_prepares_listed_voices_before_a_job_needs_them(
+async def test_listed_voices_are_prepared_once_and_one_at_a_time(
     voices: VoiceCache, engine: CountingEngine
 ) -> None:
-    voices.sync(listed("a", "b", "c"))
     await voices.wait_idle()
-    assert len(engine.prepared) == 3
-    assert await voices.get("b") == code(200)
-    assert len(engine.prepared) == 3
-
-
-async def test_prepares_one_voice_at_a_time(voices: VoiceCache, engine: CountingEngine) -> None:
-    voices.sync(listed("a", "b", "c"))
+    assert await voices.get(None) == engine.default_voice
+    for _ in range(2):
+        voices.sync(listed("a", "b", "c"))
+    assert await asyncio.gather(*(voices.get("a") for _ in range(5))) == [code(100)] * 5
     await voices.wait_idle()
+    assert sorted(engine.prepared) == [100, 200, 300]
     assert engine.most_at_once == 1
+    assert voices.steps == 3
 
 
 async def test_prepares_voices_first_that_jobs_wait_for(
@@ -123,21 +109,6 @@ async def test_prepares_voices_first_that_jobs_wait_for(
     assert engine.prepared[0] == 100
     assert set(engine.prepared[1:3]) == {1900, 700}
     assert len(engine.prepared) == 19
-
-
-async def test_each_preparation_is_a_step_whether_it_succeeds_or_not(
-    voices: VoiceCache, engine: CountingEngine
-) -> None:
-    voices.sync(listed("gone"))
-    await voices.wait_idle()
-    assert voices.steps == 1
-    engine.may_go_on.clear()
-    voices.sync(listed("a", "b"))
-    await until(lambda: engine.at_once == 1)
-    assert voices.steps == 1
-    engine.may_go_on.set()
-    await voices.wait_idle()
-    assert voices.steps == 3
 
 
 async def test_prepares_a_dropped_voice_again(voices: VoiceCache, engine: CountingEngine) -> None:
@@ -175,43 +146,32 @@ async def test_cancelled_job_does_not_cancel_the_preparation(
     assert await stays == code(100)
 
 
-async def test_voice_that_cannot_be_prepared_fails_its_own_jobs_only(
+async def test_failed_voice_fails_its_own_jobs_only_and_is_prepared_again_for_a_job(
     voices: VoiceCache, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store(tmp_path / "bad", np.empty(0, np.float32))
-    voices.sync(listed("bad", "a"))
-    await voices.wait_idle()
-    assert "voice bad cannot be prepared" in caplog.text
+    store(tmp_path / "d", np.empty(0, np.float32))
+    for _ in range(2):
+        voices.sync(listed("d", "a"))
+        await voices.wait_idle()
+    assert caplog.text.count("voice d cannot be prepared") == 1
+    assert voices.steps == 2
     with pytest.raises(ValueError, match="no voice in it"):
-        await voices.get("bad")
+        await voices.get("d")
     assert await voices.get("a") == code(100)
+    store(tmp_path / "d", np.zeros(400, np.float32))
+    assert await voices.get("d") == code(400)
 
 
-async def test_prepares_a_voice_after_its_file_is_restored(
+async def test_voice_is_prepared_after_its_file_is_restored(
     voices: VoiceCache, tmp_path: Path
 ) -> None:
     voices.sync(listed("late"))
     await voices.wait_idle()
     store(tmp_path / "late", np.zeros(400, np.float32))
     voices.sync(listed("late"))
+    await voices.wait_idle()
+    assert voices.steps == 2
     assert await voices.get("late") == code(400)
-
-
-async def test_is_idle_without_voices(voices: VoiceCache) -> None:
-    await voices.wait_idle()
-
-
-async def test_failed_voice_is_prepared_again_only_for_a_job(
-    voices: VoiceCache, engine: CountingEngine, tmp_path: Path
-) -> None:
-    store(tmp_path / "d", np.zeros(0, np.float32))
-    voices.sync(listed("d"))
-    await voices.wait_idle()
-    voices.sync(listed("d"))
-    await voices.wait_idle()
-    assert len(engine.prepared) == 1
-    store(tmp_path / "d", np.zeros(400, np.float32))
-    assert await voices.get("d") == code(400)
 
 
 async def test_crashed_voice_is_prepared_only_for_a_job(

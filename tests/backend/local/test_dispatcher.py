@@ -7,13 +7,11 @@ import weakref
 import pytest
 
 import app.backend.local.dispatcher as dispatcher_module
-from app.backend.base import JobRequest
 from app.core.errors import (
     ClientStalled,
     Draining,
     EncoderFailed,
     EngineFailed,
-    NotReady,
     PoisonRequest,
     QueueFull,
     QueueTimeout,
@@ -35,26 +33,8 @@ from tests.backend.local.dispatcher_env import (
     limits,
     pcm,
 )
-from tests.ipc.test_messages import PARAMS
 
 # --- order ----------------------------------------------------------------------------------------
-
-
-async def test_dispatches_in_order_of_arrival(env: DispatcherEnv) -> None:
-    for name in "abc":
-        env.submit(name)
-    [worker] = env.attach("w")
-    for _ in "abc":
-        env.finish(worker)
-    assert dispatched_to(worker) == [["a", "b", "c"]]
-
-
-async def test_worker_has_no_more_jobs_than_slots(env: DispatcherEnv) -> None:
-    for name in "abc":
-        env.submit(name)
-    [worker] = env.attach("w", slots=2)
-    assert dispatched_to(worker) == [["a", "b"]]
-    assert (env.dispatcher.running, env.dispatcher.waiting) == (2, 1)
 
 
 async def test_least_recently_used_worker_is_next(env: DispatcherEnv) -> None:
@@ -75,44 +55,13 @@ async def test_spreads_jobs_before_they_share_a_worker(env: DispatcherEnv) -> No
     assert dispatched_to(first, second) == [["a", "c"], ["b", "d"]]
 
 
-async def test_job_is_sent_as_it_was_submitted(env: DispatcherEnv) -> None:
-    [worker] = env.attach("w")
-    env.dispatcher.submit(JobRequest("r", "a text", "digest", PARAMS))
-    [job] = worker.jobs_sent
-    assert (job.text, job.voice, job.params) == ("a text", "digest", PARAMS)
-
-
-async def test_two_requests_with_the_same_id_are_two_jobs(env: DispatcherEnv) -> None:
-    [worker] = env.attach("w", slots=2)
-    env.submit("same")
-    env.submit("same")
-    assert len({job.job for job in worker.jobs_sent}) == 2
-
-
 # --- limits ---------------------------------------------------------------------------------------
 
 
-async def test_full_queue_refuses_jobs(env: DispatcherEnv) -> None:
-    env.attach("w")
-    for name in "abcd":  # one is running, three wait
-        env.submit(name)
-    with pytest.raises(QueueFull):
-        env.submit("e")
-    assert env.dispatcher.waiting == 3
-
-
-async def test_free_slot_takes_a_job_without_a_queue() -> None:
-    env = DispatcherEnv(limits(queued=0))
-    env.attach("w")
-    env.submit("a")
-    with pytest.raises(QueueFull):
-        env.submit("b")
-
-
-@pytest.mark.parametrize("queued", [0, 3])
-async def test_blocked_worker_does_not_lift_the_limit(queued: int) -> None:
+@pytest.mark.parametrize(("queued", "blocked"), [(0, False), (0, True), (3, True)])
+async def test_blocked_worker_does_not_lift_the_limit(queued: int, blocked: bool) -> None:
     env = DispatcherEnv(limits(queued=queued))
-    env.dispatcher.attach(FakeWorker("w", blocked=True))
+    env.dispatcher.attach(FakeWorker("w", blocked=blocked))
     for _ in range(max(queued, 1)):
         env.submit("a")
     with pytest.raises(QueueFull):
@@ -132,45 +81,21 @@ async def test_blocked_worker_is_retried_at_a_constant_rate(
     assert worker.refused == 10
 
 
+@pytest.mark.parametrize("blocked", [False, True])
 async def test_job_that_waits_too_long_fails_and_never_runs(
-    env: DispatcherEnv, clock: FakeClock
+    env: DispatcherEnv, clock: FakeClock, blocked: bool
 ) -> None:
+    if blocked:
+        env.dispatcher.attach(FakeWorker("blocked", blocked=True))
     stream = env.submit("a")
-    await clock.forward(59)
-    assert not stream.ended
-    await clock.forward(2)
+    for _ in range(59):
+        await clock.forward(1)
+        assert not stream.ended
+    for _ in range(2):
+        await clock.forward(1)
     assert await failed_with(stream, QueueTimeout)
     [worker] = env.attach("w")
     assert worker.inbox == []
-
-
-async def test_blocked_worker_does_not_prolong_the_wait(
-    env: DispatcherEnv, clock: FakeClock
-) -> None:
-    env.dispatcher.attach(FakeWorker("w", blocked=True))
-    stream = env.submit("a")
-    for _ in range(61):
-        assert not stream.ended
-        await clock.forward(1)
-    assert await failed_with(stream, QueueTimeout)
-
-
-async def test_running_job_has_no_queue_timeout(env: DispatcherEnv, clock: FakeClock) -> None:
-    env.attach("w")
-    stream = env.submit("a")
-    await clock.forward(61)
-    assert not stream.ended
-
-
-async def test_refuses_jobs_and_fails_waiting_ones_if_no_worker_will_come(
-    env: DispatcherEnv,
-) -> None:
-    stream = env.submit("a")
-    env.dispatcher.set_accepting(False)
-    assert await failed_with(stream, NotReady)
-    assert env.dispatcher.waiting == 0
-    with pytest.raises(NotReady):
-        env.submit("b")
 
 
 # --- credit ---------------------------------------------------------------------------------------
@@ -213,55 +138,24 @@ async def test_credit_that_could_not_be_sent_is_sent_soon(env: DispatcherEnv) ->
         assert worker.credits == [1000, 2000]
 
 
-async def test_job_whose_audio_was_not_read_gets_no_further_credit(env: DispatcherEnv) -> None:
-    [worker] = env.attach("w")
-    env.submit("a")
-    env.audio(worker, 0, pcm(1000))
-    env.dispatcher.tick()
-    assert worker.credits == [1000]
-
-
-async def test_finished_job_gets_no_credit(env: DispatcherEnv) -> None:
-    [worker] = env.attach("w")
-    stream = env.submit("a")
-    env.audio(worker, 0, pcm(1000))
-    env.finish(worker, 1, 1000)
-    await stream.read()
-    assert worker.credits == [1000]
-
-
 # --- how a job ends -------------------------------------------------------------------------------
 
 
-async def test_audio_reaches_the_client_in_order_and_completely(env: DispatcherEnv) -> None:
-    [worker] = env.attach("w")
-    stream = env.submit("a")
-    env.audio(worker, 0, b"\0\0" * 5)
-    env.audio(worker, 1, b"\1\1" * 7)
-    env.finish(worker, chunks=2, samples=12)
-    assert [await stream.read() for _ in range(3)] == [b"\0\0" * 5, b"\1\1" * 7, None]
-    assert env.dispatcher.running == 0
-    assert env.broadcasts == []
-
-
-@pytest.mark.parametrize(("seq", "before"), [(1, 0), (0, 1), (2, 1)])
-async def test_gap_in_the_audio_fails_the_job(env: DispatcherEnv, seq: int, before: int) -> None:
-    [worker] = env.attach("w")
-    stream = env.submit("a")
-    for number in range(before):
-        env.audio(worker, number, pcm(5))
-    env.audio(worker, seq, pcm(5))
-    assert await failed_with(stream, WorkerLost)
-    assert env.active() == []
-
-
-@pytest.mark.parametrize(("chunks", "samples"), [(0, 0), (2, 5), (1, 6), (1, 4)])
-async def test_totals_that_do_not_match_fail_the_job(
-    env: DispatcherEnv, chunks: int, samples: int
+@pytest.mark.parametrize(
+    ("seqs", "chunks", "samples"),
+    [
+        *(([1], 0, 0), ([0, 0], 0, 0), ([0, 2], 0, 0)),  # gaps in the audio
+        *(([0], 0, 0), ([0], 2, 5), ([0], 1, 6), ([0], 1, 4)),  # totals that do not match
+    ],
+)
+async def test_lost_audio_fails_the_job(
+    env: DispatcherEnv, seqs: list[int], chunks: int, samples: int
 ) -> None:
     [worker] = env.attach("w")
     stream = env.submit("a")
-    env.audio(worker, 0, pcm(5))
+    for seq in seqs:
+        env.audio(worker, seq, pcm(5))
+    assert stream.ended == (seqs != [0])
     env.finish(worker, chunks, samples)
     assert await failed_with(stream, WorkerLost)
 
@@ -288,14 +182,6 @@ async def test_slot_of_a_closed_stream_stays_busy_until_the_work_has_stopped(
     assert dispatched_to(worker) == [["a", "b"]]
 
 
-async def test_closed_stream_leaves_the_queue(env: DispatcherEnv) -> None:
-    stream, other = env.submit("a"), env.submit("b")
-    stream.close()
-    [worker] = env.attach("w", slots=2)
-    assert dispatched_to(worker) == [["b"]]
-    assert not other.ended
-
-
 @pytest.mark.parametrize("complete", [False, True])
 async def test_closed_stream_is_freed_without_the_garbage_collector(
     env: DispatcherEnv, complete: bool
@@ -320,36 +206,20 @@ async def test_closed_stream_is_freed_without_the_garbage_collector(
 async def test_client_that_reads_nothing_is_cancelled_after_a_while(
     env: DispatcherEnv, clock: FakeClock
 ) -> None:
-    [worker] = env.attach("w")
-    stream = env.submit("a")
-    env.audio(worker, 0, pcm(5))
+    reads_nothing, complete, _ = env.attach("1", "2", "3")
+    stalled, unread, waiting = (env.submit(name) for name in "abc")
+    for worker in (reads_nothing, complete):
+        env.audio(worker, 0, pcm(5))
+    env.finish(complete, 1, 5)
     await clock.forward(599)
     env.dispatcher.tick()
-    assert not stream.ended
+    assert not stalled.ended
     await clock.forward(2)
     env.dispatcher.tick()
-    assert await failed_with(stream, ClientStalled)
-    assert env.active() == []
-
-
-async def test_client_that_waits_for_a_slow_worker_has_not_stalled(
-    env: DispatcherEnv, clock: FakeClock
-) -> None:
-    env.attach("w")
-    stream = env.submit("a")
-    await clock.forward(10_000)
-    env.dispatcher.tick()
-    assert not stream.ended
-
-
-async def test_finished_job_waits_for_its_client(env: DispatcherEnv, clock: FakeClock) -> None:
-    [worker] = env.attach("w")
-    stream = env.submit("a")
-    env.audio(worker, 0, pcm(5))
-    env.finish(worker, 1, 5)
-    await clock.forward(10_000)
-    env.dispatcher.tick()
-    assert [await stream.read(), await stream.read()] == [pcm(5), None]
+    assert await failed_with(stalled, ClientStalled)
+    assert [await unread.read(), await unread.read()] == [pcm(5), None]
+    assert not waiting.ended
+    assert env.active() == ["c"]
 
 
 async def test_ignores_messages_about_jobs_of_other_workers(env: DispatcherEnv) -> None:
@@ -363,21 +233,15 @@ async def test_ignores_messages_about_jobs_of_other_workers(env: DispatcherEnv) 
     assert env.dispatcher.running == 1
 
 
-async def test_reader_that_fails_fails_its_job(env: DispatcherEnv) -> None:
-    env.attach("w")
-    for stream in (env.submit("a"), env.submit("b")):
-        stream.close(EncoderFailed("it failed"))
-    assert env.active() == []
-    assert env.metric("tts_jobs_total", outcome="encoder_error") == 2
-    assert env.metric("tts_jobs_total", outcome="cancelled") == 0
-
-
-async def test_reader_that_fails_after_the_end_changes_nothing(env: DispatcherEnv) -> None:
-    [worker] = env.attach("w")
-    stream = env.submit("a")
-    env.finish(worker)
-    stream.close(EncoderFailed("it failed"))
-    assert env.metric("tts_jobs_total", outcome="done") == 1
+async def test_complete_job_stays_complete(env: DispatcherEnv) -> None:
+    [worker] = env.attach("w", slots=2)
+    first, second = (env.submit("the same id") for _ in range(2))
+    for job in worker.jobs_sent:
+        env.send(worker, JobDone(job.job, 0, 0))
+    first.close(EncoderFailed("it failed"))
+    env.dispatcher.abort()
+    assert await second.read() is None
+    assert env.metric("tts_jobs_total", outcome="done") == 2
     assert env.metric("tts_jobs_total", outcome="encoder_error") == 0
 
 
@@ -397,72 +261,18 @@ async def test_refuses_a_voice_that_crashed_four_workers(env: DispatcherEnv) -> 
     assert dispatched_to(worker) == [["b", "c"]]
 
 
-# --- active jobs ----------------------------------------------------------------------------------
-
-
-async def test_active_jobs_are_those_that_run_and_have_not_ended(env: DispatcherEnv) -> None:
-    env.attach("w", slots=3)
-    env.submit("a")
-    leaves = env.submit("b")
-    for name in "cd":
-        env.submit(name)
-    leaves.close()
-    assert env.active() == ["a", "c"]
-    env.dispatcher.tick()
-    assert env.active() == ["a", "c"]
-
-
-async def test_list_is_never_newer_than_a_job_that_it_lacks(env: DispatcherEnv) -> None:
-    [worker] = env.attach("w", slots=2)
-    env.submit("a").close()
-    env.submit("b")
-    assert worker.jobs_sent[1].active_version > env.broadcasts[-1].version
-    env.dispatcher.tick()
-    assert env.broadcasts[-1].version >= worker.jobs_sent[1].active_version
-    assert env.active() == ["b"]
-
-
-# --- the end of the service -----------------------------------------------------------------------
-
-
-async def test_draining_refuses_new_jobs_and_finishes_the_others(env: DispatcherEnv) -> None:
-    [worker] = env.attach("w")
-    env.submit("a")
-    waiting = env.submit("b")
-    env.dispatcher.drain()
-    with pytest.raises(Draining):
-        env.submit("c")
-    env.finish(worker)
-    env.finish(worker)
-    assert await waiting.read() is None
-
-
-async def test_idle_when_the_last_stream_is_closed(env: DispatcherEnv) -> None:
-    [worker] = env.attach("w")
+async def test_abort_ends_every_stream_and_the_last_closed_one_makes_idle(
+    env: DispatcherEnv,
+) -> None:
+    env.attach("w")
     await env.dispatcher.wait_idle()
-    streams = [env.submit("a"), env.submit("b")]
+    streams = [env.submit("runs"), env.submit("waits")]
     idle = asyncio.create_task(env.dispatcher.wait_idle())
-    env.finish(worker)
-    env.finish(worker)
+    env.dispatcher.abort()
+    assert env.active() == []
     for stream in streams:
+        assert await failed_with(stream, Draining)
         await asyncio.sleep(0)
         assert not idle.done()
         stream.close()
     await idle
-
-
-async def test_abort_ends_every_stream(env: DispatcherEnv) -> None:
-    env.attach("w")
-    running, waiting = env.submit("a"), env.submit("b")
-    env.dispatcher.abort()
-    assert await failed_with(running, Draining)
-    assert await failed_with(waiting, Draining)
-    assert env.active() == []
-
-
-async def test_abort_leaves_complete_jobs_complete(env: DispatcherEnv) -> None:
-    [worker] = env.attach("w")
-    stream = env.submit("a")
-    env.finish(worker)
-    env.dispatcher.abort()
-    assert await stream.read() is None

@@ -70,24 +70,6 @@ async def test_pause_of_the_client_is_no_underrun(env: DispatcherEnv, clock: Fak
     assert env.metric("tts_job_realtime_factor_sum") == pytest.approx(1 / 61)
 
 
-async def test_finished_job_is_counted(env: DispatcherEnv, clock: FakeClock) -> None:
-    [worker] = env.attach("w")
-    await play(env, worker, clock, (0.5, 2), (0.5, 2))
-    env.finish(worker, chunks=2, samples=4 * SECOND)
-    assert env.metric("tts_jobs_total", outcome="done") == 1
-    assert env.metric("tts_characters_total") == len("text of a")
-    assert env.metric("tts_job_realtime_factor_sum") == pytest.approx(0.25)
-    assert env.dispatcher.samples == 4 * SECOND
-
-
-async def test_job_without_audio_has_no_realtime_factor(env: DispatcherEnv) -> None:
-    [worker] = env.attach("w")
-    env.submit("a")
-    env.finish(worker)
-    assert env.metric("tts_jobs_total", outcome="done") == 1
-    assert env.metric("tts_job_realtime_factor_count") == 0
-
-
 async def test_each_wait_is_counted_once_however_it_ends(
     env: DispatcherEnv, clock: FakeClock
 ) -> None:
@@ -121,6 +103,7 @@ async def test_each_outcome_is_counted(env: DispatcherEnv) -> None:
     env.lose(worker, WorkerStalled)
     env.dispatcher.set_accepting(False)
     assert waiting.ended
+    assert env.metric("tts_job_realtime_factor_count") == 0  # no audio
     outcomes = {
         sample.labels["outcome"]: sample.value
         for family in env.metrics.registry.collect()
@@ -152,6 +135,8 @@ async def test_finished_job_is_one_line_without_its_text(
     env.audio(worker, 1, pcm(24_000))
     env.finish(worker, 2, 36_000)
     stream.close()
+    assert env.metric("tts_characters_total") == 15
+    assert env.dispatcher.samples == 36_000
     assert log.messages == [
         "job request#1 done: characters=15 worker=gpu0.0 "
         "wait_s=2.000 first_audio_s=2.250 audio_s=1.500 total_s=3.250"
@@ -173,26 +158,19 @@ async def test_retry_and_failure_are_logged(
     ]
 
 
-async def test_cancelled_jobs_are_logged(
-    env: DispatcherEnv, clock: FakeClock, log: pytest.LogCaptureFixture
+@pytest.mark.parametrize("failure", [None, EncoderFailed("it failed")])
+async def test_jobs_that_their_readers_end_are_logged(
+    env: DispatcherEnv,
+    clock: FakeClock,
+    log: pytest.LogCaptureFixture,
+    failure: EncoderFailed | None,
 ) -> None:
     env.attach("gpu0.0")
     for stream in (env.submit("a"), env.submit("b")):
         await clock.forward(1)
-        stream.close()
+        stream.close(failure)
+    end = "failed (encoder_error: it failed)" if failure else "cancelled"
     assert log.messages == [
-        "job a#1 cancelled: characters=9 worker=gpu0.0 wait_s=0.000 audio_s=0.000 total_s=1.000",
-        "job b#2 cancelled: characters=9 wait_s=2.000 audio_s=0.000 total_s=2.000",
-    ]
-
-
-async def test_failures_of_the_reader_are_logged(
-    env: DispatcherEnv, log: pytest.LogCaptureFixture
-) -> None:
-    env.attach("gpu0.0")
-    for stream in (env.submit("a"), env.submit("b")):
-        stream.close(EncoderFailed("it failed"))
-    assert [line.partition(":")[0] for line in log.messages] == [
-        "job a#1 failed (encoder_error",
-        "job b#2 failed (encoder_error",
+        f"job a#1 {end}: characters=9 worker=gpu0.0 wait_s=0.000 audio_s=0.000 total_s=1.000",
+        f"job b#2 {end}: characters=9 wait_s=2.000 audio_s=0.000 total_s=2.000",
     ]

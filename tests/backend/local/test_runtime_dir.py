@@ -7,13 +7,13 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from app.backend.local.runtime_dir import runtime_dir
 from app.core.errors import StartupError
-from app.ipc.channels import broadcast_address
 
 
 @pytest.fixture(autouse=True)
@@ -23,10 +23,6 @@ def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         monkeypatch.setenv("TMPDIR", folder)
         monkeypatch.setattr(tempfile, "tempdir", None)
         yield Path(folder)
-
-
-def mode(path: Path) -> int:
-    return stat.S_IMODE(path.stat().st_mode)
 
 
 def abandoned_dir() -> Path:
@@ -43,21 +39,15 @@ with runtime_dir() as folder:
     return Path(done.stdout.strip())
 
 
-def test_only_the_owner_can_enter() -> None:
-    with runtime_dir() as folder:
-        assert mode(folder.channels) == 0o700
-        assert folder.voices.is_dir()
-
-
-def test_directory_is_removed_on_exit(temporary: Path) -> None:
-    with runtime_dir() as folder:
-        (folder.voices / "digest").write_bytes(b"audio")
-    assert list(temporary.iterdir()) == []
-
-
-def test_directory_is_removed_after_an_error(temporary: Path) -> None:
-    with pytest.raises(ZeroDivisionError), runtime_dir():
-        _ = 1 / 0
+def test_each_service_has_a_private_directory_that_is_removed(temporary: Path) -> None:
+    with runtime_dir() as one:
+        assert stat.S_IMODE(one.channels.stat().st_mode) == 0o700
+        with suppress(ZeroDivisionError), runtime_dir() as other:
+            assert one.channels != other.channels
+            (other.voices / "digest").write_bytes(b"audio")
+            _ = 1 / 0
+        assert list(temporary.iterdir()) == [one.channels]
+        assert one.voices.is_dir()
     assert list(temporary.iterdir()) == []
 
 
@@ -67,16 +57,6 @@ def test_lock_keeps_systemd_tmpfiles_away() -> None:
         with pytest.raises(BlockingIOError):
             fcntl.flock(there, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.close(there)
-
-
-def test_each_service_has_its_own_directory() -> None:
-    with runtime_dir() as one:
-        with runtime_dir() as other:
-            assert one.channels != other.channels
-            assert one.voices.is_dir()
-            assert other.voices.is_dir()
-        assert one.voices.is_dir()
-        assert not other.channels.exists()
 
 
 def test_directory_of_a_killed_service_is_removed() -> None:
@@ -110,25 +90,16 @@ def test_services_that_start_at_once_do_not_remove_each_others_directory() -> No
         assert all(services.map(lambda _: run(), range(200)))
 
 
-def test_socket_paths_fit() -> None:
-    with runtime_dir() as folder:
-        assert len(os.fsencode(broadcast_address(folder.channels))) < 107
-
-
-def test_refuses_a_path_too_long_for_sockets(
-    temporary: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("made", "reason"), [(True, "too long"), (False, "no temporary folder can be made")]
+)
+def test_unusable_temporary_directory_is_a_startup_error(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch, made: bool, reason: str
 ) -> None:
     deep = temporary / ("d" * 80)
-    deep.mkdir()
+    if made:
+        deep.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(deep))
-    with pytest.raises(StartupError, match="too long"), runtime_dir():
+    with pytest.raises(StartupError, match=reason), runtime_dir():
         pass
-    assert list(deep.iterdir()) == []
-
-
-def test_unusable_temporary_directory_is_a_startup_error(
-    temporary: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(temporary / "absent"))
-    with pytest.raises(StartupError, match="no temporary folder can be made"), runtime_dir():
-        pass
+    assert list(temporary.rglob("*")) == ([deep] if made else [])
