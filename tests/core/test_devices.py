@@ -77,24 +77,14 @@ def test_an_operator_chooses_gpus(nvml: FakeNvml, visible: str, seen: list[int])
     assert detect(visible) == ([ALL[index] for index in seen] or [CPU])
 
 
-def test_detects_the_cpu_without_a_driver(nvml: FakeNvml) -> None:
+def test_detects_the_cpu_without_a_driver_or_gpu(nvml: FakeNvml) -> None:
+    nvml.uuids = []
+    assert detect(None) == [CPU]
     nvml.driver = False
     assert detect(None) == [CPU]
     assert nvml.open == 0
 
 
-def test_detects_the_cpu_if_the_driver_finds_no_gpu(nvml: FakeNvml) -> None:
-    nvml.uuids = []
-    assert detect(None) == [CPU]
-
-
-def test_this_machine_has_a_device() -> None:
-    assert detect(None)
-
-
-def test_a_process_is_pinned_by_uuid() -> None:
+def test_a_process_sees_its_own_device_only() -> None:
     assert ALL[1].environment() == {"CUDA_VISIBLE_DEVICES": "GPU-22bb"}
-
-
-def test_on_the_cpu_no_gpu_is_visible() -> None:
     assert CPU.environment()["CUDA_VISIBLE_DEVICES"] == ""

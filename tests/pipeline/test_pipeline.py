@@ -17,7 +17,6 @@ from app.pipeline.pipeline import Pipeline
 from tests.ipc.test_messages import PARAMS
 from tests.support.engines import (
     SAMPLES_PER_TOKEN,
-    NumberlessDecoder,
     ScriptedDecoder,
     ScriptedEngine,
     expected_pcm,
@@ -91,16 +90,21 @@ async def at_rest(*counters: Callable[[], int]) -> None:
         quiet, before = (quiet + 1 if now == before else 0), now
 
 
-async def spoken(engine: ScriptedEngine, text: str, params: SynthesisParams = PLAIN) -> bytes:
-    heard: list[bytes] = []
+async def emitted(pipeline: Pipeline, text: str, params: SynthesisParams = PLAIN) -> list[bytes]:
+    pieces: list[bytes] = []
 
     async def emit(pcm: bytes) -> None:
-        heard.append(pcm)
+        pieces.append(pcm)
 
-    pipeline = Pipeline(engine, SIZES)
     await pipeline.run(text, 0, params, emit)
+    return pieces
+
+
+async def spoken(engine: ScriptedEngine, text: str, params: SynthesisParams = PLAIN) -> bytes:
+    pipeline = Pipeline(engine, SIZES)
+    pieces = await emitted(pipeline, text, params)
     pipeline.close()
-    return b"".join(heard)
+    return b"".join(pieces)
 
 
 @pytest.fixture
@@ -112,11 +116,19 @@ async def never(pcm: bytes) -> None:
     raise AssertionError("nothing is to be emitted")
 
 
+async def discard(pcm: bytes) -> None:
+    pass
+
+
 # --- what comes out -------------------------------------------------------------------------------
 
 
-async def test_the_audio_of_a_text_is_complete_and_in_order(scripted: ScriptedEngine) -> None:
+async def test_the_audio_of_a_text_is_complete_in_order_and_slice_by_slice(
+    scripted: ScriptedEngine,
+) -> None:
     assert await spoken(scripted, TWO_CHUNKS) == expected_pcm(TWO_CHUNKS, PLAIN.seed)
+    pieces = await emitted(Pipeline(scripted, SIZES), "audio3 audio5 one")
+    assert [len(pcm) // 2 for pcm in pieces] == [n * SAMPLES_PER_TOKEN for n in (3, 5, 1)]
 
 
 async def test_engine_normalises_the_text_before_it_is_split() -> None:
@@ -137,28 +149,13 @@ async def test_punctuation_is_plain_for_engines_that_do_not_normalise() -> None:
     assert engine.chunks == ['"audio2", one,']
 
 
-async def test_pcm_leaves_slice_by_slice(scripted: ScriptedEngine) -> None:
-    sizes: list[int] = []
-
-    async def emit(pcm: bytes) -> None:
-        sizes.append(len(pcm) // 2)
-
-    await Pipeline(scripted, SIZES).run("audio3 audio5 one", 0, PLAIN, emit)
-    assert sizes == [count * SAMPLES_PER_TOKEN for count in (3, 5, 1)]
-
-
-async def test_chunks_are_trimmed_at_both_ends(scripted: ScriptedEngine) -> None:
-    params = msgspec.structs.replace(
+async def test_chunks_are_trimmed_and_crossfaded(scripted: ScriptedEngine) -> None:
+    trim = msgspec.structs.replace(
         PLAIN, remove_leading_milliseconds=40, remove_trailing_milliseconds=80
     )
-    whole = expected_pcm(TWO_CHUNKS, PLAIN.seed)
-    trimmed = await spoken(scripted, TWO_CHUNKS, params)
-    assert len(whole) - len(trimmed) == 2 * 2 * (3 * SAMPLES_PER_TOKEN)  # 3 tokens of 2 chunks
-
-
-async def test_chunks_are_crossfaded(scripted: ScriptedEngine) -> None:
     fade = msgspec.structs.replace(PLAIN, crossfade_duration_milliseconds=40)
     whole = expected_pcm(TWO_CHUNKS, PLAIN.seed)
+    assert len(whole) - len(await spoken(scripted, TWO_CHUNKS, trim)) == 12 * SAMPLES_PER_TOKEN
     assert len(whole) - len(await spoken(scripted, TWO_CHUNKS, fade)) == 2 * SAMPLES_PER_TOKEN
     zero = msgspec.structs.replace(fade, chunk_overlap_method="zero")
     assert await spoken(scripted, TWO_CHUNKS, zero) == whole
@@ -167,44 +164,23 @@ async def test_chunks_are_crossfaded(scripted: ScriptedEngine) -> None:
 async def test_slices_without_audio_emit_nothing(scripted: ScriptedEngine) -> None:
     text = "audio0 sleep0 audio2 sleep0"
     assert await spoken(scripted, text) == expected_pcm("audio2", PLAIN.seed)
-
-
-async def test_a_text_without_audio_completes(scripted: ScriptedEngine) -> None:
     assert await spoken(scripted, "audio0 sleep0") == b""
-
-
-async def test_nan_samples_fail_the_job(scripted: ScriptedEngine) -> None:
-    scripted.new_decoder = lambda voice, params: NumberlessDecoder(voice, params.seed)  # type: ignore[method-assign]
-    with pytest.raises(EngineFailed):
-        await spoken(scripted, "audio1")
 
 
 async def test_chunks_are_counted_as_they_leave(scripted: ScriptedEngine) -> None:
     counted: list[tuple[int, int]] = []
 
-    async def emit(pcm: bytes) -> None:
-        pass
-
     await Pipeline(scripted, SIZES).run(
-        TWO_CHUNKS, 0, PLAIN, emit, lambda done, chunks: counted.append((done, chunks))
+        TWO_CHUNKS, 0, PLAIN, discard, lambda *counts: counted.append(counts)
     )
     assert counted == [(1, 2), (2, 2)]
 
 
 async def test_texts_run_side_by_side(scripted: ScriptedEngine) -> None:
     pipeline = Pipeline(scripted, SIZES)
-    heard: dict[int, bytes] = {}
-
-    async def speak(seed: int) -> None:
-        async def emit(pcm: bytes) -> None:
-            heard[seed] = heard.get(seed, b"") + pcm
-
-        await pipeline.run(TWO_CHUNKS, 0, msgspec.structs.replace(PLAIN, seed=seed), emit)
-
-    async with asyncio.TaskGroup() as speakers:
-        for seed in range(20):
-            speakers.create_task(speak(seed))
-    assert heard == {seed: expected_pcm(TWO_CHUNKS, seed) for seed in range(20)}
+    params = [msgspec.structs.replace(PLAIN, seed=seed) for seed in range(20)]
+    audio = await asyncio.gather(*(emitted(pipeline, TWO_CHUNKS, each) for each in params))
+    assert [b"".join(pcm) for pcm in audio] == [expected_pcm(TWO_CHUNKS, n) for n in range(20)]
 
 
 async def test_pcm_conversion_uses_at_most_the_configured_threads(scripted: ScriptedEngine) -> None:
@@ -216,12 +192,9 @@ async def test_pcm_conversion_uses_at_most_the_configured_threads(scripted: Scri
             of_two.wait()
             return audio
 
-    async def emit(pcm: bytes) -> None:
-        pass
-
     scripted.new_watermark = Waiting  # type: ignore[method-assign, assignment]
     pipeline = Pipeline(scripted, SIZES, threads=2)
-    await asyncio.gather(*(pipeline.run("audio1", 0, PLAIN, emit) for _ in range(8)))
+    await asyncio.gather(*(pipeline.run("audio1", 0, PLAIN, discard) for _ in range(8)))
     assert len(threads) == 2
     pipeline.close()
 
@@ -279,11 +252,7 @@ async def test_s3gen_is_no_more_than_a_queue_ahead_of_the_client(waiting: int) -
 async def test_every_stage_counts_its_steps() -> None:
     engine = HeldEngine()
     pipeline = Pipeline(engine, SIZES)
-
-    async def emit(pcm: bytes) -> None:
-        pass
-
-    running = asyncio.create_task(pipeline.run("audio1", 0, PLAIN, emit))
+    running = asyncio.create_task(pipeline.run("audio1", 0, PLAIN, discard))
     seen = [pipeline.steps]
     for open_next in (engine.t3.open, engine.s3gen.open):
         await at_rest(lambda: pipeline.steps)
@@ -297,25 +266,17 @@ async def test_every_stage_counts_its_steps() -> None:
 # --- how a text ends early ------------------------------------------------------------------------
 
 
-async def cancelled_stages(engine: HeldEngine, emit: Callable[[bytes], Any]) -> set[str]:
-    running = asyncio.create_task(Pipeline(engine, SIZES).run("audio1 " * 40, 0, PLAIN, emit))
+@pytest.mark.fault(13)
+@pytest.mark.parametrize(("slices", "stages"), [(0, {"t3"}), (1, {"t3", "s3gen"})])
+async def test_cancelling_stops_every_stage(slices: int, stages: set[str]) -> None:
+    engine = HeldEngine()
+    engine.t3.open(slices)
+    running = asyncio.create_task(Pipeline(engine, SIZES).run("audio1 " * 40, 0, PLAIN, never))
     await at_rest(lambda: engine.t3.passed, lambda: engine.s3gen.passed)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    return engine.cancelled
-
-
-@pytest.mark.fault(13)
-async def test_cancelling_stops_t3() -> None:
-    assert await cancelled_stages(HeldEngine(), never) == {"t3"}
-
-
-@pytest.mark.fault(13)
-async def test_cancelling_stops_s3gen() -> None:
-    engine = HeldEngine()
-    engine.t3.open(1)
-    assert await cancelled_stages(engine, never) == {"t3", "s3gen"}
+    assert engine.cancelled == stages
 
 
 async def test_an_error_in_t3_is_raised_and_stops_s3gen() -> None:
@@ -353,12 +314,10 @@ async def test_an_error_in_pcm_is_raised_and_stops_the_others() -> None:
     assert engine.cancelled == {"t3", "s3gen"}
 
 
-async def test_errors_do_not_affect_other_texts() -> None:
-    engine = ScriptedEngine(EngineConfig("cpu", 1, ""))
+async def test_errors_do_not_affect_other_texts(scripted: ScriptedEngine) -> None:
+    texts = "audio1 sleep0 raise", "audio1 sleep0 audio2"
     results = await asyncio.gather(
-        spoken(engine, "audio1 sleep0 raise"),
-        spoken(engine, "audio1 sleep0 audio2"),
-        return_exceptions=True,
+        *(spoken(scripted, text) for text in texts), return_exceptions=True
     )
     assert isinstance(results[0], RuntimeError)
     assert results[1] == expected_pcm("audio1 audio2", PLAIN.seed)
