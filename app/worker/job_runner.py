@@ -77,7 +77,7 @@ class ActiveJob:
 
 
 class JobRunner:
-    """`restart_request` is resolved with the worker's last message when it must run no more jobs."""
+    """`restart_request` gets the last message of a worker that must run no more jobs."""
 
     def __init__(
         self,

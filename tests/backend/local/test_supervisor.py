@@ -14,12 +14,12 @@ import numpy as np
 import psutil
 import pytest
 import zmq
-from app.backend.local.job_stream import JobStream, Restarted
 
 import app.backend.local.managed_worker as managed_worker_module
 import app.backend.local.process as process_module
 import app.backend.local.supervisor as supervisor_module
 from app.backend.base import JobRequest
+from app.backend.job_stream import JobStream, Restarted
 from app.backend.local.dispatcher import Dispatcher, Limits
 from app.backend.local.managed_worker import ManagedWorker, WorkerLimits
 from app.backend.local.supervisor import Supervisor
