@@ -42,12 +42,15 @@ class AccessLogMiddleware:
         self._debug = debug  # FastAPI then responds with the traceback
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "http":
+            await self._http(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await self._websocket(scope, receive, send)
+        else:
             await self._app(scope, receive, send)
-            return
-        sent = Headers(scope=scope).get("x-request-id", "")
-        request_id = sent if _REQUEST_ID.fullmatch(sent) else uuid4().hex
-        scope.setdefault("state", {})["request_id"] = request_id
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = _identify(scope)
         started_at, status, content, complete = monotonic(), 0, "", False
 
         async def send_with_id(message: Message) -> None:
@@ -86,17 +89,33 @@ class AccessLogMiddleware:
                 aborted=aborted,
             )
             outcome = (content or "-") if complete else "aborted"
-            _log(scope, status, outcome, seconds)
+            _log(scope, scope["method"], status, outcome, seconds)
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        _identify(scope)
+        started_at = monotonic()
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            outcome = scope["state"].get("error_code", "closed")
+            _log(scope, "WEBSOCKET", 0, outcome, monotonic() - started_at)
 
 
-def _log(scope: Scope, status: int, outcome: str, seconds: float) -> None:
+def _identify(scope: Scope) -> str:
+    sent = Headers(scope=scope).get("x-request-id", "")
+    request_id = sent if _REQUEST_ID.fullmatch(sent) else uuid4().hex
+    scope.setdefault("state", {})["request_id"] = request_id
+    return request_id
+
+
+def _log(scope: Scope, method: str, status: int, outcome: str, seconds: float) -> None:
     path = scope["path"]
     polled = path in _DEBUG_PATHS or (path == _DEBUG_PATH_IF_OK and status == 200)
     log.log(
         logging.DEBUG if polled else logging.INFO,
         "%s %s %s %s %s %.3f s from %s",
         scope["state"]["request_id"],
-        scope["method"],
+        method,
         path,
         status or "-",
         outcome,

@@ -1,4 +1,8 @@
-"""The API key, checked before any route is called or any body is read."""
+"""The API key, checked before any route is called or any body is read.
+
+Plain ASGI middleware. It covers HTTP requests and WebSocket handshakes; any other kind of
+connection is refused.
+"""
 
 import hashlib
 import hmac
@@ -15,11 +19,14 @@ from app.http.web_files import WEB_FILES
 OPEN_PATHS = frozenset({"/health", "/ready", "/ping", *WEB_FILES})
 """Paths that never need a key."""
 
+POLICY_VIOLATION = 1008
+"""WebSocket close code (RFC 6455, 7.4.1)."""
+
 
 class ApiKeyMiddleware:
-    """Require the key as `X-API-Key`, `Authorization: Bearer` or `?api_key=`, except on open paths.
+    """Require the key as `X-API-Key`, `Authorization: Bearer` or `?api_key=`.
 
-    Connections of another kind, such as WebSockets, are refused.
+    HTTP requests to one of the `open_paths` need none.
     """
 
     def __init__(self, app: ASGIApp, api_key: str, open_paths: Set[str]) -> None:
@@ -33,6 +40,8 @@ class ApiKeyMiddleware:
                 allowed = True
             case "http":
                 allowed = scope["path"] in self._open_paths or self._has_key(scope)
+            case "websocket":
+                allowed = self._has_key(scope)
             case other:
                 raise ValueError(f"{other!r} connections are not supported")
         await (self._app if allowed else _refuse)(scope, receive, send)
@@ -55,6 +64,16 @@ def _keys(scope: Scope) -> Iterator[bytes]:
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
+    """Respond 401. A WebSocket server that cannot send a response closes, which clients see as 403.
+
+    https://asgi.readthedocs.io/en/latest/extensions.html#websocket-denial-response
+    """
+    if scope["type"] == "websocket" and "websocket.http.response" not in scope.get(
+        "extensions", {}
+    ):
+        scope.setdefault("state", {})["error_code"] = Unauthenticated.code
+        await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": ""})
+        return
     error = Unauthenticated(
         "The API key is missing or wrong. It goes into a header, X-API-Key: <key> or "
         "Authorization: Bearer <key>, or into the query, ?api_key=<key>."

@@ -4,8 +4,8 @@ uvicorn alone waits without limit for the rest of a request's headers, buffers a
 on receiving the body of a request that was answered long ago. The deadline of a body that a route
 reads is in `http.request_body`.
 
-An `Upgrade` is ignored, as RFC 9110 (7.8) allows: `curl --http2` and Java's HttpClient send
-`Upgrade: h2c` with their first request, and uvicorn would lose its body.
+An `Upgrade` to anything but a WebSocket is ignored, as RFC 9110 (7.8) allows: `curl --http2` and
+Java's HttpClient send `Upgrade: h2c` with their first request, and uvicorn would lose its body.
 """
 
 import asyncio
@@ -89,7 +89,8 @@ class DeadlineHttpProtocol(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        if self.parser.should_upgrade() and (head := self._head_without_upgrade()):
+        upgrade = self.parser.should_upgrade()
+        if upgrade and not self._should_upgrade() and (head := self._head_without_upgrade()):
             self._replay_head = head
             return
         if not self._is_unambiguous():
@@ -125,6 +126,10 @@ class DeadlineHttpProtocol(HttpToolsProtocol):
                 self.parser.feed_data(rest)
                 return
             except httptools.HttpParserUpgrade as upgrade:
+                if self._should_upgrade():
+                    self._clear_deadline()
+                    self.handle_websocket_upgrade()
+                    return
                 head, self._replay_head = self._replay_head, b""
                 if not head:
                     return  # after a CONNECT, bytes are for another server

@@ -1,4 +1,4 @@
-"""The API key on every HTTP route. `tests/http/test_auth.py` checks other connections."""
+"""The API key on every HTTP route. `tests/http/test_auth.py` checks WebSockets."""
 
 from collections.abc import Iterator
 

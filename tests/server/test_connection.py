@@ -81,6 +81,25 @@ class Connection:
         self._writer.close()
 
 
+class EchoWebSocket(asyncio.Protocol):
+    """Accepts every handshake, then echoes bytes."""
+
+    def __init__(self, **_: Any) -> None:
+        self._accepted = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        if not self._accepted:
+            self._accepted = True
+            assert data.startswith(b"GET /socket HTTP/1.1\r\n")
+            assert b"upgrade: websocket\r\n" in data
+            data = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"  # for `Connection.read_body`
+        self._transport.write(data)
+
+
 @asynccontextmanager
 async def connected(**options: Any) -> AsyncIterator[Connection]:
     listener = socket.create_server(("127.0.0.1", 0))
@@ -218,6 +237,7 @@ async def test_headers_below_the_limit_are_accepted(connection: Connection) -> N
 # --- upgrades -------------------------------------------------------------------------------------
 
 UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMA\r\n"
+WEBSOCKET = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
 TEN = b"Content-Length: 10\r\n\r\n" + b"x" * 10
 CHUNKS = b"Transfer-Encoding: chunked\r\n\r\n4\r\nxxxx\r\n6\r\nxxxxxx\r\n0\r\n\r\n"
 
@@ -277,6 +297,27 @@ async def test_connect_with_upgrade_gets_a_response(
     connection.send(b"CONNECT /now HTTP/1.1\r\nHost: x\r\n" + UPGRADE + b"\r\n")
     assert await connection.read_body() == b"0"
     assert "Fatal error" not in caplog.text
+
+
+async def test_websocket_upgrade_reaches_its_handler_and_has_no_deadline() -> None:
+    async with connected(ws=EchoWebSocket) as connection:
+        connection.send(b"GET /socket HTTP/1.1\r\nHost: x\r\n" + WEBSOCKET + b"\r\n")
+        assert await connection.read_body() == b""
+        await asyncio.sleep(1.5 * HEADER_TIMEOUT_S)
+        connection.send(b"frame")
+        assert await connection.read(5) == b"frame"
+
+
+async def test_ambiguous_websocket_upgrade_is_refused() -> None:
+    async with connected(ws=EchoWebSocket) as connection:
+        connection.send(b"GET /socket HTTP/1.1\r\nHost: x\r\nHost: y\r\n" + WEBSOCKET + b"\r\n")
+        assert refusal(await connection.rest()) == (400, "invalid_request")
+
+
+async def test_other_upgrade_is_ignored_beside_websockets() -> None:
+    async with connected(ws=EchoWebSocket) as connection:
+        connection.send(b"POST /read HTTP/1.1\r\nHost: x\r\n" + UPGRADE + TEN)
+        assert await connection.read_body() == b"10"
 
 
 # --- responses and bodies -------------------------------------------------------------------------
