@@ -19,7 +19,7 @@ from tests.support.corrupted_media import WHOLE, damaged
 from tests.support.service import ROOT
 
 LIMITS = DecodeLimits()
-DAMAGED = 3 * settings().max_examples
+DAMAGED = 2 * settings().max_examples
 
 VERDICTS = set(ExitStatus) - {ExitStatus.DISK_FULL}
 
