@@ -271,15 +271,6 @@ def test_port_in_use_is_one_line(tmp_path: Path) -> None:
     assert line.endswith("Address already in use; set another PORT")
 
 
-@pytest.mark.parametrize("name", ["VOICES_DIR", "PRELOADED_VOICES_DIR"])
-def test_invalid_voices_folder_is_one_line(tmp_path: Path, name: str) -> None:
-    (tmp_path / "file").write_text("no folder")
-    code, lines = serve(tmp_path, LOG_LEVEL="WARNING", **{name: tmp_path / "file"})
-    assert code not in (0, None)
-    [line] = lines
-    assert str(tmp_path / "file") in line
-
-
 @pytest.mark.fault(11)
 def test_missing_weights_are_one_line_that_names_the_command(tmp_path: Path) -> None:
     code, lines = serve(tmp_path, MODEL="chatterbox", MODEL_PATH=tmp_path / "models")
