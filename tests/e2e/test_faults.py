@@ -106,42 +106,34 @@ async def test_worker_killed_during_stream_aborts_only_that_stream(service: Serv
         assert await other.rest() == expected_pcm(SLOW, 7)
 
 
-async def killed_at(service: Service, hold: str, asked: dict[str, Any]) -> httpx.Response:
-    """Kill the worker at the word `hold` and return the response."""
+@pytest.mark.fault(2)
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        # more audio than the credit, so some of it was consumed before the worker dies
+        ("audio100 " * 30 + "hold1 audio30", {"format": "wav", "stream": False}),
+        # formats that encode nothing from one token
+        ("audio1 sleep0.3 hold2 audio30", {"format": "mp3"}),
+        ("audio1 sleep0.3 hold3 audio30", {"format": "fmp4"}),
+    ],
+    ids=["file", "mp3", "fmp4"],
+)
+async def test_response_is_complete_if_worker_dies_before_the_first_byte(
+    service: Service, text: str, options: dict[str, Any]
+) -> None:
+    [hold] = re.findall(r"hold\d", text)
+    asked = speech_params(text) | options
     async with service.async_client() as client:
         speaking = asyncio.create_task(client.post(ROUTE, json=asked))
         await service.until((service.folder / hold).exists)
         [killed] = service.busy_pids()
         os.kill(killed, signal.SIGKILL)
-        return await speaking
-
-
-@pytest.mark.fault(2)
-async def test_file_is_complete_after_worker_death(service: Service) -> None:
-    """The audio exceeds the credit, so some was consumed before the worker dies."""
-    text = "audio100 " * 30 + "hold1 audio30"
-    answer = await killed_at(
-        service, "hold1", speech_params(text) | {"format": "wav", "stream": False}
-    )
-    assert answer.status_code == 200
-    assert answer.headers["Content-Length"] == str(len(answer.content))
-    assert answer.content[44:] == expected_pcm(text, 7)
-    assert "requeued" in service.log()
-    assert service.queue("retries") >= 1
-
-
-@pytest.mark.fault(2)
-@pytest.mark.parametrize(("hold", "format_"), [("hold2", "mp3"), ("hold3", "fmp4")])
-async def test_stream_is_complete_if_worker_dies_while_audio_is_only_in_the_encoder(
-    service: Service, hold: str, format_: str
-) -> None:
-    """These formats encode nothing from one token."""
-    asked = speech_params(f"audio1 sleep0.3 {hold} audio30") | {"format": format_}
-    answer = await killed_at(service, hold, asked)
-    async with service.async_client() as client:
+        answer = await speaking
         undisturbed = await client.post(ROUTE, json=asked)
     assert answer.status_code == undisturbed.status_code == 200
     assert answer.content == undisturbed.content
+    assert "requeued" in service.log()
+    assert service.queue("retries") >= 1
 
 
 @pytest.mark.fault(1)
