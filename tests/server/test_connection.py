@@ -9,10 +9,13 @@ from time import monotonic
 from typing import Any
 
 import pytest
+import pytest_asyncio
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from app.server.connection import DeadlineHttpProtocol
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 HEADER_TIMEOUT_S = 0.4
 KEEP_ALIVE_S = 1
@@ -107,7 +110,8 @@ class EchoWebSocket(asyncio.Protocol):
 
 
 @asynccontextmanager
-async def connected(**options: Any) -> AsyncIterator[Connection]:
+async def running_server(**options: Any) -> AsyncIterator[tuple[str, int]]:
+    """Run a server; yield its address."""
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
         app,
@@ -119,16 +123,27 @@ async def connected(**options: Any) -> AsyncIterator[Connection]:
     )
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve([listener]))
-    connection = Connection(*await asyncio.open_connection(*listener.getsockname()))
-    yield connection
-    connection.close()
+    yield listener.getsockname()
     server.should_exit = True
     await serving
 
 
-@pytest.fixture
-async def connection() -> AsyncIterator[Connection]:
-    async with connected() as connection:
+@asynccontextmanager
+async def connected(address: tuple[str, int]) -> AsyncIterator[Connection]:
+    connection = Connection(*await asyncio.open_connection(*address))
+    yield connection
+    connection.close()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def address() -> AsyncIterator[tuple[str, int]]:
+    async with running_server() as address:
+        yield address
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def connection(address: tuple[str, int]) -> AsyncIterator[Connection]:
+    async with connected(address) as connection:
         yield connection
 
 
@@ -280,7 +295,7 @@ async def test_connect_with_upgrade_gets_a_response(
 
 
 async def test_only_websocket_upgrade_reaches_its_handler_and_has_no_deadline() -> None:
-    async with connected(ws=EchoWebSocket) as connection:
+    async with running_server(ws=EchoWebSocket) as address, connected(address) as connection:
         connection.send(b"POST /read HTTP/1.1\r\nHost: x\r\n" + UPGRADE + TEN)
         assert await connection.read_body() == b"10"
         connection.send(b"GET /socket HTTP/1.1\r\nHost: x\r\n" + WEBSOCKET + b"\r\n")
