@@ -137,23 +137,6 @@ async def test_response_is_complete_if_worker_dies_before_the_first_byte(
 
 
 @pytest.mark.fault(1)
-async def test_killed_idle_worker_is_replaced_and_no_request_fails(
-    service: Service,
-) -> None:
-    before = {each["id"]: each for each in service.status()["workers"]}
-    killed = service.worker_pids()[0]
-    os.kill(killed, signal.SIGKILL)
-    async with service.async_client() as client:
-        for _ in range(10):
-            assert (await speak(client, "audio2")).content == expected_pcm("audio2", 7)
-    service.wait_until(lambda: service.all_ready() and killed not in service.worker_pids())
-    after = {each["id"]: each for each in service.status()["workers"]}
-    assert after.keys() == before.keys()
-    restarts = {id_: after[id_]["restarts"] - before[id_]["restarts"] for id_ in before}
-    assert sorted(restarts.values()) == [0, 1]
-
-
-@pytest.mark.fault(1)
 async def test_worker_death_before_receipt_does_not_count_against_the_job(
     service: Service,
 ) -> None:
@@ -184,6 +167,7 @@ def test_killed_workers_delay_a_request_and_leave_no_zombie_and_no_descriptor(
     service: Service,
 ) -> None:
     descriptors = []
+    ids = [worker["id"] for worker in service.workers()]
     for number in (signal.SIGKILL, signal.SIGKILL, signal.SIGRTMIN + 6):
         with service.client() as client:
             client.get("/ping")  # so that the request finds a connection, and is quick
@@ -191,26 +175,13 @@ def test_killed_workers_delay_a_request_and_leave_no_zombie_and_no_descriptor(
                 os.kill(pid, number)
             check_speaks(client)
         wait_recovered(service)
+        assert [worker["id"] for worker in service.workers()] == ids
         children = service.children()
         assert psutil.STATUS_ZOMBIE not in [child.status() for child in children]
         assert {child.pid for child in children} == set(service.worker_pids())
         service.wait_until(lambda: not service.connections())
         descriptors.append(service.master.num_fds())
     assert max(descriptors) - min(descriptors) <= MAX_DESCRIPTORS_MORE
-
-
-@pytest.mark.timed
-@pytest.mark.fault(50)
-async def test_killed_master_takes_its_workers_along(start: Callable[..., Service]) -> None:
-    service = start(WORKERS_PER_DEVICE=2)
-    service.wait_until(service.all_ready)
-    workers = [psutil.Process(pid) for pid in service.worker_pids()]
-    os.kill(workers[0].pid, signal.SIGSTOP)  # one that can do nothing for its own end
-    service.process.kill()
-    _, alive = psutil.wait_procs(workers, timeout=2)
-    for worker in alive:
-        worker.kill()
-    assert not alive
 
 
 # --- exceptions -----------------------------------------------------------------------------------
@@ -236,20 +207,6 @@ async def test_engine_failure_is_an_error_without_traceback_or_an_aborted_stream
 
 
 @pytest.mark.fault(9)
-async def test_out_of_memory_frees_memory_and_retries_once(service: Service) -> None:
-    before = service.worker_pids()
-    async with service.async_client() as client:
-        answer = await speak(client, "sleep0.05 oom1 audio30")
-        assert answer.content == expected_pcm("audio30", 7)
-        refused = await speak(client, "oom audio30")
-        assert error_code(refused, 503) == "out_of_memory"
-        assert "Retry-After" in refused.headers
-        async with speech(service, client, "audio30 sleep0.2 oom") as failing:
-            await failing.aborts()
-    assert service.worker_pids() == before
-
-
-@pytest.mark.fault(9)
 async def test_second_out_of_memory_replaces_the_worker_and_its_other_jobs_are_served(
     start: Callable[..., Service],
 ) -> None:
@@ -262,6 +219,7 @@ async def test_second_out_of_memory_replaces_the_worker_and_its_other_jobs_are_s
     for text, answer in zip(texts, answers, strict=True):
         if text.startswith("oom"):
             assert error_code(answer, 503) == "out_of_memory"
+            assert "Retry-After" in answer.headers
         else:
             assert answer.content == expected_pcm(text, 7)
     [worker] = service.workers()
