@@ -35,7 +35,6 @@ SLICE_TOKENS = 5
 
 TINY = "Hi."
 CLIENTS = 16
-ROUNDS = 3
 AHEAD_S = 60
 """The default."""
 
@@ -65,6 +64,8 @@ class Effort:
 
     single_s: float = 0.7
     many_s: float = 1.2
+    rounds: int = 3
+    warm_up_requests: int = 200
     streams: int = 200
     letters: int = 150
 
@@ -106,10 +107,12 @@ async def measure(folder: Path, effort: Effort) -> list[Figure]:
 async def _in_turns(targets: list[Target], effort: Effort) -> tuple[list[Round], list[Round]]:
     """Run tiny requests by one client, then by many."""
     for target in targets:
-        await target.run(Workload(_params(TINY), CLIENTS, requests=200))  # warm-up
+        await target.run(Workload(_params(TINY), CLIENTS, requests=effort.warm_up_requests))
 
     async def rounds(workload: Workload) -> list[Round]:
-        return [Round(*[await each.run(workload) for each in targets]) for _ in range(ROUNDS)]
+        return [
+            Round(*[await each.run(workload) for each in targets]) for _ in range(effort.rounds)
+        ]
 
     single = Workload(_params(TINY), seconds=effort.single_s)
     many = Workload(_params(TINY), CLIENTS, seconds=effort.many_s)

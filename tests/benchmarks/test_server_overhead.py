@@ -7,7 +7,7 @@ import pytest
 
 from tests.benchmarks.server_overhead import Effort, main
 
-EFFORT = Effort(single_s=0.05, many_s=0.1, streams=10, letters=15)
+EFFORT = Effort(single_s=0.05, many_s=0.2, rounds=1, warm_up_requests=30, streams=5, letters=10)
 
 
 @pytest.mark.timed

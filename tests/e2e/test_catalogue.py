@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-import pytest
-
 from tests.support.service import ROOT
 
 FAULTS = 58
@@ -28,26 +26,23 @@ def rows() -> list[str]:
     return [cell for cell in ROW.findall(readme) if cell not in HEADERS]
 
 
-def markers(test: ast.FunctionDef | ast.AsyncFunctionDef) -> dict[str, list[str]]:
+def markers(test: ast.FunctionDef | ast.AsyncFunctionDef) -> dict[str, set[str]]:
     """Return the arguments of each `pytest.mark` of a test, by the marker's name."""
-    found: dict[str, list[str]] = defaultdict(list)
+    found: dict[str, set[str]] = defaultdict(set)
     for decorator in test.decorator_list:
-        call = decorator if isinstance(decorator, ast.Call) else None
-        name = ast.unparse(call.func if call else decorator)
-        if name.startswith("pytest.mark."):
-            arguments = (
-                [str(ast.literal_eval(each)) for each in call.args]
-                if (call and name.endswith((".fault", ".covers")))
-                else []
-            )
-            found[name.rpartition(".")[2]] += arguments
+        name, _, arguments = ast.unparse(decorator).partition("(")
+        if name in ("pytest.mark.fault", "pytest.mark.covers"):
+            values = ast.literal_eval(f"({arguments.removesuffix(')')},)")
+            found[name.rpartition(".")[2]] |= set(map(str, values))
+        elif name.startswith("pytest.mark."):
+            found[name.rpartition(".")[2]] |= set()
     return found
 
 
-def marked_tests() -> Iterator[tuple[str, str, dict[str, list[str]]]]:
+def marked_tests() -> Iterator[tuple[str, str, dict[str, set[str]]]]:
     """Yield file, name and markers of each test that shows a row."""
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 marks = markers(node)
                 if marks.keys() & {"fault", "covers"}:
@@ -56,20 +51,17 @@ def marked_tests() -> Iterator[tuple[str, str, dict[str, list[str]]]]:
 
 @cache
 def shown() -> set[str]:
-    return {row for _, _, marks in marked_tests() for row in marks["fault"] + marks["covers"]}
+    return {
+        row for _, _, marks in marked_tests() for name in ("fault", "covers") for row in marks[name]
+    }
 
 
 def test_each_fault_has_one_row() -> None:
     assert [row for row in rows() if row.isdecimal()] == [str(n) for n in range(1, FAULTS + 1)]
 
 
-@pytest.mark.parametrize("row", rows())
-def test_row_has_a_test(row: str) -> None:
-    assert row in shown()
-
-
-def test_markers_name_existing_rows() -> None:
-    assert shown() <= set(rows())
+def test_each_row_has_a_test_and_each_marker_a_row() -> None:
+    assert shown() == set(rows())
 
 
 def test_marked_tests_run() -> None:

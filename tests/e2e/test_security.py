@@ -3,7 +3,7 @@
 import os
 import signal
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import httpx
 import psutil
@@ -44,9 +44,7 @@ def tried(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service, R
     """A service after many faults, and the client that caused them."""
     folder = tmp_path_factory.mktemp("security")
     with (
-        running_service(
-            folder, WORKERS_PER_DEVICE=2, WORKER_STALL_SECONDS=2, LOG_LEVEL="DEBUG"
-        ) as service,
+        running_service(folder, WORKERS_PER_DEVICE=2, WORKER_STALL_SECONDS=2) as service,
         service.client() as client,
     ):
         recorder = RecordingClient(client)
@@ -124,15 +122,13 @@ def test_uploaded_file_is_private_and_served_by_no_route(
 
 
 @pytest.mark.covers("log injection")
-def test_line_break_in_a_request_is_escaped_in_the_log(
-    tried: tuple[Service, RecordingClient],
-) -> None:
-    service, _ = tried
+def test_line_break_in_a_request_is_escaped_in_the_log(start: Callable[..., Service]) -> None:
+    service = start(LOG_LEVEL="DEBUG")
     with service.client() as client:
         forged = "x%0d%0a2026-01-01 00:00:00,000 INFO    master: forged"
         client.get(f"/{forged}")
         client.get(f"{ROUTE}?text=audio1%0d%0amaster:%20forged&voice_id={forged}")
         client.delete(f"/voices/{forged}")
-    lines = [line for line in service.log().splitlines() if "forged" in line]
-    assert lines
-    assert all("\\r\\n" in line for line in lines)
+    lines = service.log().splitlines()
+    assert not [line for line in lines if "forged" in line and "\\r\\n" not in line]
+    assert all(" master: " in line or " cpu.0: " in line for line in lines)

@@ -51,7 +51,7 @@ def _without(mapping: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 @strict().parametrize()
-@settings(max_examples=settings().max_examples // 4)
+@settings(max_examples=settings().max_examples // 10)
 def test_any_request_gets_a_documented_response(case: schemathesis.Case, service: Service) -> None:
     answer = case.call_and_validate(
         base_url=service.url,

@@ -19,7 +19,7 @@ from tests.e2e.test_voices_route import all_files
 from tests.support.api import form, part, upload, upload_raw, wav
 from tests.support.service import Service
 
-FEWER = settings(max_examples=settings().max_examples // 2)
+FEWER = settings(max_examples=settings().max_examples // 4)
 FEW = settings(max_examples=settings().max_examples // 10)
 
 TROUBLE = [

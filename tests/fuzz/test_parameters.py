@@ -21,7 +21,7 @@ from tests.speech.test_options import ALIASES, BOUNDS, WHOLE_NUMBERS
 from tests.support.service import Service
 
 ROUTE = "/tts/generate"
-FEWER = settings(max_examples=settings().max_examples // 2)
+FEWER = settings(max_examples=settings().max_examples // 4)
 
 WORDS = ["text", "voice_id", "format", "chunk_overlap_method", "chunk_overlap_strategy"]
 CHOICES = ["wav", "MP3", "full", "zero", "ogg", "null", ""]

@@ -98,6 +98,26 @@ def results(worker_context: zmq.asyncio.Context, inbox: Inbox) -> Iterator[Resul
     sender.close(0)
 
 
+@pytest.fixture
+def jobs(context: zmq.Context[Any], channels: Path) -> Iterator[JobSender]:
+    sender = JobSender(context, jobs_address(channels, 1))
+    yield sender
+    sender.close()
+
+
+@pytest.fixture
+def job_receiver(worker_context: zmq.asyncio.Context, channels: Path) -> Iterator[JobReceiver]:
+    receiver = JobReceiver(worker_context, jobs_address(channels, 1))
+    yield receiver
+    receiver.close()
+
+
+@pytest.fixture
+def low_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "HIGH_WATER_MARK", 10)
+    monkeypatch.setattr(transport, "MAX_FRAME_BYTES", 1000)
+
+
 # --- what is sent arrives -------------------------------------------------------------------------
 
 
@@ -117,20 +137,13 @@ async def test_results_arrive_in_order_each_with_its_audio(
     assert caplog.messages == []
 
 
-async def test_jobs_arrive_in_order(
-    context: zmq.Context[Any], worker_context: zmq.asyncio.Context, channels: Path
-) -> None:
-    address = jobs_address(channels, 1)
-    sender, receiver = JobSender(context, address), JobReceiver(worker_context, address)
+async def test_jobs_arrive_in_order(jobs: JobSender, job_receiver: JobReceiver) -> None:
     job = Synthesize("j", "text", None, PARAMS, 1, 0)
-    try:
-        await until(lambda: sender.send(job))  # it has connected
-        assert sender.send(Credit("j", 20))
-        async with asyncio.timeout(PATIENCE_S):
-            assert [await receiver.receive(), await receiver.receive()] == [job, Credit("j", 20)]
-    finally:
-        receiver.close()
-        sender.close()
+    await until(lambda: jobs.send(job))  # it has connected
+    assert jobs.send(Credit("j", 20))
+    async with asyncio.timeout(PATIENCE_S):
+        received = [await job_receiver.receive(), await job_receiver.receive()]
+    assert received == [job, Credit("j", 20)]
 
 
 async def test_closed_sockets_leave_no_files(context: zmq.Context[Any], channels: Path) -> None:
@@ -142,26 +155,19 @@ async def test_closed_sockets_leave_no_files(context: zmq.Context[Any], channels
     assert os.listdir(channels) == []
 
 
+@pytest.mark.usefixtures("low_limits")
 async def test_send_fails_before_a_worker_connects_and_at_the_high_water_mark(
-    context: zmq.Context[Any],
-    worker_context: zmq.asyncio.Context,
-    channels: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    jobs: JobSender, worker_context: zmq.asyncio.Context, channels: Path
 ) -> None:
-    monkeypatch.setattr(transport, "HIGH_WATER_MARK", 10)
-    address = jobs_address(channels, 1)
-    sender, receiver = JobSender(context, address), JobReceiver(worker_context, address)
-    message = Credit("j" * 10_000, 1)
-    try:
-        assert not sender.send(message)
-        await until(lambda: sender.send(message))  # it has connected
-        taken = 1
-        while sender.send(message):
-            taken += 1
-            assert taken < 1000
-    finally:
-        receiver.close()
-        sender.close()
+    message = Credit("j" * 900, 1)
+    assert not jobs.send(message)
+    receiver = JobReceiver(worker_context, jobs_address(channels, 1))
+    await until(lambda: jobs.send(message))  # it has connected
+    taken = 1
+    while jobs.send(message):
+        taken += 1
+        assert taken < 1000
+    receiver.close()
 
 
 # --- junk -----------------------------------------------------------------------------------------
@@ -208,22 +214,6 @@ async def test_junk_is_logged_and_dropped(
 
 
 @pytest.mark.fault(52)
-async def test_a_worker_drops_junk_too(
-    context: zmq.Context[Any], worker_context: zmq.asyncio.Context, channels: Path
-) -> None:
-    address = jobs_address(channels, 1)
-    receiver = JobReceiver(worker_context, address)
-    with context.socket(zmq.PUSH) as stranger:
-        stranger.bind(address)
-        for junk in [*JUNK, msgspec.msgpack.encode(Heartbeat(1, 1))]:
-            stranger.send(junk)
-        stranger.send(msgspec.msgpack.encode(Credit("j", 1)))
-        async with asyncio.timeout(PATIENCE_S):
-            assert await receiver.receive() == Credit("j", 1)
-    receiver.close()
-
-
-@pytest.mark.fault(52)
 async def test_pickle_is_not_unpickled(
     inbox: Inbox, stranger: zmq.Socket[Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -237,24 +227,26 @@ async def test_pickle_is_not_unpickled(
 
 
 @pytest.mark.fault(52)
-async def test_an_oversized_frame_never_arrives(
-    context: zmq.Context[Any],
-    worker_context: zmq.asyncio.Context,
-    channels: Path,
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.usefixtures("low_limits")
+async def test_an_oversized_frame_never_arrives(inbox: Inbox, results: ResultSender) -> None:
+    await results.send(AudioChunk("j", 0), bytes(1001))
+    while len(inbox.messages) == 0:  # it reconnects, and what was under way may be lost
+        await results.send(Heartbeat(1, 0))
+        await asyncio.sleep(0)
+    assert {message for message, _ in inbox.messages} == {Heartbeat(1, 0)}
+
+
+@pytest.mark.fault(52)
+async def test_a_worker_drops_junk_too(
+    context: zmq.Context[Any], job_receiver: JobReceiver, channels: Path
 ) -> None:
-    monkeypatch.setattr(transport, "MAX_FRAME_BYTES", 1000)
-    inbox = Inbox(context, results_address(channels, 1))
-    sender = ResultSender(worker_context, inbox.address)
-    try:
-        await sender.send(AudioChunk("j", 0), bytes(1001))
-        while len(inbox.messages) == 0:  # it reconnects, and what was under way may be lost
-            await sender.send(Heartbeat(1, 0))
-            await asyncio.sleep(0)
-        assert {message for message, _ in inbox.messages} == {Heartbeat(1, 0)}
-    finally:
-        sender.close(0)
-        inbox.receiver.close()
+    with context.socket(zmq.PUSH) as stranger:
+        stranger.bind(jobs_address(channels, 1))
+        for junk in [*JUNK, msgspec.msgpack.encode(Heartbeat(1, 1))]:
+            stranger.send(junk)
+        stranger.send(msgspec.msgpack.encode(Credit("j", 1)))
+        async with asyncio.timeout(PATIENCE_S):
+            assert await job_receiver.receive() == Credit("j", 1)
 
 
 # --- a worker's last words ------------------------------------------------------------------------

@@ -92,9 +92,14 @@ def test_url_of_all_addresses_is_localhost() -> None:
         assert url_of(host, 8000) == url
 
 
-def test_foreign_host_is_reported_with_its_setting() -> None:
+def test_unusable_address_is_reported_with_its_setting() -> None:
     with pytest.raises(StartupError, match=r"; set another HOST$"):
         listen("192.0.2.1", 8000, "PORT")
+    with (
+        listen("127.0.0.1", 0, "PORT") as taken,
+        pytest.raises(StartupError, match=r"Address already in use; set another PORT_HEALTH$"),
+    ):
+        listen(*taken.getsockname(), "PORT_HEALTH")
 
 
 def test_nothing_is_logged_without_a_waiting_connection(caplog: pytest.LogCaptureFixture) -> None:

@@ -3,9 +3,8 @@
 import asyncio
 import os
 import signal
-import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from itertools import count
 from random import Random
 from time import monotonic
@@ -32,8 +31,6 @@ VOICES = 6
 LAST_CLIENTS = 10
 KEEP_ALIVE_S = 2.0
 """Shorter than the service's, so that no request is sent on a connection that it is closing."""
-
-SMALL_BUFFER = [(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)]
 
 
 class ClientPool:
@@ -64,14 +61,14 @@ class ClientPool:
         """Start clients for `seconds`; return when the last one has ended."""
         killing = asyncio.create_task(self._kill_workers())
         try:
-            async with self._http_clients() as https, asyncio.TaskGroup() as calls:
+            async with self._http_client() as http, asyncio.TaskGroup() as calls:
                 began = monotonic()
                 for turn in range(int(seconds * TURNS_PER_S)):
                     await asyncio.sleep(began + turn / TURNS_PER_S - monotonic())
                     [kind] = self._random.choices(KINDS, [kind.share for kind in KINDS])
                     for _ in range(kind.at_once):
                         await self._room.acquire()
-                        calls.create_task(self._call(kind.client, https, self._room.release))
+                        calls.create_task(self._call(kind.client, http, self._room.release))
         finally:
             killing.cancel()
             with suppress(asyncio.CancelledError):
@@ -79,37 +76,23 @@ class ClientPool:
 
     async def check_recovered(self) -> None:
         """Make single requests to the idle service; each must succeed."""
-        async with self._http_clients() as https:
+        async with self._http_client() as http:
             for _ in range(LAST_CLIENTS):
-                outcome = await self._call(short_text_client, https, lambda: None)
+                outcome = await self._call(short_text_client, http, lambda: None)
                 if outcome not in ("whole", "broken"):
                     self.violations.append(f"{outcome}, though the service is idle")
 
-    @asynccontextmanager
-    async def _http_clients(self) -> AsyncIterator[tuple[httpx.AsyncClient, httpx.AsyncClient]]:
-        """Open an HTTP client, and one that reads nothing ahead."""
+    def _http_client(self) -> httpx.AsyncClient:
         limits = httpx.Limits(max_connections=None, keepalive_expiry=KEEP_ALIVE_S)
-        transports = (
-            httpx.AsyncHTTPTransport(limits=limits, verify=False, socket_options=options)
-            for options in (None, SMALL_BUFFER)
-        )
-        fast, slow = (
-            self._service.async_client(transport=transport, timeout=None)
-            for transport in transports
-        )
-        async with fast, slow:
-            yield fast, slow
+        return self._service.async_client(limits=limits, timeout=None)
 
     async def _call(
-        self,
-        client: Client,
-        https: tuple[httpx.AsyncClient, httpx.AsyncClient],
-        on_end: Callable[[], None],
+        self, client: Client, http: httpx.AsyncClient, on_end: Callable[[], None]
     ) -> str:
         """Run one client; its outcome is `broken` after a violation."""
         name = f"{client.__name__}-{next(self._numbers)}".replace("_", "-")
         random = Random(f"{self._seed} {name}")
-        call = Call(name, random, self._service, *https, self._voices, self.kills)
+        call = Call(name, random, self._service, http, self._voices, self.kills)
         try:
             async with asyncio.timeout(CALL_TIMEOUT_S):
                 outcome = await client(call)

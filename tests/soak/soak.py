@@ -13,6 +13,7 @@ from pathlib import Path
 
 from app.bench.load import Percentiles
 from tests.soak.checks import (
+    MAX_GROWTH,
     Footprint,
     Violation,
     check_exit,
@@ -59,24 +60,21 @@ class Report:
     violations: list[str] = field(default_factory=list)
 
     def lines(self) -> Iterator[str]:
-        yield ", ".join(self._figures())
+        ended = ", ".join(f"{count} {outcome}" for outcome, count in self.outcomes.most_common())
+        figures = [
+            f"soak of {self.seconds:g} s: {self.outcomes.total()} requests ({ended})",
+            f"{self.kills} workers killed",
+            f"{self.retries} jobs retried",
+        ]
+        if latency := Percentiles.of(self.latencies_s):
+            figures.append(f"short answers p50 {latency.p50:.0f} ms p99 {latency.p99:.0f} ms")
+        if len(self.footprints) == 2:
+            for name, before, after in zip(MAX_GROWTH, *self.footprints, strict=True):
+                figures.append(f"{name} {before:.4g} → {after:.4g}")
+        yield ", ".join([*figures, f"{len(self.violations)} violations"])
         yield from self.violations[:MAX_SHOWN]
         if len(self.violations) > MAX_SHOWN:
             yield f"… and {len(self.violations) - MAX_SHOWN} more"
-
-    def _figures(self) -> Iterator[str]:
-        ended = ", ".join(f"{count} {outcome}" for outcome, count in self.outcomes.most_common())
-        yield f"soak of {self.seconds:g} s: {self.outcomes.total()} requests ({ended})"
-        yield f"{self.kills} workers killed"
-        yield f"{self.retries} jobs retried"
-        if latency := Percentiles.of(self.latencies_s):
-            yield f"short answers p50 {latency.p50:.0f} ms p99 {latency.p99:.0f} ms"
-        if len(self.footprints) == 2:
-            before, after = self.footprints
-            yield f"memory {before.memory_mb:.1f} → {after.memory_mb:.1f} MB"
-            yield f"descriptors {before.descriptors} → {after.descriptors}"
-            yield f"threads {before.threads} → {after.threads}"
-        yield f"{len(self.violations)} violations"
 
 
 async def soak(seconds: float, seed: int, folder: Path) -> Report:

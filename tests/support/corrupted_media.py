@@ -50,36 +50,18 @@ def flipped(content: bytes, random: Random) -> bytes:
 
 
 def overwritten(content: bytes, random: Random) -> bytes:
-    """Overwrite a piece with zeros, ones or noise."""
+    """Overwrite a piece with zeros, ones (as an extreme length) or noise."""
     piece = _piece(content, random)
     length = len(content[piece])
     filling = random.choice((bytes(length), b"\xff" * length, random.randbytes(length)))
     return content[: piece.start] + filling + content[piece.stop :]
 
 
-def removed(content: bytes, random: Random) -> bytes:
-    piece = _piece(content, random)
-    return content[: piece.start] + content[piece.stop :]
-
-
-def repeated(content: bytes, random: Random) -> bytes:
-    piece = _piece(content, random)
-    return (
-        content[: piece.stop] + content[piece] * random.choice((1, 2, 100)) + content[piece.stop :]
-    )
-
-
-def swapped(content: bytes, random: Random) -> bytes:
-    one, other = sorted((_piece(content, random), _piece(content, random)), key=lambda p: p.start)
-    between = content[one.stop : other.start]
-    return content[: one.start] + content[other] + between + content[one] + content[other.stop :]
-
-
-def with_odd_length(content: bytes, random: Random) -> bytes:
-    """Write an extreme 32-bit number in either byte order."""
-    place = _place(content, random)
-    odd = random.choice((b"\xff" * 4, b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", bytes(4)))
-    return content[:place] + odd + content[place + 4 :]
+def moved(content: bytes, random: Random) -> bytes:
+    """Remove a piece, or repeat it elsewhere."""
+    piece, place = content[_piece(content, random)], _place(content, random)
+    times = random.choice((0, 1, 2, 100))
+    return content[:place] + piece * times + content[place + len(piece) * (times < 2) :]
 
 
 def with_another_head(content: bytes, random: Random) -> bytes:
@@ -92,10 +74,7 @@ DAMAGES: list[Callable[[bytes, Random], bytes]] = [
     truncated,
     flipped,
     overwritten,
-    removed,
-    repeated,
-    swapped,
-    with_odd_length,
+    moved,
     with_another_head,
 ]
 

@@ -111,26 +111,20 @@ async def test_prepares_voices_first_that_jobs_wait_for(
     assert len(engine.prepared) == 19
 
 
-async def test_prepares_a_dropped_voice_again(voices: VoiceCache, engine: CountingEngine) -> None:
-    voices.sync(listed("a", "b"))
-    await voices.wait_idle()
-    voices.sync(listed("b"))
-    voices.sync(listed("a", "b"))
-    await voices.wait_idle()
-    assert len(engine.prepared) == 3
-
-
 async def test_job_gets_its_voice_though_it_was_dropped_meanwhile(
-    voices: VoiceCache, engine: CountingEngine
+    voices: VoiceCache, engine: CountingEngine, reports: list[VoiceReport]
 ) -> None:
     engine.may_go_on.clear()
     voices.sync(listed("a"))
     job = asyncio.create_task(voices.get("a"))
-    await asyncio.sleep(0)
+    await until(lambda: engine.at_once == 1)
     voices.sync(listed())
     engine.may_go_on.set()
     assert await job == code(100)
+    await until(lambda: len(reports) == 3)
+    assert reports == [PreparingVoice("a"), VoicePrepared("a"), VoiceDropped("a")]
     assert await voices.get("a") == code(100)
+    assert engine.prepared == [100, 100]
 
 
 async def test_cancelled_job_does_not_cancel_the_preparation(
@@ -221,18 +215,6 @@ async def test_preparation_is_reported_before_and_after(
         VoiceFailed("bad"),
         VoiceDropped("a"),
     ]
-
-
-async def test_voice_dropped_while_it_is_prepared_is_reported_as_dropped(
-    voices: VoiceCache, engine: CountingEngine, reports: list[VoiceReport]
-) -> None:
-    engine.may_go_on.clear()
-    voices.sync(listed("a"))
-    await until(lambda: engine.at_once == 1)
-    voices.sync(listed())
-    engine.may_go_on.set()
-    await until(lambda: len(reports) == 3)
-    assert reports == [PreparingVoice("a"), VoicePrepared("a"), VoiceDropped("a")]
 
 
 async def test_voice_that_breaks_the_device_is_the_last_one(

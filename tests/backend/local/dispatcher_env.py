@@ -115,6 +115,14 @@ class DispatcherEnv:
         assert value is not None
         return value
 
+    def outcomes(self) -> dict[str, float]:
+        """Return the number of jobs by outcome."""
+        samples = [
+            sample for family in self.metrics.registry.collect() for sample in family.samples
+        ]
+        jobs = [sample for sample in samples if sample.name == "tts_jobs_total" and sample.value]
+        return {sample.labels["outcome"]: sample.value for sample in jobs}
+
 
 class FakeClock:
     """The time of the event loop, the dispatcher and its streams; `forward` advances it."""

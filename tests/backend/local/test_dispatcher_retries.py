@@ -32,15 +32,6 @@ async def test_job_that_sent_nothing_to_the_client_is_retried_first(env: Dispatc
     assert env.metric("tts_job_first_audio_seconds_count") == 1
 
 
-async def test_retry_sends_the_same_job_with_a_newer_version(env: DispatcherEnv) -> None:
-    one, other = env.attach("1", "2")
-    env.submit("a")
-    env.lose(one)
-    [first], [second] = one.jobs_sent, other.jobs_sent
-    assert (first.job, first.text, first.params) == (second.job, second.text, second.params)
-    assert second.active_version > first.active_version
-
-
 async def test_committed_job_is_not_retried(env: DispatcherEnv) -> None:
     one, other = env.attach("1", "2")
     stream = env.submit("a")
@@ -122,13 +113,18 @@ async def test_retried_job_waits_no_longer_than_any_other(
     assert await failed_with(stream, QueueTimeout)
 
 
-async def test_retried_job_begins_with_new_credit(env: DispatcherEnv) -> None:
+async def test_retried_job_is_the_same_with_a_newer_version_and_new_credit(
+    env: DispatcherEnv,
+) -> None:
     one, other = env.attach("1", "2")
     stream = env.submit("a")
     env.audio(one, 0, pcm(900))
     await stream.read()
     assert one.credits == [1000, 1900]
     env.lose(one)
+    [first], [second] = one.jobs_sent, other.jobs_sent
+    assert (first.job, first.text, first.params) == (second.job, second.text, second.params)
+    assert second.active_version > first.active_version
     assert other.credits == [1000]
     env.audio(other, 0, pcm(300))
     with pytest.raises(Restarted):

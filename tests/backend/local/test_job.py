@@ -104,14 +104,7 @@ async def test_each_outcome_is_counted(env: DispatcherEnv) -> None:
     env.dispatcher.set_accepting(False)
     assert waiting.ended
     assert env.metric("tts_job_realtime_factor_count") == 0  # no audio
-    outcomes = {
-        sample.labels["outcome"]: sample.value
-        for family in env.metrics.registry.collect()
-        if family.name == "tts_jobs"
-        for sample in family.samples
-        if sample.value
-    }
-    assert outcomes == {"engine_error": 1, "cancelled": 1, "done": 1, "worker_stalled": 2}
+    assert env.outcomes() == {"engine_error": 1, "cancelled": 1, "done": 1, "worker_stalled": 2}
 
 
 # --- log ------------------------------------------------------------------------------------------

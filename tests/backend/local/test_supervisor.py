@@ -217,9 +217,13 @@ def store_voices(env: SupervisorEnv, *digests: str) -> None:
     env.voices.set_voices(frozenset(digests))
 
 
-async def test_voice_that_crashes_two_workers_does_not_stop_the_next(env: SupervisorEnv) -> None:
+@pytest.mark.fault(6)
+@pytest.mark.parametrize("rate", [8000, 11_025], ids=["kills", "breaks the device"])
+async def test_voice_that_crashes_two_workers_does_not_stop_the_next(
+    env: SupervisorEnv, rate: int
+) -> None:
     store_voices(env, "good", "bad")
-    (env.folder / "bad").write_bytes(np.array([8000], np.uint32).tobytes() + bytes(400))
+    (env.folder / "bad").write_bytes(np.array([rate], np.uint32).tobytes() + bytes(400))
     worker = env.supervise("tests.support.engines:BrittleEngine")
     await wait_ready(worker)
     assert worker.restarts == 2

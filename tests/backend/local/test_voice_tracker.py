@@ -49,20 +49,20 @@ def test_prepared_voices_are_counted_per_worker_until_it_exits(tracker: VoiceTra
     assert (tracker.prepared("1"), tracker.prepared("2")) == (frozenset(), {"a"})
 
 
-@pytest.mark.parametrize(("times", "crashed"), [(1, set()), (2, {"a"}), (3, {"a"})])
-def test_voice_that_crashed_two_workers_is_not_prepared_unasked(
-    tracker: VoiceTracker, broadcasts: list[Broadcast], times: int, crashed: set[str]
+@pytest.mark.parametrize(
+    ("times", "crashed", "poison"),
+    [(1, set(), False), (2, {"a"}, False), (3, {"a"}, False), (4, {"a"}, True), (5, {"a"}, True)],
+)
+def test_voice_that_crashed_workers_is_not_prepared_unasked_and_then_poison(
+    tracker: VoiceTracker,
+    broadcasts: list[Broadcast],
+    times: int,
+    crashed: set[str],
+    poison: bool,
 ) -> None:
     crash(tracker, "a", times)
     tracker.publish()
     assert broadcasts[-1] == Voices(frozenset({"a", "b"}), frozenset(crashed))
-
-
-@pytest.mark.parametrize(("times", "poison"), [(3, False), (4, True), (5, True)])
-def test_voice_that_crashed_four_workers_is_poison(
-    tracker: VoiceTracker, times: int, poison: bool
-) -> None:
-    crash(tracker, "a", times)
     assert tracker.is_poison("w", "a") == poison
     assert not tracker.is_poison("w", "b")
     assert not tracker.is_poison("w", None)
