@@ -43,7 +43,6 @@ class ApiKeyMiddleware:
 
 
 def _keys(scope: Scope) -> Iterator[bytes]:
-    """Yield the keys of a request, in the order of their likelihood."""
     headers = Headers(scope=scope)
     yield headers.get("x-api-key", "").encode("latin-1")
     scheme, _, token = headers.get("authorization", "").partition(" ")

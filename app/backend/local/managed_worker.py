@@ -37,6 +37,7 @@ from app.ipc.messages import (
     WorkerReady,
     WorkerStarting,
 )
+from app.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -50,15 +51,6 @@ DRAIN_RESULTS_S = 2.0
 
 
 @dataclass(frozen=True)
-class WorkerLimits:
-    """`slots`: jobs at a time. `start_s`: time to get ready. `stall_s`: time for one step."""
-
-    slots: int
-    start_s: float
-    stall_s: float
-
-
-@dataclass(frozen=True)
 class WorkerContext:
     """State shared by all managed workers of a backend.
 
@@ -69,7 +61,7 @@ class WorkerContext:
     context: "zmq.Context[Any]"
     dispatcher: Dispatcher
     voices: VoiceTracker
-    limits: WorkerLimits
+    settings: Settings
     on_state_change: Callable[[], None]
     deaths: RetryBudget[str] = field(default_factory=lambda: RetryBudget(CIRCUIT_OPENS_AT))
     incarnations: Iterator[int] = field(default_factory=lambda: itertools.count(1))
@@ -203,18 +195,16 @@ class ManagedWorker:
                 self._shared.dispatcher.handle(self._worker, message, pcm)
 
     def _stall(self) -> WorkerStalled | None:
-        limits = self._shared.limits
-        if self.ready and self.heartbeat.stalled_for_s() > limits.stall_s:
-            return WorkerStalled(f"the worker made no step for {limits.stall_s:g} s")
-        if not self.ready and self.heartbeat.age_s() > limits.start_s:
-            return WorkerStalled(f"the worker was not ready after {limits.start_s:g} s")
+        settings = self._shared.settings
+        stall_s, start_s = settings.worker_stall_seconds, settings.worker_start_seconds
+        if self.ready and self.heartbeat.stalled_for_s() > stall_s:
+            return WorkerStalled(f"the worker made no step for {stall_s:g} s")
+        if not self.ready and self.heartbeat.age_s() > start_s:
+            return WorkerStalled(f"the worker was not ready after {start_s:g} s")
         return None
 
     def _count_death(self, reason: ServerFault) -> float:
-        """Count an exit and return the delay before the next start, in seconds.
-
-        Too many in a row set the state to `failed`.
-        """
+        """Count an exit; return the seconds before the next start. Too many in a row: `failed`."""
         self.restarts += 1
         self.last_error = reason.message
         deaths = self._shared.deaths
@@ -235,4 +225,4 @@ class ManagedWorker:
 
     def _new_worker(self, jobs: JobSender | None = None) -> Worker:
         send = jobs.send if jobs else lambda message: False
-        return Worker(self.id, self._shared.limits.slots, send)
+        return Worker(self.id, self._shared.settings.concurrent_requests_per_worker, send)
