@@ -70,14 +70,12 @@ class LocalBackend:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Start the workers on entry, stop them on exit."""
+        repeating = self._spawn_task(self._repeat_state(), "repeat state")
         try:
             self.start_workers(detect(visible_cuda_devices()))
-            repeating = self._spawn_task(self._repeat_state(), "repeat state")
-            try:
-                yield
-            finally:
-                repeating.cancel()
+            yield
         finally:
+            repeating.cancel()
             await self.stop_workers()
             self._broadcaster.close()
             self._context.term()
