@@ -27,10 +27,7 @@ class Encoder(ABC):
 
     @abstractmethod
     def encode(self, pcm: bytes) -> bytes:
-        """The bytes of the file that follow from `pcm`, int16 little-endian [n]; may be empty.
-
-        Raises `EncoderFailed`.
-        """
+        """The next bytes of the file, maybe none, after `pcm` (int16). Raises `EncoderFailed`."""
 
     @abstractmethod
     def finish(self) -> bytes:

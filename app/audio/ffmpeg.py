@@ -22,7 +22,6 @@ def audio_frame(pcm: bytes, sample_rate: int, position: int) -> av.AudioFrame:
 
 @contextmanager
 def ffmpeg_errors() -> Iterator[None]:
-    """Raise errors of FFmpeg as `EncoderFailed`."""
     try:
         yield
     except av.FFmpegError as error:

@@ -119,7 +119,6 @@ class _Sink:
         return len(data)
 
     def take(self) -> bytes:
-        """Everything written since the last call."""
         taken = b"".join(self._written)
         self._written.clear()
         return taken

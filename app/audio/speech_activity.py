@@ -46,6 +46,5 @@ class ActivityMeter:
 
 
 def _rms(windows: "Samples") -> "Samples":
-    """The root of the mean square over the last axis."""
     level: Samples = np.sqrt(np.mean(np.square(windows), axis=-1))
     return level

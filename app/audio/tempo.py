@@ -43,10 +43,7 @@ class TimeStretch:
             self._graph.link_nodes(source, *tempos, sink).configure()
 
     def push(self, pcm: bytes) -> bytes:
-        """Add `pcm`, int16 little-endian [n]; returns the output so far, maybe empty.
-
-        Raises `EncoderFailed`.
-        """
+        """Add `pcm` (int16), return the next output, maybe empty. Raises `EncoderFailed`."""
         pcm = self._held + pcm
         whole = len(pcm) - len(pcm) % _STEP_BYTES
         self._held = pcm[whole:]

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core.errors import ServiceError
 from app.http.auth import OPEN_PATHS
-from app.http.error_handlers import METHODS, error_response
+from app.http.error_handlers import METHODS, ErrorResponse
 from app.observability.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class AccessLogMiddleware:
                 raise
             log.error("%s: a bug in %s", request_id, scope["path"], exc_info=bug)
             error = ServiceError("An internal error. The log has the details.")
-            await error_response(error)(scope, receive, send_with_id)
+            await ErrorResponse(error)(scope, receive, send_with_id)
         finally:
             seconds = monotonic() - started_at
             aborted = not complete and "error_code" not in scope["state"]

@@ -13,7 +13,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.core.errors import Unauthenticated
-from app.http.error_handlers import error_response
+from app.http.error_handlers import ErrorResponse
 from app.http.web_files import WEB_FILES
 
 OPEN_PATHS = frozenset({"/health", "/ready", "/ping", *WEB_FILES})
@@ -52,7 +52,6 @@ class ApiKeyMiddleware:
 
 
 def _keys(scope: Scope) -> Iterator[bytes]:
-    """Yield the keys of a request, in the order of their likelihood."""
     headers = Headers(scope=scope)
     yield headers.get("x-api-key", "").encode("latin-1")
     scheme, _, token = headers.get("authorization", "").partition(" ")
@@ -78,7 +77,7 @@ async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
         "The API key is missing or wrong. It goes into a header, X-API-Key: <key> or "
         "Authorization: Bearer <key>, or into the query, ?api_key=<key>."
     )
-    await error_response(error)(scope, receive, send)
+    await ErrorResponse(error)(scope, receive, send)
 
 
 def _digest(key: bytes) -> bytes:

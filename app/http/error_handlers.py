@@ -46,11 +46,11 @@ def handle_errors(app: FastAPI) -> None:
     @app.exception_handler(ServiceError)
     async def service_error(request: Request, error: ServiceError) -> JSONResponse:
         names = getattr(request.state, "parameter_names", {})
-        return error_response(with_param_names(error, names))
+        return ErrorResponse(with_param_names(error, names))
 
     @app.exception_handler(HTTPException)
     async def http_exception(request: Request, error: HTTPException) -> JSONResponse:
-        response = error_response(_from_http_exception(request, error))
+        response = ErrorResponse(_from_http_exception(request, error))
         response.headers.update(error.headers or {})
         if error.status_code == 405:
             response.headers["Allow"] = ", ".join(_allowed_methods(request))
@@ -61,19 +61,31 @@ def handle_errors(app: FastAPI) -> None:
         first = error.errors()[0]
         param = str(first["loc"][-1]) if first["loc"] else None
         subject = repr(param) if param else "The request"
-        return error_response(InvalidRequest(f"{subject} {describe_error(first)}.", param=param))
+        return ErrorResponse(InvalidRequest(f"{subject} {describe_error(first)}.", param=param))
 
 
-def error_response(error: ServiceError) -> JSONResponse:
-    retry = error.retryable or error.retry_after_s is not None
-    headers = {"Cache-Control": "no-store", "X-Should-Retry": "true" if retry else "false"}
-    if error.retry_after_s is not None:
-        headers["Retry-After"] = str(error.retry_after_s)
-    if error.status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
-    if error.status in (408, 431):  # the rest of the request is not read
-        headers["Connection"] = "close"
-    return ErrorResponse(error, headers)
+class ErrorResponse(JSONResponse):
+    """Leaves its code in the scope's state as `error_code`, for the access log."""
+
+    def __init__(self, error: ServiceError) -> None:
+        self._code = error.code
+        retry = error.retryable or error.retry_after_s is not None
+        headers = {"Cache-Control": "no-store", "X-Should-Retry": "true" if retry else "false"}
+        if error.retry_after_s is not None:
+            headers["Retry-After"] = str(error.retry_after_s)
+        if error.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        if error.status in (408, 431):  # the rest of the request is not read
+            headers["Connection"] = "close"
+        super().__init__(error_body(error), error.status, headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope.setdefault("state", {})["error_code"] = self._code
+        await super().__call__(scope, receive, send)
+
+    def render(self, content: Any) -> bytes:
+        """Encode as ASCII: parts of a request that are quoted may contain lone surrogates."""
+        return json.dumps(content, separators=(",", ":")).encode()
 
 
 def error_body(error: ServiceError) -> dict[str, Any]:
@@ -91,22 +103,6 @@ def with_param_names(error: ServiceError, names: Mapping[str, str]) -> ServiceEr
     error = copy(error)
     error.param = names.get(str(error.param), error.param)
     return error
-
-
-class ErrorResponse(JSONResponse):
-    """Leaves its code in the scope's state as `error_code`, for the access log."""
-
-    def __init__(self, error: ServiceError, headers: dict[str, str]) -> None:
-        self._code = error.code
-        super().__init__(error_body(error), error.status, headers)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope.setdefault("state", {})["error_code"] = self._code
-        await super().__call__(scope, receive, send)
-
-    def render(self, content: Any) -> bytes:
-        """Encode as ASCII: parts of a request that are quoted may contain lone surrogates."""
-        return json.dumps(content, separators=(",", ":")).encode()
 
 
 def _sentence(message: str) -> str:

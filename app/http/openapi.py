@@ -51,7 +51,6 @@ def error_responses(
 
 
 def json_response(example: Any, status: int = 200) -> Responses:
-    """Return the successful response of a route, with an example."""
     return {status: {"content": {"application/json": {"example": example}}}}
 
 

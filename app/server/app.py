@@ -78,7 +78,6 @@ def create_app(state: AppState) -> FastAPI:
 
 
 def create_probe_app(state: AppState) -> FastAPI:
-    """Create the app of `PORT_HEALTH`: probes without a key."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.state.services = state
     app.include_router(health.router)

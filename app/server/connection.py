@@ -16,7 +16,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.core.errors import HeadersTooLong, InvalidRequest, RequestTooSlow, ServiceError
-from app.http.error_handlers import error_response
+from app.http.error_handlers import ErrorResponse
 
 log = logging.getLogger(__name__)
 
@@ -192,7 +192,7 @@ class DeadlineHttpProtocol(HttpToolsProtocol):
     def _refuse(self, error: ServiceError) -> None:
         log.info("connection closed: %s", error.message)
         if not self._responding:
-            response = error_response(error)
+            response = ErrorResponse(error)
             response.headers["Connection"] = "close"
             headers = b"".join(b"%b: %b\r\n" % header for header in response.raw_headers)
             self.transport.write(STATUS_LINE[error.status] + headers + b"\r\n" + response.body)

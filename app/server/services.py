@@ -24,10 +24,7 @@ WATCH_VOICES_S = 2.0
 async def running_services(
     settings: Settings, model: str, background: BackgroundTasks
 ) -> AsyncIterator[AppState]:
-    """Run voices, backend and speech service. `model`: the workers' engine.
-
-    Raises `StartupError` if a folder cannot be used.
-    """
+    """Run voices, backend and speech service. Raises `StartupError` if a folder is unusable."""
     metrics = Metrics()
     threads = ThreadPoolExecutor(cpu_count(), thread_name_prefix="encoder")
     with runtime_dir() as folder:

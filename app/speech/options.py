@@ -22,7 +22,6 @@ def lower(value: Any) -> Any:
 
 
 def _option(name: str) -> Any:
-    """The definition of an optional field for `create_model`."""
     aliases = info_of(name).aliases
     field = Field(
         None,

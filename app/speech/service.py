@@ -106,16 +106,6 @@ class SpeechService:
             )
         return text
 
-    def check(self, text: str, voice_id: str | None) -> None:
-        """Raise what `start` would because of the text or the voice, without a job."""
-        self.clean(text)
-        if voice_id is not None:
-            self.voices.unpin(self.voices.pin(voice_id))
-
-    @property
-    def model(self) -> ModelInfo | None:
-        return self.backend.ready
-
 
 def ignored_parameters(model: ModelInfo | None, voice_id: str | None) -> str | None:
     """Return a notice about parameters that the model ignores."""

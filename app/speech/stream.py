@@ -54,7 +54,6 @@ class SpeechStream:
 
     @property
     def error(self) -> ServiceError | None:
-        """Return the error that the job failed with."""
         return self._job.error
 
     @property
@@ -62,10 +61,7 @@ class SpeechStream:
         return self._job.committed
 
     def on_failed(self, callback: Callable[[], None]) -> None:
-        """Set a callback for the job's failure.
-
-        It also fires while the reader is blocked elsewhere.
-        """
+        """Set a callback for the job's failure, called even while the reader awaits something."""
         self._job.on_failed = callback
 
     async def __aiter__(self) -> AsyncGenerator[bytes, None]:

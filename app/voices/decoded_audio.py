@@ -49,7 +49,6 @@ class DecodedAudio:
             self.unpin(digest)
 
     def drop_unused(self) -> None:
-        """Delete the files that no voice and no pin refers to."""
         self.pins = +self.pins  # drops counts of zero
         for digest in self._digests - self.pins.keys() - set(self._in_use()):
             (self._folder / digest).unlink(missing_ok=True)

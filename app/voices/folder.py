@@ -42,7 +42,6 @@ def signature_of(path: Path) -> Signature:
 
 
 def is_unchanged(path: Path, signature: Signature) -> bool:
-    """Whether this version of the file is still there."""
     try:
         return signature_of(path) == signature
     except OSError:
@@ -101,7 +100,6 @@ class VoiceFolder:
         return ""
 
     def new_temp(self) -> Path:
-        """A new hidden name on the same file system."""
         return self.path / f"{_TEMP_PREFIX}{uuid4().hex}"
 
     def receive(self, content: BinaryIO, temp: Path, max_bytes: int) -> str:
@@ -154,12 +152,10 @@ class VoiceFolder:
         return removed
 
     def discard(self, temp: Path) -> None:
-        """Remove `temp` if it is there and can be removed."""
         with suppress(OSError):
             temp.unlink()
 
     def discard_stale(self) -> None:
-        """Remove temporary files of crashed masters."""
         for temp in self.path.glob(f"{_TEMP_PREFIX}*"):
             with suppress(OSError):
                 if time.time() - temp.lstat().st_mtime > _STALE_S:

@@ -88,7 +88,6 @@ class VoiceLibrary:
         return digest
 
     def unpin(self, digest: str) -> None:
-        """Undo one `pin`."""
         self.decoded.unpin(digest)
 
     async def add(self, voice_id: str, content: BinaryIO, *, replace: bool) -> None:
@@ -138,7 +137,6 @@ class VoiceLibrary:
         await self.scanner.scan()
 
     async def watch(self, interval_s: float) -> None:
-        """Scan every `interval_s`, without end."""
         while True:
             await asyncio.sleep(interval_s)
             await self.scan()
@@ -156,7 +154,6 @@ class VoiceLibrary:
                 log.warning("the voices folder %s %s", folder.path.absolute(), problem)
 
     def close(self) -> None:
-        """Wait for the file operation in progress; no other call may follow."""
         self._thread.close()
 
     async def _publish(self, temp: Path, voice_id: str, digest: str, replace: bool) -> None:
@@ -168,13 +165,11 @@ class VoiceLibrary:
             await self.scanner.refresh()
 
     def _lock_of(self, voice_id: str) -> asyncio.Lock:
-        """The lock shared by all uploads of one name, ignoring case."""
         return self._uploading.setdefault(casefold_key(voice_id), asyncio.Lock())
 
 
 @contextmanager
 def _storage_errors() -> Iterator[None]:
-    """Turn errors of the operating system into those that clients get."""
     try:
         yield
     except OSError as error:

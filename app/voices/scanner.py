@@ -67,7 +67,6 @@ class VoiceScanner:
         self._scanning = asyncio.Lock()
 
     def check(self) -> None:
-        """Raises StartupError if a folder cannot be read. Blocks; to be called at start only."""
         try:
             self._list()
         except OSError as error:
@@ -129,7 +128,6 @@ class VoiceScanner:
         return failure is None or failure.retry_at <= monotonic()
 
     async def _index(self, path: Path, signature: Signature) -> None:
-        """Find out whether this version of a file is a voice, and decode it if so."""
         try:
             validate_voice_id(path.name)
             digest = await self._thread.run(digest_of, path)

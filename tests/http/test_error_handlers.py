@@ -1,7 +1,7 @@
 import pytest
 
 from app.core.errors import NotReady, RequestTooSlow, ServiceError
-from app.http.error_handlers import error_body, error_response
+from app.http.error_handlers import ErrorResponse, error_body
 from app.http.openapi import ERROR_EXAMPLES
 
 RETRYABLE = {
@@ -18,7 +18,7 @@ RETRYABLE = {
 
 @pytest.mark.parametrize("kind", [*ERROR_EXAMPLES, RequestTooSlow])
 def test_error_headers_say_whether_to_retry(kind: type[ServiceError]) -> None:
-    headers = error_response(kind("it failed")).headers
+    headers = ErrorResponse(kind("it failed")).headers
 
     assert headers["X-Should-Retry"] == str(kind.code in RETRYABLE).lower()
     assert headers.get("Retry-After") == (kind.retry_after_s and str(kind.retry_after_s))

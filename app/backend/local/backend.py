@@ -1,6 +1,6 @@
 """The backend of one machine: worker processes on its devices.
 
-Composes channels, voice tracker, dispatcher and supervisor; they stop in reverse order.
+It lets the dispatcher accept jobs while a worker is ready or restarting.
 """
 
 import asyncio
@@ -20,9 +20,8 @@ from app.backend.base import (
 )
 from app.backend.job_stream import JobStream
 from app.backend.local.dispatcher import Dispatcher, Limits
-from app.backend.local.managed_worker import ManagedWorker, WorkerLimits
+from app.backend.local.managed_worker import ManagedWorker, WorkerContext
 from app.backend.local.runtime_dir import RuntimeDir
-from app.backend.local.supervisor import Supervisor
 from app.backend.local.voice_tracker import VoiceTracker
 from app.core.audio import SAMPLE_RATE
 from app.core.background import BackgroundTasks
@@ -30,12 +29,14 @@ from app.core.devices import Device, detect
 from app.core.errors import Draining, NotReady
 from app.core.process_env import cpu_count, visible_cuda_devices
 from app.ipc.channels import Broadcaster, broadcast_address
-from app.ipc.messages import WorkerConfig
+from app.ipc.messages import Drain, WorkerConfig
 from app.observability.metrics import Metrics
 from app.settings import Settings
 
 REPEAT_STATE_S = 0.5
 """Half a second, so that a lost broadcast takes effect within a second."""
+
+EXIT_TIMEOUT_S = 2.0
 
 
 class LocalBackend:
@@ -53,6 +54,8 @@ class LocalBackend:
         self._model = model
         self._runtime_dir = runtime_dir
         self._spawn_task = background.spawn
+        self._tasks: list[asyncio.Task[None]] = []
+        self.workers: list[ManagedWorker] = []
         self._context: zmq.Context[Any] = zmq.Context()
         self._broadcaster = Broadcaster(self._context, broadcast_address(runtime_dir.channels))
         limits = Limits(
@@ -63,32 +66,17 @@ class LocalBackend:
         )
         self._voices = VoiceTracker(self._broadcaster.send)
         self._dispatcher = Dispatcher(limits, self._voices, self._broadcaster.send, metrics)
-        worker_limits = WorkerLimits(
-            settings.concurrent_requests_per_worker,
-            settings.worker_start_seconds,
-            settings.worker_stall_seconds,
-        )
-        self._supervisor = Supervisor(
-            self._context,
-            self._dispatcher,
-            self._voices,
-            self._broadcaster.send,
-            worker_limits,
-            background.spawn,
-        )
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Start the workers on entry, stop them on exit."""
+        repeating = self._spawn_task(self._repeat_state(), "repeat state")
         try:
-            self._start_workers(detect(visible_cuda_devices()))
-            repeating = self._spawn_task(self._repeat_state(), "repeat state")
-            try:
-                yield
-            finally:
-                repeating.cancel()
+            self.start_workers(detect(visible_cuda_devices()))
+            yield
         finally:
-            await self._supervisor.stop()
+            repeating.cancel()
+            await self.stop_workers()
             self._broadcaster.close()
             self._context.term()
 
@@ -103,19 +91,19 @@ class LocalBackend:
     def ensure_ready(self) -> None:
         if self._dispatcher.draining:
             raise Draining("the server is shutting down")
-        if not self._supervisor.ready:
+        if not self.ready:
             raise NotReady(f"no worker is ready{self._startup_phase()}")
 
     @property
     def ready(self) -> ModelInfo | None:
-        return self._supervisor.ready
+        return next((worker.ready for worker in self.workers if worker.ready), None)
 
     def status(self) -> BackendStatus:
         dispatcher = self._dispatcher
         return BackendStatus(
             state=self._state(),
             model=self._model,
-            workers=tuple(self._worker_status(worker) for worker in self._supervisor.workers),
+            workers=tuple(self._worker_status(worker) for worker in self.workers),
             queue=QueueStatus(
                 waiting=dispatcher.waiting,
                 running=dispatcher.running,
@@ -143,25 +131,45 @@ class LocalBackend:
     def _state(self) -> ServiceState:
         if self._dispatcher.draining:
             return "draining"
-        if self._supervisor.ready:
+        if self.ready:
             return "ready"
-        starting = any(worker.state == "starting" for worker in self._supervisor.workers)
+        starting = any(worker.state == "starting" for worker in self.workers)
         return "starting" if starting else "degraded"
 
     def _startup_phase(self) -> str:
         """Describe the first worker that is starting: ": worker cpu.0 loads the model"."""
-        for worker in self._supervisor.workers:
+        for worker in self.workers:
             if worker.state in ("starting", "restarting"):
                 return f": worker {worker.id} {worker.startup_phase}"
         return ""
 
-    def _start_workers(self, devices: list[Device]) -> None:
+    def start_workers(self, devices: list[Device]) -> None:
+        shared = WorkerContext(
+            self._context, self._dispatcher, self._voices, self._settings, self._update_accepting
+        )
         per_device = self._settings.workers_per_device
         threads = max(1, cpu_count() // (len(devices) * per_device))
         for device in devices:
             for number in range(per_device):
                 config = self._worker_config(f"{device.name}.{number}", device.kind, threads)
-                self._supervisor.start(config, device)
+                worker = ManagedWorker(config, device, shared)
+                self.workers.append(worker)
+                self._tasks.append(self._spawn_task(worker.run(), f"worker {worker.id}"))
+
+    async def stop_workers(self) -> None:
+        """Let idle workers exit by themselves, then kill those that did not."""
+        for worker in self.workers:
+            worker.stopping = True
+        self._broadcaster.send(Drain())
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=EXIT_TIMEOUT_S)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _update_accepting(self) -> None:
+        accepting = any(worker.state in ("ready", "restarting") for worker in self.workers)
+        self._dispatcher.set_accepting(accepting)
 
     def _worker_config(self, name: str, device_kind: str, threads: int) -> WorkerConfig:
         settings = self._settings

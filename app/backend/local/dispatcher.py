@@ -96,7 +96,6 @@ class Dispatcher:
     # --- called by the backend ------------------------------------------------------------------
 
     def submit(self, request: JobRequest) -> JobStream:
-        """Accept a job, or raise `Draining`, `NotReady` or `QueueFull`."""
         self.ensure_accepting()
         # The queue can be non-empty although a slot is free, if that worker's socket accepts no
         # message yet.
@@ -115,7 +114,6 @@ class Dispatcher:
         return stream
 
     def ensure_accepting(self) -> None:
-        """Raise `Draining` or `NotReady` if no job would be accepted."""
         if self.draining:
             raise Draining("the server is shutting down")
         if not self._accepting:
@@ -133,15 +131,12 @@ class Dispatcher:
                 self._end(job, ClientStalled("the client took nothing for too long"))
 
     def drain(self) -> None:
-        """Accept no more jobs; those accepted go on."""
         self.draining = True
 
     async def wait_idle(self) -> None:
-        """Return when no stream is open."""
         await self._idle.wait()
 
     def abort(self) -> None:
-        """End every open stream with an error."""
         for job in [*self._queue.values(), *self._running()]:
             self._leave_queue(job)
             self._end(job, Draining("the server is shutting down"))
@@ -157,7 +152,6 @@ class Dispatcher:
     # --- called by the managed workers ----------------------------------------------------------
 
     def attach(self, worker: Worker) -> None:
-        """Add a worker that is ready for jobs."""
         self._workers.append(worker)
         self._dispatch()
 
@@ -186,10 +180,7 @@ class Dispatcher:
                 self._end(job, NotReady("no worker can be started"))
 
     def job_started(self, worker: Worker, job_id: str) -> None:
-        """Record that the worker began the job.
-
-        If the process exits from now on, the job counts as a possible cause.
-        """
+        """From now on the job counts as a possible cause if the process exits."""
         if job := worker.jobs.get(job_id):
             job.started = True
 
@@ -238,7 +229,6 @@ class Dispatcher:
     # --- dispatch -------------------------------------------------------------------------------
 
     def _free_worker(self) -> Worker | None:
-        """The least recently used one with a free slot."""
         free = [worker for worker in self._workers if worker.free]
         return min(free, key=lambda worker: worker.last_used, default=None)
 

@@ -53,7 +53,6 @@ class Job:
     paused_s: float = 0.0
 
     def assign(self, worker: Worker, credit: int) -> None:
-        """Begin an attempt on `worker`, with `credit` samples granted."""
         self.worker = worker
         worker.jobs[self.id] = self
         self.started = False
@@ -63,7 +62,6 @@ class Job:
         self.paused_s = 0.0
 
     def release(self) -> None:
-        """End the attempt: the worker's slot is free again."""
         if self.worker:
             self.worker.jobs.pop(self.id, None)
         self.worker = None
@@ -83,11 +81,7 @@ class Job:
         return gap_s
 
     def grant(self, samples: int, now: float) -> None:
-        """Raise the credit to `samples`.
-
-        Extends `playout_end_at` by the unread audio, so that a slow client's pause is not an
-        underrun.
-        """
+        """Raise the credit to `samples`. A slow client's pause does not count as an underrun."""
         self.granted = samples
         if self.paused_at is not None:
             self.paused_s += now - self.paused_at

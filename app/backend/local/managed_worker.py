@@ -25,7 +25,6 @@ from app.backend.local.process import WorkerProcess
 from app.backend.local.voice_tracker import VoiceTracker
 from app.core.devices import Device
 from app.core.errors import ServerFault, WorkerLost, WorkerStalled
-from app.core.retry_budget import RetryBudget
 from app.ipc.channels import JobSender, ResultReceiver, jobs_address, results_address
 from app.ipc.messages import (
     Heartbeat,
@@ -37,6 +36,7 @@ from app.ipc.messages import (
     WorkerReady,
     WorkerStarting,
 )
+from app.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -50,30 +50,16 @@ DRAIN_RESULTS_S = 2.0
 
 
 @dataclass(frozen=True)
-class WorkerLimits:
-    """`slots`: jobs at a time. `start_s`: time to get ready. `stall_s`: time for one step."""
-
-    slots: int
-    start_s: float
-    stall_s: float
-
-
-@dataclass(frozen=True)
 class WorkerContext:
-    """State shared by all managed workers of a backend.
-
-    `deaths`: deaths in a row, by worker id; the circuit opens when they are exhausted.
-    `stack_dump` is held during a dump, so that the lines of two are not mixed.
-    """
+    """State shared by all managed workers of a backend."""
 
     context: "zmq.Context[Any]"
     dispatcher: Dispatcher
     voices: VoiceTracker
-    limits: WorkerLimits
+    settings: Settings
     on_state_change: Callable[[], None]
-    deaths: RetryBudget[str] = field(default_factory=lambda: RetryBudget(CIRCUIT_OPENS_AT))
     incarnations: Iterator[int] = field(default_factory=lambda: itertools.count(1))
-    stack_dump: asyncio.Lock = field(default_factory=asyncio.Lock)
+    stack_dump: asyncio.Lock = field(default_factory=asyncio.Lock)  # one after the other
 
 
 class ManagedWorker:
@@ -93,6 +79,7 @@ class ManagedWorker:
         self._config = config
         self._shared = shared
         self._was_ready = False
+        self._deaths = 0  # in a row, without a finished job
         self._runaways_before = 0  # of earlier processes
         self._process: WorkerProcess | None = None
         self._worker = self._new_worker()
@@ -203,29 +190,24 @@ class ManagedWorker:
                 self._shared.dispatcher.handle(self._worker, message, pcm)
 
     def _stall(self) -> WorkerStalled | None:
-        limits = self._shared.limits
-        if self.ready and self.heartbeat.stalled_for_s() > limits.stall_s:
-            return WorkerStalled(f"the worker made no step for {limits.stall_s:g} s")
-        if not self.ready and self.heartbeat.age_s() > limits.start_s:
-            return WorkerStalled(f"the worker was not ready after {limits.start_s:g} s")
+        settings = self._shared.settings
+        stall_s, start_s = settings.worker_stall_seconds, settings.worker_start_seconds
+        if self.ready and self.heartbeat.stalled_for_s() > stall_s:
+            return WorkerStalled(f"the worker made no step for {stall_s:g} s")
+        if not self.ready and self.heartbeat.age_s() > start_s:
+            return WorkerStalled(f"the worker was not ready after {start_s:g} s")
         return None
 
     def _count_death(self, reason: ServerFault) -> float:
-        """Count an exit and return the delay before the next start, in seconds.
-
-        Too many in a row set the state to `failed`.
-        """
+        """Count an exit; return the seconds before the next start. Too many in a row: `failed`."""
         self.restarts += 1
         self.last_error = reason.message
-        deaths = self._shared.deaths
-        if self._worker.finished_jobs:
-            deaths.clear(self.id)
-        deaths.record(self.id)
-        if deaths.exhausted(self.id):
+        self._deaths = 1 if self._worker.finished_jobs else self._deaths + 1
+        if self._deaths >= CIRCUIT_OPENS_AT:
             self._enter("failed")
             return CIRCUIT_RETRY_S
         self._enter("restarting" if self._was_ready else "starting")
-        return min(MAX_BACKOFF_S, 2.0 ** (deaths.count(self.id) - 1))
+        return min(MAX_BACKOFF_S, 2.0 ** (self._deaths - 1))
 
     def _enter(self, state: WorkerState) -> None:
         if state == "failed":
@@ -235,4 +217,4 @@ class ManagedWorker:
 
     def _new_worker(self, jobs: JobSender | None = None) -> Worker:
         send = jobs.send if jobs else lambda message: False
-        return Worker(self.id, self._shared.limits.slots, send)
+        return Worker(self.id, self._shared.settings.concurrent_requests_per_worker, send)

@@ -52,7 +52,6 @@ class WorkerProcess:
         return cls(process, control)
 
     async def wait_exit(self) -> str:
-        """Return how the process ended, in words."""
         code = await self._process.wait()
         if code < 0:
             return f"was killed by signal {-code} ({signal.strsignal(-code) or 'no name'})"

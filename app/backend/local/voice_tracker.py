@@ -42,10 +42,7 @@ class VoiceTracker:
         self.publish()
 
     def publish(self) -> None:
-        """Broadcast the voice list.
-
-        Does nothing before the first `set_voices`: workers take the first list as complete.
-        """
+        """Broadcast the voices, once they are known: workers take the first list as complete."""
         if self._digests is not None:
             self._broadcast(Voices(self._digests, self._crashed))
 
@@ -74,10 +71,7 @@ class VoiceTracker:
                 self._prepared[worker].discard(digest)
 
     def worker_exited(self, worker: str, exit_report: WorkerFailed | None) -> None:
-        """Count a crash for the voice in the failure message.
-
-        Without one, count it for the voice being prepared.
-        """
+        """Count a crash for the voice in the report or, without one, the voice in preparation."""
         self._prepared.pop(worker, None)
         preparing = self._preparing.pop(worker, None)
         blamed = exit_report.voice if exit_report else preparing

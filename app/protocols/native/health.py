@@ -1,7 +1,5 @@
 """`/health`, `/ready` and `/ping`: probes, also served on `PORT_HEALTH`."""
 
-from typing import Any
-
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 from starlette.responses import Response
@@ -14,12 +12,7 @@ from app.http.openapi import error_responses, json_response
 
 router = APIRouter(tags=["system"])
 
-_EXAMPLE: dict[str, Any] = {
-    "status": "ready",
-    "model": "chatterbox",
-    "version": "0.1.0",
-    "compiled": True,
-}
+_EXAMPLE = {"status": "ready", "model": "chatterbox", "version": "0.1.0", "compiled": True}
 
 
 class Health(BaseModel):

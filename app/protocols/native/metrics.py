@@ -101,7 +101,6 @@ def _choose_encoder(accept: str) -> tuple[Callable[[Collector], bytes], str]:
 
 
 def _loads(pids: Mapping[str, int]) -> dict[str, Process]:
-    """Read the load of each process that still exists."""
     return {worker: load for worker, pid in pids.items() if (load := process_load(pid))}
 
 

@@ -28,7 +28,6 @@ def negotiate(accept: str) -> FormatName:
 
 
 def _first_match(media_type: str, refused: set[str]) -> FormatName | None:
-    """The format of a media type; for a wildcard, the first that is not refused."""
     if media_type in ("*/*", "audio/*"):
         return next((name for known, name in _FORMATS.items() if known not in refused), None)
     return _FORMATS.get(media_type)

@@ -48,12 +48,13 @@ async def generate_from_url(request: Request) -> Response:
 @router.head("/tts/generate", include_in_schema=False)
 async def describe(request: Request) -> Response:
     """Respond with the headers of GET, without a job."""
-    parameters = from_query(request.query_params)
-    speech = get_state(request).speech
-    speech.clean(parameters.text)
+    state, parameters = get_state(request), from_query(request.query_params)
+    state.speech.clean(parameters.text)
     encoder = _new_encoder(request, parameters)()
-    speech.check(parameters.text, parameters.voice_id)
-    headers = audio_headers(speech.model, ignored_parameters(speech.model, parameters.voice_id))
+    if parameters.voice_id is not None:
+        state.voices.unpin(state.voices.pin(parameters.voice_id))  # raises VoiceNotFound
+    model = state.backend.ready
+    headers = audio_headers(model, ignored_parameters(model, parameters.voice_id))
     response = Response(headers=headers, media_type=encoder.media_type)
     del response.headers["content-length"]  # a stream has none
     return response

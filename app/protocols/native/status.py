@@ -1,8 +1,8 @@
 """`/system-status`: CPU, memory, GPUs, workers and queue."""
 
 import asyncio
+import json
 from collections import Counter
-from typing import Any
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
@@ -14,42 +14,28 @@ from app.observability.system_stats import Cpu, Gpu, cpu_load, gpu_load
 
 router = APIRouter(tags=["system"])
 
-_EXAMPLE: dict[str, Any] = {
+_EXAMPLE = json.loads("""{
     "cpu": {
         "utilization_percent": 25.8,
-        "ram_gb": {"total": 31.26, "used": 8.94, "free": 22.32, "percent_used": 28.6},
+        "ram_gb": {"total": 31.26, "used": 8.94, "free": 22.32, "percent_used": 28.6}
     },
-    "gpus": [
-        {
-            "device_id": 0,
-            "utilization_percent": {"gpu": 45, "memory": 28},
-            "memory_gb": {"total": 15.75, "used": 3.15, "free": 12.6},
-        }
-    ],
-    "workers": [
-        {
-            "id": "gpu0.0",
-            "device": "gpu0",
-            "state": "ready",
-            "slots": 1,
-            "busy": 1,
-            "restarts": 1,
-            "pid": 42,
-            "last_error": "the worker was killed by signal 9 (Killed)",
-            "compiled": False,
-            "notice": "not compiled: …",
-            "runaways": 0,
-        }
-    ],
+    "gpus": [{
+        "device_id": 0,
+        "utilization_percent": {"gpu": 45, "memory": 28},
+        "memory_gb": {"total": 15.75, "used": 3.15, "free": 12.6}
+    }],
+    "workers": [{
+        "id": "gpu0.0", "device": "gpu0", "state": "ready", "slots": 1, "busy": 1, "restarts": 1,
+        "pid": 42, "last_error": "the worker was killed by signal 9 (Killed)", "compiled": false,
+        "notice": "not compiled: …", "runaways": 0
+    }],
     "queue": {"waiting": 0, "running": 1, "limit": 100, "retries": 0},
-    "models": [
-        {
-            "id": "chatterbox",
-            "workers": 2,
-            "voices": {"austen.wav": {"prepared": 2, "workers": 2}},
-        }
-    ],
-}
+    "models": [{
+        "id": "chatterbox",
+        "workers": 2,
+        "voices": {"austen.wav": {"prepared": 2, "workers": 2}}
+    }]
+}""")
 
 
 class PreparedVoice(BaseModel):

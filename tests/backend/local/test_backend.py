@@ -7,29 +7,25 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
 import psutil
 import pytest
-import zmq
 
+import app.backend.local.backend as backend_module
 import app.backend.local.managed_worker as managed_worker_module
 import app.backend.local.process as process_module
-import app.backend.local.supervisor as supervisor_module
 from app.backend.base import JobRequest
 from app.backend.job_stream import JobStream, Restarted
-from app.backend.local.dispatcher import Dispatcher, Limits
-from app.backend.local.managed_worker import ManagedWorker, WorkerLimits
-from app.backend.local.supervisor import Supervisor
-from app.backend.local.voice_tracker import VoiceTracker
+from app.backend.local.backend import LocalBackend
+from app.backend.local.managed_worker import ManagedWorker
+from app.backend.local.runtime_dir import RuntimeDir
+from app.core.background import BackgroundTasks
 from app.core.devices import CPU
-from app.core.engine_config import EngineConfig, QueueSizes
 from app.core.errors import NotReady, PoisonRequest, WorkerLost
-from app.ipc.channels import Broadcaster, broadcast_address
-from app.ipc.messages import WorkerConfig
 from app.observability.metrics import Metrics
+from app.settings import Settings
 from tests.ipc.test_messages import PARAMS
 from tests.support.engines import expected_pcm
 from tests.support.service import ROOT, SCRIPTED
@@ -58,72 +54,52 @@ class NeverWarm(ScriptedEngine):
 """
 
 
-class SupervisorEnv:
-    """A supervisor with channels, dispatcher and voices; `supervise` starts its one worker."""
+class BackendEnv:
+    """A backend that repeats its state often; `supervise` starts its one worker."""
 
     def __init__(self, folder: Path) -> None:
+        runtime_dir = RuntimeDir(folder, folder)
         self.folder = folder
-        self.context: zmq.Context[Any] = zmq.Context()
-        self.broadcaster = Broadcaster(self.context, broadcast_address(folder))
-        limits = Limits(queued=10, queue_timeout_s=60, ahead_samples=10**9, client_stall_s=600)
-        self.voices = VoiceTracker(self.broadcaster.send)
+        self.backend = LocalBackend(
+            self._settings(), SCRIPTED, runtime_dir, Metrics(), BackgroundTasks()
+        )
+        self.voices = self.backend._voices
         self.voices.set_voices(frozenset())
-        self.dispatcher = Dispatcher(limits, self.voices, self.broadcaster.send, Metrics())
-        self.supervisor = self._new_supervisor(WorkerLimits(slots=2, start_s=60, stall_s=60))
-        self.repeating = asyncio.create_task(self._repeat_state())
+        self.repeating = asyncio.create_task(self.backend._repeat_state())
 
-    def _new_supervisor(self, limits: WorkerLimits) -> Supervisor:
-        return Supervisor(
-            self.context,
-            self.dispatcher,
-            self.voices,
-            self.broadcaster.send,
-            limits,
-            lambda work, name: asyncio.create_task(work, name=name),
+    def _settings(self, start_s: float = 60, stall_s: float = 60) -> Settings:
+        return Settings.model_construct(
+            model_path=self.folder / "model",
+            concurrent_requests_per_worker=2,
+            worker_start_seconds=start_s,
+            worker_stall_seconds=stall_s,
         )
 
-    def supervise(
-        self, engine: str = SCRIPTED, *, start_s: float = 60, stall_s: float = 60
-    ) -> ManagedWorker:
-        self.supervisor = self._new_supervisor(WorkerLimits(2, start_s, stall_s))
-        config = WorkerConfig(
-            name="cpu.0",
-            incarnation=0,
-            engine=engine,
-            engine_config=EngineConfig("cpu", 1, str(self.folder / "model")),
-            queues=QueueSizes(2, 3),
-            channels_dir=str(self.folder),
-            voices_dir=str(self.folder),
-            log_level="INFO",
-        )
-        self.supervisor.start(config, CPU)
-        return self.supervisor.workers[0]
+    def supervise(self, engine: str = SCRIPTED, **limits: float) -> ManagedWorker:
+        self.backend._model, self.backend._settings = engine, self._settings(**limits)
+        self.backend.start_workers([CPU])
+        return self.backend.workers[0]
 
     def submit(self, text: str, voice: str | None = None) -> JobStream:
-        return self.dispatcher.submit(JobRequest("r", text, voice, PLAIN))
-
-    async def _repeat_state(self) -> None:
-        while True:
-            self.voices.publish()
-            self.dispatcher.tick()
-            await asyncio.sleep(0.02)
+        return self.backend.submit(JobRequest("r", text, voice, PLAIN))
 
     async def close(self) -> None:
-        await self.supervisor.stop()
+        await self.backend.stop_workers()
         self.repeating.cancel()
-        self.broadcaster.close()
-        self.context.destroy(linger=0)
+        self.backend._broadcaster.close()
+        self.backend._context.destroy(linger=0)
 
 
 @pytest.fixture
-async def env(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[SupervisorEnv]:
+async def env(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[BackendEnv]:
+    monkeypatch.setattr(backend_module, "REPEAT_STATE_S", 0.02)
     monkeypatch.setattr(managed_worker_module, "MAX_BACKOFF_S", 0.01)
     monkeypatch.setattr(managed_worker_module, "WATCH_INTERVAL_S", 0.05)
     monkeypatch.setattr(process_module, "STACK_DUMP_S", 0.5)
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "test_engines.py").write_text(ENGINES)
         monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{folder}")
-        env = SupervisorEnv(Path(folder))
+        env = BackendEnv(Path(folder))
         yield env
         await env.close()
 
@@ -151,15 +127,15 @@ async def read_all(stream: JobStream) -> bytes:
 # --- running ------------------------------------------------------------------------------------
 
 
-async def test_worker_is_replaced_with_its_runaways_and_voices(env: SupervisorEnv) -> None:
+async def test_worker_is_replaced_with_its_runaways_and_voices(env: BackendEnv) -> None:
     store_voices(env, "a", "b")
     worker = env.supervise("test_engines:RunsAway")
     assert worker.state == "starting"
     with pytest.raises(NotReady):
         env.submit("one")
     first = await wait_ready(worker)
-    assert env.supervisor.ready
-    assert env.supervisor.ready.name == "scripted"
+    assert env.backend.ready
+    assert env.backend.ready.name == "scripted"
     await until(lambda: worker.heartbeat.steps == 2, 0.01)  # the voices
     assert worker.runaways == 3
     assert env.voices.prepared("cpu.0") == {"a", "b"}
@@ -178,7 +154,7 @@ async def test_worker_is_replaced_with_its_runaways_and_voices(env: SupervisorEn
 
 @pytest.mark.fault(5)
 async def test_repeated_deaths_open_the_circuit_until_a_start_succeeds(
-    env: SupervisorEnv, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    env: BackendEnv, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(managed_worker_module, "CIRCUIT_OPENS_AT", 2)
     monkeypatch.setattr(managed_worker_module, "CIRCUIT_RETRY_S", 0.5)
@@ -196,7 +172,7 @@ async def test_repeated_deaths_open_the_circuit_until_a_start_succeeds(
 
 @pytest.mark.fault(4, 5)
 async def test_pauses_double_until_the_circuit_opens_and_a_finished_job_resets_them(
-    env: SupervisorEnv, monkeypatch: pytest.MonkeyPatch
+    env: BackendEnv, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(managed_worker_module, "MAX_BACKOFF_S", 32)
     with monkeypatch.context() as patch:
@@ -211,7 +187,7 @@ async def test_pauses_double_until_the_circuit_opens_and_a_finished_job_resets_t
     assert worker._count_death(WorkerLost("it died")) == 1
 
 
-def store_voices(env: SupervisorEnv, *digests: str) -> None:
+def store_voices(env: BackendEnv, *digests: str) -> None:
     for digest in digests:
         (env.folder / digest).write_bytes(np.array([24_000], np.uint32).tobytes() + bytes(400))
     env.voices.set_voices(frozenset(digests))
@@ -220,7 +196,7 @@ def store_voices(env: SupervisorEnv, *digests: str) -> None:
 @pytest.mark.fault(6)
 @pytest.mark.parametrize("rate", [8000, 11_025], ids=["kills", "breaks the device"])
 async def test_voice_that_crashes_two_workers_does_not_stop_the_next(
-    env: SupervisorEnv, rate: int
+    env: BackendEnv, rate: int
 ) -> None:
     store_voices(env, "good", "bad")
     (env.folder / "bad").write_bytes(np.array([rate], np.uint32).tobytes() + bytes(400))
@@ -238,7 +214,7 @@ async def test_voice_that_crashes_two_workers_does_not_stop_the_next(
     assert await read_all(env.submit("one", voice="good"))
 
 
-async def test_worker_that_never_gets_ready_is_replaced(env: SupervisorEnv) -> None:
+async def test_worker_that_never_gets_ready_is_replaced(env: BackendEnv) -> None:
     worker = env.supervise("test_engines:NeverWarm", start_s=0.3)
     await until(lambda: worker.restarts == 1, 0.01)
     assert worker.last_error == "the worker was not ready after 0.3 s"
@@ -247,13 +223,13 @@ async def test_worker_that_never_gets_ready_is_replaced(env: SupervisorEnv) -> N
 # --- the end --------------------------------------------------------------------------------------
 
 
-async def test_busy_worker_is_killed(env: SupervisorEnv, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor_module, "EXIT_TIMEOUT_S", 0.2)
+async def test_busy_worker_is_killed(env: BackendEnv, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend_module, "EXIT_TIMEOUT_S", 0.2)
     worker = env.supervise()
     pid = await wait_ready(worker)
     stream = env.submit("sleep600 one")
     await until(lambda: worker.busy == 1, 0.01)
-    env.dispatcher.abort()
-    await env.supervisor.stop()
+    env.backend.abort()
+    await env.backend.stop_workers()
     assert stream.ended
     assert not psutil.pid_exists(pid)
