@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from dotenv import dotenv_values
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 from pydantic_settings import (
@@ -76,9 +83,9 @@ class Settings(BaseSettings):
         None, ge=1, le=65535, description="A second port that answers `/ping` (RunPod)."
     )
     debug: bool = Field(False, description="Debug logging and FastAPI's debug pages.")
-    log_level: Literal["CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG"] = Field(
-        "INFO", description="The logging level (e.g. `INFO`, `DEBUG`)."
-    )
+    log_level: Annotated[
+        Literal["CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG"], BeforeValidator(str.upper)
+    ] = Field("INFO", description="The logging level (e.g. `INFO`, `DEBUG`).")
     public_metrics: bool = Field(False, description="`/metrics` may be read without the key.")
     workers_per_device: int = Field(
         1,
@@ -122,7 +129,7 @@ class Settings(BaseSettings):
         True,
         description="Mark Chatterbox's speech as synthetic with an inaudible watermark (Perth).",
     )
-    torch_compile: Literal["auto", "true", "false"] = Field(
+    torch_compile: Annotated[Literal["auto", "true", "false"], BeforeValidator(str.lower)] = Field(
         "auto",
         description="Compile Chatterbox's hot path with `torch.compile` while a worker starts: "
         "`true`, `false`, or `auto`, on GPUs only (on a CPU it takes minutes and gains little).",
@@ -271,16 +278,6 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, _Environment(settings_cls), dotenv_settings
-
-    @field_validator("log_level", mode="before")
-    @classmethod
-    def _upper(cls, value: Any) -> Any:
-        return value.upper() if isinstance(value, str) else value
-
-    @field_validator("torch_compile", mode="before")
-    @classmethod
-    def _lower(cls, value: Any) -> Any:
-        return value.lower() if isinstance(value, str) else value
 
     @field_validator("cors_origins", mode="before")
     @classmethod
