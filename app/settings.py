@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from dotenv import dotenv_values
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 from pydantic_settings import (
@@ -59,6 +66,10 @@ _SETTING_OF = {"chunk_overlap_method": "tts_chunk_overlap_strategy"}
 """The settings of parameters that are not named `tts_` and the parameter's name."""
 
 
+Duration = Annotated[float, Field(gt=0, le=86_400)]
+QueueSize = Annotated[int, Field(ge=1, le=1000)]
+
+
 class Settings(BaseSettings):
     """Raises `ValidationError` for values out of range."""
 
@@ -76,9 +87,9 @@ class Settings(BaseSettings):
         None, ge=1, le=65535, description="A second port that answers `/ping` (RunPod)."
     )
     debug: bool = Field(False, description="Debug logging and FastAPI's debug pages.")
-    log_level: Literal["CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG"] = Field(
-        "INFO", description="The logging level (e.g. `INFO`, `DEBUG`)."
-    )
+    log_level: Annotated[
+        Literal["CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG"], BeforeValidator(str.upper)
+    ] = Field("INFO", description="The logging level (e.g. `INFO`, `DEBUG`).")
     public_metrics: bool = Field(False, description="`/metrics` may be read without the key.")
     workers_per_device: int = Field(
         1,
@@ -91,8 +102,8 @@ class Settings(BaseSettings):
         ge=1,
         le=256,
         description="Requests that one worker runs at a time (its slots). A client that plays a "
-        "long text while it is generated can occupy a slot until the end, so configure "
-        "as many slots as there are listeners.",
+        "long text while it is generated can occupy a slot until the end, so configure as many "
+        "slots as there are listeners.",
     )
     voices_dir: Path = Field(Path("voices/"), description="The folder for uploaded voices.")
     preloaded_voices_dir: Path = Field(
@@ -122,7 +133,7 @@ class Settings(BaseSettings):
         True,
         description="Mark Chatterbox's speech as synthetic with an inaudible watermark (Perth).",
     )
-    torch_compile: Literal["auto", "true", "false"] = Field(
+    torch_compile: Annotated[Literal["auto", "true", "false"], BeforeValidator(str.lower)] = Field(
         "auto",
         description="Compile Chatterbox's hot path with `torch.compile` while a worker starts: "
         "`true`, `false`, or `auto`, on GPUs only (on a CPU it takes minutes and gains little).",
@@ -152,17 +163,16 @@ class Settings(BaseSettings):
         ge=0,
         le=500,
         description="Tokens of the very first slice (Chatterbox). Fewer give an earlier first "
-        "sound, but a slice of less than 16 produces no audio before the second. `0`: "
-        "as many as in any other slice.",
+        "sound, but a slice of less than 16 produces no audio before the second. `0`: as many as "
+        "in any other slice.",
     )
     tts_slice_growth: float | None = Field(
         None,
         ge=1,
         le=8,
         description="The factor by which each slice is longer than the one before (Chatterbox). "
-        "Fewer, longer slices take less time in total, but the client waits longer for "
-        "the next one. `1`: all of one length. The default is 2 on a CPU and 1 on a "
-        "GPU.",
+        "Fewer, longer slices take less time in total, but the client waits longer for the next "
+        "one. `1`: all of one length. The default is 2 on a CPU and 1 on a GPU.",
     )
     tts_voice_prompt_seconds: int = Field(
         10,
@@ -176,20 +186,19 @@ class Settings(BaseSettings):
         ge=0,
         le=1000,
         description="Number of preceding tokens that S3Gen processes together with a slice. `0`: "
-        "all of the text chunk, otherwise at least 12. A few dozen make late slices of "
-        "long chunks as fast as early ones; S3Gen was trained with all of them.",
+        "all of the text chunk, otherwise at least 12. A few dozen make late slices of long chunks "
+        "as fast as early ones; S3Gen was trained with all of them.",
     )
     tts_t3_dtype: T3Dtype = Field(
         "auto",
         description="Weights of T3: `float32`, `bfloat16` (half the memory), or `int8` (a quarter, "
-        "and faster; CPUs only). The latter two are less exact and give other speech "
-        "for a seed. `auto`: `bfloat16` on a GPU that computes in it, else `float32`.",
+        "and faster; CPUs only). The latter two are less exact and give other speech for a seed. "
+        "`auto`: `bfloat16` on a GPU that computes in it, else `float32`.",
     )
     tts_s3gen_dtype: S3GenDtype = Field(
         "auto",
         description="Matrix products in S3Gen's largest part: `float32` or `bfloat16` (faster on a "
-        "GPU, less exact). `auto`: `bfloat16` on a GPU that computes in it, else "
-        "`float32`.",
+        "GPU, less exact). `auto`: `bfloat16` on a GPU that computes in it, else `float32`.",
     )
     tts_remove_leading_milliseconds: LeadingTrim = Field(
         DEFAULTS.remove_leading_milliseconds,
@@ -207,17 +216,13 @@ class Settings(BaseSettings):
         DEFAULTS.crossfade_duration_milliseconds,
         description="Duration of the crossfade between audio chunks.",
     )
-    tts_speech_token_queue_max_size: int = Field(
+    tts_speech_token_queue_max_size: QueueSize = Field(
         2,
-        ge=1,
-        le=1000,
         description="Slices that may wait between T3 and S3Gen. Smaller values (`~2`) reduce the "
         "initial latency.",
     )
-    tts_pcm_chunk_queue_max_size: int = Field(
+    tts_pcm_chunk_queue_max_size: QueueSize = Field(
         3,
-        ge=1,
-        le=1000,
         description="Pieces of audio that may wait after S3Gen. Smaller values (`~3`) reduce "
         "latency but increase the risk of stutter.",
     )
@@ -228,8 +233,8 @@ class Settings(BaseSettings):
     max_queued_requests: int = Field(
         100, ge=0, le=100_000, description="Requests that may wait; further ones are answered 429."
     )
-    queue_timeout_seconds: float = Field(
-        60, gt=0, le=86_400, description="Longest wait in the queue; after it, 503 `queue_timeout`."
+    queue_timeout_seconds: Duration = Field(
+        60, description="Longest wait in the queue; after it, 503 `queue_timeout`."
     )
     max_ahead_seconds: float = Field(
         60,
@@ -237,21 +242,16 @@ class Settings(BaseSettings):
         le=3600,
         description="Seconds of audio that a job may be ahead of its client before it pauses.",
     )
-    client_stall_seconds: float = Field(
+    client_stall_seconds: Duration = Field(
         600,
-        gt=0,
-        le=86_400,
         description="A client that reads nothing for so long, while its job occupies a slot, is "
         "cancelled.",
     )
-    worker_stall_seconds: float = Field(
-        120,
-        gt=0,
-        le=86_400,
-        description="A busy worker that makes no progress for so long is killed and replaced.",
+    worker_stall_seconds: Duration = Field(
+        120, description="A busy worker that makes no progress for so long is killed and replaced."
     )
-    worker_start_seconds: float = Field(
-        900, gt=0, le=86_400, description="A worker that is not ready after so long is replaced."
+    worker_start_seconds: Duration = Field(
+        900, description="A worker that is not ready after so long is replaced."
     )
     shutdown_grace_seconds: float = Field(
         30,
@@ -271,16 +271,6 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, _Environment(settings_cls), dotenv_settings
-
-    @field_validator("log_level", mode="before")
-    @classmethod
-    def _upper(cls, value: Any) -> Any:
-        return value.upper() if isinstance(value, str) else value
-
-    @field_validator("torch_compile", mode="before")
-    @classmethod
-    def _lower(cls, value: Any) -> Any:
-        return value.lower() if isinstance(value, str) else value
 
     @field_validator("cors_origins", mode="before")
     @classmethod

@@ -77,16 +77,16 @@ def make_checkpoint(
     return folder
 
 
-def full_checkpoint(seed: int = 0) -> Path:
+def full_checkpoint() -> Path:
     """Make a full-size checkpoint (3.2 GB) once a machine, and keep it in the temporary folder."""
     source = Path(random_weights.__file__).read_bytes() + Path(__file__).read_bytes()
     digest = hashlib.sha256(source).hexdigest()[:12]
-    folder = Path(tempfile.gettempdir()) / f"chatterbox-checkpoint-{digest}-{seed}"
+    folder = Path(tempfile.gettempdir()) / f"chatterbox-checkpoint-{digest}"
     folder.mkdir(exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "tokenizer.json").exists():  # it is written last
-            make_checkpoint(folder, "full", seed)
+            make_checkpoint(folder, "full")
     return folder
 
 

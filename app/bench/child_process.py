@@ -7,10 +7,11 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import Protocol, TypeVar
+from unittest import mock
 
 from app.core.errors import EngineFailed
 from app.core.native import kill_with_parent
-from app.core.process_env import patched_environ
+from app.core.process_env import child_environment
 
 T = TypeVar("T")
 
@@ -24,7 +25,8 @@ class Run(Protocol):
 @contextmanager
 def child_process(**environment: str) -> Iterator[Run]:
     """Start a process that lives until exit; calls raise `EngineFailed` once it has died."""
-    with patched_environ(PYTHONWARNINGS="ignore", **environment):
+    variables = child_environment(PYTHONWARNINGS="ignore", **environment)
+    with mock.patch.dict("os.environ", variables, clear=True):
         pool = ProcessPoolExecutor(1, get_context("spawn"), _initialize)
         pool.submit(_initialize).result()  # starts the process
     with pool:

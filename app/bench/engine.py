@@ -23,7 +23,7 @@ from app.bench.equivalence import (
     check_waveform,
     common_prefix,
 )
-from app.bench.report import Figures, Report, Summary
+from app.bench.report import Figures, Report, Summary, summarize
 from app.core.engine_config import EngineConfig
 from app.core.process_env import worker_thread_env
 
@@ -78,16 +78,6 @@ class Plan:
         return self.compares_tokens and self.config.tuning.voice_prompt_seconds == FULL_PROMPT_S
 
 
-@dataclass(frozen=True)
-class Round:
-    """The results for one seed; `correlation` is that of the two streams' spectra."""
-
-    upstream: upstream.UpstreamResult | None
-    streamed: engine_process.StreamedJob
-    staged: engine_process.StagedJob
-    correlation: float | None
-
-
 def measure(plan: Plan, on_progress: Callable[[str], None]) -> Report:
     """Run the plan, naming each step that begins.
 
@@ -112,7 +102,10 @@ def measure(plan: Plan, on_progress: Callable[[str], None]) -> Report:
         for number in range(plan.takes):
             on_progress(f"round {number + 1} of {plan.takes}")
             rounds.append(run_round(plan, own, other, seed=number))
-        figures = _engine_figures(rounds, own(engine_process.memory_gb))
+        figures = summarize(rounds)
+        figures["own"]["memory_gb"] = own(engine_process.memory_gb)
+        if equality:
+            figures["package"] |= equality | {"memory_gb": other(upstream.memory_gb)}
         at_once = []
         for jobs in plan.jobs:
             on_progress(f"{jobs} at once")
@@ -121,7 +114,6 @@ def measure(plan: Plan, on_progress: Callable[[str], None]) -> Report:
         if plan.long_text:
             on_progress("a long text")
             long_text = _long_text(own)
-        package = equality and _upstream_figures(rounds, other(upstream.memory_gb), *equality)
     random = f"random, {'tiny' if plan.tiny else 'full size'}"
     settings = {
         "weights": config.model_path or random,
@@ -131,7 +123,7 @@ def measure(plan: Plan, on_progress: Callable[[str], None]) -> Report:
         **msgspec.structs.asdict(config.tuning),
         **loaded,
     }
-    return Report(machine, settings, figures, package, at_once, long_text)
+    return Report(machine, settings, **figures, at_once=at_once, long_text=long_text)
 
 
 def warm_up(plan: Plan, own: Run) -> engine_process.StagedJob:
@@ -140,11 +132,10 @@ def warm_up(plan: Plan, own: Run) -> engine_process.StagedJob:
     return own(engine_process.run_stages, [TEXT], WARM_UP_SEED, plan.tokens)
 
 
-def compare(plan: Plan, warm: Tokens, own: Run, other: Run) -> tuple[int, float]:
+def compare(plan: Plan, warm: Tokens, own: Run, other: Run) -> Figures:
     """Compare T3's tokens, and S3Gen's waveforms for upstream's tokens; warms upstream up, too.
 
-    `warm`: the engine's tokens for `WARM_UP_SEED`. Returns the number of equal tokens and the
-    level of the waveforms' difference in dB.
+    `warm`: the engine's tokens for `WARM_UP_SEED`.
     """
     prompt_s = plan.config.tuning.voice_prompt_seconds
     expected = other(upstream.generate_unmarked, TEXT, WARM_UP_SEED, prompt_s)
@@ -154,23 +145,41 @@ def compare(plan: Plan, warm: Tokens, own: Run, other: Run) -> tuple[int, float]
     difference_db = check_waveform(
         audio, expected.audio, "S3Gen beside the package's", rounded=plan.rounded
     )
-    return common_prefix(warm, expected.tokens), difference_db
+    same = common_prefix(warm, expected.tokens)
+    return {"tokens_same": same, "difference_db": difference_db}
 
 
-def run_round(plan: Plan, own: Run, other: Run, seed: int) -> Round:
+def run_round(plan: Plan, own: Run, other: Run, seed: int) -> dict[str, Figures | None]:
     """Run the same job on both sides, and compare everything that is comparable."""
     generated = other(upstream.generate, TEXT, seed) if plan.rounds else None
     streamed = own(engine_process.run_streamed, TEXT, seed, plan.tokens)
     staged = own(engine_process.run_stages, [TEXT], seed, plan.tokens)
     check_waveform(streamed.audio, staged.audio, "the stream beside its own stages")
     check_token_count(len(staged.tokens), plan.tokens, "T3")
+    figures = {
+        "first_audio_s": streamed.first_audible_s,
+        "total_s": streamed.total_s,
+        "real_time_factor": streamed.total_s / streamed.audio_s,
+        "t3_tokens_per_s": len(staged.tokens) / staged.stages_s["T3"],
+        "slices_s": staged.slices_s,
+        "stages_s": {stage: staged.stages_s[stage] for stage in STAGES},
+    }
+    if not generated:
+        return {"own": figures, "package": None}
     correlation = None
-    if generated and plan.compares_streams:
+    if plan.compares_streams:
         check_tokens(staged.tokens, generated.tokens, "T3 beside the package's")
         correlation = check_spectrum(
             streamed.audio, generated.audio, "the stream beside the package's"
         )
-    return Round(generated, streamed, staged, correlation)
+    package = {
+        "total_s": generated.total_s,
+        "real_time_factor": generated.total_s / generated.audio_s,
+        "first_audio_ratio": streamed.first_audible_s / generated.total_s,
+        "total_ratio": streamed.total_s / generated.total_s,
+        "correlation": correlation,
+    }
+    return {"own": figures, "package": package}
 
 
 def run_concurrent(plan: Plan, own: Run, jobs: int) -> Figures:
@@ -193,44 +202,6 @@ def run_concurrent(plan: Plan, own: Run, jobs: int) -> Figures:
         "first_audio_s": Summary.of(job.first_audible_s for job in done.streamed),
         "total_s": total_s,
         "times_real_time": sum(job.audio_s for job in done.streamed) / total_s,
-    }
-
-
-# --- from results to figures ----------------------------------------------------------------------
-
-
-def _engine_figures(rounds: list[Round], memory_gb: float) -> Figures:
-    streamed = [each.streamed for each in rounds]
-    staged = [each.staged for each in rounds]
-    slices_s = zip(*(job.slices_s for job in staged), strict=True)
-    return {
-        "first_audio_s": Summary.of(job.first_audible_s for job in streamed),
-        "total_s": Summary.of(job.total_s for job in streamed),
-        "real_time_factor": Summary.of(job.total_s / job.audio_s for job in streamed),
-        "t3_tokens_per_s": Summary.of(len(job.tokens) / job.stages_s["T3"] for job in staged),
-        "slices_s": [Summary.of(of_slice) for of_slice in slices_s],
-        "stages_s": {stage: Summary.of(job.stages_s[stage] for job in staged) for stage in STAGES},
-        "memory_gb": memory_gb,
-    }
-
-
-def _upstream_figures(
-    rounds: list[Round], memory_gb: float, tokens_same: int, difference_db: float
-) -> Figures:
-    """`tokens_same`: before the first difference. `difference_db`: of waveforms of equal tokens."""
-    pairs = [(each.streamed, each.upstream) for each in rounds if each.upstream]
-    correlations = [each.correlation for each in rounds if each.correlation is not None]
-    return {
-        "total_s": Summary.of(other.total_s for _, other in pairs),
-        "real_time_factor": Summary.of(other.total_s / other.audio_s for _, other in pairs),
-        "memory_gb": memory_gb,
-        "first_audio_ratio": Summary.of(
-            own.first_audible_s / other.seconds for other, own in pairs
-        ),
-        "total_ratio": Summary.of(own.total_s / other.seconds for other, own in pairs),
-        "tokens_same": tokens_same,
-        "difference_db": difference_db,
-        "correlation": Summary.of(correlations) if correlations else None,
     }
 
 

@@ -55,7 +55,9 @@ class Percentiles:
     def of(cls, seconds: Iterable[float | None]) -> "Percentiles | None":
         """Leave out None; return None if nothing is left."""
         values = [1000 * value for value in seconds if value is not None]
-        return cls(*np.percentile(values, (50, 95, 99), method="higher")) if values else None
+        if not values:
+            return None
+        return cls(*np.percentile(values, (50, 95, 99), method="higher").tolist())
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The figures of `bench engine` and their tables; names are those of the JSON file."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -31,12 +31,29 @@ class Summary:
         return f"{self.median:.3g} ({self.least:.3g}–{self.most:.3g})"
 
 
+def summarize(rounds: Sequence[Any]) -> Any:
+    """Replace each number by its `Summary` over the rounds, whose figures are named alike.
+
+    None stays, in place of a number or of figures.
+    """
+    match rounds[0]:
+        case None:
+            return None
+        case dict(first):
+            return {name: summarize([each[name] for each in rounds]) for name in first}
+        case list():
+            return [summarize(of_all) for of_all in zip(*rounds, strict=True)]
+    return Summary.of(rounds)
+
+
 @dataclass(frozen=True)
 class Report:
     """All figures, with the machine and the settings they were measured with.
 
-    `own` are this engine's, `package` upstream's with this engine's as a ratio to them. `at_once`
-    has one entry for each number of concurrent jobs.
+    `own` are this engine's, `package` upstream's with this engine's as a ratio to them, the number
+    of tokens before the first difference, the difference of S3Gen's waveforms for the same tokens,
+    and the correlation of the streams' spectra where they are meant to be equal. `at_once` has an
+    entry for each number of concurrent jobs.
     """
 
     machine: Figures

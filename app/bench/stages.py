@@ -6,7 +6,6 @@ Only this module of the benchmark knows how the models are built.
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from functools import wraps
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -73,19 +72,10 @@ class StageTimer:
 @contextmanager
 def timed_stages(timer: StageTimer) -> Iterator[None]:
     """Time the S3Gen stages of every engine with `timer`."""
-
-    def timed(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
-        @wraps(method)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            with timer.stage(name):
-                return method(*args, **kwargs)
-
-        return call
-
     with ExitStack() as patches:
         for name, kind, method in S3GEN_STAGES:
-            call = timed(name, getattr(kind, method))
-            patches.enter_context(mock.patch.object(kind, method, call))
+            timed = timer.stage(name)(getattr(kind, method))
+            patches.enter_context(mock.patch.object(kind, method, timed))
         yield
 
 

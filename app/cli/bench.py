@@ -34,6 +34,7 @@ class Kind(StrEnum):
 
 
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the figures to a JSON file.")]
+PlotFile = Annotated[Path | None, typer.Option("--plot", metavar="FILE.png", help="Draw a chart.")]
 
 BENCH_TEXT = "The river carries more sand than any wind over the plain, and takes its time."
 
@@ -111,9 +112,7 @@ def bench_engine(
         bool | None, typer.Option("--compile/--no-compile", help="As TORCH_COMPILE.")
     ] = None,
     json_file: JsonFile = None,
-    picture: Annotated[
-        Path | None, typer.Option("--plot", metavar="FILE.png", help="Draw a chart.")
-    ] = None,
+    picture: PlotFile = None,
 ) -> None:
     """Measure the Chatterbox engine in turns with the package's own generate, on the same weights.
 

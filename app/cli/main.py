@@ -1,5 +1,7 @@
 """The command line: `chatterbox-tts serve | speak | voices | models | bench`."""
 
+import asyncio
+import logging
 import sys
 from typing import Annotated
 
@@ -8,10 +10,13 @@ import typer
 from app import __version__
 from app.cli.bench import bench
 from app.cli.models import models
-from app.cli.serve import serve
 from app.cli.synthesize import speak
 from app.cli.voices import voices
 from app.core.errors import ServiceError, StartupError
+from app.core.log import set_up_logging
+from app.settings import load_settings, unknown_settings
+
+log = logging.getLogger(__name__)
 
 cli = typer.Typer(
     no_args_is_help=True,
@@ -19,7 +24,21 @@ cli = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-cli.command()(serve)
+
+
+@cli.command()
+def serve() -> None:
+    """Start the service; all its settings come from the environment and `.env`."""
+    from app.engines.registry import choose_engine
+    from app.server.main import serve as serve_http
+
+    settings = load_settings(api_key_required=True)
+    set_up_logging(settings.effective_log_level, "master")
+    for warning in unknown_settings():
+        log.warning("%s", warning)
+    asyncio.run(serve_http(settings, choose_engine(settings.model, settings.model_path)))
+
+
 cli.command()(speak)
 cli.add_typer(voices, name="voices")
 cli.add_typer(models, name="models")

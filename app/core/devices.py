@@ -35,7 +35,7 @@ def detect(visible: str | None) -> list[Device]:
     """All GPUs that `visible` (`CUDA_VISIBLE_DEVICES`: indices or UUIDs) allows; else the CPU."""
     with nvml_session() as nvml:
         gpus = [
-            Device(f"gpu{index}", "cuda", _text(nvml.nvmlDeviceGetUUID(handle)))
+            Device(f"gpu{index}", "cuda", nvml.nvmlDeviceGetUUID(handle))
             for index, handle in handles(nvml)
         ]
     allowed = _allowed(gpus, visible)
@@ -86,7 +86,3 @@ def _is(gpu: Device, entry: str) -> bool:
     if entry.isdigit():
         return gpu.name == f"gpu{int(entry)}"
     return bool(entry) and (gpu.uuid or "").startswith(entry)
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value

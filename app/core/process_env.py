@@ -2,8 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -28,22 +27,6 @@ def worker_thread_env(device: str, threads: int) -> dict[str, str]:
     if device == "cpu":
         variables["MALLOC_ARENA_MAX"] = "1"  # threads share the memory that is idle
     return variables
-
-
-@contextmanager
-def patched_environ(**extra: str) -> Iterator[None]:
-    """Set this process's own environment to `child_environment(**extra)` for a while."""
-    before = dict(os.environ)
-    try:
-        _set_environ(child_environment(**extra))
-        yield
-    finally:
-        _set_environ(before)
-
-
-def _set_environ(variables: dict[str, str]) -> None:
-    os.environ.clear()
-    os.environ.update(variables)
 
 
 def python_path(first: Path) -> str:

@@ -12,7 +12,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import msgspec
 import zmq
@@ -68,8 +68,10 @@ def _close_bound(socket: "zmq.Socket[Any]") -> None:
 
 
 class _Sender:
-    def __init__(self, context: "zmq.Context[Any]", kind: int, address: str) -> None:
-        self._socket = context.socket(kind)
+    kind: ClassVar[int]
+
+    def __init__(self, context: "zmq.Context[Any]", address: str) -> None:
+        self._socket = context.socket(self.kind)
         _set_up(self._socket)
         self._socket.bind(address)
 
@@ -80,8 +82,7 @@ class _Sender:
 class JobSender(_Sender):
     """The job channel of one worker."""
 
-    def __init__(self, context: "zmq.Context[Any]", address: str) -> None:
-        super().__init__(context, zmq.PUSH, address)
+    kind = zmq.PUSH
 
     def send(self, message: ToWorker) -> bool:
         """False if the worker has `HIGH_WATER_MARK` messages unread or is not connected."""
@@ -95,8 +96,7 @@ class JobSender(_Sender):
 class Broadcaster(_Sender):
     """The broadcast channel. It loses messages, so callers repeat the state."""
 
-    def __init__(self, context: "zmq.Context[Any]", address: str) -> None:
-        super().__init__(context, zmq.PUB, address)
+    kind = zmq.PUB
 
     def send(self, message: Broadcast) -> None:
         """A subscriber with a full buffer misses the message."""
@@ -198,11 +198,14 @@ class ResultSender:
 
 
 class _Receiver(Generic[M]):
-    def __init__(self, context: zmq.asyncio.Context, kind: int, address: str, kinds: Any) -> None:
-        self._decode = msgspec.msgpack.Decoder(kinds).decode
-        self._socket = context.socket(kind)
+    kind: ClassVar[int]
+    messages: ClassVar[Any]
+
+    def __init__(self, context: zmq.asyncio.Context, address: str) -> None:
+        self._decode = msgspec.msgpack.Decoder(self.messages).decode
+        self._socket = context.socket(self.kind)
         _set_up(self._socket)
-        if kind == zmq.SUB:
+        if self.kind == zmq.SUB:
             self._socket.subscribe(b"")
         self._socket.connect(address)
 
@@ -224,12 +227,10 @@ class _Receiver(Generic[M]):
 class JobReceiver(_Receiver[ToWorker]):
     """This worker's job channel."""
 
-    def __init__(self, context: zmq.asyncio.Context, address: str) -> None:
-        super().__init__(context, zmq.PULL, address, ToWorker)
+    kind, messages = zmq.PULL, ToWorker
 
 
 class BroadcastReceiver(_Receiver[Broadcast]):
     """The broadcast channel."""
 
-    def __init__(self, context: zmq.asyncio.Context, address: str) -> None:
-        super().__init__(context, zmq.SUB, address, Broadcast)
+    kind, messages = zmq.SUB, Broadcast

@@ -4,6 +4,8 @@
 clients choose, so their number is bounded.
 """
 
+from functools import partial
+
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -33,6 +35,8 @@ class Metrics:
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # they would double the output
         self.registry = CollectorRegistry()
+        self._counter = partial(Counter, registry=self.registry)
+        self._histogram = partial(Histogram, registry=self.registry)
         ProcessCollector(registry=self.registry)  # of the master
         self._add_requests()
         self._add_jobs()
@@ -40,7 +44,7 @@ class Metrics:
         self._encoder_seconds = self._counter(
             "tts_encoder_cpu_seconds_total",
             "CPU time of encoders, by media type (wav and raw PCM take next to none).",
-            "media_type",
+            ("media_type",),
         )
 
     def _add_requests(self) -> None:
@@ -49,38 +53,38 @@ class Metrics:
             "Requests that were answered, by route, method and status. Route other: no such path, "
             "or refused before a route was looked for (401). Status 499: the client left before "
             "the answer began.",
-            *("route", "method", "status"),
+            ("route", "method", "status"),
         )
         self._request_seconds = self._histogram(
             "tts_http_request_duration_seconds",
             "Time from a request's headers to the end of its answer. Speech is streamed, so it "
             "takes as long as its client does.",
-            _REQUEST_S,
-            *("route", "method"),
+            ("route", "method"),
+            buckets=_REQUEST_S,
         )
         self._requests_aborted = self._counter(
             "tts_http_requests_aborted_total",
             "Requests whose client left before the end of the answer.",
-            "route",
+            ("route",),
         )
 
     def _add_jobs(self) -> None:
         self._job_wait = self._histogram(
             "tts_job_wait_seconds",
             "Time that accepted jobs waited in the queue, until a worker took them or they left.",
-            _WAIT_S,
+            buckets=_WAIT_S,
         )
         self._realtime_factor = self._histogram(
             "tts_job_realtime_factor",
             "Time that a worker took for a second of audio, of jobs that are done; under 1 is "
             "faster than speech. Pauses in which a job waits for a slow client do not count.",
-            _REALTIME_FACTOR,
+            buckets=_REALTIME_FACTOR,
         )
         self._jobs = self._counter(
             "tts_jobs_total",
             "Accepted jobs that are over, by outcome: done, cancelled (the client left), or the "
             "code of the error.",
-            "outcome",
+            ("outcome",),
         )
         failures = (error.code for error in JOB_ERRORS)
         for outcome in (DONE, CANCELLED, ServiceError.code, *failures):
@@ -94,7 +98,7 @@ class Metrics:
             "tts_job_first_audio_seconds",
             "Time from a job's acceptance to its first audio from a worker, without the encoder "
             "and the network.",
-            _FIRST_AUDIO_S,
+            buckets=_FIRST_AUDIO_S,
         )
         self._underruns = self._counter(
             "tts_underruns_total",
@@ -103,14 +107,6 @@ class Metrics:
         self._underrun_seconds = self._counter(
             "tts_underrun_seconds_total", "Silence in these gaps, in the middle of speech."
         )
-
-    def _counter(self, name: str, description: str, *labels: str) -> Counter:
-        return Counter(name, description, labels, registry=self.registry)
-
-    def _histogram(
-        self, name: str, description: str, buckets: tuple[float, ...], *labels: str
-    ) -> Histogram:
-        return Histogram(name, description, labels, buckets=buckets, registry=self.registry)
 
     def request_ended(
         self, route: str, method: str, status: int, seconds: float, *, aborted: bool

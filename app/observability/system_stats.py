@@ -85,15 +85,11 @@ def process_load(pid: int) -> Process | None:
 
 def _gpu(nvml: Any, index: int, handle: Any) -> Gpu | None:
     try:
-        return _load_of(nvml, index, handle)
+        rates = nvml.nvmlDeviceGetUtilizationRates(handle)
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
     except nvml.NVMLError as error:  # a slice of a GPU, or a virtual one
         log.debug("gpu%d does not report its load: %s", index, error)
         return None
-
-
-def _load_of(nvml: Any, index: int, handle: Any) -> Gpu:
-    rates = nvml.nvmlDeviceGetUtilizationRates(handle)
-    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
     return Gpu(
         device_id=index,
         utilization_percent=GpuUtilization(gpu=rates.gpu, memory=rates.memory),

@@ -136,12 +136,12 @@ def test_invalid_option_is_one_line(arguments: tuple[str, ...], said: str) -> No
 
 
 def test_engine_equals_upstream(own: Run, other: Run) -> None:
-    tokens_same, difference_db = compare(PLAN, warm_up(PLAN, own).tokens, own, other)
-    assert tokens_same == PLAN.tokens
-    assert difference_db < -50
-    turn = run_round(PLAN, own, other, seed=1)
-    assert turn.correlation is not None
-    assert turn.correlation > 0.4
+    equality = compare(PLAN, warm_up(PLAN, own).tokens, own, other)
+    assert equality["tokens_same"] == PLAN.tokens
+    assert equality["difference_db"] < -50
+    package = run_round(PLAN, own, other, seed=1)["package"]
+    assert package
+    assert package["correlation"] > 0.4
 
 
 def test_detects_flow_with_one_step_less(own: Run, other: Run) -> None:
@@ -198,7 +198,7 @@ def test_detects_job_that_depends_on_concurrent_jobs(own: Run) -> None:
         right.together[1][7] += 1
         return right
 
-    assert run_concurrent(PLAN, own, 2).t3_ratio > 0
+    assert run_concurrent(PLAN, own, 2)["t3_ratio"] > 0
     wrong = with_wrong_result(own, engine_process.run_concurrent, other_token)
     with pytest.raises(EngineFailed, match="job 2 of 2 at once beside itself alone: token 8 "):
         run_concurrent(PLAN, wrong, 2)

@@ -50,11 +50,6 @@ def test_every_gpu_is_a_device(nvml: FakeNvml) -> None:
     assert nvml.open == 0
 
 
-def test_old_drivers_give_bytes(nvml: FakeNvml) -> None:
-    nvml.uuids = [uuid.encode() for uuid in UUIDS]
-    assert detect(None) == ALL
-
-
 @pytest.mark.parametrize(
     ("visible", "seen"),
     [
