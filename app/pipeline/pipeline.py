@@ -2,7 +2,7 @@
 
     text → chunks ─ T3 ─[slices]─ S3Gen ─[audio]─ PCM ─ emit(bytes)
 
-Called by a worker's jobs and by `chatterbox-tts speak`. The bounded queues are the only
+The bounded queues are the only
 back-pressure: T3 starts a text chunk while S3Gen still decodes the one before. Cancelling `run`
 cancels all stages; an error in one cancels the others and is raised.
 """

@@ -1,7 +1,6 @@
 """Runs the jobs of one worker, each as a task with its credit and exactly one last message.
 
-Called by `worker.main` with the messages from the backend. Requests a restart of the worker when
-its device has failed, or runs out of memory repeatedly.
+Requests a restart of the worker when its device has failed, or runs out of memory repeatedly.
 """
 
 import asyncio
@@ -40,7 +39,7 @@ class Send(Protocol):
 
 
 class ActiveJob:
-    """One text being synthesized. Sends its audio, but no more than it has credit for."""
+    """One text being synthesized. Sends no more audio than it has credit for."""
 
     def __init__(self, message: Synthesize, send: Send) -> None:
         self.id = message.job
@@ -77,7 +76,7 @@ class ActiveJob:
 
 
 class JobRunner:
-    """`restart_request` is resolved with the worker's last message when it must run no more jobs."""
+    """`restart_request`: the worker's last message, as soon as it must run no further job."""
 
     def __init__(
         self,
@@ -122,7 +121,6 @@ class JobRunner:
                 running.cancel()
 
     async def wait_idle(self) -> None:
-        """Return when no job runs."""
         while self._completions:
             await asyncio.wait(self._completions)
 

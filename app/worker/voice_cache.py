@@ -36,8 +36,7 @@ class VoiceCache:
         self._report = report
         self._voices: dict[str, asyncio.Task[Voice]] = {}
         self._failed: set[str] = set()  # prepared again only if a job needs it
-        # voices that crashed workers; prepared only on demand
-        self._crashed: Set[str] = frozenset()
+        self._crashed: Set[str] = frozenset()  # voices that crashed workers: only on demand
         self._requested: set[str] = set()  # by jobs, and not prepared yet
         self._exclusive = asyncio.Condition()
         self._fault: DeviceFailed | None = None

@@ -1,8 +1,7 @@
 """The Chatterbox engine: T3 and S3Gen behind the protocol of `engines.base`, for any `ModelSpec`.
 
-T3's scheduler and S3Gen's have a thread each; both advance all jobs together. The modules that they
-run at every step are compiled and, on a GPU, captured as CUDA graphs; where that fails, they run as
-they are.
+T3 and S3Gen have a thread each; both advance all jobs together. What they run at every step is
+compiled and, on a GPU, captured as CUDA graphs.
 """
 
 import asyncio
@@ -107,7 +106,6 @@ class ChatterboxEngine:
         return CudaGraphCapturer(priority) if self._on_gpu else EAGER
 
     def _build(self) -> None:
-        """Create both stages, then the threads that run them."""
         t3_capturer, s3gen_capturer = (
             self._capturer(priority) if self._capture_graphs else EAGER
             for priority in (T3_PRIORITY, S3GEN_PRIORITY)
@@ -143,12 +141,9 @@ class ChatterboxEngine:
 
     @property
     def steps(self) -> int:
-        """T3's steps and the flow's."""
         return self._t3_scheduler.steps + self._s3gen_scheduler.steps
 
     async def prepare_voice(self, samples: Samples, rate: int) -> Conditionals:
-        """Running jobs go on meanwhile, on the schedulers' threads."""
-
         def prepare() -> Conditionals:
             self._release_memory()  # preparing a voice needs more memory than anything else
             conditionals = self._disk_cache.get(samples, rate)
@@ -200,20 +195,14 @@ class ChatterboxEngine:
         return _Decoder(self._s3gen_scheduler, stream, self._cpu_exclusive)
 
     def _cpu_exclusive(self) -> AbstractContextManager[None]:
-        """On a CPU, pause T3 while the first slice of a job is decoded.
-
-        Running jobs lose nothing by it: S3Gen keeps all cores busy.
-        """
+        """On a CPU, pause T3 during a job's first slice: S3Gen keeps all cores busy."""
         return nullcontext() if self._on_gpu else self._t3_scheduler.paused()
 
     def new_watermark(self) -> Watermark | None:
         return StreamingWatermark(self._watermarker) if self._watermarker else None
 
     async def warm_up(self) -> None:
-        """Run both stages in every shape. If compilation or graph capture fails, continue without.
-
-        `notice` then has the reasons.
-        """
+        """Run both stages in every shape; go on without compilation or graphs if they fail."""
         notices: list[str] = []
         while notice := await self._try_warm_up():
             notices.append(notice)
@@ -225,12 +214,9 @@ class ChatterboxEngine:
         await asyncio.to_thread(self._release_memory)
 
     async def _try_warm_up(self) -> str | None:
-        """If it fails, switch off what failed and return a notice; raise if nothing is left.
-
-        The stages run one after the other: see `compilation`.
-        """
+        """If it fails, switch off what failed and return a notice; raise if nothing is left."""
         try:
-            await self._t3_scheduler.warm()
+            await self._t3_scheduler.warm()  # one stage after the other: see `compilation`
             await self._s3gen_scheduler.warm_up(self.default_voice.s3gen)
         except GraphCaptureError as error:
             log.debug("CUDA graph capture failed", exc_info=True)
@@ -255,7 +241,6 @@ class ChatterboxEngine:
             trim_heap()
 
     async def free_memory(self) -> None:
-        """Empty torch's cache of device memory."""
         gc.collect()
         if self._on_gpu:
             with translate_device_errors():

@@ -1,8 +1,7 @@
 """The Chatterbox models as data: all differences between the variants.
 
-T3, S3Gen, conditioning, the loader and the frontend read a `ModelSpec` and contain no test for a
-particular variant. Facts and defaults are those of the package's own class for each model
-(`chatterbox.tts.ChatterboxTTS` for ENGLISH).
+Facts and defaults are those of the package's own class for each model (`chatterbox.tts` for
+ENGLISH).
 """
 
 from dataclasses import dataclass

@@ -40,11 +40,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Window:
-    """The tokens of a slice: `frames` latent frames of one sentence with context around them.
-
-    `left`: frames of context before them. The decoder reads the context, whose audio belongs to
-    other slices.
-    """
+    """The tokens of a slice: `frames` latent frames of one sentence after `left` of context."""
 
     latents: Latents
     left: int
@@ -82,7 +78,6 @@ class PreviewEngine:
         self.decoding = ThreadPoolExecutor(1, "preview-decode")
 
     async def prepare_voice(self, samples: Samples, rate: int) -> Voice:
-        """Return the default voice for any samples."""
         return self.default_voice
 
     async def speech_tokens(
@@ -167,10 +162,7 @@ class PreviewDecoder:
         self._resampler = self._new_resampler()
 
     async def decode(self, piece: SpeechSlice) -> Samples:
-        """Return float32 [n] at `SAMPLE_RATE`.
-
-        The resampler holds back 36 ms until the chunk's last slice.
-        """
+        """The resampler holds back 36 ms until the chunk's last slice."""
         return await self._engine.run(self._engine.decoding, partial(self._decode, piece))
 
     def _decode(self, piece: SpeechSlice) -> Samples:

@@ -1,8 +1,7 @@
 """Load upstream's modules with their weights from a folder of model files.
 
-Does what upstream's `from_local` does, but names what is wrong with a file, reads weights straight
-onto the device, and draws no random numbers for parameters that are overwritten anyway. Called
-once, by the engine's constructor.
+As upstream's `from_local`, but names what is wrong with a file, reads weights straight onto the
+device, and draws no random numbers for parameters that are overwritten anyway.
 """
 
 import hashlib
@@ -88,9 +87,6 @@ def _has_bfloat16() -> bool:
     return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
-# --- Modules ----------------------------------------------------------------------------------
-
-
 def _load_t3(checkpoint: "_Checkpoint", spec: ModelSpec, dtype: T3Dtype, packed: bool) -> T3:
     config = T3Config(text_tokens_dict_size=spec.t3.text_vocab_size)
     t3 = checkpoint.load(lambda: T3(config), spec.files.t3)
@@ -110,7 +106,7 @@ def _load_t3(checkpoint: "_Checkpoint", spec: ModelSpec, dtype: T3Dtype, packed:
 def _load_s3gen(
     checkpoint: "_Checkpoint", spec: ModelSpec, dtype: S3GenDtype, packed: bool
 ) -> S3Gen:
-    """Load S3Gen. Bfloat16 is for the estimator's blocks alone, which do nearly all the work."""
+    """Bfloat16 is for the estimator's blocks alone, which do nearly all the work."""
     s3gen = checkpoint.load(S3Gen, spec.files.s3gen)
     path = checkpoint.folder / spec.files.s3gen
     if dtype == "bfloat16":
@@ -157,7 +153,7 @@ class _Checkpoint:
 
 
 class SkipWeightInit(TorchFunctionMode):
-    """Make random initialisers do nothing, since loaded weights replace their results.
+    """Make random initialisers do nothing.
 
     Unlike construction on the meta device, this keeps what constructors compute (windows, rotary
     frequencies).
@@ -172,9 +168,6 @@ class SkipWeightInit(TorchFunctionMode):
         if func.__name__ in self.INITIALISERS:
             return args[0] if args else kwargs["tensor"]
         return func(*args, **kwargs)
-
-
-# --- The other files --------------------------------------------------------------------------
 
 
 def _load_tokenizer(path: Path, spec: ModelSpec) -> EnTokenizer:

@@ -26,8 +26,7 @@ log = logging.getLogger(__name__)
 class ConditionalsDiskCache:
     """One file of 170 KB per voice in `folder`, shared by all workers.
 
-    Files that cannot be used are rewritten. If the folder cannot be written to, one warning is
-    logged and nothing is cached. Beyond `LIMIT` files, the least recently used are deleted.
+    Beyond `LIMIT` files, the least recently used are deleted.
     """
 
     FORMAT = 1

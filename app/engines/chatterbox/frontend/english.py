@@ -17,8 +17,7 @@ class EnglishFrontend:
     def tokenize(self, text: str) -> Tensor:
         """Text tokens, int64 [1, n], without start and stop. Raises `EmptyText`.
 
-        Punctuation is normalised as upstream does it, except that upstream replaces an empty text
-        by a sentence of its own.
+        As upstream does it, except that upstream replaces an empty text by a sentence of its own.
         """
         if not self._tokenizer.encode(text.strip()):
             raise EmptyText("There is nothing to say in the text.", param="text")

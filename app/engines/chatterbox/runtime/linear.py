@@ -23,8 +23,8 @@ Replacement = Callable[[Tensor, Tensor | None], nn.Module]
 class PackedLinear(nn.Module):
     """A float32 linear layer computed by oneDNN from prepacked weights.
 
-    torch's default for float32 is MKL, which uses only half of an AMD processor's vector width and
-    takes 2.3 times as long in S3Gen's layers. On Intel's processors both take about the same time.
+    torch's default, MKL, uses only half of an AMD processor's vector width and takes 2.3 times as
+    long in S3Gen's layers.
     """
 
     weight: Tensor
@@ -61,13 +61,9 @@ class Int8Linear(nn.Module):
         self.register_buffer("bias", bias, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """float32 [rows, n, in] → float32 [rows, n, out].
-
-        Decoding (n = 1) is bound by memory bandwidth and multiplies the int8 weights directly; for
-        prefill it is faster to dequantise them first.
-        """
+        """float32 [rows, n, in] → float32 [rows, n, out]."""
         x16 = x.bfloat16()
-        if x.shape[1] == 1:
+        if x.shape[1] == 1:  # decoding is bound by memory bandwidth, prefill is not
             y = torch._weight_int8pack_mm(x16[:, 0], self.weight, self.scale)[:, None]
         else:
             y = F.linear(x16, self.weight.bfloat16() * self.scale[:, None])
@@ -85,10 +81,7 @@ def _quantise(rows: Tensor, scales: Tensor) -> Tensor:
 
 
 class Bfloat16Linear(nn.Module):
-    """A linear layer with bfloat16 weights and output; residual sums and norms keep their dtype.
-
-    Given several `layers` with the same input, it fuses them: their outputs are concatenated.
-    """
+    """A layer of bfloat16 weights and output; outputs of several `layers` are concatenated."""
 
     weight: Tensor
     bias: Tensor | None
@@ -102,7 +95,6 @@ class Bfloat16Linear(nn.Module):
         self.register_buffer("bias", bias, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """float32 or bfloat16 [..., in] → bfloat16 [..., out]."""
         return F.linear(x.bfloat16(), self.weight, self.bias)
 
 
@@ -128,10 +120,7 @@ FUSED_PREFIX = "fused_"
 
 
 def convert_linears_to_bf16(module: nn.Module, *fused: tuple[str, ...]) -> None:
-    """Replace the linear layers and convolutions in `module`.
-
-    `fused`: names of layers of one submodule that have the same input and become one layer.
-    """
+    """`fused`: names of layers of one submodule that have the same input and become one layer."""
     for parent in list(module.modules()):
         for names in fused:
             if all(hasattr(parent, name) for name in names):
@@ -167,7 +156,7 @@ def replace_linears(
 ) -> None:
     """Replace the linear layers of `module` whose names begin with one of `prefixes`.
 
-    Weights are read again from `file`, one at a time, so that each can be freed after conversion.
+    Weights are read again from `file`, one at a time, so that each can be freed afterwards.
     """
     for name, layer in list(module.named_modules()):
         if isinstance(layer, nn.Linear) and name.startswith(prefixes):

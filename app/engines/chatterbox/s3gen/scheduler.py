@@ -2,9 +2,8 @@
 
     audio = await scheduler.decode(SliceTask(stream, tokens, last, deadline))    on the event loop
 
-Earliest deadline first (EDF), in batches as large as the flow takes. A slice whose job is cancelled
-is dropped; once its batch is being solved, it is given up at the next Euler step if all of the
-batch is cancelled.
+Earliest deadline first (EDF), in batches as large as the flow takes. A batch is given up at the
+next Euler step if all of its jobs are cancelled.
 """
 
 import asyncio
@@ -57,8 +56,6 @@ class S3GenScheduler:
         self._thread = ThreadPoolExecutor(1, "s3gen")
 
     async def warm_up(self, prompt: S3GenPrompt) -> None:
-        """Prepare the thread and run `S3Gen.warm_up` on it."""
-
         def warm_up() -> None:
             self._bind_thread()
             self._s3gen.warm_up(prompt)

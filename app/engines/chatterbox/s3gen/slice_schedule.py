@@ -1,9 +1,8 @@
-"""The slice schedule: how many speech tokens are turned into audio at a time; used by the engine.
+"""The slice schedule: how many speech tokens are turned into audio at a time.
 
-With every slice S3Gen solves the prompt and the text chunk so far again. So latency is decided by
-the first slice's length and cost by the number of slices: the first is short, and on a CPU each is
-longer than the one before. Lengths depend on a slice's index alone, never on timing, so that a seed
-always gives the same audio.
+With every slice S3Gen solves the prompt and the text chunk so far again. So the first slice is
+short, for latency, and on a CPU each is longer than the one before. Lengths never depend on timing,
+so that a seed always gives the same audio.
 """
 
 from collections.abc import Iterator

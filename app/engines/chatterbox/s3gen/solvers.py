@@ -1,7 +1,4 @@
-"""Solvers of the flow's differential equation, which lead from noise to the mel in a few steps.
-
-`FlowSpec.solver` names one of `SOLVERS`. Called by `flow`.
-"""
+"""Solvers of the flow's differential equation, which lead from noise to the mel in a few steps."""
 
 import torch
 from chatterbox.models.s3gen.flow_matching import CausalConditionalCFM

@@ -63,7 +63,6 @@ class S3Gen:
 
     @torch.inference_mode()
     def warm_up(self, prompt: S3GenPrompt) -> None:
-        """Capture all CUDA graphs and run each path once, so that the first request is fast."""
         self.flow.warm_up()
         self.vocoder.warm_up()
         stream = StreamDecoder(self, prompt, SynthesisParams())

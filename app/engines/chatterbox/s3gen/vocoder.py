@@ -2,7 +2,7 @@
 
 It is upstream's HiFT: F0 for each frame, a harmonic excitation with that F0, and a network that
 filters the excitation with the mel. The parts have no state, so that a caller can continue an
-utterance: upstream restarts the excitation's phase and noise with every call.
+utterance.
 """
 
 import torch
@@ -57,10 +57,7 @@ class Vocoder:
         Also returns the phase of the fundamental in cycles before each frame and after the last,
         float64 [n + 1]. `start`, float64 []: that phase before the first frame. `phases`, float32
         [9]: initial phases of the harmonics in radians. `noise`, float32 [480·n, 9]: standard
-        normal.
-
-        As upstream's `SineGen`, which accumulates phase in float32 and so is 0.01 rad off after
-        ten seconds.
+        normal. As upstream's `SineGen`, which accumulates phase in float32.
         """
         sines, length = self._sines, self.samples_per_frame
         per_sample = f0.double() / sines.sampling_rate
@@ -99,7 +96,6 @@ class StaticShapeVocoder(Vocoder):
         self._excitation: Tensor = weight.new_zeros(self.samples_per_frame * WINDOW_BUCKETS[-1])
 
     def warm_up(self) -> None:
-        """Capture every shape, large ones first."""
         for frames in reversed(WINDOW_BUCKETS):
             self._f0_graphs.capture(frames)
             self._filter_graphs.capture(frames)
@@ -183,8 +179,7 @@ def inverse_stft(spectrum: Tensor, window: Tensor) -> Tensor:
 def fold_weight_norm(module: nn.Module) -> None:
     """Replace weight-normalised parameters of `module` by their values, in place.
 
-    Upstream's own remover is for an older kind of weight norm. This one changes the modules'
-    classes, so deep copies made before cannot be used afterwards.
+    It changes the modules' classes, so deep copies made before cannot be used afterwards.
     """
     for part in module.modules():
         if parametrize.is_parametrized(part, "weight"):

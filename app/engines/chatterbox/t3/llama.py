@@ -108,8 +108,6 @@ class QKVProjection(nn.Module):
 
 
 class AttentionOutputAndMLP(nn.Module):
-    """The part of a layer after attention."""
-
     def __init__(self, layer: Any) -> None:
         super().__init__()
         self.output = layer.self_attn.o_proj
@@ -128,7 +126,6 @@ class AttentionOutputAndMLP(nn.Module):
 
 
 def _num_kv_heads(attention: Any) -> int:
-    """With grouped-query attention there are fewer key heads than query heads."""
     heads: int = attention.config.num_key_value_heads
     return heads
 
