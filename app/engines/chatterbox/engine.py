@@ -21,7 +21,6 @@ import torch
 
 from app.core.audio import SAMPLE_RATE, Samples
 from app.core.engine_config import EngineConfig
-from app.core.errors import StartupError
 from app.core.native import trim_heap
 from app.core.params import SynthesisParams
 from app.engines.base import SpeechSlice, TextChunk, Watermark
@@ -91,9 +90,6 @@ class ChatterboxEngine:
         if self._on_gpu:  # the CPU has many short tasks that must not wait for each other
             torch.set_num_threads(1)
             sys.setswitchinterval(0.0005)
-        if self._models.default_voice is None:
-            path = folder / spec.files.conditionals
-            raise StartupError(f"{path} is missing: it holds the default voice")
         self.default_voice = self._models.default_voice.limit_prompt(
             self._options.voice_prompt_seconds
         )

@@ -69,16 +69,9 @@ class PiperGraph:
         self._decoder = part([_LATENTS], ["output"])
 
     def latents(
-        self,
-        phoneme_ids: list[int],
-        noise: np.random.Generator,
-        *,
-        noise_scale: float,
-        length_scale: float,
-        noise_w: float,
+        self, phoneme_ids: list[int], noise: np.random.Generator, scales: NDArray[np.float32]
     ) -> Latents:
-        """Encode one sentence. `noise_w` scales the duration noise; the names are Piper's."""
-        scales = np.array([noise_scale, length_scale, noise_w], np.float32)
+        """Encode one sentence. `scales`: of latent noise, durations and duration noise."""
         prior = self._prior.run(
             _PRIOR,
             {

@@ -189,9 +189,9 @@ _BROKEN_PICKLE = (
 )
 
 
-def _load_conditionals(path: Path, device: str) -> Conditionals | None:
+def _load_conditionals(path: Path, device: str) -> Conditionals:
     if not path.exists():
-        return None
+        raise StartupError(f"{path} is missing: it holds the default voice")
     try:
         content = BytesIO(path.read_bytes())
     except OSError as error:
@@ -207,6 +207,6 @@ def _unreadable(path: Path, error: OSError) -> StartupError:
 
 
 def _digest(paths: list[Path]) -> str:
-    stats = [(path.name, path.stat()) for path in paths if path.exists()]
+    stats = [(path.name, path.stat()) for path in paths]
     files = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
     return hashlib.sha256(repr(files).encode()).hexdigest()

@@ -99,10 +99,7 @@ class Bfloat16Linear(nn.Module):
 
 
 class Bfloat16Conv1d(Bfloat16Linear):
-    """A convolution computed as a bfloat16 matrix product, without stride.
-
-    float32 [rows, in, n] → float32 [rows, out, n]; `padding`: zeros before and after the input.
-    """
+    """A convolution without stride: float32 [rows, in, n] → float32 [rows, out, n]."""
 
     def __init__(self, layer: nn.Conv1d, padding: tuple[int, int]) -> None:
         flat = nn.Linear(layer.weight[0].numel(), len(layer.weight), device=layer.weight.device)
@@ -143,10 +140,6 @@ def fused_linears(parent: nn.Module, *names: str) -> nn.ModuleList:
     return nn.ModuleList([getattr(parent, name) for name in names])
 
 
-def is_bfloat16(layer: nn.Module) -> bool:
-    return isinstance(layer, Bfloat16Linear)
-
-
 def has_onednn(device: str) -> bool:
     return device == "cpu" and torch._C._has_mkldnn
 
@@ -154,10 +147,7 @@ def has_onednn(device: str) -> bool:
 def replace_linears(
     module: nn.Module, replacement: Replacement, file: Path, *prefixes: str
 ) -> None:
-    """Replace the linear layers of `module` whose names begin with one of `prefixes`.
-
-    Weights are read again from `file`, one at a time, so that each can be freed afterwards.
-    """
+    """Replace linear layers by name; weights are read again from `file`, to be freed one by one."""
     for name, layer in list(module.named_modules()):
         if isinstance(layer, nn.Linear) and name.startswith(prefixes):
             with safe_open(file, framework="pt") as tensors:  # type: ignore[no-untyped-call]

@@ -2,8 +2,8 @@
 
     async for output in scheduler.generate(request, max_lead_tokens)     once per text chunk
 
-Sequences join and leave between steps. A sequence whose reader is `max_lead_tokens` behind is left
-out of the batch until it is read, so that T3 takes no time from S3Gen for tokens that nobody needs.
+Sequences join and leave between steps. Back-pressure: a sequence whose reader is `max_lead_tokens`
+behind is left out of the batch until it is read, so that S3Gen gets that time.
 """
 
 import asyncio
