@@ -22,7 +22,7 @@ from app.engines.chatterbox.conditioning.conditionals import S3GenPrompt
 from app.engines.chatterbox.runtime.compilation import NO_COMPILER, Compiler
 from app.engines.chatterbox.runtime.cuda_graphs import EAGER, GraphCapturer
 from app.engines.chatterbox.s3gen.constants import FRAMES_PER_TOKEN, MEL_BANDS, MIN_CONTEXT_TOKENS
-from app.engines.chatterbox.s3gen.flow import Flow, FlowInput, OnStep, StaticShapeFlow
+from app.engines.chatterbox.s3gen.flow import Flow, FlowInput, StaticShapeFlow
 from app.engines.chatterbox.s3gen.noise import FrameNoise, Noise, NoiseStream
 from app.engines.chatterbox.s3gen.vocoder import StaticShapeVocoder, Vocoder
 from app.engines.chatterbox.s3gen.waveform import StreamingVocoder
@@ -51,14 +51,11 @@ class S3Gen:
     ) -> "S3Gen":
         """`models.s3gen` is changed in place: see `fold_weight_norm`."""
         upstream, spec = models.s3gen, models.spec.flow
-        flow, vocoder = (
-            (
-                StaticShapeFlow(upstream.flow, spec, compiler, capturer),
-                StaticShapeVocoder(upstream.mel2wav, capturer),
-            )
-            if capturer.static_shapes
-            else (Flow(upstream.flow, spec, compiler), Vocoder(upstream.mel2wav))
-        )
+        if capturer.static_shapes:
+            flow: Flow = StaticShapeFlow(upstream.flow, spec, compiler, capturer)
+            vocoder: Vocoder = StaticShapeVocoder(upstream.mel2wav, capturer)
+        else:
+            flow, vocoder = Flow(upstream.flow, spec, compiler), Vocoder(upstream.mel2wav)
         return cls(flow, vocoder, upstream.trim_fade, context_tokens)
 
     @torch.inference_mode()
@@ -88,10 +85,10 @@ class StreamDecoder:
         self._emitted = 0  # samples of this text chunk
 
     @torch.inference_mode()
-    def decode(self, tokens: Tensor, last: bool, on_step: OnStep = lambda: None) -> Tensor:
-        """Prepare, solve and commit for this stream alone. `on_step`: see `Flow.solve`."""
+    def decode(self, tokens: Tensor, last: bool) -> Tensor:
+        """Prepare, solve and commit for this stream alone."""
         item = self.prepare(tokens)
-        [mel] = self._s3gen.flow.solve([item], on_step) if item else [None]
+        [mel] = self._s3gen.flow.solve([item], lambda: None) if item else [None]
         return self.commit(tokens, mel, last)
 
     def prepare(self, tokens: Tensor) -> FlowInput | None:
