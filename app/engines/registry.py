@@ -29,10 +29,7 @@ EXTRAS = {
 
 
 def choose_engine(model: str, weights: Path) -> str:
-    """Resolve the setting MODEL to an engine on this machine, without importing it.
-
-    Raises `StartupError`, naming the command to run, if that engine cannot run.
-    """
+    """Resolve MODEL without importing the engine. Raises `StartupError` with a command to run."""
     absent = missing(weights) if model in ("auto", "chatterbox") else []
     if absent:
         refuse_other_variants(weights)

@@ -97,10 +97,7 @@ def crossfade(tail: Samples, head: Samples) -> Samples:
 
 
 def to_int16(audio: Samples) -> bytes:
-    """`audio`, float32 [n], clamped to ±1, as int16 little-endian.
-
-    Raises `EngineFailed` on NaN and infinity, which would sound as a loud crack.
-    """
+    """`audio`, float32 [n], clamped to ±1, as int16 little-endian. Raises `EngineFailed`."""
     if not np.isfinite(audio).all():
         raise EngineFailed("The model produced samples that are not numbers.")
     scaled: Samples = np.rint(np.clip(audio, -1, 1) * 32767)

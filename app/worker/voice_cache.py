@@ -58,10 +58,7 @@ class VoiceCache:
             await asyncio.wait(self._voices.values())
 
     async def get(self, digest: str | None) -> Voice:
-        """Return the voice, prepared now if need be; None is the engine's default voice.
-
-        Raises what preparing it raises.
-        """
+        """The voice, prepared now if need be; None is the default one. Raises what that raises."""
         if digest is None:
             return self._engine.default_voice
         task = self._voices.get(digest) or self._begin(digest)

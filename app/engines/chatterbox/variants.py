@@ -1,8 +1,4 @@
-"""The Chatterbox models as data: all differences between the variants.
-
-Facts and defaults are those of the package's own class for each model (`chatterbox.tts` for
-ENGLISH).
-"""
+"""The Chatterbox models as data: all differences between the variants."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -153,11 +153,7 @@ class _Checkpoint:
 
 
 class SkipWeightInit(TorchFunctionMode):
-    """Make random initialisers do nothing.
-
-    Unlike construction on the meta device, this keeps what constructors compute (windows, rotary
-    frequencies).
-    """
+    """Skip random initialisers, but unlike the meta device keep what constructors compute."""
 
     INITIALISERS = frozenset({"normal_", "uniform_", "kaiming_normal_", "kaiming_uniform_"})
 

@@ -11,11 +11,8 @@ from app.core.engine_config import ChatterboxOptions
 
 
 def slice_lengths(unit: int, options: ChatterboxOptions, chunk_index: int) -> Iterator[int]:
-    """Yield the slice lengths of a job's text chunk, in speech tokens, without end.
-
-    Only a job's first chunk begins with a short slice: during later ones audio is playing already.
-    """
-    if chunk_index == 0:
+    """Yield the slice lengths of a job's text chunk, in speech tokens, without end."""
+    if chunk_index == 0:  # during later ones audio is playing already
         yield min(options.first_slice_tokens or unit, unit)
     length = unit * options.slice_growth
     while True:

@@ -1,8 +1,7 @@
 """Vocode mel frames to samples. `waveform` calls the vocoder's parts for each slice.
 
 It is upstream's HiFT: F0 for each frame, a harmonic excitation with that F0, and a network that
-filters the excitation with the mel. The parts have no state, so that a caller can continue an
-utterance.
+filters the excitation with the mel. The parts have no state.
 """
 
 import torch
@@ -19,10 +18,7 @@ WINDOW_BUCKETS = (64, 96, 128, 192, 256, 384)
 
 
 class Vocoder:
-    """HiFT's three parts, for any number of frames; 480 samples a frame.
-
-    `hift` is changed in place: see `fold_weight_norm`.
-    """
+    """HiFT's three parts, 480 samples a frame. `hift` is changed in place."""
 
     def __init__(self, hift: HiFTGenerator) -> None:
         fold_weight_norm(hift)
@@ -72,10 +68,7 @@ class Vocoder:
         return merged[:, 0], phase_cycles
 
     def filter(self, mel: Tensor, excitation: Tensor) -> Tensor:
-        """Audio, float32 [1, 480·n], of `mel`, float32 [1, 80, n], and `excitation`, [1, 480·n].
-
-        As upstream's `HiFTGenerator.decode`.
-        """
+        """As upstream's `decode`: float32 [1, 80, n] and [1, 480·n] → float32 [1, 480·n]."""
         hift = self._hift
         spectrum = torch.cat(hift._stft(excitation), dim=1)
         magnitude, phase = self._spectrum(mel, spectrum)
@@ -177,10 +170,7 @@ def inverse_stft(spectrum: Tensor, window: Tensor) -> Tensor:
 
 
 def fold_weight_norm(module: nn.Module) -> None:
-    """Replace weight-normalised parameters of `module` by their values, in place.
-
-    It changes the modules' classes, so deep copies made before cannot be used afterwards.
-    """
+    """Replace weight-normalised parameters by their values; copies of `module` become unusable."""
     for part in module.modules():
         if parametrize.is_parametrized(part, "weight"):
             parametrize.remove_parametrizations(part, "weight")

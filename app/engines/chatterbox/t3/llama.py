@@ -12,10 +12,7 @@ from app.engines.chatterbox.t3.backbone import AttentionInputs, CachedLayer, KVR
 
 
 class LlamaBackbone(nn.Module):
-    """The transformer between T3's embeddings and its speech head.
-
-    `tfmr`: transformers' LlamaModel. `rows`, `max_positions`: the KV cache's size.
-    """
+    """The transformer between T3's embeddings and its speech head: transformers' LlamaModel."""
 
     cosine: Tensor
     sine: Tensor

@@ -35,10 +35,7 @@ class _Sequence:
 
 
 class T3Scheduler:
-    """Owns the thread. `bind_thread` is called on it first, `trim_memory` after each admission.
-
-    `steps` counts the batch's steps.
-    """
+    """Calls `bind_thread` on its thread first, `trim_memory` after each admission."""
 
     def __init__(
         self,
