@@ -49,12 +49,6 @@ class ActiveJob:
 
     async def emit(self, pcm: bytes) -> None:
         """Send PCM as the next audio chunk, as soon as there is credit left."""
-        await self._wait_for_credit()
-        await self._send(messages.AudioChunk(self.id, self.chunks), pcm)
-        self.chunks += 1
-        self.samples += len(pcm) // BYTES_PER_SAMPLE
-
-    async def _wait_for_credit(self) -> None:
         while self.samples >= self._credit:
             self._credit_raised.clear()
             self.waits_for_credit = True
@@ -62,6 +56,9 @@ class ActiveJob:
                 await self._credit_raised.wait()
             finally:
                 self.waits_for_credit = False
+        await self._send(messages.AudioChunk(self.id, self.chunks), pcm)
+        self.chunks += 1
+        self.samples += len(pcm) // BYTES_PER_SAMPLE
 
 
 class JobRunner:
@@ -140,7 +137,8 @@ class JobRunner:
     async def _end(self, job: ActiveJob, running: "asyncio.Task[None]") -> None:
         """Send the job's last message, or request a restart if the device has failed."""
         await asyncio.wait([running])
-        if fault := _device_fault(running):
+        fault = None if running.cancelled() else running.exception()
+        if isinstance(fault, DeviceFailed):
             log.error("job %s failed: the device is unusable", job.id, exc_info=fault)
             self._request_restart(f"the device has failed: {fault}", job=job.id)
             return
@@ -177,11 +175,6 @@ class JobRunner:
     ) -> None:
         if not self.restart_request.done():
             self.restart_request.set_result(messages.WorkerFailed(reason, job, voice))
-
-
-def _device_fault(running: "asyncio.Task[None]") -> DeviceFailed | None:
-    fault = None if running.cancelled() else running.exception()
-    return fault if isinstance(fault, DeviceFailed) else None
 
 
 _VERBS = {JobDone: "done", JobFailed: "failed", JobCancelled: "cancelled"}

@@ -48,7 +48,8 @@ class VoiceCache:
         digests, self._crashed = voices.digests, voices.crashed
         self._failed &= digests
         for digest in self._voices.keys() - digests:
-            self._drop(digest)
+            if self._voices.pop(digest).done():  # else `_on_done` finds that it is not listed
+                self._report(VoiceDropped(digest))
         for digest in digests - self._voices.keys() - self._failed:
             self._begin(digest)
 
@@ -71,11 +72,6 @@ class VoiceCache:
         self._voices[digest] = task
         task.add_done_callback(lambda task: self._on_done(digest, task))
         return task
-
-    def _drop(self, digest: str) -> None:
-        task = self._voices.pop(digest)
-        if task.done():  # else `_on_done` will find that it is no longer listed
-            self._report(VoiceDropped(digest))
 
     async def _prepare(self, digest: str) -> Voice:
         async with self._exclusive_slot(digest):

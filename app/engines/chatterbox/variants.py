@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from app.model_files import manifest
+from app.model_files.manifest import ENGLISH as ENGLISH_MANIFEST
+from app.model_files.manifest import Manifest
 
 Sampler = Literal["cfg", "repetition_penalty", "temperature", "min_p", "top_p"]
 
@@ -74,7 +75,7 @@ class ModelSpec:
 
     name: str
     title: str
-    files: manifest.Manifest
+    manifest: Manifest
     t3: T3Spec
     prompt: PromptSpec
     flow: FlowSpec
@@ -84,7 +85,7 @@ class ModelSpec:
 ENGLISH = ModelSpec(
     name="chatterbox",
     title="Chatterbox",
-    files=manifest.ENGLISH,
+    manifest=ENGLISH_MANIFEST,
     t3=T3Spec(
         backbone="llama",
         text_vocab_size=704,

@@ -60,7 +60,7 @@ def load(
     s3gen_dtype = usual if s3gen_dtype == "auto" else s3gen_dtype
     if device == "cuda" and t3_dtype == s3gen_dtype == "bfloat16":
         torch.set_float32_matmul_precision("high")  # for the products that stay in float32
-    files = spec.files
+    files = spec.manifest
     checkpoint = _Checkpoint(folder, device)
     return Models(
         spec=spec,
@@ -89,8 +89,8 @@ def _has_bfloat16() -> bool:
 
 def _load_t3(checkpoint: "_Checkpoint", spec: ModelSpec, dtype: T3Dtype, packed: bool) -> T3:
     config = T3Config(text_tokens_dict_size=spec.t3.text_vocab_size)
-    t3 = checkpoint.load(lambda: T3(config), spec.files.t3)
-    path = checkpoint.folder / spec.files.t3
+    t3 = checkpoint.load(lambda: T3(config), spec.manifest.t3)
+    path = checkpoint.folder / spec.manifest.t3
     match dtype:
         case "int8":
             replace_linears(t3, Int8Linear, path, "tfmr.", "speech_head")
@@ -107,8 +107,8 @@ def _load_s3gen(
     checkpoint: "_Checkpoint", spec: ModelSpec, dtype: S3GenDtype, packed: bool
 ) -> S3Gen:
     """Bfloat16 is for the estimator's blocks alone, which do nearly all the work."""
-    s3gen = checkpoint.load(S3Gen, spec.files.s3gen)
-    path = checkpoint.folder / spec.files.s3gen
+    s3gen = checkpoint.load(S3Gen, spec.manifest.s3gen)
+    path = checkpoint.folder / spec.manifest.s3gen
     if dtype == "bfloat16":
         estimator = s3gen.flow.decoder.estimator
         for blocks in (estimator.down_blocks, estimator.mid_blocks, estimator.up_blocks):
