@@ -112,7 +112,15 @@ class _Session:
             await self._voices_received.wait()
             await self._voices.wait_idle()
             if not restart_request.done():
-                await self._report_ready()
+                await self._results.send(
+                    messages.WorkerReady(
+                        model=self._engine.name,
+                        clones_voices=self._engine.clones_voices,
+                        compiled=self._engine.compiled,
+                        notice=self._engine.notice,
+                    )
+                )
+                log.debug("ready")
             drained = tasks.create_task(self._drain())
             either: set[asyncio.Future[Any]] = {drained, restart_request}
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -147,17 +155,6 @@ class _Session:
                 messages.Heartbeat(steps, self._jobs.working, self._engine.runaways)
             )
             await asyncio.sleep(HEARTBEAT_S)
-
-    async def _report_ready(self) -> None:
-        await self._results.send(
-            messages.WorkerReady(
-                model=self._engine.name,
-                clones_voices=self._engine.clones_voices,
-                compiled=self._engine.compiled,
-                notice=self._engine.notice,
-            )
-        )
-        log.debug("ready")
 
     async def _drain(self) -> None:
         await self._draining.wait()

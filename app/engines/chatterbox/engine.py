@@ -8,7 +8,7 @@ import asyncio
 import gc
 import logging
 import sys
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from app.core.audio import SAMPLE_RATE, Samples
-from app.core.engine_config import EngineConfig
+from app.core.engine_config import ChatterboxOptions, EngineConfig
 from app.core.native import trim_heap
 from app.core.params import SynthesisParams
 from app.engines.base import SpeechSlice, TextChunk, Watermark
@@ -39,7 +39,6 @@ from app.engines.chatterbox.runtime.cuda_graphs import (
 from app.engines.chatterbox.runtime.device_errors import translate_device_errors
 from app.engines.chatterbox.runtime.linear import has_onednn
 from app.engines.chatterbox.s3gen.scheduler import FIRST_SLICE_DEADLINE, S3GenScheduler, SliceTask
-from app.engines.chatterbox.s3gen.slice_schedule import slice_lengths
 from app.engines.chatterbox.s3gen.stream import S3Gen, StreamDecoder
 from app.engines.chatterbox.t3.batch import T3Batch
 from app.engines.chatterbox.t3.request import FinishReason, T3Request
@@ -246,6 +245,21 @@ class ChatterboxEngine:
         if self._built:  # a rebuild may have failed
             await self._teardown()
         await asyncio.to_thread(self._voice_thread.shutdown, cancel_futures=True)
+
+
+def slice_lengths(unit: int, options: ChatterboxOptions, chunk_index: int) -> Iterator[int]:
+    """Yield the slice lengths of a job's text chunk, in speech tokens, without end.
+
+    With every slice S3Gen solves the prompt and the text chunk so far again. So the first slice is
+    short, for latency, and on a CPU each is longer than the one before. Lengths never depend on
+    timing, so that a seed always gives the same audio.
+    """
+    if chunk_index == 0:  # during later ones audio is playing already
+        yield min(options.first_slice_tokens or unit, unit)
+    length = unit * options.slice_growth
+    while True:
+        yield int(length)
+        length *= options.slice_growth
 
 
 def _root_cause(error: BaseException) -> str:
