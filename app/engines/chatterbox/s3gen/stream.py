@@ -22,7 +22,7 @@ from app.engines.chatterbox.conditioning.conditionals import S3GenPrompt
 from app.engines.chatterbox.runtime.compilation import NO_COMPILER, Compiler
 from app.engines.chatterbox.runtime.cuda_graphs import EAGER, GraphCapturer
 from app.engines.chatterbox.s3gen.constants import FRAMES_PER_TOKEN, MEL_BANDS, MIN_CONTEXT_TOKENS
-from app.engines.chatterbox.s3gen.flow import Flow, FlowInput, StaticShapeFlow
+from app.engines.chatterbox.s3gen.flow import Flow, FlowInput, OnStep, StaticShapeFlow
 from app.engines.chatterbox.s3gen.noise import FrameNoise, Noise, NoiseStream
 from app.engines.chatterbox.s3gen.vocoder import StaticShapeVocoder, Vocoder
 from app.engines.chatterbox.s3gen.waveform import StreamingVocoder
@@ -85,10 +85,10 @@ class StreamDecoder:
         self._emitted = 0  # samples of this text chunk
 
     @torch.inference_mode()
-    def decode(self, tokens: Tensor, last: bool) -> Tensor:
-        """Prepare, solve and commit for this stream alone."""
+    def decode(self, tokens: Tensor, last: bool, on_step: OnStep = lambda: None) -> Tensor:
+        """Prepare, solve and commit for this stream alone. `on_step`: see `Flow.solve`."""
         item = self.prepare(tokens)
-        [mel] = self._s3gen.flow.solve([item], lambda: None) if item else [None]
+        [mel] = self._s3gen.flow.solve([item], on_step) if item else [None]
         return self.commit(tokens, mel, last)
 
     def prepare(self, tokens: Tensor) -> FlowInput | None:
