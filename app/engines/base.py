@@ -1,8 +1,7 @@
 """The engine protocol, used by the pipeline: text chunk → speech tokens → audio.
 
-Methods are async because an engine owns its threads and may advance all jobs together. A job is
-cancelled by cancelling the task that awaits it; the engine checks for that between steps, and the
-awaitable returns only once the work has stopped.
+A job is cancelled by cancelling the task that awaits it; the engine checks for that between steps,
+and the awaitable returns only once the work has stopped.
 """
 
 from collections.abc import AsyncGenerator
@@ -26,32 +25,26 @@ class TextChunk:
 
 @dataclass(frozen=True)
 class SpeechSlice:
-    """Some speech tokens of a text chunk, in the engine's own form; `last` ends the chunk.
-
-    The last slice may be empty, since an engine often detects the end after the last token.
-    """
+    """Some speech tokens of a text chunk, in the engine's own form; the `last` may be empty."""
 
     tokens: Any
     last: bool
 
 
 class Decoder(Protocol):
-    """Turns the slices of one job into audio, in order; holds that stream's state."""
+    """Turns the slices of one job into audio, in order; `decode` returns what the slice adds."""
 
-    async def decode(self, piece: SpeechSlice) -> Samples:
-        """Return the audio that this slice adds, at the engine's rate."""
-        ...
+    async def decode(self, piece: SpeechSlice) -> Samples: ...
 
 
 class Watermark(Protocol):
-    """Marks the joined audio of one job as synthetic."""
+    """Marks the joined audio of one job as synthetic.
 
-    def push(self, audio: Samples, last: bool) -> Samples:
-        """Append `audio`, float32 [n], and return the samples that are final, float32 [m].
+    `push` appends float32 [n] and returns the samples that are final, float32 [m]; `last` ends the
+    stream, which keeps its length.
+    """
 
-        `last` ends the stream, which keeps its length.
-        """
-        ...
+    def push(self, audio: Samples, last: bool) -> Samples: ...
 
 
 class Engine(Protocol):
@@ -95,9 +88,7 @@ class Engine(Protocol):
 
     def new_decoder(self, voice: Voice, params: SynthesisParams) -> Decoder: ...
 
-    def new_watermark(self) -> Watermark | None:
-        """A watermark for the audio of one job; None if it is not to be marked."""
-        ...
+    def new_watermark(self) -> Watermark | None: ...
 
     async def warm_up(self) -> None:
         """Run every hot path once, so that the first request is not slower than others."""

@@ -10,10 +10,7 @@ T = TypeVar("T")
 
 
 async def run_shielded(thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
-    """Run `work()` on `thread`. If cancelled, wait until running work has ended.
-
-    Work that has not started by then never runs.
-    """
+    """Run `work()` on `thread`. If cancelled, wait for it, or drop it if it has not started."""
     future = thread.submit(work)
     try:
         return await asyncio.wrap_future(future)

@@ -1,8 +1,4 @@
-"""Resolve the setting MODEL to an engine and load it.
-
-An import path stands for an engine of another package. Engines are imported when loaded, not
-before: this module imports no model code.
-"""
+"""Resolve the setting MODEL to an engine and load it; no model code is imported before."""
 
 import logging
 import pkgutil
@@ -33,10 +29,7 @@ EXTRAS = {
 
 
 def choose_engine(model: str, weights: Path) -> str:
-    """Resolve the setting MODEL to an engine on this machine, without importing it.
-
-    Raises `StartupError`, naming the command to run, if that engine cannot run.
-    """
+    """Resolve MODEL without importing the engine. Raises `StartupError` with a command to run."""
     absent = missing(weights) if model in ("auto", "chatterbox") else []
     if absent:
         refuse_other_variants(weights)
@@ -78,8 +71,7 @@ def _require_extra(extra: str, problem: str, also: str = "") -> None:
 def load_engine(name_or_path: str, config: EngineConfig) -> Engine:
     """Load the engine of that name in `ENGINES`, or the one at `package.module:Class`.
 
-    Raises `StartupError` if it is unknown, cannot be imported or loaded, or has another sample
-    rate than `SAMPLE_RATE`.
+    Raises `StartupError`, also for another sample rate than `SAMPLE_RATE`.
     """
     path = ENGINES.get(name_or_path, name_or_path)
     if ":" not in path:

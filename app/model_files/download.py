@@ -1,7 +1,5 @@
 """Download of a model's files from the Hugging Face hub, resumable across processes.
 
-Called by the CLI's `models download` and by the image's build.
-
 Each file is received as `.NAME.DIGEST.part` beside its place and moved there once its size and
 checksum are those that the hub states. Metadata and the HTTP client are huggingface_hub's; its own
 `hf_hub_download` starts a file of 2 GB from the beginning in each process.

@@ -1,7 +1,4 @@
-"""Manifests: which files a model consists of, and where they are published.
-
-Lists what is in a folder and recognises unsupported variants; `download` fetches the files.
-"""
+"""Manifests: which files a model consists of, and where they are published."""
 
 from dataclasses import dataclass
 from pathlib import Path

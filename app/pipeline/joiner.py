@@ -1,7 +1,4 @@
-"""Joins the audio of a job's text chunks to one continuous stream.
-
-Called by the pipeline's third stage, slice by slice. Lengths are in samples.
-"""
+"""Joins the audio of a job's text chunks to one continuous stream. Lengths are in samples."""
 
 import numpy as np
 
@@ -22,15 +19,11 @@ class ChunkJoiner:
     """
 
     def __init__(self, params: SynthesisParams, sample_rate: int) -> None:
-        def samples(milliseconds: int) -> int:
-            return milliseconds * sample_rate // 1000
-
-        fade_ms = params.crossfade_duration_milliseconds
-        self._trim = _Trim(
-            samples(params.remove_leading_milliseconds),
-            samples(params.remove_trailing_milliseconds),
-        )
-        self._join = _Join(samples(fade_ms) if params.chunk_overlap_method == "full" else 0)
+        leading = params.remove_leading_milliseconds * sample_rate // 1000
+        trailing = params.remove_trailing_milliseconds * sample_rate // 1000
+        fade = params.crossfade_duration_milliseconds * sample_rate // 1000
+        self._trim = _Trim(leading, trailing)
+        self._join = _Join(fade if params.chunk_overlap_method == "full" else 0)
 
     def push(self, audio: Samples, last: bool) -> Samples:
         """Add `audio`, float32 [n]; `last` ends the text chunk. Returns float32 [m].
@@ -104,10 +97,7 @@ def crossfade(tail: Samples, head: Samples) -> Samples:
 
 
 def to_int16(audio: Samples) -> bytes:
-    """`audio`, float32 [n], clamped to ±1, as int16 little-endian.
-
-    Raises `EngineFailed` on NaN and infinity, which would sound as a loud crack.
-    """
+    """`audio`, float32 [n], clamped to ±1, as int16 little-endian. Raises `EngineFailed`."""
     if not np.isfinite(audio).all():
         raise EngineFailed("The model produced samples that are not numbers.")
     scaled: Samples = np.rint(np.clip(audio, -1, 1) * 32767)

@@ -2,9 +2,8 @@
 
     text → chunks ─ T3 ─[slices]─ S3Gen ─[audio]─ PCM ─ emit(bytes)
 
-Called by a worker's jobs and by `chatterbox-tts speak`. The bounded queues are the only
-back-pressure: T3 starts a text chunk while S3Gen still decodes the one before. Cancelling `run`
-cancels all stages; an error in one cancels the others and is raised.
+The bounded queues are the only back-pressure: T3 starts a text chunk while S3Gen still decodes the
+one before. Cancelling `run` cancels all stages; an error in one cancels the others and is raised.
 """
 
 import asyncio
@@ -37,10 +36,7 @@ AudioPieces = asyncio.Queue[AudioPiece | None]
 
 
 class Pipeline:
-    """Runs any number of texts through one engine at once.
-
-    `threads` is the number of threads that convert audio to PCM; a text uses at most one at a time.
-    """
+    """Runs any number of texts through one engine at once; `threads` convert audio to PCM."""
 
     def __init__(self, engine: Engine, sizes: QueueSizes, threads: int = 1) -> None:
         self._engine = engine

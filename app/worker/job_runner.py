@@ -1,7 +1,6 @@
 """Runs the jobs of one worker, each as a task with its credit and exactly one last message.
 
-Called by `worker.main` with the messages from the backend. Requests a restart of the worker when
-its device has failed, or runs out of memory repeatedly.
+Requests a restart of the worker when its device has failed, or runs out of memory repeatedly.
 """
 
 import asyncio
@@ -13,19 +12,8 @@ from typing import Protocol
 from app.core.audio import BYTES_PER_SAMPLE
 from app.core.errors import DeviceFailed, EngineFailed, OutOfMemory, ServiceError
 from app.engines.base import Engine
-from app.ipc.messages import (
-    ActiveJobs,
-    AudioChunk,
-    Credit,
-    JobCancelled,
-    JobDone,
-    JobFailed,
-    JobStarted,
-    Report,
-    Result,
-    Synthesize,
-    WorkerFailed,
-)
+from app.ipc import messages
+from app.ipc.messages import JobCancelled, JobDone, JobFailed
 from app.pipeline.pipeline import Pipeline
 from app.worker.voice_cache import VoiceCache
 
@@ -36,13 +24,13 @@ MAX_CONSECUTIVE_OOM = 2
 
 
 class Send(Protocol):
-    def __call__(self, message: Result, pcm: bytes | None = None) -> Awaitable[None]: ...
+    def __call__(self, message: messages.Result, pcm: bytes | None = None) -> Awaitable[None]: ...
 
 
 class ActiveJob:
-    """One text being synthesized. Sends its audio, but no more than it has credit for."""
+    """One text being synthesized. Sends no more audio than it has credit for."""
 
-    def __init__(self, message: Synthesize, send: Send) -> None:
+    def __init__(self, message: messages.Synthesize, send: Send) -> None:
         self.id = message.job
         self.request = message
         self.began_at = monotonic()
@@ -61,12 +49,6 @@ class ActiveJob:
 
     async def emit(self, pcm: bytes) -> None:
         """Send PCM as the next audio chunk, as soon as there is credit left."""
-        await self._wait_for_credit()
-        await self._send(AudioChunk(self.id, self.chunks), pcm)
-        self.chunks += 1
-        self.samples += len(pcm) // BYTES_PER_SAMPLE
-
-    async def _wait_for_credit(self) -> None:
         while self.samples >= self._credit:
             self._credit_raised.clear()
             self.waits_for_credit = True
@@ -74,10 +56,13 @@ class ActiveJob:
                 await self._credit_raised.wait()
             finally:
                 self.waits_for_credit = False
+        await self._send(messages.AudioChunk(self.id, self.chunks), pcm)
+        self.chunks += 1
+        self.samples += len(pcm) // BYTES_PER_SAMPLE
 
 
 class JobRunner:
-    """`restart_request` gets the last message of a worker that must run no more jobs."""
+    """`restart_request`: the worker's last message, as soon as it must run no further job."""
 
     def __init__(
         self,
@@ -85,9 +70,9 @@ class JobRunner:
         pipeline: Pipeline,
         voices: VoiceCache,
         send: Send,
-        report: Callable[[Report], None],
+        report: Callable[[messages.Report], None],
     ) -> None:
-        self.restart_request: asyncio.Future[WorkerFailed] = (
+        self.restart_request: asyncio.Future[messages.WorkerFailed] = (
             asyncio.get_running_loop().create_future()
         )
         self._engine = engine
@@ -101,7 +86,7 @@ class JobRunner:
         self._last_oom_at = 0.0
         voices.on_device_failure = self._on_voice_broke_device
 
-    def start(self, message: Synthesize) -> None:
+    def start(self, message: messages.Synthesize) -> None:
         job = ActiveJob(message, self._send)
         running = asyncio.create_task(self._run(job), name=f"job {job.id}")
         self._running[job.id] = (job, running)
@@ -109,11 +94,11 @@ class JobRunner:
         self._completions.add(completion)
         completion.add_done_callback(self._completions.discard)
 
-    def grant(self, credit: Credit) -> None:
+    def grant(self, credit: messages.Credit) -> None:
         if credit.job in self._running:
             self._running[credit.job][0].grant(credit.samples)
 
-    def cancel_missing(self, active: ActiveJobs) -> None:
+    def cancel_missing(self, active: messages.ActiveJobs) -> None:
         """Cancel the jobs that are not listed, but not those newer than the list."""
         for job, running in self._running.values():
             missing = job.id not in active.jobs and job.request.active_version <= active.version
@@ -122,7 +107,6 @@ class JobRunner:
                 running.cancel()
 
     async def wait_idle(self) -> None:
-        """Return when no job runs."""
         while self._completions:
             await asyncio.wait(self._completions)
 
@@ -133,7 +117,7 @@ class JobRunner:
 
     async def _run(self, job: ActiveJob) -> None:
         """Run the job; once more, if memory ran out before any audio was sent."""
-        self._report(JobStarted(job.id))
+        self._report(messages.JobStarted(job.id))
         try:
             await self._attempt(job)
             return
@@ -153,7 +137,8 @@ class JobRunner:
     async def _end(self, job: ActiveJob, running: "asyncio.Task[None]") -> None:
         """Send the job's last message, or request a restart if the device has failed."""
         await asyncio.wait([running])
-        if fault := _device_fault(running):
+        fault = None if running.cancelled() else running.exception()
+        if isinstance(fault, DeviceFailed):
             log.error("job %s failed: the device is unusable", job.id, exc_info=fault)
             self._request_restart(f"the device has failed: {fault}", job=job.id)
             return
@@ -189,12 +174,7 @@ class JobRunner:
         self, reason: str, *, job: str | None = None, voice: str | None = None
     ) -> None:
         if not self.restart_request.done():
-            self.restart_request.set_result(WorkerFailed(reason, job, voice))
-
-
-def _device_fault(running: "asyncio.Task[None]") -> DeviceFailed | None:
-    fault = None if running.cancelled() else running.exception()
-    return fault if isinstance(fault, DeviceFailed) else None
+            self.restart_request.set_result(messages.WorkerFailed(reason, job, voice))
 
 
 _VERBS = {JobDone: "done", JobFailed: "failed", JobCancelled: "cancelled"}

@@ -21,27 +21,8 @@ from app.core.log import set_up_logging
 from app.core.native import kill_with_parent
 from app.engines.base import Engine
 from app.engines.registry import load_engine
-from app.ipc.channels import (
-    BroadcastReceiver,
-    JobReceiver,
-    ResultSender,
-    broadcast_address,
-    jobs_address,
-    results_address,
-)
+from app.ipc import channels, messages
 from app.ipc.control import ReportSender
-from app.ipc.messages import (
-    ActiveJobs,
-    Credit,
-    Drain,
-    Heartbeat,
-    Synthesize,
-    Voices,
-    WorkerConfig,
-    WorkerFailed,
-    WorkerReady,
-    WorkerStarting,
-)
 from app.pipeline.pipeline import Pipeline
 from app.worker.job_runner import JobRunner
 from app.worker.voice_cache import VoiceCache
@@ -66,30 +47,30 @@ def main() -> None:
     sys.exit(asyncio.run(_run(config, reports)))
 
 
-async def _run(config: WorkerConfig, reports: ReportSender) -> int:
+async def _run(config: messages.WorkerConfig, reports: ReportSender) -> int:
     """Load the engine, work until drained, return the exit code."""
     context = zmq.asyncio.Context()
-    channels = Path(config.channels_dir)
-    results = ResultSender(context, results_address(channels, config.incarnation))
-    broadcast = BroadcastReceiver(context, broadcast_address(channels))
-    jobs = JobReceiver(context, jobs_address(channels, config.incarnation))
+    folder = Path(config.channels_dir)
+    results = channels.ResultSender(context, channels.results_address(folder, config.incarnation))
+    broadcast = channels.BroadcastReceiver(context, channels.broadcast_address(folder))
+    jobs = channels.JobReceiver(context, channels.jobs_address(folder, config.incarnation))
     try:
-        await results.send(WorkerStarting("loads the model"))
+        await results.send(messages.WorkerStarting("loads the model"))
         engine = load_engine(config.engine, config.engine_config)
-        await results.send(WorkerStarting("compiles" if engine.compiled else "warms up"))
+        await results.send(messages.WorkerStarting("compiles" if engine.compiled else "warms up"))
         await engine.warm_up()
-        await results.send(WorkerStarting("prepares the voices"))
+        await results.send(messages.WorkerStarting("prepares the voices"))
         session = _Session(config, engine, results, reports)
         if failure := await session.run(jobs, broadcast):
             await results.send(failure)
             return 1
         await engine.close()
     except StartupError as error:
-        await results.send(WorkerFailed(str(error)))
+        await results.send(messages.WorkerFailed(str(error)))
         return 1
     except Exception as error:  # the backend shows the reason
         log.exception("the worker ends")
-        await results.send(WorkerFailed(f"{type(error).__name__}: {error}"))
+        await results.send(messages.WorkerFailed(f"{type(error).__name__}: {error}"))
         return 1
     finally:
         jobs.close()
@@ -103,7 +84,11 @@ class _Session:
     """The tasks of a worker whose engine is warm."""
 
     def __init__(
-        self, config: WorkerConfig, engine: Engine, results: ResultSender, reports: ReportSender
+        self,
+        config: messages.WorkerConfig,
+        engine: Engine,
+        results: channels.ResultSender,
+        reports: ReportSender,
     ) -> None:
         self._engine = engine
         self._results = results
@@ -113,7 +98,9 @@ class _Session:
         self._voices_received = asyncio.Event()
         self._draining = asyncio.Event()
 
-    async def run(self, jobs: JobReceiver, broadcast: BroadcastReceiver) -> WorkerFailed | None:
+    async def run(
+        self, jobs: channels.JobReceiver, broadcast: channels.BroadcastReceiver
+    ) -> messages.WorkerFailed | None:
         """Work until drained; return the last message if the process must be replaced first."""
         restart_request = self._jobs.restart_request
         async with asyncio.TaskGroup() as tasks:
@@ -125,7 +112,15 @@ class _Session:
             await self._voices_received.wait()
             await self._voices.wait_idle()
             if not restart_request.done():
-                await self._report_ready()
+                await self._results.send(
+                    messages.WorkerReady(
+                        model=self._engine.name,
+                        clones_voices=self._engine.clones_voices,
+                        compiled=self._engine.compiled,
+                        notice=self._engine.notice,
+                    )
+                )
+                log.debug("ready")
             drained = tasks.create_task(self._drain())
             either: set[asyncio.Future[Any]] = {drained, restart_request}
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -134,41 +129,32 @@ class _Session:
         self._pipeline.close()
         return restart_request.result() if restart_request.done() else None
 
-    async def _take_jobs(self, incoming: JobReceiver) -> None:
+    async def _take_jobs(self, incoming: channels.JobReceiver) -> None:
         while True:
             match await incoming.receive():
-                case Synthesize() as job:
+                case messages.Synthesize() as job:
                     self._jobs.start(job)
-                case Credit() as credit:
+                case messages.Credit() as credit:
                     self._jobs.grant(credit)
 
-    async def _receive_broadcasts(self, broadcast: BroadcastReceiver) -> None:
+    async def _receive_broadcasts(self, broadcast: channels.BroadcastReceiver) -> None:
         while True:
             match await broadcast.receive():
-                case ActiveJobs() as active:
+                case messages.ActiveJobs() as active:
                     self._jobs.cancel_missing(active)
-                case Voices() as voices:
+                case messages.Voices() as voices:
                     self._voices.sync(voices)
                     self._voices_received.set()
-                case Drain():
+                case messages.Drain():
                     self._draining.set()
 
     async def _send_heartbeats(self) -> None:
         while True:
             steps = self._pipeline.steps + self._voices.steps
-            await self._results.send(Heartbeat(steps, self._jobs.working, self._engine.runaways))
-            await asyncio.sleep(HEARTBEAT_S)
-
-    async def _report_ready(self) -> None:
-        await self._results.send(
-            WorkerReady(
-                model=self._engine.name,
-                clones_voices=self._engine.clones_voices,
-                compiled=self._engine.compiled,
-                notice=self._engine.notice,
+            await self._results.send(
+                messages.Heartbeat(steps, self._jobs.working, self._engine.runaways)
             )
-        )
-        log.debug("ready")
+            await asyncio.sleep(HEARTBEAT_S)
 
     async def _drain(self) -> None:
         await self._draining.wait()

@@ -36,8 +36,7 @@ class VoiceCache:
         self._report = report
         self._voices: dict[str, asyncio.Task[Voice]] = {}
         self._failed: set[str] = set()  # prepared again only if a job needs it
-        # voices that crashed workers; prepared only on demand
-        self._crashed: Set[str] = frozenset()
+        self._crashed: Set[str] = frozenset()  # voices that crashed workers: only on demand
         self._requested: set[str] = set()  # by jobs, and not prepared yet
         self._exclusive = asyncio.Condition()
         self._fault: DeviceFailed | None = None
@@ -49,7 +48,8 @@ class VoiceCache:
         digests, self._crashed = voices.digests, voices.crashed
         self._failed &= digests
         for digest in self._voices.keys() - digests:
-            self._drop(digest)
+            if self._voices.pop(digest).done():  # else `_on_done` finds that it is not listed
+                self._report(VoiceDropped(digest))
         for digest in digests - self._voices.keys() - self._failed:
             self._begin(digest)
 
@@ -59,10 +59,7 @@ class VoiceCache:
             await asyncio.wait(self._voices.values())
 
     async def get(self, digest: str | None) -> Voice:
-        """Return the voice, prepared now if need be; None is the engine's default voice.
-
-        Raises what preparing it raises.
-        """
+        """The voice, prepared now if need be; None is the default one. Raises what that raises."""
         if digest is None:
             return self._engine.default_voice
         task = self._voices.get(digest) or self._begin(digest)
@@ -75,11 +72,6 @@ class VoiceCache:
         self._voices[digest] = task
         task.add_done_callback(lambda task: self._on_done(digest, task))
         return task
-
-    def _drop(self, digest: str) -> None:
-        task = self._voices.pop(digest)
-        if task.done():  # else `_on_done` will find that it is no longer listed
-            self._report(VoiceDropped(digest))
 
     async def _prepare(self, digest: str) -> Voice:
         async with self._exclusive_slot(digest):

@@ -1,15 +1,14 @@
 """The Chatterbox engine: T3 and S3Gen behind the protocol of `engines.base`, for any `ModelSpec`.
 
-T3's scheduler and S3Gen's have a thread each; both advance all jobs together. The modules that they
-run at every step are compiled and, on a GPU, captured as CUDA graphs; where that fails, they run as
-they are.
+T3 and S3Gen have a thread each; both advance all jobs together. What they run at every step is
+compiled and, on a GPU, captured as CUDA graphs.
 """
 
 import asyncio
 import gc
 import logging
 import sys
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import dataclass
@@ -21,8 +20,7 @@ import numpy as np
 import torch
 
 from app.core.audio import SAMPLE_RATE, Samples
-from app.core.engine_config import EngineConfig
-from app.core.errors import StartupError
+from app.core.engine_config import ChatterboxOptions, EngineConfig
 from app.core.native import trim_heap
 from app.core.params import SynthesisParams
 from app.engines.base import SpeechSlice, TextChunk, Watermark
@@ -41,7 +39,6 @@ from app.engines.chatterbox.runtime.cuda_graphs import (
 from app.engines.chatterbox.runtime.device_errors import translate_device_errors
 from app.engines.chatterbox.runtime.linear import has_onednn
 from app.engines.chatterbox.s3gen.scheduler import FIRST_SLICE_DEADLINE, S3GenScheduler, SliceTask
-from app.engines.chatterbox.s3gen.slice_schedule import slice_lengths
 from app.engines.chatterbox.s3gen.stream import S3Gen, StreamDecoder
 from app.engines.chatterbox.t3.batch import T3Batch
 from app.engines.chatterbox.t3.request import FinishReason, T3Request
@@ -92,9 +89,6 @@ class ChatterboxEngine:
         if self._on_gpu:  # the CPU has many short tasks that must not wait for each other
             torch.set_num_threads(1)
             sys.setswitchinterval(0.0005)
-        if self._models.default_voice is None:
-            path = folder / spec.files.conditionals
-            raise StartupError(f"{path} is missing: it holds the default voice")
         self.default_voice = self._models.default_voice.limit_prompt(
             self._options.voice_prompt_seconds
         )
@@ -107,7 +101,6 @@ class ChatterboxEngine:
         return CudaGraphCapturer(priority) if self._on_gpu else EAGER
 
     def _build(self) -> None:
-        """Create both stages, then the threads that run them."""
         t3_capturer, s3gen_capturer = (
             self._capturer(priority) if self._capture_graphs else EAGER
             for priority in (T3_PRIORITY, S3GEN_PRIORITY)
@@ -143,12 +136,9 @@ class ChatterboxEngine:
 
     @property
     def steps(self) -> int:
-        """T3's steps and the flow's."""
         return self._t3_scheduler.steps + self._s3gen_scheduler.steps
 
     async def prepare_voice(self, samples: Samples, rate: int) -> Conditionals:
-        """Running jobs go on meanwhile, on the schedulers' threads."""
-
         def prepare() -> Conditionals:
             self._release_memory()  # preparing a voice needs more memory than anything else
             conditionals = self._disk_cache.get(samples, rate)
@@ -200,20 +190,14 @@ class ChatterboxEngine:
         return _Decoder(self._s3gen_scheduler, stream, self._cpu_exclusive)
 
     def _cpu_exclusive(self) -> AbstractContextManager[None]:
-        """On a CPU, pause T3 while the first slice of a job is decoded.
-
-        Running jobs lose nothing by it: S3Gen keeps all cores busy.
-        """
+        """On a CPU, pause T3 during a job's first slice: S3Gen keeps all cores busy."""
         return nullcontext() if self._on_gpu else self._t3_scheduler.paused()
 
     def new_watermark(self) -> Watermark | None:
         return StreamingWatermark(self._watermarker) if self._watermarker else None
 
     async def warm_up(self) -> None:
-        """Run both stages in every shape. If compilation or graph capture fails, continue without.
-
-        `notice` then has the reasons.
-        """
+        """Run both stages in every shape; go on without compilation or graphs if they fail."""
         notices: list[str] = []
         while notice := await self._try_warm_up():
             notices.append(notice)
@@ -225,12 +209,9 @@ class ChatterboxEngine:
         await asyncio.to_thread(self._release_memory)
 
     async def _try_warm_up(self) -> str | None:
-        """If it fails, switch off what failed and return a notice; raise if nothing is left.
-
-        The stages run one after the other: see `compilation`.
-        """
+        """If it fails, switch off what failed and return a notice; raise if nothing is left."""
         try:
-            await self._t3_scheduler.warm()
+            await self._t3_scheduler.warm()  # one stage after the other: see `compilation`
             await self._s3gen_scheduler.warm_up(self.default_voice.s3gen)
         except GraphCaptureError as error:
             log.debug("CUDA graph capture failed", exc_info=True)
@@ -255,7 +236,6 @@ class ChatterboxEngine:
             trim_heap()
 
     async def free_memory(self) -> None:
-        """Empty torch's cache of device memory."""
         gc.collect()
         if self._on_gpu:
             with translate_device_errors():
@@ -265,6 +245,21 @@ class ChatterboxEngine:
         if self._built:  # a rebuild may have failed
             await self._teardown()
         await asyncio.to_thread(self._voice_thread.shutdown, cancel_futures=True)
+
+
+def slice_lengths(unit: int, options: ChatterboxOptions, chunk_index: int) -> Iterator[int]:
+    """Yield the slice lengths of a job's text chunk, in speech tokens, without end.
+
+    With every slice S3Gen solves the prompt and the text chunk so far again. So the first slice is
+    short, for latency, and on a CPU each is longer than the one before. Lengths never depend on
+    timing, so that a seed always gives the same audio.
+    """
+    if chunk_index == 0:  # during later ones audio is playing already
+        yield min(options.first_slice_tokens or unit, unit)
+    length = unit * options.slice_growth
+    while True:
+        yield int(length)
+        length *= options.slice_growth
 
 
 def _root_cause(error: BaseException) -> str:

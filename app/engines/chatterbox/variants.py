@@ -1,14 +1,10 @@
-"""The Chatterbox models as data: all differences between the variants.
-
-T3, S3Gen, conditioning, the loader and the frontend read a `ModelSpec` and contain no test for a
-particular variant. Facts and defaults are those of the package's own class for each model
-(`chatterbox.tts.ChatterboxTTS` for ENGLISH).
-"""
+"""The Chatterbox models as data: all differences between the variants."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-from app.model_files import manifest
+from app.model_files.manifest import ENGLISH as ENGLISH_MANIFEST
+from app.model_files.manifest import Manifest
 
 Sampler = Literal["cfg", "repetition_penalty", "temperature", "min_p", "top_p"]
 
@@ -79,7 +75,7 @@ class ModelSpec:
 
     name: str
     title: str
-    files: manifest.Manifest
+    manifest: Manifest
     t3: T3Spec
     prompt: PromptSpec
     flow: FlowSpec
@@ -89,7 +85,7 @@ class ModelSpec:
 ENGLISH = ModelSpec(
     name="chatterbox",
     title="Chatterbox",
-    files=manifest.ENGLISH,
+    manifest=ENGLISH_MANIFEST,
     t3=T3Spec(
         backbone="llama",
         text_vocab_size=704,

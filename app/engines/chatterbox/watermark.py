@@ -33,13 +33,17 @@ CONTEXT = LOOK_AHEAD = 5 * FRAME
 
 _EMPTY: Samples = np.empty(0, np.float32)
 
+_LOAD_ERRORS = (
+    *(ImportError, OSError, RuntimeError, AssertionError, EOFError),
+    pickle.UnpicklingError,
+)
+
 
 class StreamingWatermark:
     """Marks one stream, with a delay of at most `LOOK_AHEAD + FRAME - 1` samples.
 
-    However the stream is cut, the result is Perth's mark of the whole recording up to rounding:
-    1e-5 of full scale, where the mark itself reaches 0.08, and 1e-4 next to digital silence, since
-    Perth computes with logarithms. So two ways to cut it differ in a few samples by one int16 step.
+    However it is cut, the result is Perth's mark of the whole recording up to rounding: 1e-5 of
+    full scale, where the mark reaches 0.08, and 1e-4 next to digital silence.
     """
 
     def __init__(self, watermark: WatermarkFn) -> None:
@@ -48,10 +52,7 @@ class StreamingWatermark:
         self._context = 0  # samples of context in it
 
     def push(self, audio: Samples, last: bool) -> Samples:
-        """Append `audio`, float32 [n], and return the samples that are final, float32 [m].
-
-        `last` ends the stream, which keeps its length. Samples may exceed ±1.
-        """
+        """See `engines.base.Watermark`. Samples may exceed ±1."""
         self._buffer = np.concatenate((self._buffer, audio))
         final = len(self._buffer)
         if not last:
@@ -77,14 +78,7 @@ def load_watermarker() -> WatermarkFn:
             perth = PerthImplicitWatermarker()
         watermark = partial(_apply, perth)
         watermark(np.zeros(FRAME, np.float32))  # the first call imports more modules
-    except (
-        ImportError,
-        OSError,
-        RuntimeError,
-        AssertionError,
-        EOFError,
-        pickle.UnpicklingError,
-    ) as error:
+    except _LOAD_ERRORS as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise StartupError(
             f"the watermarker cannot be loaded ({reason}): reinstall resemble-perth with "

@@ -1,8 +1,7 @@
 """The preview engine: speech without a GPU, weights or a download.
 
-It runs Piper, a small neural voice for the CPU, in the two stages of any engine. Stage 1 turns a
-text chunk into latent frames, one sentence at a time, so that audio of the first is ready while the
-next is computed; stage 2 turns a few frames at a time into audio.
+It runs Piper, a small neural voice for the CPU. Stage 1 turns a text chunk into latent frames, one
+sentence at a time; stage 2 turns a few frames at a time into audio.
 """
 
 import asyncio
@@ -40,11 +39,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Window:
-    """The tokens of a slice: `frames` latent frames of one sentence with context around them.
-
-    `left`: frames of context before them. The decoder reads the context, whose audio belongs to
-    other slices.
-    """
+    """The tokens of a slice: `frames` latent frames of one sentence after `left` of context."""
 
     latents: Latents
     left: int
@@ -82,16 +77,12 @@ class PreviewEngine:
         self.decoding = ThreadPoolExecutor(1, "preview-decode")
 
     async def prepare_voice(self, samples: Samples, rate: int) -> Voice:
-        """Return the default voice for any samples."""
         return self.default_voice
 
     async def speech_tokens(
         self, chunk: TextChunk, voice: Voice, params: SynthesisParams
     ) -> AsyncGenerator[SpeechSlice, None]:
-        """Slices of one `Window` each, none across two sentences, then an empty last slice.
-
-        Text without pronounceable characters gives the empty slice alone.
-        """
+        """Slices of one `Window` each, none across two sentences, then an empty last slice."""
         sentences = await self.run(self._encoding, partial(self._phoneme_ids, chunk.text))
         for number, phoneme_ids in enumerate(sentences):
             noise = np.random.default_rng((params.seed, chunk.index, number))
@@ -134,13 +125,10 @@ class PreviewEngine:
         self, phoneme_ids: list[int], noise: np.random.Generator, params: SynthesisParams
     ) -> Latents:
         voice = self.config
-        return self.graph.latents(
-            phoneme_ids,
-            noise,
-            noise_scale=min(1.0, voice.noise_scale * params.synthesis_temperature / 0.8),
-            length_scale=voice.length_scale,
-            noise_w=min(1.0, voice.noise_w_scale * params.voice_exaggeration_factor / 0.5),
-        )
+        noise_scale = min(1.0, voice.noise_scale * params.synthesis_temperature / 0.8)
+        noise_w = min(1.0, voice.noise_w_scale * params.voice_exaggeration_factor / 0.5)
+        scales = np.array([noise_scale, voice.length_scale, noise_w], np.float32)
+        return self.graph.latents(phoneme_ids, noise, scales)
 
     def _windows(self, latents: Latents, params: SynthesisParams) -> Iterator[Window]:
         """Cut a sentence into slices, with context if the overlap method is "full"."""
@@ -167,10 +155,7 @@ class PreviewDecoder:
         self._resampler = self._new_resampler()
 
     async def decode(self, piece: SpeechSlice) -> Samples:
-        """Return float32 [n] at `SAMPLE_RATE`.
-
-        The resampler holds back 36 ms until the chunk's last slice.
-        """
+        """The resampler holds back 36 ms until the chunk's last slice."""
         return await self._engine.run(self._engine.decoding, partial(self._decode, piece))
 
     def _decode(self, piece: SpeechSlice) -> Samples:

@@ -1,14 +1,11 @@
 """A Piper voice's network, split into the three parts that streaming needs.
 
-Piper publishes a voice as one ONNX graph (VITS) from phoneme ids to a whole sentence's audio, which
-draws its noise inside. The parts take the noise from the caller, so that it can be seeded, and the
-decoder, which takes most of the time, can run on a few frames at a time.
+Piper publishes a voice as one ONNX graph (VITS), which draws its noise inside. The parts take the
+noise from the caller, so that it can be seeded, and the decoder can run on a few frames at a time.
 
     prior    phoneme ids, duration noise → mean, log deviation and mask of each frame
     flow     these, latent noise         → latents
     decoder  any run of latents          → audio
-
-Called by the preview engine: `latents` from one thread, `samples` from another.
 """
 
 from pathlib import Path
@@ -72,20 +69,9 @@ class PiperGraph:
         self._decoder = part([_LATENTS], ["output"])
 
     def latents(
-        self,
-        phoneme_ids: list[int],
-        noise: np.random.Generator,
-        *,
-        noise_scale: float,
-        length_scale: float,
-        noise_w: float,
+        self, phoneme_ids: list[int], noise: np.random.Generator, scales: NDArray[np.float32]
     ) -> Latents:
-        """Encode one sentence. All randomness comes from `noise`.
-
-        `noise_scale` scales the latent noise, `length_scale` the durations, `noise_w` the duration
-        noise; the names are Piper's.
-        """
-        scales = np.array([noise_scale, length_scale, noise_w], np.float32)
+        """Encode one sentence. `scales`: of latent noise, durations and duration noise."""
         prior = self._prior.run(
             _PRIOR,
             {

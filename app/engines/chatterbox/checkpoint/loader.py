@@ -1,8 +1,7 @@
 """Load upstream's modules with their weights from a folder of model files.
 
-Does what upstream's `from_local` does, but names what is wrong with a file, reads weights straight
-onto the device, and draws no random numbers for parameters that are overwritten anyway. Called
-once, by the engine's constructor.
+As upstream's `from_local`, but names what is wrong with a file, reads weights straight onto the
+device, and draws no random numbers for parameters that are overwritten anyway.
 """
 
 import hashlib
@@ -61,7 +60,7 @@ def load(
     s3gen_dtype = usual if s3gen_dtype == "auto" else s3gen_dtype
     if device == "cuda" and t3_dtype == s3gen_dtype == "bfloat16":
         torch.set_float32_matmul_precision("high")  # for the products that stay in float32
-    files = spec.files
+    files = spec.manifest
     checkpoint = _Checkpoint(folder, device)
     return Models(
         spec=spec,
@@ -88,13 +87,10 @@ def _has_bfloat16() -> bool:
     return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
-# --- Modules ----------------------------------------------------------------------------------
-
-
 def _load_t3(checkpoint: "_Checkpoint", spec: ModelSpec, dtype: T3Dtype, packed: bool) -> T3:
     config = T3Config(text_tokens_dict_size=spec.t3.text_vocab_size)
-    t3 = checkpoint.load(lambda: T3(config), spec.files.t3)
-    path = checkpoint.folder / spec.files.t3
+    t3 = checkpoint.load(lambda: T3(config), spec.manifest.t3)
+    path = checkpoint.folder / spec.manifest.t3
     match dtype:
         case "int8":
             replace_linears(t3, Int8Linear, path, "tfmr.", "speech_head")
@@ -110,9 +106,9 @@ def _load_t3(checkpoint: "_Checkpoint", spec: ModelSpec, dtype: T3Dtype, packed:
 def _load_s3gen(
     checkpoint: "_Checkpoint", spec: ModelSpec, dtype: S3GenDtype, packed: bool
 ) -> S3Gen:
-    """Load S3Gen. Bfloat16 is for the estimator's blocks alone, which do nearly all the work."""
-    s3gen = checkpoint.load(S3Gen, spec.files.s3gen)
-    path = checkpoint.folder / spec.files.s3gen
+    """Bfloat16 is for the estimator's blocks alone, which do nearly all the work."""
+    s3gen = checkpoint.load(S3Gen, spec.manifest.s3gen)
+    path = checkpoint.folder / spec.manifest.s3gen
     if dtype == "bfloat16":
         estimator = s3gen.flow.decoder.estimator
         for blocks in (estimator.down_blocks, estimator.mid_blocks, estimator.up_blocks):
@@ -157,11 +153,7 @@ class _Checkpoint:
 
 
 class SkipWeightInit(TorchFunctionMode):
-    """Make random initialisers do nothing, since loaded weights replace their results.
-
-    Unlike construction on the meta device, this keeps what constructors compute (windows, rotary
-    frequencies).
-    """
+    """Skip random initialisers, but unlike the meta device keep what constructors compute."""
 
     INITIALISERS = frozenset({"normal_", "uniform_", "kaiming_normal_", "kaiming_uniform_"})
 
@@ -172,9 +164,6 @@ class SkipWeightInit(TorchFunctionMode):
         if func.__name__ in self.INITIALISERS:
             return args[0] if args else kwargs["tensor"]
         return func(*args, **kwargs)
-
-
-# --- The other files --------------------------------------------------------------------------
 
 
 def _load_tokenizer(path: Path, spec: ModelSpec) -> EnTokenizer:
@@ -196,9 +185,9 @@ _BROKEN_PICKLE = (
 )
 
 
-def _load_conditionals(path: Path, device: str) -> Conditionals | None:
+def _load_conditionals(path: Path, device: str) -> Conditionals:
     if not path.exists():
-        return None
+        raise StartupError(f"{path} is missing: it holds the default voice")
     try:
         content = BytesIO(path.read_bytes())
     except OSError as error:
@@ -214,6 +203,6 @@ def _unreadable(path: Path, error: OSError) -> StartupError:
 
 
 def _digest(paths: list[Path]) -> str:
-    stats = [(path.name, path.stat()) for path in paths if path.exists()]
+    stats = [(path.name, path.stat()) for path in paths]
     files = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
     return hashlib.sha256(repr(files).encode()).hexdigest()

@@ -1,8 +1,4 @@
-"""Memory-mapped safetensors files, so that weights take memory only while they are used.
-
-Used by the loader on the CPU: most weights are read once, to be packed or folded, and half of
-S3Gen's only when a voice is cloned.
-"""
+"""Memory-mapped safetensors files, for weights that a CPU reads only once or now and then."""
 
 import json
 import mmap
@@ -25,7 +21,7 @@ class MappedSafetensors:
         self._header.pop("__metadata__", None)  # free text
 
     def tensors(self, prefix: str = "") -> dict[str, Tensor]:
-        """Return the float32 tensors whose names begin with `prefix`, keyed by the rest."""
+        """The float32 tensors whose names begin with `prefix`, keyed by the rest."""
         return {
             name.removeprefix(prefix): self._tensor(**entry)
             for name, entry in self._header.items()

@@ -17,8 +17,7 @@ from app.engines.chatterbox.variants import ModelSpec
 class Models:
     """Upstream's modules in evaluation mode on `device`.
 
-    `default_voice`: None where the checkpoint has no conditionals. `digest`: hex, changes whenever
-    a file is replaced. `mapped_files`: the files that the CPU computes with directly.
+    `digest`: hex, changes whenever a file is replaced. `mapped_files`: for the CPU.
     """
 
     spec: ModelSpec
@@ -26,7 +25,7 @@ class Models:
     s3gen: S3Gen
     voice_encoder: VoiceEncoder
     tokenizer: EnTokenizer
-    default_voice: Conditionals | None
+    default_voice: Conditionals
     device: torch.device
     digest: str
     mapped_files: tuple[MappedSafetensors, ...]

@@ -1,7 +1,4 @@
-"""`Conditionals`: the models' inputs for a voice. Built by `prepare`, the loader and `cache`.
-
-The voice's exaggeration is not part of it: that is a parameter of each request.
-"""
+"""`Conditionals`: the models' inputs for a voice, without the exaggeration."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -56,10 +53,7 @@ TENSOR_SHAPES: dict[str, tuple[int | None, ...]] = {
 
 
 def builtin_conditionals(saved: dict[str, dict[str, Any]]) -> Conditionals:
-    """Convert upstream's `Conditionals` as conds.pt holds them.
-
-    Raises KeyError, TypeError or ValueError if a tensor is missing or has another shape.
-    """
+    """Convert upstream's `Conditionals` as conds.pt holds them. Raises what `from_tensors` does."""
     t3 = saved["t3"]
     return from_tensors(
         {

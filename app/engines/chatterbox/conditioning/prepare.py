@@ -1,8 +1,4 @@
-"""Compute a voice's `Conditionals` from samples of speech. Called through the cache.
-
-The computation is that of upstream's `prepare_conditionals`; lengths and loudness are the model's
-`PromptSpec`.
-"""
+"""Compute a voice's `Conditionals` from samples of speech, as `prepare_conditionals` upstream."""
 
 import math
 
@@ -46,9 +42,9 @@ def prepare(models: Models, samples: Samples, rate: int) -> Conditionals:
 
 
 def normalise_loudness(samples: Samples, rate: int, lufs: float) -> Samples:
-    """Scale `samples`, float32 [n], to an integrated loudness of `lufs` (ITU-R BS.1770).
+    """Scale float32 [n] to a loudness of `lufs` (ITU-R BS.1770), as `norm_loudness` upstream does.
 
-    As upstream's `ChatterboxTurboTTS.norm_loudness`. Silence is returned as it is.
+    Silence is returned as it is.
     """
     loudness = pyloudnorm.Meter(rate).integrated_loudness(samples)
     gain = 10 ** ((lufs - loudness) / 20)

@@ -15,11 +15,7 @@ class EnglishFrontend:
         self._spec = spec
 
     def tokenize(self, text: str) -> Tensor:
-        """Text tokens, int64 [1, n], without start and stop. Raises `EmptyText`.
-
-        Punctuation is normalised as upstream does it, except that upstream replaces an empty text
-        by a sentence of its own.
-        """
+        """Tokens, int64 [1, n], without start and stop. Unlike upstream, raises `EmptyText`."""
         if not self._tokenizer.encode(text.strip()):
             raise EmptyText("There is nothing to say in the text.", param="text")
         return torch.tensor([self._tokenizer.encode(punc_norm(text))])

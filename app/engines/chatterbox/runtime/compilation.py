@@ -1,12 +1,8 @@
 """`torch.compile` for the small modules that every token and slice passes through.
 
-    qkv = compiler.compile(QKVProjection(layer))      a few dozen layers share one graph
-
-Each module must compile to a single graph with dynamic shapes, or raise on its first call. Only
-small, often repeated modules are compiled, since compiling the rest takes longer than it saves.
-
-Dynamo's dynamic-shape flag is global to the process while one thread compiles, so no other thread
-may compile or run compiled modules meanwhile.
+Each must compile to a single graph with dynamic shapes, which a few dozen layers share; compiling
+the rest takes longer than it saves. Dynamo's dynamic-shape flag is global to the process while one
+thread compiles, so no other thread may compile or run compiled modules meanwhile.
 """
 
 from collections.abc import Callable

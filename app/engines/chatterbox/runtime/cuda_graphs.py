@@ -4,8 +4,7 @@
     step.capture(8, 512)             at warm-up, on the thread that will call it
     step(8, 512)                     replays the graph: one launch instead of a thousand
 
-Launching one of these kernels costs the CPU more than running it costs the GPU. Without a GPU, and
-for shapes that were not captured, the function runs eagerly.
+Shapes that were not captured run eagerly.
 """
 
 from collections.abc import Callable
@@ -48,10 +47,7 @@ EAGER = GraphCapturer()
 
 
 class CudaGraphCapturer(GraphCapturer):
-    """Captures CUDA graphs for one thread, which gets a stream of its own.
-
-    All graphs share one memory pool, since one thread never replays two at a time.
-    """
+    """Captures CUDA graphs for one thread, which gets a stream of its own. They share a pool."""
 
     static_shapes = True
 
@@ -71,10 +67,7 @@ class GraphCaptureError(Exception):
 
 
 class CapturedFunction(ShapeFunction):
-    """A function's CUDA graphs by shape.
-
-    Capture large shapes first: the memory pool then has room for the smaller ones.
-    """
+    """A function's CUDA graphs by shape. Capture large ones first: their memory is reused."""
 
     def __init__(self, function: Function, pool: object) -> None:
         super().__init__(function)

@@ -1,7 +1,4 @@
-"""Translate torch's device errors into `OutOfMemory` and `DeviceFailed`.
-
-Torch raises a plain `RuntimeError` for most of them, so they are recognised by their messages.
-"""
+"""Translate torch's device errors, mostly a plain `RuntimeError`, by their messages."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -23,8 +23,8 @@ Replacement = Callable[[Tensor, Tensor | None], nn.Module]
 class PackedLinear(nn.Module):
     """A float32 linear layer computed by oneDNN from prepacked weights.
 
-    torch's default for float32 is MKL, which uses only half of an AMD processor's vector width and
-    takes 2.3 times as long in S3Gen's layers. On Intel's processors both take about the same time.
+    torch's default, MKL, uses only half of an AMD processor's vector width and takes 2.3 times as
+    long in S3Gen's layers.
     """
 
     weight: Tensor
@@ -61,13 +61,9 @@ class Int8Linear(nn.Module):
         self.register_buffer("bias", bias, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """float32 [rows, n, in] → float32 [rows, n, out].
-
-        Decoding (n = 1) is bound by memory bandwidth and multiplies the int8 weights directly; for
-        prefill it is faster to dequantise them first.
-        """
+        """float32 [rows, n, in] → float32 [rows, n, out]."""
         x16 = x.bfloat16()
-        if x.shape[1] == 1:
+        if x.shape[1] == 1:  # decoding is bound by memory bandwidth, prefill is not
             y = torch._weight_int8pack_mm(x16[:, 0], self.weight, self.scale)[:, None]
         else:
             y = F.linear(x16, self.weight.bfloat16() * self.scale[:, None])
@@ -85,10 +81,7 @@ def _quantise(rows: Tensor, scales: Tensor) -> Tensor:
 
 
 class Bfloat16Linear(nn.Module):
-    """A linear layer with bfloat16 weights and output; residual sums and norms keep their dtype.
-
-    Given several `layers` with the same input, it fuses them: their outputs are concatenated.
-    """
+    """A layer of bfloat16 weights and output; outputs of several `layers` are concatenated."""
 
     weight: Tensor
     bias: Tensor | None
@@ -102,15 +95,11 @@ class Bfloat16Linear(nn.Module):
         self.register_buffer("bias", bias, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """float32 or bfloat16 [..., in] → bfloat16 [..., out]."""
         return F.linear(x.bfloat16(), self.weight, self.bias)
 
 
 class Bfloat16Conv1d(Bfloat16Linear):
-    """A convolution computed as a bfloat16 matrix product, without stride.
-
-    float32 [rows, in, n] → float32 [rows, out, n]; `padding`: zeros before and after the input.
-    """
+    """A convolution without stride: float32 [rows, in, n] → float32 [rows, out, n]."""
 
     def __init__(self, layer: nn.Conv1d, padding: tuple[int, int]) -> None:
         flat = nn.Linear(layer.weight[0].numel(), len(layer.weight), device=layer.weight.device)
@@ -128,10 +117,7 @@ FUSED_PREFIX = "fused_"
 
 
 def convert_linears_to_bf16(module: nn.Module, *fused: tuple[str, ...]) -> None:
-    """Replace the linear layers and convolutions in `module`.
-
-    `fused`: names of layers of one submodule that have the same input and become one layer.
-    """
+    """`fused`: names of layers of one submodule that have the same input and become one layer."""
     for parent in list(module.modules()):
         for names in fused:
             if all(hasattr(parent, name) for name in names):
@@ -154,10 +140,6 @@ def fused_linears(parent: nn.Module, *names: str) -> nn.ModuleList:
     return nn.ModuleList([getattr(parent, name) for name in names])
 
 
-def is_bfloat16(layer: nn.Module) -> bool:
-    return isinstance(layer, Bfloat16Linear)
-
-
 def has_onednn(device: str) -> bool:
     return device == "cpu" and torch._C._has_mkldnn
 
@@ -165,10 +147,7 @@ def has_onednn(device: str) -> bool:
 def replace_linears(
     module: nn.Module, replacement: Replacement, file: Path, *prefixes: str
 ) -> None:
-    """Replace the linear layers of `module` whose names begin with one of `prefixes`.
-
-    Weights are read again from `file`, one at a time, so that each can be freed after conversion.
-    """
+    """Replace linear layers by name; weights are read again from `file`, to be freed one by one."""
     for name, layer in list(module.named_modules()):
         if isinstance(layer, nn.Linear) and name.startswith(prefixes):
             with safe_open(file, framework="pt") as tensors:  # type: ignore[no-untyped-call]

@@ -1,7 +1,6 @@
 """The flow's estimator: a U-Net of transformer blocks that predicts the velocity of the mel.
 
-As upstream's `ConditionalDecoder`, for any batch size and without all-ones masks; where rows of
-different lengths are batched, frames beyond a row's end are masked. Called by `solvers`.
+As upstream's `ConditionalDecoder`, for any batch size and without all-ones masks.
 """
 
 import torch
@@ -15,8 +14,6 @@ from app.engines.chatterbox.runtime.linear import fused_linears
 
 
 class Estimator:
-    """Predicts the velocity at a time of the flow."""
-
     def __init__(self, decoder: ConditionalDecoder, compiler: Compiler = NO_COMPILER) -> None:
         self.decoder = decoder
         self._down, self._middle, self._up = (

@@ -1,10 +1,7 @@
 """Compute mel frames from speech tokens and a voice's prompt; called for each slice.
 
-The encoder makes conditioning of the tokens, and the solver's Euler steps lead from noise to the
-mel. `Flow` solves one input after another, each at its own length, as is best on a CPU.
+`Flow` solves one input after another, each at its own length, as is best on a CPU.
 `StaticShapeFlow` pads several to one of a few lengths, for which it has captured CUDA graphs.
-
-Unlike upstream's, the noise is the caller's, and no all-ones masks make the GPU wait.
 """
 
 from collections.abc import Callable, Sequence
@@ -102,10 +99,7 @@ class Flow:
 
 
 class StaticShapeFlow(Flow):
-    """Solves batches in few shapes (batch size, frames), each in one CUDA graph per step.
-
-    Inputs and results of the graphs are in fixed buffers.
-    """
+    """Solves batches in few shapes (batch size, frames), as CUDA graphs of fixed buffers."""
 
     max_batch_size = BATCH_BUCKETS[0]
 
@@ -134,7 +128,6 @@ class StaticShapeFlow(Flow):
         self._steps_done = torch.zeros((), dtype=torch.int64, device=device)
 
     def warm_up(self) -> None:
-        """Capture every shape, large ones first."""
         self._lengths.fill_(MAX_FRAMES)
         for rows, frames in product(BATCH_BUCKETS, range(MAX_FRAMES, 0, -BUCKET_FRAMES)):
             if rows * frames <= MAX_BATCH_FRAMES:
@@ -143,7 +136,6 @@ class StaticShapeFlow(Flow):
                 self._step.capture(rows, frames)
 
     def solve(self, inputs: Sequence[FlowInput], on_step: OnStep) -> list[Tensor]:
-        """As `Flow.solve`, for at most `max_batch_size` inputs."""
         frames = max(len(item.noise) for item in inputs)
         frames += -frames % BUCKET_FRAMES
         rows = min(size for size in BATCH_BUCKETS if size >= len(inputs))

@@ -1,8 +1,4 @@
-"""Draw noise from a seed by purpose and position only, independently of the order of calls.
-
-Upstream draws anew in every call, so that solving the same frames
-twice gives two different performances.
-"""
+"""Draw noise from a seed by purpose and position only, independently of the order of calls."""
 
 from dataclasses import dataclass
 from enum import IntEnum

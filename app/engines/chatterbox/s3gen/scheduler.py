@@ -2,9 +2,8 @@
 
     audio = await scheduler.decode(SliceTask(stream, tokens, last, deadline))    on the event loop
 
-Earliest deadline first (EDF), in batches as large as the flow takes. A slice whose job is cancelled
-is dropped; once its batch is being solved, it is given up at the next Euler step if all of the
-batch is cancelled.
+Earliest deadline first (EDF), in batches as large as the flow takes. A batch is given up at the
+next Euler step if all of its jobs are cancelled.
 """
 
 import asyncio
@@ -27,28 +26,23 @@ FIRST_SLICE_DEADLINE = float("-inf")
 
 @dataclass(eq=False)
 class SliceTask:
-    """`tokens` that continue a `stream`. `deadline`: monotonic, in seconds.
-
-    `audio`: float32 [samples], in main memory.
-    """
+    """`tokens` that continue a `stream`. `deadline`: monotonic, in seconds."""
 
     stream: StreamDecoder
     tokens: list[int]
     last: bool
     deadline: float
-    audio: "Future[Tensor]" = field(default_factory=Future)
+    audio: "Future[Tensor]" = field(default_factory=Future)  # float32 [samples], on the CPU
     cancelled: bool = False
 
 
 class S3GenScheduler:
-    """Owns the thread. `bind_thread` is called on it at the warm-up, `trim_memory` after each
-    batch. `steps` counts the flow's Euler steps.
-    """
+    """Calls `bind_thread` on its thread at the warm-up, `trim_memory` after each batch."""
 
     def __init__(
         self, s3gen: S3Gen, bind_thread: Callable[[], None], trim_memory: Callable[[], None]
     ) -> None:
-        self.steps = 0
+        self.steps = 0  # of the flow
         self._s3gen = s3gen
         self._bind_thread = bind_thread
         self._trim_memory = trim_memory
@@ -57,8 +51,6 @@ class S3GenScheduler:
         self._thread = ThreadPoolExecutor(1, "s3gen")
 
     async def warm_up(self, prompt: S3GenPrompt) -> None:
-        """Prepare the thread and run `S3Gen.warm_up` on it."""
-
         def warm_up() -> None:
             self._bind_thread()
             self._s3gen.warm_up(prompt)

@@ -1,7 +1,4 @@
-"""Solvers of the flow's differential equation, which lead from noise to the mel in a few steps.
-
-`FlowSpec.solver` names one of `SOLVERS`. Called by `flow`.
-"""
+"""Solvers of the flow's differential equation, which lead from noise to the mel in a few steps."""
 
 import torch
 from chatterbox.models.s3gen.flow_matching import CausalConditionalCFM
@@ -13,13 +10,10 @@ from app.engines.chatterbox.variants import FlowSpec
 
 
 class EulerCfg:
-    """Euler steps with classifier-free guidance: upstream's `ConditionalCFM.solve_euler`.
-
-    The estimator computes each mel twice, with and without conditioning.
-    """
+    """Euler steps with classifier-free guidance: upstream's `ConditionalCFM.solve_euler`."""
 
     rows_per_input = 2
-    """Rows that the estimator computes for each mel."""
+    """The estimator computes each mel with and without conditioning."""
 
     def __init__(
         self, spec: FlowSpec, decoder: CausalConditionalCFM, compiler: Compiler = NO_COMPILER

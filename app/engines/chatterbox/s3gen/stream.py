@@ -51,19 +51,15 @@ class S3Gen:
     ) -> "S3Gen":
         """`models.s3gen` is changed in place: see `fold_weight_norm`."""
         upstream, spec = models.s3gen, models.spec.flow
-        flow, vocoder = (
-            (
-                StaticShapeFlow(upstream.flow, spec, compiler, capturer),
-                StaticShapeVocoder(upstream.mel2wav, capturer),
-            )
-            if capturer.static_shapes
-            else (Flow(upstream.flow, spec, compiler), Vocoder(upstream.mel2wav))
-        )
+        if capturer.static_shapes:
+            flow: Flow = StaticShapeFlow(upstream.flow, spec, compiler, capturer)
+            vocoder: Vocoder = StaticShapeVocoder(upstream.mel2wav, capturer)
+        else:
+            flow, vocoder = Flow(upstream.flow, spec, compiler), Vocoder(upstream.mel2wav)
         return cls(flow, vocoder, upstream.trim_fade, context_tokens)
 
     @torch.inference_mode()
     def warm_up(self, prompt: S3GenPrompt) -> None:
-        """Capture all CUDA graphs and run each path once, so that the first request is fast."""
         self.flow.warm_up()
         self.vocoder.warm_up()
         stream = StreamDecoder(self, prompt, SynthesisParams())

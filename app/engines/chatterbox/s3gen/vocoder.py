@@ -1,8 +1,7 @@
 """Vocode mel frames to samples. `waveform` calls the vocoder's parts for each slice.
 
 It is upstream's HiFT: F0 for each frame, a harmonic excitation with that F0, and a network that
-filters the excitation with the mel. The parts have no state, so that a caller can continue an
-utterance: upstream restarts the excitation's phase and noise with every call.
+filters the excitation with the mel. The parts have no state.
 """
 
 import torch
@@ -19,10 +18,7 @@ WINDOW_BUCKETS = (64, 96, 128, 192, 256, 384)
 
 
 class Vocoder:
-    """HiFT's three parts, for any number of frames; 480 samples a frame.
-
-    `hift` is changed in place: see `fold_weight_norm`.
-    """
+    """HiFT's three parts, 480 samples a frame. `hift` is changed in place."""
 
     def __init__(self, hift: HiFTGenerator) -> None:
         fold_weight_norm(hift)
@@ -57,10 +53,7 @@ class Vocoder:
         Also returns the phase of the fundamental in cycles before each frame and after the last,
         float64 [n + 1]. `start`, float64 []: that phase before the first frame. `phases`, float32
         [9]: initial phases of the harmonics in radians. `noise`, float32 [480·n, 9]: standard
-        normal.
-
-        As upstream's `SineGen`, which accumulates phase in float32 and so is 0.01 rad off after
-        ten seconds.
+        normal. As upstream's `SineGen`, which accumulates phase in float32.
         """
         sines, length = self._sines, self.samples_per_frame
         per_sample = f0.double() / sines.sampling_rate
@@ -75,10 +68,7 @@ class Vocoder:
         return merged[:, 0], phase_cycles
 
     def filter(self, mel: Tensor, excitation: Tensor) -> Tensor:
-        """Audio, float32 [1, 480·n], of `mel`, float32 [1, 80, n], and `excitation`, [1, 480·n].
-
-        As upstream's `HiFTGenerator.decode`.
-        """
+        """As upstream's `decode`: float32 [1, 80, n] and [1, 480·n] → float32 [1, 480·n]."""
         hift = self._hift
         spectrum = torch.cat(hift._stft(excitation), dim=1)
         magnitude, phase = self._spectrum(mel, spectrum)
@@ -99,7 +89,6 @@ class StaticShapeVocoder(Vocoder):
         self._excitation: Tensor = weight.new_zeros(self.samples_per_frame * WINDOW_BUCKETS[-1])
 
     def warm_up(self) -> None:
-        """Capture every shape, large ones first."""
         for frames in reversed(WINDOW_BUCKETS):
             self._f0_graphs.capture(frames)
             self._filter_graphs.capture(frames)
@@ -181,11 +170,7 @@ def inverse_stft(spectrum: Tensor, window: Tensor) -> Tensor:
 
 
 def fold_weight_norm(module: nn.Module) -> None:
-    """Replace weight-normalised parameters of `module` by their values, in place.
-
-    Upstream's own remover is for an older kind of weight norm. This one changes the modules'
-    classes, so deep copies made before cannot be used afterwards.
-    """
+    """Replace weight-normalised parameters by their values; copies of `module` become unusable."""
     for part in module.modules():
         if parametrize.is_parametrized(part, "weight"):
             parametrize.remove_parametrizations(part, "weight")

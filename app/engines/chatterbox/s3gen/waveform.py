@@ -1,7 +1,7 @@
 """Vocode an utterance's growing mel, returning the new samples each time; used by `stream`.
 
-Each call vocodes a window at the end of the mel and carries over what upstream restarts: the
-excitation and its phase. Samples that the look-ahead may still change are held back.
+Each call vocodes a window at the end of the mel and carries over the excitation and its phase.
+Samples that the look-ahead may still change are held back.
 """
 
 import torch
@@ -83,9 +83,6 @@ class StreamingVocoder:
 
 
 def crossfade(before: Tensor, after: Tensor) -> Tensor:
-    """`after`, float32 [n], with its beginning faded in linearly from `before`.
-
-    `before`, float32 [at most n]: another version of the same samples, not earlier audio.
-    """
+    """Fade linearly from `before`, float32 [at most n], to `after`, [n]: the same samples anew."""
     weight = torch.linspace(0, 1, len(before), device=after.device)
     return torch.cat([before.lerp(after[: len(before)], weight), after[len(before) :]])

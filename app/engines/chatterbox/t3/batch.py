@@ -4,9 +4,8 @@
     batch.step() → {slot: [TokenOutput]}        decode: the next tokens of every sequence
     batch.release(slot)                         at the end of a sequence or when it is cancelled
 
-Uses the weights of upstream's `T3`, whose own loop decodes one text at a time. All calls come from
-the thread of `T3Scheduler`. On a GPU one step decodes several tokens, so that the host waits for
-the device once for all of them.
+All calls come from the thread of `T3Scheduler`. On a GPU one step decodes several tokens, so that
+the host waits for the device once for all of them.
 """
 
 from collections import OrderedDict
@@ -99,7 +98,6 @@ class T3Batch:
 
     @property
     def free(self) -> int:
-        """How many sequences may be admitted."""
         return len(self._free)
 
     def warm_up(self) -> Iterator[None]:
@@ -150,7 +148,6 @@ class T3Batch:
         }
 
     def release(self, slot: int) -> None:
-        """Free a slot, whether its sequence has finished or not."""
         del self._sequences[slot]
         self._free.add(slot)
 

@@ -7,22 +7,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from app.engines.chatterbox.runtime.compilation import Compiler
-from app.engines.chatterbox.runtime.linear import fused_linears, is_bfloat16
+from app.engines.chatterbox.runtime.linear import Bfloat16Linear, fused_linears
 from app.engines.chatterbox.t3.backbone import AttentionInputs, CachedLayer, KVRange
 
 
 class LlamaBackbone(nn.Module):
-    """The transformer between T3's embeddings and its speech head.
-
-    `tfmr`: transformers' LlamaModel. `rows`, `max_positions`: the KV cache's size.
-    """
+    """The transformer between T3's embeddings and its speech head: transformers' LlamaModel."""
 
     cosine: Tensor
     sine: Tensor
 
     def __init__(self, tfmr: Any, rows: int, max_positions: int, compiler: Compiler) -> None:
         super().__init__()
-        in_bf16 = is_bfloat16(tfmr.layers[0].self_attn.o_proj)
+        in_bf16 = isinstance(tfmr.layers[0].self_attn.o_proj, Bfloat16Linear)
         self.cache_dtype = torch.bfloat16 if in_bf16 else torch.float32
         self.layers = nn.ModuleList(
             LlamaLayer(layer, rows, max_positions, self.cache_dtype, compiler)
@@ -58,7 +55,8 @@ class LlamaLayer(CachedLayer):
         self, layer: Any, rows: int, max_positions: int, dtype: torch.dtype, compiler: Compiler
     ) -> None:
         attention = layer.self_attn
-        shape = (rows, _num_kv_heads(attention), max_positions, attention.head_dim)
+        kv_heads = attention.config.num_key_value_heads
+        shape = (rows, kv_heads, max_positions, attention.head_dim)
         super().__init__(shape, dtype, layer.input_layernorm.weight.device)
         self._project = compiler.compile(QKVProjection(layer))
         self._output_and_mlp = compiler.compile(AttentionOutputAndMLP(layer))
@@ -80,7 +78,7 @@ class QKVProjection(nn.Module):
         self.norm = layer.input_layernorm
         self.projections = fused_linears(layer.self_attn, "q_proj", "k_proj", "v_proj")
         self.head_dim = layer.self_attn.head_dim
-        self.kv_heads = _num_kv_heads(layer.self_attn)
+        self.kv_heads = layer.self_attn.config.num_key_value_heads
 
     def forward(
         self,
@@ -92,10 +90,7 @@ class QKVProjection(nn.Module):
         rows: Tensor,
         positions: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """float32 [rows, n, dim] → query, key and value, each [rows, n, heads, head_dim].
-
-        Writes key and value to the caches `keys` and `values` at `rows` and `positions`.
-        """
+        """float32 [rows, n, dim] → query, key and value, each [rows, n, heads, head_dim]."""
         x = self.norm(x)
         projected = torch.cat([project(x) for project in self.projections], dim=-1)
         heads = projected.view(*projected.shape[:2], -1, self.head_dim)
@@ -108,8 +103,6 @@ class QKVProjection(nn.Module):
 
 
 class AttentionOutputAndMLP(nn.Module):
-    """The part of a layer after attention."""
-
     def __init__(self, layer: Any) -> None:
         super().__init__()
         self.output = layer.self_attn.o_proj
@@ -125,12 +118,6 @@ class AttentionOutputAndMLP(nn.Module):
         gate, up = projected.chunk(2, dim=-1)
         hidden: Tensor = x + self.down(F.silu(gate) * up)
         return hidden
-
-
-def _num_kv_heads(attention: Any) -> int:
-    """With grouped-query attention there are fewer key heads than query heads."""
-    heads: int = attention.config.num_key_value_heads
-    return heads
 
 
 def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:

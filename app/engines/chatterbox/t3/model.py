@@ -1,9 +1,7 @@
 """T3 with a static KV cache: prefill and batched decoding, with all state on the device.
 
-model = T3Model(t3, spec, slots, max_positions)
 model.start_sequence(slot, prompt, sampling_row); model.prefill(length, num_cached=0)
-model(batch_size, kv_len)                decode one token of the first `batch_size` slots
-prefix_kv = model.export_prefix(slot, n); model.load_prefix(slot, prefix_kv)     prefix caching
+model(batch_size, kv_len)            decode one token of the first `batch_size` slots
 """
 
 from collections.abc import Collection
@@ -70,9 +68,7 @@ class T3Model(nn.Module):
         add("prompt_rows", torch.zeros(rows, dtype=torch.int64))
 
     def start_sequence(self, slot: int, prompt: Tensor, sampling_row: Tensor) -> None:
-        """Set a slot's state for a new sequence after `prompt`, float32 [rows, n, dim], which is to
-        be prefilled next.
-        """
+        """Set a slot's state for a new sequence after `prompt`, float32 [rows, n, dim]."""
         length = prompt.shape[1]
         self.prompt[:, :length] = prompt
         for row in range(len(prompt)):
@@ -84,8 +80,7 @@ class T3Model(nn.Module):
         self.sampling_rows[slot] = sampling_row
 
     def prefill(self, length: int, num_cached: int) -> Tensor:
-        """Fill the KV cache from the prompt's first `length` positions, without the `num_cached`
-        that are there already.
+        """Fill the KV cache from the prompt's positions `num_cached` to `length`.
 
         Padding beyond the prompt's end is computed too, and overwritten before it is read.
         """
@@ -100,9 +95,7 @@ class T3Model(nn.Module):
         return hidden
 
     def export_prefix(self, slot: int, length: int) -> Tensor:
-        """Copy keys and values of a slot's first `length` positions, which are equal in all its
-        rows: [layers, 2, kv_heads, length, head_dim].
-        """
+        """Copy a slot's first `length` positions: [layers, 2, kv_heads, length, head_dim]."""
         row = self.spec.rows_per_sequence * slot
         return torch.stack([layer.export_kv(row, length) for layer in self.backbone.layers])
 

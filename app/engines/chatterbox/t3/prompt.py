@@ -36,8 +36,7 @@ class ConditioningCache:
 
 
 def embed_prompt(t3: T3, spec: T3Spec, request: T3Request, cache: ConditioningCache) -> Tensor:
-    """The prompt's embeddings, float32 [rows_per_sequence, n, dim], as upstream's
-    `T3.prepare_input_embeds`.
+    """The prompt, float32 [rows_per_sequence, n, dim], as upstream's `T3.prepare_input_embeds`.
 
     In the unconditional row the text's embeddings are zero, its positions are not. The last of the
     `start_tokens` is missing: the first decoding step takes it as its input.

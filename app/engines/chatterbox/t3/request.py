@@ -31,9 +31,7 @@ class FinishReason(Enum):
 
 
 class TokenOutput(NamedTuple):
-    """One decoding step of a sequence. `token` is None for the stop token and other special tokens,
-    which are no speech.
-    """
+    """One decoding step of a sequence. `token` is None for special tokens."""
 
     token: int | None
     finish_reason: FinishReason | None

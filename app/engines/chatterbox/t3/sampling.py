@@ -1,8 +1,7 @@
 """Sample one speech token for each sequence from the logits of one step.
 
-Every parameter is a tensor with one row per sequence, so one batch can mix requests. `T3Spec`
-gives the order of the samplers; each computes what upstream's logits processor (from transformers)
-computes.
+Each sampler computes what upstream's logits processor (from transformers) computes, for a batch
+that mixes requests.
 """
 
 from collections.abc import Callable
@@ -73,9 +72,7 @@ SAMPLERS: dict[Sampler, Callable[[Tensor, Tensor, SamplingTensors], Tensor]] = {
 
 
 def apply_cfg(logits: Tensor, weight: Tensor) -> Tensor:
-    """Classifier-free guidance: [rows, 2, vocabulary] (conditional, unconditional) → [rows,
-    vocabulary]; with weight 0 the conditional logits.
-    """
+    """Classifier-free guidance: [rows, 2 (conditional, unconditional), n] → [rows, n]."""
     conditional, unconditional = logits.unbind(1)
     return conditional + weight * (conditional - unconditional)
 
@@ -102,8 +99,5 @@ def apply_top_p(scores: Tensor, one_minus_top_p: Tensor) -> Tensor:
 
 
 def sample_exponential(probabilities: Tensor, noise: Tensor) -> Tensor:
-    """Sample one token per row as argmax(p / Exp(1) noise).
-
-    Equals `torch.multinomial`, which draws the same noise itself.
-    """
+    """Sample one token per row as argmax(p / Exp(1) noise), as `torch.multinomial` does."""
     return (probabilities / noise).argmax(-1)

@@ -2,9 +2,8 @@
 
     async for output in scheduler.generate(request, max_lead_tokens)     once per text chunk
 
-After its warm-up the batch advances all sequences in the same steps; sequences join and leave
-between steps. Back-pressure: a sequence whose reader is `max_lead_tokens` behind is left out of the
-batch until it is read, so that T3 takes no time from S3Gen for tokens that are not needed yet.
+Sequences join and leave between steps. Back-pressure: a sequence whose reader is `max_lead_tokens`
+behind is left out of the batch until it is read, so that S3Gen gets that time.
 """
 
 import asyncio
@@ -20,8 +19,6 @@ from app.engines.chatterbox.t3.request import T3Request, TokenOutput
 
 
 class _Sequence:
-    """A text chunk on its way through the batch."""
-
     def __init__(self, request: T3Request, max_lead_tokens: int) -> None:
         self.request = request
         self.outputs: asyncio.Queue[TokenOutput | Exception] = asyncio.Queue()
@@ -38,10 +35,7 @@ class _Sequence:
 
 
 class T3Scheduler:
-    """Owns the thread. `bind_thread` is called on it first, `trim_memory` after each admission.
-
-    `steps` counts the batch's steps.
-    """
+    """Calls `bind_thread` on its thread first, `trim_memory` after each admission."""
 
     def __init__(
         self,

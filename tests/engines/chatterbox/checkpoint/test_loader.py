@@ -288,9 +288,10 @@ def test_bfloat16_weights_are_converted_to_float32(folder: Path) -> None:
     assert {tensor.dtype for tensor in models.voice_encoder.parameters()} == {torch.float32}
 
 
-def test_no_default_voice_without_conds(folder: Path) -> None:
+def test_rejects_a_folder_without_the_default_voice(folder: Path) -> None:
     (folder / "conds.pt").unlink()
-    assert tiny(folder).default_voice is None
+    with pytest.raises(StartupError, match=r"conds\.pt is missing: it holds the default voice"):
+        tiny(folder)
 
 
 def test_replaced_file_changes_the_digest(folder: Path) -> None:

@@ -3,7 +3,7 @@ from itertools import islice
 import pytest
 
 from app.core.engine_config import ChatterboxOptions
-from app.engines.chatterbox.s3gen.slice_schedule import slice_lengths
+from app.engines.chatterbox.engine import slice_lengths
 
 
 def lengths(chunk=0, unit=35, first_slice_tokens=20, slice_growth=2.0):
