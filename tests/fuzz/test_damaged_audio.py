@@ -16,8 +16,7 @@ from hypothesis import settings
 from app.audio.decoder_main import DecodeLimits, ExitStatus
 from app.audio.sandbox import load_decoded
 from tests.audio.test_sandbox import PLAYLISTS, Trap, playlist
-from tests.e2e.test_voices_route import all_files
-from tests.support.api import upload
+from tests.support.api import all_files, upload
 from tests.support.corrupted_media import WHOLE, damaged
 from tests.support.service import ROOT, Service
 
@@ -100,12 +99,12 @@ def test_service_survives_damaged_files(service: Service) -> None:
     with service.client() as client:
         upload(client, "whole.wav", WHOLE["wav"]).raise_for_status()
         assert client.delete("/voices/whole.wav").status_code == 200
-        before = all_files(service), set(process.children(recursive=True))
+        before = all_files(service.folder), set(process.children(recursive=True))
         for name, content in map(damaged, range(UPLOADED)):
             answer = upload(client, name, content)
             if answer.status_code == 201:
                 assert client.delete(f"/voices/{name}").status_code == 200
             else:
                 assert (answer.status_code, answer.json()["error"]["code"]) == UNUSABLE
-    assert (all_files(service), set(process.children(recursive=True))) == before
+    assert (all_files(service.folder), set(process.children(recursive=True))) == before
     assert "decoder ended with status" not in service.log()
