@@ -59,8 +59,7 @@ def test_first_audio_of_a_sentence_comes_within_limit(
 
 
 @pytest.mark.covers("early first audio")
-@pytest.mark.slow
-@pytest.mark.parametrize("format_name", FORMATS)
+@pytest.mark.parametrize("format_name", ["raw_pcm", "fmp4"])
 def test_first_audio_of_a_minute_comes_long_before_the_last(
     client: httpx.Client, format_name: str
 ) -> None:
@@ -70,20 +69,6 @@ def test_first_audio_of_a_minute_comes_long_before_the_last(
     print(f"{format_name}: {spoken_s:.0f} s of audio, the first after {share:.1%} of the time")
     assert 58 < spoken_s < 66
     assert share < MAX_SHARE_OF_TOTAL
-
-
-@pytest.mark.parametrize(
-    ("format_name", "first_audio_mark"),
-    [("fmp4", b"moof"), ("webm", bytes.fromhex("1f43b675"))],
-    ids=["fmp4", "webm"],
-)
-def test_header_has_no_audio(
-    client: httpx.Client, format_name: str, first_audio_mark: bytes
-) -> None:
-    body = read(client, TWELVE_WORDS, format_name).body
-    header = body[: body.index(first_audio_mark)]
-    assert not audible(header, format_name)
-    assert audible(body, format_name)
 
 
 def read(client: httpx.Client, text: str, format_name: str) -> Reading:
