@@ -180,7 +180,8 @@ def test_aborted_sse_stream_has_an_error_event_and_no_clean_end(
 def test_leaving_client_releases_the_slot(service: Service) -> None:
     params = {"input": "audio20 sleep60", "response_format": "opus", "speed": 0.5}
     with service.client() as http, http.stream("POST", ROUTE, json=params) as answer:
-        assert next(answer.iter_bytes())
+        pieces = answer.iter_bytes()
+        assert next(pieces)
         assert service.busy() == 1
     service.wait_until(lambda: service.busy() == 0, 2)
 
