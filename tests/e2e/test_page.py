@@ -241,9 +241,10 @@ async def test_received_audio_stays_after_stop(
     await until(lambda: page.evaluate("audio.ended"))
     assert await page.evaluate("audio.currentTime") == pytest.approx(seconds, abs=0.12)
     await expect(page.locator("#failure")).to_be_empty()
-    await page.evaluate("audio.currentTime = 0; audio.play()")
-    await page.click("#speak")
-    assert await page.evaluate("audio.paused")
+    if format == "raw_pcm":  # of fmp4, the next speech plays at once
+        await page.evaluate("audio.currentTime = 0; audio.play()")
+        await page.click("#speak")
+        assert await page.evaluate("audio.paused")
 
 
 @pytest.mark.parametrize("format", FORMATS)
