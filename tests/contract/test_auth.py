@@ -1,12 +1,10 @@
 """The API key on every HTTP route. `tests/http/test_auth.py` checks WebSockets."""
 
-from collections.abc import Iterator
-
 import httpx
 import pytest
 
-from tests.support.contract import ContractService, contract_service
-from tests.support.service import API_KEY, Service
+from tests.support.contract import ContractService
+from tests.support.service import API_KEY
 
 OPEN = ("/health", "/ready", "/ping")
 
@@ -36,20 +34,7 @@ THE_KEY = [
 ]
 
 
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContractService]:
-    with contract_service(tmp_path_factory.mktemp("auth")) as service:
-        yield service
-
-
-@pytest.fixture(scope="module")
-def stranger(service: ContractService) -> Iterator[httpx.Client]:
-    """A client without a key."""
-    with service.client(headers={}) as client:
-        yield client
-
-
-def all_routes(service: ContractService | Service) -> list[tuple[str, str]]:
+def protected_routes(service: ContractService) -> list[tuple[str, str]]:
     """Return method and path of all documented routes and of some that do not exist."""
     with service.client() as client:
         paths = client.get("/openapi.json").raise_for_status().json()["paths"]
@@ -71,7 +56,7 @@ def test_every_route_refuses_missing_or_wrong_key_with_the_same_message(
     service: ContractService, stranger: httpx.Client
 ) -> None:
     bodies = set()
-    for method, path in all_routes(service):
+    for method, path in protected_routes(service):
         for given in NO_KEY:
             answer = stranger.request(method, path, **given)
             assert answer.status_code == 401, (method, path, given)

@@ -1,7 +1,6 @@
 """Probes, `/system-status` and speech in each state of the backend."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -10,7 +9,8 @@ import pytest
 from app import __version__
 from app.backend.base import ServiceState
 from tests.support.api import both, refusal
-from tests.support.contract import ContractService, contract_service
+from tests.support.contract import ContractService
+from tests.support.fake_backend import FakeBackend
 
 STATES: dict[ServiceState, tuple[list[int], str | None]] = {
     "starting": ([200, 503, 204], "not_ready"),
@@ -22,22 +22,18 @@ STATES: dict[ServiceState, tuple[list[int], str | None]] = {
 
 
 @pytest.fixture
-def service(tmp_path: Path) -> Iterator[ContractService]:
-    with contract_service(tmp_path) as service:
-        yield service
-
-
-@pytest.fixture
-def client(service: ContractService) -> Iterator[httpx.Client]:
-    with service.client() as client:
-        yield client
+def backend(service: ContractService) -> Iterator[FakeBackend]:
+    """The service's backend, which is ready and has places in its queue before and after."""
+    yield service.backend
+    service.backend.state = "ready"
+    service.backend.queue_is_full = False
 
 
 @pytest.mark.parametrize("state", STATES)
 def test_probes_and_speech_follow_the_state(
-    service: ContractService, client: httpx.Client, state: ServiceState
+    backend: FakeBackend, client: httpx.Client, state: ServiceState
 ) -> None:
-    service.backend.state = state
+    backend.state = state
     statuses, code = STATES[state]
     paths = ("/health", "/ready", "/ping")
     for method in ("GET", "HEAD"):
@@ -58,10 +54,8 @@ def test_probes_and_speech_follow_the_state(
         assert (answer.headers["Retry-After"], answer.headers["X-Should-Retry"]) == ("5", "true")
 
 
-def test_full_queue_is_refused_with_retry_after(
-    service: ContractService, client: httpx.Client
-) -> None:
-    service.backend.queue_is_full = True
+def test_full_queue_is_refused_with_retry_after(backend: FakeBackend, client: httpx.Client) -> None:
+    backend.queue_is_full = True
     for answer in both(client, text="audio1"):
         error = refusal(answer, 429)
         assert (error["code"], error["type"]) == ("queue_full", "rate_limit_error")

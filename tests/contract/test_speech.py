@@ -1,6 +1,10 @@
-"""`/tts/generate` by GET and POST: parameters, errors, formats and headers."""
+"""`/tts/generate` by GET and POST: parameters, errors, formats and headers.
+
+`tests/speech/test_options.py` has the bounds of every parameter.
+"""
 
 import json
+import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,32 +16,27 @@ import pytest
 from tests.support.api import SPEECH, both, post, refusal
 from tests.support.contract import ContractService, contract_service
 from tests.support.engines import expected_pcm
+from tests.support.service import API_KEY
 
 WAV_HEADER_BYTES = 44
 UNKNOWN = 0xFFFFFFFF
+KEY = {"X-API-Key": API_KEY}
 
-# name: the least and the greatest accepted value, and values just beyond
-BOUNDS: dict[str, tuple[Any, Any, list[Any]]] = {
-    "cfg_guidance_weight": (0, 3, [-0.01, 3.01]),
-    "cfg_weight": (0, 3, [-0.01, 3.01]),
-    "synthesis_temperature": (0.05, 5, [0, 0.049, 5.01]),
-    "temperature": (0.05, 5, [0.049, 5.01]),
-    "voice_exaggeration_factor": (0, 2, [-0.01, 2.01]),
-    "exaggeration": (0, 2, [-0.01, 2.01]),
-    "text_processing_chunk_size": (20, 500, [-1, 0, 19, 501, 10**30]),
-    "audio_tokens_per_slice": (5, 500, [4, 501]),
-    "remove_leading_milliseconds": (0, 5000, [-1, 5001]),
-    "remove_trailing_milliseconds": (0, 5000, [-1, 5001]),
-    "crossfade_duration_milliseconds": (0, 500, [-1, 501]),
-    "seed": (0, 2**32 - 1, [-1, 2**32]),
-    "repetition_penalty": (1, 3, [0.99, 3.01]),
-    "min_p": (0, 1, [-0.01, 1.01]),
-    "top_p": (0.001, 1, [0, -0.01, 1.01]),
-    "chunk_overlap_method": ("full", "zero", ["", "half", "FULL"]),
-    "chunk_overlap_strategy": ("full", "zero", ["half"]),
-    "format": ("wav", "webm", ["", "flac", "../wav"]),
+PARAMS: dict[str, Any] = {
+    "cfg_guidance_weight": 3,
+    "synthesis_temperature": 0.05,
+    "voice_exaggeration_factor": 2,
+    "text_processing_chunk_size": 500,
+    "audio_tokens_per_slice": 5,
+    "remove_leading_milliseconds": 1,
+    "remove_trailing_milliseconds": 2,
+    "crossfade_duration_milliseconds": 0,
+    "seed": 2**32 - 1,
+    "repetition_penalty": 1,
+    "min_p": 0.1,
+    "top_p": 0.001,
+    "chunk_overlap_method": "zero",
 }
-NUMBERS = [name for name, (low, _, _) in BOUNDS.items() if not isinstance(low, str)]
 
 TYPES = {
     "wav": "audio/wav",
@@ -48,74 +47,48 @@ TYPES = {
 }
 
 
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContractService]:
-    with contract_service(tmp_path_factory.mktemp("speech")) as service:
-        yield service
+@pytest.fixture
+def no_job(service: ContractService) -> Iterator[None]:
+    """Checks that the test starts no job."""
+    before = len(service.backend.jobs)
+    yield
+    assert len(service.backend.jobs) == before
 
 
-@pytest.fixture(scope="module")
-def client(service: ContractService) -> Iterator[httpx.Client]:
-    with service.client() as client:
-        yield client
-
-
-def jobs_of(service: ContractService) -> int:
-    return len(service.backend.jobs)
-
-
-@pytest.mark.parametrize("name", BOUNDS)
-def test_parameter_within_bounds_is_accepted(client: httpx.Client, name: str) -> None:
-    for value in BOUNDS[name][:2]:
-        for answer in both(client, text="audio1", **{name: value}):
-            assert answer.status_code == 200, answer.text
+def test_parameters_reach_the_job(service: ContractService, client: httpx.Client) -> None:
+    for answer in both(client, text="audio1", **PARAMS):
+        assert answer.status_code == 200, answer.text
+        params = service.backend.jobs[-1].params
+        assert {name: getattr(params, name) for name in PARAMS} == PARAMS
 
 
 @pytest.mark.fault(24, 27)
-@pytest.mark.parametrize("name", BOUNDS)
-def test_parameter_out_of_bounds_is_refused_by_name(client: httpx.Client, name: str) -> None:
-    for value in BOUNDS[name][2]:
-        for answer in both(client, text="audio1", **{name: value}):
-            error = refusal(answer)
-            assert (error["param"], error["type"]) == (name, "invalid_request_error")
-            assert name in error["message"]
-
-
-@pytest.mark.fault(23, 24)
-@pytest.mark.parametrize("name", NUMBERS)
-def test_non_number_is_refused_for_number(client: httpx.Client, name: str) -> None:
-    for value in ("true", '"1"', "[]", "{}", "1e999", "-1e999"):
-        answer = post(client, f'{{"text": "audio1", "{name}": {value}}}'.encode())
-        assert refusal(answer)["param"] == name, value
-    for value in ("true", "", "one", "NaN", "nan", "inf", "-Infinity", "1e999"):
-        answer = client.get(SPEECH, params={"text": "audio1", name: value})
-        assert refusal(answer)["param"] == name, value
-
-
-@pytest.mark.fault(24)
-@pytest.mark.parametrize("name", ["text", "voice_id", "format", "chunk_overlap_method"])
-def test_non_string_is_refused_for_string(client: httpx.Client, name: str) -> None:
-    for value in (1, True, [], {}):
-        answer = client.post(SPEECH, json={"text": "audio1"} | {name: value})
-        assert refusal(answer)["param"] == name
-
-
-def test_stream_accepts_only_true_and_false(client: httpx.Client) -> None:
-    for value in (1, "false", None, []):
-        answer = client.post(SPEECH, json={"text": "audio1", "stream": value})
-        assert refusal(answer)["param"] == "stream"
-    assert refusal(client.get(SPEECH, params={"text": "a", "stream": "maybe"}))["param"] == "stream"
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("cfg_weight", -0.01),
+        ("seed", 2**32),
+        ("text_processing_chunk_size", 10**30),
+        ("top_p", "nan"),
+        ("format", "flac"),
+        ("chunk_overlap_method", ""),
+        ("stream", "maybe"),
+        ("voice", "x"),
+    ],
+)
+def test_wrong_parameter_is_refused_by_name(client: httpx.Client, name: str, value: Any) -> None:
+    for answer in both(client, text="audio1", **{name: value}):
+        error = refusal(answer)
+        assert (error["param"], error["type"]) == (name, "invalid_request_error")
+        assert name in error["message"]
 
 
 @pytest.mark.fault(23)
-@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
-def test_non_json_constants_are_refused(client: httpx.Client, constant: str) -> None:
-    assert constant in refusal(post(client, f'{{"text": {constant}}}'.encode()))["message"]
-
-
-def test_unknown_parameter_is_refused_by_name(client: httpx.Client) -> None:
-    for answer in both(client, text="audio1", voice="x"):
-        assert refusal(answer)["param"] == "voice"
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_non_finite_number_is_refused(client: httpx.Client, number: str) -> None:
+    error = refusal(post(client, f'{{"text": "audio1", "min_p": {number}}}'.encode()))
+    assert error["param"] == "min_p" if number == "1e999" else number in error["message"]
+    assert refusal(client.get(SPEECH, params={"text": "a", "min_p": number}))["param"] == "min_p"
 
 
 @pytest.mark.fault(25)
@@ -130,16 +103,9 @@ def test_duplicate_parameter_is_refused_by_name(client: httpx.Client) -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        b"",
         b"{",
-        b"null",
         b"[]",
-        b'"text"',
-        b"1",
-        b"[" * 100_000,
         b'{"text":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
-        b'{"text": "a", "seed": ' + b"9" * 5000 + b"}",
-        b'\xff{"text": "a"}',
         b'{"text": "a", "\\ud800": 1}',
         b'{"text": "a", "\\ud800": 1, "\\ud800": 2}',
         b'{"text": "a", "format": "\\ud800"}',
@@ -157,14 +123,9 @@ def test_another_content_type_is_refused(client: httpx.Client, media_type: str) 
     assert refusal(answer, 415)["code"] == "unsupported_media_type"
 
 
-def test_json_with_charset_is_accepted(client: httpx.Client) -> None:
-    media_type = "Application/JSON; charset=utf-8"
-    assert post(client, b'{"text": "audio1"}', **{"Content-Type": media_type}).status_code == 200
-
-
+@pytest.mark.usefixtures("no_job")
 @pytest.mark.fault(28)
-def test_unknown_voice_is_refused(service: ContractService, client: httpx.Client) -> None:
-    before = jobs_of(service)
+def test_unknown_voice_is_refused(client: httpx.Client) -> None:
     for voice_id in ("nobody.wav", "", "../nobody.wav", "\ud800"):
         answer = client.post(
             SPEECH,
@@ -175,19 +136,15 @@ def test_unknown_voice_is_refused(service: ContractService, client: httpx.Client
     for method in ("GET", "HEAD"):
         answer = client.request(method, SPEECH, params={"text": "a", "voice_id": "nobody.wav"})
         assert answer.status_code == 404
-    assert jobs_of(service) == before
 
 
+@pytest.mark.usefixtures("no_job")
 @pytest.mark.fault(19)
 @pytest.mark.parametrize("text", ["", " \n\t", "\x01\x02\x7f", "\U0001f600", "...", "\u200b"])
-def test_unspeakable_text_is_refused(
-    service: ContractService, client: httpx.Client, text: str
-) -> None:
-    before = jobs_of(service)
+def test_unspeakable_text_is_refused(client: httpx.Client, text: str) -> None:
     for answer in both(client, text=text):
         error = refusal(answer)
         assert (error["code"], error["param"]) == ("empty_text", "text")
-    assert jobs_of(service) == before
 
 
 def test_text_unspeakable_for_the_engine_is_refused(client: httpx.Client) -> None:
@@ -196,20 +153,12 @@ def test_text_unspeakable_for_the_engine_is_refused(client: httpx.Client) -> Non
         assert (error["code"], error["param"]) == ("empty_text", "text")
 
 
-def test_missing_text_is_refused(client: httpx.Client) -> None:
-    for answer in both(client, seed=1):
-        assert refusal(answer)["param"] == "text"
-
-
+@pytest.mark.usefixtures("no_job")
 @pytest.mark.fault(18)
-def test_text_over_the_limit_is_refused_without_a_job(
-    service: ContractService, client: httpx.Client
-) -> None:
-    before = jobs_of(service)
+def test_text_over_the_limit_is_refused_without_a_job(client: httpx.Client) -> None:
     for answer in both(client, text="a" * 20_001):
         error = refusal(answer, 413)
         assert (error["code"], error["param"]) == ("text_too_long", "text")
-    assert jobs_of(service) == before
 
 
 @pytest.mark.fault(18)
@@ -222,15 +171,14 @@ def test_body_over_the_limit_is_refused(client: httpx.Client, chunked: bool) -> 
     assert error["message"] == "The text may have at most 20000 characters."
 
 
+@pytest.mark.usefixtures("no_job")
 @pytest.mark.fault(56)
-def test_wrong_method_is_refused(service: ContractService, client: httpx.Client) -> None:
-    before = jobs_of(service)
+def test_wrong_method_is_refused(client: httpx.Client) -> None:
     for method in ("PUT", "PATCH", "DELETE", "OPTIONS"):
         answer = client.request(method, SPEECH, params={"text": "audio1"})
         assert refusal(answer, 405)["code"] == "method_not_allowed"
         assert answer.headers["Allow"] == "GET, HEAD, POST"
         assert f"{method} is not allowed at {SPEECH}; see /docs" in answer.text
-    assert jobs_of(service) == before
 
 
 def test_unknown_path_is_named(client: httpx.Client) -> None:
@@ -242,18 +190,22 @@ def test_unknown_path_is_named(client: httpx.Client) -> None:
 
 @pytest.mark.fault(56)
 @pytest.mark.parametrize("name", TYPES)
-def test_head_has_the_headers_of_get_and_starts_no_job(
+def test_headers_describe_the_audio_and_head_starts_no_job(
     service: ContractService, client: httpx.Client, name: str
 ) -> None:
-    asked = {"text": "audio1", "format": name}
-    before = jobs_of(service)
-    head = client.head(SPEECH, params=asked)
-    assert (head.status_code, head.content, jobs_of(service)) == (200, b"", before)
-    get = client.get(SPEECH, params=asked)
-    for own in ("Date", "X-Request-ID"):
-        head.headers.pop(own, None)
-        get.headers.pop(own, None)
-    assert head.headers == get.headers
+    params = {"text": "audio1", "format": name}
+    before = len(service.backend.jobs)
+    head = client.head(SPEECH, params=params)
+    assert (head.status_code, head.content) == (200, b"")
+    assert len(service.backend.jobs) == before
+    for answer in (head, *both(client, **params)):
+        assert answer.headers["Content-Type"] == TYPES[name]
+        assert answer.headers["X-TTS-Model"] == "scripted"
+        assert answer.headers["X-Sample-Rate"] == "24000"
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert answer.headers["X-Accel-Buffering"] == "no"
+        assert "Content-Length" not in answer.headers
+        assert answer.headers.keys() == head.headers.keys()
 
 
 @pytest.mark.fault(56)
@@ -264,32 +216,9 @@ def test_head_refuses_invalid_parameters_like_get(
     assert client.head(SPEECH, params=asked).status_code == 400
 
 
-@pytest.mark.parametrize("name", TYPES)
-def test_response_headers_describe_the_audio(client: httpx.Client, name: str) -> None:
-    for answer in both(client, text="audio1", format=name):
-        assert answer.headers["Content-Type"] == TYPES[name]
-        assert answer.headers["X-TTS-Model"] == "scripted"
-        assert answer.headers["X-Sample-Rate"] == "24000"
-        assert answer.headers["Cache-Control"] == "no-store"
-        assert answer.headers["X-Accel-Buffering"] == "no"
-        assert "Content-Length" not in answer.headers
-
-
 @pytest.mark.parametrize(
     ("accept", "media_type"),
-    [
-        ("", "audio/wav"),
-        ("*/*", "audio/wav"),
-        ("audio/*", "audio/wav"),
-        ("audio/mpeg", "audio/mpeg"),
-        ("AUDIO/MP4", "audio/mp4"),
-        ("audio/webm, audio/mpeg", "audio/webm"),
-        ("audio/webm;q=0.5, audio/mpeg;q=0.9", "audio/mpeg"),
-        ("text/html, audio/pcm;q=0.1", TYPES["raw_pcm"]),
-        ("text/html,*/*;q=0.8", "audio/wav"),
-        ("audio/ogg, audio/webm;q=0", None),
-        ("text/html", None),
-    ],
+    [("", "audio/wav"), ("text/html, audio/pcm;q=0.1", TYPES["raw_pcm"]), ("text/html", None)],
 )
 def test_accept_chooses_the_format(
     client: httpx.Client, accept: str, media_type: str | None
@@ -302,25 +231,46 @@ def test_accept_chooses_the_format(
 
 
 def test_format_parameter_overrides_accept(client: httpx.Client) -> None:
-    for accept in ("audio/webm", "text/html"):
-        answer = client.get(
-            SPEECH, params={"text": "audio1", "format": "mp3"}, headers={"Accept": accept}
-        )
-        assert answer.headers["Content-Type"] == "audio/mpeg"
+    params = {"text": "audio1", "format": "mp3"}
+    answer = client.get(SPEECH, params=params, headers={"Accept": "text/html"})
+    assert answer.headers["Content-Type"] == "audio/mpeg"
 
 
-def test_valid_request_id_is_echoed(client: httpx.Client) -> None:
-    for given in ("a", "Request-1", "0" * 64):
-        answer = client.get(SPEECH, params={"text": "audio1"}, headers={"X-Request-ID": given})
-        assert answer.headers["X-Request-ID"] == given
+def test_valid_request_id_is_echoed_and_another_replaced(client: httpx.Client) -> None:
+    def id_for(sent: str | bytes) -> str:
+        headers = {"X-Request-ID": sent}
+        return client.get(SPEECH, params={"text": ""}, headers=headers).headers["X-Request-ID"]
+
+    for valid in ("a", "Request-1", "0" * 64):
+        assert id_for(valid) == valid
+    for invalid in ("", "a b", "0" * 65, "a#1", "é".encode()):
+        assert len(id_for(invalid)) == 32
+        assert id_for(invalid).isalnum()
 
 
-def test_invalid_request_id_is_replaced(client: httpx.Client) -> None:
-    for given in ("", "a b", "0" * 65, "a#1", "é".encode()):
-        answer = client.get(SPEECH, params={"text": ""}, headers={"X-Request-ID": given})
-        made = answer.headers["X-Request-ID"]
-        assert made.isalnum()
-        assert len(made) == 32
+@pytest.mark.parametrize(
+    ("params", "outcome"),
+    [
+        ({"text": "audio1"}, "200 audio/wav"),
+        ({"text": "..."}, "400 empty_text"),
+        ({"text": "a", "voice_id": "nobody.wav"}, "404 voice_not_found"),
+        ({"text": "raise"}, "500 engine_error"),
+        ({"text": "audio1", "api_key": "wrong"}, "401 invalid_api_key"),
+    ],
+)
+def test_response_is_logged(
+    service: ContractService,
+    caplog: pytest.LogCaptureFixture,
+    params: dict[str, str],
+    outcome: str,
+) -> None:
+    caplog.set_level("INFO")
+    headers = {"X-Request-ID": "request-1"}
+    with service.client(headers=headers if "api_key" in params else headers | KEY) as client:
+        client.get(SPEECH, params=params)
+    lines = [line for line in caplog.messages if line.startswith("request-1 GET ")]
+    assert len(lines) == 1
+    assert re.fullmatch(rf"request-1 GET {SPEECH} {outcome} [0-9.]+ s from 127\.0\.0\.1", lines[0])
 
 
 def sizes_in(wav: bytes) -> tuple[int, int]:

@@ -27,8 +27,6 @@ PARAGRAPH = (
     "It was a bright cold day in the hills, and the clock on the old tower had stopped again. "
     "Nobody in the village was surprised, for so it did each winter, when the oil grew thick. "
     "The baker opened his shop by the light in the east, the school by the smell of his bread. "
-    "Only the man from the railway, who had come to count the trains, looked up and frowned. "
-    "By noon he had borrowed a ladder, a lamp and some oil, and half of the children came too. "
     "When at last the hands began to move, the bells rang four, and everyone went home to lunch."
 )
 
@@ -180,7 +178,7 @@ def seconds_of(text: str, service: Service) -> float:
 # --- Pages that call the API ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("format", ["mp3", "opus", "aac", "flac", "wav"])
+@pytest.mark.parametrize("format", ["opus", "aac", "flac"])
 async def test_streamed_openai_format_plays_to_the_end(
     format: str, preview: Service, tab: Tab
 ) -> None:
@@ -204,23 +202,20 @@ async def test_any_origin_is_allowed_by_default(preview: Service, tab: Tab) -> N
 
 
 @pytest.mark.covers("cross-origin requests")
-async def test_listed_origin_is_allowed(start: Callable[..., Service], tab: Tab) -> None:
+async def test_only_listed_origins_are_allowed(start: Callable[..., Service], tab: Tab) -> None:
     service = start(CORS_ORIGINS=f"https://elsewhere.example, {tab.origin}")
     for url, options in ways_to_ask(service, "audio3"):
         status, _, body = await tab.fetch(url, **options)
         assert status == 200
         assert body == expected_pcm("audio3", SEED)
 
-
-@pytest.mark.covers("cross-origin requests")
-async def test_unlisted_origin_is_refused(start: Callable[..., Service], tab: Tab) -> None:
-    service = start(CORS_ORIGINS="https://elsewhere.example")
+    await tab.page.goto(tab.origin.replace("127.0.0.1", "localhost"))
     tab.tolerated = ("blocked by CORS policy", "net::ERR_FAILED")
     for url, options in ways_to_ask(service, "audio3"):
-        async with tab.page.expect_console_message(lambda said: "CORS policy" in said.text):
+        async with tab.page.expect_console_message(lambda message: "CORS policy" in message.text):
             with pytest.raises(Error, match="Failed to fetch"):
                 await tab.fetch(url, **options)
-    assert "POST /tts/generate" not in service.log()
+    assert service.log().count("POST /tts/generate") == 1
 
 
 async def test_cross_origin_page_can_read_wrong_key_error(preview: Service, tab: Tab) -> None:

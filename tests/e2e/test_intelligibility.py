@@ -3,17 +3,17 @@
 from itertools import groupby
 
 import jiwer
+import numpy as np
 import pytest
 
-from app.audio.formats import ENCODERS
 from app.core.audio import SAMPLE_RATE
-from app.text.chunking import split
-from app.text.cleaning import clean
+from tests.audio.test_encoder import delay
 from tests.support.recogniser import Audio, decode_audio, transcribe, transcribe_all, words
 from tests.support.service import Service
 
 MAX_WORD_ERROR_RATE = 0.12
 MAX_GAP_WORDS = 3
+MIN_CORRELATION = 0.98
 CHUNK_CHARS = 150
 
 SENTENCES = [
@@ -32,14 +32,29 @@ SENTENCES = [
 
 
 @pytest.mark.covers("intelligibility")
-@pytest.mark.slow
-@pytest.mark.parametrize("format_name", ENCODERS)
-def test_ten_sentences_are_recognised(preview: Service, format_name: str) -> None:
+def test_ten_sentences_are_recognised(preview: Service) -> None:
     written = [" ".join(words(sentence)) for sentence in SENTENCES]
-    spoken = [speak(preview, text, format_name, seed) for seed, text in enumerate(SENTENCES)]
-    heard = [" ".join(heard) for heard in transcribe_all(spoken)]
-    print(f"{format_name}: word error rate {jiwer.wer(written, heard):.1%}")
-    assert jiwer.wer(written, heard) <= MAX_WORD_ERROR_RATE, heard
+    spoken = [speak(preview, text, "wav", seed) for seed, text in enumerate(SENTENCES)]
+    recognised = [" ".join(sentence) for sentence in transcribe_all(spoken)]
+    print(f"word error rate {jiwer.wer(written, recognised):.1%}")
+    assert jiwer.wer(written, recognised) <= MAX_WORD_ERROR_RATE, recognised
+
+
+@pytest.mark.covers("complete formats")
+@pytest.mark.parametrize(
+    ("format_name", "frame_s"),
+    [("raw_pcm", 0), ("mp3", 3 * 576 / 24_000), ("fmp4", 3 * 1024 / 24_000), ("webm", 0.02)],
+)
+def test_each_format_is_the_lossless_speech(
+    preview: Service, format_name: str, frame_s: float
+) -> None:
+    lossless = speak(preview, SENTENCES[-1], "wav", seed=3)
+    decoded = speak(preview, SENTENCES[-1], format_name, seed=3)
+    lag = delay(decoded, lossless)
+    assert 0 <= lag <= frame_s * SAMPLE_RATE
+    assert 0 <= len(decoded) - len(lossless) <= frame_s * SAMPLE_RATE + 1
+    shifted = np.pad(decoded[lag:], (0, lag))[: len(lossless)]
+    assert np.corrcoef(shifted, lossless)[0, 1] > MIN_CORRELATION
 
 
 @pytest.mark.covers("intelligibility")
@@ -58,15 +73,7 @@ def test_long_text_loses_and_repeats_nothing(preview: Service) -> None:
     assert gap <= MAX_GAP_WORDS, " ".join(heard)
 
 
-def test_chunks_of_long_text_keep_every_speakable_character() -> None:
-    def spoken(text: str) -> str:
-        return "".join(filter(str.isalnum, text))
-
-    assert len(PROSE) >= 3000
-    assert spoken("".join(split(clean(PROSE), CHUNK_CHARS))) == spoken(PROSE)
-
-
-@pytest.mark.parametrize("start", range(0, 500, 100))
+@pytest.mark.parametrize("start", range(0, 200, 40))
 def test_lost_or_repeated_phrase_is_detected(start: int) -> None:
     written = words(PROSE)
     lost = written[:start] + written[start + 8 :]
@@ -122,38 +129,6 @@ the roofs of the city… but when they reached the coast, three hours later, the
 and the sky was blue. Mr. Brown, the lawyer, met them at the station. He was a tall man with \
 white hair, and he shook hands with everyone, even with the dog.
 
-“Welcome,” he said. “I hope you had a good journey. My car is outside – it is not far, but the \
-road is very bad.”
-
-The road was worse than bad; it was hardly a road at all. For almost half an hour they drove \
-through fields and woods, past an empty church and a farm with black and white cows, until the \
-car stopped in front of an iron gate. Behind the gate, at the end of a long garden, stood the \
-house. It was larger than they had expected. It had two floors, eleven windows, and a red door \
-that had not been opened for many years.
-
-“Is it really ours?” asked Peter, who was nine years old and believed very little of what he was \
-told.
-
-“It is yours,” said Mr. Brown, “as soon as your mother signs this paper.”
-
-Inside, everything was covered with dust. There were books on the tables, books on the chairs, \
-and books on the stairs; there was a piano in the kitchen (nobody could explain why), and over \
-the fireplace hung a large picture of a ship in a storm. Anna, the older of the two children, \
-ran from one room to the next and opened all the windows. Then she called down from the second \
-floor. “You can see the water from here! You can see the whole bay, and the island, and about a \
-hundred boats!”
-
 Dr. Green, a neighbor, came in at five p.m. with fresh bread, two kinds of cheese, and a bottle \
 of wine.
-
-It was Anna’s father who made the discovery. He had found a second letter, which was lying under \
-a glass on the desk, and on it was written, in a clear and careful hand, the name of his wife. \
-She sat down by the window before she opened it.
-
-“My dear sister,” it began, “when you read this I will be gone, and you will want to know why I \
-never told you about this house. The truth is simple. I bought it for you. I wanted to finish \
-the work, paint every wall, plant the garden, and give you the key on your birthday; but the \
-work was slow, the money was short, and the years went by. Please forgive an old man. Keep the \
-books, sell the piano, and look after the garden. The apple trees are the best thing that I have \
-ever done.”
 """

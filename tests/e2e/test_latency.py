@@ -57,7 +57,6 @@ def test_first_audio_of_a_sentence_comes_within_limit(
 
 
 @pytest.mark.covers("early first audio")
-@pytest.mark.slow
 def test_first_audio_of_a_minute_comes_long_before_the_last(client: httpx.Client) -> None:
     reading = read(client, ONE_MINUTE, "fmp4")
     share = reading.first_audio_s / reading.total_s

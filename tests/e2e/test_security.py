@@ -1,12 +1,15 @@
-"""The key and the texts are disclosed nowhere, after all kinds of faults."""
+"""The key and the texts are disclosed nowhere, after all kinds of faults.
+
+`tests/contract/test_auth.py` has the ways to send the key.
+"""
 
 import os
 import signal
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 
 from tests.support.media import audio_file, tone
@@ -44,7 +47,13 @@ def tried(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service, R
     """A service after many faults, and the client that caused them."""
     folder = tmp_path_factory.mktemp("security")
     with (
-        running_service(folder, WORKERS_PER_DEVICE=2, WORKER_STALL_SECONDS=2) as service,
+        running_service(
+            folder,
+            WORKERS_PER_DEVICE=2,
+            WORKER_STALL_SECONDS=2,
+            LOG_LEVEL="DEBUG",
+            api_key=API_KEY,  # names of settings are case-insensitive
+        ) as service,
         service.client() as client,
     ):
         recorder = RecordingClient(client)
@@ -81,7 +90,9 @@ def cause_faults(service: Service, recorder: RecordingClient) -> None:
     assert recorder.ask("POST", "/voices", files={"file": ("a.wav", voice)}) == 201
     assert recorder.ask("POST", "/voices", files={"file": ("a.wav", voice)}) == 409
     for path in ("/voices", "/system-status", "/health", "/ready", "/ping", "/openapi.json"):
-        assert recorder.ask("GET", path) in (200, 204)
+        assert recorder.ask("GET", path, params=keyed) in (200, 204)
+    with service.client() as client:  # a response may name what the client sent
+        assert client.post(ROUTE, json={f"{API_KEY}x": 1}).status_code == 400
 
 
 @pytest.mark.covers("key secrecy")
@@ -101,12 +112,18 @@ def test_text_is_in_no_response_and_no_log(tried: tuple[Service, RecordingClient
 
 
 @pytest.mark.covers("key secrecy")
-def test_key_is_in_no_command_line(tried: tuple[Service, RecordingClient]) -> None:
+def test_key_is_in_no_command_line_and_no_environment_of_children(
+    tried: tuple[Service, RecordingClient],
+) -> None:
     service, _ = tried
-    master = psutil.Process(service.process.pid)
-    lines = [process.cmdline() for process in (master, *master.children(recursive=True))]
-    assert len(lines) > 2
-    assert not [line for line in lines if API_KEY in " ".join(line)]
+    children = service.children()
+    assert {child.pid for child in children} >= set(service.worker_pids())
+    assert API_KEY not in " ".join(service.master.cmdline())
+    for child in children:
+        for file in ("environ", "cmdline"):
+            content = Path(f"/proc/{child.pid}/{file}").read_bytes()
+            assert content
+            assert API_KEY.encode() not in content
 
 
 @pytest.mark.covers("upload privacy")
@@ -122,13 +139,47 @@ def test_uploaded_file_is_private_and_served_by_no_route(
 
 
 @pytest.mark.covers("log injection")
-def test_line_break_in_a_request_is_escaped_in_the_log(start: Callable[..., Service]) -> None:
-    service = start(LOG_LEVEL="DEBUG")
+def test_line_break_in_a_request_is_escaped_in_the_log(
+    tried: tuple[Service, RecordingClient],
+) -> None:
+    service, _ = tried
+    logged_before = len(service.log())
     with service.client() as client:
         forged = "x%0d%0a2026-01-01 00:00:00,000 INFO    master: forged"
         client.get(f"/{forged}")
         client.get(f"{ROUTE}?text=audio1%0d%0amaster:%20forged&voice_id={forged}")
         client.delete(f"/voices/{forged}")
-    lines = service.log().splitlines()
+    lines = service.log()[logged_before:].splitlines()
+    assert lines
     assert not [line for line in lines if "forged" in line and "\\r\\n" not in line]
-    assert all(" master: " in line or " cpu.0: " in line for line in lines)
+    assert all(" master: " in line or " cpu." in line for line in lines)
+
+
+# --- requests whose bodies are not read -----------------------------------------------------------
+
+
+def status_of_unread(service: Service, path: str, key: str, length: int, body: bytes = b"") -> int:
+    """Promise a body of `length`, ask for `100 Continue`, and send `body`."""
+    with service.connect() as connection:
+        connection.sendall(
+            f"POST {path} HTTP/1.1\r\nHost: x\r\nX-API-Key: {key}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {length}\r\n"
+            "Expect: 100-continue\r\n\r\n".encode()
+            + body
+        )
+        return int(connection.recv(1000).split()[1])
+
+
+@pytest.mark.fault(44)
+@pytest.mark.parametrize("path", [ROUTE, "/voices"])
+def test_wrong_key_is_refused_before_the_body_is_read(
+    tried: tuple[Service, RecordingClient], path: str
+) -> None:
+    service, _ = tried
+    for body in (b"", b'{"text": "abc'):
+        assert status_of_unread(service, path, "wrong", 10**10, body) == 401
+
+
+def test_valid_key_gets_100_continue(tried: tuple[Service, RecordingClient]) -> None:
+    service, _ = tried
+    assert status_of_unread(service, ROUTE, API_KEY, 9) == 100

@@ -6,12 +6,9 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
-import httpx
 import pytest
 
-from app import __version__
 from tests.support.media import audio_file, tone
 from tests.support.service import SCRIPTED, Service, free_port
 
@@ -29,22 +26,10 @@ def loading(tmp_path: Path, health_port: int) -> Iterator[Service]:
     """A service that answers, and whose worker is not ready before `finish_loading`."""
     service = Service(tmp_path, {"MODEL": LOADING, "PORT_HEALTH": health_port})
     try:
-        service.wait_until(lambda: answers(service), 20)
+        service.wait_until(service.answers, 20)
         yield service
     finally:
         service.stop()
-
-
-def answers(service: Service) -> bool:
-    try:
-        return bool(service.status()["workers"])
-    except httpx.TransportError:
-        return False
-
-
-def finish_loading(service: Service) -> None:
-    (service.folder / "go").touch()
-    service.wait_ready()
 
 
 def test_status_has_the_documented_shape(preview: Service) -> None:
@@ -113,65 +98,40 @@ async def test_status_responds_while_all_workers_are_busy(preview: Service) -> N
         await preview.until(lambda: preview.busy() == 0)
 
 
-def test_ready_service_passes_every_probe(preview: Service) -> None:
-    with preview.client(headers={}) as stranger:
-        for method in ("GET", "HEAD"):
-            for path in PROBES:
-                assert stranger.request(method, path).status_code == 200
-        health = stranger.get("/health").json()
-        assert stranger.get("/ready").json() == {"status": "ready"}
-    assert "ignores voice_id" in health.pop("notice")
-    assert health == {
-        "status": "ready",
-        "model": "preview",
-        "version": __version__,
-        "compiled": False,
-    }
-
-
 def test_engine_notices_are_in_the_status(start: Callable[..., Service]) -> None:
     service = start(MODEL="tests.support.engines:NoteworthyEngine", WORKERS_PER_DEVICE=2)
     service.wait_until(lambda: service.ready_workers() == 2)
-    service.wait_until(lambda: all(worker["runaways"] == 3 for worker in workers(service)))
-    states = {worker["compiled"]: worker["notice"] for worker in workers(service)}
+    service.wait_until(lambda: all(worker["runaways"] == 3 for worker in service.workers()))
+    states = {worker["compiled"]: worker["notice"] for worker in service.workers()}
     assert states == {True: None, False: "not compiled"}
     with service.client() as client:
         health = client.get("/health").json()
     assert (health["compiled"], health["notice"]) == (False, "not compiled")
 
 
-def workers(service: Service) -> list[dict[str, Any]]:
-    return service.status()["workers"]
-
-
 @pytest.mark.timed
 @pytest.mark.fault(16)
-def test_a_starting_service_is_alive_but_not_ready(loading: Service) -> None:
-    with loading.client() as client:
+def test_a_starting_service_is_alive_but_not_ready(loading: Service, health_port: int) -> None:
+    with (
+        loading.client() as client,
+        loading.client(base_url=f"http://127.0.0.1:{health_port}") as probes,
+    ):
         client.get("/health")
         began = monotonic()
         refused = client.post("/tts/generate", json={"text": "audio1"})
         assert monotonic() - began < 0.1
         assert refused.status_code == 503
         assert refused.json()["error"]["code"] == "not_ready"
-        assert int(refused.headers["Retry-After"]) > 0
-        assert client.get("/health").json()["status"] == "starting"
         assert client.get("/voices").json() == []
-        assert [worker["state"] for worker in loading.status()["workers"]] == ["starting"]
-        assert [client.get(path).status_code for path in PROBES] == [200, 503, 204]
+        assert [worker["state"] for worker in loading.workers()] == ["starting"]
+        for each in (client, probes):
+            assert [each.get(path).status_code for path in PROBES] == [200, 503, 204]
         loading.wait_until(
             lambda: client.get("/ready").json()["error"]["message"].endswith("warms up.")
         )
-        finish_loading(loading)
-        assert [client.get(path).status_code for path in PROBES] == [200, 200, 200]
-
-
-def test_the_health_port_serves_the_probes_and_nothing_else(
-    loading: Service, health_port: int
-) -> None:
-    with loading.client(base_url=f"http://127.0.0.1:{health_port}") as client:
-        assert [client.get(path).status_code for path in PROBES] == [200, 503, 204]
-        finish_loading(loading)
-        assert [client.get(path).status_code for path in PROBES] == [200, 200, 200]
+        (loading.folder / "go").touch()
+        loading.wait_ready()
+        for each in (client, probes):
+            assert [each.get(path).status_code for path in PROBES] == [200, 200, 200]
         for path in ("/", "/voices", "/system-status", "/tts/generate", "/docs", "/openapi.json"):
-            assert client.get(path).status_code == 404
+            assert probes.get(path).status_code == 404

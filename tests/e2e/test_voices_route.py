@@ -3,27 +3,15 @@
 import asyncio
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.support.api import (
-    BOUNDARY,
-    code,
-    error_code,
-    form,
-    heard,
-    part,
-    upload,
-    upload_raw,
-    wav,
-)
+from tests.support.api import BOUNDARY, all_files, code, error_code, form, heard, part, upload, wav
 from tests.support.engines import expected_pcm
 from tests.support.service import API_KEY, Service, running_service
 
-LIMIT_BYTES = 1_048_576
 WATCHED_WITHIN_S = 6
 HELD = "audio10 sleep2 audio1"
 
@@ -32,7 +20,7 @@ HELD = "audio10 sleep2 audio1"
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("around") / "the-service"
     folder.mkdir()
-    with running_service(folder, MAX_UPLOAD_MB=1) as service:
+    with running_service(folder) as service:
         yield service
 
 
@@ -42,22 +30,9 @@ def client(service: Service) -> Iterator[httpx.Client]:
     with service.client() as client:
         yield client
         for voice_id in client.get("/voices").raise_for_status().json():
-            if client.delete(f"/voices/{voice_id}").status_code == 403:
-                (service.preloaded_dir / voice_id).unlink()
+            client.delete(f"/voices/{voice_id}").raise_for_status()
         service.wait_until(lambda: client.get("/voices").json() == [])
-        assert all_files(service) == {}
-
-
-def all_files(service: Service) -> dict[str, tuple[int, int]]:
-    """Return size and time of everything in and beside the service's folder, except its log."""
-    return {
-        str(path): (path.lstat().st_size, path.lstat().st_mtime_ns)
-        for path in service.folder.parent.rglob("*")
-        if path != service.log_path and (path.is_symlink() or path.is_file())
-    }
-
-
-# --- good ones ------------------------------------------------------------------------------------
+        assert all_files(service.folder) == {}
 
 
 @pytest.mark.covers("upload privacy")
@@ -80,21 +55,6 @@ def test_upload_list_speak_delete(client: httpx.Client, service: Service) -> Non
     assert client.get("/voices").json() == []
     assert heard(client, "My voice-1.wav") is None
     assert error_code(client.delete("/voices/My voice-1.wav"), 404) == "voice_not_found"
-
-
-def test_uploaded_voice_hides_preloaded_one(client: httpx.Client, service: Service) -> None:
-    (service.preloaded_dir / "v.wav").write_bytes(wav(1.1))
-    service.wait_until(lambda: heard(client, "v.wav") == code(1.1), WATCHED_WITHIN_S)
-    assert error_code(client.delete("/voices/v.wav"), 403) == "preloaded_voice"
-
-    assert upload(client, "v.wav", wav(1.2)).status_code == 201
-    assert heard(client, "v.wav") == code(1.2)
-    assert client.get("/voices").json() == ["v.wav"]
-
-    assert client.delete("/voices/v.wav").status_code == 200
-    assert heard(client, "v.wav") == code(1.1)
-    assert client.get("/voices").json() == ["v.wav"]
-    assert (service.preloaded_dir / "v.wav").read_bytes() == wav(1.1)
 
 
 def test_manual_changes_of_the_folder_are_followed(client: httpx.Client, service: Service) -> None:
@@ -137,27 +97,8 @@ async def test_queued_job_keeps_the_voice_it_was_accepted_with(
     assert heard(client, "v.wav") == (code(1.2) if replaced else None)
 
 
-# --- hostile ones ---------------------------------------------------------------------------------
-
-
-# --- hostile requests -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("chunked", [False, True])
-@pytest.mark.parametrize("size", [LIMIT_BYTES + 1, 3 * LIMIT_BYTES])
-def test_file_over_the_limit_is_refused(
-    client: httpx.Client, service: Service, size: int, chunked: bool
-) -> None:
-    before = all_files(service)
-    body = form(part(bytes(size)))
-    answer = upload_raw(client, iter([body]) if chunked else body)
-    assert error_code(answer, 413) == "payload_too_large"
-    assert answer.json()["error"]["param"] == "file"
-    assert all_files(service) == before
-
-
 def test_aborted_upload_leaves_nothing(client: httpx.Client, service: Service) -> None:
-    before = all_files(service)
+    before = all_files(service.folder)
     body = form(part(wav(5)))
     with service.connect() as connection:
         connection.sendall(
@@ -168,31 +109,8 @@ def test_aborted_upload_leaves_nothing(client: httpx.Client, service: Service) -
         )
     service.wait_until(lambda: "broken-off POST /voices" in service.log())
     assert "Traceback" not in service.log()
-    assert all_files(service) == before
+    assert all_files(service.folder) == before
     assert client.get("/voices").json() == []
-
-
-# --- the folder -----------------------------------------------------------------------------------
-
-
-@pytest.mark.fault(32)
-def test_symlink_is_neither_followed_nor_listed(
-    client: httpx.Client, service: Service, tmp_path: Path
-) -> None:
-    target = tmp_path / "elsewhere.wav"
-    target.write_bytes(wav(1.1))
-    links = [service.voices_dir / "link.wav", service.preloaded_dir / "dir.wav"]
-    links[0].symlink_to(target)
-    links[1].symlink_to(tmp_path)
-    (service.voices_dir / "real.wav").write_bytes(wav(1.2))
-    service.wait_until(lambda: client.get("/voices").json() != [], WATCHED_WITHIN_S)
-    assert client.get("/voices").json() == ["real.wav"]
-    assert heard(client, "link.wav") is None
-    assert client.delete("/voices/link.wav").status_code == 404
-    assert upload(client, "link.wav", wav(1.3), replace="true").status_code in (201, 409)
-    assert target.read_bytes() == wav(1.1)
-    for link in links:
-        link.unlink(missing_ok=True)
 
 
 @pytest.mark.fault(34)
@@ -214,7 +132,6 @@ async def test_one_of_many_uploads_of_one_name_wins(client: httpx.Client, servic
 async def test_speech_during_voice_changes_uses_one_exact_version(
     client: httpx.Client, service: Service
 ) -> None:
-    """Interleave a thousand uploads, deletions and generations of one voice."""
     contents = {code(length): wav(length) for length in (1.1, 1.2, 1.3)}
     versions = {expected_pcm("audio1", 7, voice): voice for voice in contents}
     heard: Counter[int | None] = Counter()
@@ -223,7 +140,7 @@ async def test_speech_during_voice_changes_uses_one_exact_version(
         assert upload(client, f"kept-{voice}.wav", content).status_code == 201
 
     def going_on() -> bool:
-        return rounds < 100 or heard.total() < 600
+        return rounds < 25 or heard.total() < 150
 
     async def change(clients: httpx.AsyncClient) -> None:
         nonlocal rounds
@@ -248,17 +165,3 @@ async def test_speech_during_voice_changes_uses_one_exact_version(
         await asyncio.gather(change(clients), *(listen(clients) for _ in range(4)))
     print(f"{rounds} rounds; {heard}")
     assert len(heard) > 2  # no voice, and several versions
-
-
-@pytest.mark.fault(36)
-def test_read_only_voices_folder_fails_only_uploads(client: httpx.Client, service: Service) -> None:
-    service.voices_dir.rmdir()
-    service.voices_dir.write_text("no folder")
-    try:
-        assert error_code(upload(client, "v.wav", wav()), 503) == "storage_unavailable"
-        assert client.post("/tts/generate", json={"text": "audio1"}).status_code == 200
-    finally:
-        service.voices_dir.unlink()
-        service.voices_dir.mkdir()
-    assert upload(client, "v.wav", wav(1.1)).status_code == 201
-    assert heard(client, "v.wav") == code(1.1)

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from app.core.errors import InvalidVoiceId, VoiceExists
 from app.voices.folder import VoiceFolder
 from app.voices.names import ENDINGS, casefold_key, nfc, validate_voice_id
-from tests.e2e.test_voices_route import all_files
-from tests.support.api import form, part, upload, upload_raw, wav
+from tests.support.api import all_files, form, part, upload, upload_raw, wav
 from tests.support.service import Service
 
 FEWER = settings(max_examples=settings().max_examples // 4)
@@ -108,10 +107,10 @@ def client(service: Service) -> Iterator[httpx.Client]:
 def test_rejected_upload_with_any_name_writes_no_file(
     client: httpx.Client, service: Service, name: bytes
 ) -> None:
-    before = all_files(service)
+    before = all_files(service.folder)
     answer = upload_raw(client, form(part(b"no audio", b'name="file"; filename="%b"' % name)))
     assert answer.status_code in (400, 422), answer.text
-    assert all_files(service) == before
+    assert all_files(service.folder) == before
 
 
 @FEWER
@@ -122,10 +121,10 @@ def test_rejected_upload_with_any_name_writes_no_file(
 def test_delete_with_any_other_name_removes_no_file(
     client: httpx.Client, service: Service, name: str
 ) -> None:
-    before = all_files(service)
+    before = all_files(service.folder)
     answer = client.delete(f"/voices/{quote(name, safe='')}")
     assert answer.status_code in (403, 404, 405), answer.text
-    assert all_files(service) == before
+    assert all_files(service.folder) == before
 
 
 @FEW
@@ -134,10 +133,10 @@ def test_accepted_name_is_one_voice_until_deletion(
     client: httpx.Client, service: Service, name: str
 ) -> None:
     assume(voice_id_of(name) is not None)
-    before = all_files(service)
+    before = all_files(service.folder)
     voice_id = upload(client, name, wav()).raise_for_status().json()["voice_id"]
     assert client.get("/voices").json() == sorted({"inside.wav", voice_id})
-    added = all_files(service).keys() - before.keys()
+    added = all_files(service.folder).keys() - before.keys()
     assert added == {str(service.voices_dir / voice_id)}
     assert client.delete(f"/voices/{quote(voice_id, safe='')}").status_code == 200
-    assert all_files(service) == before
+    assert all_files(service.folder) == before

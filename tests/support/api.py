@@ -1,5 +1,6 @@
 """Requests that tests of the API send by an `httpx.Client`, and checks of the responses."""
 
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -79,3 +80,12 @@ def heard(client: httpx.Client, voice_id: str) -> int | None:
     voice = int(np.frombuffer(answer.content, "<i2")[1]) - 10_000
     assert answer.content == expected_pcm("audio1", 7, voice)
     return voice
+
+
+def all_files(folder: Path) -> dict[str, tuple[int, int]]:
+    """Return size and time of everything in and beside a service's folder, except its log."""
+    return {
+        str(path): (path.lstat().st_size, path.lstat().st_mtime_ns)
+        for path in folder.parent.rglob("*")
+        if path.name != "service.log" and (path.is_symlink() or path.is_file())
+    }

@@ -1,4 +1,4 @@
-"""Generated audio files of every kind."""
+"""Generated audio files of every kind, and the duration of a file."""
 
 import io
 from typing import Any
@@ -14,6 +14,12 @@ def tone(seconds: float, rate: int = 16_000, *, hz: float = 220, level: float = 
     """Return a sine, float32 [n]."""
     t = np.arange(round(seconds * rate)) / rate
     return (level * np.sin(2 * np.pi * hz * t)).astype(np.float32)
+
+
+def seconds_of(file: bytes) -> float:
+    """Return the duration of all decoded audio."""
+    with av.open(io.BytesIO(file)) as media:
+        return sum(frame.samples / frame.sample_rate for frame in media.decode(audio=0))
 
 
 def audio_file(

@@ -102,6 +102,13 @@ class Service:
     def queue(self, name: str) -> int:
         return self.status()["queue"][name]
 
+    def answers(self) -> bool:
+        """Whether the service answers requests, ready or not."""
+        try:
+            return bool(self.workers())
+        except httpx.TransportError:
+            return False
+
     def ready_workers(self) -> int:
         try:
             return sum(worker["state"] == "ready" for worker in self.workers())

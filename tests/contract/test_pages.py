@@ -1,18 +1,10 @@
 """The web page's files, which need no key."""
 
-from collections.abc import Iterator
-
 import httpx
 import pytest
 
 from app.http.web_files import FOLDER, WEB_FILES
-from tests.support.service import API_KEY, Service
-
-
-@pytest.fixture
-def stranger(preview: Service) -> Iterator[httpx.Client]:
-    with preview.client(headers={}) as client:
-        yield client
+from tests.support.service import API_KEY
 
 
 def test_web_files_are_served_with_their_media_types(stranger: httpx.Client) -> None:
@@ -45,24 +37,22 @@ def test_unchanged_file_is_not_sent_again(stranger: httpx.Client, path: str) -> 
 
 
 def test_head_has_the_headers_of_get(stranger: httpx.Client) -> None:
-    told, sent = stranger.head("/"), stranger.get("/")
-    assert (told.status_code, told.content) == (200, b"")
+    head, get = stranger.head("/"), stranger.get("/")
+    assert (head.status_code, head.content) == (200, b"")
     for name in ("Content-Type", "Content-Length", "ETag"):
-        assert told.headers[name] == sent.headers[name]
+        assert head.headers[name] == get.headers[name]
 
 
-def test_other_files_are_not_served(preview: Service, stranger: httpx.Client) -> None:
+def test_other_files_are_not_served(client: httpx.Client, stranger: httpx.Client) -> None:
     for path in ("/web/", "/web/../settings.py", "/web/%2e%2e/settings.py", "/web/nothing.js"):
         assert stranger.get(path).status_code == 401
-        with preview.client() as client:
-            assert client.get(path).status_code == 404
+        assert client.get(path).status_code == 404
     assert stranger.post("/", params={"api_key": API_KEY}).status_code == 405
 
 
-def test_docs_need_the_key(preview: Service, stranger: httpx.Client) -> None:
+def test_docs_need_the_key(client: httpx.Client, stranger: httpx.Client) -> None:
     for path in ("/docs", "/web/docs.html"):
         assert stranger.get(path).status_code == 401
-    with preview.client() as client:
-        page = client.get("/docs")
+    page = client.get("/docs")
     assert page.content == (FOLDER / "docs.html").read_bytes()
     assert "default-src 'none'; script-src 'self';" in page.headers["Content-Security-Policy"]
