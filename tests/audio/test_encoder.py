@@ -111,9 +111,7 @@ def fragment_starts(encoded: bytes) -> list[float]:
 @pytest.mark.parametrize("name", FORMATS)
 def test_decoded_audio_equals_the_input(name: str, rate: int) -> None:
     pcm = speech(3.21, rate)
-
     encoded = encode(CLASSES[name](rate), pcm, samples=1234)
-
     decoded, source = decode(name, encoded, rate), floats(pcm)
     lag = delay(decoded, source)
     assert_same_audio(decoded, source, lag)
@@ -126,16 +124,13 @@ def test_decoded_audio_equals_the_input(name: str, rate: int) -> None:
 @pytest.mark.parametrize("name", FORMATS)
 def test_the_stream_does_not_depend_on_how_the_audio_is_pushed(name: str, samples: int) -> None:
     pcm = speech(0.5)
-
     in_pieces = encode(CLASSES[name](RATE), pcm, samples)
-
     assert in_pieces == encode(CLASSES[name](RATE), pcm)
 
 
 @given(st.lists(st.binary(max_size=50).map(lambda piece: piece + piece)))
 def test_pcm_and_wav_pass_any_pieces_on_unchanged(pieces: list[bytes]) -> None:
     raw, wav = CLASSES["raw_pcm"](RATE), CLASSES["wav"](RATE)
-
     assert [raw.encode(piece) for piece in pieces] == pieces
     assert raw.finish() == b""
     stream = b"".join([wav.encode(piece) for piece in pieces]) + wav.finish()
@@ -145,9 +140,7 @@ def test_pcm_and_wav_pass_any_pieces_on_unchanged(pieces: list[bytes]) -> None:
 @pytest.mark.parametrize("name", FORMATS)
 def test_the_first_200_ms_decode_without_further_data(name: str) -> None:
     pcm = speech(0.2)
-
     decoded = decode(name, CLASSES[name](RATE).encode(pcm))
-
     assert len(decoded) >= 0.04 * RATE
 
 
@@ -156,9 +149,7 @@ def test_an_unfinished_stream_plays_all_but_its_last_moments(name: str) -> None:
     pcm = speech(1.4)
     encoder = CLASSES[name](RATE)
     encoded = b"".join([encoder.encode(b""), encoder.encode(pcm), encoder.encode(b"")])
-
     decoded, source = decode(name, encoded), floats(pcm)
-
     lag = delay(decoded, source)
     heard = len(decoded) - lag
     assert heard >= 1.2 * RATE
@@ -168,7 +159,6 @@ def test_an_unfinished_stream_plays_all_but_its_last_moments(name: str) -> None:
 @pytest.mark.parametrize("name", ["fmp4", "webm"])
 def test_fragments_follow_each_other_within_200_ms(name: str) -> None:
     starts = fragment_starts(encode(CLASSES[name](RATE), speech(3)))
-
     assert starts[0] == 0
     assert starts[-1] > 2.8
     assert all(0 < later - earlier <= 0.2 for earlier, later in pairwise(starts))
@@ -177,7 +167,6 @@ def test_fragments_follow_each_other_within_200_ms(name: str) -> None:
 @pytest.mark.parametrize("name", ["fmp4", "webm"])
 def test_timestamps_are_continuous(name: str) -> None:
     encoded = encode(CLASSES[name](RATE), speech(3), samples=777)
-
     with av.open(io.BytesIO(encoded)) as file:
         packets = [packet for packet in file.demux(audio=0) if packet.size]
     ends = [float((packet.pts + packet.duration) * packet.time_base) for packet in packets]
@@ -185,37 +174,23 @@ def test_timestamps_are_continuous(name: str) -> None:
     assert starts[1:] == pytest.approx(ends[:-1], abs=0.0011)  # WebM counts milliseconds
 
 
-def test_fmp4_begins_with_a_complete_initialisation_segment() -> None:
-    encoded = encode(CLASSES["fmp4"](RATE), speech(1))
-
-    kinds = [kind for kind, _ in boxes(encoded)]
-
+def test_streams_begin_with_complete_initialisation() -> None:
+    kinds = [kind for kind, _ in boxes(encode(CLASSES["fmp4"](RATE), speech(1)))]
     assert kinds == [b"ftyp", b"moov", *[b"moof", b"mdat"] * ((len(kinds) - 2) // 2)]
-
-
-def test_webm_begins_with_a_complete_initialisation_segment() -> None:
-    encoder = CLASSES["webm"](RATE)
-
-    start = encoder.encode(speech(0.02))
-
-    assert start.startswith(bytes.fromhex("1a45dfa3"))  # EBML
-    assert b"A_OPUS" in start
-    assert b"OpusHead" in start
-
-
-def test_mp3_begins_with_a_frame_of_sound() -> None:
-    encoded = encode(CLASSES["mp3"](RATE), speech(1))
-
-    assert encoded[:2] == b"\xff\xf3"  # frame sync, MPEG-2 layer III
-    assert b"Xing" not in encoded
-    assert b"Info" not in encoded
+    webm = CLASSES["webm"](RATE).encode(speech(0.02))
+    assert webm.startswith(bytes.fromhex("1a45dfa3"))  # EBML
+    assert b"A_OPUS" in webm
+    assert b"OpusHead" in webm
+    mp3 = encode(CLASSES["mp3"](RATE), speech(1))
+    assert mp3[:2] == b"\xff\xf3"  # frame sync, MPEG-2 layer III
+    assert b"Xing" not in mp3
+    assert b"Info" not in mp3
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_single_sample_is_not_lost(name: str) -> None:
     samples = 100 if name == "opus" else 1  # FFmpeg reads fewer from Ogg only as none
     encoded = encode(CLASSES[name](RATE), b"\x00\x40" * samples)
-
     decoded = decode(name, encoded)
     assert np.abs(decoded).max() > 0.1
     assert len(decoded) <= 0.13 * RATE
@@ -236,26 +211,17 @@ def test_a_single_sample_is_not_lost(name: str) -> None:
 )
 def test_a_stream_without_audio_is_its_header(name: str, start: bytes) -> None:
     encoder = CLASSES[name](RATE)
-
     encoded = encoder.encode(b"") + encoder.finish()
-
     assert encoded.startswith(start)
     assert bool(encoded) == bool(start)
 
 
-def test_wav_size_is_unknown_in_a_stream() -> None:
-    header = wav_header(RATE, None)
-
+def test_wav_sizes_are_unknown_in_a_stream_and_true_in_a_file() -> None:
+    pcm, header = speech(0.5), wav_header(RATE, None)
     assert len(header) == 44
     assert header[4:8] == header[40:44] == b"\xff\xff\xff\xff"
-
-
-def test_wav_sizes_are_true_in_a_file() -> None:
-    pcm = speech(0.5)
     encoder = CLASSES["wav"](RATE)
-
     whole = encoder.finalize_file(encode(encoder, pcm, samples=100))
-
     assert whole[:44] == wav_header(RATE, len(pcm))
     assert struct.unpack_from("<I", whole, 4)[0] == len(whole) - 8
     with wave.open(io.BytesIO(whole)) as file:
@@ -266,9 +232,7 @@ def test_wav_sizes_are_true_in_a_file() -> None:
 def test_flac_length_is_unknown_in_a_stream_and_true_in_a_file() -> None:
     encoder = CLASSES["flac"](RATE)
     streamed = encode(encoder, speech(1.5), samples=100)
-
     whole = encoder.finalize_file(streamed)
-
     assert length_in(streamed) is None
     assert length_in(whole) == 1.5 * RATE
     assert decode("flac", whole).tolist() == decode("flac", streamed).tolist()
@@ -283,22 +247,16 @@ def length_in(flac: bytes) -> int | None:
 def test_an_ogg_page_is_out_as_soon_as_40_ms_are_in_it() -> None:
     encoder = CLASSES["opus"](RATE)
     pcm = speech(1)
-
     waiting = longest = 0
     for start in range(0, len(pcm), RATE // 50):  # 10 ms of it
         waiting = 0 if encoder.encode(pcm[start : start + RATE // 50]) else waiting + 1
         longest = max(longest, waiting)
-
     assert longest <= 5
 
 
-@pytest.mark.parametrize("name", [name for name in FORMATS if name not in ("wav", "flac")])
-def test_other_formats_have_equal_files_and_streams(name: str) -> None:
-    assert CLASSES[name](RATE).finalize_file(b"stream") == b"stream"
-
-
-def test_media_types() -> None:
-    assert {name: CLASSES[name](22_050).media_type for name in FORMATS} == {
+@pytest.mark.parametrize(
+    ("name", "media_type"),
+    {
         "wav": "audio/wav",
         "mp3": "audio/mpeg",
         "fmp4": "audio/mp4",
@@ -307,18 +265,19 @@ def test_media_types() -> None:
         "opus": "audio/opus",
         "aac": "audio/aac",
         "flac": "audio/flac",
-    }
-
-
-def test_only_codecs_need_a_thread() -> None:
-    assert [name for name in FORMATS if CLASSES[name].cpu_bound] == FFMPEG_FORMATS
+    }.items(),
+)
+def test_media_types_files_and_threads(name: str, media_type: str) -> None:
+    encoder = CLASSES[name](22_050)
+    assert encoder.media_type == media_type
+    assert encoder.cpu_bound == (name in FFMPEG_FORMATS)
+    assert name in ("wav", "flac") or encoder.finalize_file(b"stream") == b"stream"
 
 
 @pytest.mark.parametrize("name", FFMPEG_FORMATS)
 def test_an_error_of_ffmpeg_is_an_encoder_failure(name: str) -> None:
     encoder = CLASSES[name](RATE)
     encode(encoder, speech(0.1))
-
     with pytest.raises(EncoderFailed):
         encoder.encode(speech(0.1))
 

@@ -41,25 +41,20 @@ def test_the_duration_is_exactly_the_length_divided_by_the_speed(
     speed: float, samples: int
 ) -> None:
     pcm = speech(samples / RATE)
-
     assert len(stretched(pcm, speed)) // 2 == round(samples / speed)
 
 
 @pytest.mark.parametrize("speed", SPEEDS)
 def test_pieces_of_any_length_make_the_same(speed: float) -> None:
     pcm = speech(0.7)
-
     whole = stretched(pcm, speed, samples=len(pcm))
-
     assert all(stretched(pcm, speed, samples) == whole for samples in (7, 479, 5_001))
 
 
 @pytest.mark.parametrize("speed", SPEEDS)
 def test_pitch_stays(speed: float) -> None:
     pcm = (np.sin(np.arange(2 * RATE) * 2 * np.pi * 440 / RATE) * 10_000).astype("<i2").tobytes()
-
     audio = floats(stretched(pcm, speed))
-
     spectrum = np.abs(np.fft.rfft(audio * np.hanning(len(audio))))
     assert spectrum.argmax() * RATE / len(audio) == pytest.approx(440, abs=4)
     assert np.sqrt((audio**2).mean()) == pytest.approx(np.sqrt((floats(pcm) ** 2).mean()), rel=0.05)
@@ -68,9 +63,7 @@ def test_pitch_stays(speed: float) -> None:
 @pytest.mark.parametrize("speed", SPEEDS)
 def test_encoded_audio_keeps_its_timing_to_the_end(speed: float) -> None:
     moments = (0.0, 1.0, 1.93)
-
     heard = loud_moments(stretched(beeps(*moments, seconds=2), speed))
-
     assert heard == pytest.approx(
         [(at + 0.025) / speed for at in moments], abs=0.06 / min(speed, 1)
     )
@@ -79,9 +72,7 @@ def test_encoded_audio_keeps_its_timing_to_the_end(speed: float) -> None:
 @pytest.mark.parametrize("speed", SPEEDS)
 def test_tempo_encoder_delays_little(speed: float) -> None:
     stretch, pcm = TimeStretch(RATE, speed), speech(1)
-
     given = len(stretch.push(pcm))
-
     assert len(pcm) - given * speed <= 0.22 * RATE * 2
 
 
@@ -89,7 +80,6 @@ def test_tempo_encoder_delays_little(speed: float) -> None:
 def test_tempo_encoder_encodes_the_stretched_audio(name: str) -> None:
     pcm, new = speech(1.3), (ENCODERS | OPENAI_ENCODERS)[name]
     encoder = TempoEncoder(RATE, 1.5, new(RATE))
-
     encoded = encode(encoder, pcm, samples=1234)
 
     plain = new(RATE)

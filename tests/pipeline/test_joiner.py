@@ -67,7 +67,6 @@ def test_the_stream_does_not_depend_on_how_chunks_are_sliced(
 ) -> None:
     chunks = [noise(length, seed) for seed, length in enumerate(lengths)]
     cuts = [data.draw(st.lists(st.integers(0, n), max_size=6)) for n in lengths]
-
     np.testing.assert_array_equal(joined(params, chunks, cuts), joined(params, chunks))
 
 
@@ -76,7 +75,6 @@ def test_the_length_follows_from_the_chunks_lengths(
     params: SynthesisParams, lengths: list[int]
 ) -> None:
     stream = joined(params, [noise(length) for length in lengths])
-
     assert stream.dtype == np.float32
     assert len(stream) == expected_length(params, lengths)
 
@@ -84,7 +82,6 @@ def test_the_length_follows_from_the_chunks_lengths(
 @given(any_lengths, st.sampled_from(["full", "zero"]))
 def test_without_trims_and_fade_nothing_changes(lengths: list[int], method: OverlapMethod) -> None:
     chunks = [noise(length, seed) for seed, length in enumerate(lengths)]
-
     np.testing.assert_array_equal(
         joined(params(method=method), chunks), np.concatenate([NOTHING, *chunks])
     )
@@ -92,17 +89,13 @@ def test_without_trims_and_fade_nothing_changes(lengths: list[int], method: Over
 
 def test_trims_take_the_start_and_the_end_of_every_chunk() -> None:
     first, second = noise(100, 1), noise(80, 2)
-
     stream = joined(params(lead=10, trail=20, method="zero"), [first, second])
-
     np.testing.assert_array_equal(stream, np.concatenate((first[10:-20], second[10:-20])))
 
 
 def test_neighbours_overlap_in_an_equal_power_fade() -> None:
     first, second = noise(100, 1), noise(100, 2)
-
     stream = joined(params(fade=30), [first, second])
-
     np.testing.assert_array_equal(stream[:70], first[:70])
     np.testing.assert_array_equal(stream[70:100], crossfade(first[70:], second[:30]))
     np.testing.assert_array_equal(stream[100:], second[30:])
@@ -110,14 +103,12 @@ def test_neighbours_overlap_in_an_equal_power_fade() -> None:
 
 def test_a_fade_keeps_the_power_of_unrelated_sounds() -> None:
     faded = crossfade(noise(100_000, 1), noise(100_000, 2))
-
     assert np.mean(faded**2) == pytest.approx(1 / 3, rel=0.02)  # of uniform noise within ±1
     assert np.mean(faded[45_000:55_000] ** 2) == pytest.approx(1 / 3, rel=0.05)
 
 
 def test_zero_overlap_ignores_the_fade() -> None:
     chunks = [noise(100, 1), noise(100, 2)]
-
     np.testing.assert_array_equal(
         joined(params(fade=30, method="zero"), chunks), np.concatenate(chunks)
     )
@@ -125,9 +116,7 @@ def test_zero_overlap_ignores_the_fade() -> None:
 
 def test_a_word_shorter_than_the_fade_reaches_full_level() -> None:
     silence, word = np.zeros(500, np.float32), np.ones(40, np.float32)
-
     stream = joined(params(fade=100), [silence, word, silence])
-
     assert len(stream) == 500 + 40 + 500 - 2 * 20
     assert stream.max() == pytest.approx(1)
 
@@ -135,7 +124,6 @@ def test_a_word_shorter_than_the_fade_reaches_full_level() -> None:
 def test_a_chunk_trimmed_to_nothing_counts_as_absent() -> None:
     first, second = noise(200, 1), noise(200, 2)
     settings = params(lead=20, trail=20, fade=30)
-
     np.testing.assert_array_equal(
         joined(settings, [first, noise(40), second, noise(3)]), joined(settings, [first, second])
     )
@@ -144,15 +132,12 @@ def test_a_chunk_trimmed_to_nothing_counts_as_absent() -> None:
 def test_a_chunk_without_its_last_slice_ends_with_the_stream() -> None:
     joiner = ChunkJoiner(params(lead=10, trail=20, fade=30), RATE)
     audio = noise(100)
-
     stream = np.concatenate((joiner.push(audio, last=False), joiner.finish()))
-
     np.testing.assert_array_equal(stream, audio[10:-20])
 
 
 def test_it_holds_back_only_the_trailing_trim_and_the_fade() -> None:
     joiner = ChunkJoiner(params(lead=10, trail=20, fade=30), RATE)
-
     assert len(joiner.push(noise(1000), last=False)) == 1000 - 10 - 20 - 30
     assert len(joiner.push(noise(500), last=False)) == 500
     assert len(joiner.push(NOTHING, last=True)) == 0
@@ -161,15 +146,12 @@ def test_it_holds_back_only_the_trailing_trim_and_the_fade() -> None:
 
 def test_milliseconds_are_counted_at_the_sample_rate() -> None:
     joiner = ChunkJoiner(params(lead=100), 24_000)
-
     assert len(joiner.push(noise(24_000), last=True)) == 24_000 - 2_400
 
 
 def test_int16_is_rounded_and_clamped() -> None:
     audio = np.array([0, 1, -1, 1.5, -7, 0.6 / 32767, -0.6 / 32767], np.float32)
-
     pcm = np.frombuffer(to_int16(audio), "<i2")
-
     assert pcm.tolist() == [0, 32767, -32767, 32767, -32767, 1, -1]
     assert to_int16(NOTHING) == b""
 

@@ -118,8 +118,10 @@ async def test_letters_of_any_language_may_name_a_voice(store):
 )
 async def test_one_name_in_two_spellings_is_one_voice(store, folders, first, second):
     await add(store, first)
-    with pytest.raises(errors.VoiceExists):
+    with pytest.raises(errors.VoiceExists) as taken:
         await add(store, second, HIGH)
+    assert repr(first) in taken.value.message
+    assert "?replace=true" in taken.value.message
     assert store.snapshot() == {first: digest(LOW)}
     await add(store, second, HIGH, replace=True)
     final = unicodedata.normalize("NFC", second)
@@ -127,15 +129,10 @@ async def test_one_name_in_two_spellings_is_one_voice(store, folders, first, sec
     assert in_folder(folders.user) == [final]
 
 
-async def test_names_with_different_extensions_are_different_voices(store):
-    await add(store, "a.wav")
-    await add(store, "a.flac", HIGH)
-    assert store.snapshot() == {"a.wav": digest(LOW), "a.flac": digest(HIGH)}
-
-
 async def test_voice_is_found_without_extension_if_unambiguous(store):
     for voice_id in ("jane.wav", "a.b.opus", "john.wav", "john.mp3", "wav.wav", E_ACUTE):
         await add(store, voice_id)
+    assert len(store.ids()) == 6  # john is two voices
     named = {"jane": "jane.wav", "a.b": "a.b.opus", "wav": "wav.wav", "john.mp3": "john.mp3"}
     named |= {E_AND_ACUTE: E_ACUTE, Path(E_AND_ACUTE).stem: E_ACUTE}
     assert {name: store.find(name) for name in named} == named
@@ -306,6 +303,9 @@ async def test_only_old_leftovers_of_crashed_uploads_are_removed(folders):
 
 async def test_deleting_a_voice_removes_file_and_decoded_audio(store, folders):
     await add(store, E_ACUTE)
+    await add(store, "b.wav")
+    await store.delete("b.wav")
+    assert in_folder(folders.decoded) == [digest(LOW)]  # the other voice has the same bytes
     await store.delete(E_AND_ACUTE)
     assert store.ids() == in_folder(folders.user) == in_folder(folders.decoded) == []
     with pytest.raises(errors.VoiceNotFound):
@@ -373,13 +373,6 @@ async def test_a_pinned_voice_outlives_its_file(store, folders):
     assert in_folder(folders.decoded) == []
 
 
-async def test_decoded_audio_stays_while_another_voice_has_the_same_bytes(store, folders):
-    await add(store, "a.wav")
-    await add(store, "b.wav")
-    await store.delete("a.wav")
-    assert in_folder(folders.decoded) == [digest(LOW)]
-
-
 async def test_pinning_an_unknown_voice_fails(store):
     with pytest.raises(errors.VoiceNotFound) as missing:
         store.pin("a.wav")
@@ -396,14 +389,6 @@ async def test_suggests_a_voice_id_with_its_extension(store):
         with pytest.raises(errors.VoiceNotFound) as missing:
             store.pin(name)
         assert missing.value.message == message
-
-
-async def test_voice_exists_error_explains_replace(store):
-    await add(store, "a.wav")
-    with pytest.raises(errors.VoiceExists) as taken:
-        await add(store, "A.wav")
-    assert "'a.wav'" in taken.value.message
-    assert "?replace=true" in taken.value.message
 
 
 @pytest.mark.parametrize("voice_id", ["a\r\n\0.wav", "\u202egnp.wav", "\ud800", "x" * 100_000])
@@ -424,7 +409,7 @@ async def test_interleaved_upload_deletion_and_use_get_one_exact_version(store, 
     heard = missed = 0
 
     async def change() -> None:
-        for turn in range(8):
+        for turn in range(5):
             await add(store, "a.wav", (LOW, HIGH)[turn % 2], replace=True)
             if order.random() < 0.5:
                 await store.delete("a.wav")
@@ -448,7 +433,7 @@ async def test_interleaved_upload_deletion_and_use_get_one_exact_version(store, 
 
     changing = asyncio.create_task(change())
     uses = []
-    while not changing.done() or len(uses) < 1000:
+    while not changing.done() or len(uses) < 300:
         uses.append(asyncio.create_task(use()))
         await asyncio.sleep(0.005 if not changing.done() else 0)
     await asyncio.gather(changing, *uses)

@@ -1,9 +1,7 @@
 """The whole engine on the tiny checkpoint, through the pipeline and through the service."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -23,18 +21,18 @@ from app.engines.chatterbox.s3gen.flow import Flow
 from app.engines.chatterbox.s3gen.vocoder import Vocoder
 from app.engines.chatterbox.t3.batch import T3Batch
 from app.pipeline.pipeline import Pipeline
-from tests.support.service import ROOT, Service
+from tests.support.service import ROOT
 from tests.support.tiny_chatterbox import TinyChatterbox
 
-TEXT = "Hello there, this is a test. It has two sentences."
+TEXT = "Hello. Me."
 SAMPLES_PER_TOKEN = 960
-PARAMS = SynthesisParams(audio_tokens_per_slice=20)
+PARAMS = SynthesisParams(seed=1, audio_tokens_per_slice=10)
 
-CPU_OPTIONS = ChatterboxOptions(first_slice_tokens=20, slice_growth=2.0)
+CPU_OPTIONS = ChatterboxOptions(first_slice_tokens=10, slice_growth=2.0)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def engine(tiny_checkpoint: Path) -> AsyncIterator[ChatterboxEngine]:
+async def engine(tiny_checkpoint):
     config = EngineConfig(
         "cpu", 1, str(tiny_checkpoint), slots=3, watermark=False, tuning=CPU_OPTIONS
     )
@@ -65,40 +63,33 @@ async def speak(
     return b"".join(pieces)
 
 
-@pytest.mark.asyncio(loop_scope="module")
-async def test_audio_of_a_seed_is_independent_of_other_jobs(
-    engine: ChatterboxEngine,
-) -> None:
-    alone = await speak(engine, seed=1)
-    beside = await asyncio.gather(*(speak(engine, seed=seed) for seed in (1, 2, 3)))
-    assert beside[0] == alone
-    assert len(set(beside)) == 3
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def alone(engine):
+    """The PCM of the text, while nothing else runs."""
+    return await speak(engine)
 
 
 @pytest.mark.asyncio(loop_scope="module")
-@pytest.mark.parametrize("method", ["full", "zero"])
-async def test_audio_has_960_samples_per_token(engine: ChatterboxEngine, method: str) -> None:
-    params = msgspec.structs.replace(PARAMS, chunk_overlap_method=method, seed=1)
-    chunk = TextChunk(TEXT, 0)
-    slices = engine.speech_tokens(chunk, engine.default_voice, params)
-    tokens = sum([len(piece.tokens) async for piece in slices])
-    pcm = await speak(engine, chunk_overlap_method=method, seed=1)
-    assert tokens > 0
-    assert len(pcm) == 2 * SAMPLES_PER_TOKEN * tokens
+async def test_audio_depends_on_the_parameters_and_not_on_other_jobs(engine, alone):
+    changes = {}, {"seed": 2}, {"voice_exaggeration_factor": 2.0}, {"cfg_guidance_weight": 0.0}
+    together = await asyncio.gather(*(speak(engine, **change) for change in changes))
+    assert together[0] == alone
+    assert len(set(together)) == len(changes)
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_slice_lengths_follow_the_schedule(engine: ChatterboxEngine) -> None:
-    params = msgspec.structs.replace(PARAMS, seed=1)
-    for index, expected in ((0, [20, 40]), (1, [40])):
-        slices = engine.speech_tokens(TextChunk(TEXT, index), engine.default_voice, params)
+async def test_slices_follow_the_schedule_and_give_960_samples_per_token(engine, alone):
+    for index, expected in ((0, [10, 20]), (1, [20])):
+        slices = engine.speech_tokens(TextChunk(TEXT, index), engine.default_voice, PARAMS)
         sizes = [len(piece.tokens) async for piece in slices]
         assert sizes[: len(expected)] == expected
+        if index == 0:
+            assert len(alone) == 2 * SAMPLES_PER_TOKEN * sum(sizes)
+    assert len(await speak(engine, chunk_overlap_method="zero")) == len(alone)
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_cancelled_job_frees_its_slot(engine: ChatterboxEngine) -> None:
-    before = await speak(engine, seed=1)
+async def test_cancelled_job_frees_its_slot(engine, alone):
     begun = asyncio.Event()
     long = asyncio.create_task(speak(engine, "This is a long text to be cut off. " * 20, begun))
     await begun.wait()
@@ -106,77 +97,62 @@ async def test_cancelled_job_frees_its_slot(engine: ChatterboxEngine) -> None:
     with pytest.raises(asyncio.CancelledError):
         await long
     assert engine._t3_scheduler._batch.free == 3
-    assert await speak(engine, seed=1) == before
+    assert await speak(engine) == alone
 
 
-def no_memory(*args: Any, **kwargs: Any) -> None:
+def no_memory(*args, **kwargs):
     torch.empty(1 << 60)
 
 
-def device_assert(*args: Any, **kwargs: Any) -> None:
+def device_assert(*args, **kwargs):
     raise RuntimeError("CUDA error: device-side assert triggered")
 
 
 @pytest.mark.asyncio(loop_scope="module")
-@pytest.mark.parametrize("place", ["T3Batch.admit", "T3Batch.step", "Flow.solve", "Vocoder.filter"])
 @pytest.mark.parametrize(
-    ("fail", "expected"), [(no_memory, OutOfMemory), (device_assert, DeviceFailed)]
+    ("part", "method", "fail", "expected"),
+    [
+        (T3Batch, "admit", no_memory, OutOfMemory),
+        (T3Batch, "step", device_assert, DeviceFailed),
+        (Flow, "solve", no_memory, OutOfMemory),
+        (Vocoder, "filter", device_assert, DeviceFailed),
+    ],
 )
 async def test_device_error_is_translated_and_frees_the_slot(
-    engine: ChatterboxEngine,
-    place: str,
-    fail: Callable[..., None],
-    expected: type[Exception],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    before = await speak(engine, seed=1)
-    name, method = place.split(".")
+    engine, alone, part, method, fail, expected, monkeypatch
+):
     with monkeypatch.context() as patch:
-        patch.setattr({"T3Batch": T3Batch, "Flow": Flow, "Vocoder": Vocoder}[name], method, fail)
+        patch.setattr(part, method, fail)
         with pytest.raises(expected):
-            await speak(engine, seed=1)
+            await speak(engine)
     await engine.free_memory()
     assert engine._t3_scheduler._batch.free == 3
-    assert await speak(engine, seed=1) == before
+    assert await speak(engine) == alone
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_audio_depends_on_exaggeration_and_guidance(engine: ChatterboxEngine) -> None:
-    audio = await asyncio.gather(
-        speak(engine, seed=1),
-        speak(engine, seed=1, voice_exaggeration_factor=2.0),
-        speak(engine, seed=1, cfg_guidance_weight=0.0),
-    )
-    assert len(set(audio)) == 3
+async def test_speech_is_watermarked_if_configured(tiny_checkpoint, alone):
+    config = EngineConfig("cpu", 1, str(tiny_checkpoint), watermark=True)
+    engine, detector = TinyChatterbox(config), PerthImplicitWatermarker()
+    marked = await speak(engine)
+    await engine.close()
+    for pcm, expected in ((marked, True), (alone, False)):
+        audio = np.frombuffer(pcm, np.int16) / np.float32(32768)
+        assert (detector.get_watermark(audio, SAMPLE_RATE, round=False) > 0.9) == expected
 
 
-async def test_speech_is_watermarked_if_configured(tiny_checkpoint: Path) -> None:
-    detector = PerthImplicitWatermarker()
-    for watermark in (True, False):
-        config = EngineConfig("cpu", 1, str(tiny_checkpoint), watermark=watermark)
-        engine = TinyChatterbox(config)
-        audio = np.frombuffer(await speak(engine, seed=1), np.int16) / np.float32(32768)
-        await engine.close()
-        assert (detector.get_watermark(audio, SAMPLE_RATE, round=False) > 0.9) == watermark
+@pytest.mark.asyncio(loop_scope="module")
+async def test_shorter_voice_prompt_changes_sound_but_not_length(tiny_checkpoint, alone):
+    tuning = msgspec.structs.replace(CPU_OPTIONS, voice_prompt_seconds=1)
+    config = EngineConfig("cpu", 1, str(tiny_checkpoint), watermark=False, tuning=tuning)
+    engine = TinyChatterbox(config)
+    audio = await speak(engine)
+    await engine.close()
+    assert len(audio) == len(alone)
+    assert audio != alone
 
 
-async def test_shorter_voice_prompt_changes_sound_but_not_length(
-    tiny_checkpoint: Path,
-) -> None:
-    audio = []
-    for seconds in (10, 1):
-        options = ChatterboxOptions(voice_prompt_seconds=seconds)
-        config = EngineConfig("cpu", 1, str(tiny_checkpoint), watermark=False, tuning=options)
-        engine = TinyChatterbox(config)
-        audio.append(await speak(engine, seed=1))
-        await engine.close()
-    assert len(audio[0]) == len(audio[1])
-    assert audio[0] != audio[1]
-
-
-def test_every_worker_uses_an_uploaded_voice_even_while_it_is_deleted(
-    start: Callable[..., Service], tiny_checkpoint: Path
-) -> None:
+def test_every_worker_uses_an_uploaded_voice_even_while_it_is_deleted(start, tiny_checkpoint):
     service = start(
         MODEL="tests.support.tiny_chatterbox:TinyChatterbox",
         MODEL_PATH=tiny_checkpoint,

@@ -45,7 +45,7 @@ def differing(models: Models, upstream: ChatterboxTTS) -> list[str]:
     return found
 
 
-def test_every_tensor_equals_upstreams(models: Models, upstream: ChatterboxTTS) -> None:
+def test_every_tensor_equals_upstreams(models, upstream):
     assert len(tensors(models.s3gen)) > 1000
     assert differing(models, upstream) == []
 
@@ -64,9 +64,7 @@ def test_every_tensor_equals_upstreams(models: Models, upstream: ChatterboxTTS) 
         ("voice_encoder", "lstm.weight_ih_l0"),
     ],
 )
-def test_comparison_detects_one_changed_number(
-    models: Models, upstream: ChatterboxTTS, module: str, name: str
-) -> None:
+def test_comparison_detects_one_changed_number(models, upstream, module, name):
     tensor = tensors(getattr(models, module))[name]
     first = tensor.view(-1)[0].clone()
     try:
@@ -77,7 +75,7 @@ def test_comparison_detects_one_changed_number(
         tensor.view(-1)[0] = first
 
 
-def test_outputs_equal_upstreams(models: Models, upstream: ChatterboxTTS) -> None:
+def test_outputs_equal_upstreams(models, upstream):
     def outputs(t3: Any, s3gen: Any, voice_encoder: Any) -> list[Tensor]:
         text = torch.tensor([[255, 20, 30, 40, 0]])
         speech = torch.arange(6561, 6601)[None] % 6562
@@ -101,13 +99,13 @@ def test_outputs_equal_upstreams(models: Models, upstream: ChatterboxTTS) -> Non
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-5)
 
 
-def test_text_tokens_equal_upstreams(models: Models, upstream: ChatterboxTTS) -> None:
+def test_text_tokens_equal_upstreams(models, upstream):
     text = "It is a truth, universally acknowledged…"
     assert models.tokenizer.encode(text) == upstream.tokenizer.encode(text)
     assert len(set(models.tokenizer.encode(text))) > 10
 
 
-def test_default_voice_is_the_saved_one(models: Models, upstream: ChatterboxTTS) -> None:
+def test_default_voice_is_the_saved_one(models, upstream):
     voice = models.default_voice
     assert voice is not None
     assert torch.equal(voice.speaker_embedding, upstream.conds.t3.speaker_emb)
@@ -116,7 +114,7 @@ def test_default_voice_is_the_saved_one(models: Models, upstream: ChatterboxTTS)
         assert torch.equal(getattr(voice.s3gen, name), upstream.conds.gen[name])
 
 
-def test_draws_no_random_numbers(tiny_checkpoint: Path) -> None:
+def test_draws_no_random_numbers(tiny_checkpoint):
     before = torch.get_rng_state()
     with tiny_sizes():
         load(tiny_checkpoint, "cpu")
@@ -127,7 +125,7 @@ def test_draws_no_random_numbers(tiny_checkpoint: Path) -> None:
 
 
 @pytest.fixture
-def folder(tiny_checkpoint: Path, tmp_path: Path) -> Path:
+def folder(tiny_checkpoint, tmp_path):
     """A copy of the checkpoint that may be changed."""
     return shutil.copytree(tiny_checkpoint, tmp_path / "model")
 
@@ -227,9 +225,7 @@ class Bomb:
         ),
     ],
 )
-def test_damaged_file_is_named_with_the_reason(
-    folder: Path, name: str, damage: Callable[[Path], None], reason: str
-) -> None:
+def test_damaged_file_is_named_with_the_reason(folder, name, damage, reason):
     damage(folder / name)
     with pytest.raises(StartupError, match=f"{name}.*{reason}"):
         tiny(folder)
@@ -252,15 +248,13 @@ def test_damaged_file_is_named_with_the_reason(
         ),
     ],
 )
-def test_unsupported_variant_is_named(
-    folder: Path, name: str, damage: Callable[[Path], None], variant: str
-) -> None:
+def test_unsupported_variant_is_named(folder, name, damage, variant):
     damage(folder / name)
     with pytest.raises(StartupError, match=f"{variant}; only the English Chatterbox is supported"):
         tiny(folder)
 
 
-def test_turbos_s3gen_is_recognised(folder: Path) -> None:
+def test_turbos_s3gen_is_recognised(folder):
     mixer = {"flow.decoder.estimator.time_embed_mixer.weight": torch.zeros(64, 128)}
     rewritten(lambda weights: weights.update(mixer))(folder / "s3gen.safetensors")
     with pytest.raises(StartupError, match="Turbo; only the English Chatterbox"):
@@ -268,19 +262,19 @@ def test_turbos_s3gen_is_recognised(folder: Path) -> None:
 
 
 @pytest.mark.fault(11)
-def test_model_of_another_size_is_rejected(folder: Path) -> None:
+def test_model_of_another_size_is_rejected(folder):
     with pytest.raises(StartupError, match=r"t3_cfg.*lacks \d+ tensors, tfmr"):
         load(folder, "cpu")
 
 
-def test_unexpected_tensor_is_logged(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unexpected_tensor_is_logged(folder, caplog):
     rewritten(lambda w: w.update(extra=torch.zeros(1)))(folder / "s3gen.safetensors")
     with caplog.at_level(logging.WARNING):
         tiny(folder)
     assert "1 unexpected tensors, extra for one" in caplog.text
 
 
-def test_bfloat16_weights_are_converted_to_float32(folder: Path) -> None:
+def test_bfloat16_weights_are_converted_to_float32(folder):
     rewritten(lambda w: w.update({n: t.bfloat16() for n, t in w.items()}))(
         folder / "ve.safetensors"
     )
@@ -294,7 +288,7 @@ def test_rejects_a_folder_without_the_default_voice(folder: Path) -> None:
         tiny(folder)
 
 
-def test_replaced_file_changes_the_digest(folder: Path) -> None:
+def test_replaced_file_changes_the_digest(folder):
     before = tiny(folder).digest
     assert tiny(folder).digest == before
     rewritten(lambda weights: weights["proj.bias"].zero_())(folder / "ve.safetensors")
@@ -303,12 +297,12 @@ def test_replaced_file_changes_the_digest(folder: Path) -> None:
 
 @pytest.mark.heavy
 @pytest.mark.timeout(600)
-def test_every_tensor_equals_upstreams_at_full_size() -> None:
+def test_every_tensor_equals_upstreams_at_full_size():
     checkpoint = full_checkpoint()
     upstream = ChatterboxTTS.from_local(checkpoint, "cpu")
     assert differing(load(checkpoint, "cpu"), upstream) == []
 
 
-def test_int8_is_rejected_on_a_gpu(tiny_checkpoint: Path) -> None:
+def test_int8_is_rejected_on_a_gpu(tiny_checkpoint):
     with pytest.raises(StartupError, match="TTS_T3_DTYPE=int8 is for the CPU"):
         load(tiny_checkpoint, "cuda", "int8")

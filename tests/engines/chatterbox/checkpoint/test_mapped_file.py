@@ -4,10 +4,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from app.engines.chatterbox.checkpoint.mapped_file import MappedSafetensors, offload_blocks
-from app.engines.chatterbox.checkpoint.models import Models
 from app.engines.chatterbox.conditioning.prepare import prepare
 from tests.engines.chatterbox.checkpoint.test_loader import tensors
 
@@ -15,7 +14,7 @@ MB = 1_000_000
 
 
 @pytest.fixture
-def weights() -> dict[str, Tensor]:
+def weights():
     torch.manual_seed(1)
     return {
         "0.weight": torch.rand(1000, 1000),
@@ -28,7 +27,7 @@ def weights() -> dict[str, Tensor]:
 
 
 @pytest.fixture
-def path(tmp_path: Path, weights: dict[str, Tensor]) -> Path:
+def path(tmp_path, weights):
     save_file(weights, tmp_path / "some.safetensors")
     return tmp_path / "some.safetensors"
 
@@ -40,20 +39,20 @@ def in_memory(path: Path) -> int:
     return sum(int(size[1]) * 1024 for size in sizes if size)
 
 
-def test_returns_the_float32_tensors(path: Path, weights: dict[str, Tensor]) -> None:
+def test_returns_the_float32_tensors(path, weights):
     read = MappedSafetensors(path).tensors()
     del weights["a.count"]
     assert read.keys() == weights.keys()
     assert all(torch.equal(read[name], weights[name]) for name in weights)
 
 
-def test_metadata_is_not_a_tensor(tmp_path: Path) -> None:
+def test_metadata_is_not_a_tensor(tmp_path):
     path = tmp_path / "described.safetensors"
     save_file({"a": torch.ones(3)}, path, metadata={"dtype": "F32"})
     assert MappedSafetensors(path).tensors().keys() == {"a"}
 
 
-def test_released_pages_are_read_again(path: Path, weights: dict[str, Tensor]) -> None:
+def test_released_pages_are_read_again(path, weights):
     file = MappedSafetensors(path)
     read = file.tensors("0.")
     assert torch.equal(read["weight"], weights["0.weight"])
@@ -64,9 +63,7 @@ def test_released_pages_are_read_again(path: Path, weights: dict[str, Tensor]) -
 
 
 @torch.inference_mode()
-def test_offloaded_blocks_use_memory_only_during_forward(
-    path: Path, weights: dict[str, Tensor]
-) -> None:
+def test_offloaded_blocks_use_memory_only_during_forward(path, weights):
     blocks = nn.ModuleList([nn.Linear(1000, 1000), nn.Linear(1000, 1000)])
     offload_blocks(blocks, path, "")
     peak = 0
@@ -89,7 +86,7 @@ def test_offloaded_blocks_use_memory_only_during_forward(
 
 
 @torch.inference_mode()
-def test_release_changes_no_weight_and_no_result(models: Models) -> None:
+def test_release_changes_no_weight_and_no_result(models):
     before = {name: tensor.clone() for name, tensor in tensors(models.s3gen).items()}
     samples = torch.rand(48_000, generator=torch.Generator().manual_seed(1)).numpy()
     voice = prepare(models, samples, 24_000)

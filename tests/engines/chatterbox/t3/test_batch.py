@@ -35,7 +35,7 @@ def alone(t3, request_for):
     return [generate(new_batch(t3, slots=4), request) for request in varied(request_for, 12)]
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_tokens_do_not_depend_on_sequences_that_join_and_leave(t3, request_for, alone, seed):
     rng = random.Random(seed)
     batch = new_batch(t3, slots=4)

@@ -45,23 +45,21 @@ def test_logits_equal_upstreams_with_grouped_query_attention(request_for, monkey
     assert logit_error(t3, t3, request_for()) < 1e-5
 
 
-@pytest.mark.parametrize("guidance", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize(
     "params",
     [
         {},
-        {"synthesis_temperature": 1.5, "min_p": 0.0, "voice_exaggeration_factor": 1.0},
+        {"cfg_guidance_weight": 0.0, "synthesis_temperature": 1.5, "min_p": 0.0},
         {"synthesis_temperature": 0.3, "repetition_penalty": 1.0, "top_p": 0.8},
-        {"synthesis_temperature": 1.0, "repetition_penalty": 2.0, "top_p": 0.9},
+        {"cfg_guidance_weight": 1.0, "synthesis_temperature": 1.0, "repetition_penalty": 2.0}
+        | {"top_p": 0.9, "voice_exaggeration_factor": 1.0},
     ],
 )
-def test_tokens_equal_upstreams_with_the_same_random_numbers(
-    t3, upstream_t3, request_for, guidance, params
-):
-    request = request_for(cfg_guidance_weight=guidance, seed=7, **params)
+def test_tokens_equal_upstreams_with_the_same_random_numbers(t3, upstream_t3, request_for, params):
+    request = request_for(seed=7, **params)
     tokens = generate(new_batch(t3, slots=1), request)
     assert tokens == upstream_tokens(upstream_t3, request)
-    assert 50 < len(tokens) < request.max_tokens  # it ended with the stop token
+    assert 25 < len(tokens) < request.max_tokens  # it ended with the stop token
 
 
 def test_special_tokens_are_fed_back_but_not_returned(t3, upstream_t3, request_for):
@@ -191,7 +189,7 @@ def test_logits_of_converted_layers_do_not_depend_on_the_batch(converted, reques
 def test_packed_layers_give_the_same_tokens(t3, tiny_checkpoint, request_for):
     with tiny_sizes():
         packed = load(tiny_checkpoint, "cpu", packed=True).t3
-    for request in varied(request_for, 4):
+    for request in varied(request_for, 2):
         assert generate(new_batch(packed, 1), request) == generate(new_batch(t3, 1), request)
 
 
