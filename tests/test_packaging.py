@@ -53,6 +53,18 @@ def pins(lock: str) -> dict[str, list[Version]]:
     return found
 
 
+def test_the_top_level_holds_exactly_the_documented_files() -> None:
+    ignored = [line.rstrip("/") for line in (ROOT / ".gitignore").read_text().splitlines()]
+    visible = {
+        path.name
+        for path in ROOT.iterdir()
+        if not path.name.startswith(".") and not any(fnmatch(path.name, rule) for rule in ignored)
+    }
+    folders = {"app", "tests", "voices", "preloaded-voices", "models"}
+    assert visible == folders | {"Dockerfile", "LICENSE", "README.md", "pyproject.toml"}
+    assert all((ROOT / name).exists() for name in (".ci", ".github", ".env.example"))
+
+
 @pytest.mark.covers("locked dependencies")
 @pytest.mark.parametrize("lock", ALL_LOCKS)
 def test_every_locked_package_has_one_version_and_hashes(lock: str) -> None:
@@ -61,6 +73,13 @@ def test_every_locked_package_has_one_version_and_hashes(lock: str) -> None:
         assert re.fullmatch(r"[a-z0-9.-]+==[^\s;]+( ; .+)?", pin)
         assert hashes
         assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in hashes), pin
+
+
+@pytest.mark.parametrize("lock", ALL_LOCKS)
+def test_the_lock_names_no_index_and_no_path(lock: str) -> None:
+    text = (ROOT / ".ci" / lock).read_text()
+    assert "://" not in text
+    assert not re.search(r"^-|(^|\s)/", text, flags=re.MULTILINE)
 
 
 @pytest.mark.parametrize(("lock", "extras"), LOCKS.items())
@@ -204,12 +223,26 @@ def test_a_variant_has_packages_of_its_own_and_the_driver_for_them(
     assert f"nvidia-cudnn-cu{cuda}" in pins(lock)
 
 
+def test_image_has_the_pinned_torch_unless_overridden_in_the_build() -> None:
+    steps = instructions()
+    assert steps[0] == ("ARG", "TORCH=pinned")
+    assert ("FROM", "torch-$TORCH AS packages") in steps
+    assert final_stage()[0] == ("FROM", "torch-$TORCH")
+
+
 @pytest.mark.covers("container hardening")
 def test_the_service_is_not_root_and_its_command_is_the_projects() -> None:
     assert only("USER") == "1000:1000"
     assert json.loads(only("ENTRYPOINT")) == ["chatterbox-tts"] == list(PROJECT["scripts"])
     assert json.loads(only("CMD")) == ["serve"]
     assert only("STOPSIGNAL") == "SIGTERM"
+
+
+def test_the_image_has_a_c_compiler_and_no_other_build_tool() -> None:
+    (apt,) = [rest for name, rest in final_stage() if name == "RUN" and "apt-get" in rest]
+    packages = re.search(r"--no-install-recommends ([a-z0-9 -]+?) *&&", apt)
+    assert packages
+    assert packages[1].split() == ["gcc", "libc6-dev", "python3", "python3-dev"]
 
 
 @pytest.mark.covers("locked dependencies")
@@ -227,6 +260,12 @@ def test_everything_that_the_service_writes_has_a_writable_place() -> None:
     }
     assert len(places) == 7
     assert all(re.match(r"/(tmp|cache)(/|$)", value) for value in places.values())
+
+
+def test_image_runs_the_real_model_on_all_gpus() -> None:
+    wanted = {"MODEL": "chatterbox", "NVIDIA_VISIBLE_DEVICES": "all", "PORT": "8000"}
+    assert wanted.items() <= environment().items()
+    assert environment()["NVIDIA_DRIVER_CAPABILITIES"] == "compute,utility"
 
 
 def test_the_image_holds_no_secret() -> None:

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from app.core.audio import BYTES_PER_SAMPLE
 from app.core.errors import DeviceFailed, EngineFailed, OutOfMemory, ServiceError
+from app.core.retry_budget import RetryBudget
 from app.engines.base import Engine
 from app.ipc import messages
 from app.ipc.messages import JobCancelled, JobDone, JobFailed
@@ -21,6 +22,8 @@ log = logging.getLogger(__name__)
 
 MAX_CONSECUTIVE_OOM = 2
 """The worker is replaced when this many jobs in a row run out of memory, even after a retry."""
+
+DEVICE = "device"
 
 
 class Send(Protocol):
@@ -82,7 +85,7 @@ class JobRunner:
         self._report = report
         self._running: dict[str, tuple[ActiveJob, asyncio.Task[None]]] = {}
         self._completions: set[asyncio.Task[None]] = set()
-        self._consecutive_oom = 0
+        self._consecutive_oom = RetryBudget[str](MAX_CONSECUTIVE_OOM)
         self._last_oom_at = 0.0
         voices.on_device_failure = self._on_voice_broke_device
 
@@ -154,11 +157,11 @@ class JobRunner:
         """Count consecutive `OutOfMemory` failures; jobs that ran concurrently count once."""
         match message:
             case JobDone():
-                self._consecutive_oom = 0
+                self._consecutive_oom = RetryBudget[str](MAX_CONSECUTIVE_OOM)
             case JobFailed(code=OutOfMemory.code) if job.began_at > self._last_oom_at:
                 self._last_oom_at = monotonic()
-                self._consecutive_oom += 1
-                if self._consecutive_oom >= MAX_CONSECUTIVE_OOM:
+                self._consecutive_oom.record(DEVICE)
+                if self._consecutive_oom.exhausted(DEVICE):
                     self._request_restart(
                         f"short of memory {MAX_CONSECUTIVE_OOM} times in a row: {message.message}"
                     )
