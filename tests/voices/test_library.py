@@ -631,7 +631,7 @@ async def test_listed_voices_are_always_decoded(store, folders):
         scan = asyncio.create_task(store.scan())
         while not scan.done():
             assert {*store.snapshot().values()} <= {*in_folder(folders.decoded)}
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
         await scan
         assert len(store.ids()) == 3
 
