@@ -88,7 +88,8 @@ class Settings(BaseSettings):
     )
     debug: bool = Field(False, description="Debug logging and FastAPI's debug pages.")
     log_level: Annotated[
-        Literal["CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG"], BeforeValidator(str.upper)
+        Literal["CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG"],
+        BeforeValidator(lambda value: str(value).upper()),
     ] = Field("INFO", description="The logging level (e.g. `INFO`, `DEBUG`).")
     public_metrics: bool = Field(False, description="`/metrics` may be read without the key.")
     workers_per_device: int = Field(
@@ -133,7 +134,9 @@ class Settings(BaseSettings):
         True,
         description="Mark Chatterbox's speech as synthetic with an inaudible watermark (Perth).",
     )
-    torch_compile: Annotated[Literal["auto", "true", "false"], BeforeValidator(str.lower)] = Field(
+    torch_compile: Annotated[
+        Literal["auto", "true", "false"], BeforeValidator(lambda value: str(value).lower())
+    ] = Field(
         "auto",
         description="Compile Chatterbox's hot path with `torch.compile` while a worker starts: "
         "`true`, `false`, or `auto`, on GPUs only (on a CPU it takes minutes and gains little).",

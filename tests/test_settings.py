@@ -17,6 +17,32 @@ from app.core.process_env import child_environment, cpu_count, cpu_quota, visibl
 from app.settings import Settings, load_settings, unknown_settings
 from tests.support.service import ROOT
 
+PROMISED = {
+    "API_KEY": None,
+    "HOST": "0.0.0.0",  # noqa: S104
+    "PORT": 8000,
+    "DEBUG": False,
+    "LOG_LEVEL": "INFO",
+    "WORKERS_PER_DEVICE": 1,
+    "CONCURRENT_REQUESTS_PER_WORKER": 1,
+    "VOICES_DIR": "voices/",
+    "PRELOADED_VOICES_DIR": "preloaded-voices/",
+    "MODEL_PATH": "models",
+    "CORS_ORIGINS": "*",
+    "TTS_VOICE_EXAGGERATION_FACTOR": 0.5,
+    "TTS_CFG_GUIDANCE_WEIGHT": 0.5,
+    "TTS_SYNTHESIS_TEMPERATURE": 0.8,
+    "TTS_TEXT_PROCESSING_CHUNK_SIZE": 150,
+    "TTS_AUDIO_TOKENS_PER_SLICE": 35,
+    "TTS_REMOVE_LEADING_MILLISECONDS": 0,
+    "TTS_REMOVE_TRAILING_MILLISECONDS": 0,
+    "TTS_CHUNK_OVERLAP_STRATEGY": "full",
+    "TTS_CROSSFADE_DURATION_MILLISECONDS": 30,
+    "TTS_SPEECH_TOKEN_QUEUE_MAX_SIZE": 2,
+    "TTS_PCM_CHUNK_QUEUE_MAX_SIZE": 3,
+}
+"""Names and defaults that were promised from the beginning."""
+
 EXAMPLE = """\
 # Server Settings
 API_KEY="your-super-secret-api-key"
@@ -61,6 +87,21 @@ def complaints(given: Callable[..., Settings], **environment: Any) -> list[str]:
     with pytest.raises(StartupError) as refusal:
         given(**environment)
     return str(refusal.value).splitlines()
+
+
+@pytest.mark.parametrize("name", PROMISED)
+def test_documented_variables_have_their_defaults(name: str) -> None:
+    default = PROMISED[name]
+    value = getattr(load_settings(api_key_required=False), name.lower())
+    match name:
+        case "API_KEY":
+            assert not value.get_secret_value()
+        case "CORS_ORIGINS":
+            assert value == (default,)
+        case _ if isinstance(value, Path):
+            assert value == Path(str(default))
+        case _:
+            assert value == default
 
 
 def shown(value: Any) -> str:
@@ -440,8 +481,9 @@ def test_the_example_file_explains_every_setting() -> None:
     assert (ROOT / ".env.example").read_text() == env_example()
 
 
-def test_the_example_file_asks_for_a_key(folder: Path) -> None:
+def test_the_example_file_changes_nothing_but_asks_for_a_key(folder: Path) -> None:
     (folder / ".env").write_text((ROOT / ".env.example").read_text())
+    assert load_settings(api_key_required=False) == Settings.model_construct()
     with pytest.raises(StartupError, match="API_KEY"):
         load_settings(api_key_required=True)
 

@@ -27,8 +27,8 @@ from app.bench import random_weights
 from app.core.errors import StartupError
 
 VOICE_FILE = "conds.pt"
-LONG_PROMPT_S = 10
-"""Recordings usually give a prompt that long or longer."""
+PROMPT_REPEATS = 5
+"""The random voice has a prompt of two seconds; recordings usually have ten or more."""
 
 
 @contextmanager
@@ -49,7 +49,7 @@ def benchmark_checkpoint(model_path: str, tiny: bool) -> Iterator[Path]:
                 for path in full_checkpoint().glob("[!.]*"):
                     (folder / path.name).symlink_to(path)
             (folder / VOICE_FILE).unlink()
-            torch.save(random_weights.conditionals(0, LONG_PROMPT_S), folder / VOICE_FILE)
+            torch.save(random_weights.conditionals(0, PROMPT_REPEATS), folder / VOICE_FILE)
         except OSError as fault:
             raise StartupError(
                 f"cannot make random weights in {tempfile.gettempdir()}: {fault.strerror}"

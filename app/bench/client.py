@@ -127,11 +127,13 @@ class SpeechClient:
             self._connection = None
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        if not self._connection or self._connection[0].at_eof():
+        if self._connection and (self._connection[0].at_eof() or self._connection[1].is_closing()):
+            self.close()
+        if not self._connection:
             secure = self._url.scheme == "https"
             port = self._url.port or (443 if secure else 80)
             self._connection = await asyncio.open_connection(
-                self._url.hostname, port, ssl=secure or None
+                self._url.hostname, port, ssl=secure or None, limit=READ_BYTES // 4
             )
         return self._connection
 
@@ -142,7 +144,7 @@ class SpeechClient:
                 if not (data := await reader.read(READ_BYTES)):
                     raise ConnectionResetError
                 response.parser.feed_data(data)
-                if self._paced:
+                if self._paced and not result.outcome:
                     ahead_s = result.playout.due_s - (perf_counter() - response.began)
                     await asyncio.sleep(ahead_s - READ_AHEAD_S)
         except ConnectionError:

@@ -149,10 +149,10 @@ def _scale_f0(weights: Weights, filters: str, lengths: str) -> None:
 # --- conditionals and text ----------------------------------------------------------------------
 
 
-def conditionals(seed: int, prompt_s: int = 2) -> dict[str, dict[str, Any]]:
-    """Return a voice as upstream saves it, with a prompt of `prompt_s` seconds."""
+def conditionals(seed: int, prompt_repeats: int = 1) -> dict[str, dict[str, Any]]:
+    """Return a voice as upstream saves it, with a prompt of two seconds that is repeated."""
     generator = _generator(f"conds, seed {seed}")
-    tokens, vocabulary = prompt_s * TOKENS_PER_SECOND, START
+    tokens, vocabulary = 2 * TOKENS_PER_SECOND, START
 
     def noise(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator)
@@ -166,9 +166,11 @@ def conditionals(seed: int, prompt_s: int = 2) -> dict[str, dict[str, Any]]:
             "emotion_adv": torch.full((1, 1, 1), 0.5),
         },
         "gen": {
-            "prompt_token": torch.randint(vocabulary, (1, tokens), generator=generator),
-            "prompt_token_len": torch.tensor([tokens]),
-            "prompt_feat": 2 * noise(1, 2 * tokens, 80) - 5,
+            "prompt_token": torch.randint(vocabulary, (1, tokens), generator=generator).repeat(
+                1, prompt_repeats
+            ),
+            "prompt_token_len": torch.tensor([tokens * prompt_repeats]),
+            "prompt_feat": (2 * noise(1, 2 * tokens, 80) - 5).repeat(1, prompt_repeats, 1),
             "prompt_feat_len": None,
             "embedding": noise(1, 192),
         },

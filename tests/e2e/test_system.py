@@ -23,7 +23,7 @@ def health_port() -> int:
 
 @pytest.fixture
 def loading(tmp_path: Path, health_port: int) -> Iterator[Service]:
-    """A service that answers, and whose worker is not ready before `finish_loading`."""
+    """A service that answers, and whose worker is not ready before the file `go` exists."""
     service = Service(tmp_path, {"MODEL": LOADING, "PORT_HEALTH": health_port})
     try:
         service.wait_until(service.answers, 20)

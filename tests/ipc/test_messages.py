@@ -103,3 +103,7 @@ def test_refuses_unknown_fields(kind: type[Message]) -> None:
     frame = msgspec.msgpack.encode({"type": kind.__name__, "extra": 1})
     with pytest.raises(msgspec.ValidationError):
         msgspec.msgpack.decode(frame, type=kind)
+
+
+def test_default_parameters_are_those_of_upstream() -> None:
+    assert (PARAMS.repetition_penalty, PARAMS.min_p, PARAMS.top_p) == (1.2, 0.05, 1.0)

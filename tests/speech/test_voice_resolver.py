@@ -17,7 +17,7 @@ from tests.voices.test_library import LOW
 async def state(tmp_path: Path) -> AsyncIterator[Any]:
     """An object with `voices` and `settings`."""
     store = VoiceLibrary(tmp_path, tmp_path, tmp_path, 10_000_000)
-    for voice_id in ("jane.wav", "john.wav", "john.mp3", "echo.wav"):
+    for voice_id in ("jane.wav", "john.wav", "john.mp3", "echo.wav", "me.wav", "me.mp3"):
         await store.add(voice_id, io.BytesIO(LOW), replace=False)
     aliases = {"nova": "jane", "echo": "jane", "me": "john.mp3", "gone": "gone.wav", "both": "john"}
     aliases["zo\u00eb"] = "jane"
@@ -67,6 +67,8 @@ async def test_lists_each_voice_name_once(state: Any) -> None:
         "jane.wav": "jane",
         "john.mp3": "john.mp3",
         "john.wav": "john.wav",
+        "me.mp3": "me.mp3",
+        "me.wav": "me.wav",
         "nova": "nova (jane)",
         "me": "me (john.mp3)",
         "zo\u00eb": "zo\u00eb (jane)",

@@ -294,7 +294,8 @@ class Dispatcher:
             self._end(job, WorkerLost(f"audio chunk {seq} came in place of {job.chunks}"))
             return
         now, samples = monotonic(), len(pcm) // BYTES_PER_SAMPLE
-        if job.first_audio_at is None:
+        if not job.first_audio_counted:
+            job.first_audio_counted = True
             self._metrics.first_audio(now - job.accepted_at)
         if gap_s := job.add_audio(samples, now):
             self._metrics.underrun(gap_s)

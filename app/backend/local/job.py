@@ -30,9 +30,8 @@ class Worker:
 class Job:
     """One accepted request. Times are in seconds by `monotonic`.
 
-    `first_audio_at`: in the first attempt that made audio. `lost_work_s`: spent on workers that
-    died. `playout_end_at`: when a client that plays audio as it arrives will have played all of it.
-    `paused_at`: when the job used up its credit.
+    `lost_work_s`: spent on workers that died. `playout_end_at`: when a client that plays audio as
+    it arrives will have played all of it. `paused_at`: when the job used up its credit.
     """
 
     id: str
@@ -48,6 +47,7 @@ class Job:
     sent_at: float | None = None
     lost_work_s: float = 0.0
     first_audio_at: float | None = None
+    first_audio_counted: bool = False  # in the metric, once for all attempts
     playout_end_at: float = 0.0
     paused_at: float | None = None
     paused_s: float = 0.0
@@ -58,7 +58,7 @@ class Job:
         self.started = False
         self.granted = credit
         self.chunks = self.samples = 0
-        self.paused_at = None
+        self.first_audio_at = self.paused_at = None
         self.paused_s = 0.0
 
     def release(self) -> None:
@@ -69,9 +69,7 @@ class Job:
     def add_audio(self, samples: int, now: float) -> float:
         """Count one chunk; return the length of the playout gap before it in seconds."""
         if self.first_audio_at is None:
-            self.first_audio_at = now
-        if not self.chunks:
-            self.playout_end_at = now
+            self.first_audio_at = self.playout_end_at = now
         gap_s = max(0.0, now - self.playout_end_at)
         self.playout_end_at += gap_s + samples / SAMPLE_RATE
         self.chunks += 1

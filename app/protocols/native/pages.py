@@ -26,7 +26,7 @@ _DOCS_POLICY = _POLICY | {
 
 async def _file(request: Request) -> Response:
     """Send the file of the path, or 304 if the client has this version."""
-    path = request.scope["path"]
+    path = request.scope["route"].path  # a path may end in a line feed, which Starlette ignores
     file, policy = (DOCS, _DOCS_POLICY) if path == "/docs" else (WEB_FILES[path], _POLICY)
     headers = {
         "Cache-Control": "no-cache",  # may be stored, but must be revalidated

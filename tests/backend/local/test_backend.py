@@ -179,6 +179,9 @@ async def test_pauses_double_until_the_circuit_opens_and_a_finished_job_resets_t
         patch.setattr(sys, "executable", str(env.folder / "no-python"))
         worker = env.supervise()
         await until(lambda: worker.restarts == 1, 0.01)
+    assert worker.state == "starting"
+    with pytest.raises(NotReady):
+        env.submit("one")
     assert "no process can be started" in str(worker.last_error)
     pauses = [worker._count_death(WorkerLost("it died")) for _ in range(6)]
     assert pauses == [2, 4, 8, 60, 60, 60]
@@ -221,6 +224,15 @@ async def test_worker_that_never_gets_ready_is_replaced(env: BackendEnv) -> None
 
 
 # --- the end --------------------------------------------------------------------------------------
+
+
+async def test_idle_worker_exits_by_itself(env: BackendEnv) -> None:
+    worker = env.supervise()
+    pid = await wait_ready(worker)
+    await env.backend.stop_workers()
+    assert worker.state == "stopped"
+    assert worker.restarts == 0
+    assert not psutil.pid_exists(pid)
 
 
 async def test_busy_worker_is_killed(env: BackendEnv, monkeypatch: pytest.MonkeyPatch) -> None:

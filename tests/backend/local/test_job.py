@@ -92,7 +92,7 @@ async def test_each_outcome_is_counted(env: DispatcherEnv) -> None:
     for name in "abc":
         env.submit(name)
     left = env.submit("d")
-    waiting = env.submit("e")
+    env.submit("e")
     first, second, third = (job.job for job in worker.jobs_sent)
     env.dispatcher.job_started(worker, third)
     env.send(worker, JobFailed(first, "engine_error", "it failed"))
@@ -101,10 +101,17 @@ async def test_each_outcome_is_counted(env: DispatcherEnv) -> None:
     env.send(worker, JobDone(second, 0, 0))
     env.start(worker)
     env.lose(worker, WorkerStalled)
+    waiting = env.submit("f")
     env.dispatcher.set_accepting(False)
     assert waiting.ended
     assert env.metric("tts_job_realtime_factor_count") == 0  # no audio
-    assert env.outcomes() == {"engine_error": 1, "cancelled": 1, "done": 1, "worker_stalled": 2}
+    assert env.outcomes() == {
+        "engine_error": 1,
+        "cancelled": 1,
+        "done": 1,
+        "worker_stalled": 2,
+        "not_ready": 1,
+    }
 
 
 # --- log ------------------------------------------------------------------------------------------

@@ -114,6 +114,7 @@ def device_assert(*args, **kwargs):
     [
         (T3Batch, "admit", no_memory, OutOfMemory),
         (T3Batch, "step", device_assert, DeviceFailed),
+        (T3Batch, "step", no_memory, OutOfMemory),
         (Flow, "solve", no_memory, OutOfMemory),
         (Vocoder, "filter", device_assert, DeviceFailed),
     ],

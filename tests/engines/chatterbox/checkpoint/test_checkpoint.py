@@ -48,7 +48,7 @@ def tokens():
 
 def test_same_seed_gives_the_same_files(tiny_checkpoint, tmp_path):
     again = make_checkpoint(tmp_path / "again", end_at=50)
-    other = make_checkpoint(tmp_path / "other", seed=1)
+    other = make_checkpoint(tmp_path / "other", seed=1, end_at=50)
     for name in ENGLISH.files:
         if name != "conds.pt":
             assert (again / name).read_bytes() == (tiny_checkpoint / name).read_bytes()
