@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from app.core.cpu import cpu_count, cpu_quota
 from app.core.engine_config import ChatterboxOptions, EngineConfig, QueueSizes
 from app.core.errors import StartupError
 from app.core.params import SynthesisParams
-from app.core.process_env import child_environment, cpu_count, cpu_quota, visible_cuda_devices
+from app.core.process_env import child_environment, visible_cuda_devices
 from app.settings import Settings, load_settings, unknown_settings
 from tests.support.service import ROOT
 
@@ -417,7 +418,7 @@ def test_an_operators_choice_of_gpus_is_read(monkeypatch: pytest.MonkeyPatch) ->
 def test_the_cores_are_those_of_this_process(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("app.core.process_env.CGROUP", tmp_path)
+    monkeypatch.setattr("app.core.cpu.CGROUP", tmp_path)
     assert cpu_count() == len(os.sched_getaffinity(0))
 
 
@@ -428,7 +429,7 @@ def test_the_cores_are_those_of_this_process(
 def test_cpu_count_respects_a_containers_quota(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quota: str, cores: int
 ) -> None:
-    monkeypatch.setattr("app.core.process_env.CGROUP", tmp_path)
+    monkeypatch.setattr("app.core.cpu.CGROUP", tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
     (tmp_path / "cpu.max").write_text(f"{quota}\n")
     assert cpu_count() == cores

@@ -28,11 +28,11 @@ from app.bench.stages import (
     without_end_token,
 )
 from app.core.audio import SAMPLE_RATE, Samples
+from app.core.cpu import cpu_count
 from app.core.engine_config import EngineConfig, QueueSizes
 from app.core.errors import EngineFailed
 from app.core.log import set_up_logging
 from app.core.params import SynthesisParams
-from app.core.process_env import cpu_count
 from app.engines.base import Engine, SpeechSlice, TextChunk
 from app.engines.registry import load_engine
 from app.pipeline.joiner import ChunkJoiner, to_int16

@@ -14,9 +14,10 @@ from rich.console import Console
 from rich.table import Table
 
 from app.cli.console import open_for_writing, progress_bar
+from app.core.cpu import cpu_count
 from app.core.devices import detect
 from app.core.errors import StartupError
-from app.core.process_env import cpu_count, visible_cuda_devices
+from app.core.process_env import visible_cuda_devices
 from app.model_files import manifest
 from app.settings import Settings, load_settings
 

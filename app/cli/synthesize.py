@@ -13,10 +13,11 @@ import typer
 
 from app.cli.console import open_for_writing, progress_bar
 from app.core.audio import BYTES_PER_SAMPLE, SAMPLE_RATE
+from app.core.cpu import cpu_count
 from app.core.errors import InvalidRequest, StartupError
 from app.core.log import set_up_logging
 from app.core.params import MAX_SEED
-from app.core.process_env import cpu_count, visible_cuda_devices
+from app.core.process_env import visible_cuda_devices
 from app.settings import Settings, load_settings
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from app.backend.local.backend import LocalBackend
 from app.backend.local.runtime_dir import runtime_dir
 from app.core.background import BackgroundTasks
-from app.core.process_env import cpu_count
+from app.core.cpu import cpu_count
 from app.http.dependencies import AppState
 from app.observability.metrics import Metrics
 from app.settings import Settings

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import psutil
 
+from app.core.cpu import cpu_count
 from app.core.errors import PoisonRequest, QueueFull, VoiceNotFound, WorkerLost, from_code
-from app.core.process_env import cpu_count
 from tests.support.http_client import Response
 from tests.support.service import Service
 

@@ -25,9 +25,10 @@ from app.backend.local.runtime_dir import RuntimeDir
 from app.backend.local.voice_tracker import VoiceTracker
 from app.core.audio import SAMPLE_RATE
 from app.core.background import BackgroundTasks
+from app.core.cpu import cpu_count
 from app.core.devices import Device, detect
 from app.core.errors import Draining, NotReady
-from app.core.process_env import cpu_count, visible_cuda_devices
+from app.core.process_env import visible_cuda_devices
 from app.ipc.channels import Broadcaster, broadcast_address
 from app.ipc.messages import Drain, WorkerConfig
 from app.observability.metrics import Metrics
