@@ -90,7 +90,7 @@ def set_normaliser(normaliser: Callable[[str], str]) -> None:
 # --- the command ----------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_writes_table_json_and_plot(tmp_path: Path) -> None:
     json_file, picture = tmp_path / "figures.json", tmp_path / "picture.png"
     done = bench(

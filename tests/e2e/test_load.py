@@ -127,6 +127,7 @@ async def test_hundred_clients_leaving_during_stream_are_cancelled(
 
 
 @pytest.mark.fault(14)
+@pytest.mark.heavy
 async def test_five_hundred_clients_leaving_at_random_have_one_outcome_each(
     crowded_service: Service,
 ) -> None:
@@ -173,6 +174,7 @@ async def test_five_hundred_clients_leaving_at_random_have_one_outcome_each(
 
 
 @pytest.mark.fault(15)
+@pytest.mark.heavy
 async def test_thousand_requests_at_once_are_served_in_order_or_refused(
     start: Callable[..., Service],
 ) -> None:

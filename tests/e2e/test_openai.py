@@ -208,15 +208,15 @@ def test_alias_of_missing_voice_logs_a_warning(service: Service) -> None:
 def test_speech_at_another_speed_is_recognised_and_has_the_expected_length(
     preview: Service, speed: float
 ) -> None:
-    recordings = []
+    recordings, sentences = [], SENTENCES[:5]
     with closing(openai_client(preview)) as client:
-        for seed, text in enumerate(SENTENCES):
+        for seed, text in enumerate(sentences):
             options: dict[str, Any] = {"extra_body": {"seed": seed}}
             plain = speak(client, text, **options)
             pcm = speak(client, text, speed=speed, **options)
             assert len(pcm) == pytest.approx(len(plain) / speed, rel=0.001)
             recordings.append(np.frombuffer(pcm, "<i2").astype(np.float32) / 32768)
     recognised = [" ".join(sentence) for sentence in transcribe_all(recordings)]
-    written = [" ".join(words(text)) for text in SENTENCES]
+    written = [" ".join(words(text)) for text in sentences]
     print(f"speed {speed}: word error rate {jiwer.wer(written, recognised):.1%}")
     assert jiwer.wer(written, recognised) <= MAX_WORD_ERROR_RATE, recognised
