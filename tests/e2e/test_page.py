@@ -405,7 +405,7 @@ async def test_aborted_response_is_shown_as_incomplete(
 ) -> None:
     tab = await open_page(scripted)
     tab.tolerated = ("ERR_INCOMPLETE_CHUNKED_ENCODING",)
-    await speak(tab.page, "audio50 sleep0.3 raise", format, seed=None)
+    await speak(tab.page, "audio50 sleep2 raise", format, seed=None)
     await expect(tab.page.locator("#failure")).to_contain_text("The answer broke off after")
     await expect(tab.page.locator("#state")).to_have_text("Not complete.")
     await expect(tab.page.locator("#audio")).to_be_visible()
