@@ -27,7 +27,7 @@ ARG TORCH=pinned
 
 # "base" is the CUDA runtime without the math libraries: torch's wheels bring their own. 24.04 for
 # its Python 3.12.
-FROM nvidia/cuda:12.6.3-base-ubuntu24.04 AS base
+FROM nvidia/cuda:12.6.3-base-ubuntu24.04@sha256:c87e78933f4c16e3272123bf2f75537306596d0fbaa395a29696a22786e5ee0e AS base
 ENV PATH=/venv/bin:$PATH \
     PYTHONUNBUFFERED=1
 

@@ -200,11 +200,12 @@ def environment() -> dict[str, str]:
     return dict(re.findall(r'(\w+)="?([^"\s]+)"?', only("ENV")))
 
 
-def test_the_base_image_is_pinned_to_a_release() -> None:
+def test_the_base_image_is_pinned_by_digest() -> None:
+    pattern = r"nvidia/cuda:\d+\.\d+\.\d+-base-ubuntu24\.04@sha256:[0-9a-f]{64}"
     stages = [rest.split(" AS ") for name, rest in instructions() if name == "FROM"]
     names = {stage[1] for stage in stages if len(stage) == 2}
     bases = {stage[0].replace("$TORCH", "pinned") for stage in stages} - names
-    assert all(re.fullmatch(r"nvidia/cuda:\d+\.\d+\.\d+-base-ubuntu24\.04", base) for base in bases)
+    assert all(re.fullmatch(pattern, base) for base in bases)
 
 
 @pytest.mark.parametrize(
@@ -396,7 +397,7 @@ def workflow(name: str) -> dict[Any, Any]:
 @pytest.mark.parametrize(
     ("name", "triggers", "runs"),
     [
-        ("ci.yml", {"push", "pull_request"}, "bash .ci/run"),
+        ("ci.yml", {"pull_request", "workflow_call"}, "bash .ci/run"),
         ("nightly.yml", {"schedule", "workflow_dispatch"}, "bash .ci/nightly"),
         ("publish-docker.yml", {"push"}, ""),
         ("security.yml", {"push", "pull_request", "schedule"}, "bash .ci/audit"),
@@ -410,7 +411,7 @@ def test_a_workflow_may_only_read_and_ends_in_time(
     assert ({events} if isinstance(events, str) else {*events}) == triggers
     assert made["permissions"] == {"contents": "read"}
     assert "concurrency" in made
-    (job,) = made["jobs"].values()
+    (job,) = [job for job in made["jobs"].values() if "uses" not in job]
     assert job["timeout-minutes"] <= 120
     assert runs in [step.get("run", "") for step in [{}, *job["steps"]]]
 
@@ -420,8 +421,19 @@ def test_the_audit_keeps_its_sbom() -> None:
     assert job["steps"][-1]["with"]["path"] == "sbom.cdx.json"
 
 
-def test_every_push_publishes_latest_and_its_commit() -> None:
-    steps = workflow("publish-docker.yml")["jobs"]["publish"]["steps"]
+@pytest.mark.parametrize("path", sorted((ROOT / ".github" / "workflows").iterdir()), ids=str)
+def test_actions_are_pinned_by_commit(path: Path) -> None:
+    used = re.findall(r"uses: (.*)", path.read_text())
+    ours = "./.github/workflows/"
+    assert used
+    assert all(name.startswith(ours) or re.search(r"@[0-9a-f]{40} # v", name) for name in used)
+
+
+def test_a_push_is_published_once_its_tests_have_passed() -> None:
+    jobs = workflow("publish-docker.yml")["jobs"]
+    assert jobs["test"]["uses"] == "./.github/workflows/ci.yml"
+    assert jobs["publish"]["needs"] == "test"
+    steps = jobs["publish"]["steps"]
     used = {step["uses"].split("@")[0]: step.get("with") for step in steps if "uses" in step}
     assert used["docker/login-action"] == {
         "username": "${{ vars.DOCKERHUB_USERNAME }}",
@@ -429,10 +441,9 @@ def test_every_push_publishes_latest_and_its_commit() -> None:
     }
     build = used["docker/build-push-action"]
     assert build["push"] is True
-    assert build["tags"].split("\n")[:2] == [
-        "${{ env.IMAGE }}:latest",
-        "${{ env.IMAGE }}:${{ github.sha }}",
-    ]
+    commit, latest = build["tags"].splitlines()
+    assert commit == "${{ env.IMAGE }}:${{ github.sha }}"
+    assert "github.ref_name == github.event.repository.default_branch &&" in latest
 
 
 FLAW = {"vulns": [{"id": "X-1", "fix_versions": ["2.8"]}]}
