@@ -8,7 +8,6 @@ import difflib
 import os
 import re
 import secrets
-import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -30,6 +29,7 @@ from pydantic_settings import (
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
 )
 
 from app.core.engine_config import ChatterboxOptions, EngineConfig, QueueSizes, S3GenDtype, T3Dtype
@@ -48,10 +48,12 @@ from app.core.params import (
     TextChunkSize,
     TrailingTrim,
 )
+from app.core.unicode import nfc
 from app.core.validation import describe_error
 
 ENV_FILE = Path(".env")
 SHORT_NAME = 5
+SAFE_KEY_LENGTH = 16
 
 FIRST_SLICE = 20
 SLICE_GROWTH = {"cpu": 2.0, "cuda": 1.0}
@@ -109,6 +111,13 @@ class Settings(BaseSettings):
     voices_dir: Path = Field(Path("voices/"), description="The folder for uploaded voices.")
     preloaded_voices_dir: Path = Field(
         Path("preloaded-voices/"), description="The folder of preloaded voices."
+    )
+    voice_cache_mb: int = Field(
+        10_240,
+        ge=1,
+        le=1_048_576,
+        description="Disk space for decoded voices, in MB: up to 11 for each, in the user's cache "
+        "folder (`/cache` in Docker). Further voices are refused with 507.",
     )
     model_path: Path = Field(Path("models"), description="The folder of the model's weights.")
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -233,6 +242,23 @@ class Settings(BaseSettings):
     # Limits
     max_text_length: int = Field(20_000, ge=1, le=1_000_000, description="Characters per request.")
     max_upload_mb: int = Field(25, ge=1, le=1024, description="Largest voice file, in MB.")
+    max_connections: int = Field(
+        4096, ge=1, le=49_152, description="Open connections; further ones are answered 503."
+    )
+    max_connections_per_address: int = Field(
+        0,
+        ge=0,
+        le=49_152,
+        description="Open connections of one IPv4 address or IPv6 network (/64). `0`: any number, "
+        "as is needed behind a proxy.",
+    )
+    keep_alive_seconds: int = Field(
+        75,
+        ge=1,
+        le=3600,
+        description="Time for which an idle connection stays open. A proxy's own should be "
+        "shorter, or it may send a request while the connection closes.",
+    )
     max_queued_requests: int = Field(
         100, ge=0, le=100_000, description="Requests that may wait; further ones are answered 429."
     )
@@ -247,14 +273,18 @@ class Settings(BaseSettings):
     )
     client_stall_seconds: Duration = Field(
         600,
-        description="A client that reads nothing for so long, while its job occupies a slot, is "
-        "cancelled.",
+        description="A client that leaves audio unread for so long is cut off, also if its job is "
+        "done.",
     )
     worker_stall_seconds: Duration = Field(
-        120, description="A busy worker that makes no progress for so long is killed and replaced."
+        120,
+        description="A worker with a job or a voice that makes no progress for so long is killed "
+        "and replaced.",
     )
     worker_start_seconds: Duration = Field(
-        900, description="A worker that is not ready after so long is replaced."
+        900,
+        description="A worker that is not ready, and has made no progress for so long, is "
+        "replaced.",
     )
     shutdown_grace_seconds: float = Field(
         30,
@@ -289,8 +319,7 @@ class Settings(BaseSettings):
     def _pairs(cls, value: Any) -> Any:
         if not isinstance(value, str):
             return value
-        composed = unicodedata.normalize("NFC", value)  # the form in which names are compared
-        pairs = [pair.partition("=") for pair in composed.split(",") if pair.strip()]
+        pairs = [pair.partition("=") for pair in nfc(value).split(",") if pair.strip()]
         aliases = {name.strip(): voice.strip() for name, _, voice in pairs}
         if len(aliases) < len(pairs) or not all(map(all, aliases.items())):
             raise PydanticCustomError(
@@ -375,6 +404,11 @@ class _Environment(EnvSettingsSource):
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         value, name, is_complex = super().get_field_value(field, field_name)
+        if field_name == "api_key" and re.search(r"^[^'\"].*\s#", (value or "").strip()):
+            raise StartupError(
+                "API_KEY: what follows ' #' may be a comment or part of the key; put the key into "
+                "quotes, or remove the comment"
+            )
         return _unquote(value), name, is_complex
 
 
@@ -387,11 +421,24 @@ def load_settings(*, api_key_required: bool, **overrides: Any) -> Settings:
         settings = Settings(**overrides)
     except ValidationError as error:
         raise StartupError("\n".join(_messages(error))) from None
+    except SettingsError as error:
+        raise StartupError(str(error.__cause__)) from None
     except (OSError, UnicodeError) as error:
         raise StartupError(f"cannot read {ENV_FILE}: {error}") from None
     if api_key_required and not settings.api_key.get_secret_value().strip():
         raise StartupError("API_KEY is not set: choose a secret key, e.g. API_KEY=… in .env")
     return settings
+
+
+def weak_key(settings: Settings) -> list[str]:
+    """A warning about a key that can be guessed, if other machines can connect."""
+    length = len(settings.api_key.get_secret_value().strip())
+    if length >= SAFE_KEY_LENGTH or settings.host in ("localhost", "127.0.0.1", "::1"):
+        return []
+    return [
+        f"API_KEY has {length} characters and may be guessed: use {SAFE_KEY_LENGTH} or more, or "
+        "HOST=127.0.0.1 for this machine only"
+    ]
 
 
 def unknown_settings(env_file: Path = ENV_FILE) -> list[str]:

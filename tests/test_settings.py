@@ -15,7 +15,7 @@ from app.core.engine_config import ChatterboxOptions, EngineConfig, QueueSizes
 from app.core.errors import StartupError
 from app.core.params import SynthesisParams
 from app.core.process_env import child_environment, visible_cuda_devices
-from app.settings import Settings, load_settings, unknown_settings
+from app.settings import Settings, load_settings, unknown_settings, weak_key
 from tests.support.service import ROOT
 
 PROMISED = {
@@ -265,7 +265,6 @@ def test_promised_env_file_works(
         ('"a # in it"', "a # in it"),
         ("a#b", "a#b"),
         ("#a", "#a"),
-        ("key # comment", "key"),
         (" # only a comment", ""),
         ("it's", "it's"),
         ("a=b=c", "a=b=c"),
@@ -277,6 +276,31 @@ def test_env_file_means_the_same_with_and_without_docker(
     (folder / ".env").write_text(f"API_KEY={written}\n")
     assert given().api_key.get_secret_value() == key
     assert given(API_KEY=written).api_key.get_secret_value() == key
+
+
+def test_a_key_is_never_cut_silently(given: Callable[..., Settings]) -> None:
+    key = "correct horse #battery staple"
+    assert given(API_KEY=f'"{key}"').api_key.get_secret_value() == key
+    [complaint] = complaints(given, API_KEY=key)
+    assert "put the key into quotes" in complaint
+    assert "staple" not in complaint
+
+
+@pytest.mark.parametrize(
+    ("host", "key", "warned"),
+    [
+        ("0.0.0.0", "x" * 15, True),  # noqa: S104
+        ("0.0.0.0", "x" * 16, False),  # noqa: S104
+        ("::", "secret", True),
+        ("127.0.0.1", "secret", False),
+    ],
+)
+def test_warns_of_a_short_key_on_a_network(
+    host: str, key: str, warned: bool, given: Callable[..., Settings]
+) -> None:
+    warnings = weak_key(given(HOST=host, API_KEY=key))
+    assert bool(warnings) is warned
+    assert key not in "".join(warnings)
 
 
 # --- what is wrong --------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """The decoder process: `python -m app.audio.decoder_main LIMITS`, started by `audio.sandbox`.
 
 It decodes an audio file from standard input. To standard output go the sample rate as uint32,
-then mono samples at that rate as float32, little-endian. The exit status is an `ExitStatus`.
+then mono samples at that rate as float32, little-endian: as much as engines use of a voice, so that
+no file takes more than 12 MB. The exit status is an `ExitStatus`.
 """
 
 import errno
@@ -11,59 +12,15 @@ import resource
 import signal
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import IntEnum
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from app.audio.decode_limits import DecodeLimits, ExitStatus
 from app.audio.speech_activity import ActivityMeter
 
 if TYPE_CHECKING:
     from app.core.audio import Samples
-
-
-@dataclass(frozen=True)
-class DecodeLimits:
-    """Bounds of an acceptable file (`rates` in Hz), and of the resources to decode it."""
-
-    min_s: float = 1.0
-    max_s: float = 300.0
-    rates: tuple[int, int] = (4_000, 384_000)
-    max_channels: int = 8
-    min_peak: float = 1e-3  # -60 dBFS
-    min_active_s: float = 1.0  # silence not counted
-    wall_s: float = 30.0
-    cpu_s: int = 20
-    memory_bytes: int = 1 << 30
-
-
-class ExitStatus(IntEnum):
-    """The exit status of a decoder that was not killed.
-
-    `reason`: what is wrong with a file that was refused; its fields are those of `DecodeLimits`.
-    """
-
-    reason: str
-
-    def __new__(cls, status: int, reason: str = "") -> "ExitStatus":
-        member = int.__new__(cls, status)
-        member._value_, member.reason = status, reason
-        return member
-
-    DONE = 0
-    DISK_FULL = 10
-    EMPTY = 11, "it is empty"
-    UNKNOWN_FORMAT = 12, "it is not a whole wav, mp3, flac, ogg, opus, m4a or webm file"
-    NO_SOUND = 13, "there is no sound in it"
-    UNKNOWN_CODEC = 14, "its sound is coded in a way that is not supported"
-    ODD_RATE = 15, "its sample rate is not between {rates[0]} and {rates[1]} Hz throughout"
-    ODD_CHANNELS = 16, "it does not have 1 to {max_channels} channels"
-    DAMAGED = 17, "it is damaged or cut off"
-    TOO_SHORT = 18, "it is shorter than {min_s:g} s"
-    TOO_LONG = 19, "it is longer than {max_s:g} s"
-    SILENT = 20, "it is silent"
-    MOSTLY_SILENT = 21, "there is less than {min_active_s:g} s of sound in it"
 
 
 _WHITELISTS = {
@@ -102,6 +59,8 @@ def main() -> int:
     try:
         with open(0, "rb", closefd=False) as media, open(1, "wb", closefd=False) as result:
             _decode(media, result, limits)
+            result.flush()
+            os.fsync(1)  # it is kept over restarts
     except _Rejected as rejected:
         return rejected.status
     except av.FFmpegError:
@@ -116,7 +75,7 @@ def main() -> int:
 def _apply_rlimits(limits: DecodeLimits) -> None:
     os.nice(10)  # so that speech keeps its CPU time
     signal.alarm(int(limits.wall_s) + 2)  # ends this process even if the master died
-    longest = int(limits.max_s + 1) * limits.rates[1] * 4
+    longest = int(limits.kept_s + 1) * limits.kept_rate * 4
     for kind, limit in (
         (resource.RLIMIT_AS, limits.memory_bytes),
         (resource.RLIMIT_CPU, limits.cpu_s),
@@ -129,15 +88,15 @@ def _apply_rlimits(limits: DecodeLimits) -> None:
 def _decode(media: BinaryIO, result: BinaryIO, limits: DecodeLimits) -> None:
     container, stream = _open(media)
     rate = _checked_rate(stream, limits)
-    result.write(np.uint32(rate).astype("<u4").tobytes())
-    length, peak, meter = 0, 0.0, ActivityMeter(rate)
+    kept = _Kept(result, rate, limits)
+    length, peak = 0, 0.0
     for mono in _mono_frames(container, stream, rate):
         length += mono.size
         if length > limits.max_s * rate:
             raise _Rejected(ExitStatus.TOO_LONG)
         peak = max(peak, float(np.abs(mono).max(initial=0.0)))
-        meter.add(mono)
-        result.write(mono.astype("<f4").tobytes())
+        kept.add(mono)
+    kept.finish()
     if not length:
         raise _Rejected(ExitStatus.NO_SOUND)
     if length < 0.9 * _stated_s(container, media) * rate:
@@ -146,8 +105,61 @@ def _decode(media: BinaryIO, result: BinaryIO, limits: DecodeLimits) -> None:
         raise _Rejected(ExitStatus.TOO_SHORT)
     if peak < limits.min_peak:
         raise _Rejected(ExitStatus.SILENT)
-    if meter.active_s() < limits.min_active_s:
+    if kept.meter.active_s() < limits.min_active_s:
         raise _Rejected(ExitStatus.MOSTLY_SILENT)
+
+
+class _Kept:
+    """Writes the sample rate, then `kept_s` of the samples, at most at `kept_rate`.
+
+    They are the first ones in which there is enough sound.
+    """
+
+    def __init__(self, result: BinaryIO, rate: int, limits: DecodeLimits) -> None:
+        self._result = result
+        self._rate = rate
+        self._limits = limits
+        self._has_sound = False
+        self._start()
+
+    def _start(self) -> None:
+        import av
+
+        kept_rate = min(self._rate, self._limits.kept_rate)
+        self.meter = ActivityMeter(self._rate)
+        self._left = int(self._limits.kept_s * self._rate)
+        self._resampler = (
+            av.AudioResampler("flt", "mono", kept_rate) if kept_rate < self._rate else None
+        )
+        self._result.write(np.uint32(kept_rate).astype("<u4").tobytes())
+
+    def add(self, mono: "Samples") -> None:
+        import av
+
+        if not self._left and not self._has_sound:
+            self._has_sound = self.meter.active_s() >= self._limits.min_active_s
+            if not self._has_sound:  # all of it was silence
+                self._result.seek(0)
+                self._result.truncate()
+                self._start()
+        piece = mono[: self._left]
+        self._left -= piece.size
+        self.meter.add(piece)
+        if self._resampler is None:
+            self._result.write(piece.astype("<f4").tobytes())
+        elif piece.size:
+            frame = av.AudioFrame.from_ndarray(piece[np.newaxis], "flt", "mono")
+            frame.sample_rate = self._rate
+            self._write(*self._resampler.resample(frame))
+
+    def finish(self) -> None:
+        if self._resampler is not None:
+            self._write(*self._resampler.resample(None))
+
+    def _write(self, *frames: Any) -> None:
+        for frame in frames:
+            samples = np.clip(frame.to_ndarray(), -1, 1)
+            self._result.write(samples.astype("<f4").tobytes())
 
 
 def _open(media: BinaryIO) -> tuple[Any, Any]:

@@ -8,6 +8,9 @@ from abc import ABC, abstractmethod
 
 from app.core.errors import ServiceError
 
+HEAD_BYTES = 64
+"""The least of a file, or all of it, that `Encoder.finalize_head` needs."""
+
 
 class Encoder(ABC):
     """Encodes one stream of mono PCM as one audio file.
@@ -38,8 +41,13 @@ class Encoder(ABC):
         return b""
 
     def finalize_file(self, stream: bytes) -> bytes:
-        """The finished `stream` with headers that state its length, for storage or one response."""
-        return stream
+        """The finished `stream` with headers that state its length, for storage."""
+        head = self.finalize_head(stream[:HEAD_BYTES], len(stream))
+        return head + stream[HEAD_BYTES:]
+
+    def finalize_head(self, head: bytes, file_bytes: int) -> bytes:
+        """The first `HEAD_BYTES` or more of the finished stream, stating the file's length."""
+        return head
 
 
 class RawPcmEncoder(Encoder):
@@ -71,9 +79,9 @@ class WavEncoder(Encoder):
     def finish(self) -> bytes:
         return self.encode(b"")
 
-    def finalize_file(self, stream: bytes) -> bytes:
-        pcm = stream[_WAV_HEADER.size :]
-        return wav_header(self._sample_rate, len(pcm)) + pcm
+    def finalize_head(self, head: bytes, file_bytes: int) -> bytes:
+        pcm = head[_WAV_HEADER.size :]
+        return wav_header(self._sample_rate, file_bytes - _WAV_HEADER.size) + pcm
 
 
 _WAV_HEADER = struct.Struct("<4sI4s 4sIHHIIHH 4sI")

@@ -99,10 +99,10 @@ class FlacEncoder(FFmpegEncoder):
     container, codec, bit_rate = "flac", "flac", 0  # nothing is lost
     options: ClassVar = {"metadata_header_padding": "0"}  # else 8 KB, for tags to come
 
-    def finalize_file(self, stream: bytes) -> bytes:
+    def finalize_head(self, head: bytes, file_bytes: int) -> bytes:
         """Write the number of samples, the last 36 of these bits, which a stream leaves at 0."""
-        length = int.from_bytes(stream[_FLAC_LENGTH]) | self._position
-        return stream[: _FLAC_LENGTH.start] + length.to_bytes(8) + stream[_FLAC_LENGTH.stop :]
+        length = int.from_bytes(head[_FLAC_LENGTH]) | self._position
+        return head[: _FLAC_LENGTH.start] + length.to_bytes(8) + head[_FLAC_LENGTH.stop :]
 
 
 _FLAC_LENGTH = slice(18, 26)

@@ -94,5 +94,5 @@ class TempoEncoder(Encoder):
     def finish(self) -> bytes:
         return self._encoder.encode(self._stretch.finish()) + self._encoder.finish()
 
-    def finalize_file(self, stream: bytes) -> bytes:
-        return self._encoder.finalize_file(stream)
+    def finalize_head(self, head: bytes, file_bytes: int) -> bytes:
+        return self._encoder.finalize_head(head, file_bytes)

@@ -7,7 +7,7 @@ this machine. Modules above this one import no dispatcher, worker process or soc
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, SkipValidation
 
 from app.backend.job_stream import JobStream
 from app.core.params import SynthesisParams
@@ -49,7 +49,7 @@ class WorkerStatus(BaseModel):
     compiled: bool
     notice: str | None
     runaways: int
-    prepared_voices: frozenset[str] = Field(frozenset(), exclude=True)  # digests
+    prepared_voices: SkipValidation[frozenset[str]] = Field(frozenset(), exclude=True)  # digests
 
 
 class QueueStatus(BaseModel):

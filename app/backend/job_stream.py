@@ -7,11 +7,11 @@ given to another worker, which begins it again.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
-from time import monotonic
+from collections.abc import Callable, Collection
 
 from app.core.audio import BYTES_PER_SAMPLE
 from app.core.errors import ServiceError
+from app.core.running_time import running_time
 
 
 class Restarted(Exception):
@@ -37,16 +37,18 @@ class JobStream:
         self.committed = False
         self.ended = False
         self.consumed_samples = 0
+        self.file: Collection[bytes] = ()
         self._chunks: deque[bytes] = deque()
         self._restarted = False
         self._reader: asyncio.Future[None] | None = None
-        self._last_read_at = monotonic()
+        self._last_read_at = running_time()
+        self._read_to_end = False
 
     # --- backend --------------------------------------------------------------------------------
 
     def put(self, pcm: bytes) -> None:
         if not self._chunks:
-            self._last_read_at = monotonic()
+            self._last_read_at = running_time()
         self._chunks.append(pcm)
         self._wake()
 
@@ -54,11 +56,19 @@ class JobStream:
         """End the stream; later calls have no effect."""
         if self.ended:
             return
+        if not self._chunks:
+            self._last_read_at = running_time()
         self.ended = True
         self.error = error
         self._wake()
         if error:
             self.on_failed()
+
+    def abandon(self, error: ServiceError) -> None:
+        """Discard what has not been read of a complete stream; reading raises `error`."""
+        self._chunks.clear()
+        self.error = error
+        self.on_failed()
 
     def restart(self) -> None:
         """Discard all audio: another worker begins the job again. Not after `commit`."""
@@ -68,8 +78,14 @@ class JobStream:
         self._wake()
 
     def unread_for_s(self, now: float) -> float:
-        """Seconds since the last read, if there is audio to be read."""
-        return now - self._last_read_at if self._chunks else 0.0
+        """Seconds of `running_time` since the last read, if there is audio or an end to read."""
+        unread = self._chunks or (self.ended and not self.error and not self._read_to_end)
+        return now - self._last_read_at if unread else 0.0
+
+    @property
+    def unread_bytes(self) -> int:
+        """Of audio, and of the file that a reader has made of it and not yet sent."""
+        return sum(map(len, self._chunks)) + sum(map(len, self.file))
 
     # --- reader ---------------------------------------------------------------------------------
 
@@ -83,9 +99,10 @@ class JobStream:
             await self._reader
         self._raise_if_over()
         if not self._chunks:
+            self._read_to_end = True
             return None
         pcm = self._chunks.popleft()
-        self._last_read_at = monotonic()
+        self._last_read_at = running_time()
         self.consumed_samples += len(pcm) // BYTES_PER_SAMPLE
         self.on_consumed()
         return pcm

@@ -7,6 +7,7 @@ They show that two programs compute the same from the same weights, without the 
 
 import fcntl
 import hashlib
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -78,16 +79,25 @@ def make_checkpoint(
 
 
 def full_checkpoint() -> Path:
-    """Make a full-size checkpoint (3.2 GB) once a machine, and keep it in the temporary folder."""
+    """Make a full-size checkpoint (3.2 GB) once a machine, and keep it in the temporary folder.
+
+    Raises `StartupError` if another user has made a folder of that name.
+    """
     source = Path(random_weights.__file__).read_bytes() + Path(__file__).read_bytes()
     digest = hashlib.sha256(source).hexdigest()[:12]
     folder = Path(tempfile.gettempdir()) / f"chatterbox-checkpoint-{digest}"
-    folder.mkdir(exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.lstat().st_uid != os.geteuid() or folder.is_symlink():
+        raise StartupError(f"{folder} is another user's: remove it, or set TMPDIR")
+    with open(folder / ".lock", "ab", opener=_without_following) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "tokenizer.json").exists():  # it is written last
             make_checkpoint(folder, "full")
     return folder
+
+
+def _without_following(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, mode=0o600)
 
 
 @contextmanager

@@ -14,7 +14,8 @@ from app.cli.synthesize import speak
 from app.cli.voices import voices
 from app.core.errors import ServiceError, StartupError
 from app.core.log import set_up_logging
-from app.settings import load_settings, unknown_settings
+from app.core.native import hide_memory
+from app.settings import load_settings, unknown_settings, weak_key
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,7 @@ cli = typer.Typer(
 @cli.command()
 def serve() -> None:
     """Start the service; all its settings come from the environment and `.env`."""
+    hide_memory()  # which holds the key
     from app.engines.registry import choose_engine
     from app.server.main import serve as serve_http
 
@@ -36,7 +38,10 @@ def serve() -> None:
     set_up_logging(settings.effective_log_level, "master")
     for warning in unknown_settings():
         log.warning("%s", warning)
-    asyncio.run(serve_http(settings, choose_engine(settings.model, settings.model_path)))
+    model = choose_engine(settings.model, settings.model_path)
+    for warning in weak_key(settings):
+        log.warning("%s", warning)
+    asyncio.run(serve_http(settings, model))
 
 
 cli.command()(speak)

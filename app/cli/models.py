@@ -6,7 +6,6 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 
 from app.model_files import manifest
-from app.model_files.download import download as download_files
 from app.settings import load_settings
 
 models = typer.Typer(help="The Chatterbox model in MODEL_PATH.", invoke_without_command=True)
@@ -29,6 +28,8 @@ def show_models(context: typer.Context) -> None:
 @models.command()
 def download() -> None:
     """Fetch the weights from the Hugging Face hub into MODEL_PATH."""
+    from app.model_files.download import download as download_files  # imports httpx
+
     settings = load_settings(api_key_required=False)
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()

@@ -1,5 +1,7 @@
 """`chatterbox-tts voices`."""
 
+import os
+
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -23,16 +25,17 @@ def list_voices(context: typer.Context) -> None:
     looked_in = []
     for folder in map(VoiceFolder, (settings.voices_dir, settings.preloaded_voices_dir)):
         try:
-            files = sorted(folder.files().items())
+            files = [(path, os.path.getsize(path)) for path in sorted(folder.files())]
         except OSError as error:
             raise StartupError(f"cannot read {folder.path}: {error.strerror}") from None
         problem = folder.problem(written=False)
         looked_in.append(f"{folder.path.absolute()}{problem and f' ({problem})'}")
-        for path, signature in files:
+        for path, size in files:
+            name = os.path.basename(path)
             try:
-                validate_voice_id(path.name)
+                validate_voice_id(name)
             except InvalidRequest:
                 continue
-            table.add_row(path.name, str(folder.path), f"{signature.size:,} B")
+            table.add_row(name, str(folder.path), f"{size:,} B")
     Console().print(table)
     typer.echo(f"looked in {' and '.join(looked_in)}")

@@ -16,15 +16,17 @@
     │   ├── UnusableAudio       422
     │   └── HeadersTooLong      431
     ├── Unauthenticated         401
+    │   └── TooManyWrongKeys    429
     ├── NotFound                404
     │   └── VoiceNotFound, ModelNotFound
     ├── QueueFull               429
     └── ServerFault             500
+        ├── TooManyUploads      503
         ├── JobError            a job can end with it
         │   ├── EngineFailed, EncoderFailed, WorkerLost, PoisonRequest
         │   ├── NotReady, Draining, QueueTimeout, OutOfMemory   503
         │   └── ClientStalled, WorkerStalled    504
-        └── StorageUnavailable 503, StorageFull 507
+        └── TooManyConnections, StorageUnavailable 503, StorageFull 507
 
 Raised anywhere, translated in two places: to HTTP by `http.error_handlers`, to a `JobFailed`
 message by the worker. `from_code` turns such a message back into an exception.
@@ -132,6 +134,11 @@ class Unauthenticated(ServiceError):
     example = "The API key is missing or wrong. …"
 
 
+class TooManyWrongKeys(Unauthenticated):
+    code, status, type, retry_after_s = "too_many_wrong_keys", 429, "rate_limit_error", 60
+    example = "Your address has sent 10 wrong API keys within a minute. …"
+
+
 class NotFound(ServiceError):
     code, status, type = "not_found", 404, "not_found_error"
 
@@ -201,9 +208,19 @@ class OutOfMemory(JobError):
     example = "the device has no memory left for this request"
 
 
+class TooManyConnections(ServerFault):
+    code, status, retry_after_s = "too_many_connections", 503, 5
+    example = "4096 connections are open already"
+
+
 class StorageUnavailable(ServerFault):
     code, status, retry_after_s = "storage_unavailable", 503, 30
     example = "Voices cannot be stored or removed at the moment."
+
+
+class TooManyUploads(ServerFault):
+    code, status, retry_after_s = "too_many_uploads", 503, 10
+    example = "8 voices are being uploaded and 16 more uploads wait."
 
 
 class ClientStalled(JobError):
@@ -217,7 +234,7 @@ class WorkerStalled(JobError):
 
 
 class StorageFull(ServerFault):
-    code, status = "storage_full", 507
+    code, status, retry_after_s = "storage_full", 507, 60
     example = "There is no space left for voices."
 
 

@@ -7,7 +7,7 @@ import sys
 _libc = ctypes.CDLL(None)
 _GLIBC = hasattr(_libc, "malloc_trim")
 
-PR_SET_PDEATHSIG = 1  # of prctl(2)
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4  # of prctl(2)
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 MAX_RETAINED_BYTES = 16_777_216
 LARGE_BLOCK_BYTES = 1_048_576
@@ -18,6 +18,12 @@ def kill_with_parent() -> None:
     """Have Linux kill this process when the thread that started it ends."""
     if sys.platform == "linux":
         _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def hide_memory() -> None:
+    """Let no process of the same user read this one's memory or environment; no core dumps."""
+    if sys.platform == "linux":
+        _libc.prctl(PR_SET_DUMPABLE, 0)
 
 
 def trim_heap() -> None:

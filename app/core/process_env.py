@@ -9,6 +9,15 @@ def visible_cuda_devices() -> str | None:
     return os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
+def cache_home() -> Path:
+    """The user's folder for caches (XDG Base Directory Specification)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+
+
+def is_set(name: str) -> bool:
+    return name in os.environ
+
+
 def child_environment(**extra: str) -> dict[str, str]:
     """This process's environment without the API key, and `extra`."""
     return {name: value for name, value in os.environ.items() if name.upper() != "API_KEY"} | extra

@@ -24,6 +24,14 @@ _MESSAGES = {
 }
 
 
+MAX_QUOTED = 128
+
+
+def shortened(text: str) -> str:
+    """A name from a client, short enough for a message."""
+    return text if len(text) <= MAX_QUOTED else f"{text[:MAX_QUOTED]}…"
+
+
 def describe_error(detail: Mapping[str, Any]) -> str:
     """The part of a sentence after the value's name, as "must be at least 0".
 

@@ -6,6 +6,7 @@ and the awaitable returns only once the work has stopped.
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from app.core.audio import Samples
@@ -52,9 +53,12 @@ class Engine(Protocol):
 
     The constructor raises `StartupError`, naming file and reason, if the model cannot be loaded.
     Other methods raise `OutOfMemory` if a job does not fit on the device, and `DeviceFailed` if
-    the device cannot be used any more. An engine may also have `normalize_text(text) -> str`, which
-    replaces characters that the model was not trained on before the text is split; without it,
-    `text.punctuation.plain_punctuation` is applied.
+    the device cannot be used any more.
+
+    An engine may also have `normalize_text(text) -> str`, which replaces characters that the model
+    was not trained on before the text is split; without it, `text.punctuation.plain_punctuation` is
+    applied. And `prepare_kept_voice(samples, rate, path)`, which does as `prepare_voice`, but may
+    keep what it computes in the file `path`, which is private and is deleted with the voice.
     """
 
     name: str
@@ -68,7 +72,8 @@ class Engine(Protocol):
 
     default_voice: Voice
     steps: int
-    """Counts units of work; if it stops while jobs run, the engine hangs."""
+    """Counts units of work. Those that belong to one job also call `progress.step()` in its
+    context, unless a slice or a piece of audio follows soon."""
 
     runaways: int
     """Counts text chunks that were cut off at their length limit."""
@@ -101,3 +106,10 @@ class Engine(Protocol):
     async def close(self) -> None:
         """Stop all threads; no other call follows."""
         ...
+
+
+async def prepare_voice(engine: Engine, samples: Samples, rate: int, path: Path) -> Voice:
+    """Have the engine prepare a voice, and keep what it computes in `path` if it can."""
+    if prepare := getattr(engine, "prepare_kept_voice", None):
+        return await prepare(samples, rate, path)
+    return await engine.prepare_voice(samples, rate)

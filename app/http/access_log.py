@@ -1,5 +1,6 @@
 """The outermost middleware of our own: request id, log line and metrics of each request."""
 
+import asyncio
 import logging
 import re
 from time import monotonic
@@ -9,18 +10,20 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.core.errors import ServiceError
+from app.core.errors import ServiceError, TooManyWrongKeys, Unauthenticated
 from app.http.auth import OPEN_PATHS
 from app.http.error_handlers import METHODS, ErrorResponse
 from app.observability.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-_DEBUG_PATHS = OPEN_PATHS | {"/metrics"}
-"""Paths that are polled; their lines are logged at DEBUG."""
+_DEBUG_PATHS_IF_OK = ("/metrics", "/system-status")
+"""Polled, as the open paths are; their lines are logged at DEBUG unless the request failed."""
 
-_DEBUG_PATH_IF_OK = "/system-status"
-"""Polled too, but a refused key is logged at INFO."""
+MAX_LOGGED_CHARACTERS = 200
+"""Of a path or an address."""
+
+_UNAUTHENTICATED = (Unauthenticated.code, TooManyWrongKeys.code)
 
 CLIENT_CLOSED_REQUEST = 499
 """Nginx's status for a request that got no response because its client disconnected."""
@@ -61,21 +64,22 @@ class AccessLogMiddleware:
                     *message["headers"],
                     (b"x-request-id", request_id.encode()),
                 ]
-                content = scope["state"].get("error_code") or Headers(raw=headers).get(
-                    "content-type", ""
-                )
+                named = Headers(raw=headers)
+                if "cache-control" not in named:
+                    headers.append((b"cache-control", b"no-store"))
+                content = scope["state"].get("error_code") or named.get("content-type", "")
             await send(message)
             complete = message["type"] == "http.response.body" and not message.get("more_body")
 
         try:
             await self._app(scope, receive, send_with_id)
-        except ClientDisconnect:
-            pass  # no response can be sent
+        except (ClientDisconnect, asyncio.CancelledError):
+            pass  # no response can be sent; uvicorn cancels what outlasts the shutdown
         except Exception as bug:
             scope["state"]["error_code"] = ServiceError.code
             if status or self._debug:
                 raise
-            log.error("%s: a bug in %s", request_id, scope["path"], exc_info=bug)
+            log.error("%s: a bug in %s", request_id, _shown(scope["path"]), exc_info=bug)
             error = ServiceError("An internal error. The log has the details.")
             await ErrorResponse(error)(scope, receive, send_with_id)
         finally:
@@ -89,7 +93,7 @@ class AccessLogMiddleware:
                 aborted=aborted,
             )
             outcome = (content or "-") if complete else "aborted"
-            _log(scope, scope["method"], status, outcome, seconds)
+            self._end(scope, scope["method"], status, outcome, seconds)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         _identify(scope)
@@ -98,7 +102,12 @@ class AccessLogMiddleware:
             await self._app(scope, receive, send)
         finally:
             outcome = scope["state"].get("error_code", "closed")
-            _log(scope, "WEBSOCKET", 0, outcome, monotonic() - started_at)
+            self._end(scope, "WEBSOCKET", 0, outcome, monotonic() - started_at)
+
+    def _end(self, scope: Scope, method: str, status: int, outcome: str, seconds: float) -> None:
+        if scope["state"].get("error_code") in _UNAUTHENTICATED:
+            self._metrics.request_unauthenticated()
+        _log(scope, method, status, outcome, seconds)
 
 
 def _identify(scope: Scope) -> str:
@@ -110,15 +119,19 @@ def _identify(scope: Scope) -> str:
 
 def _log(scope: Scope, method: str, status: int, outcome: str, seconds: float) -> None:
     path = scope["path"]
-    polled = path in _DEBUG_PATHS or (path == _DEBUG_PATH_IF_OK and status == 200)
+    polled = path in OPEN_PATHS or (path in _DEBUG_PATHS_IF_OK and status == 200)
     log.log(
         logging.DEBUG if polled else logging.INFO,
         "%s %s %s %s %s %.3f s from %s",
         scope["state"]["request_id"],
         method,
-        path,
+        _shown(path),
         status or "-",
         outcome,
         seconds,
-        scope["client"][0] if scope.get("client") else "-",
+        _shown(scope["client"][0]) if scope.get("client") else "-",
     )
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= MAX_LOGGED_CHARACTERS else f"{text[:MAX_LOGGED_CHARACTERS]}…"

@@ -9,18 +9,22 @@ import asyncio
 import logging
 from contextlib import aclosing
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from app.backend.base import ModelInfo
 from app.core.audio import SAMPLE_RATE
-from app.core.errors import ServiceError
+from app.core.errors import PayloadTooLarge, ServiceError
 from app.speech.stream import SpeechStream
 
 log = logging.getLogger(__name__)
 
 ABORT_FLUSH_S = 1.0
 """Time to flush already written data after a job fails mid-stream."""
+
+MAX_UNREAD_BYTES = 65_536
+"""Of a body that the route did not read; it arrives while the response is sent."""
 
 
 def audio_headers(model: ModelInfo | None, notice: str | None) -> dict[str, str]:
@@ -58,6 +62,8 @@ class AudioResponse(Response):
                 raise
             log.warning("%s: response aborted: %s", scope["state"]["request_id"], error.message)
             scope["state"]["error_code"] = error.code
+        except ClientDisconnect:
+            raise  # a running job is cancelled
         except Exception:
             self._stream.close(ServiceError("An internal error. The log has the details."))
             raise
@@ -69,8 +75,12 @@ class AudioResponse(Response):
         loop = asyncio.get_running_loop()
 
         async def until_disconnected() -> None:
-            while (await receive())["type"] != "http.disconnect":
-                pass
+            unread = 0
+            while (message := await receive())["type"] != "http.disconnect":
+                unread += len(message.get("body", b""))
+                if unread > MAX_UNREAD_BYTES:
+                    self._stream.close(PayloadTooLarge("A GET request has no body."))
+                    break
             stop(0.0)
 
         def stop(delay_s: float) -> None:
@@ -92,9 +102,11 @@ class AudioResponse(Response):
                 raise
 
     async def _send_file(self, send: Send) -> None:
-        body = await self._stream.read_all()
-        await self._start(send, (b"content-length", b"%d" % len(body)))
-        await send({"type": "http.response.body", "body": body})
+        file = await self._stream.read_all()
+        await self._start(send, (b"content-length", b"%d" % sum(map(len, file))))
+        while file:
+            piece = file.popleft()
+            await send({"type": "http.response.body", "body": piece, "more_body": bool(file)})
 
     async def _send_stream(self, send: Send) -> None:
         started = False

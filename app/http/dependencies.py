@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import Request
+from starlette.requests import Request
 
 from app.backend.base import Backend
 from app.core.errors import PayloadTooLarge, UnsupportedMedia

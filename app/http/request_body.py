@@ -2,22 +2,70 @@
 
 import asyncio
 import json
+from collections.abc import Coroutine
 from time import monotonic
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
-from starlette.requests import Request
+from python_multipart.multipart import parse_options_header
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
 from app.core.errors import InvalidRequest, PayloadTooLarge, RequestTooSlow, UnsupportedMedia
+from app.core.validation import shortened
+
+T = TypeVar("T")
 
 GRACE_S = 10.0
 SLOWEST_BYTES_PER_S = 16_384
 """After `GRACE_S`, a body must have arrived at this average rate."""
 
+MAX_NAMES = 100
+"""In one JSON object."""
 
-def media_type(request: Request) -> str:
-    """Return the body's media type in lower case, without parameters."""
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+MAX_CONTENT_TYPE_LENGTH = 1000
+
+PIECE_BYTES = 32_768
+"""A body is read in pieces of at most this length, between which other requests have their turn."""
+
+
+def ensure_media_type(request: Request, expected: str) -> None:
+    """Raise `UnsupportedMedia` unless the body has this type.
+
+    Raises `InvalidRequest` if it is in another charset than UTF-8, some of which take quadratic
+    time to decode.
+    """
+    header = request.headers.get("content-type", "")
+    if len(header) > MAX_CONTENT_TYPE_LENGTH:
+        raise InvalidRequest(
+            f"The Content-Type may have at most {MAX_CONTENT_TYPE_LENGTH} characters."
+        )
+    media_type, parameters = parse_options_header(header)
+    if media_type.strip() != expected.encode():
+        raise UnsupportedMedia(f"The Content-Type must be {expected}.")
+    if parameters.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8"):
+        raise InvalidRequest("The charset of the body must be UTF-8.")
+
+
+async def run_while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Await `work`, or cancel it and raise `ClientDisconnect` if the client leaves.
+
+    To be called when the body has been read.
+    """
+
+    async def disconnected() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(disconnected())
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        working.cancel()
+        leaving.cancel()
+        await asyncio.wait((working, leaving))
+    if working.cancelled():
+        raise ClientDisconnect
+    return working.result()
 
 
 def limit_body(request: Request, max_bytes: int, too_large: PayloadTooLarge) -> Request:
@@ -31,6 +79,14 @@ def limit_body(request: Request, max_bytes: int, too_large: PayloadTooLarge) -> 
         raise too_large
     started_at, received = monotonic(), 0
     receive = request.receive
+    pieces: list[Message] = []  # of the last message, in reverse order
+
+    async def receive_piece() -> Message:
+        if pieces:
+            await asyncio.sleep(0)
+        else:
+            pieces.extend(_pieces(await receive_limited()))
+        return pieces.pop()
 
     async def receive_limited() -> Message:
         nonlocal received
@@ -45,15 +101,27 @@ def limit_body(request: Request, max_bytes: int, too_large: PayloadTooLarge) -> 
             raise too_large
         return message
 
-    return Request(request.scope, receive_limited)
+    return Request(request.scope, receive_piece)
+
+
+def _pieces(message: Message) -> list[Message]:
+    """Split a long piece of a body; the last part comes first."""
+    body = message.get("body", b"")
+    if len(body) <= PIECE_BYTES:
+        return [message]
+    parts: list[Message] = [
+        {**message, "body": body[start : start + PIECE_BYTES], "more_body": True}
+        for start in range(0, len(body), PIECE_BYTES)
+    ]
+    parts[-1]["more_body"] = message.get("more_body", False)
+    return parts[::-1]
 
 
 async def read_json_object(
     request: Request, max_bytes: int, too_large: PayloadTooLarge
 ) -> dict[str, Any]:
     """Read a JSON object; refuse duplicate keys, NaN, Infinity and nesting beyond recursion."""
-    if media_type(request) != "application/json":
-        raise UnsupportedMedia("The Content-Type must be application/json.")
+    ensure_media_type(request, "application/json")
     body = await limit_body(request, max_bytes, too_large).body()
     try:
         value = json.loads(
@@ -68,9 +136,12 @@ async def read_json_object(
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > MAX_NAMES:
+        raise InvalidRequest(f"A JSON object may have at most {MAX_NAMES} names.")
     values: dict[str, Any] = {}
     for name, value in pairs:
         if name in values:
+            name = shortened(name)
             raise InvalidRequest(f"{name!r} is given twice.", param=name)
         values[name] = value
     return values

@@ -74,6 +74,7 @@ class _Sender:
         self._socket = context.socket(self.kind)
         _set_up(self._socket)
         self._socket.bind(address)
+        self._path = Path(address.removeprefix("ipc://"))
 
     def close(self) -> None:
         _close_bound(self._socket)
@@ -97,6 +98,12 @@ class Broadcaster(_Sender):
     """The broadcast channel. It loses messages, so callers repeat the state."""
 
     kind = zmq.PUB
+
+    def repair(self) -> None:
+        """Bind again if the socket's file or its folder was removed: new workers look for it."""
+        if not self._path.exists():
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._socket.bind(f"ipc://{self._path}")
 
     def send(self, message: Broadcast) -> None:
         """A subscriber with a full buffer misses the message."""

@@ -6,6 +6,7 @@ not a report.
 """
 
 import asyncio
+import itertools
 import logging
 import os
 import socket
@@ -19,6 +20,8 @@ from app.ipc.messages import Report, WorkerConfig
 log = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES = 1_048_576
+REPORTS_PER_TURN = 100
+"""After this many reports in a row, other callbacks of the event loop run."""
 
 
 class ControlSocket:
@@ -30,22 +33,25 @@ class ControlSocket:
         self._socket, self.remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.setblocking(False)
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._socket, self.receive)
+        self._loop.add_reader(self._socket, self.receive, REPORTS_PER_TURN)
 
     def configure(self, config: WorkerConfig) -> None:
         self._socket.send(msgspec.msgpack.encode(config))
 
-    def receive(self) -> None:
-        """Hand over all reports that have arrived."""
+    def receive(self, most: int | None = None) -> None:
+        """Hand over all reports that have arrived, or so many."""
         with suppress(BlockingIOError, ConnectionResetError):
-            while frame := self._socket.recv(MAX_MESSAGE_BYTES):
+            for _ in itertools.count() if most is None else range(most):
+                frame = self._socket.recv(MAX_MESSAGE_BYTES)
+                if not frame:
+                    self._loop.remove_reader(self._socket)  # the worker has exited
+                    return
                 try:
                     report = self._decode(frame)
                 except (msgspec.DecodeError, UnicodeDecodeError) as error:
                     log.warning("dropped a report that does not decode: %s", error)
                 else:
                     self._on_report(report)
-            self._loop.remove_reader(self._socket)  # the worker has exited
 
     def close(self) -> None:
         if self._socket.fileno() >= 0:

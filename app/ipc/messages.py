@@ -37,7 +37,8 @@ class Synthesize(Message, frozen=True):
     """Synthesize `text`. `voice` is the digest of a decoded voice; None is the engine's own.
 
     A worker does not cancel this job because of an `ActiveJobs` older than `active_version`.
-    `credit`: the first `Credit.samples`.
+    `credit`: the first `Credit.samples`. `alone`: a worker may have died of this job, so no voice
+    is to be prepared for others beside it.
     """
 
     job: str
@@ -46,6 +47,7 @@ class Synthesize(Message, frozen=True):
     params: SynthesisParams
     active_version: int
     credit: int
+    alone: bool = False
 
 
 class Credit(Message, frozen=True):
@@ -72,10 +74,12 @@ class Voices(Message, frozen=True):
     """The digests of all voices. A worker prepares new ones and drops those not listed.
 
     Workers have crashed while preparing those in `crashed`: prepare them only if a job needs them.
+    Repeated until each worker has answered with a `VoicesKnown` of this `version`.
     """
 
     digests: frozenset[str]
     crashed: frozenset[str] = frozenset()
+    version: int = 0
 
 
 class Drain(Message, frozen=True):
@@ -119,7 +123,13 @@ class VoiceDropped(Message, frozen=True):
     digest: str
 
 
-VoiceReport = PreparingVoice | VoicePrepared | VoiceFailed | VoiceDropped
+class VoicesKnown(Message, frozen=True):
+    """The version of the latest `Voices` that arrived; 0 if none has."""
+
+    version: int
+
+
+VoiceReport = PreparingVoice | VoicePrepared | VoiceFailed | VoiceDropped | VoicesKnown
 Report = JobStarted | VoiceReport
 
 
@@ -134,7 +144,7 @@ class WorkerStarting(Message, frozen=True):
 
 
 class WorkerReady(Message, frozen=True):
-    """Model loaded and warmed up, every voice of the first `Voices` prepared."""
+    """Model loaded and warmed up, voices prepared as far as a few seconds allow."""
 
     model: str
     clones_voices: bool
@@ -145,7 +155,8 @@ class WorkerReady(Message, frozen=True):
 class WorkerFailed(Message, frozen=True):
     """The last message of a worker that cannot start or go on.
 
-    `job`, `voice`: what the worker was processing when the device failed; no others are suspects.
+    `job`, `voice`: what the worker was processing when the device failed or the work stood still;
+    no others are suspects.
     """
 
     message: str
@@ -154,13 +165,17 @@ class WorkerFailed(Message, frozen=True):
 
 
 class Heartbeat(Message, frozen=True):
-    """Sent once a second. The worker hangs if `steps` stands still while `working` > 0.
+    """Sent once a second. `steps`: all work done since the start of the process.
 
-    A job that waits for credit is not `working`. `runaways`: text chunks cut so far.
+    `idle_s`: the longest time that any work under way has made no step, that of `job` or of the
+    preparation of `voice`. A job that waits for credit or for its voice is not under way.
+    `runaways`: text chunks cut so far.
     """
 
     steps: int
-    working: int
+    idle_s: float = 0.0
+    job: str | None = None
+    voice: str | None = None
     runaways: int = 0
 
 

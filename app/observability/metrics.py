@@ -25,6 +25,7 @@ _FIRST_AUDIO_S = (
     *(0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 7.5),
     *(10, 20, 30, 60),
 )
+_LOOP_LAG_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 _REALTIME_FACTOR = (
     *(0.02, 0.035, 0.05, 0.075, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9),
     *(1, 1.2, 1.5, 2, 3, 5, 10),
@@ -41,6 +42,11 @@ class Metrics:
         self._add_requests()
         self._add_jobs()
         self._add_playback()
+        self._loop_lag = self._histogram(
+            "tts_event_loop_lag_seconds",
+            "How late the master's event loop ran a timer, several times a second.",
+            buckets=_LOOP_LAG_S,
+        )
         self._encoder_seconds = self._counter(
             "tts_encoder_cpu_seconds_total",
             "CPU time of encoders, by media type (wav and raw PCM take next to none).",
@@ -66,6 +72,10 @@ class Metrics:
             "tts_http_requests_aborted_total",
             "Requests whose client left before the end of the answer.",
             ("route",),
+        )
+        self._unauthenticated = self._counter(
+            "tts_unauthenticated_requests_total",
+            "Requests that were refused, since their key was missing or wrong.",
         )
 
     def _add_jobs(self) -> None:
@@ -117,6 +127,9 @@ class Metrics:
         if aborted:
             self._requests_aborted.labels(route).inc()
 
+    def request_unauthenticated(self) -> None:
+        self._unauthenticated.inc()
+
     def job_waited(self, seconds: float) -> None:
         """To be called once for each job, also for those that never ran."""
         self._job_wait.observe(seconds)
@@ -139,6 +152,9 @@ class Metrics:
     def job_failed(self, outcome: str) -> None:
         """`outcome`: the error's code, or `CANCELLED`."""
         self._jobs.labels(outcome).inc()
+
+    def loop_lagged(self, seconds: float) -> None:
+        self._loop_lag.observe(seconds)
 
     def encoded(self, media_type: str, seconds: float) -> None:
         """Add CPU time of an encoder; called in its thread."""

@@ -1,20 +1,23 @@
-"""The load of the machine, in the JSON shape of `/system-status`. Blocking: run it in a thread.
+"""The load of the machine, in the JSON shape of `/system-status`. What blocks runs in a thread.
 
 Memory is in bytes here, and in GiB in JSON, where it is called GB.
 """
 
 import logging
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any
 
 import psutil
 from pydantic import BaseModel, PlainSerializer
 
+from app.core.blocking_thread import BlockingThread
 from app.core.devices import handles, nvml_session
 
 log = logging.getLogger(__name__)
 
 GIB = 2**30
+MAX_DRIVER_S = 2.0
 
 
 def _gib(size: int) -> float:
@@ -66,8 +69,21 @@ def cpu_load() -> Cpu:
     return Cpu(utilization_percent=psutil.cpu_percent(), ram_gb=ram)
 
 
-def gpu_load() -> list[Gpu]:
-    """Every GPU of the machine that reports its load; empty without a driver."""
+async def gpu_load() -> list[Gpu]:
+    """Every GPU of the machine that reports its load; empty without a driver, or if it hangs."""
+    try:
+        return await _driver().run(_gpu_load)
+    except TimeoutError as error:
+        log.warning("no load of GPUs: %s %s", error.filename, error.strerror)
+        return []
+
+
+@cache
+def _driver() -> BlockingThread:
+    return BlockingThread("nvml", "NVIDIA's driver:", MAX_DRIVER_S)
+
+
+def _gpu_load() -> list[Gpu]:
     with nvml_session() as nvml:
         found = [_gpu(nvml, index, handle) for index, handle in handles(nvml)]
     return [gpu for gpu in found if gpu]

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from typing import NamedTuple
 
+from app.core import progress
 from app.core.audio import Samples
 from app.core.engine_config import QueueSizes
 from app.core.params import SynthesisParams
@@ -76,6 +77,10 @@ class Pipeline:
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
 
+    def _step(self) -> None:
+        self._steps += 1
+        progress.step()
+
     def close(self) -> None:
         self._pcm_threads.shutdown(wait=False)
 
@@ -90,7 +95,7 @@ class Pipeline:
             pieces = self._engine.speech_tokens(TextChunk(chunk, index), voice, params)
             async with aclosing(pieces):
                 async for piece in pieces:
-                    self._steps += 1
+                    self._step()
                     await slices.put(piece)
         await slices.put(None)
 
@@ -104,7 +109,7 @@ class Pipeline:
         decoder = self._engine.new_decoder(voice, params)
         while piece := await slices.get():
             decoded = await decoder.decode(piece)
-            self._steps += 1
+            self._step()
             await audio.put(AudioPiece(decoded, piece.last))
         await audio.put(None)
 
@@ -128,7 +133,7 @@ class Pipeline:
             piece = await audio.get()
             more = piece is not None
             pcm = await loop.run_in_executor(self._pcm_threads, convert, piece)
-            self._steps += 1
+            self._step()
             if pcm:
                 await emit(pcm)
             if piece and piece.last:

@@ -78,7 +78,7 @@ def create_app(state: AppState) -> FastAPI:
 
 
 def create_probe_app(state: AppState) -> FastAPI:
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.state.services = state
     app.include_router(health.router)
     handle_errors(app)

@@ -8,46 +8,45 @@ import asyncio
 import gc
 import logging
 import signal
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Coroutine
+from importlib import import_module
 from typing import Any, TypeVar
-
-import uvicorn
-from fastapi import FastAPI
 
 from app.backend.base import Backend
 from app.core.background import BackgroundTasks
 from app.core.native import limit_retained_memory
-from app.http.dependencies import AppState
+from app.observability.loop_watchdog import watch_loop
 from app.observability.system_stats import cpu_load
-from app.server.app import create_app, create_probe_app
-from app.server.connection import DeadlineHttpProtocol
 from app.server.services import running_services
-from app.server.sockets import BACKLOG, Listener, allow_many_descriptors, listen, url_of
+from app.server.sockets import Listener, allow_many_descriptors, listen, url_of
 from app.settings import Settings
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Signals = asyncio.Queue[signal.Signals]
 
 INTERRUPT_GRACE_S = 3.0
 """Grace time for streams after Ctrl-C."""
 
-CONNECTIONS_GRACE_S = 3
-
 
 async def serve(settings: Settings, model: str) -> None:
     """Serve until a signal. Raises `StartupError` if a port or a folder cannot be used."""
+    signals = _handle_signals()
     allow_many_descriptors()
-    bindings = _bind(settings)
+    listeners = _bind(settings)
     limit_retained_memory()  # encoders allocate megabytes
     cpu_load()  # the next call measures from here
     background = BackgroundTasks()
     async with running_services(settings, model, background) as state:
-        servers = [_Server(create(state)) for _, create in bindings]
+        # FastAPI takes half a second to import, in which the workers start.
+        await asyncio.to_thread(import_module, "app.server.http_server")
+        from app.server.http_server import create_servers
+
+        servers = create_servers(state)
         serving = [
             asyncio.create_task(server.serve(sockets=[listener]))
-            for server, (listener, _) in zip(servers, bindings, strict=True)
+            for server, listener in zip(servers, listeners, strict=True)
         ]
         gc.freeze()  # a collection that walks all modules takes 50 ms
         url = url_of(settings.host, settings.port)
@@ -55,7 +54,10 @@ async def serve(settings: Settings, model: str) -> None:
         if settings.port_health:
             log.info("answering probes on port %d", settings.port_health)
         try:
-            await _until_signalled(state.backend, background, settings.shutdown_grace_seconds)
+            with watch_loop(state.metrics.loop_lagged):
+                await _until_signalled(
+                    signals, state.backend, background, settings.shutdown_grace_seconds
+                )
         finally:
             if open_requests := sum(len(server.server_state.tasks) for server in servers):
                 log.warning("%d requests are still being answered", open_requests)
@@ -67,20 +69,25 @@ async def serve(settings: Settings, model: str) -> None:
     log.info("stopped")
 
 
-def _bind(settings: Settings) -> list[tuple[Listener, Callable[[AppState], FastAPI]]]:
-    """Listen on each port; the function beside a listener creates its app."""
-    ports = [("PORT", settings.port, create_app)]
-    if settings.port_health:
-        ports.append(("PORT_HEALTH", settings.port_health, create_probe_app))
-    return [(listen(settings.host, port, name), create) for name, port, create in ports]
+def _bind(settings: Settings) -> list[Listener]:
+    """Listen on `PORT` and, if it is set, on `PORT_HEALTH`."""
+    ports = {"PORT": settings.port, "PORT_HEALTH": settings.port_health}
+    return [listen(settings.host, port, name) for name, port in ports.items() if port]
 
 
-async def _until_signalled(backend: Backend, background: BackgroundTasks, grace_s: float) -> None:
-    """Wait for a signal, then for the running streams. Raises the error of a crashed task."""
+def _handle_signals() -> Signals:
+    """Queue the signals that end the service, from now on."""
     loop = asyncio.get_running_loop()
-    signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
+    signals: Signals = asyncio.Queue()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signals.put_nowait, number)
+    return signals
+
+
+async def _until_signalled(
+    signals: Signals, backend: Backend, background: BackgroundTasks, grace_s: float
+) -> None:
+    """Wait for a signal, then for the running streams. Raises the error of a crashed task."""
     received = await _unless_crashed(background, signals.get())
     if received == signal.SIGINT:
         grace_s = min(grace_s, INTERRUPT_GRACE_S)
@@ -106,25 +113,3 @@ async def _unless_crashed(background: BackgroundTasks, event: Coroutine[Any, Any
         waiting.cancel()
         background.crashed.result()
     return await waiting
-
-
-class _Server(uvicorn.Server):
-    def __init__(self, app: FastAPI) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                http=DeadlineHttpProtocol,
-                ws="none",
-                lifespan="off",
-                access_log=False,
-                log_config=None,
-                log_level="warning",
-                backlog=BACKLOG,
-                server_header=False,
-                timeout_graceful_shutdown=CONNECTIONS_GRACE_S,
-            )
-        )
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield

@@ -1,9 +1,11 @@
 """Start what the HTTP server needs, and stop it in reverse order."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from app.backend.local.backend import LocalBackend
 from app.backend.local.runtime_dir import runtime_dir
@@ -11,6 +13,7 @@ from app.core.background import BackgroundTasks
 from app.core.cpu import cpu_count
 from app.http.dependencies import AppState
 from app.observability.metrics import Metrics
+from app.server.voice_cache_dir import voice_cache_dir
 from app.settings import Settings
 from app.speech.service import SpeechService
 from app.voices.library import VoiceLibrary
@@ -18,6 +21,7 @@ from app.voices.library import VoiceLibrary
 log = logging.getLogger(__name__)
 
 WATCH_VOICES_S = 2.0
+FIRST_SCAN_S = 5.0
 
 
 @asynccontextmanager
@@ -27,15 +31,17 @@ async def running_services(
     """Run voices, backend and speech service. Raises `StartupError` if a folder is unusable."""
     metrics = Metrics()
     threads = ThreadPoolExecutor(cpu_count(), thread_name_prefix="encoder")
-    with runtime_dir() as folder:
+    with runtime_dir() as folder, voice_cache_dir(folder.voices) as decoded_dir:
+        folder = replace(folder, voices=decoded_dir)
         voices = VoiceLibrary(
             settings.voices_dir,
             settings.preloaded_voices_dir,
-            folder.voices,
+            decoded_dir,
             settings.max_upload_bytes,
+            settings.voice_cache_mb,
         )
         try:
-            voices.check()
+            await voices.check()
             backend = LocalBackend(settings, model, folder, metrics, background)
             async with backend.running():
                 voices.on_change = lambda ids: backend.set_voices(frozenset(ids.values()))
@@ -53,9 +59,17 @@ async def running_services(
 
 
 async def _watch_voices(voices: VoiceLibrary, backend: LocalBackend, settings: Settings) -> None:
-    """Scan the voice folders, pass the voices to the backend, then rescan periodically."""
-    await voices.scan()
-    backend.set_voices(frozenset(voices.snapshot().values()))
+    """Scan the voice folders, pass the voices to the backend, then rescan periodically.
+
+    The backend gets those that are found within `FIRST_SCAN_S`, and all others later.
+    """
+    scanning = asyncio.create_task(voices.scan(), name="first scan of voices")
+    try:
+        await asyncio.wait([scanning], timeout=FIRST_SCAN_S)
+        backend.set_voices(frozenset(voices.snapshot.digests.values()))
+        await scanning
+    finally:
+        scanning.cancel()
     await voices.log_folders()
     for name, voice in settings.voice_aliases.items():
         if voices.find(voice) is None:

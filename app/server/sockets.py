@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 BACKLOG = 1024
 MAX_DESCRIPTORS = 65_536
+MAX_UNSENT_BYTES = 131_072
 RESERVED_SHARE = 4  # one of four descriptors is not for connections
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -85,6 +86,8 @@ def listen(host: str, port: int, setting: str) -> Listener:
     # asyncio disables Nagle's algorithm (40 ms per small response) only if the protocol is TCP.
     listener = Listener(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # Inherited by connections: the kernel holds little for a client that does not read.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MAX_UNSENT_BYTES)
     try:
         listener.bind((host, port))
         listener.listen(BACKLOG)

@@ -9,7 +9,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from app.core.errors import InvalidRequest
 from app.core.params import PARAMETERS, SynthesisParams, info_of
-from app.core.validation import describe_error
+from app.core.validation import describe_error, shortened
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -95,7 +95,7 @@ def _invalid_request(model: type[BaseModel], error: ValidationError) -> InvalidR
     first = error.errors(include_url=False, include_input=False)[0]
     if not first["loc"]:
         return InvalidRequest("The name of each parameter must be text.")
-    param = str(first["loc"][0])
+    param = shortened(str(first["loc"][0]))
     if first["type"] != "extra_forbidden":
         message = f"{param!r} {describe_error(first)}."
     elif name := _NAME_OF_ALIAS.get(param):

@@ -23,6 +23,7 @@ from app.core.errors import (
     VoiceNotFound,
 )
 from app.core.params import SynthesisParams
+from app.core.unicode import MAX_DECOMPOSITION
 from app.observability.metrics import Metrics
 from app.settings import Settings
 from app.speech.options import SpeechOptions
@@ -98,13 +99,18 @@ class SpeechService:
         )
 
     def clean(self, text: str) -> str:
-        """Clean a text for a job. Raises `EmptyText`, `TextTooLong`."""
-        text, longest = clean(text), self.settings.max_text_length
-        if len(text) > longest:
+        """Clean a text for a job. Raises `EmptyText`, `TextTooLong`.
+
+        Cleaning shortens a text, so its length is checked afterwards; but no text is cleaned that
+        has `MAX_DECOMPOSITION` code points for each allowed character.
+        """
+        longest = self.settings.max_text_length
+        cleaned = text if len(text) > longest * MAX_DECOMPOSITION else clean(text)
+        if len(cleaned) > longest:
             raise TextTooLong(
-                f"The text has {len(text)} characters, {longest} are allowed.", param="text"
+                f"The text has {len(cleaned)} characters, {longest} are allowed.", param="text"
             )
-        return text
+        return cleaned
 
 
 def ignored_parameters(model: ModelInfo | None, voice_id: str | None) -> str | None:

@@ -5,6 +5,7 @@ beginning again.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor
 from contextlib import aclosing
@@ -17,6 +18,9 @@ from app.backend.base import ModelInfo
 from app.backend.job_stream import JobStream, Restarted
 from app.core.errors import ServiceError
 from app.observability.metrics import Metrics
+
+PIECE_BYTES = 1_048_576
+"""Of a complete file. Blocks of this size are returned to the system when they have been sent."""
 
 
 class SpeechStream:
@@ -86,15 +90,23 @@ class SpeechStream:
                     yield tail
                 raise
 
-    async def read_all(self) -> bytes:
-        """Return the complete file, with true sizes in its header."""
+    async def read_all(self) -> deque[bytes]:
+        """Return the complete file in pieces, with true sizes in its header."""
         while True:
             encoder = self._encoder = self._new_encoder()
+            file, last = deque[bytes](), bytearray()
             try:
                 async with aclosing(self._encoded(encoder)) as pieces:
-                    content = b"".join([piece async for piece in pieces])
-                file = encoder.finalize_file(content)
+                    async for piece in pieces:
+                        last += piece
+                        if len(last) >= PIECE_BYTES:
+                            file.append(bytes(last))
+                            last.clear()
+                file.append(bytes(last))
+                size = sum(map(len, file))
+                file.appendleft(encoder.finalize_head(file.popleft(), size))
                 self.commit()
+                self._job.file = file  # counted until it is sent
                 return file
             except Restarted:
                 continue

@@ -4,11 +4,11 @@ Called by the speech service; jobs carry the result.
 """
 
 from itertools import groupby
-from unicodedata import normalize
 
 import regex
 
 from app.core.errors import EmptyText
+from app.core.unicode import nfc
 
 
 def clean(text: str) -> str:
@@ -18,7 +18,7 @@ def clean(text: str) -> str:
     remains.
     """
     visible = _JOINERS.sub(r"\1", _INVISIBLE.sub("", text))
-    cleaned = collapse_spaces(normalize("NFC", visible))
+    cleaned = collapse_spaces(nfc(visible))
     if not SPEAKABLE.search(cleaned):
         raise EmptyText("There is nothing in this text that can be spoken.", param="text")
     return cleaned

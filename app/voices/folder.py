@@ -1,72 +1,60 @@
 """A folder of voice files: its listing and every change to it.
 
-Blocking and stateless; the library calls it on one thread, a `FileThread`. The folder may be
+Blocking and stateless; the library calls it on one thread, a `BlockingThread`. The folder may be
 shared with other masters (a network volume), so nothing here relies on an earlier listing.
+Listings name files by their path, as text: there may be thousands.
 """
 
-import asyncio
 import errno
 import hashlib
 import os
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, ParamSpec, TypeVar
+from typing import BinaryIO
 from uuid import uuid4
 
-from app.core.errors import PayloadTooLarge, VoiceExists
-from app.voices.names import casefold_key, nfc
-
-P = ParamSpec("P")
-T = TypeVar("T")
+from app.audio.sandbox import open_media
+from app.core.errors import PayloadTooLarge, UnusableAudio, VoiceExists
+from app.core.unicode import nfc
+from app.voices.names import casefold_key
 
 _TEMP_PREFIX = ".upload-"
 _STALE_S = 3600.0  # a younger temporary file may be another master's, still being written
 _BLOCK_BYTES = 1 << 20
+_MAX_FILE_BYTES = 1 << 30  # no upload can be larger
 
 
-class Signature(NamedTuple):
-    """Tells two versions of a file apart without reading them."""
-
-    size: int
-    mtime_ns: int
-    inode: int
+Signature = str
+"""Tells two versions of a file apart without reading them. As text, thousands of signatures at each
+scan cause no garbage collection."""
 
 
-def signature_of(path: Path) -> Signature:
+def signature_of(path: str | Path) -> Signature:
     """The signature of the file; of a symlink, its own. Raises OSError."""
-    stat = path.lstat()
-    return Signature(stat.st_size, stat.st_mtime_ns, stat.st_ino)
+    stat = os.lstat(path)
+    return f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ino}"
 
 
-def is_unchanged(path: Path, signature: Signature) -> bool:
+def is_unchanged(path: str, signature: Signature) -> bool:
     try:
         return signature_of(path) == signature
     except OSError:
         return False
 
 
-def digest_of(path: Path) -> str:
-    """SHA-256 of the file's bytes, hexadecimal. Raises OSError, for a symlink too."""
-    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def digest_of(path: str) -> str:
+    """SHA-256 of the file's bytes, hexadecimal.
 
-
-class FileThread:
-    """Runs blocking file operations one after the other."""
-
-    def __init__(self) -> None:
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="voice-files")
-
-    async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, lambda: work(*args, **kwargs))
-
-    def close(self) -> None:
-        """Wait for the operation in progress; no other call may follow."""
-        self._executor.shutdown()
+    Raises OSError, also if it is not a regular file, and UnusableAudio if it is too large.
+    """
+    digest = hashlib.sha256()
+    with open_media(Path(path)) as file:
+        if os.fstat(file.fileno()).st_size > _MAX_FILE_BYTES:
+            raise UnusableAudio("The file cannot be used: it is larger than 1 GB.", param="file")
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 class VoiceFolder:
@@ -75,9 +63,9 @@ class VoiceFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def files(self) -> dict[Path, Signature]:
+    def files(self) -> dict[str, Signature]:
         """All regular files except hidden ones and the README; symlinks are not followed."""
-        found = {}
+        found: dict[str, Signature] = {}
         try:
             entries = os.scandir(self.path)
         except FileNotFoundError:
@@ -88,7 +76,7 @@ class VoiceFolder:
                     continue
                 with suppress(FileNotFoundError):  # removed after it was listed
                     if entry.is_file(follow_symlinks=False):
-                        found[self.path / entry.name] = signature_of(self.path / entry.name)
+                        found[entry.path] = signature_of(entry.path)
         return found
 
     def problem(self, *, written: bool) -> str:
@@ -163,7 +151,8 @@ class VoiceFolder:
 
     def _alike(self, voice_id: str) -> list[Path]:
         key = casefold_key(voice_id)
-        return [path for path in self.files() if casefold_key(path.name) == key]
+        names = (os.path.basename(path) for path in self.files())
+        return [self.path / name for name in names if casefold_key(name) == key]
 
 
 def _private(path: str, flags: int) -> int:

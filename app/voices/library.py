@@ -7,83 +7,101 @@ The folders hold the truth; they may be shared with other masters or changed by 
 import asyncio
 import errno
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 from weakref import WeakValueDictionary
 
-from app.core.errors import PreloadedVoice, StorageFull, StorageUnavailable, VoiceNotFound
-from app.voices.folder import FileThread, VoiceFolder, signature_of
-from app.voices.names import MAX_ID_LENGTH, casefold_key, nfc, validate_voice_id
-from app.voices.scanner import FileVersion, VoiceScanner
+from app.audio.sandbox import open_media
+from app.core.blocking_thread import BlockingThread
+from app.core.errors import (
+    NotReady,
+    PreloadedVoice,
+    StorageFull,
+    StorageUnavailable,
+    VoiceNotFound,
+)
+from app.core.unicode import nfc
+from app.core.validation import shortened
+from app.voices.decoded_audio import DecodedAudio
+from app.voices.folder import VoiceFolder, signature_of
+from app.voices.names import MAX_NAME_LENGTH, casefold_key, validate_voice_id
+from app.voices.scanner import MAX_VOICES, VoiceScanner
+from app.voices.snapshot import FileVersion, VoiceSnapshot
+from app.voices.upload_slots import UploadSlots
 
 log = logging.getLogger(__name__)
 
+MAX_OPERATION_S = 30.0
+"""A folder that has not answered by then (a network volume without its server) has failed."""
+
 
 class VoiceLibrary:
-    """Owns the user's voices, the preloaded ones, and the (existing, private) `decoded_dir`.
+    """Owns the user's voices, the preloaded ones, and the private `decoded_dir`.
 
     The folders are used on one thread only, so operations on them are ordered. `on_change` is
-    called on the event loop with every new snapshot.
+    called on the event loop with every new snapshot. Routes occupy one of `upload_slots` during
+    an upload.
     """
 
     def __init__(
-        self, user_dir: Path, preloaded_dir: Path, decoded_dir: Path, max_upload_bytes: int
+        self,
+        user_dir: Path,
+        preloaded_dir: Path,
+        decoded_dir: Path,
+        max_upload_bytes: int,
+        max_decoded_mb: int = 10_240,
     ) -> None:
         self.on_change: Callable[[dict[str, str]], None] = lambda snapshot: None
         self._user = VoiceFolder(user_dir)
         self._preloaded = VoiceFolder(preloaded_dir)
         self._max_upload_bytes = max_upload_bytes
         self._uploading: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._thread = FileThread()
+        self._thread = BlockingThread("voice files", str(user_dir), MAX_OPERATION_S)
+        self.upload_slots = UploadSlots()
+        self.decoded = DecodedAudio(decoded_dir, max_decoded_mb)
         self.scanner = VoiceScanner(
             (self._preloaded, self._user),
-            decoded_dir,
+            self.decoded,
             self._thread,
             lambda voices: self.on_change(voices),
         )
-        self.decoded = self.scanner.decoded
 
-    def ids(self, *, preloaded: bool | None = None) -> list[str]:
-        """The ids of both folders, sorted; or only those that are preloaded, or only the others.
+    @property
+    def snapshot(self) -> VoiceSnapshot:
+        """The voices of both folders; a user's voice hides a preloaded one of the same id.
 
         A voice is preloaded if only the preloaded folder has it; such voices cannot be deleted.
         """
-        if preloaded is None:
-            return sorted(self.scanner.voices)
-        paths = self.scanner.versions
-        users = {nfc(path.name) for path in paths if path.parent == self._user.path}
-        return [voice_id for voice_id in self.ids() if (voice_id not in users) == preloaded]
+        return self.scanner.snapshot
 
     def find(self, name: str) -> str | None:
         """The id that equals `name`, or the only id that equals it without its ending."""
-        name, voices = nfc(name), self.scanner.voices
-        if name in voices:
-            return name
-        found = [voice_id for voice_id in voices if voice_id.rpartition(".")[0] == name]
-        return found[0] if len(found) == 1 else None
+        return self.snapshot.find(name)
+
+    def ensure_read(self, name: str) -> None:
+        """Raise NotReady if the first scan has not read the voice of this id or stem yet."""
+        if len(name) <= MAX_NAME_LENGTH and self.scanner.is_unread(nfc(name)):
+            raise NotReady(f"the voice {name!r} is still being read", param="voice_id")
 
     def not_found(self, voice_id: str, alias: str | None = None) -> VoiceNotFound:
         """The error for a missing voice, with a suggestion. `alias`: the name in the request."""
-        shown = voice_id if len(voice_id) <= MAX_ID_LENGTH else f"{voice_id[:MAX_ID_LENGTH]}…"
-        message = f"There is no voice {shown!r}"
+        message = f"There is no voice {shortened(voice_id)!r}"
         if alias is not None:
             message += f", which {alias!r} stands for"
         near = self.find(voice_id)
         suggestion = f" Is {near!r} meant?" if near else ""
         return VoiceNotFound(f"{message}.{suggestion} GET /voices lists them.", param="voice_id")
 
-    def snapshot(self) -> dict[str, str]:
-        """Each id with its digest; a user's voice hides a preloaded one of the same id."""
-        return dict(self.scanner.voices)
-
     def pin(self, voice_id: str) -> str:
-        """The digest of a voice; its decoded audio stays until `unpin`. Raises VoiceNotFound."""
-        digest = self.scanner.voices.get(nfc(voice_id))
-        if digest is None:
-            raise self.not_found(voice_id)
+        """The digest of a voice; its decoded audio stays until `unpin`.
+
+        Raises VoiceNotFound, NotReady.
+        """
+        digest = self.snapshot.digests[self._existing(voice_id)]
         self.decoded.pin(digest)
         return digest
 
@@ -97,6 +115,8 @@ class VoiceLibrary:
         only), PayloadTooLarge, UnusableAudio, StorageFull, StorageUnavailable.
         """
         voice_id = validate_voice_id(voice_id)
+        if len(self.snapshot.ids) >= MAX_VOICES and voice_id not in self.snapshot.digests:
+            raise StorageFull(f"There are {MAX_VOICES:,} voices already, as many as are allowed.")
         temp = self._user.new_temp()
         async with self._lock_of(voice_id):
             try:
@@ -107,30 +127,30 @@ class VoiceLibrary:
                         self._user.receive, content, temp, self._max_upload_bytes
                     )
                     with self.decoded.pinned(digest):
-                        await self.decoded.decode(temp, digest)
+                        with await self._thread.run(open_media, temp) as media:
+                            await self.decoded.decode(media, digest)
                         await self._publish(temp, voice_id, digest, replace)
             finally:
-                await self._thread.run(self._user.discard, temp)
+                with suppress(TimeoutError):  # the folder hangs
+                    await self._thread.run(self._user.discard, temp)
         log.info("voice %s added", voice_id)
 
     async def delete(self, voice_id: str) -> None:
         """Remove a voice of the user. Raises VoiceNotFound, PreloadedVoice, StorageUnavailable."""
-        voice_id = nfc(voice_id)
-        if voice_id not in self.scanner.voices:
-            raise self.not_found(voice_id)
+        voice_id = self._existing(voice_id)
         with _storage_errors():
             async with self.scanner.changing:
                 removed = await self._thread.run(self._user.remove, voice_id)
                 await self.scanner.refresh()
         if not removed:
-            if voice_id in self.scanner.voices:
+            if voice_id in self.snapshot.digests:
                 raise PreloadedVoice("A preloaded voice cannot be deleted.", param="voice_id")
             raise self.not_found(voice_id)
         log.info("voice %s deleted", voice_id)
 
-    def check(self) -> None:
-        """Raises StartupError if a folder cannot be read. Blocks; to be called at start only."""
-        self.scanner.check()
+    async def check(self) -> None:
+        """Raises StartupError if a folder cannot be read. To be called at start only."""
+        await self.scanner.check()
 
     async def scan(self) -> None:
         """Read changes in the folders. Raises StartupError if the first scan cannot read them."""
@@ -144,14 +164,15 @@ class VoiceLibrary:
     async def log_folders(self) -> None:
         """Log the number of voices in each folder and the folders' problems, after a scan."""
         versions = self.scanner.versions.items()
-        counts = Counter(path.parent for path, version in versions if version.digest)
+        counts = Counter(os.path.dirname(path) for path, version in versions if version.digest)
         folders = (self._user, self._preloaded)
-        found = (f"{counts[folder.path]} in {folder.path.absolute()}" for folder in folders)
+        found = (f"{counts[str(folder.path)]} in {folder.path.absolute()}" for folder in folders)
         log.info("voices: %s", ", ".join(found))
-        for folder in folders:
-            problem = await self._thread.run(folder.problem, written=folder is self._user)
-            if problem:
-                log.warning("the voices folder %s %s", folder.path.absolute(), problem)
+        with suppress(TimeoutError):  # a folder hangs, as the scan has logged
+            for folder in folders:
+                problem = await self._thread.run(folder.problem, written=folder is self._user)
+                if problem:
+                    log.warning("the voices folder %s %s", folder.path.absolute(), problem)
 
     def close(self) -> None:
         self._thread.close()
@@ -161,8 +182,17 @@ class VoiceLibrary:
         async with self.scanner.changing:
             signature = await self._thread.run(signature_of, temp)  # moving does not change it
             await self._thread.run(move, temp, voice_id)
-            self.scanner.versions[self._user.path / voice_id] = FileVersion(signature, digest)
+            path = os.path.join(self._user.path, voice_id)
+            self.scanner.add_version(path, FileVersion(signature, digest))
             await self.scanner.refresh()
+
+    def _existing(self, voice_id: str) -> str:
+        """The id in NFC. Raises VoiceNotFound, NotReady."""
+        found = nfc(voice_id[:MAX_NAME_LENGTH])
+        if found not in self.snapshot.digests:
+            self.ensure_read(voice_id)
+            raise self.not_found(voice_id)
+        return found
 
     def _lock_of(self, voice_id: str) -> asyncio.Lock:
         return self._uploading.setdefault(casefold_key(voice_id), asyncio.Lock())

@@ -1,19 +1,22 @@
 """Voice ids: which file names are valid, and how names are compared."""
 
-import unicodedata
-
 from app.core.errors import InvalidVoiceId
+from app.core.unicode import MAX_DECOMPOSITION, nfc
 
 ENDINGS = (".wav", ".mp3", ".flac", ".ogg", ".m4a", ".webm", ".opus")
 MAX_ID_LENGTH = 128
+MAX_NAME_LENGTH = MAX_ID_LENGTH * MAX_DECOMPOSITION
+"""No longer name can be another form of an id, so none is looked up."""
+
 MAX_FILE_NAME_BYTES = 255
 
 
 def validate_voice_id(name: str) -> str:
     """`name` in NFC; raises InvalidVoiceId unless it may be the name of a voice file."""
-    voice_id = nfc(name)
+    voice_id = nfc(name[:MAX_NAME_LENGTH])
     if (
-        len(voice_id) > MAX_ID_LENGTH
+        len(name) > MAX_NAME_LENGTH
+        or len(voice_id) > MAX_ID_LENGTH
         or len(voice_id.encode(errors="replace")) > MAX_FILE_NAME_BYTES
         or voice_id.startswith(".")
         or not voice_id.lower().endswith(ENDINGS)
@@ -27,11 +30,6 @@ def validate_voice_id(name: str) -> str:
             param="file",
         )
     return voice_id
-
-
-def nfc(name: str) -> str:
-    """The form in which ids are compared and listed (Unicode NFC)."""
-    return unicodedata.normalize("NFC", name)
 
 
 def casefold_key(name: str) -> str:

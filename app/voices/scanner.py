@@ -1,23 +1,33 @@
 """Scans the voice folders: finds new and changed files, decodes them, and retries failures.
 
-The folders are polled because a network volume does not report changes made by others.
+The folders are polled because a network volume does not report changes made by others. What takes
+longer the more voices there are is done on the file thread.
 """
 
 import asyncio
 import logging
+import os
+from collections import OrderedDict
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
 
-from app.audio.sandbox import DecoderKilled
+from app.audio.sandbox import DecoderKilled, open_media
+from app.core.blocking_thread import BlockingThread
 from app.core.errors import InvalidRequest, ServiceError, StartupError, StorageFull
 from app.core.retry_budget import RetryBudget
-from app.voices.decoded_audio import DecodedAudio
-from app.voices.folder import FileThread, Signature, VoiceFolder, digest_of, is_unchanged
-from app.voices.names import nfc, validate_voice_id
+from app.core.unicode import nfc
+from app.voices.decoded_audio import DecodedAudio, Listing
+from app.voices.folder import Signature, VoiceFolder, digest_of, is_unchanged
+from app.voices.names import validate_voice_id
+from app.voices.snapshot import FileVersion, VoiceSnapshot, stem_of
 
 log = logging.getLogger(__name__)
+
+MAX_VOICES = 20_000
+"""Further files, in the order of their names, are ignored."""
 
 _READ_RETRY_S = 5.0
 """The time after which an unreadable file is tried again: permissions and disks get repaired."""
@@ -25,12 +35,9 @@ _READ_RETRY_S = 5.0
 _DECODER_RETRY_S = 60.0
 _MAX_DECODER_KILLS = 3
 
-
-class FileVersion(NamedTuple):
-    """A version of a file that was read; its digest is None if it cannot be a voice."""
-
-    signature: Signature
-    digest: str | None
+_PARALLEL_READS = 4
+_PUBLISH_S = 3.0
+"""The time after which the voices that were found so far are published, during a long scan."""
 
 
 class ReadFailure(NamedTuple):
@@ -41,98 +48,182 @@ class ReadFailure(NamedTuple):
 
 
 class VoiceScanner:
-    """Keeps `versions` and `voices` (digests by id) in line with the folders.
+    """Keeps `versions` (by path) and `snapshot`, in line with the folders.
 
     Later folders hide earlier ones, and the last one takes uploads. `changing` is held while
-    folders and `versions` change together. `on_change` gets every new state of `voices`.
+    folders and `versions` change together. `on_change` gets every new snapshot's digests by id.
     """
 
     def __init__(
         self,
         folders: tuple[VoiceFolder, ...],
-        decoded_dir: Path,
-        thread: FileThread,
+        decoded: DecodedAudio,
+        thread: BlockingThread,
         on_change: Callable[[dict[str, str]], None],
     ) -> None:
-        self.decoded = DecodedAudio(decoded_dir, self._digests_in_use)
-        self.voices: dict[str, str] = {}
-        self.versions: dict[Path, FileVersion] = {}
-        self.failures: dict[Path, ReadFailure] = {}
+        self.snapshot = VoiceSnapshot()
+        self.versions: dict[str, FileVersion] = {}
+        self.failures: dict[str, ReadFailure] = {}
         self.changing = asyncio.Lock()
         self._folders = folders
+        self._decoded = decoded
         self._thread = thread
         self._on_change = on_change
-        self._decoder_kills = RetryBudget[Path](_MAX_DECODER_KILLS)
+        self._decoder_kills = RetryBudget[str](_MAX_DECODER_KILLS)
         self._readable: bool | None = None  # None before the first scan
+        self._unread: OrderedDict[str, Signature] = OrderedDict()
+        self._unread_names: dict[str, str] = {}  # paths by id and stem, during the first scan
+        self._changed = False  # `versions` differs from `snapshot`
+        self._publish_at = 0.0
+        self._too_many = False
         self._scanning = asyncio.Lock()
 
-    def check(self) -> None:
+    async def check(self) -> None:
+        """Raises StartupError if a folder cannot be read."""
         try:
-            self._list()
+            await self._thread.run(self._list)
         except OSError as error:
             self._on_unreadable(error)
 
     async def scan(self) -> None:
-        """Index new and changed files.
+        """Index new and changed files, and those whose decoded audio has vanished.
 
         Raises StartupError if a folder cannot be read the first time; later that is logged.
         """
         async with self._scanning:
             try:
-                if self._readable is None:
+                first = self._readable is None
+                if first:
                     await self._thread.run(self._folders[-1].discard_stale)
-                found = await self._thread.run(self._list)
-                self._forget_failures_except(found)
-                async with asyncio.TaskGroup() as group:
-                    for path, signature in found.items():
-                        if self._needs_indexing(path, signature):
-                            group.create_task(self._index(path, signature))
                 async with self.changing:
-                    await self.refresh()
+                    found, unread, listing = await self._thread.run(self._compare)
+                    self._decoded.update(listing)
+                    if not unread:
+                        await self._publish(found)
+                if unread:
+                    await self._index_all(unread, first)
+                    async with self.changing:
+                        await self.refresh()
+                await self._thread.run(self._decoded.remove, self._decoded.unneeded(listing.unused))
             except OSError as error:
                 self._on_unreadable(error)
             else:
                 self._readable = True
 
     async def refresh(self) -> None:
-        """Forget files that are gone and update `voices`; `changing` is held. Raises OSError."""
-        found = await self._thread.run(self._list)
-        for path in self.versions.keys() - found.keys():
-            del self.versions[path]
-        before, self.voices = self.voices, self._current_voices()
-        if self.voices != before:
-            self._on_change(dict(self.voices))
-        self.decoded.drop_unused()
+        """Forget files that are gone and update `snapshot`; `changing` is held. Raises OSError."""
+        await self._publish(await self._thread.run(self._list))
 
-    def _current_voices(self) -> dict[str, str]:
-        # Later ones have precedence: the user's, and of two Unicode forms of a name the NFC one.
-        uploads = self._folders[-1].path
-        order = sorted(self.versions, key=lambda path: (path.parent == uploads, path.name))
-        digests = ((path.name, self.versions[path].digest) for path in order)
-        return {nfc(name): digest for name, digest in digests if digest}
+    def is_unread(self, name: str) -> bool:
+        """Whether the first scan is yet to publish the voice of this id or stem. Hastens it."""
+        path = self._unread_names.get(name)
+        if path is None:
+            return False
+        if path in self._unread:
+            self._unread.move_to_end(path, last=False)
+        version = self.versions.get(path)
+        return version is None or version.digest is not None
 
-    def _digests_in_use(self) -> set[str]:
-        indexed = {version.digest for version in self.versions.values() if version.digest}
-        return indexed | set(self.voices.values())
+    def add_version(self, path: str, version: FileVersion) -> None:
+        """Set what a file is; `changing` is held, and `refresh` is to follow."""
+        self.versions[path] = version
+        self._changed = True
+        if version.digest:
+            self._decoded.add_use(version.digest)
 
-    def _list(self) -> dict[Path, Signature]:
-        found: dict[Path, Signature] = {}
+    # --- on the file thread -----------------------------------------------------------------------
+
+    def _list(self) -> dict[str, Signature]:
+        found: dict[str, Signature] = {}
         for folder in self._folders:
             found |= folder.files()
-        return found
+        if (too_many := len(found) > MAX_VOICES) and not self._too_many:
+            log.error("there are %d voices; %d are used", len(found), MAX_VOICES)
+        self._too_many = too_many
+        return dict(islice(sorted(found.items()), MAX_VOICES)) if too_many else found
 
-    def _needs_indexing(self, path: Path, signature: Signature) -> bool:
-        version, failure = self.versions.get(path), self.failures.get(path)
+    def _compare(self) -> tuple[dict[str, Signature], dict[str, Signature], Listing]:
+        """Return all files, those to be read, and what there is of decoded audio."""
+        found, listing = self._list(), self._decoded.list_files()
+        unread = {
+            path: signature
+            for path, signature in found.items()
+            if self._needs_indexing(path, signature, listing)
+        }
+        return found, unread, listing
+
+    def _needs_indexing(self, path: str, signature: Signature, listing: Listing) -> bool:
+        version = self.versions.get(path)
         if version and version.signature == signature:
-            return False
-        return failure is None or failure.retry_at <= monotonic()
+            return version.digest is not None and version.digest not in listing.present
+        failure = self.failures.get(path)
+        if failure is None or failure.signature != signature:
+            return True
+        return failure.retry_at <= monotonic()
 
-    async def _index(self, path: Path, signature: Signature) -> None:
+    def _take_snapshot(self, gone: set[str]) -> VoiceSnapshot:
+        for path in gone:
+            self.versions.pop(path, None)
+        return VoiceSnapshot.of(self.versions.items(), str(self._folders[-1].path))
+
+    # --- on the event loop ------------------------------------------------------------------------
+
+    async def _publish(self, found: dict[str, Signature]) -> None:
+        for path in [path for path, failure in self.failures.items() if path not in found]:
+            self._forget_failure(path)
+        gone = await self._thread.run(lambda: self.versions.keys() - found.keys())
+        self._changed = self._changed or bool(gone)
+        if not self._changed:
+            return
+        self.snapshot = await self._thread.run(self._take_snapshot, gone)
+        self._changed = False  # not earlier: the wait may be cancelled
+        dropped = self._decoded.keep(self.snapshot.digests_in_use)
+        self._on_change(self.snapshot.digests)  # even if only decoded audio has come back
+        await self._thread.run(self._decoded.remove, dropped)
+
+    async def _index_all(self, unread: dict[str, Signature], first: bool) -> None:
+        """Index files, some at a time; publish in between what was found so far. Raises OSError."""
+        self._unread = OrderedDict(unread)
+        if first:
+            names = {path: nfc(os.path.basename(path)) for path in unread}
+            self._unread_names = {stem_of(name): path for path, name in names.items()}
+            self._unread_names |= {name: path for path, name in names.items()}
+        self._publish_at = monotonic() + _PUBLISH_S
         try:
-            validate_voice_id(path.name)
+            async with asyncio.TaskGroup() as group:
+                readers = [group.create_task(self._index_next()) for _ in range(_PARALLEL_READS)]
+        finally:
+            self._unread.clear()
+            self._unread_names.clear()
+        for error in filter(None, (reader.result() for reader in readers)):
+            raise error
+
+    async def _index_next(self) -> OSError | None:
+        """Index one file after the other; return an error that concerns all of them."""
+        try:
+            while self._unread:
+                path, signature = self._unread.popitem(last=False)
+                await self._index(path, signature)
+                if monotonic() >= self._publish_at:
+                    self._publish_at = monotonic() + _PUBLISH_S
+                    async with self.changing:
+                        await self.refresh()
+        except OSError as error:
+            self._unread.clear()
+            return error
+        return None
+
+    async def _index(self, path: str, signature: Signature) -> None:
+        """Read and decode a file, or note why not. Raises OSError if the folder does not answer."""
+        if (failure := self.failures.get(path)) and failure.signature != signature:
+            self._forget_failure(path)
+        try:
+            validate_voice_id(os.path.basename(path))
             digest = await self._thread.run(digest_of, path)
-            with self.decoded.pinned(digest):
-                await self.decoded.decode(path, digest)
+            with self._decoded.pinned(digest):
+                if not self._decoded.has(digest):
+                    with await self._thread.run(open_media, Path(path)) as media:
+                        await self._decoded.decode(media, digest)
                 await self._record(path, FileVersion(signature, digest))
         except DecoderKilled as error:
             self._decoder_kills.record(path)
@@ -142,40 +233,37 @@ class VoiceScanner:
                 self._retry_later(path, signature, error, _DECODER_RETRY_S)
         except InvalidRequest as error:  # with which an upload of it would be answered
             await self._ignore(path, signature, error)
-        except (OSError, StorageFull) as error:
+        except StorageFull as error:
+            self._retry_later(path, signature, error, _DECODER_RETRY_S)
+        except OSError as error:
             self._retry_later(path, signature, error, _READ_RETRY_S)
 
     def _retry_later(
-        self, path: Path, signature: Signature, error: Exception, delay_s: float
+        self, path: str, signature: Signature, error: Exception, delay_s: float
     ) -> None:
         if path not in self.failures:
-            log.warning("%a cannot be read now: %s", str(path), error)
+            log.warning("%a cannot be read now: %s", path, error)
         self.failures[path] = ReadFailure(signature, monotonic() + delay_s)
 
-    async def _ignore(self, path: Path, signature: Signature, error: ServiceError) -> None:
-        log.warning("%a is ignored: %s", str(path), error.message)
+    async def _ignore(self, path: str, signature: Signature, error: ServiceError) -> None:
+        log.warning("%a is ignored: %s", path, error.message)
         await self._record(path, FileVersion(signature, None))
 
-    async def _record(self, path: Path, version: FileVersion) -> None:
+    async def _record(self, path: str, version: FileVersion) -> None:
         async with self.changing:
             # If the file changed while it was read, the next scan finds a new signature.
             if await self._thread.run(is_unchanged, path, version.signature):
-                self.versions[path] = version
+                self.add_version(path, version)
                 self._forget_failure(path)
 
-    def _forget_failures_except(self, found: dict[Path, Signature]) -> None:
-        for path, failure in list(self.failures.items()):
-            if found.get(path) != failure.signature:
-                self._forget_failure(path)
-
-    def _forget_failure(self, path: Path) -> None:
+    def _forget_failure(self, path: str) -> None:
         self.failures.pop(path, None)
         self._decoder_kills.clear(path)
 
     def _on_unreadable(self, error: OSError) -> None:
         message = f"The voices folder {error.filename} cannot be read: {error.strerror}."
-        if self._readable is None:
+        if self._readable is None and not isinstance(error, TimeoutError):
             raise StartupError(message) from error
-        if self._readable:
+        if self._readable is not False:
             log.error("%s The voices found before stay.", message)
         self._readable = False

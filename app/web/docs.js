@@ -1,6 +1,7 @@
 /** Swagger UI of the API, with the key that this page was requested with. */
 
 const key = new URLSearchParams(location.search).get("api_key");
+if (key) history.replaceState(null, "", location.pathname + location.hash); // out of address bar and history
 
 const ui = SwaggerUIBundle({
   dom_id: "#api",

@@ -6,16 +6,20 @@ Requests a restart of the worker when its device has failed, or runs out of memo
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from time import monotonic
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+from app.core import progress
 from app.core.audio import BYTES_PER_SAMPLE
 from app.core.errors import DeviceFailed, EngineFailed, OutOfMemory, ServiceError
+from app.core.progress import Progress
 from app.core.retry_budget import RetryBudget
 from app.engines.base import Engine
 from app.ipc import messages
 from app.ipc.messages import JobCancelled, JobDone, JobFailed
 from app.pipeline.pipeline import Pipeline
+from app.worker.stall_detector import Work
 from app.worker.voice_cache import VoiceCache
 
 log = logging.getLogger(__name__)
@@ -25,20 +29,26 @@ MAX_CONSECUTIVE_OOM = 2
 
 DEVICE = "device"
 
+T = TypeVar("T")
+
 
 class Send(Protocol):
     def __call__(self, message: messages.Result, pcm: bytes | None = None) -> Awaitable[None]: ...
 
 
 class ActiveJob:
-    """One text being synthesized. Sends no more audio than it has credit for."""
+    """One text being synthesized. Sends no more audio than it has credit for.
+
+    `waits`: for credit or for its voice, and so makes no `progress`.
+    """
 
     def __init__(self, message: messages.Synthesize, send: Send) -> None:
         self.id = message.job
         self.request = message
         self.began_at = monotonic()
         self.cancelled = False
-        self.waits_for_credit = False
+        self.progress = Progress()
+        self.waits = False
         self.chunks = 0
         self.samples = 0
         self._credit = message.credit
@@ -50,15 +60,19 @@ class ActiveJob:
         self._credit = max(self._credit, samples)
         self._credit_raised.set()
 
+    async def wait_for(self, event: Awaitable[T]) -> T:
+        self.waits = True
+        try:
+            return await event
+        finally:
+            self.waits = False
+
     async def emit(self, pcm: bytes) -> None:
         """Send PCM as the next audio chunk, as soon as there is credit left."""
         while self.samples >= self._credit:
             self._credit_raised.clear()
-            self.waits_for_credit = True
-            try:
-                await self._credit_raised.wait()
-            finally:
-                self.waits_for_credit = False
+            await self.wait_for(self._credit_raised.wait())
+        self.progress.step()
         await self._send(messages.AudioChunk(self.id, self.chunks), pcm)
         self.chunks += 1
         self.samples += len(pcm) // BYTES_PER_SAMPLE
@@ -114,11 +128,21 @@ class JobRunner:
             await asyncio.wait(self._completions)
 
     @property
-    def working(self) -> int:
-        """The number of jobs that do not wait for credit."""
-        return sum(not job.waits_for_credit for job, _ in self._running.values())
+    def under_way(self) -> dict[Work, Progress]:
+        """What should be making steps now: the jobs that wait for nothing, and a voice."""
+        jobs = (job for job, _ in self._running.values() if not job.waits)
+        under_way = {Work(job=job.id): job.progress for job in jobs}
+        if self._voices.under_way:
+            digest, preparation = self._voices.under_way
+            under_way[Work(voice=digest)] = preparation
+        return under_way
 
     async def _run(self, job: ActiveJob) -> None:
+        progress.current.set(job.progress)
+        async with self._voices.held() if job.request.alone else nullcontext():
+            await self._try(job)
+
+    async def _try(self, job: ActiveJob) -> None:
         """Run the job; once more, if memory ran out before any audio was sent."""
         self._report(messages.JobStarted(job.id))
         try:
@@ -134,7 +158,7 @@ class JobRunner:
         await self._attempt(job)
 
     async def _attempt(self, job: ActiveJob) -> None:
-        voice = await self._voices.get(job.request.voice)
+        voice = await job.wait_for(self._voices.get(job.request.voice))
         await self._pipeline.run(job.request.text, voice, job.request.params, job.emit)
 
     async def _end(self, job: ActiveJob, running: "asyncio.Task[None]") -> None:

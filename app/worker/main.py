@@ -25,11 +25,14 @@ from app.ipc import channels, messages
 from app.ipc.control import ReportSender
 from app.pipeline.pipeline import Pipeline
 from app.worker.job_runner import JobRunner
+from app.worker.stall_detector import StallDetector
 from app.worker.voice_cache import VoiceCache
 
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 1.0
+PREPARE_BEFORE_READY_S = 5.0
+"""After this time, the worker is ready and prepares the other voices beside its jobs."""
 LINGER_MS = 2000
 
 
@@ -57,10 +60,10 @@ async def _run(config: messages.WorkerConfig, reports: ReportSender) -> int:
     try:
         await results.send(messages.WorkerStarting("loads the model"))
         engine = load_engine(config.engine, config.engine_config)
+        session = _Session(config, engine, results, reports)
         await results.send(messages.WorkerStarting("compiles" if engine.compiled else "warms up"))
         await engine.warm_up()
         await results.send(messages.WorkerStarting("prepares the voices"))
-        session = _Session(config, engine, results, reports)
         if failure := await session.run(jobs, broadcast):
             await results.send(failure)
             return 1
@@ -81,7 +84,7 @@ async def _run(config: messages.WorkerConfig, reports: ReportSender) -> int:
 
 
 class _Session:
-    """The tasks of a worker whose engine is warm."""
+    """The tasks of a worker whose engine is loaded."""
 
     def __init__(
         self,
@@ -92,11 +95,15 @@ class _Session:
     ) -> None:
         self._engine = engine
         self._results = results
+        self._report = reports.send
         self._pipeline = Pipeline(engine, config.queues, config.engine_config.threads)
         self._voices = VoiceCache(engine, Path(config.voices_dir), reports.send)
         self._jobs = JobRunner(engine, self._pipeline, self._voices, results.send, reports.send)
+        self._voices_version = 0
         self._voices_received = asyncio.Event()
         self._draining = asyncio.Event()
+        self._stalls = StallDetector()
+        self._beating = asyncio.create_task(self._send_heartbeats())
 
     async def run(
         self, jobs: channels.JobReceiver, broadcast: channels.BroadcastReceiver
@@ -107,10 +114,10 @@ class _Session:
             running = [
                 tasks.create_task(self._take_jobs(jobs)),
                 tasks.create_task(self._receive_broadcasts(broadcast)),
-                tasks.create_task(self._send_heartbeats()),
             ]
+            self._report(messages.VoicesKnown(self._voices_version))
             await self._voices_received.wait()
-            await self._voices.wait_idle()
+            await self._voices.wait_idle(PREPARE_BEFORE_READY_S)
             if not restart_request.done():
                 await self._results.send(
                     messages.WorkerReady(
@@ -124,7 +131,7 @@ class _Session:
             drained = tasks.create_task(self._drain())
             either: set[asyncio.Future[Any]] = {drained, restart_request}
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            for task in (*running, drained):
+            for task in (*running, drained, self._beating):
                 task.cancel()
         self._pipeline.close()
         return restart_request.result() if restart_request.done() else None
@@ -143,16 +150,25 @@ class _Session:
                 case messages.ActiveJobs() as active:
                     self._jobs.cancel_missing(active)
                 case messages.Voices() as voices:
-                    self._voices.sync(voices)
+                    self._report(messages.VoicesKnown(voices.version))
+                    if voices.version != self._voices_version:
+                        self._voices_version = voices.version
+                        self._voices.sync(voices)
                     self._voices_received.set()
                 case messages.Drain():
                     self._draining.set()
 
     async def _send_heartbeats(self) -> None:
         while True:
-            steps = self._pipeline.steps + self._voices.steps
+            beats, work = self._stalls.beat(self._jobs.under_way)
             await self._results.send(
-                messages.Heartbeat(steps, self._jobs.working, self._engine.runaways)
+                messages.Heartbeat(
+                    self._pipeline.steps + self._voices.steps,
+                    beats * HEARTBEAT_S,
+                    work.job,
+                    work.voice,
+                    self._engine.runaways,
+                )
             )
             await asyncio.sleep(HEARTBEAT_S)
 

@@ -108,7 +108,7 @@ async def test_unread_time_is_measured_while_there_is_audio(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = 100.0
-    monkeypatch.setattr(stream_module, "monotonic", lambda: now)
+    monkeypatch.setattr(stream_module, "running_time", lambda: now)
     stream = JobStream()
     assert stream.unread_for_s(500.0) == 0
     now = 500.0

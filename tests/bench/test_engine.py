@@ -135,6 +135,7 @@ def test_invalid_option_is_one_line(arguments: tuple[str, ...], said: str) -> No
 # --- comparisons -----------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 def test_engine_equals_upstream(own: Run, other: Run) -> None:
     equality = compare(PLAN, warm_up(PLAN, own).tokens, own, other)
     assert equality["tokens_same"] == PLAN.tokens
@@ -144,6 +145,7 @@ def test_engine_equals_upstream(own: Run, other: Run) -> None:
     assert package["correlation"] > 0.4
 
 
+@pytest.mark.heavy
 def test_detects_flow_with_one_step_less(own: Run, other: Run) -> None:
     own(set_steps, ENGLISH.flow.steps - 1)
     try:
@@ -153,6 +155,7 @@ def test_detects_flow_with_one_step_less(own: Run, other: Run) -> None:
         own(set_steps, ENGLISH.flow.steps)
 
 
+@pytest.mark.heavy
 def test_detects_different_text(own: Run, other: Run) -> None:
     own(set_normaliser, upper_case)
     try:
@@ -162,6 +165,7 @@ def test_detects_different_text(own: Run, other: Run) -> None:
         own(set_normaliser, english.punc_norm)
 
 
+@pytest.mark.heavy
 def test_detects_stream_that_differs_from_its_stages(own: Run, other: Run) -> None:
     other_seed = own(engine_process.run_streamed, "Sound.", 5, PLAN.tokens)
     wrong = with_wrong_result(
@@ -171,6 +175,7 @@ def test_detects_stream_that_differs_from_its_stages(own: Run, other: Run) -> No
         run_round(NOT_THE_SAME, wrong, other, seed=1)
 
 
+@pytest.mark.heavy
 def test_detects_stream_that_differs_from_upstream(own: Run, other: Run) -> None:
     def reversed_audio(right: Any) -> Any:
         return replace(right, audio=right.audio[::-1])
@@ -184,6 +189,7 @@ def test_detects_stream_that_differs_from_upstream(own: Run, other: Run) -> None
         run_round(PLAN, wrong, other, seed=1)
 
 
+@pytest.mark.heavy
 def test_detects_missing_tokens(own: Run, other: Run) -> None:
     fewer = replace(NOT_THE_SAME, tokens=30)  # of the engine alone
     wrong = with_wrong_result(
@@ -193,6 +199,7 @@ def test_detects_missing_tokens(own: Run, other: Run) -> None:
         run_round(fewer, wrong, other, seed=1)
 
 
+@pytest.mark.heavy
 def test_detects_job_that_depends_on_concurrent_jobs(own: Run) -> None:
     def other_token(right: engine_process.ConcurrentJobs) -> engine_process.ConcurrentJobs:
         right.together[1][7] += 1
@@ -204,6 +211,7 @@ def test_detects_job_that_depends_on_concurrent_jobs(own: Run) -> None:
         run_concurrent(PLAN, wrong, 2)
 
 
+@pytest.mark.heavy
 def test_end_token_is_disabled(own: Run) -> None:
     """The random model ends after about 100 tokens otherwise."""
     assert len(own(engine_process.run_stages, ["Sound."], 3, 200).tokens) > 180

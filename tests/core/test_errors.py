@@ -17,10 +17,14 @@ DOCUMENTED = {
     413: {"payload_too_large", "text_too_long"},
     415: {"unsupported_media_type"},
     422: {"unusable_audio"},
-    429: {"queue_full"},
+    429: {"queue_full", "too_many_wrong_keys"},
     431: {"headers_too_long"},
     500: {"internal_error", "engine_error", "encoder_error", "worker_lost", "poison_request"},
-    503: {"not_ready", "shutting_down", "queue_timeout", "storage_unavailable", "out_of_memory"},
+    503: {
+        *("not_ready", "shutting_down", "queue_timeout", "storage_unavailable", "out_of_memory"),
+        "too_many_uploads",
+        "too_many_connections",
+    },
     504: {"client_stalled", "worker_stalled"},
     507: {"storage_full"},
 }
@@ -72,4 +76,4 @@ def test_error_type_follows_from_status() -> None:
 
 def test_retryable_statuses_have_retry_after() -> None:
     for kind in family(ServiceError):
-        assert (kind.retry_after_s is not None) == (kind.status in (429, 503)), kind
+        assert (kind.retry_after_s is not None) == (kind.status in (429, 503, 507)), kind

@@ -17,6 +17,7 @@ async def test_swagger_ui_works_without_other_hosts(browser: Browser, preview: S
     tab = Watched(await context.new_page())
     page = tab.page
     await page.goto(f"{preview.url}/docs?api_key={API_KEY}")
+    assert page.url == f"{preview.url}/docs"
     with preview.client() as client:
         paths = client.get("/openapi.json").json()["paths"]
     await expect(page.locator(".opblock")).to_have_count(sum(map(len, paths.values())))

@@ -195,7 +195,7 @@ async def test_engine_failure_is_an_error_without_traceback_or_an_aborted_stream
         early = await speak(client, "raise audio1")
         for detail in ("scripted", "Traceback", "RuntimeError", ".py", str(ROOT)):
             assert detail not in early.text
-        assert "RuntimeError: scripted" in service.log()
+        await service.until(lambda: "RuntimeError: scripted" in service.log())
         asked = speech_params("audio30 sleep0.1 raise") | {"stream": False}
         for answer in (early, await client.post(ROUTE, json=asked)):
             assert error_code(answer, 500) == "engine_error"

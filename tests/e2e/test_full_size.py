@@ -4,7 +4,6 @@ pytest -m heavy -s tests/e2e/test_full_size.py
 """
 
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
@@ -14,7 +13,6 @@ import pytest
 from app.audio.formats import ENCODERS
 from app.bench.checkpoint import full_checkpoint
 from app.core.audio import SAMPLE_RATE
-from app.engines.chatterbox.engine import CACHE_FOLDER
 from tests.support.recogniser import decode_audio
 from tests.support.service import ROOT, Service
 
@@ -27,7 +25,6 @@ MOST_MEMORY_GB = {"float32": 4.5, "int8": 2.5}
 @pytest.mark.parametrize("dtype", MOST_MEMORY_GB)
 def test_chatterbox_streams_in_every_format(start: Callable[..., Service], dtype: str) -> None:
     checkpoint = full_checkpoint()
-    shutil.rmtree(checkpoint / CACHE_FOLDER, ignore_errors=True)  # a voice is to be cloned
     service = start(MODEL="chatterbox", MODEL_PATH=checkpoint, TTS_T3_DTYPE=dtype)
     with service.client(timeout=600) as client:
         assert client.get("/health").json()["model"] == "chatterbox"

@@ -58,7 +58,7 @@ def test_each_format_is_the_lossless_speech(
 
 
 @pytest.mark.covers("intelligibility")
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.timeout(400)
 def test_long_text_loses_and_repeats_nothing(preview: Service) -> None:
     written, spoken = words(PROSE), speak(preview, PROSE, "mp3", seed=1)

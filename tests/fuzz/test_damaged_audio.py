@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from app.audio.decoder_main import DecodeLimits, ExitStatus
+from app.audio.decode_limits import DecodeLimits, ExitStatus
 from app.audio.sandbox import load_decoded
 from tests.support.corrupted_media import WHOLE, damaged
 from tests.support.service import ROOT

@@ -13,8 +13,9 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from app.core.errors import InvalidVoiceId, VoiceExists
+from app.core.unicode import nfc
 from app.voices.folder import VoiceFolder
-from app.voices.names import ENDINGS, casefold_key, nfc, validate_voice_id
+from app.voices.names import ENDINGS, casefold_key, validate_voice_id
 from tests.support.api import all_files, form, part, upload, upload_raw, wav
 from tests.support.service import Service
 
@@ -77,7 +78,7 @@ def test_voice_id_is_one_file_directly_in_its_folder(name: str) -> None:
             folder.receive(io.BytesIO(b"content"), temp, 100)
             move(temp, voice_id)
             assert list(Path(around).rglob("*")) == [folder.path, folder.path / voice_id]
-            assert list(folder.files()) == [folder.path / voice_id]
+            assert list(folder.files()) == [str(folder.path / voice_id)]
             for alike in (voice_id.casefold(), normalize("NFD", voice_id)):
                 with pytest.raises(VoiceExists):
                     folder.ensure_free(alike)

@@ -174,6 +174,21 @@ async def test_file_of_restarted_job_equals_that_of_an_uninterrupted_one(
     assert int(headers[b"content-length"]) == len(answer.client.body)
 
 
+async def test_complete_file_counts_as_unread_until_it_is_sent(respond: Respond) -> None:
+    answer = respond(partial(ENCODERS["raw_pcm"], SAMPLE_RATE), buffered=True)
+    answer.client.reading.clear()
+    audio = pcm(4, hz=300)
+    for start in range(0, len(audio), 48_000):
+        answer.stream.put(audio[start : start + 48_000])
+    answer.stream.end()
+    await until(lambda: bool(answer.client.sent))
+    assert answer.stream.unread_bytes == len(audio)
+    answer.client.reading.set()
+    await answer.ending
+    assert answer.stream.unread_bytes == 0
+    assert answer.client.body == audio
+
+
 @pytest.mark.parametrize("name", ["mp3", "fmp4", "webm"])
 async def test_restarts_while_encoder_has_returned_nothing(name: str, respond: Respond) -> None:
     answer = respond(partial(ENCODERS[name], SAMPLE_RATE))

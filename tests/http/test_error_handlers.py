@@ -11,8 +11,12 @@ RETRYABLE = {
     "queue_timeout",
     "out_of_memory",
     "storage_unavailable",
+    "storage_full",
+    "too_many_uploads",
     "request_too_slow",
     "worker_lost",
+    "too_many_connections",
+    "too_many_wrong_keys",
 }
 
 

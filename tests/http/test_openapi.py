@@ -53,7 +53,7 @@ def test_documented_errors_match_responses(operation: str) -> None:
             assert statuses[code] == int(status)
             assert f"`{code}`" in response["description"]
             assert body["error"]["code"] == code
-        assert ("Retry-After" in response["headers"]) == (status in ("429", "503"))
+        assert ("Retry-After" in response["headers"]) == (status in ("429", "503", "507"))
         assert "X-Should-Retry" in response["headers"]
 
 

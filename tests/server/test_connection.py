@@ -4,9 +4,9 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from time import monotonic
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import pytest_asyncio
@@ -14,12 +14,17 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from app.server.connection import DeadlineHttpProtocol
+from app.server.connection_limit import ConnectionLimit
+from app.server.sockets import listen
+from tests.support.http_client import read_bytes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 HEADER_TIMEOUT_S = 0.4
 KEEP_ALIVE_S = 1
 STEP_S = 0.1
+WRITE_TIMEOUT_S = 0.5
+LONG = 8_000_000  # more than the buffers of both sides
 UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMA\r\n"
 WEBSOCKET = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
@@ -31,13 +36,19 @@ GET = b"GET /now HTTP/1.1\r\nHost: x\r\n\r\n"
 
 class QuickProtocol(DeadlineHttpProtocol):
     header_timeout_s = HEADER_TIMEOUT_S
+    write_timeout_s = WRITE_TIMEOUT_S
+    write_check_s = 0.1
+    client_stall_s = 3 * WRITE_TIMEOUT_S
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
     """`/now` responds at once, `/later` after all deadlines, `/read` with the length of the body,
-    `/headers` with the number of headers, after the body.
+    `/headers` with the number of headers, after the body. `/long` responds with `LONG` bytes, as
+    to a request without the key, `/speech` as to one with it; `/unknown-length` in two pieces,
+    `/broken` with the first of them only.
     """
     length = 0
+    scope["state"]["has_key"] = scope["path"] == "/speech"
     match scope["path"]:
         case "/later":
             await asyncio.sleep(3 * HEADER_TIMEOUT_S)
@@ -49,10 +60,16 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
                 more = message["more_body"]
     if scope["path"] == "/headers":
         length = len(scope["headers"])
-    body = str(length).encode()
+    body = bytes(LONG) if scope["path"] in ("/long", "/speech") else str(length).encode()
     headers = [(b"content-length", b"%d" % len(body))]
+    if scope["path"] in ("/unknown-length", "/broken"):
+        headers = []
     await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    if not headers:
+        await send({"type": "http.response.body", "body": b"part", "more_body": True})
+        body = b"whole"
+    if scope["path"] != "/broken":
+        await send({"type": "http.response.body", "body": body})
 
 
 class Connection:
@@ -110,12 +127,14 @@ class EchoWebSocket(asyncio.Protocol):
 
 
 @asynccontextmanager
-async def running_server(**options: Any) -> AsyncIterator[tuple[str, int]]:
+async def running_server(
+    http: type[DeadlineHttpProtocol] = QuickProtocol, **options: Any
+) -> AsyncIterator[tuple[str, int]]:
     """Run a server; yield its address."""
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = listen("127.0.0.1", 0, "PORT")
     config = uvicorn.Config(
         app,
-        http=QuickProtocol,
+        http=http,
         lifespan="off",
         log_config=None,
         timeout_keep_alive=KEEP_ALIVE_S,
@@ -129,8 +148,8 @@ async def running_server(**options: Any) -> AsyncIterator[tuple[str, int]]:
 
 
 @asynccontextmanager
-async def connected(address: tuple[str, int]) -> AsyncIterator[Connection]:
-    connection = Connection(*await asyncio.open_connection(*address))
+async def connected(address: tuple[str, int], **options: Any) -> AsyncIterator[Connection]:
+    connection = Connection(*await asyncio.open_connection(*address, **options))
     yield connection
     connection.close()
 
@@ -156,6 +175,10 @@ def refusal(response: bytes) -> tuple[int, str]:
     head, _, body = response.partition(b"\r\n\r\n")
     assert b"\r\nconnection: close" in head
     return int(head.split()[1]), json.loads(body)["error"]["code"]
+
+
+def connection_lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [line for line in caplog.messages if line.startswith("connection from ")]
 
 
 # --- headers --------------------------------------------------------------------------------------
@@ -358,3 +381,154 @@ async def test_deadline_is_cleared_when_the_body_ends(connection: Connection) ->
     await asyncio.sleep(1.5 * HEADER_TIMEOUT_S)  # KEEP_ALIVE_S is longer
     connection.send(GET)
     assert await connection.read_body() == b"0"
+
+
+# --- clients that misuse the connection -----------------------------------------------------------
+
+
+@pytest.mark.fault(64)
+async def test_pipelined_requests_are_bounded(connection: Connection) -> None:
+    connection.send(GET.replace(b"now", b"later") + GET * 5000)
+    responses = await connection.rest()
+    assert responses.count(b"HTTP/1.1 200 ") == 1 + QuickProtocol.max_pipelined
+    assert responses.count(b"connection: close") == 1  # in the last one
+
+
+@pytest.mark.fault(66)
+@pytest.mark.parametrize("received", [b"", b"1\r\nx\r\n0\r\n"], ids=["extensions", "trailers"])
+@pytest.mark.parametrize("path", [b"now", b"read"])
+async def test_endless_part_of_a_chunked_body_ends_the_connection(
+    connection: Connection, path: bytes, received: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its deadline would be later."""
+    caplog.set_level("INFO")
+    connection.send(b"POST /%b HTTP/1.1\r\nHost: x\r\n%b\r\n" % (path, CHUNKED))
+    connection.send((received or b"1;") + (b"x: " if received else b""))
+    began = monotonic()
+    flooding = asyncio.create_task(flood(connection, b"x" * 131_072))
+    with suppress(ConnectionResetError):
+        await connection.rest()
+    flooding.cancel()
+    assert monotonic() - began < HEADER_TIMEOUT_S
+    [line] = connection_lines(caplog)
+    assert line.startswith("connection from 127.0.0.1 closed: URL and headers have at most ")
+
+
+@pytest.mark.fault(65)
+@pytest.mark.parametrize(
+    ("path", "timeout_s"),
+    [(b"long", WRITE_TIMEOUT_S), (b"speech", QuickProtocol.client_stall_s)],
+)
+async def test_client_that_reads_nothing_is_dropped(
+    address: tuple[str, int], path: bytes, timeout_s: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    began = monotonic()
+    with closing(socket.create_connection(address)) as client:
+        client.sendall(GET.replace(b"now", path))
+        while not connection_lines(caplog):
+            async with connected(address) as other:
+                other.send(GET)
+                assert await other.read_body() == b"0"
+            await asyncio.sleep(STEP_S / 10)
+        assert timeout_s < monotonic() - began < timeout_s + 1
+        [line] = connection_lines(caplog)
+        assert line == "connection from 127.0.0.1 aborted: the client took too little"
+        client.settimeout(5)
+        with pytest.raises(ConnectionResetError):
+            await asyncio.to_thread(read_bytes, client)
+
+
+@pytest.mark.fault(65)
+async def test_slow_client_that_reads_gets_everything(address: tuple[str, int]) -> None:
+    async with connected(address, limit=65_536) as connection:
+        connection.send(GET.replace(b"now", b"long"))
+        await connection.read(LONG // 2)
+        await asyncio.sleep(WRITE_TIMEOUT_S * 0.6)
+        await connection.read(LONG // 4)
+        await asyncio.sleep(WRITE_TIMEOUT_S * 0.6)
+        connection.send(GET.replace(b"HTTP", b"close HTTP"))
+        assert len(await connection.rest()) > LONG // 4
+
+
+@pytest.mark.fault(68)
+async def test_idle_connections_make_room_the_longest_idle_first() -> None:
+    class Few(QuickProtocol):
+        limit = ConnectionLimit(2, 0)
+        idle: ClassVar[dict[Any, None]] = {}
+
+    async with running_server(http=Few) as address, AsyncExitStack() as open_:
+        first, second, third = [
+            await open_.enter_async_context(connected(address)) for _ in range(3)
+        ]
+        assert await first.rest() == b""
+        for each in (second, third):
+            each.send(GET)
+            assert await each.read_body() == b"0"
+
+
+@pytest.mark.fault(68)
+async def test_connections_have_a_limit_in_all_and_of_each_address(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Few(QuickProtocol):
+        limit = ConnectionLimit(3, 2)
+
+    caplog.set_level("INFO")
+    async with running_server(http=Few) as address, AsyncExitStack() as open_:
+
+        async def connect(source: str) -> Connection:
+            local = (source, 0)
+            return await open_.enter_async_context(connected(address, local_addr=local))
+
+        first = await connect("127.0.0.1")
+        first.send(b"GET")  # one that waits for a request would make room
+        (await connect("127.0.0.1")).send(b"GET")
+        await asyncio.sleep(STEP_S)
+        third = await connect("127.0.0.1")
+        assert refusal(await third.rest()) == (503, "too_many_connections")
+        (await connect("127.0.0.2")).send(b"GET")
+        await asyncio.sleep(STEP_S)
+        fourth = await connect("127.0.0.3")
+        assert refusal(await fourth.rest()) == (503, "too_many_connections")
+        assert [line.partition(":")[0] for line in connection_lines(caplog)] == [
+            "connection from 127.0.0.1 closed",
+            "connection from 127.0.0.3 closed",
+        ]
+        first.close()
+        await asyncio.sleep(STEP_S)
+        again = await connect("127.0.0.1")
+        again.send(GET)
+        assert await again.read_body() == b"0"
+
+
+@pytest.mark.fault(76)
+@pytest.mark.parametrize(
+    ("request_", "status", "code"),
+    [
+        (GET[:-2] + b"X: x\r\n" * 100 + b"\r\n", 431, "headers_too_long"),
+        (GET.replace(b"now", b"now?" + b"a=1&" * 1024), 400, "invalid_request"),
+        (GET.replace(b"now", b"%61" * 1025), 400, "invalid_request"),
+    ],
+    ids=["headers", "query", "path"],
+)
+async def test_many_small_parts_are_refused(
+    connection: Connection, request_: bytes, status: int, code: str
+) -> None:
+    connection.send(request_)
+    assert refusal(await connection.rest()) == (status, code)
+
+
+@pytest.mark.fault(72)
+async def test_http_1_0_gets_no_chunks(connection: Connection) -> None:
+    connection.send(b"GET /unknown-length HTTP/1.0\r\n\r\n")
+    head, _, body = (await connection.rest()).partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head.lower()
+    assert body == b"partwhole"
+
+
+@pytest.mark.fault(72)
+async def test_http_1_0_client_sees_that_a_body_is_incomplete(connection: Connection) -> None:
+    connection.send(b"GET /broken HTTP/1.0\r\n\r\n")
+    with pytest.raises(ConnectionResetError):
+        await connection.rest()

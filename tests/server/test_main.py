@@ -2,7 +2,9 @@
 
 import pytest
 
-from app.server.app import create_app, create_probe_app
+from app.http.dependencies import AppState
+from app.observability.metrics import Metrics
+from app.server.http_server import create_servers
 from app.server.main import _bind
 from app.settings import Settings
 from tests.support.service import API_KEY, free_port
@@ -13,13 +15,13 @@ def settings(**values: object) -> Settings:
 
 
 @pytest.mark.parametrize("health", [False, True])
-def test_probe_app_is_served_if_it_has_a_port(health: bool) -> None:
+async def test_probe_app_is_served_if_it_has_a_port(health: bool) -> None:
     config = settings(port_health=free_port() if health else None)
-    bindings = _bind(config)
-    try:
-        found = [(listener.getsockname()[1], create) for listener, create in bindings]
-    finally:
-        for listener, _ in bindings:
-            listener.close()
-    expected = [(config.port, create_app), (config.port_health, create_probe_app)]
-    assert found == expected[: 1 + health]
+    listeners = _bind(config)
+    ports = [listener.getsockname()[1] for listener in listeners]
+    for listener in listeners:
+        listener.close()
+    assert ports == [config.port, config.port_health][: 1 + health]
+    state = AppState(config, None, None, None, Metrics())
+    apps = [server.config.app for server in create_servers(state)]
+    assert [app.openapi_url is not None for app in apps] == [True, False][: 1 + health]

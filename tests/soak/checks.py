@@ -169,7 +169,6 @@ def growth(before: Footprint, after: Footprint) -> Iterator[str]:
 
 def leftovers(
     service: Service,
-    temp_dir: Path,
     uploaded: set[str],
     processes: Collection[psutil.Process],
 ) -> Iterator[str]:
@@ -183,7 +182,7 @@ def leftovers(
         listed = set(client.get("/voices").json())
     if not uploaded == listed == stored:
         yield f"voices: {uploaded} were uploaded, {listed} listed, {stored} stored"
-    decoded = [path.name for path in temp_dir.glob("*/voices/*")]
+    decoded = [path.name for path in service.cache_dir.glob("*/voices-*/*") if not path.suffix]
     if len(decoded) != len(uploaded):
         yield f"{len(decoded)} decoded voices for {len(uploaded)}: {decoded}"
 

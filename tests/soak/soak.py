@@ -108,7 +108,7 @@ async def _run(service: Service, temp_dir: Path, pool: ClientPool, report: Repor
         await pool.check_recovered()
         report.footprints.append(await _stable_footprint(service, temp_dir))
     report.violations += growth(*report.footprints)
-    report.violations += leftovers(service, temp_dir, pool.uploaded(), pool.processes)
+    report.violations += leftovers(service, pool.uploaded(), pool.processes)
     report.violations += check_exit(service, temp_dir)
 
 

@@ -51,7 +51,7 @@ async def test_resolves_voices_aliases_and_openai_names(
 async def test_other_names_are_returned_unchanged(state: Any, name: str) -> None:
     voice_id = resolve_voice(name, state.voices, state.settings.voice_aliases)
     assert voice_id is not None
-    assert voice_id not in state.voices.ids()
+    assert voice_id not in state.voices.snapshot.ids
 
 
 async def test_not_found_error_names_the_alias_and_its_voice(state: Any) -> None:
@@ -62,7 +62,7 @@ async def test_not_found_error_names_the_alias_and_its_voice(state: Any) -> None
 
 
 async def test_lists_each_voice_name_once(state: Any) -> None:
-    assert listed_names(state.voices, state.settings.voice_aliases) == {
+    assert listed_names(state.voices.snapshot, state.settings.voice_aliases) == {
         "echo.wav": "echo",
         "jane.wav": "jane",
         "john.mp3": "john.mp3",
@@ -81,5 +81,5 @@ async def test_default_voice_is_not_listed_if_all_its_names_are_taken(state: Any
     state.settings = Settings(voice_aliases=aliases, _env_file=None)
     assert not any(
         "default" in shown
-        for shown in listed_names(state.voices, state.settings.voice_aliases).values()
+        for shown in listed_names(state.voices.snapshot, state.settings.voice_aliases).values()
     )

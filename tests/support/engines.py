@@ -73,6 +73,11 @@ class ScriptedEngine:
     async def prepare_voice(self, samples: Samples, rate: int) -> int:
         return voice_code(samples)
 
+    async def prepare_kept_voice(self, samples: Samples, rate: int, path: Path) -> int:
+        code = await self.prepare_voice(samples, rate)
+        await asyncio.to_thread(path.write_text, str(code))
+        return code
+
     async def speech_tokens(
         self, chunk: TextChunk, voice: int, params: SynthesisParams
     ) -> AsyncGenerator[SpeechSlice, None]:

@@ -8,9 +8,10 @@ import atexit
 import errno
 import os
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 from app.audio import ffmpeg_encoders
@@ -19,10 +20,14 @@ from app.cli import main as cli
 from app.ipc.channels import Broadcaster
 from app.ipc.messages import Broadcast
 from app.server import main as server
+from app.server.connection import DeadlineHttpProtocol
+from app.voices import library, scanner
 
 DISK_IS_FULL = Path("disk-is-full")
 ENCODER_ROOM = Path("encoder-room")
 LAGS = Path("lags")
+NO_THREADS = Path("no-threads")
+HANG = Path("hang")
 LAG_INTERVAL_S = 0.005
 
 
@@ -92,11 +97,45 @@ def lag_is_measured() -> None:
     atexit.register(write)
 
 
+def connections_are_checked_often() -> None:
+    """Look four times a second for clients that take nothing."""
+    DeadlineHttpProtocol.write_check_s = 0.25
+
+
+def threads_run_out() -> None:
+    """While there is the file `no-threads`, no thread can be started."""
+    start = threading.Thread.start
+
+    def start_if_possible(self: threading.Thread) -> None:
+        if NO_THREADS.exists():
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    threading.Thread.start = start_if_possible  # type: ignore[method-assign]
+    scanner._READ_RETRY_S = 0.5
+
+
+def voices_folder_hangs() -> None:
+    """While there is the file `hang`, as of a network volume without its server."""
+    scandir = os.scandir
+
+    def scan(path: Any = ".") -> Any:
+        while HANG.exists() and str(path).endswith("voices"):
+            sleep(0.02)
+        return scandir(path)
+
+    os.scandir = scan  # type: ignore[assignment]
+    library.MAX_OPERATION_S = 1.0
+
+
 PARTS: dict[str, Callable[[], None]] = {
     "full": encoders_and_disk_get_full,
     "broadcast": broadcasts_are_lost,
+    "connections": connections_are_checked_often,
     "circuit": circuits_open_at_once,
     "nothing-but-lag": lag_is_measured,
+    "threads": threads_run_out,
+    "hang": voices_folder_hangs,
 }
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import psutil
 
+from app.core.log import BackgroundHandler
 from app.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -29,16 +30,22 @@ PORTS = range(16_000, 32_000)
 class Service:
     """One running service in `folder`; `env` are its settings over the defaults.
 
-    `entry`: the module that is run, and its arguments before `serve`.
+    `entry`: the module that is run, and its arguments before `serve`. `log`: a descriptor for its
+    log, in place of a file.
     """
 
     def __init__(
-        self, folder: Path, env: dict[str, Any], entry: tuple[str, ...] = ("app",)
+        self,
+        folder: Path,
+        env: dict[str, Any],
+        entry: tuple[str, ...] = ("app",),
+        log: int | None = None,
     ) -> None:
         self.folder = folder
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log_path = folder / "service.log"
+        self.cache_dir = folder / "cache"
         self.voices_dir = folder / "voices"
         self.preloaded_dir = folder / "preloaded"
         for made in (self.voices_dir, self.preloaded_dir):
@@ -50,6 +57,7 @@ class Service:
             "VOICES_DIR": self.voices_dir,
             "PRELOADED_VOICES_DIR": self.preloaded_dir,
             "MODEL": SCRIPTED,
+            "XDG_CACHE_HOME": self.cache_dir,
             "PYTHONPATH": ROOT,
         } | env
         inherited = {
@@ -57,13 +65,13 @@ class Service:
             for name, value in os.environ.items()
             if name.lower() not in Settings.model_fields
         }
-        with self.log_path.open("ab") as log:
+        with self.log_path.open("ab") as file:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", *entry, "serve"],
                 cwd=folder,
                 env=inherited | {name: str(value) for name, value in settings.items()},
-                stdout=log,
-                stderr=log,
+                stdout=file,
+                stderr=file if log is None else log,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C is for the tests alone
             )
@@ -153,6 +161,8 @@ class Service:
         return [each for each in self.master.net_connections("tcp") if each.status == "ESTABLISHED"]
 
     def log(self) -> str:
+        """Return what was logged before this call; the service writes it in batches."""
+        sleep(3 * BackgroundHandler.BATCH_S)
         return self.log_path.read_text(errors="replace")
 
     # --- waiting ----------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ HOSTILE = [
     *["x", "a. ", "a, ", "1. ", "b\n\n", "(", ")", "“a. ", " - ", "a@b.c ", "é. É. ", "…"],
     *["一", "一。", "、", "क्", "เ", "ی\u200c", "\u1112", "👍🏽", "👩\u200d", "\u200b"],
     "e" + "\u0301" * 99,
+    "e" + "\u0316\u0301" * 9999,
 ]
 letters = st.sampled_from(TROUBLE) | st.characters(exclude_categories=["Cs"])
 texts = st.text(letters, max_size=30) | st.text(letters, min_size=60, max_size=150)

@@ -10,12 +10,13 @@ import subprocess
 import time
 import unicodedata
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import psutil
 import pytest
 
-from app.audio.sandbox import decode_file, load_decoded
+from app.audio.sandbox import decode, load_decoded
 from app.core import errors
 from app.voices import folder as voice_files
 from app.voices.library import VoiceLibrary
@@ -67,8 +68,8 @@ def in_folder(folder: Path) -> list[str]:
 @pytest.mark.covers("upload privacy")
 async def test_an_added_voice_is_listed_decoded_and_private(store, folders):
     await add(store, "Jane 1_a-b.wav")
-    assert store.ids() == ["Jane 1_a-b.wav"]
-    assert store.snapshot() == {"Jane 1_a-b.wav": digest(LOW)}
+    assert store.snapshot.ids == ["Jane 1_a-b.wav"]
+    assert store.snapshot.digests == {"Jane 1_a-b.wav": digest(LOW)}
     samples, rate = load_decoded(folders.decoded / digest(LOW))
     assert (len(samples), rate) == (24_000, 16_000)
     file = folders.user / "Jane 1_a-b.wav"
@@ -109,7 +110,7 @@ async def test_a_hostile_name_writes_nothing(store, folders, tmp_path, name):
 async def test_letters_of_any_language_may_name_a_voice(store):
     for name in (E_AND_ACUTE, "声.wav", "Ж1.WAV", "a" * 124 + ".wav"):
         await add(store, name)
-    assert store.ids() == sorted([E_ACUTE, "声.wav", "Ж1.WAV", "a" * 124 + ".wav"])
+    assert store.snapshot.ids == sorted([E_ACUTE, "声.wav", "Ж1.WAV", "a" * 124 + ".wav"])
 
 
 @pytest.mark.parametrize(
@@ -122,17 +123,17 @@ async def test_one_name_in_two_spellings_is_one_voice(store, folders, first, sec
         await add(store, second, HIGH)
     assert repr(first) in taken.value.message
     assert "?replace=true" in taken.value.message
-    assert store.snapshot() == {first: digest(LOW)}
+    assert store.snapshot.digests == {first: digest(LOW)}
     await add(store, second, HIGH, replace=True)
     final = unicodedata.normalize("NFC", second)
-    assert store.snapshot() == {final: digest(HIGH)}
+    assert store.snapshot.digests == {final: digest(HIGH)}
     assert in_folder(folders.user) == [final]
 
 
 async def test_voice_is_found_without_extension_if_unambiguous(store):
     for voice_id in ("jane.wav", "a.b.opus", "john.wav", "john.mp3", "wav.wav", E_ACUTE):
         await add(store, voice_id)
-    assert len(store.ids()) == 6  # john is two voices
+    assert len(store.snapshot.ids) == 6  # john is two voices
     named = {"jane": "jane.wav", "a.b": "a.b.opus", "wav": "wav.wav", "john.mp3": "john.mp3"}
     named |= {E_AND_ACUTE: E_ACUTE, Path(E_AND_ACUTE).stem: E_ACUTE}
     assert {name: store.find(name) for name in named} == named
@@ -143,18 +144,18 @@ async def test_voice_is_found_without_extension_if_unambiguous(store):
 async def test_one_of_parallel_uploads_of_a_name_succeeds(store, folders, monkeypatch):
     decoded = []
 
-    async def counted(source: Path, target: Path) -> None:
+    async def counted(media: BinaryIO, target: Path) -> None:
         decoded.append(target.name)
-        await decode_file(source, target)
+        await decode(media, target)
 
-    monkeypatch.setattr("app.voices.decoded_audio.decode_file", counted)
+    monkeypatch.setattr("app.voices.decoded_audio.decode", counted)
     contents = [audio_file(tone(1.1, hz=200 + i)) for i in range(20)]
     outcomes = await asyncio.gather(
         *(add(store, "voice.wav", content) for content in contents), return_exceptions=True
     )
     assert [type(o) for o in outcomes if o].count(errors.VoiceExists) == 19
     winner = outcomes.index(None)
-    assert store.snapshot() == {"voice.wav": digest(contents[winner])}
+    assert store.snapshot.digests == {"voice.wav": digest(contents[winner])}
     assert (folders.user / "voice.wav").read_bytes() == contents[winner]
     assert in_folder(folders.user) == ["voice.wav"]
     assert in_folder(folders.decoded) == decoded == [digest(contents[winner])]
@@ -165,7 +166,7 @@ async def test_an_upload_succeeds_after_a_rejected_one_of_the_same_name(store):
         add(store, "voice.wav", b"no audio"), add(store, "voice.wav"), return_exceptions=True
     )
     assert [type(outcome) for outcome in outcomes] == [errors.UnusableAudio, type(None)]
-    assert store.ids() == ["voice.wav"]
+    assert store.snapshot.ids == ["voice.wav"]
 
 
 async def test_two_masters_cannot_both_create_a_voice(store, folders):
@@ -178,7 +179,7 @@ async def test_two_masters_cannot_both_create_a_voice(store, folders):
     await other.scan()
     other.close()
     winner = [LOW, HIGH][outcomes.index(None)]
-    assert store.snapshot() == other.snapshot() == {"voice.wav": digest(winner)}
+    assert store.snapshot.digests == other.snapshot.digests == {"voice.wav": digest(winner)}
 
 
 async def test_works_on_file_systems_without_hard_links(store, folders, monkeypatch):
@@ -189,7 +190,7 @@ async def test_works_on_file_systems_without_hard_links(store, folders, monkeypa
     await add(store, "a.wav")
     with pytest.raises(FileExistsError):
         voice_files._move_to_free_name(folders.user / "x", folders.user / "a.wav")
-    assert store.snapshot() == {"a.wav": digest(LOW)}
+    assert store.snapshot.digests == {"a.wav": digest(LOW)}
     assert in_folder(folders.user) == ["a.wav"]
 
 
@@ -202,7 +203,7 @@ async def test_refused_content_leaves_no_file(store, folders):
         await add(store, "new.wav", audio_file(tone(0.2)))
     with pytest.raises(errors.UnusableAudio):
         await add(store, "old.wav", b"no audio", replace=True)
-    assert store.snapshot() == {"old.wav": digest(LOW)}
+    assert store.snapshot.digests == {"old.wav": digest(LOW)}
     assert in_folder(folders.user) == ["old.wav"]
     assert in_folder(folders.decoded) == [digest(LOW)]
 
@@ -233,7 +234,7 @@ async def test_failing_disk_leaves_the_old_voice(store, folders, monkeypatch, nu
     assert in_folder(folders.user) == ["a.wav"]
     assert (folders.user / "a.wav").read_bytes() == LOW
     await add(store, "a.wav", HIGH, replace=True)
-    assert store.snapshot() == {"a.wav": digest(HIGH)}
+    assert store.snapshot.digests == {"a.wav": digest(HIGH)}
 
 
 @pytest.fixture
@@ -257,7 +258,7 @@ async def test_a_full_disk_is_reported_and_recovers(tiny_disk, tmp_path):
     assert in_folder(tiny_disk) == ["a.wav"]
     await store.delete("a.wav")
     await add(store, "b.wav", HIGH)
-    assert store.snapshot() == {"b.wav": digest(HIGH)}
+    assert store.snapshot.digests == {"b.wav": digest(HIGH)}
     store.close()
 
 
@@ -281,9 +282,9 @@ async def test_an_upload_cancelled_at_any_moment_leaves_no_fragment(store, folde
         assert in_folder(folders.user) in ([], ["a.wav"])
         assert psutil.Process().children() == others
         await store.scan()
-        assert store.ids() == in_folder(folders.user)
-        assert in_folder(folders.decoded) == list(store.snapshot().values())
-        if store.ids():
+        assert store.snapshot.ids == in_folder(folders.user)
+        assert in_folder(folders.decoded) == list(store.snapshot.digests.values())
+        if store.snapshot.ids:
             await store.delete("a.wav")
 
 
@@ -294,7 +295,7 @@ async def test_only_old_leftovers_of_crashed_uploads_are_removed(folders):
     store = folders.store()
     await store.scan()
     store.close()
-    assert store.ids() == []
+    assert store.snapshot.ids == []
     assert in_folder(folders.user) == [".other", ".upload-new"]
 
 
@@ -307,7 +308,7 @@ async def test_deleting_a_voice_removes_file_and_decoded_audio(store, folders):
     await store.delete("b.wav")
     assert in_folder(folders.decoded) == [digest(LOW)]  # the other voice has the same bytes
     await store.delete(E_AND_ACUTE)
-    assert store.ids() == in_folder(folders.user) == in_folder(folders.decoded) == []
+    assert store.snapshot.ids == in_folder(folders.user) == in_folder(folders.decoded) == []
     with pytest.raises(errors.VoiceNotFound):
         await store.delete(E_ACUTE)
 
@@ -326,9 +327,9 @@ async def test_a_users_voice_hides_a_preloaded_one_until_deleted(store, folders)
     with pytest.raises(errors.PreloadedVoice):
         await store.delete("a.wav")
     await add(store, "a.wav", HIGH)
-    assert store.snapshot() == {"a.wav": digest(HIGH)}
+    assert store.snapshot.digests == {"a.wav": digest(HIGH)}
     await store.delete("a.wav")
-    assert store.snapshot() == {"a.wav": digest(LOW)}
+    assert store.snapshot.digests == {"a.wav": digest(LOW)}
     assert in_folder(folders.decoded) == [digest(LOW)]
     assert in_folder(folders.preloaded) == ["a.wav"]
 
@@ -338,12 +339,12 @@ async def test_voices_are_preloaded_if_the_user_has_no_file_for_them(store, fold
         (folders.preloaded / name).write_bytes(LOW)
     await store.scan()
     await add(store, "b.wav")
-    assert store.ids(preloaded=True) == ["a.wav", E_ACUTE]
-    assert store.ids(preloaded=False) == ["b.wav"]
+    assert store.snapshot.preloaded_ids == ["a.wav", E_ACUTE]
+    assert store.snapshot.uploaded_ids == ["b.wav"]
     await add(store, "a.wav", HIGH)
-    assert store.ids(preloaded=True) == [E_ACUTE]
-    assert store.ids(preloaded=False) == ["a.wav", "b.wav"]
-    assert store.ids() == ["a.wav", "b.wav", E_ACUTE]
+    assert store.snapshot.preloaded_ids == [E_ACUTE]
+    assert store.snapshot.uploaded_ids == ["a.wav", "b.wav"]
+    assert store.snapshot.ids == ["a.wav", "b.wav", E_ACUTE]
 
 
 @pytest.mark.parametrize("name", ["../preloaded/a.wav", "a.wav/", "nothing.wav", "\ud800", ""])
@@ -352,7 +353,7 @@ async def test_deleting_an_unlisted_file_changes_nothing(store, folders, name):
     await store.scan()
     with pytest.raises(errors.VoiceNotFound):
         await store.delete(name)
-    assert store.ids() == ["a.wav"]
+    assert store.snapshot.ids == ["a.wav"]
 
 
 # --- Pins
@@ -439,7 +440,7 @@ async def test_interleaved_upload_deletion_and_use_get_one_exact_version(store, 
     await asyncio.gather(changing, *uses)
     assert heard + missed == len(uses)
     assert heard
-    assert in_folder(folders.decoded) == sorted(store.snapshot().values())
+    assert in_folder(folders.decoded) == sorted(store.snapshot.digests.values())
     assert not store.decoded.pins
 
 
@@ -451,7 +452,7 @@ async def test_the_shipped_voice_is_usable(folders):
     store = VoiceLibrary(folders.user, shipped, folders.decoded, 10_000_000)
     await store.scan()
     store.close()
-    assert "austen.wav" in store.ids()
+    assert "austen.wav" in store.snapshot.ids
     assert (shipped / "austen.wav").stat().st_size < 400_000
 
 
@@ -467,7 +468,7 @@ async def test_lists_only_voices_and_logs_each_other_file_once(store, folders, c
     (folders.user / os.fsdecode(b"\xff.wav")).write_bytes(LOW)
     for _ in range(2):
         await store.scan()
-    assert store.ids() == ["good.wav"]
+    assert store.snapshot.ids == ["good.wav"]
     warned = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert sorted(Path(warning.split("'")[1]).name for warning in warned) == [
         "\\udcff.wav",
@@ -503,18 +504,18 @@ async def test_unusable_user_file_hides_no_preloaded_voice(store, folders):
     (folders.preloaded / "a.wav").write_bytes(LOW)
     (folders.user / "a.wav").write_text("junk")
     await store.scan()
-    assert store.snapshot() == {"a.wav": digest(LOW)}
+    assert store.snapshot.digests == {"a.wav": digest(LOW)}
 
 
 async def test_both_unicode_forms_on_disk_are_one_voice(store, folders):
     (folders.user / E_AND_ACUTE).write_bytes(LOW)
     await store.scan()
-    assert store.snapshot() == {E_ACUTE: digest(LOW)}
+    assert store.snapshot.digests == {E_ACUTE: digest(LOW)}
     (folders.user / E_ACUTE).write_bytes(HIGH)
     await store.scan()
-    assert store.snapshot() == {E_ACUTE: digest(HIGH)}
+    assert store.snapshot.digests == {E_ACUTE: digest(HIGH)}
     await store.delete(E_ACUTE)
-    assert store.ids() == in_folder(folders.user) == []
+    assert store.snapshot.ids == in_folder(folders.user) == []
 
 
 async def test_a_scan_reads_only_changed_files(store, folders, monkeypatch):
@@ -524,14 +525,14 @@ async def test_a_scan_reads_only_changed_files(store, folders, monkeypatch):
     read = []
     monkeypatch.setattr(
         "app.voices.scanner.digest_of",
-        lambda path: read.append(path.name) or voice_files.digest_of(path),
+        lambda path: read.append(Path(path).name) or voice_files.digest_of(path),
     )
     await store.scan()
     assert read == []
     (folders.user / "b.wav").write_bytes(HIGH)
     await store.scan()
     assert read == ["b.wav"]
-    assert store.snapshot() == {"a.wav": digest(LOW), "b.wav": digest(HIGH)}
+    assert store.snapshot.digests == {"a.wav": digest(LOW), "b.wav": digest(HIGH)}
     await add(store, "c.wav")
     await store.scan()
     assert read == ["b.wav"]
@@ -540,8 +541,8 @@ async def test_a_scan_reads_only_changed_files(store, folders, monkeypatch):
 async def test_unreadable_file_is_logged_once_and_retried(store, folders, monkeypatch, caplog):
     now, tried = 100.0, []
 
-    async def no_room(source: Path, target: Path) -> None:
-        tried.append(source.name)
+    async def no_room(media: BinaryIO, target: Path) -> None:
+        tried.append(target.name)
         raise errors.StorageFull("There is no space left for the decoded voice.")
 
     def complaints() -> int:
@@ -551,7 +552,7 @@ async def test_unreadable_file_is_logged_once_and_retried(store, folders, monkey
     file = folders.user / "a.wav"
     file.write_bytes(LOW)
     with monkeypatch.context() as patch:
-        patch.setattr("app.voices.decoded_audio.decode_file", no_room)
+        patch.setattr("app.voices.decoded_audio.decode", no_room)
         for _ in range(3):
             await store.scan()
         assert len(tried) == complaints() == 1
@@ -569,7 +570,7 @@ async def test_unreadable_file_is_logged_once_and_retried(store, folders, monkey
         assert complaints() == 3
     now += 60
     await store.scan()
-    assert store.snapshot() == {"a.wav": digest(HIGH)}
+    assert store.snapshot.digests == {"a.wav": digest(HIGH)}
     assert not store.scanner.failures
 
 
@@ -580,14 +581,14 @@ async def test_retries_a_file_after_its_decoder_was_killed(store, folders, monke
     with monkeypatch.context() as patch:
         patch.setattr("app.audio.sandbox._run_child", struck_down)
         await store.scan()
-    assert store.ids() == []
+    assert store.snapshot.ids == []
     assert "a.wav' cannot be read now: " in caplog.text
     now += 10
     await store.scan()
-    assert store.ids() == []
+    assert store.snapshot.ids == []
     now += 60
     await store.scan()
-    assert store.ids() == ["a.wav"]
+    assert store.snapshot.ids == ["a.wav"]
 
 
 async def test_ignores_a_file_that_kills_every_decoder(store, folders, monkeypatch, caplog):
@@ -611,10 +612,10 @@ async def test_ignores_a_file_whatever_it_is_refused_for(store, folders, monkeyp
     async def refused(*args: object) -> None:
         raise errors.InvalidRequest("it is odd")
 
-    monkeypatch.setattr("app.voices.decoded_audio.decode_file", refused)
+    monkeypatch.setattr("app.voices.decoded_audio.decode", refused)
     (folders.user / "a.wav").write_bytes(LOW)
     await store.scan()
-    assert store.ids() == []
+    assert store.snapshot.ids == []
     assert "a.wav' is ignored: it is odd" in caplog.text
 
 
@@ -630,10 +631,10 @@ async def test_listed_voices_are_always_decoded(store, folders):
             )
         scan = asyncio.create_task(store.scan())
         while not scan.done():
-            assert {*store.snapshot().values()} <= {*in_folder(folders.decoded)}
+            assert {*store.snapshot.digests.values()} <= {*in_folder(folders.decoded)}
             await asyncio.sleep(0.001)
         await scan
-        assert len(store.ids()) == 3
+        assert len(store.snapshot.ids) == 3
 
 
 async def test_on_change_is_called_once_per_change(store, folders):
@@ -670,27 +671,117 @@ async def test_voices_stay_if_a_folder_becomes_unreadable(store, folders, caplog
     folders.user.write_text("a file where the folder was")
     await store.scan()
     await store.scan()
-    assert store.snapshot() == {"a.wav": digest(LOW)}
+    assert store.snapshot.digests == {"a.wav": digest(LOW)}
     assert [r.levelname for r in caplog.records if "cannot be read" in r.getMessage()] == ["ERROR"]
     folders.user.unlink()
     aside.rename(folders.user)
     await add(store, "b.wav", HIGH)
     await store.scan()
-    assert store.ids() == ["a.wav", "b.wav"]
+    assert store.snapshot.ids == ["a.wav", "b.wav"]
 
 
 async def test_rereads_a_file_that_changed_while_it_was_read(store, folders, monkeypatch):
     file = folders.user / "a.wav"
     file.write_bytes(LOW)
 
-    def changed_behind_its_back(path: Path) -> str:
+    def changed_behind_its_back(path: str) -> str:
         found = voice_files.digest_of(path)
-        path.write_bytes(HIGH)
+        file.write_bytes(HIGH)
         return found
 
     with monkeypatch.context() as patch:
         patch.setattr("app.voices.scanner.digest_of", changed_behind_its_back)
         await store.scan()
-    assert store.ids() == in_folder(folders.decoded) == []
+    assert store.snapshot.ids == in_folder(folders.decoded) == []
     await store.scan()
-    assert store.snapshot() == {"a.wav": digest(HIGH)}
+    assert store.snapshot.digests == {"a.wav": digest(HIGH)}
+
+
+# --- Many voices, and what is gone
+
+
+async def test_voices_that_are_not_read_yet_are_read_on_demand(folders, monkeypatch):
+    for number in range(8):
+        content = audio_file(tone(1.1, hz=200 + number))
+        (folders.user / f"{number:02}.wav").write_bytes(content)
+    order, started, go_on = [], asyncio.Event(), asyncio.Event()
+
+    async def held(media: BinaryIO, target: Path) -> None:
+        order.append(target.name)
+        started.set()
+        await go_on.wait()
+        await decode(media, target)
+
+    monkeypatch.setattr("app.voices.decoded_audio.decode", held)
+    store = folders.store()
+    scanning = asyncio.create_task(store.scan())
+    await started.wait()
+    for name in ("07.wav", "07"):
+        with pytest.raises(errors.NotReady):
+            store.pin(name)
+    with pytest.raises(errors.VoiceNotFound):
+        store.pin("08.wav")
+    go_on.set()
+    await scanning
+    assert order.index(store.snapshot.digests["07.wav"]) < 6  # after those that had begun
+    assert store.pin("07.wav")
+    with pytest.raises(errors.VoiceNotFound):
+        store.pin("07")
+    store.close()
+
+
+@pytest.mark.fault(98)
+async def test_voices_have_a_maximum_number(folders, monkeypatch, caplog):
+    for module in ("library", "scanner"):
+        monkeypatch.setattr(f"app.voices.{module}.MAX_VOICES", 2)
+    for name in ("c.wav", "b.wav", "a.wav"):
+        (folders.user / name).write_bytes(LOW)
+    store = folders.store()
+    for _ in range(2):
+        await store.scan()
+    assert store.snapshot.ids == ["a.wav", "b.wav"]
+    assert caplog.messages.count("there are 3 voices; 2 are used") == 1
+    with pytest.raises(errors.StorageFull):
+        await add(store, "d.wav", HIGH)
+    await add(store, "a.wav", HIGH, replace=True)
+    assert store.snapshot.digests["a.wav"] == digest(HIGH)
+    store.close()
+
+
+@pytest.mark.fault(101)
+async def test_audio_that_vanished_is_decoded_again_and_announced(store, folders):
+    changes = []
+    await add(store, "a.wav")
+    store.on_change = changes.append
+    (folders.decoded / digest(LOW)).unlink()
+    await store.scan()
+    assert in_folder(folders.decoded) == [digest(LOW)]
+    assert changes == [{"a.wav": digest(LOW)}]
+    (folders.decoded / digest(LOW)).write_bytes(b"cut off")
+    await add(store, "b.wav")
+    assert len(load_decoded(folders.decoded / digest(LOW))[0]) == 24_000
+
+
+async def test_files_of_unknown_voices_are_removed(store, folders):
+    await add(store, "a.wav")
+    for name in (f"{digest(LOW)}.prepared", digest(HIGH), f"{digest(HIGH)}.prepared", ".part"):
+        (folders.decoded / name).touch()
+    await store.scan()
+    assert in_folder(folders.decoded) == [".part", digest(LOW), f"{digest(LOW)}.prepared"]
+    await store.delete("a.wav")
+    assert in_folder(folders.decoded) == [".part"]
+
+
+async def test_a_change_whose_publication_is_cancelled_is_published_later(
+    store, folders, monkeypatch
+):
+    def cancelled(*args: object) -> None:
+        raise asyncio.CancelledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("app.voices.scanner.VoiceSnapshot.of", cancelled)
+        with pytest.raises(asyncio.CancelledError):
+            await add(store, "a.wav")
+    await store.scan()
+    assert store.snapshot.digests == {"a.wav": digest(LOW)}
+    assert in_folder(folders.decoded) == [digest(LOW)]

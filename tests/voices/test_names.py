@@ -3,7 +3,8 @@
 import pytest
 
 from app.core.errors import InvalidVoiceId
-from app.voices.names import MAX_ID_LENGTH, casefold_key, nfc, validate_voice_id
+from app.core.unicode import nfc
+from app.voices.names import MAX_ID_LENGTH, casefold_key, validate_voice_id
 
 DECOMPOSED, COMPOSED = "e\u0301.wav", "\u00e9.wav"
 

@@ -25,6 +25,8 @@ from app.ipc.messages import (
     Report,
     Result,
     Synthesize,
+    VoicePrepared,
+    Voices,
     WorkerFailed,
 )
 from app.pipeline.pipeline import Pipeline
@@ -146,11 +148,31 @@ async def test_service_error_is_sent_with_its_message(
 async def test_jobs_run_concurrently(jobs: JobRunner, outbox: Outbox) -> None:
     for number in range(5):
         jobs.start(request(str(number), "one sleep0 audio3 " * 5))
-    assert jobs.working == 5
+    assert len(jobs.under_way) == 5
     await finished(jobs)
-    assert jobs.working == 0
+    assert jobs.under_way == {}
     for number in range(5):
         assert outbox.audio(str(number)) == expected_pcm("one sleep0 audio3 " * 5, PLAIN.seed)
+
+
+async def test_suspect_is_begun_after_the_voice_in_preparation(
+    jobs: JobRunner, outbox: Outbox, engine: ScriptedEngine, tmp_path: Path
+) -> None:
+    prepared = asyncio.Event()
+
+    async def prepare(samples: Samples, rate: int) -> int:
+        await prepared.wait()
+        return 1
+
+    engine.prepare_voice = prepare  # type: ignore[method-assign]
+    (tmp_path / "v").write_bytes(np.uint32(24_000).tobytes() + bytes(400))
+    jobs._voices.sync(Voices(frozenset({"v"})))
+    await until(lambda: outbox.reports == [PreparingVoice("v")])
+    jobs.start(msgspec.structs.replace(request("j", "audio1"), alone=True))
+    await asyncio.sleep(0.01)
+    prepared.set()
+    await finished(jobs)
+    assert outbox.reports == [PreparingVoice("v"), VoicePrepared("v"), JobStarted("j")]
 
 
 # --- credit ---------------------------------------------------------------------------------------
@@ -159,7 +181,7 @@ async def test_jobs_run_concurrently(jobs: JobRunner, outbox: Outbox) -> None:
 async def test_job_waits_when_its_credit_is_used_up(jobs: JobRunner, outbox: Outbox) -> None:
     jobs.start(request("j", "one " * 10, credit=2 * TOKEN))
     await outbox.wait_for(lambda: outbox.samples("j") == 2 * TOKEN)
-    await until(lambda: jobs.working == 0)
+    await until(lambda: jobs.under_way == {})
     jobs.start(request("other", "one " * 100))  # is not delayed
     await outbox.wait_for(lambda: outbox.ends("other") != [])
     jobs.grant(Credit("j", 5 * TOKEN))
@@ -177,7 +199,7 @@ async def test_old_and_repeated_credit_is_ignored_and_the_waiting_job_can_be_can
     for samples in (4 * TOKEN, TOKEN, 4 * TOKEN, TOKEN):  # the last one is outdated
         jobs.grant(Credit("j", samples))
     await outbox.wait_for(lambda: outbox.samples("j") == 4 * TOKEN)
-    await until(lambda: jobs.working == 0)
+    await until(lambda: jobs.under_way == {})
     for version in (1, 2):
         jobs.cancel_missing(ActiveJobs(version, []))
     await finished(jobs)
@@ -221,7 +243,7 @@ async def test_job_cancelled_at_any_moment_ends_once_and_sends_no_audio_afterwar
     assert {type(end) for [end] in ends} == {JobDone, JobFailed, JobCancelled}
     last = {message.job: message for message, _ in outbox.sent}
     assert not [message for message in last.values() if isinstance(message, AudioChunk)]
-    assert jobs.working == 0
+    assert jobs.under_way == {}
 
 
 # --- a device that is full or broken --------------------------------------------------------------

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import app.worker.voice_cache as voice_cache_module
 from app.core.audio import Samples
 from app.core.engine_config import EngineConfig
-from app.core.errors import DeviceFailed
+from app.core.errors import DeviceFailed, StorageUnavailable
 from app.ipc.messages import (
     PreparingVoice,
     VoiceDropped,
@@ -236,3 +237,83 @@ async def test_voice_that_breaks_the_device_is_the_last_one(
     await asyncio.sleep(0)
     assert failures[0] == ("a", "assert")
     assert reports == [PreparingVoice("a")]
+
+
+async def test_deleted_voices_are_not_prepared(voices: VoiceCache, engine: CountingEngine) -> None:
+    engine.may_go_on.clear()
+    voices.sync(listed("a"))
+    await until(lambda: engine.at_once == 1)
+    voices.sync(listed("a", "b", "c"))
+    voices.sync(listed("a", "c"))
+    engine.may_go_on.set()
+    await voices.wait_idle()
+    assert engine.prepared == [100, 300]
+
+
+async def test_idle_is_not_waited_for_longer_than_asked(
+    voices: VoiceCache, engine: CountingEngine
+) -> None:
+    engine.may_go_on.clear()
+    voices.sync(listed("a"))
+    await voices.wait_idle(0.01)
+    assert voices.under_way
+    assert voices.under_way[0] == "a"
+    engine.may_go_on.set()
+    await voices.wait_idle(60)
+    assert voices.under_way is None
+
+
+async def test_thousands_of_voices_are_prepared_in_linear_time(
+    voices: VoiceCache, engine: CountingEngine, tmp_path: Path
+) -> None:
+    digests = [f"voice-{number}" for number in range(3000)]
+    for digest in digests:
+        (tmp_path / digest).symlink_to("a")
+    voices.sync(listed(*digests))
+    async with asyncio.timeout(10):
+        await voices.get(digests[-1])
+        assert len(engine.prepared) <= 2  # it was next
+        await voices.wait_idle()
+    assert len(engine.prepared) == 3000
+
+
+@pytest.mark.fault(86)
+async def test_job_waits_for_lost_audio_to_be_decoded_again(
+    voices: VoiceCache, reports: list[VoiceReport], tmp_path: Path
+) -> None:
+    voices.sync(listed("a", "lost"))
+    await voices.wait_idle()
+    job = asyncio.create_task(voices.get("lost"))
+    await until(lambda: reports.count(VoiceFailed("lost")) == 2)
+    voices.sync(listed("a", "lost", "b"))  # another change
+    await until(lambda: reports.count(VoiceFailed("lost")) == 3)
+    assert not job.done()
+    store(tmp_path / "lost", np.zeros(400, np.float32))
+    voices.sync(listed("a", "lost", "b"))
+    assert await job == code(400)
+
+
+async def test_audio_that_is_not_restored_fails_the_job(
+    voices: VoiceCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(voice_cache_module, "RESTORE_S", 0.05)
+    with pytest.raises(StorageUnavailable):
+        await voices.get("lost")
+
+
+async def test_voices_wait_for_a_job_that_is_to_be_alone(
+    voices: VoiceCache, engine: CountingEngine
+) -> None:
+    engine.may_go_on.clear()
+    voices.sync(listed("a"))
+    await until(lambda: engine.at_once == 1)
+    voices.sync(listed("a", "b", "c"))
+    asyncio.get_running_loop().call_later(0.01, engine.may_go_on.set)
+    async with voices.held():
+        assert engine.prepared == [100]
+        await asyncio.sleep(0.02)
+        assert await voices.get("c") == code(300)
+        await asyncio.sleep(0.02)
+        assert engine.prepared == [100, 300]
+    await voices.wait_idle()
+    assert engine.prepared == [100, 300, 200]

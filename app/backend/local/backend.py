@@ -169,8 +169,11 @@ class LocalBackend:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _update_accepting(self) -> None:
-        accepting = any(worker.state in ("ready", "restarting") for worker in self.workers)
-        self._dispatcher.set_accepting(accepting)
+        states = {worker.state for worker in self.workers}
+        self._dispatcher.set_accepting(
+            bool(states & {"ready", "restarting"}),
+            worker_expected=bool(states & {"starting", "restarting"}),
+        )
 
     def _worker_config(self, name: str, device_kind: str, threads: int) -> WorkerConfig:
         settings = self._settings
@@ -190,8 +193,9 @@ class LocalBackend:
     async def _repeat_state(self) -> None:
         while True:
             await asyncio.sleep(REPEAT_STATE_S)
+            self._broadcaster.repair()
             self._dispatcher.tick()
-            self._voices.publish()
+            self._voices.repeat()
 
     def _worker_status(self, worker: ManagedWorker) -> WorkerStatus:
         return WorkerStatus(

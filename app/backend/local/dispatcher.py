@@ -14,10 +14,10 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from time import monotonic
 
 from app.backend.base import JobRequest
 from app.backend.job_stream import JobStream
+from app.backend.local.assignment import next_assignment, suspects
 from app.backend.local.job import Job, Worker
 from app.backend.local.voice_tracker import VoiceTracker
 from app.core.audio import BYTES_PER_SAMPLE, SAMPLE_RATE
@@ -31,9 +31,11 @@ from app.core.errors import (
     ServerFault,
     ServiceError,
     WorkerLost,
+    WorkerStalled,
     from_code,
 )
 from app.core.retry_budget import RetryBudget
+from app.core.running_time import running_time
 from app.ipc.messages import (
     ActiveJobs,
     AudioChunk,
@@ -51,8 +53,12 @@ from app.observability.metrics import CANCELLED, Metrics
 log = logging.getLogger(__name__)
 
 RESEND_S = 0.05
+TIMER_ACCURACY_S = 0.01
 MAX_JOB_CRASHES = 2
-"""A job suspected of this many worker crashes is not retried."""
+"""A job is not retried after this many worker crashes of which it was the only suspect."""
+
+MAX_UNREAD_BYTES = 268_435_456
+"""While clients leave more finished audio than this unread, no job is accepted or started."""
 
 
 @dataclass(frozen=True)
@@ -82,13 +88,15 @@ class Dispatcher:
         self._queue: OrderedDict[str, Job] = OrderedDict()
         self._workers: list[Worker] = []
         self._crashes = RetryBudget[str](MAX_JOB_CRASHES)
-        self._open: set[JobStream] = set()
+        self._open: set[Job] = set()  # until their streams are closed
+        self._unread_bytes = 0  # of finished jobs
         self._idle = asyncio.Event()
         self._idle.set()
         self._resending: asyncio.TimerHandle | None = None
         self._active_version = 0
         self._accepted = 0
         self._accepting = False
+        self._worker_expected = False
         self.draining = False
         self.retries = 0
         self.samples = 0  # of audio received so far
@@ -100,14 +108,18 @@ class Dispatcher:
         # The queue can be non-empty although a slot is free, if that worker's socket accepts no
         # message yet.
         waiting = len(self._queue)
-        if waiting >= self._limits.queued and (waiting or not self._free_worker()):
+        if waiting >= self._limits.queued and (
+            waiting or not any(worker.free for worker in self._workers)
+        ):
             raise QueueFull(f"{waiting} requests are waiting already")
+        if self._unread_bytes > MAX_UNREAD_BYTES:
+            raise QueueFull("too much finished audio is waiting for clients that do not read it")
         stream = JobStream()
         self._accepted += 1
-        job = Job(f"{request.request_id}#{self._accepted}", request, stream, monotonic())
+        job = Job(f"{request.request_id}#{self._accepted}", request, stream, running_time())
         stream.on_consumed = lambda: self._grant(job)
         stream.on_close = lambda failure: self._closed(job, failure)
-        self._open.add(stream)
+        self._open.add(job)
         self._idle.clear()
         self._enqueue(job)
         self._dispatch()
@@ -120,15 +132,19 @@ class Dispatcher:
             raise NotReady("no worker is ready yet")
 
     def tick(self) -> None:
-        """Twice a second: repeat messages that may have been lost, look for stalled clients."""
+        """Twice a second: repeat messages that may have been lost, look for stalled clients.
+
+        Then start jobs that waited for unread audio to become less, or beside a former suspect.
+        """
         self._publish()
-        now = monotonic()
-        for job in self._running():
-            if job.stream.ended:
-                continue
-            self._grant(job)
+        now = running_time()
+        for job in list(self._open):
+            if not job.stream.ended:
+                self._grant(job)
             if job.stream.unread_for_s(now) > self._limits.client_stall_s:
-                self._end(job, ClientStalled("the client took nothing for too long"))
+                self._abort(job, ClientStalled("the client took nothing for too long"))
+        self._unread_bytes = sum(job.stream.unread_bytes for job in self._open if not job.worker)
+        self._dispatch()
 
     def drain(self) -> None:
         self.draining = True
@@ -137,9 +153,9 @@ class Dispatcher:
         await self._idle.wait()
 
     def abort(self) -> None:
-        for job in [*self._queue.values(), *self._running()]:
+        for job in list(self._open):
             self._leave_queue(job)
-            self._end(job, Draining("the server is shutting down"))
+            self._abort(job, Draining("the server is shutting down"))
 
     @property
     def waiting(self) -> int:
@@ -161,23 +177,36 @@ class Dispatcher:
         """Remove a worker that is gone, after all its messages were handled.
 
         Requeue its jobs that have sent nothing to the client. Fail those at `MAX_JOB_CRASHES`, and
-        those that had started when the worker stalled.
+        those that certainly made the worker stall.
         """
         if worker in self._workers:
             self._workers.remove(worker)
+        blamed = suspects(worker, exit_report)
+        certain = exit_report is not None or len(blamed) == 1
+        worker.died_of_suspect = any(job.suspect for job in blamed)
         for job in reversed(list(worker.jobs.values())):
             if not job.stream.ended:
-                self._retry_or_fail(job, worker, reason, exit_report)
+                if job in blamed:
+                    job.suspect = True
+                    if certain:
+                        self._crashes.record(job.id)
+                hangs = isinstance(reason, WorkerStalled) and certain and job in blamed
+                self._retry_or_fail(job, worker, reason, retry=not hangs)
             job.release()
         self._dispatch()
 
-    def set_accepting(self, accepting: bool) -> None:
-        """Whether a worker is ready or will be again; if not, fail the waiting jobs."""
+    def set_accepting(self, accepting: bool, *, worker_expected: bool = False) -> None:
+        """Whether a worker is ready or will be again; if not, fail the waiting jobs.
+
+        `worker_expected`: another worker is about to attach.
+        """
         self._accepting = accepting
+        self._worker_expected = worker_expected
         if not accepting:
             for job in list(self._queue.values()):
                 self._leave_queue(job)
                 self._end(job, NotReady("no worker can be started"))
+        self._dispatch()
 
     def job_started(self, worker: Worker, job_id: str) -> None:
         """From now on the job counts as a possible cause if the process exits."""
@@ -211,9 +240,16 @@ class Dispatcher:
         self._queue[job.id] = job
         if first:
             self._queue.move_to_end(job.id, last=False)
-        waited_s = monotonic() - job.accepted_at - job.lost_work_s
-        left_s = self._limits.queue_timeout_s - waited_s
-        job.deadline = asyncio.get_running_loop().call_later(left_s, self._timed_out, job)
+        if not job.suspect:  # which waits for its turn because of others
+            self._set_deadline(job)
+
+    def _set_deadline(self, job: Job) -> None:
+        loop = asyncio.get_running_loop()
+        job.deadline = loop.call_later(self._time_left_s(job), self._timed_out, job)
+
+    def _time_left_s(self, job: Job) -> float:
+        waited_s = running_time() - job.accepted_at - job.lost_work_s
+        return self._limits.queue_timeout_s - waited_s
 
     def _leave_queue(self, job: Job) -> None:
         self._queue.pop(job.id, None)
@@ -221,6 +257,9 @@ class Dispatcher:
             job.deadline.cancel()
 
     def _timed_out(self, job: Job) -> None:
+        if self._time_left_s(job) > TIMER_ACCURACY_S:  # this process was suspended meanwhile
+            self._set_deadline(job)
+            return
         self._leave_queue(job)
         self._end(
             job, QueueTimeout(f"no worker was free within {self._limits.queue_timeout_s:g} s")
@@ -228,18 +267,20 @@ class Dispatcher:
 
     # --- dispatch -------------------------------------------------------------------------------
 
-    def _free_worker(self) -> Worker | None:
-        free = [worker for worker in self._workers if worker.free]
-        return min(free, key=lambda worker: worker.last_used, default=None)
+    def _next_assignment(self) -> tuple[Job, Worker] | None:
+        return next_assignment(
+            self._queue.values(), self._workers, worker_expected=self._worker_expected
+        )
 
     def _dispatch(self) -> None:
-        while self._queue and (worker := self._free_worker()):
-            job = next(iter(self._queue.values()))
-            self._leave_queue(job)
+        while self._unread_bytes <= MAX_UNREAD_BYTES and (assignment := self._next_assignment()):
+            job, worker = assignment
             if self._voices.is_poison(worker.name, job.request.voice):
+                self._leave_queue(job)
                 self._end(job, PoisonRequest("the workers that prepared this voice died of it"))
-            elif not self._start(job, worker):
-                self._enqueue(job, first=True)
+            elif self._start(job, worker):
+                self._leave_queue(job)
+            else:
                 if self._resending:
                     self._resending.cancel()
                 loop = asyncio.get_running_loop()
@@ -253,25 +294,26 @@ class Dispatcher:
         request, credit = job.request, self._limits.ahead_samples
         job.assign(worker, credit)
         message = Synthesize(
-            job.id, request.text, request.voice, request.params, self._active_version, credit
+            job.id,
+            request.text,
+            request.voice,
+            request.params,
+            self._active_version,
+            credit,
+            alone=job.suspect,
         )
         if not worker.send(message):
             job.release()
             return False
-        now = monotonic()
+        now = running_time()
         if job.sent_at is None:
             self._metrics.job_waited(now - job.accepted_at)
         job.sent_at = now
         log.debug("job %s sent to worker %s", job.id, worker.name)
         return True
 
-    def _retry_or_fail(
-        self, job: Job, worker: Worker, reason: ServerFault, exit_report: WorkerFailed | None
-    ) -> None:
-        # The job in the failure message or, without one, every started job may be the cause.
-        if job.started and (exit_report is None or exit_report.job == job.id):
-            self._crashes.record(job.id)
-        if job.stream.committed or (job.started and not isinstance(reason, WorkerLost)):
+    def _retry_or_fail(self, job: Job, worker: Worker, reason: ServerFault, *, retry: bool) -> None:
+        if job.stream.committed or not retry:
             self._end(job, reason)
         elif self._crashes.exhausted(job.id):
             self._end(job, PoisonRequest("the workers that tried this request died of it"))
@@ -281,7 +323,7 @@ class Dispatcher:
                 "job %s requeued: worker %s exited before any audio was sent", job.id, worker.name
             )
             if job.sent_at:
-                job.lost_work_s += monotonic() - job.sent_at
+                job.lost_work_s += running_time() - job.sent_at
             job.stream.restart()
             self._enqueue(job, first=True)
 
@@ -293,7 +335,7 @@ class Dispatcher:
         if seq != job.chunks:
             self._end(job, WorkerLost(f"audio chunk {seq} came in place of {job.chunks}"))
             return
-        now, samples = monotonic(), len(pcm) // BYTES_PER_SAMPLE
+        now, samples = running_time(), len(pcm) // BYTES_PER_SAMPLE
         if not job.first_audio_counted:
             job.first_audio_counted = True
             self._metrics.first_audio(now - job.accepted_at)
@@ -309,15 +351,23 @@ class Dispatcher:
         allowed = job.stream.consumed_samples + self._limits.ahead_samples
         due = allowed - job.granted >= max(1, self._limits.ahead_samples // 4)
         if due and job.worker.send(Credit(job.id, allowed)):
-            job.grant(allowed, monotonic())
+            job.grant(allowed, running_time())
 
     # --- end of a job ---------------------------------------------------------------------------
+
+    def _abort(self, job: Job, error: ServiceError) -> None:
+        """End the job; if it is done, give up what its client has not read."""
+        if not job.stream.ended:
+            self._end(job, error)
+        elif not job.stream.error:
+            log.info("job %s: unread audio dropped (%s: %s)", job.id, error.code, error.message)
+            job.stream.abandon(error)
 
     def _end(self, job: Job, error: ServiceError | None) -> None:
         """End the job; later calls have no effect."""
         if job.stream.ended:
             return
-        now = monotonic()
+        now = running_time()
         verb = f"failed ({error.code}: {error.message})" if error else "done"
         log.info("job %s %s: %s", job.id, verb, job.summary(now))
         job.stream.end(error)
@@ -330,7 +380,7 @@ class Dispatcher:
 
     def _closed(self, job: Job, failure: ServiceError | None) -> None:
         """The reader has read everything, has failed, or its client has left."""
-        self._open.discard(job.stream)
+        self._open.discard(job)
         if not self._open:
             self._idle.set()
         self._leave_queue(job)
@@ -338,14 +388,14 @@ class Dispatcher:
         if failure:
             self._end(job, failure)
         if not job.stream.ended:
-            log.info("job %s cancelled: %s", job.id, job.summary(monotonic()))
+            log.info("job %s cancelled: %s", job.id, job.summary(running_time()))
             job.stream.end(ServerFault("the job was cancelled"))
             self._failed(job, CANCELLED)
 
     def _failed(self, job: Job, outcome: str) -> None:
         """Count the failure, and cancel the job on its worker at once."""
         if job.sent_at is None:
-            self._metrics.job_waited(monotonic() - job.accepted_at)
+            self._metrics.job_waited(running_time() - job.accepted_at)
         self._metrics.job_failed(outcome)
         self._active_version += 1
         self._publish()

@@ -1,26 +1,33 @@
-"""Detects a worker process that stopped sending heartbeats, or works without making steps."""
+"""Detects a worker process that is silent, does not get ready, or hangs in a job or a voice.
 
-from time import monotonic
+Times are measured by `running_time`: they do not grow while the backend itself is suspended.
+"""
 
+from app.core.running_time import running_time
 from app.ipc.messages import Heartbeat
 
 
 class HeartbeatMonitor:
-    """Watches one process, from its start or from the moment when it got ready."""
+    """Watches one process from its start."""
 
     def __init__(self) -> None:
-        self._created_at = self._beat_at = self._step_at = monotonic()
-        self.steps = -1
+        self.latest = Heartbeat(0)
+        self._beat_at = self._progress_at = running_time()
 
     def beat(self, heartbeat: Heartbeat) -> None:
-        self._beat_at = monotonic()
-        if heartbeat.steps != self.steps or not heartbeat.working:
-            self.steps = heartbeat.steps
-            self._step_at = self._beat_at
+        if heartbeat.steps != self.latest.steps:
+            self.progress()
+        self.latest = heartbeat
+        self._beat_at = running_time()
 
-    def age_s(self) -> float:
-        return monotonic() - self._created_at
+    def progress(self) -> None:
+        """Note a step towards being ready."""
+        self._progress_at = self._beat_at = running_time()
 
-    def stalled_for_s(self) -> float:
-        """Seconds since the last heartbeat, or since the last step if one is due."""
-        return monotonic() - min(self._beat_at, self._step_at)
+    def silent_for_s(self) -> float:
+        """Seconds since the last heartbeat."""
+        return running_time() - self._beat_at
+
+    def no_progress_for_s(self) -> float:
+        """Seconds since the last step of any kind."""
+        return running_time() - self._progress_at

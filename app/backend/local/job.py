@@ -20,18 +20,21 @@ class Worker:
     jobs: dict[str, "Job"] = field(default_factory=dict)
     last_used: int = 0
     finished_jobs: int = 0
+    died_of_suspect: bool = False
 
     @property
     def free(self) -> bool:
-        return len(self.jobs) < self.slots
+        """Whether it can take a job now; beside one that must run alone it takes no other."""
+        return len(self.jobs) < self.slots and not any(job.alone for job in self.jobs.values())
 
 
 @dataclass(eq=False)
 class Job:
-    """One accepted request. Times are in seconds by `monotonic`.
+    """One accepted request. Times are in seconds by `running_time`.
 
-    `lost_work_s`: spent on workers that died. `playout_end_at`: when a client that plays audio as
-    it arrives will have played all of it. `paused_at`: when the job used up its credit.
+    `suspect`: a worker may have died of it. `lost_work_s`: spent on workers that
+    died. `playout_end_at`: when a client that plays audio as it arrives will have played all of it.
+    `paused_at`: when the job used up its credit.
     """
 
     id: str
@@ -41,6 +44,7 @@ class Job:
     deadline: asyncio.TimerHandle | None = None
     worker: Worker | None = None
     started: bool = False  # the worker has reported `JobStarted`
+    suspect: bool = False
     granted: int = 0
     chunks: int = 0
     samples: int = 0
@@ -51,6 +55,12 @@ class Job:
     playout_end_at: float = 0.0
     paused_at: float | None = None
     paused_s: float = 0.0
+
+    @property
+    def alone(self) -> bool:
+        """Whether no other job may run beside it: until it sends audio, which an engine that died
+        of it did not."""
+        return self.suspect and not self.stream.committed
 
     def assign(self, worker: Worker, credit: int) -> None:
         self.worker = worker

@@ -79,7 +79,7 @@ class ManagedWorker:
         self._config = config
         self._shared = shared
         self._was_ready = False
-        self._deaths = 0  # in a row, without a finished job
+        self._deaths = 0  # in a row, without a finished job, not due to suspects
         self._runaways_before = 0  # of earlier processes
         self._process: WorkerProcess | None = None
         self._worker = self._new_worker()
@@ -116,10 +116,14 @@ class ManagedWorker:
                 config, results = self._open_channels(sockets)
                 self._process = await WorkerProcess.start(config, self.device, self._on_report)
                 log.info("worker %s started on %s, pid %d", self.id, self.device.name, self.pid)
-                fault = await self._wait_for_exit(self._process)
-                self._process.drain_reports()
-                await self._drain_results(results)
-                reason = WorkerLost(self._exit_report.message) if self._exit_report else fault
+                reason = await self._wait_for_exit(self._process)
+                if await self._process.kill():
+                    self._process.drain_reports()
+                    await self._drain_results(results)
+                else:
+                    log.error("worker %s: process %d cannot be killed", self.id, self.pid)
+                if self._exit_report and not isinstance(reason, WorkerStalled):
+                    reason = WorkerLost(self._exit_report.message)
             except (OSError, zmq.ZMQError) as error:
                 reason = WorkerLost(f"no process can be started: {error}")
             finally:
@@ -142,15 +146,20 @@ class ManagedWorker:
         return msgspec.structs.replace(self._config, incarnation=incarnation), results
 
     async def _wait_for_exit(self, process: WorkerProcess) -> ServerFault:
+        """Return when the process has exited or is to be killed."""
         exit_ = asyncio.create_task(process.wait_exit())
-        while not (await asyncio.wait([exit_], timeout=WATCH_INTERVAL_S))[0]:
-            if stall := self._stall():
-                async with self._shared.stack_dump:
-                    log.error("worker %s: %s; its stack follows", self.id, stall.message)
-                    await process.kill_after_stack_dump()
-                await exit_
-                return stall
-        return WorkerLost(f"the worker {exit_.result()}")
+        try:
+            while not (await asyncio.wait([exit_], timeout=WATCH_INTERVAL_S))[0]:
+                if self._exit_report:
+                    return WorkerLost(self._exit_report.message)
+                if stall := self._stall():
+                    async with self._shared.stack_dump:
+                        log.error("worker %s: %s; its stack follows", self.id, stall.message)
+                        await process.dump_stacks()
+                    return stall
+            return WorkerLost(f"the worker {exit_.result()}")
+        finally:
+            exit_.cancel()
 
     async def _drain_results(self, results: ResultReceiver) -> None:
         try:
@@ -175,11 +184,12 @@ class ManagedWorker:
                 self.runaways = self._runaways_before + message.runaways
             case WorkerStarting(phase):
                 self.startup_phase = phase
+                self.heartbeat.progress()
             case WorkerReady(model, clones_voices, compiled, notice):
                 log.info("worker %s ready: %s", self.id, model)
                 self.ready = ModelInfo(model, clones_voices, compiled, notice)
                 self._was_ready = True
-                self.heartbeat = HeartbeatMonitor()
+                self.heartbeat.progress()
                 self._enter("ready")
                 self._shared.dispatcher.attach(self._worker)
             case WorkerFailed():
@@ -190,11 +200,19 @@ class ManagedWorker:
                 self._shared.dispatcher.handle(self._worker, message, pcm)
 
     def _stall(self) -> WorkerStalled | None:
-        settings = self._shared.settings
+        settings, heartbeat = self._shared.settings, self.heartbeat
         stall_s, start_s = settings.worker_stall_seconds, settings.worker_start_seconds
-        if self.ready and self.heartbeat.stalled_for_s() > stall_s:
-            return WorkerStalled(f"the worker made no step for {stall_s:g} s")
-        if not self.ready and self.heartbeat.age_s() > start_s:
+        if not self._shared.voices.known:
+            heartbeat.progress()  # a worker is not ready before the backend knows the voices
+        if heartbeat.latest.idle_s > stall_s:
+            stall = WorkerStalled(f"the worker made no step for {stall_s:g} s")
+            self._exit_report = WorkerFailed(
+                stall.message, heartbeat.latest.job, heartbeat.latest.voice
+            )
+            return stall
+        if self.ready and heartbeat.silent_for_s() > stall_s:
+            return WorkerStalled(f"the worker sent no heartbeat for {stall_s:g} s")
+        if not self.ready and heartbeat.no_progress_for_s() > start_s:
             return WorkerStalled(f"the worker was not ready after {start_s:g} s")
         return None
 
@@ -202,7 +220,10 @@ class ManagedWorker:
         """Count an exit; return the seconds before the next start. Too many in a row: `failed`."""
         self.restarts += 1
         self.last_error = reason.message
-        self._deaths = 1 if self._worker.finished_jobs else self._deaths + 1
+        if self._worker.finished_jobs:
+            self._deaths = 1
+        elif not (self._deaths and self._worker.died_of_suspect):  # it counts as the first only
+            self._deaths += 1
         if self._deaths >= CIRCUIT_OPENS_AT:
             self._enter("failed")
             return CIRCUIT_RETRY_S

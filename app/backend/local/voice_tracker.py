@@ -16,6 +16,7 @@ from app.ipc.messages import (
     VoicePrepared,
     VoiceReport,
     Voices,
+    VoicesKnown,
     WorkerFailed,
 )
 
@@ -32,19 +33,35 @@ class VoiceTracker:
     def __init__(self, broadcast: Callable[[Broadcast], None]) -> None:
         self._broadcast = broadcast
         self._digests: frozenset[str] | None = None
+        self._version = 0
+        self._known_by: dict[str, int] = {}  # the version that each worker has received
         self._crashes = RetryBudget[str](MAX_VOICE_CRASHES)
         self._crashed: frozenset[str] = frozenset()
         self._preparing: dict[str, str] = {}
         self._prepared: defaultdict[str, set[str]] = defaultdict(set)
 
     def set_voices(self, digests: frozenset[str]) -> None:
+        """Have workers prepare these, also those whose decoded audio they did not find before."""
         self._digests = digests
-        self.publish()
+        self._changed()
 
-    def publish(self) -> None:
-        """Broadcast the voices, once they are known: workers take the first list as complete."""
+    @property
+    def known(self) -> bool:
+        """Whether the voices have been set: workers take the first list as complete."""
+        return self._digests is not None
+
+    def repeat(self) -> None:
+        """Broadcast the voices if a worker has not received them: the list may be long."""
+        if any(version != self._version for version in self._known_by.values()):
+            self._publish()
+
+    def _changed(self) -> None:
+        self._version += 1
+        self._publish()
+
+    def _publish(self) -> None:
         if self._digests is not None:
-            self._broadcast(Voices(self._digests, self._crashed))
+            self._broadcast(Voices(self._digests, self._crashed, self._version))
 
     def prepared(self, worker: str) -> frozenset[str]:
         return frozenset(self._prepared.get(worker, ()))
@@ -69,10 +86,15 @@ class VoiceTracker:
                 self._preparing.pop(worker, None)
             case VoiceDropped(digest):
                 self._prepared[worker].discard(digest)
+            case VoicesKnown(version):
+                self._known_by[worker] = version
+                if version == 0:  # it has just begun to listen
+                    self.repeat()
 
     def worker_exited(self, worker: str, exit_report: WorkerFailed | None) -> None:
         """Count a crash for the voice in the report or, without one, the voice in preparation."""
         self._prepared.pop(worker, None)
+        self._known_by.pop(worker, None)
         preparing = self._preparing.pop(worker, None)
         blamed = exit_report.voice if exit_report else preparing
         if blamed is None:
@@ -80,10 +102,10 @@ class VoiceTracker:
         self._crashes.record(blamed)
         if self._crashes.count(blamed) >= MAX_CRASHES_EAGER:
             self._crashed |= {blamed}
-            self.publish()
+            self._changed()
 
     def _reset_crashes(self, digest: str) -> None:
         self._crashes.clear(digest)
         if digest in self._crashed:
             self._crashed -= {digest}
-            self.publish()
+            self._changed()

@@ -7,6 +7,7 @@ compiled and, on a GPU, captured as CUDA graphs.
 import asyncio
 import gc
 import logging
+import shutil
 import sys
 from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from time import monotonic
 import numpy as np
 import torch
 
+from app.core import progress
 from app.core.audio import SAMPLE_RATE, Samples
 from app.core.engine_config import ChatterboxOptions, EngineConfig
 from app.core.native import trim_heap
@@ -28,6 +30,7 @@ from app.engines.cancellation import run_shielded
 from app.engines.chatterbox.checkpoint.loader import load
 from app.engines.chatterbox.conditioning.cache import ConditionalsDiskCache
 from app.engines.chatterbox.conditioning.conditionals import Conditionals
+from app.engines.chatterbox.conditioning.prepare import prepare
 from app.engines.chatterbox.frontend.english import EnglishFrontend
 from app.engines.chatterbox.runtime.compilation import NO_COMPILER, TorchCompiler
 from app.engines.chatterbox.runtime.cuda_graphs import (
@@ -54,7 +57,8 @@ MAX_LEAD_SLICES = 2
 FRONTENDS = {"english": EnglishFrontend}
 """By `FrontendSpec.kind`."""
 
-CACHE_FOLDER = ".voices"
+OLD_CACHE_FOLDER = ".voices"
+"""Where earlier versions kept prepared voices in `MODEL_PATH`, even of deleted ones."""
 
 T3_PRIORITY, S3GEN_PRIORITY = -1, 0
 """CUDA stream priorities (lower runs first): S3Gen's long steps fill the gaps that T3's leave."""
@@ -93,7 +97,8 @@ class ChatterboxEngine:
             self._options.voice_prompt_seconds
         )
         self._frontend = FRONTENDS[spec.frontend.kind](self._models.tokenizer, spec)
-        self._disk_cache = ConditionalsDiskCache(folder / CACHE_FOLDER, self._models)
+        self._disk_cache = ConditionalsDiskCache(self._models)
+        shutil.rmtree(folder / OLD_CACHE_FOLDER, ignore_errors=True)
         self._voice_thread = ThreadPoolExecutor(1, "voices")
         self._build()
 
@@ -136,19 +141,28 @@ class ChatterboxEngine:
 
     @property
     def steps(self) -> int:
+        if not self._built:
+            return 0
         return self._t3_scheduler.steps + self._s3gen_scheduler.steps
 
     async def prepare_voice(self, samples: Samples, rate: int) -> Conditionals:
-        def prepare() -> Conditionals:
+        return await self._prepared(partial(prepare, self._models, samples, rate))
+
+    async def prepare_kept_voice(self, samples: Samples, rate: int, path: Path) -> Conditionals:
+        """See `engines.base`."""
+        return await self._prepared(partial(self._disk_cache.get, samples, rate, path))
+
+    async def _prepared(self, get: Callable[[], Conditionals]) -> Conditionals:
+        def run() -> Conditionals:
             self._release_memory()  # preparing a voice needs more memory than anything else
-            conditionals = self._disk_cache.get(samples, rate)
+            conditionals = get()
             self._release_memory()
             if self._on_gpu:
                 torch.cuda.current_stream().synchronize()  # other CUDA streams read the tensors
             return conditionals
 
         with translate_device_errors():
-            conditionals = await run_shielded(self._voice_thread, prepare)
+            conditionals = await run_shielded(self._voice_thread, run)
         return conditionals.limit_prompt(self._options.voice_prompt_seconds)
 
     async def speech_tokens(
@@ -174,6 +188,7 @@ class ChatterboxEngine:
         with translate_device_errors():
             async with aclosing(self._t3_scheduler.generate(request, max_lead_tokens)) as outputs:
                 async for output in outputs:
+                    progress.step()
                     if output.token is not None:
                         tokens.append(output.token)
                     if output.finish_reason:

@@ -109,7 +109,7 @@ class PreviewEngine:
     async def warm_up(self) -> None:
         params = SynthesisParams()
         decoder = self.new_decoder(self.default_voice, params)
-        chunk = TextChunk("This voice is warming up. It will be ready in a moment.", 0)
+        chunk = TextChunk("Ready.", 0)
         async for piece in self.speech_tokens(chunk, self.default_voice, params):
             await decoder.decode(piece)
 

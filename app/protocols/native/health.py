@@ -45,7 +45,7 @@ async def health(request: Request) -> Health:
 )
 @router.head("/ready", include_in_schema=False)
 async def ready(request: Request) -> dict[str, str]:
-    """200 when a worker is warm and every voice present at start is prepared, else 503."""
+    """200 when a worker is warm and has had time to prepare voices, else 503."""
     get_state(request).backend.ensure_ready()
     return {"status": "ready"}
 

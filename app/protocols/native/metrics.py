@@ -16,6 +16,7 @@ from starlette.responses import Response
 from app import __version__
 from app.backend.base import BackendStatus, QueueStatus, WorkerState, WorkerStatus
 from app.core.audio import SAMPLE_RATE
+from app.core.log import dropped_lines
 from app.http.dependencies import AppState, get_state
 from app.observability.system_stats import Gpu, Process, gpu_load, process_load
 
@@ -86,8 +87,8 @@ async def metrics(request: Request) -> Response:
     """In Prometheus' text format, or OpenMetrics if the Accept header allows it."""
     state = get_state(request)
     pids = {worker.id: worker.pid for worker in state.backend.status().workers if worker.pid}
-    gpus, processes = await asyncio.to_thread(lambda: (gpu_load(), _loads(pids)))
-    encode, content_type = _choose_encoder(request.headers.get("accept", ""))
+    gpus, processes = await gpu_load(), await asyncio.to_thread(_loads, pids)
+    encode, content_type = _choose_encoder(request.headers.get("accept", "")[:4096])
     content = encode(_Scrape(state, gpus, processes))
     return Response(content, headers={"Content-Type": content_type, "Cache-Control": "no-store"})
 
@@ -115,7 +116,7 @@ class _Scrape(Collector):
     def collect(self) -> Iterator[Metric]:
         status = self._state.backend.status()
         yield from self._state.metrics.registry.collect()
-        yield from _service(status, len(self._state.voices.snapshot()))
+        yield from _service(status, len(self._state.voices.snapshot.ids))
         yield from _jobs(status.queue)
         yield _worker_states(status.workers)
         yield from _labelled("worker", _OF_WORKERS, {each.id: each for each in status.workers})
@@ -131,6 +132,11 @@ def _service(status: BackendStatus, voices: int) -> Iterator[Metric]:
     ready = status.state == "ready"
     yield Gauge("tts_ready", "1 if the service is ready, as /ready reports.", ready)
     yield Gauge("tts_voices", "Voices that requests can name.", voices)
+    yield Counter(
+        "tts_log_lines_dropped",
+        "Lines of the log that were not written, since nobody read them fast enough.",
+        dropped_lines(),
+    )
 
 
 def _jobs(jobs: QueueStatus) -> Iterator[Metric]:

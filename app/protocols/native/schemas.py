@@ -7,9 +7,13 @@ from starlette.datastructures import QueryParams
 
 from app.audio.formats import FormatName
 from app.core.errors import InvalidRequest
+from app.core.validation import shortened
 from app.speech.options import SpeechOptions, lower, query_value, validated
 
 _TEXT_PARAMETERS = {"text", "voice_id", "format"}
+
+MAX_PARAMETERS = 100
+"""In a query: more than all that there are."""
 
 
 class GenerateRequest(SpeechOptions):
@@ -39,8 +43,12 @@ def from_json(values: dict[str, Any]) -> GenerateRequest:
 def from_query(query: QueryParams) -> GenerateRequest:
     """As strict as `from_json`; ignores `api_key`, which authentication reads."""
     values: dict[str, Any] = {}
-    for name, value in query.multi_items():
+    items = query.multi_items()
+    if len(items) > MAX_PARAMETERS:
+        raise InvalidRequest(f"A query may have at most {MAX_PARAMETERS} parameters.")
+    for name, value in items:
         if name in values:
+            name = shortened(name)
             raise InvalidRequest(f"{name!r} is given twice.", param=name)
         if name != "api_key":
             values[name] = value if name in _TEXT_PARAMETERS else query_value(name, value)

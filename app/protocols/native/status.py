@@ -4,13 +4,16 @@ import asyncio
 import json
 from collections import Counter
 
+import msgspec
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
+from starlette.responses import Response
 
 from app.backend.base import BackendStatus, QueueStatus, WorkerStatus
 from app.http.dependencies import get_state
 from app.http.openapi import json_response
 from app.observability.system_stats import Cpu, Gpu, cpu_load, gpu_load
+from app.voices.snapshot import VoiceSnapshot
 
 router = APIRouter(tags=["system"])
 
@@ -60,29 +63,32 @@ class SystemStatus(BaseModel):
 @router.get(
     "/system-status",
     summary="CPU, memory, GPUs, workers, queue",
+    response_model=SystemStatus,
     responses=json_response(_EXAMPLE),
 )
-async def system_status(request: Request) -> SystemStatus:
+async def system_status(request: Request) -> Response:
     """The load of the machine, and the state of workers and queue."""
     state = get_state(request)
-    # in a thread, since the drivers may block
-    cpu, gpus = await asyncio.to_thread(lambda: (cpu_load(), gpu_load()))
-    status = state.backend.status()
-    return SystemStatus(
-        cpu=cpu,
-        gpus=gpus,
-        workers=list(status.workers),
-        queue=status.queue,
-        models=[_model_status(status, state.voices.snapshot())],
+    gpus = await gpu_load()
+    status, voices = state.backend.status(), state.voices.snapshot
+    content = await asyncio.to_thread(_status_json, status, gpus, voices)  # thousands, perhaps
+    return Response(content, media_type="application/json")
+
+
+def _status_json(status: BackendStatus, gpus: list[Gpu], voices: VoiceSnapshot) -> bytes:
+    workers = list(status.workers)
+    model = ModelStatus(id=status.model, workers=len(workers), voices={})
+    system_status = SystemStatus(
+        cpu=cpu_load(), gpus=gpus, workers=workers, queue=status.queue, models=[model]
     )
+    content = system_status.model_dump(mode="json")
+    content["models"][0]["voices"] = _prepared_voices(status, voices)  # pydantic takes long
+    return msgspec.json.encode(content)
 
 
-def _model_status(status: BackendStatus, voices: dict[str, str]) -> ModelStatus:
+def _prepared_voices(status: BackendStatus, voices: VoiceSnapshot) -> dict[str, dict[str, int]]:
     """Count for each voice id the workers that have its digest prepared."""
     workers = len(status.workers)
+    rows = [{"prepared": prepared, "workers": workers} for prepared in range(workers + 1)]
     prepared = Counter(digest for worker in status.workers for digest in worker.prepared_voices)
-    rows = {
-        voice_id: PreparedVoice(prepared=prepared[digest], workers=workers)
-        for voice_id, digest in sorted(voices.items())
-    }
-    return ModelStatus(id=status.model, workers=workers, voices=rows)
+    return {voice_id: rows[prepared[voices.digests[voice_id]]] for voice_id in voices.ids}

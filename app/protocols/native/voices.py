@@ -2,31 +2,37 @@
 
 import errno
 
+import msgspec
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 from python_multipart.exceptions import FormParserError
 from starlette.datastructures import FormData, UploadFile
+from starlette.responses import Response
 
 from app.core.errors import (
     InvalidRequest,
     InvalidVoiceId,
+    NotReady,
     PayloadTooLarge,
     PreloadedVoice,
     StorageFull,
     StorageUnavailable,
+    TooManyUploads,
     UnsupportedMedia,
     UnusableAudio,
     VoiceExists,
     VoiceNotFound,
 )
+from app.core.validation import shortened
 from app.http.dependencies import get_state
 from app.http.openapi import error_responses, json_response, request_body
-from app.http.request_body import limit_body, media_type
+from app.http.request_body import ensure_media_type, limit_body, run_while_connected
 from app.voices.names import validate_voice_id
 
 router = APIRouter(prefix="/voices", tags=["voices"])
 
 MULTIPART_OVERHEAD_BYTES = 65_536
+MAX_FIELD_BYTES = 1024
 
 _FORM_SCHEMA = {
     "type": "object",
@@ -55,27 +61,31 @@ class Deleted(BaseModel):
     )
     | error_responses(
         *(InvalidRequest, InvalidVoiceId, VoiceExists, PayloadTooLarge, UnsupportedMedia),
-        *(UnusableAudio, StorageUnavailable, StorageFull),
+        *(UnusableAudio, StorageUnavailable, StorageFull, TooManyUploads),
     ),
 )
 async def upload(request: Request, replace: bool = False) -> Uploaded:
     """The file name becomes the `voice_id`. `replace=true` swaps an existing one."""
-    if media_type(request) != "multipart/form-data":
-        raise UnsupportedMedia("Send the file as multipart/form-data.")
+    ensure_media_type(request, "multipart/form-data")
     state = get_state(request)
     settings = state.settings
     too_large = PayloadTooLarge(
         f"A voice file may have at most {settings.max_upload_mb} MB.", param="file"
     )
     max_bytes = settings.max_upload_bytes + MULTIPART_OVERHEAD_BYTES
-    limited = limit_body(request, max_bytes, too_large)
     try:
-        async with limited.form(max_files=1, max_fields=4) as form:
+        async with (
+            state.voices.upload_slots.take(),
+            limit_body(request, max_bytes, too_large).form(
+                max_files=1, max_fields=4, max_part_size=MAX_FIELD_BYTES
+            ) as form,
+        ):
             file = form.get("file")
             if not isinstance(file, UploadFile) or not file.filename:
                 raise _no_file(form)
             voice_id = validate_voice_id(_file_name(file))
-            await state.voices.add(voice_id, file.file, replace=replace)
+            adding = state.voices.add(voice_id, file.file, replace=replace)
+            await run_while_connected(request, adding)
     except (FormParserError, UnicodeError) as error:
         raise InvalidRequest(f"The body is not valid multipart/form-data: {error}.") from None
     except OSError as error:  # from the temporary file that holds the upload
@@ -88,21 +98,25 @@ async def upload(request: Request, replace: bool = False) -> Uploaded:
 @router.get(
     "",
     summary="List voices",
+    response_model=list[str],
     responses=json_response(["austen.wav", "voice.wav"]) | error_responses(InvalidRequest),
 )
-async def list_voices(request: Request, preloaded: bool | None = None) -> list[str]:
+async def list_voices(request: Request, preloaded: bool | None = None) -> Response:
     """The ids of all available voices.
 
     `preloaded=true`: only preloaded ones; `false`: only uploaded ones.
     """
-    return get_state(request).voices.ids(preloaded=preloaded)
+    voices = get_state(request).voices.snapshot
+    lists = {None: voices.ids, True: voices.preloaded_ids, False: voices.uploaded_ids}
+    content = msgspec.json.encode(lists[preloaded])  # pydantic takes long for thousands
+    return Response(content, media_type="application/json")
 
 
 @router.delete(
     "/{voice_id}",
     summary="Delete a voice",
     responses=json_response({"message": "Voice 'voice.wav' deleted successfully."})
-    | error_responses(PreloadedVoice, VoiceNotFound, StorageUnavailable, StorageFull),
+    | error_responses(PreloadedVoice, VoiceNotFound, NotReady, StorageUnavailable, StorageFull),
 )
 async def delete(voice_id: str, request: Request) -> Deleted:
     """Only uploaded ones; a generation that was accepted before ends with the voice it had."""
@@ -111,8 +125,8 @@ async def delete(voice_id: str, request: Request) -> Deleted:
 
 
 def _no_file(form: FormData) -> InvalidRequest:
-    named = [repr(name) for name, value in form.multi_items() if isinstance(value, UploadFile)]
-    instead = f", not {named[0]}" if named and "file" not in form else ""
+    named = [name for name, value in form.multi_items() if isinstance(value, UploadFile)]
+    instead = f", not {shortened(named[0])!r}" if named and "file" not in form else ""
     return InvalidRequest(f"Send one file, as the multipart field 'file'{instead}.", param="file")
 
 

@@ -1,5 +1,7 @@
 """`/v1`: speech, models and voices in the form of OpenAI's API."""
 
+import asyncio
+from functools import lru_cache
 from time import time
 from typing import Any
 
@@ -11,6 +13,7 @@ from app.audio.formats import OPENAI_ENCODERS
 from app.audio.tempo import TempoEncoder
 from app.core.audio import SAMPLE_RATE
 from app.core.errors import ModelNotFound
+from app.core.validation import shortened
 from app.http.audio_response import AudioResponse
 from app.http.dependencies import READ_ERRORS, get_state, read_parameters
 from app.http.openapi import error_responses, json_response
@@ -28,6 +31,7 @@ from app.protocols.openai.schemas import (
 from app.protocols.openai.sse import SseEncoder
 from app.speech.service import SPEECH_ERRORS, SpeechRequest
 from app.speech.voice_resolver import listed_names, resolve_voice
+from app.voices.snapshot import VoiceSnapshot
 
 router = APIRouter(prefix="/v1", tags=["openai"])
 
@@ -99,7 +103,7 @@ async def list_models(request: Request) -> Models:
 async def describe_model(model: str, request: Request) -> Model:
     """One of those that are listed."""
     if model not in _model_names(request):
-        raise ModelNotFound(f"There is no model {model!r}.", param="model")
+        raise ModelNotFound(f"There is no model {shortened(model)!r}.", param="model")
     return _describe(model)
 
 
@@ -116,6 +120,7 @@ async def list_audio_models(request: Request) -> AudioModels:
 @router.get(
     "/audio/voices",
     summary="List voices (Open WebUI)",
+    response_model=AudioVoices,
     responses=json_response(
         {
             "voices": [
@@ -125,11 +130,20 @@ async def list_audio_models(request: Request) -> AudioModels:
         }
     ),
 )
-async def list_audio_voices(request: Request) -> AudioVoices:
+async def list_audio_voices(request: Request) -> Response:
     """All voices, the aliases, and one of OpenAI's names that means the default voice."""
     state = get_state(request)
-    names = listed_names(state.voices, state.settings.voice_aliases)
-    return AudioVoices(voices=[Voice(id=id, name=name) for id, name in names.items()])
+    aliases = tuple(state.settings.voice_aliases.items())
+    content = await asyncio.to_thread(_voice_list, state.voices.snapshot, aliases)
+    return Response(content, media_type="application/json")
+
+
+@lru_cache(maxsize=1)
+def _voice_list(voices: VoiceSnapshot, aliases: tuple[tuple[str, str], ...]) -> bytes:
+    """The list as JSON, made once for all requests: there may be thousands of voices."""
+    names = listed_names(voices, dict(aliases))
+    listed = AudioVoices(voices=[Voice(id=id, name=name) for id, name in names.items()])
+    return listed.model_dump_json().encode()
 
 
 def _model_names(request: Request) -> list[str]:

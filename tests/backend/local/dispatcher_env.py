@@ -131,7 +131,7 @@ class FakeClock:
         self.now = loop.time()
         patch.setattr(loop, "time", self._read)
         for module in (dispatcher_module, stream_module):
-            patch.setattr(module, "monotonic", self._read)
+            patch.setattr(module, "running_time", self._read)
 
     def _read(self) -> float:
         return self.now

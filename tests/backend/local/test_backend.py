@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -23,7 +24,7 @@ from app.backend.local.managed_worker import ManagedWorker
 from app.backend.local.runtime_dir import RuntimeDir
 from app.core.background import BackgroundTasks
 from app.core.devices import CPU
-from app.core.errors import NotReady, PoisonRequest, WorkerLost
+from app.core.errors import NotReady, PoisonRequest, WorkerLost, WorkerStalled
 from app.observability.metrics import Metrics
 from app.settings import Settings
 from tests.ipc.test_messages import PARAMS
@@ -35,9 +36,14 @@ PLAIN = msgspec.structs.replace(PARAMS, crossfade_duration_milliseconds=0)
 
 ENGINES = """
 import asyncio
+import subprocess
 from pathlib import Path
+from app.worker import main
 from app.core.errors import StartupError
 from tests.support.engines import ScriptedEngine
+
+main.HEARTBEAT_S = 0.1
+main.PREPARE_BEFORE_READY_S = 1.5
 
 class NeedsFile(ScriptedEngine):
     def __init__(self, config):
@@ -51,6 +57,15 @@ class RunsAway(ScriptedEngine):
 class NeverWarm(ScriptedEngine):
     async def warm_up(self):
         await asyncio.Event().wait()
+
+class HasHelper(ScriptedEngine):
+    async def warm_up(self):
+        Path("helper").write_text(str(subprocess.Popen(["sleep", "600"]).pid))
+
+class SlowVoices(ScriptedEngine):
+    async def prepare_voice(self, samples, rate):
+        await asyncio.sleep(3600 if rate == 8000 else 0.1)
+        return await super().prepare_voice(samples, rate)
 """
 
 
@@ -136,7 +151,7 @@ async def test_worker_is_replaced_with_its_runaways_and_voices(env: BackendEnv) 
     first = await wait_ready(worker)
     assert env.backend.ready
     assert env.backend.ready.name == "scripted"
-    await until(lambda: worker.heartbeat.steps == 2, 0.01)  # the voices
+    await until(lambda: worker.heartbeat.latest.steps == 2, 0.01)  # the voices
     assert worker.runaways == 3
     assert env.voices.prepared("cpu.0") == {"a", "b"}
     os.kill(first, signal.SIGKILL)
@@ -217,10 +232,121 @@ async def test_voice_that_crashes_two_workers_does_not_stop_the_next(
     assert await read_all(env.submit("one", voice="good"))
 
 
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), MemoryError()])
+@pytest.mark.fault(87)
+async def test_lack_of_threads_or_memory_delays_a_start(
+    env: BackendEnv, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def refuse(*args: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(asyncio.ThreadedChildWatcher, "add_child_handler", refuse)
+        worker = env.supervise()
+        await until(lambda: worker.restarts == 1, 0.01)
+    assert worker.last_error == f"no process can be started: {error}"
+    await wait_ready(worker)
+
+
 async def test_worker_that_never_gets_ready_is_replaced(env: BackendEnv) -> None:
     worker = env.supervise("test_engines:NeverWarm", start_s=0.3)
     await until(lambda: worker.restarts == 1, 0.01)
     assert worker.last_error == "the worker was not ready after 0.3 s"
+
+
+@pytest.mark.fault(83)
+async def test_many_voices_do_not_delay_readiness_and_jobs_wait_for_their_own_only(
+    env: BackendEnv,
+) -> None:
+    """They take 10 s; those before the worker is ready longer than a worker may stand still."""
+    digests = [f"voice {number}" for number in range(100)]
+    store_voices(env, *digests)
+    worker = env.supervise("test_engines:SlowVoices", start_s=4)
+    await wait_ready(worker)
+    assert 5 < len(env.voices.prepared("cpu.0")) < 50
+    waiting = next(iter({*digests} - env.voices.prepared("cpu.0")))
+    assert await read_all(env.submit("audio1", voice=waiting))
+    assert len(env.voices.prepared("cpu.0")) < 50
+    assert worker.restarts == 0
+
+
+@pytest.mark.fault(91)
+async def test_worker_starts_though_the_folder_of_the_sockets_was_removed(env: BackendEnv) -> None:
+    worker = env.supervise()
+    first = await wait_ready(worker)
+    shutil.rmtree(env.folder)
+    os.kill(first, signal.SIGKILL)
+    await wait_ready(worker, after=first)
+    assert await read_all(env.submit("audio1"))
+
+
+# --- a job or a voice that hangs ------------------------------------------------------------------
+
+
+@pytest.mark.fault(82)
+async def test_job_that_hangs_among_moving_ones_is_found_and_alone_to_blame(
+    env: BackendEnv, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = env.supervise("test_engines:SlowVoices", stall_s=0.5)
+    first = await wait_ready(worker)
+    moving = env.submit("sleep0.1 " * 25 + "audio1")
+    hanging = env.submit("sleep600 audio1")
+    with pytest.raises(WorkerStalled):
+        await read_all(hanging)
+    assert not moving.ended
+    assert "made no step for 0.5 s; its stack follows" in caplog.text
+    assert await read_all(moving)
+    assert worker.restarts == 1
+    assert worker.pid != first
+
+
+@pytest.mark.fault(81)
+async def test_voice_that_hangs_stops_neither_the_start_nor_other_voices(env: BackendEnv) -> None:
+    store_voices(env, "hangs", "good")
+    (env.folder / "hangs").write_bytes(np.array([8000], np.uint32).tobytes() + bytes(400))
+    worker = env.supervise("test_engines:SlowVoices", stall_s=0.5)
+    await wait_ready(worker)
+    assert worker.restarts == 2  # it is no longer prepared in advance
+    assert env.voices.prepared("cpu.0") == {"good"}
+    moving = env.submit("sleep0.1 " * 15 + "audio1")
+    with pytest.raises(WorkerStalled):
+        await read_all(env.submit("audio1", voice="hangs"))
+    assert await read_all(moving)
+    assert await read_all(env.submit("audio1", voice="good"))
+
+
+@pytest.mark.fault(84)
+async def test_process_that_cannot_be_killed_is_replaced_and_not_waited_for(
+    env: BackendEnv, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is stopped, and signals have no effect."""
+    worker = env.supervise("test_engines:SlowVoices", stall_s=0.5)
+    first = await wait_ready(worker)
+    os.kill(first, signal.SIGSTOP)
+    with monkeypatch.context() as patch:
+        patch.setattr(process_module, "KILL_TIMEOUT_S", 0.2)
+        patch.setattr(os, "killpg", lambda pid, number: None)
+        stream = env.submit("audio3")
+        assert await read_all(stream) == expected_pcm("audio3", PLAIN.seed)
+        assert worker.pid != first
+        assert f"process {first} cannot be killed" in caplog.text
+        async with asyncio.timeout(3):
+            await env.backend.stop_workers()
+    assert psutil.Process(first).status() == psutil.STATUS_STOPPED
+    os.kill(first, signal.SIGKILL)
+    await until(lambda: not psutil.pid_exists(first))  # reaped
+
+
+@pytest.mark.fault(88)
+async def test_processes_of_a_dead_worker_end_with_it(
+    env: BackendEnv, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    worker = env.supervise("test_engines:HasHelper")
+    first = await wait_ready(worker)
+    helper = psutil.Process(int((tmp_path / "helper").read_text()))
+    os.kill(first, signal.SIGKILL)
+    await until(lambda: not helper.is_running() or helper.status() == psutil.STATUS_ZOMBIE)
 
 
 # --- the end --------------------------------------------------------------------------------------

@@ -98,6 +98,19 @@ async def test_job_that_waits_too_long_fails_and_never_runs(
     assert worker.inbox == []
 
 
+async def test_suspension_of_the_service_does_not_count_as_waiting(
+    env: DispatcherEnv, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = env.submit("a")
+    await clock.forward(30)
+    monkeypatch.setattr(dispatcher_module, "running_time", lambda: clock.now - 1000)
+    await clock.forward(1000)
+    await clock.forward(29)
+    assert not stream.ended
+    await clock.forward(2)
+    assert await failed_with(stream, QueueTimeout)
+
+
 # --- credit ---------------------------------------------------------------------------------------
 
 
@@ -203,23 +216,63 @@ async def test_closed_stream_is_freed_without_the_garbage_collector(
         gc.enable()
 
 
-async def test_client_that_reads_nothing_is_cancelled_after_a_while(
+async def test_client_that_reads_nothing_is_given_up_after_a_while(
     env: DispatcherEnv, clock: FakeClock
 ) -> None:
-    reads_nothing, complete, _ = env.attach("1", "2", "3")
-    stalled, unread, waiting = (env.submit(name) for name in "abc")
-    for worker in (reads_nothing, complete):
+    """Also if its job is done, of which only the end may be unread."""
+    reads_nothing, done, ending, _ = env.attach("1", "2", "3", "4")
+    stalled, unread, end_unread, waiting = (env.submit(name) for name in "abcd")
+    for worker in (reads_nothing, done):
         env.audio(worker, 0, pcm(5))
-    env.finish(complete, 1, 5)
+    for worker, chunks in ((done, 1), (ending, 0)):
+        env.finish(worker, chunks, 5 * chunks)
+    failures: list[object] = []
+    unread.on_failed = lambda: failures.append(unread.error)
     await clock.forward(599)
     env.dispatcher.tick()
-    assert not stalled.ended
+    assert not stalled.error
+    assert not unread.error
     await clock.forward(2)
-    env.dispatcher.tick()
-    assert await failed_with(stalled, ClientStalled)
-    assert [await unread.read(), await unread.read()] == [pcm(5), None]
+    for _ in range(2):
+        env.dispatcher.tick()
+    for stream in (stalled, unread, end_unread):
+        assert await failed_with(stream, ClientStalled)
+    assert failures == [unread.error]
     assert not waiting.ended
-    assert env.active() == ["c"]
+    assert env.active() == ["d"]
+    assert env.outcomes() == {"client_stalled": 1, "done": 2}
+
+
+async def test_client_that_has_read_everything_is_not_given_up(
+    env: DispatcherEnv, clock: FakeClock
+) -> None:
+    [worker] = env.attach("w")
+    stream = env.submit("a")
+    env.audio(worker, 0, pcm(5))
+    env.finish(worker, 1, 5)
+    assert [await stream.read(), await stream.read()] == [pcm(5), None]
+    await clock.forward(601)
+    env.dispatcher.tick()
+    assert not stream.error
+
+
+@pytest.mark.fault(89)
+async def test_much_unread_audio_refuses_further_jobs(
+    env: DispatcherEnv, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher_module, "MAX_UNREAD_BYTES", 9)
+    [worker] = env.attach("w")
+    stream = env.submit("a")
+    env.audio(worker, 0, pcm(5))
+    env.dispatcher.tick()
+    env.submit("running audio does not count").close()
+    env.finish(worker, 1, 5)
+    env.dispatcher.tick()
+    with pytest.raises(QueueFull, match="do not read it"):
+        env.submit("b")
+    stream.close()
+    env.dispatcher.tick()
+    env.submit("c")
 
 
 async def test_ignores_messages_about_jobs_of_other_workers(env: DispatcherEnv) -> None:
@@ -239,8 +292,8 @@ async def test_complete_job_stays_complete(env: DispatcherEnv) -> None:
     for job in worker.jobs_sent:
         env.send(worker, JobDone(job.job, 0, 0))
     first.close(EncoderFailed("it failed"))
-    env.dispatcher.abort()
     assert await second.read() is None
+    env.dispatcher.abort()
     assert env.metric("tts_jobs_total", outcome="done") == 2
     assert env.metric("tts_jobs_total", outcome="encoder_error") == 0
 
@@ -264,9 +317,10 @@ async def test_refuses_a_voice_that_crashed_four_workers(env: DispatcherEnv) -> 
 async def test_abort_ends_every_stream_and_the_last_closed_one_makes_idle(
     env: DispatcherEnv,
 ) -> None:
-    env.attach("w")
+    done, _ = env.attach("1", "2")
     await env.dispatcher.wait_idle()
-    streams = [env.submit("runs"), env.submit("waits")]
+    streams = [env.submit(name) for name in ("is unread", "runs", "waits")]
+    env.finish(done)
     idle = asyncio.create_task(env.dispatcher.wait_idle())
     env.dispatcher.abort()
     assert env.active() == []

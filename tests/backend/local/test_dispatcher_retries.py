@@ -55,6 +55,100 @@ async def test_job_that_crashes_two_workers_is_poison(env: DispatcherEnv, report
     assert dispatched_to(*workers) == [["a"], ["a"], []]
 
 
+async def test_jobs_that_shared_a_dead_worker_run_alone_until_they_end(env: DispatcherEnv) -> None:
+    """Only the crashes of a worker that ran nothing else count."""
+    [first] = env.attach("1", slots=3)
+    good, bad, last = (env.submit(name) for name in ("good", "bad", "last"))
+    for job in list(first.jobs):
+        env.dispatcher.job_started(first, job)
+    env.lose(first)
+    [second] = env.attach("2", slots=3)
+    new = env.submit("new")
+    assert dispatched_to(second) == [["good"]]
+    assert second.jobs_sent[0].alone
+    env.finish(second)
+    env.start(second)
+    env.lose(second)
+    assert (first.died_of_suspect, second.died_of_suspect) == (False, True)
+    [another] = env.attach("another", slots=3)
+    env.start(another)
+    env.lose(another)
+    assert await failed_with(bad, PoisonRequest)
+    [third] = env.attach("3", slots=3)
+    assert dispatched_to(second, another, third) == [["good", "bad"], ["bad"], ["last"]]
+    env.finish(third)
+    env.submit("newer")
+    assert dispatched_to(third) == [["last", "new", "newer"]]
+    assert not third.jobs_sent[1].alone
+    assert all(stream.ended and not stream.error for stream in (good, last))
+    assert not new.ended
+
+
+@pytest.mark.parametrize("expected", [False, True])
+async def test_new_jobs_pass_a_suspect_that_waits_for_an_empty_worker(
+    env: DispatcherEnv, expected: bool
+) -> None:
+    """Only if no worker is to come, the least busy one gets no further job."""
+    [dead] = env.attach("dead")
+    env.submit("suspect")
+    env.start(dead)
+    one, other = env.attach("1", "2", slots=9)
+    for name in "abc":
+        env.submit(name)
+    env.dispatcher.set_accepting(True, worker_expected=expected)
+    env.lose(dead)
+    for name in "de":
+        env.submit(name)
+    if expected:
+        assert dispatched_to(one, other) == [["a", "c", "e"], ["b", "d"]]
+        [third] = env.attach("3", slots=9)
+        assert dispatched_to(third) == [["suspect"]]
+        return
+    assert dispatched_to(one, other) == [["a", "c", "d", "e"], ["b"]]
+    env.finish(other)
+    assert dispatched_to(one, other) == [["a", "c", "d", "e"], ["b", "suspect"]]
+
+
+async def test_one_of_several_started_jobs_is_to_blame_for_a_silent_stall(
+    env: DispatcherEnv,
+) -> None:
+    [first] = env.attach("1", slots=2)
+    good, bad = env.submit("good"), env.submit("bad")
+    for job in list(first.jobs):
+        env.dispatcher.job_started(first, job)
+    env.lose(first, WorkerStalled)
+    [second] = env.attach("2", slots=2)
+    env.finish(second)
+    assert good.ended
+    assert not good.error
+    env.start(second)
+    env.lose(second, WorkerStalled)
+    assert await failed_with(bad, WorkerStalled)
+
+
+@pytest.mark.parametrize(
+    ("report", "failed"),
+    [
+        (WorkerFailed("it hangs", job="b#2"), {"b"}),
+        (WorkerFailed("it hangs", voice="v"), {"b", "c"}),
+        (WorkerFailed("it hangs", voice="w"), set()),
+    ],
+)
+async def test_job_or_voice_that_hangs_is_the_only_one_to_blame(
+    env: DispatcherEnv, report: WorkerFailed, failed: set[str]
+) -> None:
+    [worker] = env.attach("1", slots=3)
+    streams = {name: env.submit(name, voice="v" if name in "bc" else None) for name in "abc"}
+    for job in list(worker.jobs):
+        env.dispatcher.job_started(worker, job)
+    env.lose(worker, WorkerStalled, report)
+    assert {name for name, stream in streams.items() if stream.ended} == failed
+    for name in failed:
+        assert await failed_with(streams[name], WorkerStalled)
+    [other] = env.attach("2", slots=3)
+    assert dispatched_to(other) == [[name for name in "abc" if name not in failed]]
+
+
 async def test_job_is_not_blamed_for_workers_that_died_before_they_started_it(
     env: DispatcherEnv,
 ) -> None:
@@ -131,3 +225,37 @@ async def test_retried_job_is_the_same_with_a_newer_version_and_new_credit(
         await stream.read()
     await stream.read()
     assert other.credits == [1000, 1300]
+
+
+async def test_suspect_runs_alone_only_until_it_sends_audio(env: DispatcherEnv) -> None:
+    [dead] = env.attach("dead")
+    suspect = env.submit("suspect")
+    env.start(dead)
+    env.lose(dead)
+    [worker] = env.attach("worker", slots=2)
+    env.submit("new")
+    assert dispatched_to(worker) == [["suspect"]]
+    env.audio(worker, 0, pcm(5))
+    with pytest.raises(Restarted):
+        await suspect.read()
+    await suspect.read()
+    suspect.commit()
+    env.dispatcher.tick()
+    assert dispatched_to(worker) == [["suspect", "new"]]
+
+
+async def test_suspects_that_wait_for_their_turn_do_not_time_out(
+    env: DispatcherEnv, clock: FakeClock
+) -> None:
+    [dead] = env.attach("dead", slots=2)
+    first, second = env.submit("first"), env.submit("second")
+    for job in list(dead.jobs):
+        env.dispatcher.job_started(dead, job)
+    env.lose(dead)
+    [worker] = env.attach("worker", slots=2)
+    await clock.forward(600)
+    assert dispatched_to(worker) == [["first"]]
+    env.finish(worker)
+    assert dispatched_to(worker) == [["first", "second"]]
+    assert not second.ended
+    assert not first.error

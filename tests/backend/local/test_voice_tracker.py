@@ -10,6 +10,7 @@ from app.ipc.messages import (
     VoiceFailed,
     VoicePrepared,
     Voices,
+    VoicesKnown,
     WorkerFailed,
 )
 
@@ -32,10 +33,42 @@ def crash(tracker: VoiceTracker, digest: str, times: int = 1) -> None:
         tracker.worker_exited("w", None)
 
 
+def last_crashed(broadcasts: list[Broadcast]) -> frozenset[str]:
+    """Return the crashed voices of the last broadcast."""
+    voices = broadcasts[-1]
+    assert isinstance(voices, Voices)
+    assert voices.digests == {"a", "b"}
+    return voices.crashed
+
+
 def test_nothing_is_broadcast_before_the_voices_are_set() -> None:
     broadcasts: list[Broadcast] = []
-    VoiceTracker(broadcasts.append).publish()
+    tracker = VoiceTracker(broadcasts.append)
+    tracker.handle("w", VoicesKnown(0))
+    tracker.repeat()
     assert broadcasts == []
+    assert not tracker.known
+
+
+def test_voices_are_repeated_until_each_worker_has_received_them(
+    tracker: VoiceTracker, broadcasts: list[Broadcast]
+) -> None:
+    [sent] = broadcasts
+    tracker.repeat()
+    assert broadcasts == [sent]  # no worker listens
+    tracker.handle("1", VoicesKnown(0))
+    tracker.handle("2", VoicesKnown(sent.version))
+    tracker.repeat()
+    assert broadcasts == [sent] * 3
+    tracker.handle("1", VoicesKnown(sent.version))
+    tracker.repeat()
+    assert len(broadcasts) == 3
+    tracker.set_voices(frozenset({"a", "b"}))  # as after a lost file was decoded again
+    assert broadcasts[-1].version > sent.version
+    tracker.worker_exited("1", None)
+    tracker.worker_exited("2", None)
+    tracker.repeat()
+    assert len(broadcasts) == 4
 
 
 def test_prepared_voices_are_counted_per_worker_until_it_exits(tracker: VoiceTracker) -> None:
@@ -61,8 +94,7 @@ def test_voice_that_crashed_workers_is_not_prepared_unasked_and_then_poison(
     poison: bool,
 ) -> None:
     crash(tracker, "a", times)
-    tracker.publish()
-    assert broadcasts[-1] == Voices(frozenset({"a", "b"}), frozenset(crashed))
+    assert last_crashed(broadcasts) == crashed
     assert tracker.is_poison("w", "a") == poison
     assert not tracker.is_poison("w", "b")
     assert not tracker.is_poison("w", None)
@@ -81,7 +113,7 @@ def test_success_resets_the_count_at_once(
     crash(tracker, "a", 4)
     tracker.handle("w", PreparingVoice("a"))
     tracker.handle("w", VoicePrepared("a"))
-    assert broadcasts[-1] == Voices(frozenset({"a", "b"}))
+    assert last_crashed(broadcasts) == frozenset()
     tracker.worker_exited("w", None)
     assert not tracker.is_poison("w", "a")
     crash(tracker, "a", 3)
@@ -103,5 +135,4 @@ def test_exit_report_names_the_voice_to_blame(
     for _ in range(2):
         tracker.handle("w", PreparingVoice("a"))
         tracker.worker_exited("w", WorkerFailed("broken", voice=reported))
-    tracker.publish()
-    assert broadcasts[-1] == Voices(frozenset({"a", "b"}), frozenset(blamed))
+    assert last_crashed(broadcasts) == blamed

@@ -153,6 +153,7 @@ async def test_shorter_voice_prompt_changes_sound_but_not_length(tiny_checkpoint
     assert audio != alone
 
 
+@pytest.mark.heavy
 def test_every_worker_uses_an_uploaded_voice_even_while_it_is_deleted(start, tiny_checkpoint):
     service = start(
         MODEL="tests.support.tiny_chatterbox:TinyChatterbox",

@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import numpy as np
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 
 from app.core.audio import Samples
@@ -22,38 +23,43 @@ from app.engines.chatterbox.conditioning.prepare import prepare
 
 log = logging.getLogger(__name__)
 
+_KEY = "key"
+"""The name of the tensor that holds the hash of what the others were computed from."""
+
 
 class ConditionalsDiskCache:
-    """Files of 170 KB, shared by all workers; beyond `LIMIT`, the least recently used go."""
+    """Files of 170 KB, for their owner only, shared by all workers.
+
+    Whoever names the file of a voice also deletes it.
+    """
 
     FORMAT = 1
     """To be raised when `prepare` gives other numbers for the same audio and weights."""
 
-    LIMIT = 1000
-
-    def __init__(self, folder: Path, models: Models) -> None:
-        self._folder = folder
+    def __init__(self, models: Models) -> None:
         self._models = models
         self._writable = True
 
-    def get(self, samples: Samples, rate: int) -> Conditionals:
-        """Return what `prepare` returns for this audio, from disk if it is there."""
-        path = self._folder / f"{self._key(samples, rate)}.safetensors"
-        conditionals = self._load(path)
+    def get(self, samples: Samples, rate: int, path: Path) -> Conditionals:
+        """Return what `prepare` returns for this audio, from the file if it has that."""
+        key = self._key(samples, rate)
+        conditionals = self._load(path, key)
         if conditionals is None:
             conditionals = prepare(self._models, samples, rate)
-            self._store(path, conditionals)
+            self._store(path, key, conditionals)
         return conditionals
 
-    def _key(self, samples: Samples, rate: int) -> str:
+    def _key(self, samples: Samples, rate: int) -> bytes:
         key = hashlib.sha256(repr((self.FORMAT, self._models.digest, rate)).encode())
         key.update(np.ascontiguousarray(samples).data)
-        return key.hexdigest()
+        return key.digest()
 
-    def _load(self, path: Path) -> Conditionals | None:
+    def _load(self, path: Path, key: bytes) -> Conditionals | None:
         try:
             tensors = safetensors.torch.load(path.read_bytes())
-            conditionals = from_tensors(
+            if bytes(tensors.pop(_KEY).tolist()) != key:
+                return None
+            return from_tensors(
                 {name: tensor.to(self._models.device) for name, tensor in tensors.items()}
             )
         except OSError:
@@ -61,29 +67,23 @@ class ConditionalsDiskCache:
         except (SafetensorError, KeyError, ValueError) as error:
             log.warning("%s cannot be used (%s): preparing that voice again", path, error)
             return None
-        with suppress(OSError):  # the folder may be read-only
-            os.utime(path)
-        return conditionals
 
-    def _store(self, path: Path, conditionals: Conditionals) -> None:
-        if not self._writable:
-            return
+    def _store(self, path: Path, key: bytes, conditionals: Conditionals) -> None:
         named = vars(conditionals) | vars(conditionals.s3gen)
-        content = safetensors.torch.save({name: named[name].contiguous() for name in TENSOR_SHAPES})
-        part = path.with_name(uuid4().hex)
+        tensors = {name: named[name].contiguous() for name in TENSOR_SHAPES}
+        tensors[_KEY] = torch.tensor(list(key), dtype=torch.uint8)
+        part = path.with_name(f".{uuid4().hex}")
         try:
-            self._folder.mkdir(exist_ok=True)
-            part.write_bytes(content)
+            with open(part, "xb", opener=_private) as file:
+                file.write(safetensors.torch.save(tensors))
             part.replace(path)
-            self._evict()
         except OSError as error:
+            with suppress(OSError):
+                part.unlink()
+            if self._writable:
+                log.warning("prepared voices are not kept in %s: %s", path.parent, error.strerror)
             self._writable = False
-            log.warning("prepared voices are not cached in %s: %s", self._folder, error.strerror)
 
-    def _evict(self) -> None:
-        ages = []
-        for path in self._folder.iterdir():
-            with suppress(FileNotFoundError):  # another worker evicts, too
-                ages.append((path.stat().st_mtime_ns, path))
-        for _, path in sorted(ages)[: -self.LIMIT]:
-            path.unlink(missing_ok=True)
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, mode=0o600)

@@ -15,6 +15,7 @@ from threading import Lock
 import torch
 from torch import Tensor
 
+from app.core.progress import Progress, current
 from app.engines.cancellation import run_shielded, wait_done
 from app.engines.chatterbox.conditioning.conditionals import S3GenPrompt
 from app.engines.chatterbox.s3gen.flow import OnStep
@@ -34,6 +35,7 @@ class SliceTask:
     deadline: float
     audio: "Future[Tensor]" = field(default_factory=Future)  # float32 [samples], on the CPU
     cancelled: bool = False
+    progress: Progress = field(default_factory=current.get)  # of the job
 
 
 class S3GenScheduler:
@@ -98,6 +100,8 @@ class S3GenScheduler:
     def _decode(self, batch: list[SliceTask]) -> None:
         def on_step() -> None:
             self.steps += 1
+            for task in (*batch, *self._tasks):  # a task that waits for its turn does not hang
+                task.progress.step()
             if all(task.cancelled for task in batch):
                 raise _BatchCancelled
 

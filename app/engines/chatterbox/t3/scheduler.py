@@ -107,6 +107,7 @@ class T3Scheduler:
         try:
             self._bind_thread()
             for _ in self._batch.warm_up():
+                self.steps += 1
                 if self._closing:
                     return
         except Exception as error:  # noqa: BLE001 – raised by `warm`

@@ -1,5 +1,4 @@
 import logging
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,11 +44,14 @@ def audio(austen: tuple[Samples, int]) -> tuple[Samples, int]:
 def test_voice_is_prepared_once(
     models: Models, audio: tuple[Samples, int], tmp_path: Path, prepared: list[Conditionals]
 ) -> None:
-    voice = ConditionalsDiskCache(tmp_path / ".voices", models).get(*audio)
-    again = ConditionalsDiskCache(tmp_path / ".voices", models).get(*audio)
+    file = tmp_path / "voice"
+    voice = ConditionalsDiskCache(models).get(*audio, file)
+    again = ConditionalsDiskCache(models).get(*audio, file)
     assert len(prepared) == 1
     assert same(voice, prepared[0])
     assert same(again, voice)
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_voice_is_prepared_again_for_other_audio_weights_or_format(
@@ -59,14 +61,15 @@ def test_voice_is_prepared_again_for_other_audio_weights_or_format(
     prepared: list[Conditionals],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    cache = ConditionalsDiskCache(tmp_path, models)
-    cache.get(*audio)
-    cache.get(audio[0] * np.float32(0.5), audio[1])
-    cache.get(audio[0], audio[1] + 1)
-    ConditionalsDiskCache(tmp_path, replace(models, digest="another")).get(*audio)
+    cache, file = ConditionalsDiskCache(models), tmp_path / "voice"
+    cache.get(*audio, file)
+    cache.get(audio[0] * np.float32(0.5), audio[1], file)
+    cache.get(audio[0], audio[1] + 1, file)
+    ConditionalsDiskCache(replace(models, digest="another")).get(*audio, file)
     monkeypatch.setattr(ConditionalsDiskCache, "FORMAT", ConditionalsDiskCache.FORMAT + 1)
-    cache.get(*audio)
-    assert len(prepared) == len(list(tmp_path.iterdir())) == 5
+    cache.get(*audio, file)
+    assert len(prepared) == 5
+    assert list(tmp_path.iterdir()) == [file]
 
 
 @pytest.mark.parametrize(
@@ -86,17 +89,16 @@ def test_corrupt_file_is_rewritten(
     caplog: pytest.LogCaptureFixture,
     content: bytes,
 ) -> None:
-    cache = ConditionalsDiskCache(tmp_path, models)
-    voice = cache.get(*audio)
-    (path,) = tmp_path.iterdir()
+    cache, path = ConditionalsDiskCache(models), tmp_path / "voice"
+    voice = cache.get(*audio, path)
     path.write_bytes(content)
-    assert same(cache.get(*audio), voice)
-    assert same(cache.get(*audio), voice)
+    assert same(cache.get(*audio, path), voice)
+    assert same(cache.get(*audio, path), voice)
     assert len(prepared) == 2
     assert caplog.text.count("preparing that voice again") == 1
 
 
-def test_unwritable_folder_disables_the_cache(
+def test_folder_that_cannot_be_written_is_logged_once(
     models: Models,
     audio: tuple[Samples, int],
     tmp_path: Path,
@@ -104,31 +106,9 @@ def test_unwritable_folder_disables_the_cache(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     (tmp_path / "file").touch()
-    cache = ConditionalsDiskCache(tmp_path / "file" / ".voices", models)
+    cache, path = ConditionalsDiskCache(models), tmp_path / "file" / "voice"
     with caplog.at_level(logging.INFO):
-        voice = cache.get(*audio)
-        assert same(cache.get(*audio), voice)
+        voice = cache.get(*audio, path)
+        assert same(cache.get(*audio, path), voice)
     assert len(prepared) == 2
-    assert caplog.text.count("prepared voices are not cached") == 1
-
-
-def test_least_recently_used_files_are_deleted(
-    models: Models,
-    audio: tuple[Samples, int],
-    tmp_path: Path,
-    prepared: list[Conditionals],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(ConditionalsDiskCache, "LIMIT", 2)
-    cache = ConditionalsDiskCache(tmp_path, models)
-    samples, rate = audio
-    cache.get(samples, rate)
-    cache.get(samples, rate + 1)
-    for path in tmp_path.iterdir():
-        os.utime(path, (1, 1))
-    cache.get(samples, rate)  # used, so the other one is the oldest
-    cache.get(samples, rate + 2)
-    assert len(list(tmp_path.iterdir())) == 2
-    cache.get(samples, rate)
-    cache.get(samples, rate + 2)
-    assert len(prepared) == 3
+    assert caplog.text.count("prepared voices are not kept") == 1
