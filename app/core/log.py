@@ -119,7 +119,7 @@ class BackgroundHandler(logging.Handler):
                     rest = rest[os.write(self._fd, rest) :]
                 except BlockingIOError:  # another process made it non-blocking
                     time.sleep(self.BATCH_S)
-        except OSError:  # nobody reads it any more, or the disk is full
+        except OSError:  # the reader has exited, or the disk is full
             self.dropped += lines
 
 

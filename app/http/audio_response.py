@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 ABORT_FLUSH_S = 1.0
 """Time to flush already written data after a job fails mid-stream."""
 
-MAX_UNREAD_BYTES = 65_536
+MAX_IGNORED_BODY_BYTES = 65_536
 """Of a body that the route did not read; it arrives while the response is sent."""
 
 
@@ -78,7 +78,7 @@ class AudioResponse(Response):
             unread = 0
             while (message := await receive())["type"] != "http.disconnect":
                 unread += len(message.get("body", b""))
-                if unread > MAX_UNREAD_BYTES:
+                if unread > MAX_IGNORED_BODY_BYTES:
                     self._stream.close(PayloadTooLarge("A GET request has no body."))
                     break
             stop(0.0)

@@ -32,7 +32,7 @@ WRONG_KEYS_S = 60
 MAX_NAME_LENGTH = 3 * len("api_key")  # percent-encoded
 DELAY_S = 1.0
 MAX_DELAYED = 100
-"""Responses to guesses are delayed, so many at a time."""
+"""Responses to guesses that are delayed at a time; others are sent at once."""
 
 MAX_CLIENTS = 4096
 """Clients whose wrong keys are remembered."""

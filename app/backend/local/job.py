@@ -32,8 +32,8 @@ class Worker:
 class Job:
     """One accepted request. Times are in seconds by `running_time`.
 
-    `suspect`: a worker may have died of it. `lost_work_s`: spent on workers that
-    died. `playout_end_at`: when a client that plays audio as it arrives will have played all of it.
+    `suspect`: a worker may have died of it. `lost_work_s`: spent on workers that died.
+    `playout_end_at`: when a client that plays audio as it arrives will have played all of it.
     `paused_at`: when the job used up its credit.
     """
 
@@ -58,8 +58,7 @@ class Job:
 
     @property
     def alone(self) -> bool:
-        """Whether no other job may run beside it: until it sends audio, which an engine that died
-        of it did not."""
+        """Whether no other job may run beside it: a suspect, until its client gets audio."""
         return self.suspect and not self.stream.committed
 
     def assign(self, worker: Worker, credit: int) -> None:

@@ -88,7 +88,7 @@ class VoiceTracker:
                 self._prepared[worker].discard(digest)
             case VoicesKnown(version):
                 self._known_by[worker] = version
-                if version == 0:  # it has just begun to listen
+                if version == 0:  # it has just subscribed
                     self.repeat()
 
     def worker_exited(self, worker: str, exit_report: WorkerFailed | None) -> None:

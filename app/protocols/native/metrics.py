@@ -19,6 +19,7 @@ from app.core.audio import SAMPLE_RATE
 from app.core.log import dropped_lines
 from app.http.dependencies import AppState, get_state
 from app.observability.system_stats import Gpu, Process, gpu_load, process_load
+from app.protocols.native.negotiation import MAX_ACCEPT_LENGTH
 
 PATH = "/metrics"
 
@@ -88,7 +89,7 @@ async def metrics(request: Request) -> Response:
     state = get_state(request)
     pids = {worker.id: worker.pid for worker in state.backend.status().workers if worker.pid}
     gpus, processes = await gpu_load(), await asyncio.to_thread(_loads, pids)
-    encode, content_type = _choose_encoder(request.headers.get("accept", "")[:4096])
+    encode, content_type = _choose_encoder(request.headers.get("accept", "")[:MAX_ACCEPT_LENGTH])
     content = encode(_Scrape(state, gpus, processes))
     return Response(content, headers={"Content-Type": content_type, "Cache-Control": "no-store"})
 

@@ -3,7 +3,7 @@
 from app.audio.formats import FORMATS, PCM, FormatName
 from app.core.errors import NotAcceptable
 
-MAX_CHARACTERS = 4096
+MAX_ACCEPT_LENGTH = 4096
 """Of an `Accept` header; the rest is ignored."""
 
 _BY_PREFERENCE = sorted(FORMATS.items(), key=lambda item: item[1] is PCM)  # no player opens PCM
@@ -18,7 +18,7 @@ def negotiate(accept: str) -> FormatName:
 
     Raises `NotAcceptable` if `accept` names only media types that are not supported.
     """
-    ranges = [parsed for parsed in map(_parse, accept[:MAX_CHARACTERS].split(",")) if parsed]
+    ranges = [parsed for parsed in map(_parse, accept[:MAX_ACCEPT_LENGTH].split(",")) if parsed]
     if not ranges:
         return "wav"
     refused = {media_type for media_type, quality in ranges if quality <= 0}
