@@ -273,8 +273,8 @@ class Settings(BaseSettings):
     )
     client_stall_seconds: Duration = Field(
         600,
-        description="A client that leaves audio unread for so long is cut off, also if its job is "
-        "done.",
+        description="A client that leaves audio unread for so long, or takes it at a hundredth of "
+        "its speed, is cut off, also if its job is done.",
     )
     worker_stall_seconds: Duration = Field(
         120,

@@ -1,7 +1,11 @@
 """What the decoder process accepts, and how it says what is wrong with a file."""
 
+import struct
 from dataclasses import dataclass
 from enum import IntEnum
+
+HEADER = struct.Struct("<II")
+"""Of a decoded file: its sample rate in Hz, and its number of samples."""
 
 
 @dataclass(frozen=True)

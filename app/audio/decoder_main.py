@@ -1,23 +1,23 @@
 """The decoder process: `python -m app.audio.decoder_main LIMITS`, started by `audio.sandbox`.
 
-It decodes an audio file from standard input. To standard output go the sample rate as uint32,
-then mono samples at that rate as float32, little-endian: as much as engines use of a voice, so that
-no file takes more than 12 MB. The exit status is an `ExitStatus`.
+It decodes an audio file from standard input. To standard output goes a `HEADER`, then mono samples
+as float32, little-endian: as much as engines use of a voice, so that no file takes more than 12 MB.
+The exit status is an `ExitStatus`.
 """
 
 import errno
 import json
 import os
 import resource
-import signal
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from app.audio.decode_limits import DecodeLimits, ExitStatus
+from app.audio.decode_limits import HEADER, DecodeLimits, ExitStatus
 from app.audio.speech_activity import ActivityMeter
+from app.core.native import kill_with_parent
 
 if TYPE_CHECKING:
     from app.core.audio import Samples
@@ -74,7 +74,7 @@ def main() -> int:
 
 def _apply_rlimits(limits: DecodeLimits) -> None:
     os.nice(10)  # so that speech keeps its CPU time
-    signal.alarm(int(limits.wall_s) + 2)  # ends this process even if the master died
+    kill_with_parent()  # which ends it after `wall_s`
     longest = int(limits.kept_s + 1) * limits.kept_rate * 4
     for kind, limit in (
         (resource.RLIMIT_AS, limits.memory_bytes),
@@ -110,7 +110,7 @@ def _decode(media: BinaryIO, result: BinaryIO, limits: DecodeLimits) -> None:
 
 
 class _Kept:
-    """Writes the sample rate, then `kept_s` of the samples, at most at `kept_rate`.
+    """Writes the header and `kept_s` of the samples, at most at `kept_rate`.
 
     They are the first ones in which there is enough sound.
     """
@@ -131,7 +131,8 @@ class _Kept:
         self._resampler = (
             av.AudioResampler("flt", "mono", kept_rate) if kept_rate < self._rate else None
         )
-        self._result.write(np.uint32(kept_rate).astype("<u4").tobytes())
+        self._kept_rate, self._written = kept_rate, 0
+        self._result.write(HEADER.pack(kept_rate, 0))
 
     def add(self, mono: "Samples") -> None:
         import av
@@ -146,20 +147,25 @@ class _Kept:
         self._left -= piece.size
         self.meter.add(piece)
         if self._resampler is None:
-            self._result.write(piece.astype("<f4").tobytes())
+            self._write(piece)
         elif piece.size:
             frame = av.AudioFrame.from_ndarray(piece[np.newaxis], "flt", "mono")
             frame.sample_rate = self._rate
-            self._write(*self._resampler.resample(frame))
+            self._write_frames(self._resampler.resample(frame))
 
     def finish(self) -> None:
         if self._resampler is not None:
-            self._write(*self._resampler.resample(None))
+            self._write_frames(self._resampler.resample(None))
+        self._result.seek(0)
+        self._result.write(HEADER.pack(self._kept_rate, self._written))
 
-    def _write(self, *frames: Any) -> None:
+    def _write_frames(self, frames: list[Any]) -> None:
         for frame in frames:
-            samples = np.clip(frame.to_ndarray(), -1, 1)
-            self._result.write(samples.astype("<f4").tobytes())
+            self._write(np.clip(frame.to_ndarray()[0], -1, 1))
+
+    def _write(self, samples: "Samples") -> None:
+        self._written += samples.size
+        self._result.write(samples.astype("<f4").tobytes())
 
 
 def _open(media: BinaryIO) -> tuple[Any, Any]:

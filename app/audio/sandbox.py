@@ -19,10 +19,10 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
-from uuid import uuid4
 
-from app.audio.decode_limits import DecodeLimits, ExitStatus
+from app.audio.decode_limits import HEADER, DecodeLimits, ExitStatus
 from app.core.errors import StorageFull, UnusableAudio
+from app.core.running_time import timeout
 
 if TYPE_CHECKING:
     from app.core.audio import Samples
@@ -49,45 +49,46 @@ def open_media(path: Path) -> BinaryIO:
 
 
 async def decode_file(source: Path, target: Path, limits: DecodeLimits | None = None) -> None:
-    """Open `source` and `decode` it."""
-    with open_media(source) as media:
-        await decode(media, target, limits)
+    """Open `source` and `decode` it into `target`, a new file, which is removed on failure."""
+    with open_media(source) as media, open(target, "xb") as result:  # noqa: ASYNC230 - own disk
+        try:
+            await decode(media, result, limits)
+        except BaseException:
+            target.unlink()  # noqa: ASYNC240
+            raise
 
 
-async def decode(media: BinaryIO, target: Path, limits: DecodeLimits | None = None) -> None:
-    """Decode a file into `target`, which appears complete or not at all, for its owner only.
+async def decode(media: BinaryIO, result: BinaryIO, limits: DecodeLimits | None = None) -> None:
+    """Decode a file into the empty file `result`.
 
-    Raises UnusableAudio with the reason, StorageFull, and OSError if `target` cannot be written or
-    no process can be started.
+    Raises UnusableAudio with the reason, StorageFull, and OSError if no process can be started.
     """
     limits = limits or DecodeLimits()
-    partial = target.with_name(f".{target.name}.{uuid4().hex}")
-    try:
-        with open(partial, "xb", opener=_private) as result:  # noqa: ASYNC230 - does not wait
-            status = await _run_child(media, result, limits)
-        _raise_for_status(status, limits)
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+    _raise_for_status(await _run_child(media, result, limits), limits)
+
+
+def is_complete(path: str | Path) -> bool:
+    """Whether a file that `decode` wrote has all its samples. Raises OSError."""
+    with open(path, "rb") as file:
+        header = file.read(HEADER.size)
+        size = os.fstat(file.fileno()).st_size
+    return len(header) == HEADER.size and size == HEADER.size + 4 * HEADER.unpack(header)[1]
 
 
 def load_decoded(path: Path) -> tuple["Samples", int]:
-    """Read a file that `decode_file` wrote: float32 [n] mono within ±1, sample rate in Hz."""
+    """Read a file that `decode` wrote: float32 [n] mono within ±1, sample rate in Hz."""
     import numpy as np  # which the master does not need to start
 
-    stored = np.fromfile(path, "<f4")
-    if not stored.size:
-        raise OSError(errno.EIO, "it is empty", str(path))
-    return stored[1:], int(stored[:1].view("<u4")[0])
+    if not is_complete(path):
+        raise OSError(errno.EIO, "it is cut off", str(path))
+    with open(path, "rb") as file:
+        rate, _ = HEADER.unpack(file.read(HEADER.size))
+        return np.fromfile(file, "<f4"), rate
 
 
 def prepared_path(decoded: Path) -> Path:
     """Where a worker may keep what its engine computes from a decoded voice, as long as that."""
     return decoded.with_suffix(".prepared")
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, mode=0o600)
 
 
 async def _start_child(media: BinaryIO, result: BinaryIO, limits: DecodeLimits) -> Process:
@@ -110,7 +111,7 @@ async def _run_child(media: BinaryIO, result: BinaryIO, limits: DecodeLimits) ->
     """Returns the exit status, negative for a signal. The child is killed with the call."""
     child = await _start_child(media, result, limits)
     try:
-        async with asyncio.timeout(limits.wall_s):
+        async with timeout(limits.wall_s):
             return await child.wait()
     except TimeoutError:
         return -signal.SIGKILL

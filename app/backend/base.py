@@ -4,6 +4,7 @@ A `Backend` takes jobs and gives a `JobStream` for each. `backend.local` runs wo
 this machine. Modules above this one import no dispatcher, worker process or socket.
 """
 
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -49,7 +50,7 @@ class WorkerStatus(BaseModel):
     compiled: bool
     notice: str | None
     runaways: int
-    prepared_voices: SkipValidation[frozenset[str]] = Field(frozenset(), exclude=True)  # digests
+    prepared_voices: SkipValidation[Set[str]] = Field(frozenset(), exclude=True)  # digests
 
 
 class QueueStatus(BaseModel):

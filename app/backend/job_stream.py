@@ -41,14 +41,13 @@ class JobStream:
         self._chunks: deque[bytes] = deque()
         self._restarted = False
         self._reader: asyncio.Future[None] | None = None
-        self._last_read_at = running_time()
         self._read_to_end = False
+        self._taken_samples = 0  # when there was last progress
+        self._progress_at = running_time()
 
     # --- backend --------------------------------------------------------------------------------
 
     def put(self, pcm: bytes) -> None:
-        if not self._chunks:
-            self._last_read_at = running_time()
         self._chunks.append(pcm)
         self._wake()
 
@@ -56,8 +55,6 @@ class JobStream:
         """End the stream; later calls have no effect."""
         if self.ended:
             return
-        if not self._chunks:
-            self._last_read_at = running_time()
         self.ended = True
         self.error = error
         self._wake()
@@ -73,14 +70,19 @@ class JobStream:
     def restart(self) -> None:
         """Discard all audio: another worker begins the job again. Not after `commit`."""
         self._chunks.clear()
-        self.consumed_samples = 0
+        self.consumed_samples = self._taken_samples = 0
         self._restarted = True
         self._wake()
 
-    def unread_for_s(self, now: float) -> float:
-        """Seconds of `running_time` since the last read, if there is audio or an end to read."""
+    def stalled_s(self, now: float, least_samples: int) -> float:
+        """Seconds of `running_time` in which the reader read neither all nor `least_samples`.
+
+        The accuracy is the time between two calls.
+        """
         unread = self._chunks or (self.ended and not self.error and not self._read_to_end)
-        return now - self._last_read_at if unread else 0.0
+        if not unread or self.consumed_samples - self._taken_samples >= least_samples:
+            self._taken_samples, self._progress_at = self.consumed_samples, now
+        return now - self._progress_at
 
     @property
     def unread_bytes(self) -> int:
@@ -102,7 +104,6 @@ class JobStream:
             self._read_to_end = True
             return None
         pcm = self._chunks.popleft()
-        self._last_read_at = running_time()
         self.consumed_samples += len(pcm) // BYTES_PER_SAMPLE
         self.on_consumed()
         return pcm

@@ -7,8 +7,9 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
-from time import monotonic
 from typing import Any, ParamSpec, TypeVar
+
+from app.core.running_time import timeout
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -26,22 +27,24 @@ class BlockingThread:
         self._subject = subject
         self._max_s = max_s
         self._operations: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._started_at: float | None = None  # of the operation in progress
+        self._hangs = False  # the operation in progress has taken too long
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return what `work` returns. Raises TimeoutError, an OSError, after `max_s`."""
-        started_at = self._started_at
-        if started_at is not None and monotonic() - started_at > self._max_s:
+        if self._hangs:
             raise self._timeout()
         result: Future[T] = Future()
         self._operations.put(partial(_complete, result, partial(work, *args, **kwargs)))
         try:
-            async with asyncio.timeout(self._max_s):
+            async with timeout(self._max_s):
                 return await asyncio.wrap_future(result)
         except TimeoutError as error:
-            raise (error if error.errno else self._timeout()) from None
+            if error.errno:
+                raise
+            self._hangs = True
+            raise self._timeout() from None
 
     def close(self) -> None:
         """Wait for the operation in progress, unless it hangs; no other call may follow."""
@@ -50,9 +53,8 @@ class BlockingThread:
 
     def _run(self) -> None:
         while operation := self._operations.get():
-            self._started_at = monotonic()
             operation()
-            self._started_at = None
+            self._hangs = False
 
     def _timeout(self) -> TimeoutError:
         return TimeoutError(

@@ -5,7 +5,7 @@ import os
 import stat
 from pathlib import Path
 
-from app.core.process_env import cache_home, is_set
+from app.core.process_env import cache_home, is_set, set_variable
 
 log = logging.getLogger(__name__)
 
@@ -28,15 +28,13 @@ def private_cache_dir(name: str) -> Path:
     return folder
 
 
-def kernel_cache_env() -> dict[str, str]:
-    """Where PyTorch keeps compiled kernels; its own default in /tmp can be prepared by other users.
+def keep_kernels_private() -> None:
+    """Have PyTorch keep compiled kernels where other users cannot prepare them, unlike in /tmp.
 
-    Empty if the operator has set it, or if there is no private folder.
+    To be called before PyTorch compiles. Leaves a folder that the operator has set.
     """
-    if is_set("TORCHINDUCTOR_CACHE_DIR"):
-        return {}
-    try:
-        return {"TORCHINDUCTOR_CACHE_DIR": str(private_cache_dir("inductor"))}
-    except OSError as error:
-        log.warning("compiled kernels are kept in /tmp: %s", error.strerror)
-        return {}
+    if not is_set("TORCHINDUCTOR_CACHE_DIR"):
+        try:
+            set_variable("TORCHINDUCTOR_CACHE_DIR", str(private_cache_dir("inductor")))
+        except OSError as error:
+            log.warning("compiled kernels are kept in /tmp: %s", error.strerror)

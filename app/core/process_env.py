@@ -18,6 +18,10 @@ def is_set(name: str) -> bool:
     return name in os.environ
 
 
+def set_variable(name: str, value: str) -> None:
+    os.environ[name] = value
+
+
 def child_environment(**extra: str) -> dict[str, str]:
     """This process's environment without the API key, and `extra`."""
     return {name: value for name, value in os.environ.items() if name.upper() != "API_KEY"} | extra

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from app.core.audio import SAMPLE_RATE
+from app.core.cache_dir import keep_kernels_private
 from app.core.engine_config import EngineConfig
 from app.core.errors import StartupError
 from app.engines.base import Engine
@@ -78,6 +79,7 @@ def load_engine(name_or_path: str, config: EngineConfig) -> Engine:
         raise StartupError(
             f"unknown engine {path!r}: give one of {', '.join(ENGINES)}, or package.module:Class"
         )
+    keep_kernels_private()
     try:
         engine_class: Callable[[EngineConfig], Engine] = pkgutil.resolve_name(path)
     except (ImportError, AttributeError, ValueError) as error:

@@ -3,7 +3,6 @@
 import asyncio
 import json
 from collections.abc import Coroutine
-from time import monotonic
 from typing import Any, NoReturn, TypeVar
 
 from python_multipart.multipart import parse_options_header
@@ -11,6 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
 from app.core.errors import InvalidRequest, PayloadTooLarge, RequestTooSlow, UnsupportedMedia
+from app.core.running_time import running_time, timeout
 from app.core.validation import shortened
 
 T = TypeVar("T")
@@ -77,7 +77,7 @@ def limit_body(request: Request, max_bytes: int, too_large: PayloadTooLarge) -> 
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > max_bytes:
         raise too_large
-    started_at, received = monotonic(), 0
+    started_at, received = running_time(), 0
     receive = request.receive
     pieces: list[Message] = []  # of the last message, in reverse order
 
@@ -90,9 +90,9 @@ def limit_body(request: Request, max_bytes: int, too_large: PayloadTooLarge) -> 
 
     async def receive_limited() -> Message:
         nonlocal received
-        due_s = started_at + GRACE_S + received / SLOWEST_BYTES_PER_S - monotonic()
+        due_s = started_at + GRACE_S + received / SLOWEST_BYTES_PER_S - running_time()
         try:
-            async with asyncio.timeout(due_s):
+            async with timeout(due_s):
                 message = await receive()
         except TimeoutError:
             raise RequestTooSlow(f"Only {received} bytes of the body came in time.") from None

@@ -54,7 +54,7 @@ class DeadlineHttpProtocol(HttpToolsProtocol):
     """Time in which a client must take `least_taken_bytes`, or all that there is."""
     least_taken_bytes = 16_384
     client_stall_s = 600.0
-    """Time in which a client with the key, which may have paused playback, must take a byte."""
+    """The same for a client with the key, which may have paused playback."""
     write_check_s = 5.0
     limit = ConnectionLimit(4096, 0)
     idle: ClassVar[dict["DeadlineHttpProtocol", None]] = {}
@@ -248,10 +248,10 @@ class DeadlineHttpProtocol(HttpToolsProtocol):
         """Abort the connection if its client has taken too little for too long."""
         if self._answered is not None and self._answered.scope["state"].get("has_key"):
             # The backend ends a stalled job first, and so names the reason.
-            limit_s, least_bytes = self.client_stall_s + self.write_check_s, 1
+            limit_s = self.client_stall_s + self.write_check_s
         else:
-            limit_s, least_bytes = self.write_timeout_s, self.least_taken_bytes
-        if self._watched.stalled_s(least_bytes) > limit_s:
+            limit_s = self.write_timeout_s
+        if self._watched.stalled_s(self.least_taken_bytes) > limit_s:
             log.info("connection from %s aborted: the client took too little", self._address)
             self.transport.abort()
             return

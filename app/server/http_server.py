@@ -34,6 +34,7 @@ class HttpServer(uvicorn.Server):
             idle: ClassVar[dict[DeadlineHttpProtocol, None]] = {}
             client_stall_s = settings.client_stall_seconds
 
+        self._app = app
         super().__init__(
             uvicorn.Config(
                 app,
@@ -49,6 +50,10 @@ class HttpServer(uvicorn.Server):
                 timeout_graceful_shutdown=CONNECTIONS_GRACE_S + 1,
             )
         )
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        await asyncio.to_thread(self._app.openapi)  # so that no request waits for it
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Abort connections after the grace time; uvicorn would cancel tasks, with tracebacks."""

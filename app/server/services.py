@@ -4,13 +4,14 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 
 from app.backend.local.backend import LocalBackend
 from app.backend.local.runtime_dir import runtime_dir
 from app.core.background import BackgroundTasks
 from app.core.cpu import cpu_count
+from app.core.running_time import timeout
 from app.http.dependencies import AppState
 from app.observability.metrics import Metrics
 from app.server.voice_cache_dir import voice_cache_dir
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 
 WATCH_VOICES_S = 2.0
 FIRST_SCAN_S = 5.0
+MAX_CHECK_S = 2.0
 
 
 @asynccontextmanager
@@ -31,7 +33,11 @@ async def running_services(
     """Run voices, backend and speech service. Raises `StartupError` if a folder is unusable."""
     metrics = Metrics()
     threads = ThreadPoolExecutor(cpu_count(), thread_name_prefix="encoder")
-    with runtime_dir() as folder, voice_cache_dir(folder.voices) as decoded_dir:
+    async with AsyncExitStack() as stack:
+        folder = stack.enter_context(runtime_dir())
+        decoded_dir = await stack.enter_async_context(
+            voice_cache_dir(settings.voices_dir, folder.voices)
+        )
         folder = replace(folder, voices=decoded_dir)
         voices = VoiceLibrary(
             settings.voices_dir,
@@ -40,21 +46,17 @@ async def running_services(
             settings.max_upload_bytes,
             settings.voice_cache_mb,
         )
-        try:
-            await voices.check()
-            backend = LocalBackend(settings, model, folder, metrics, background)
-            async with backend.running():
-                voices.on_change = lambda ids: backend.set_voices(frozenset(ids.values()))
-                watching = background.spawn(
-                    _watch_voices(voices, backend, settings), "watch voices"
-                )
-                try:
-                    speech = SpeechService(settings, backend, voices, metrics, threads)
-                    yield AppState(settings, backend, voices, speech, metrics)
-                finally:
-                    watching.cancel()
-        finally:
-            voices.close()
+        stack.callback(voices.close)
+        with suppress(TimeoutError):  # it hangs; the first scan says so
+            async with timeout(MAX_CHECK_S):
+                await voices.check()
+        backend = LocalBackend(settings, model, folder, metrics, background)
+        await stack.enter_async_context(backend.running())
+        voices.on_change = lambda ids: backend.set_voices(frozenset(ids.values()))
+        watching = background.spawn(_watch_voices(voices, backend, settings), "watch voices")
+        stack.callback(watching.cancel)
+        speech = SpeechService(settings, backend, voices, metrics, threads)
+        yield AppState(settings, backend, voices, speech, metrics)
     threads.shutdown(wait=False, cancel_futures=True)
 
 

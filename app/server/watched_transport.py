@@ -5,8 +5,9 @@ import struct
 import termios
 from fcntl import ioctl
 from socket import SO_LINGER, SOL_SOCKET
-from time import monotonic
 from typing import Any
+
+from app.core.running_time import running_time
 
 MAX_READ_BYTES = 65_536
 """Bytes that one read brings; asyncio's own limit is four times as high."""
@@ -25,7 +26,7 @@ class WatchedTransport:
         self._socket = transport.get_extra_info("socket")
         self._written = 0
         self._taken = 0  # when there was last progress
-        self._progress_at = monotonic()
+        self._progress_at = running_time()
         self.is_closing = transport.is_closing  # called for each request
 
     def write(self, data: bytes) -> None:
@@ -49,7 +50,7 @@ class WatchedTransport:
         Bytes are taken when the client's machine has acknowledged them. The accuracy is the time
         between two calls.
         """
-        now = monotonic()
+        now = running_time()
         if self._taken == self._written:
             self._progress_at = now
             return 0.0

@@ -95,6 +95,7 @@ class SpeechStream:
         while True:
             encoder = self._encoder = self._new_encoder()
             file, last = deque[bytes](), bytearray()
+            self._job.file = file  # it counts as unread until it is sent
             try:
                 async with aclosing(self._encoded(encoder)) as pieces:
                     async for piece in pieces:
@@ -106,7 +107,6 @@ class SpeechStream:
                 size = sum(map(len, file))
                 file.appendleft(encoder.finalize_head(file.popleft(), size))
                 self.commit()
-                self._job.file = file  # counted until it is sent
                 return file
             except Restarted:
                 continue

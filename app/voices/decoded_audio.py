@@ -9,33 +9,41 @@ start, and made again if they vanish.
 import asyncio
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
+from uuid import uuid4
 
-from app.audio.sandbox import decode, prepared_path
+from app.audio.sandbox import decode, is_complete, prepared_path
+from app.core.blocking_thread import BlockingThread
 from app.core.errors import StorageFull
 
-FORMAT = 1
-"""To be raised when the decoder gives other samples for the same file."""
+FORMAT = 2
+"""To be raised when the decoder gives other samples for the same file, or writes them otherwise."""
+
+MAX_OPERATION_S = 30.0
 
 _PARALLEL_DECODERS = 2
-_MIN_BYTES = 16_000  # one second at 4 kHz
 _MEGABYTE = 1 << 20
 
 
 class Listing(NamedTuple):
-    """Changes of the folder since the last look, and the names that no voice needs."""
+    """What is in the folder. `sizes`: of complete decoded files, by digest, in bytes.
 
-    present: frozenset[str]
-    appeared: dict[str, int]
-    vanished: set[str]
-    unused: list[str]
+    `digests`: those that any file belongs to. `total_bytes`: of all files.
+    """
+
+    sizes: dict[str, int]
+    digests: set[str]
+    total_bytes: int
 
 
 class DecodedAudio:
-    """Owns the private `folder`, in which decoded audio may take `max_mb`."""
+    """Owns the private `folder`, in which decoded audio may take `max_mb`.
+
+    The folder is used on one thread only: like the folders of voices, it may hang.
+    """
 
     def __init__(self, folder: Path, max_mb: int) -> None:
         self.pins: Counter[str] = Counter()
@@ -43,57 +51,54 @@ class DecodedAudio:
         self._max_mb = max_mb
         self._in_use: frozenset[str] = frozenset()
         self._added: set[str] = set()  # in use, too, since the last `keep`
-        self._sizes: dict[str, int] = {}  # by digest, in bytes
+        self._found = Listing({}, set(), 0)
         self._decoders = asyncio.Semaphore(_PARALLEL_DECODERS)
+        self._thread = BlockingThread("decoded voices", str(folder), MAX_OPERATION_S)
 
-    def list_files(self) -> Listing:
-        """Look what is in the folder, and remove what was cut since. Blocks. Raises OSError."""
-        known, in_use = dict(self._sizes), self._in_use
-        for digest, size in known.items():
-            if self._size_of(digest) != size:
-                (self._folder / digest).unlink(missing_ok=True)
-        try:
-            names = frozenset(os.listdir(self._folder))
-        except FileNotFoundError:
-            names = frozenset()
-        digests = {name for name in names if "." not in name}
-        appeared = {digest: self._size_of(digest) for digest in digests - known.keys()}
-        unused = [name for name in names if name.partition(".")[0] not in in_use]
-        return Listing(names, appeared, known.keys() - digests, unused)
+    async def scan(self) -> None:
+        """Notice what has appeared, vanished or been cut. Raises OSError."""
+        self._found = await self._thread.run(self._list, self._found.sizes.copy())
 
-    def update(self, listing: Listing) -> None:
-        for digest in listing.vanished:
-            self._sizes.pop(digest, None)
-        self._sizes |= listing.appeared
+    async def remove_unneeded(self) -> None:
+        """Remove what no voice and no pin needs, perhaps since an earlier run. Raises OSError.
 
-    def unneeded(self, names: list[str]) -> list[str]:
-        """Those of voices that are gone, perhaps since an earlier run of the service."""
-        digests = {name.partition(".")[0] for name in names}
-        # A name that begins with a dot is of a file that is being written.
-        return self._forget(digest for digest in digests if digest)
+        To be called when the voices in use are known.
+        """
+        await self.remove([each for each in self._found.digests if not self._is_needed(each)])
 
-    def remove(self, digests: list[str]) -> None:
-        """Delete decoded voices, and what workers have kept of them. Blocks."""
-        for digest in digests:
-            decoded = self._folder / digest
-            decoded.unlink(missing_ok=True)
-            prepared_path(decoded).unlink(missing_ok=True)
+    async def remove(self, digests: list[str]) -> None:
+        """Delete decoded voices, and what workers have kept of them. Raises OSError."""
+        if not digests:
+            return
+        sizes, _, total = self._found
+        freed = sum(sizes.pop(digest, 0) for digest in digests)
+        self._found = self._found._replace(total_bytes=total - freed)
+        await self._thread.run(self._remove, digests)
 
     def has(self, digest: str) -> bool:
-        return self._size_of(digest) >= _MIN_BYTES
+        """Whether it was there at the last scan, or was decoded since."""
+        return digest in self._found.sizes
 
     async def decode(self, media: BinaryIO, digest: str) -> None:
         """Decode a file unless that was done before. Raises StorageFull, and as `decode` does."""
         async with self._decoders:
-            if self.has(digest):
+            if await self._thread.run(_is_there, self._folder / digest):
                 return
-            if sum(self._sizes.values()) >= self._max_mb * _MEGABYTE:
+            if self._found.total_bytes >= self._max_mb * _MEGABYTE:
                 raise StorageFull(
                     f"Decoded voices take the {self._max_mb:,} MB that VOICE_CACHE_MB allows."
                 )
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            await decode(media, self._folder / digest)
-            self._sizes[digest] = self._size_of(digest)
+            partial = self._folder / f".{digest}.{uuid4().hex}"
+            result = await self._thread.run(self._create, partial)
+            try:
+                await decode(media, result)
+                size = await self._thread.run(_publish, partial, self._folder / digest)
+            finally:
+                await self._thread.run(_discard, result, partial)
+            sizes, digests, total = self._found
+            sizes[digest] = size
+            digests.add(digest)
+            self._found = self._found._replace(total_bytes=total + size)
 
     def add_use(self, digest: str) -> None:
         """Keep the decoded audio of a new voice, until the next `keep` decides."""
@@ -103,7 +108,7 @@ class DecodedAudio:
         """Set the digests that voices have; return those to `remove`, which only others needed."""
         dropped = (self._in_use | self._added) - digests
         self._in_use, self._added = digests, set()
-        return self._forget(dropped)
+        return [digest for digest in dropped if not self._is_needed(digest)]
 
     def pin(self, digest: str) -> None:
         """Keep the decoded audio until as many calls of `unpin`."""
@@ -113,7 +118,6 @@ class DecodedAudio:
         self.pins[digest] -= 1
         if not self.pins[digest]:
             del self.pins[digest]
-            self.remove(self._forget([digest]))
 
     @contextmanager
     def pinned(self, digest: str) -> Iterator[None]:
@@ -123,16 +127,61 @@ class DecodedAudio:
         finally:
             self.unpin(digest)
 
-    def _forget(self, digests: Iterable[str]) -> list[str]:
-        """Those that no voice and no pin needs, which from now on do not count."""
-        needed = (self._in_use, self._added, self.pins)
-        unneeded = [digest for digest in digests if not any(digest in each for each in needed)]
-        for digest in unneeded:
-            self._sizes.pop(digest, None)
-        return unneeded
+    def close(self) -> None:
+        self._thread.close()
 
-    def _size_of(self, digest: str) -> int:
-        try:
-            return (self._folder / digest).stat().st_size
-        except OSError:
-            return 0
+    def _is_needed(self, digest: str) -> bool:
+        return any(digest in each for each in (self._in_use, self._added, self.pins))
+
+    # --- on the thread --------------------------------------------------------------------------
+
+    def _list(self, known: dict[str, int]) -> Listing:
+        sizes = dict[str, int]()
+        digests = set[str]()
+        total = 0
+        for name in os.listdir(self._folder) if self._folder.exists() else ():
+            with suppress(FileNotFoundError):  # removed after it was listed
+                path = os.path.join(self._folder, name)
+                size = os.stat(path).st_size
+                digest, _, suffix = name.partition(".")
+                if not (suffix or known.get(digest) == size or is_complete(path)):
+                    os.unlink(path)
+                    continue
+                total += size
+                if digest:  # else it is being written
+                    digests.add(digest)
+                if not suffix:
+                    sizes[digest] = size
+        return Listing(sizes, digests, total)
+
+    def _create(self, partial: Path) -> BinaryIO:
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return open(partial, "xb", opener=_private)
+
+    def _remove(self, digests: list[str]) -> None:
+        for digest in digests:
+            for path in (self._folder / digest, prepared_path(self._folder / digest)):
+                path.unlink(missing_ok=True)
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return is_complete(path)
+    except FileNotFoundError:
+        return False
+
+
+def _publish(partial: Path, target: Path) -> int:
+    """Return the file's size in bytes."""
+    size = partial.stat().st_size
+    partial.replace(target)
+    return size
+
+
+def _discard(result: BinaryIO, partial: Path) -> None:
+    result.close()
+    partial.unlink(missing_ok=True)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, mode=0o600)

@@ -176,6 +176,7 @@ class VoiceLibrary:
 
     def close(self) -> None:
         self._thread.close()
+        self.decoded.close()
 
     async def _publish(self, temp: Path, voice_id: str, digest: str, replace: bool) -> None:
         move = self._user.replace if replace else self._user.create_exclusive

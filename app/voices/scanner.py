@@ -19,7 +19,7 @@ from app.core.blocking_thread import BlockingThread
 from app.core.errors import InvalidRequest, ServiceError, StartupError, StorageFull
 from app.core.retry_budget import RetryBudget
 from app.core.unicode import nfc
-from app.voices.decoded_audio import DecodedAudio, Listing
+from app.voices.decoded_audio import DecodedAudio
 from app.voices.folder import Signature, VoiceFolder, digest_of, is_unchanged
 from app.voices.names import validate_voice_id
 from app.voices.snapshot import FileVersion, VoiceSnapshot, stem_of
@@ -96,15 +96,15 @@ class VoiceScanner:
                 if first:
                     await self._thread.run(self._folders[-1].discard_stale)
                 async with self.changing:
-                    found, unread, listing = await self._thread.run(self._compare)
-                    self._decoded.update(listing)
+                    await self._decoded.scan()
+                    found, unread = await self._thread.run(self._compare)
                     if not unread:
                         await self._publish(found)
                 if unread:
                     await self._index_all(unread, first)
                     async with self.changing:
                         await self.refresh()
-                await self._thread.run(self._decoded.remove, self._decoded.unneeded(listing.unused))
+                await self._decoded.remove_unneeded()
             except OSError as error:
                 self._on_unreadable(error)
             else:
@@ -142,20 +142,20 @@ class VoiceScanner:
         self._too_many = too_many
         return dict(islice(sorted(found.items()), MAX_VOICES)) if too_many else found
 
-    def _compare(self) -> tuple[dict[str, Signature], dict[str, Signature], Listing]:
-        """Return all files, those to be read, and what there is of decoded audio."""
-        found, listing = self._list(), self._decoded.list_files()
+    def _compare(self) -> tuple[dict[str, Signature], dict[str, Signature]]:
+        """Return all files, and those to be read."""
+        found = self._list()
         unread = {
             path: signature
             for path, signature in found.items()
-            if self._needs_indexing(path, signature, listing)
+            if self._needs_indexing(path, signature)
         }
-        return found, unread, listing
+        return found, unread
 
-    def _needs_indexing(self, path: str, signature: Signature, listing: Listing) -> bool:
+    def _needs_indexing(self, path: str, signature: Signature) -> bool:
         version = self.versions.get(path)
         if version and version.signature == signature:
-            return version.digest is not None and version.digest not in listing.present
+            return version.digest is not None and not self._decoded.has(version.digest)
         failure = self.failures.get(path)
         if failure is None or failure.signature != signature:
             return True
@@ -179,7 +179,7 @@ class VoiceScanner:
         self._changed = False  # not earlier: the wait may be cancelled
         dropped = self._decoded.keep(self.snapshot.digests_in_use)
         self._on_change(self.snapshot.digests)  # even if only decoded audio has come back
-        await self._thread.run(self._decoded.remove, dropped)
+        await self._decoded.remove(dropped)
 
     async def _index_all(self, unread: dict[str, Signature], first: bool) -> None:
         """Index files, some at a time; publish in between what was found so far. Raises OSError."""

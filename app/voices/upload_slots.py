@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from app.core.errors import TooManyUploads
+from app.core.running_time import timeout
 
 MAX_UPLOADS = 8
 MAX_WAITING = 16
@@ -34,7 +35,7 @@ class UploadSlots:
             )
         self._waiting += 1
         try:
-            async with asyncio.timeout(MAX_WAIT_S):
+            async with timeout(MAX_WAIT_S):
                 await self._free.acquire()
         except TimeoutError:
             raise TooManyUploads(

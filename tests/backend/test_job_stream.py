@@ -2,8 +2,8 @@ import asyncio
 
 import pytest
 
-import app.backend.job_stream as stream_module
 from app.backend.job_stream import JobStream, Restarted
+from app.core.audio import BYTES_PER_SAMPLE
 from app.core.errors import EngineFailed, ServiceError, WorkerLost
 
 PCM = b"\1\0" * 480
@@ -104,22 +104,24 @@ async def test_error_overtakes_a_restart() -> None:
         await stream.read()
 
 
-async def test_unread_time_is_measured_while_there_is_audio(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    now = 100.0
-    monkeypatch.setattr(stream_module, "running_time", lambda: now)
-    stream = JobStream()
-    assert stream.unread_for_s(500.0) == 0
-    now = 500.0
-    stream.put(PCM)
-    stream.put(PCM)
-    assert stream.unread_for_s(503.0) == 3
-    now = 504.0
+async def test_a_reader_stalls_that_reads_neither_all_nor_the_least() -> None:
+    stream, least = JobStream(), len(PCM) // BYTES_PER_SAMPLE * 2
+    assert stream.stalled_s(500.0, least) == 0
+    for _ in range(4):
+        stream.put(PCM)
+    assert stream.stalled_s(503.0, least) == 3
     await stream.read()
-    assert stream.unread_for_s(506.0) == 2
+    assert stream.stalled_s(504.0, least) == 4
     await stream.read()
-    assert stream.unread_for_s(900.0) == 0
+    assert stream.stalled_s(506.0, least) == 0
+    await stream.read()
+    assert stream.stalled_s(508.0, least) == 2
+    await stream.read()
+    assert stream.stalled_s(900.0, least) == 0
+    stream.end()
+    assert stream.stalled_s(901.0, least) == 1
+    await stream.read()
+    assert stream.stalled_s(950.0, least) == 0
 
 
 async def test_callbacks_are_called_once() -> None:

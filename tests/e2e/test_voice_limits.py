@@ -247,7 +247,7 @@ def test_decoded_and_prepared_voices_outlive_the_service_but_not_the_voice(tmp_p
 @pytest.mark.fault(103)
 @pytest.mark.heavy
 def test_a_voices_folder_that_hangs_costs_voices_only(tmp_path: Path) -> None:
-    (tmp_path / HANG).touch()  # it hangs at the start
+    (tmp_path / HANG).write_text("/voices/")  # it hangs at the start
     with running_service(tmp_path, (INJECTED, "hang")) as service, service.client() as client:
         speech = {"text": "audio1"}
         assert client.post("/tts/generate", json=speech).status_code == 200
@@ -256,10 +256,35 @@ def test_a_voices_folder_that_hangs_costs_voices_only(tmp_path: Path) -> None:
         service.wait_until(lambda: upload(client, "v.wav", wav()).status_code == 201)
         assert heard(client, "v.wav") == code(1)
 
-        (tmp_path / HANG).touch()
+        (tmp_path / HANG).write_text("/voices/")
         assert "has not answered for 1 s" in service.log()
         assert heard(client, "v.wav") == code(1)
         assert error_code(client.delete("/voices/v.wav"), 503) == "storage_unavailable"
+        began = monotonic()
+        assert service.stop(signal.SIGTERM) == 0
+        assert monotonic() - began < 6
+
+
+@pytest.mark.fault(105)
+@pytest.mark.heavy
+def test_a_cache_folder_that_hangs_costs_voices_only(tmp_path: Path) -> None:
+    (tmp_path / HANG).write_text("/chatterbox-tts-server/")  # at the start it is not used
+    with running_service(tmp_path, (INJECTED, "hang")) as service, service.client() as client:
+        assert "decoded voices will not outlive the service" in service.log()
+        assert upload(client, "kept.wav", wav(1.1)).status_code == 201
+        assert heard(client, "kept.wav") == code(1.1)
+    (tmp_path / HANG).unlink()
+    with running_service(tmp_path, (INJECTED, "hang")) as service, service.client() as client:
+        service.wait_until(lambda: heard(client, "kept.wav") == code(1.1))
+        (tmp_path / HANG).write_text("/chatterbox-tts-server/")
+        assert error_code(upload(client, "v.wav", wav()), 503) == "storage_unavailable"
+        assert heard(client, "kept.wav") == code(1.1)
+        began = monotonic()
+        client.get("/health").raise_for_status()
+        assert monotonic() - began < MOST_LAG_S
+        (tmp_path / HANG).unlink()
+        service.wait_until(lambda: upload(client, "v.wav", wav()).status_code == 201)
+        (tmp_path / HANG).write_text("/chatterbox-tts-server/")
         began = monotonic()
         assert service.stop(signal.SIGTERM) == 0
         assert monotonic() - began < 6

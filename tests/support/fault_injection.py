@@ -20,8 +20,9 @@ from app.cli import main as cli
 from app.ipc.channels import Broadcaster
 from app.ipc.messages import Broadcast
 from app.server import main as server
+from app.server import voice_cache_dir
 from app.server.connection import DeadlineHttpProtocol
-from app.voices import library, scanner
+from app.voices import decoded_audio, library, scanner
 
 DISK_IS_FULL = Path("disk-is-full")
 ENCODER_ROOM = Path("encoder-room")
@@ -115,17 +116,29 @@ def threads_run_out() -> None:
     scanner._READ_RETRY_S = 0.5
 
 
-def voices_folder_hangs() -> None:
-    """While there is the file `hang`, as of a network volume without its server."""
-    scandir = os.scandir
+def folders_hang() -> None:
+    """While there is the file `hang`, folders whose paths contain its text do not answer."""
+    stat = os.stat
 
-    def scan(path: Any = ".") -> Any:
-        while HANG.exists() and str(path).endswith("voices"):
-            sleep(0.02)
-        return scandir(path)
+    def hanging(call: Callable[..., Any]) -> Callable[..., Any]:
+        def run(path: Any = ".", *args: Any, **options: Any) -> Any:
+            while _exists(HANG) and HANG.read_text() in f"{path}/":
+                sleep(0.02)
+            return call(path, *args, **options)
 
-    os.scandir = scan  # type: ignore[assignment]
-    library.MAX_OPERATION_S = 1.0
+        return run
+
+    def _exists(path: Path) -> bool:
+        try:
+            stat(path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    for name in ("scandir", "listdir", "mkdir", "open", "stat", "unlink", "utime"):
+        setattr(os, name, hanging(getattr(os, name)))
+    library.MAX_OPERATION_S = decoded_audio.MAX_OPERATION_S = 1.0
+    voice_cache_dir.MAX_OPERATION_S = 1.0
 
 
 PARTS: dict[str, Callable[[], None]] = {
@@ -135,7 +148,7 @@ PARTS: dict[str, Callable[[], None]] = {
     "circuit": circuits_open_at_once,
     "nothing-but-lag": lag_is_measured,
     "threads": threads_run_out,
-    "hang": voices_folder_hangs,
+    "hang": folders_hang,
 }
 
 

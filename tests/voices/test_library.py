@@ -30,6 +30,11 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def digest_of(result: BinaryIO) -> str:
+    """The digest in the name of a file that is being decoded."""
+    return Path(result.name).name.split(".")[1]
+
+
 class Folders:
     def __init__(self, root: Path) -> None:
         self.user, self.preloaded = root / "voices", root / "preloaded"
@@ -144,9 +149,9 @@ async def test_voice_is_found_without_extension_if_unambiguous(store):
 async def test_one_of_parallel_uploads_of_a_name_succeeds(store, folders, monkeypatch):
     decoded = []
 
-    async def counted(media: BinaryIO, target: Path) -> None:
-        decoded.append(target.name)
-        await decode(media, target)
+    async def counted(media: BinaryIO, result: BinaryIO) -> None:
+        decoded.append(digest_of(result))
+        await decode(media, result)
 
     monkeypatch.setattr("app.voices.decoded_audio.decode", counted)
     contents = [audio_file(tone(1.1, hz=200 + i)) for i in range(20)]
@@ -369,8 +374,10 @@ async def test_a_pinned_voice_outlives_its_file(store, folders):
     assert in_folder(folders.decoded) == sorted([digest(LOW), digest(HIGH)])
     store.unpin(digest(HIGH))
     store.unpin(first)
+    await store.scan()
     assert in_folder(folders.decoded) == [digest(LOW)]
     store.unpin(second)
+    await store.scan()
     assert in_folder(folders.decoded) == []
 
 
@@ -440,6 +447,7 @@ async def test_interleaved_upload_deletion_and_use_get_one_exact_version(store, 
     await asyncio.gather(changing, *uses)
     assert heard + missed == len(uses)
     assert heard
+    await store.scan()
     assert in_folder(folders.decoded) == sorted(store.snapshot.digests.values())
     assert not store.decoded.pins
 
@@ -706,11 +714,11 @@ async def test_voices_that_are_not_read_yet_are_read_on_demand(folders, monkeypa
         (folders.user / f"{number:02}.wav").write_bytes(content)
     order, started, go_on = [], asyncio.Event(), asyncio.Event()
 
-    async def held(media: BinaryIO, target: Path) -> None:
-        order.append(target.name)
+    async def held(media: BinaryIO, result: BinaryIO) -> None:
+        order.append(digest_of(result))
         started.set()
         await go_on.wait()
-        await decode(media, target)
+        await decode(media, result)
 
     monkeypatch.setattr("app.voices.decoded_audio.decode", held)
     store = folders.store()

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import pytest
 
+from app.audio.decode_limits import HEADER
 from app.core.audio import Samples
 from app.core.engine_config import EngineConfig, QueueSizes
 from app.core.errors import DeviceFailed
@@ -165,7 +165,7 @@ async def test_suspect_is_begun_after_the_voice_in_preparation(
         return 1
 
     engine.prepare_voice = prepare  # type: ignore[method-assign]
-    (tmp_path / "v").write_bytes(np.uint32(24_000).tobytes() + bytes(400))
+    (tmp_path / "v").write_bytes(HEADER.pack(24_000, 100) + bytes(400))
     jobs._voices.sync(Voices(frozenset({"v"})))
     await until(lambda: outbox.reports == [PreparingVoice("v")])
     jobs.start(msgspec.structs.replace(request("j", "audio1"), alone=True))
@@ -331,7 +331,7 @@ async def test_voice_that_breaks_the_device_is_blamed_with_the_job_that_waits_fo
         raise DeviceFailed("assert")
 
     engine.prepare_voice = fail  # type: ignore[method-assign]
-    (tmp_path / "bad").write_bytes(np.uint32(24_000).tobytes() + bytes(400))
+    (tmp_path / "bad").write_bytes(HEADER.pack(24_000, 100) + bytes(400))
     jobs.start(request("a", "audio1", voice="bad"))
     await finished(jobs)
     assert jobs.restart_request.result() == WorkerFailed(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import app.worker.voice_cache as voice_cache_module
+from app.audio.decode_limits import HEADER
 from app.core.audio import Samples
 from app.core.engine_config import EngineConfig
 from app.core.errors import DeviceFailed, StorageUnavailable
@@ -68,7 +69,7 @@ async def voices(engine: CountingEngine, tmp_path: Path, reports: list[VoiceRepo
 
 def store(path: Path, samples: Samples) -> None:
     """Write a decoded voice: its rate, then its samples."""
-    path.write_bytes(np.uint32(RATE).tobytes() + samples.tobytes())
+    path.write_bytes(HEADER.pack(RATE, len(samples)) + samples.tobytes())
 
 
 def listed(*digests: str, crashed: Set[str] = frozenset()) -> Voices:

@@ -57,6 +57,9 @@ TIMER_ACCURACY_S = 0.01
 MAX_JOB_CRASHES = 2
 """A job is not retried after this many worker crashes of which it was the only suspect."""
 
+SLOWEST_SPEED = 0.01
+"""At which a client takes audio, by the speed of its playback, unless it has stalled."""
+
 MAX_UNREAD_BYTES = 268_435_456
 """While clients leave more finished audio than this unread, no job is accepted or started."""
 
@@ -134,14 +137,15 @@ class Dispatcher:
     def tick(self) -> None:
         """Twice a second: repeat messages that may have been lost, look for stalled clients.
 
-        Then start jobs that waited for unread audio to become less, or beside a former suspect.
+        Then start jobs that waited for unread audio to become less.
         """
         self._publish()
         now = running_time()
+        least_samples = int(self._limits.client_stall_s * SLOWEST_SPEED * SAMPLE_RATE)
         for job in list(self._open):
             if not job.stream.ended:
                 self._grant(job)
-            if job.stream.unread_for_s(now) > self._limits.client_stall_s:
+            if job.stream.stalled_s(now, least_samples) > self._limits.client_stall_s:
                 self._abort(job, ClientStalled("the client took nothing for too long"))
         self._unread_bytes = sum(job.stream.unread_bytes for job in self._open if not job.worker)
         self._dispatch()
@@ -187,7 +191,7 @@ class Dispatcher:
         for job in reversed(list(worker.jobs.values())):
             if not job.stream.ended:
                 if job in blamed:
-                    job.suspect = True
+                    job.suspect, job.alone_until_chunk = True, job.chunks + 1
                     if certain:
                         self._crashes.record(job.id)
                 hangs = isinstance(reason, WorkerStalled) and certain and job in blamed
@@ -232,6 +236,7 @@ class Dispatcher:
             case JobCancelled():
                 self._end(job, ServerFault("the job was cancelled"))
         job.release()
+        self._unread_bytes += job.stream.unread_bytes  # until the next `tick` counts all
         self._dispatch()
 
     # --- queue ----------------------------------------------------------------------------------
@@ -343,6 +348,8 @@ class Dispatcher:
             self._metrics.underrun(gap_s)
         self.samples += samples
         job.stream.put(pcm)
+        if job.suspect:
+            self._dispatch()  # it may no longer have to be alone
 
     def _grant(self, job: Job) -> None:
         """Send credit for what the client has consumed, in steps of a quarter window."""

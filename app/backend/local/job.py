@@ -32,7 +32,8 @@ class Worker:
 class Job:
     """One accepted request. Times are in seconds by `running_time`.
 
-    `suspect`: a worker may have died of it. `lost_work_s`: spent on workers that died.
+    `suspect`: a worker may have died of it, before `alone_until_chunk`. `lost_work_s`: spent on
+    workers that died.
     `playout_end_at`: when a client that plays audio as it arrives will have played all of it.
     `paused_at`: when the job used up its credit.
     """
@@ -45,6 +46,7 @@ class Job:
     worker: Worker | None = None
     started: bool = False  # the worker has reported `JobStarted`
     suspect: bool = False
+    alone_until_chunk: int = 0
     granted: int = 0
     chunks: int = 0
     samples: int = 0
@@ -58,8 +60,8 @@ class Job:
 
     @property
     def alone(self) -> bool:
-        """Whether no other job may run beside it: a suspect, until its client gets audio."""
-        return self.suspect and not self.stream.committed
+        """Whether no other job may run beside it: a suspect, until it has made more audio."""
+        return self.suspect and self.chunks < self.alone_until_chunk
 
     def assign(self, worker: Worker, credit: int) -> None:
         self.worker = worker

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from app.core.cache_dir import kernel_cache_env
 from app.core.devices import Device
 from app.core.process_env import child_environment, python_path, worker_thread_env
 from app.ipc.control import ControlSocket
@@ -49,7 +48,6 @@ class WorkerProcess:
                 env=child_environment(
                     **device.environment(),
                     CUDA_DEVICE_ORDER="PCI_BUS_ID",
-                    **kernel_cache_env(),
                     **worker_thread_env(device.kind, config.engine_config.threads),
                     PYTHONPATH=python_path(PACKAGE_PARENT),
                 ),

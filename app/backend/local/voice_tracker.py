@@ -5,7 +5,7 @@ job, the backend for its status. Its broadcast lists the voices that workers pre
 """
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Set
 
 from app.core.retry_budget import RetryBudget
 from app.ipc.messages import (
@@ -63,8 +63,9 @@ class VoiceTracker:
         if self._digests is not None:
             self._broadcast(Voices(self._digests, self._crashed, self._version))
 
-    def prepared(self, worker: str) -> frozenset[str]:
-        return frozenset(self._prepared.get(worker, ()))
+    def prepared(self, worker: str) -> Set[str]:
+        """Not a copy: `/health` is polled."""
+        return self._prepared.get(worker, frozenset())
 
     def is_poison(self, worker: str, voice: str | None) -> bool:
         """Tell whether a job must be refused because its voice crashed too many workers."""

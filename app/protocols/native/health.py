@@ -1,6 +1,6 @@
 """`/health`, `/ready` and `/ping`: probes, also served on `PORT_HEALTH`."""
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
@@ -10,7 +10,12 @@ from app.core.errors import Draining, NotReady
 from app.http.dependencies import get_state
 from app.http.openapi import error_responses, json_response
 
-router = APIRouter(tags=["system"])
+
+async def _no_store(response: Response) -> None:
+    response.headers["Cache-Control"] = "no-store"
+
+
+router = APIRouter(tags=["system"], dependencies=[Depends(_no_store)])
 
 _EXAMPLE = {"status": "ready", "model": "chatterbox", "version": "0.1.0", "compiled": True}
 

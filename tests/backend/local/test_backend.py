@@ -10,13 +10,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import psutil
 import pytest
 
 import app.backend.local.backend as backend_module
 import app.backend.local.managed_worker as managed_worker_module
 import app.backend.local.process as process_module
+from app.audio.decode_limits import HEADER
 from app.backend.base import JobRequest
 from app.backend.job_stream import JobStream, Restarted
 from app.backend.local.backend import LocalBackend
@@ -207,7 +207,7 @@ async def test_pauses_double_until_the_circuit_opens_and_a_finished_job_resets_t
 
 def store_voices(env: BackendEnv, *digests: str) -> None:
     for digest in digests:
-        (env.folder / digest).write_bytes(np.array([24_000], np.uint32).tobytes() + bytes(400))
+        (env.folder / digest).write_bytes(HEADER.pack(24_000, 100) + bytes(400))
     env.voices.set_voices(frozenset(digests))
 
 
@@ -217,7 +217,7 @@ async def test_voice_that_crashes_two_workers_does_not_stop_the_next(
     env: BackendEnv, rate: int
 ) -> None:
     store_voices(env, "good", "bad")
-    (env.folder / "bad").write_bytes(np.array([rate], np.uint32).tobytes() + bytes(400))
+    (env.folder / "bad").write_bytes(HEADER.pack(rate, 100) + bytes(400))
     worker = env.supervise("tests.support.engines:BrittleEngine")
     await wait_ready(worker)
     assert worker.restarts == 2
@@ -303,7 +303,7 @@ async def test_job_that_hangs_among_moving_ones_is_found_and_alone_to_blame(
 @pytest.mark.fault(81)
 async def test_voice_that_hangs_stops_neither_the_start_nor_other_voices(env: BackendEnv) -> None:
     store_voices(env, "hangs", "good")
-    (env.folder / "hangs").write_bytes(np.array([8000], np.uint32).tobytes() + bytes(400))
+    (env.folder / "hangs").write_bytes(HEADER.pack(8000, 100) + bytes(400))
     worker = env.supervise("test_engines:SlowVoices", stall_s=0.5)
     await wait_ready(worker)
     assert worker.restarts == 2  # it is no longer prepared in advance

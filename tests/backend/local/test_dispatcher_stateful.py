@@ -77,7 +77,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.on: dict[FakeWorker, dict[str, Progress]] = {}
         self.all_sent: list[tuple[FakeWorker, Synthesize]] = []
         self.deaths_of: Counter[str] = Counter()
-        self.suspects: set[str] = set()
+        self.alone_until: dict[str, int] = {}  # chunks, by name of a suspect
         self.ends = EndLogCounter()
         dispatcher_module.log.addHandler(self.ends)
         dispatcher_module.log.setLevel(logging.INFO)
@@ -190,8 +190,9 @@ class AnyOrder(RuleBasedStateMachine):
     def lose(self, pick: int, reason: type[ServerFault]) -> None:
         worker = self.workers[pick % len(self.workers)]
         self.workers.remove(worker)
-        started = [job for job, progress in self.on.pop(worker).items() if progress.started]
-        self.suspects |= {*map(name_of, started)}
+        begun = {job: each for job, each in self.on.pop(worker).items() if each.started}
+        started = list(begun)
+        self.alone_until |= {name_of(job): each.chunks + 1 for job, each in begun.items()}
         if len(started) == 1:
             self.deaths_of[started[0]] += 1
         self.act(self.env.dispatcher.detach, worker, reason("gone"))
@@ -262,10 +263,12 @@ class AnyOrder(RuleBasedStateMachine):
         for worker in self.workers:
             assert worker.jobs.keys() == self.on[worker].keys()
             assert len(worker.jobs) <= worker.slots
-            suspects = self.suspects & {name_of(job) for job in worker.jobs}
-            assert not suspects or len(worker.jobs) == 1  # a suspect runs alone
+            progress = {name_of(job): each.chunks for job, each in self.on[worker].items()}
+            alone = [n for n, chunks in progress.items() if chunks < self.alone_until.get(n, 0)]
+            assert not alone or len(worker.jobs) == 1
             # no job waits while a slot is free, except a suspect and those that let it go first
-            assert worker.free <= (not waiting or bool(worker.jobs and self.suspects & {*waiting}))
+            suspect_waits = worker.jobs and self.alone_until.keys() & {*waiting}
+            assert worker.free <= (not waiting or bool(suspect_waits))
 
     @invariant()
     def ended_streams_stay_ended(self) -> None:
