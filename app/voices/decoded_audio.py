@@ -18,6 +18,7 @@ from uuid import uuid4
 from app.audio.sandbox import decode, is_complete, prepared_path
 from app.core.blocking_thread import BlockingThread
 from app.core.errors import StorageFull
+from app.voices.folder import private_opener
 
 FORMAT = 2
 """To be raised when the decoder gives other samples for the same file, or writes them otherwise."""
@@ -156,7 +157,7 @@ class DecodedAudio:
 
     def _create(self, partial: Path) -> BinaryIO:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return open(partial, "xb", opener=_private)
+        return open(partial, "xb", opener=private_opener)
 
     def _remove(self, digests: list[str]) -> None:
         for digest in digests:
@@ -181,7 +182,3 @@ def _publish(partial: Path, target: Path) -> int:
 def _discard(result: BinaryIO, partial: Path) -> None:
     result.close()
     partial.unlink(missing_ok=True)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, mode=0o600)

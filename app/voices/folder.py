@@ -94,7 +94,7 @@ class VoiceFolder:
         """Write `content` to `temp`, sync it, return its digest. Raises PayloadTooLarge."""
         self.path.mkdir(parents=True, exist_ok=True)
         digest, size = hashlib.sha256(), 0
-        with open(temp, "xb", opener=_private) as file:
+        with open(temp, "xb", opener=private_opener) as file:
             while block := content.read(_BLOCK_BYTES):
                 size += len(block)
                 if size > max_bytes:
@@ -155,7 +155,8 @@ class VoiceFolder:
         return [self.path / name for name in names if casefold_key(name) == key]
 
 
-def _private(path: str, flags: int) -> int:
+def private_opener(path: str, flags: int) -> int:
+    """For `open`: a new file is for its owner only."""
     return os.open(path, flags, mode=0o600)
 
 

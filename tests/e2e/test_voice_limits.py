@@ -247,7 +247,7 @@ def test_decoded_and_prepared_voices_outlive_the_service_but_not_the_voice(tmp_p
 @pytest.mark.fault(103)
 @pytest.mark.heavy
 def test_a_voices_folder_that_hangs_costs_voices_only(tmp_path: Path) -> None:
-    (tmp_path / HANG).write_text("/voices/")  # it hangs at the start
+    (tmp_path / HANG).write_text(f"{tmp_path}/voices/")  # it hangs at the start
     with running_service(tmp_path, (INJECTED, "hang")) as service, service.client() as client:
         speech = {"text": "audio1"}
         assert client.post("/tts/generate", json=speech).status_code == 200
@@ -256,7 +256,7 @@ def test_a_voices_folder_that_hangs_costs_voices_only(tmp_path: Path) -> None:
         service.wait_until(lambda: upload(client, "v.wav", wav()).status_code == 201)
         assert heard(client, "v.wav") == code(1)
 
-        (tmp_path / HANG).write_text("/voices/")
+        (tmp_path / HANG).write_text(f"{tmp_path}/voices/")
         assert "has not answered for 1 s" in service.log()
         assert heard(client, "v.wav") == code(1)
         assert error_code(client.delete("/voices/v.wav"), 503) == "storage_unavailable"
