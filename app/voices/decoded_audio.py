@@ -8,6 +8,7 @@ start, and made again if they vanish.
 
 import asyncio
 import os
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -26,6 +27,7 @@ FORMAT = 2
 MAX_OPERATION_S = 30.0
 
 _PARALLEL_DECODERS = 2
+_STALE_S = 3600.0
 _MEGABYTE = 1 << 20
 
 
@@ -143,13 +145,18 @@ class DecodedAudio:
         for name in os.listdir(self._folder) if self._folder.exists() else ():
             with suppress(FileNotFoundError):  # removed after it was listed
                 path = os.path.join(self._folder, name)
-                size = os.stat(path).st_size
+                stat = os.stat(path)
+                size = stat.st_size
                 digest, _, suffix = name.partition(".")
-                if not (suffix or known.get(digest) == size or is_complete(path)):
+                if digest:
+                    keep = suffix or known.get(digest) == size or is_complete(path)
+                else:  # it is being written
+                    keep = time.time() - stat.st_mtime < _STALE_S
+                if not keep:
                     os.unlink(path)
                     continue
                 total += size
-                if digest:  # else it is being written
+                if digest:
                     digests.add(digest)
                 if not suffix:
                     sizes[digest] = size
