@@ -1,13 +1,12 @@
 """Download of a model's files from the Hugging Face hub, resumable across processes.
 
 Each file is received as `.NAME.DIGEST.part` beside its place and moved there once its size and
-checksum are those that the hub states. Metadata and the HTTP client are huggingface_hub's; its own
-`hf_hub_download` starts a file of 2 GB from the beginning in each process.
+checksum are those of the manifest, whatever a mirror says. The HTTP client is huggingface_hub's;
+its own `hf_hub_download` starts a file of 2 GB from the beginning in each process.
 """
 
 import fcntl
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -35,12 +34,12 @@ def download(
 ) -> None:
     """Complete `folder`, created if need be; an interrupted download is resumed by the next call.
 
-    Files equal to the hub's are kept, others of that name are replaced. `endpoint` is the hub's
-    address; None means `HF_ENDPOINT`, or huggingface.co.
+    Files with the manifest's checksums are kept, others of that name are replaced. `endpoint` is
+    the hub's address; None means `HF_ENDPOINT`, or huggingface.co.
     Raises StartupError: hub out of reach, checksum wrong, disk full, folder not writable.
     """
     with _one_line_errors(folder, manifest), _locked(folder):
-        published = _query_hub(manifest, endpoint)
+        published = _published(manifest, endpoint)
         outdated = [file for file in published if not file.is_at(folder / file.name)]
         for file in published:
             if file not in outdated:
@@ -53,51 +52,30 @@ def download(
 
 @dataclass(frozen=True)
 class _HubFile:
-    """A file's metadata; `digest` in hex: SHA-256 if large (LFS), else git's SHA-1."""
-
     name: str
     url: str
     size: int
-    digest: str
-    large: bool
+    sha256: str
 
     def is_at(self, path: Path) -> bool:
-        return file_size(path) == self.size and self.digest_of(path) == self.digest
-
-    def digest_of(self, path: Path) -> str:
-        """Hash `path` in the way of `digest`; git's hash includes a header."""
-        if self.large:
-            state = hashlib.sha256()
-        else:
-            state = hashlib.sha1(b"blob %d\0" % self.size, usedforsecurity=False)
+        if file_size(path) != self.size:
+            return False
         with path.open("rb") as source:
-            return hashlib.file_digest(source, lambda: state).hexdigest()
+            return hashlib.file_digest(source, "sha256").hexdigest() == self.sha256
 
     def part_in(self, folder: Path) -> Path:
         """Path of the partial file; the digest keeps another revision from resuming it."""
-        return folder / f".{self.name}.{self.digest[:12]}.part"
+        return folder / f".{self.name}.{self.sha256[:12]}.part"
 
 
-def _query_hub(manifest: Manifest, endpoint: str | None) -> list[_HubFile]:
-    from huggingface_hub import HfApi, hf_hub_url
+def _published(manifest: Manifest, endpoint: str | None) -> list[_HubFile]:
+    from huggingface_hub import hf_hub_url
 
-    repository, revision = manifest.repository, manifest.revision
-    try:
-        info = HfApi(endpoint=endpoint).model_info(
-            repository, revision=revision, files_metadata=True, timeout=TIMEOUT_S
-        )
-    except json.JSONDecodeError as error:  # a captive portal's page, say
-        raise StartupError("what answers in the hub's place does not speak JSON") from error
-    siblings = {file.rfilename: file for file in info.siblings or ()}
-    if absent := [name for name in manifest.files if name not in siblings]:
-        raise StartupError(f"{repository} at {revision[:7]} has no {', '.join(absent)}")
     return [
         _HubFile(
-            name=name,
-            url=hf_hub_url(repository, name, revision=revision, endpoint=endpoint),
-            size=siblings[name].size,
-            digest=siblings[name].lfs.sha256 if siblings[name].lfs else siblings[name].blob_id,
-            large=bool(siblings[name].lfs),
+            name,
+            hf_hub_url(manifest.repository, name, revision=manifest.revision, endpoint=endpoint),
+            *manifest.checksums[name],
         )
         for name in manifest.files
     ]
@@ -126,6 +104,8 @@ def _append(file: _HubFile, part: Path, done: int, progress: Progress) -> None:
     headers = build_hf_headers() | {"Accept-Encoding": "identity", "Range": f"bytes={done}-"}
     with get_session().stream("GET", file.url, headers=headers, timeout=TIMEOUT_S) as response:
         hf_raise_for_status(response)
+        if response.headers.get("Content-Type", "").startswith("text/html"):  # a captive portal's
+            raise StartupError("what answers in the hub's place sends a web page")
         if response.status_code != httpx.codes.PARTIAL_CONTENT:
             done = 0
         with part.open("ab" if done else "wb") as target:
@@ -141,7 +121,7 @@ def _place(file: _HubFile, part: Path, path: Path) -> None:
     if not file.is_at(part):
         part.unlink()
         raise StartupError(
-            f"{file.name} arrived damaged (its checksum is not the hub's) and was deleted;"
+            f"{file.name} arrived damaged (its checksum is not the published one) and was deleted;"
             " try again, and distrust the connection if this repeats"
         )
     with part.open("rb") as received:

@@ -1,9 +1,17 @@
-"""Manifests: which files a model consists of, and where they are published."""
+"""Manifests: which files a model consists of, where they are published, and their checksums."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from app.core.errors import StartupError
+
+
+class Checksum(NamedTuple):
+    """A file's size in bytes and its SHA-256."""
+
+    size: int
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -17,6 +25,7 @@ class Manifest:
     s3gen: str
     tokenizer: str
     conditionals: str
+    checksums: dict[str, Checksum]
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -31,6 +40,23 @@ ENGLISH = Manifest(
     s3gen="s3gen.safetensors",
     tokenizer="tokenizer.json",
     conditionals="conds.pt",
+    checksums={
+        "ve.safetensors": Checksum(
+            5_695_784, "f0921cab452fa278bc25cd23ffd59d36f816d7dc5181dd1bef9751a7fb61f63c"
+        ),
+        "t3_cfg.safetensors": Checksum(
+            2_129_653_744, "914cb1696f47527fe8852ca8f1fe1fa63cb34f76f9c715e84e067b744dd0da81"
+        ),
+        "s3gen.safetensors": Checksum(
+            1_056_484_620, "2b78103c654207393955e4900aac14a12de8ef25f4b09424f1ef91941f161d4e"
+        ),
+        "tokenizer.json": Checksum(
+            25_470, "d71e3a44eabb1784df9a68e9f95b251ecbf1a7af6a9f50835856b2ca9d8c14a5"
+        ),
+        "conds.pt": Checksum(
+            107_374, "6552d70568833628ba019c6b03459e77fe71ca197d5c560cef9411bee9d87f4e"
+        ),
+    },
 )
 
 UNSUPPORTED_VARIANTS = {

@@ -3,7 +3,6 @@
 import fcntl
 import hashlib
 import itertools
-import json
 import random
 import signal
 import socket
@@ -20,12 +19,18 @@ import pytest
 
 from app.core.errors import StartupError
 from app.model_files.download import download
-from app.model_files.manifest import ENGLISH, Manifest, missing
+from app.model_files.manifest import ENGLISH, Checksum, Manifest, missing
 
 CONTENTS = {name: random.Random(name).randbytes(400_000) for name in ENGLISH.files} | {
     "tokenizer.json": b'{"model": "not a large file"}'
 }
-LARGE = [name for name in ENGLISH.files if name != "tokenizer.json"]
+MANIFEST = replace(
+    ENGLISH,
+    checksums={
+        name: Checksum(len(content), hashlib.sha256(content).hexdigest())
+        for name, content in CONTENTS.items()
+    },
+)
 
 
 @dataclass
@@ -34,29 +39,11 @@ class Hub:
 
     endpoint: str
     contents: dict[str, bytes] = field(default_factory=lambda: dict(CONTENTS))
-    announced_sizes: dict[str, int] = field(default_factory=dict)
     cuts: dict[str, Iterator[int]] = field(default_factory=dict)  # bytes until the connection ends
     stall: threading.Event | None = None  # a cut connection hangs until this is set
     honours_ranges: bool = True
     captive: bool = False
     ranges: list[tuple[str, str | None]] = field(default_factory=list)
-
-    def metadata(self) -> dict[str, object]:
-        return {
-            "id": ENGLISH.repository,
-            "sha": ENGLISH.revision,
-            "siblings": [*map(self._sibling, CONTENTS)],
-        }
-
-    def _sibling(self, name: str) -> dict[str, object]:
-        content = CONTENTS[name]
-        size = self.announced_sizes.get(name, len(content))
-        git = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False)
-        entry: dict[str, object] = {"rfilename": name, "size": size, "blobId": git.hexdigest()}
-        if name in LARGE:
-            sha256 = hashlib.sha256(content).hexdigest()
-            entry["lfs"] = {"size": size, "sha256": sha256, "pointerSize": 134}
-        return entry
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -64,11 +51,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         files = f"/{ENGLISH.repository}/resolve/{ENGLISH.revision}/"
-        info = f"/api/models/{ENGLISH.repository}/revision/{ENGLISH.revision}?blobs=true"
         if self.hub.captive:
-            self._send(200, b"<html>Welcome to our hotel</html>")
-        elif self.path == info:
-            self._send(200, json.dumps(self.hub.metadata()).encode())
+            page = b"<html>Welcome to our hotel</html>"
+            self._send(200, page, **{"Content-Type": "text/html; charset=utf-8"})
         elif self.path.startswith(files):
             self._send(302, b"", Location=self.path.replace(files, "/cdn/"))
         elif self.path.startswith("/cdn/"):
@@ -125,7 +110,7 @@ def leftovers(folder: Path) -> list[str]:
     return [path.name for path in folder.glob("*.part")]
 
 
-def fail(folder: Path, hub: Hub, manifest: Manifest = ENGLISH) -> str:
+def fail(folder: Path, hub: Hub, manifest: Manifest = MANIFEST) -> str:
     with pytest.raises(StartupError) as failure:
         download(folder, endpoint=hub.endpoint, manifest=manifest)
     assert "\n" not in str(failure.value)
@@ -134,7 +119,7 @@ def fail(folder: Path, hub: Hub, manifest: Manifest = ENGLISH) -> str:
 
 def test_download_creates_the_folder(tmp_path: Path, hub: Hub) -> None:
     folder = tmp_path / "new" / "models"
-    download(folder, endpoint=hub.endpoint)
+    download(folder, endpoint=hub.endpoint, manifest=MANIFEST)
     assert contents(folder) == CONTENTS
     assert missing(folder) == [] == leftovers(folder)
 
@@ -142,7 +127,10 @@ def test_download_creates_the_folder(tmp_path: Path, hub: Hub) -> None:
 def test_progress_counts_every_file_up_to_its_size(tmp_path: Path, hub: Hub) -> None:
     seen: dict[str, list[int]] = {}
     download(
-        tmp_path, lambda name, done, total: seen.setdefault(name, []).append(done), hub.endpoint
+        tmp_path,
+        lambda name, done, total: seen.setdefault(name, []).append(done),
+        hub.endpoint,
+        MANIFEST,
     )
     assert {name: counts[-1] for name, counts in seen.items()} == {
         name: len(content) for name, content in CONTENTS.items()
@@ -151,11 +139,11 @@ def test_progress_counts_every_file_up_to_its_size(tmp_path: Path, hub: Hub) -> 
 
 
 def test_intact_files_are_kept_and_others_replaced(tmp_path: Path, hub: Hub) -> None:
-    download(tmp_path, endpoint=hub.endpoint)
+    download(tmp_path, endpoint=hub.endpoint, manifest=MANIFEST)
     (tmp_path / "ve.safetensors").write_bytes(CONTENTS["ve.safetensors"][:-1] + b"?")
     hub.ranges.clear()
     seen = {}
-    download(tmp_path, lambda name, done, _: seen.update({name: done}), hub.endpoint)
+    download(tmp_path, lambda name, done, _: seen.update({name: done}), hub.endpoint, MANIFEST)
     assert contents(tmp_path) == CONTENTS
     assert seen == {name: len(content) for name, content in CONTENTS.items()}
     assert [name for name, _ in hub.ranges] == ["ve.safetensors"]
@@ -163,7 +151,7 @@ def test_intact_files_are_kept_and_others_replaced(tmp_path: Path, hub: Hub) -> 
 
 def test_broken_connection_is_resumed(tmp_path: Path, hub: Hub) -> None:
     hub.cuts["t3_cfg.safetensors"] = iter([100_000, 50_000])
-    download(tmp_path, endpoint=hub.endpoint)
+    download(tmp_path, endpoint=hub.endpoint, manifest=MANIFEST)
     assert contents(tmp_path) == CONTENTS
     ranges = [requested for name, requested in hub.ranges if name == "t3_cfg.safetensors"]
     assert ranges == ["bytes=0-", "bytes=100000-", "bytes=150000-"]
@@ -174,7 +162,7 @@ def test_connection_without_data_ends_the_download(tmp_path: Path, hub: Hub) -> 
     assert fail(tmp_path, hub).startswith("cannot reach 127.0.0.1: ")
     assert contents(tmp_path).keys() == {"ve.safetensors"}
     hub.cuts.clear()
-    download(tmp_path, endpoint=hub.endpoint)
+    download(tmp_path, endpoint=hub.endpoint, manifest=MANIFEST)
     assert ("t3_cfg.safetensors", "bytes=100000-") in hub.ranges
     assert contents(tmp_path) == CONTENTS
 
@@ -183,7 +171,9 @@ def test_killed_download_is_resumed_by_the_next_process(tmp_path: Path, hub: Hub
     hub.cuts["ve.safetensors"], hub.stall = iter([300_000]), threading.Event()
     script = (
         "import sys; from pathlib import Path; from app.model_files.download import download\n"
-        "download(Path(sys.argv[1]), lambda *step: print(*step, flush=True), sys.argv[2])"
+        "from tests.model_files.test_download import MANIFEST\n"
+        "show = lambda *step: print(*step, flush=True)\n"
+        "download(Path(sys.argv[1]), show, sys.argv[2], MANIFEST)"
     )
     with subprocess.Popen(
         [sys.executable, "-c", script, tmp_path, hub.endpoint], stdout=subprocess.PIPE, text=True
@@ -199,14 +189,14 @@ def test_killed_download_is_resumed_by_the_next_process(tmp_path: Path, hub: Hub
     received = (tmp_path / part).stat().st_size
     assert 0 < received <= 300_000
     hub.ranges.clear()
-    download(tmp_path, endpoint=hub.endpoint)
+    download(tmp_path, endpoint=hub.endpoint, manifest=MANIFEST)
     assert hub.ranges[0] == ("ve.safetensors", f"bytes={received}-")
     assert contents(tmp_path) == CONTENTS
 
 
 def test_server_that_ignores_ranges_is_read_from_the_start(tmp_path: Path, hub: Hub) -> None:
     hub.cuts["ve.safetensors"], hub.honours_ranges = iter([100_000]), False
-    download(tmp_path, endpoint=hub.endpoint)
+    download(tmp_path, endpoint=hub.endpoint, manifest=MANIFEST)
     assert contents(tmp_path) == CONTENTS
 
 
@@ -256,19 +246,20 @@ def test_deleted_lock_file_is_not_a_lock(
 
 
 def test_unknown_revision_is_one_line(tmp_path: Path, hub: Hub) -> None:
-    unknown = replace(ENGLISH, revision="0" * 40)
+    unknown = replace(MANIFEST, revision="0" * 40)
     said = fail(tmp_path, hub, unknown)
     assert said == f"127.0.0.1 refused {ENGLISH.repository}: 404 Not Found"
 
 
 def test_captive_portal_is_one_line(tmp_path: Path, hub: Hub) -> None:
     hub.captive = True
-    assert "does not speak JSON" in fail(tmp_path, hub)
+    assert fail(tmp_path, hub) == "what answers in the hub's place sends a web page"
 
 
 def test_too_small_disk_is_detected_before_fetching(tmp_path: Path, hub: Hub) -> None:
-    hub.announced_sizes["t3_cfg.safetensors"] = 10**18
-    assert fail(tmp_path, hub).startswith(f"disk full: {tmp_path} has ")
+    huge = MANIFEST.checksums["t3_cfg.safetensors"]._replace(size=10**18)
+    manifest = replace(MANIFEST, checksums=MANIFEST.checksums | {"t3_cfg.safetensors": huge})
+    assert fail(tmp_path, hub, manifest).startswith(f"disk full: {tmp_path} has ")
     assert hub.ranges == []
 
 
@@ -281,3 +272,8 @@ def test_full_disk_is_one_line(tmp_path: Path, hub: Hub) -> None:
 def test_unwritable_folder_is_one_line(tmp_path: Path, hub: Hub) -> None:
     (tmp_path / "models").write_text("a file")
     assert fail(tmp_path / "models", hub).startswith("cannot write to ")
+
+
+def test_every_file_has_a_checksum() -> None:
+    assert ENGLISH.checksums.keys() == set(ENGLISH.files)
+    assert all(len(bytes.fromhex(each.sha256)) == 32 for each in ENGLISH.checksums.values())
