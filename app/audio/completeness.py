@@ -1,0 +1,131 @@
+"""Whether the sound of a file is cut off.
+
+What a header states is compared with what is there, by the structure of the container: a pause is
+no damage, nor is sound that begins late or ends early. Many programs write a placeholder for a size
+or a duration that they do not know yet.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
+
+from app.audio.wav_file import WavSound
+
+LEAST_SHARE = 0.9
+"""A file that has less of its sound is cut off."""
+
+PLACEHOLDER_RATIO = 20
+"""More than so many times of what is there is a placeholder."""
+
+PLACEHOLDER_BYTES = 1_000_000_000
+"""A larger size is a placeholder, too."""
+
+_EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
+_MAX_EBML_HEADER_BYTES = 1000
+
+
+class Reading:
+    """The sound of a file that FFmpeg has opened, and how far it has been read."""
+
+    def __init__(self, media: BinaryIO, wav: WavSound | None, container: Any, stream: Any) -> None:
+        self.media, self.wav = media, wav
+        self.container, self.stream = container, stream
+        self.sound_s = 0.0
+        self.reached_s = 0.0  # the end of the last packet of any track
+        self.last_packet: Any = None  # of the sound
+
+    def packets(self) -> Iterator[Any]:
+        """Yield those of the sound; the last one is empty."""
+        for packet in self.container.demux():
+            if packet.pts is not None:
+                end = packet.pts + (packet.duration or 0)
+                self.reached_s = max(self.reached_s, float(end * packet.time_base))
+            if packet.stream is self.stream:
+                self.last_packet = packet if packet.size else self.last_packet
+                yield packet
+
+    def is_cut_off(self, sound_s: float) -> bool:
+        """Judge after the last packet; there were so many seconds of sound."""
+        self.sound_s = sound_s
+        share_of = _SHARES.get(self.container.format.name)
+        share = share_of(self) if share_of else None
+        return share is not None and share < LEAST_SHARE
+
+
+def _share(present: float, stated: float) -> float | None:
+    """None if what is stated is a placeholder."""
+    if not 0 < stated <= PLACEHOLDER_RATIO * present:
+        return None
+    return present / stated
+
+
+def _share_of_bytes(present: int, stated: int) -> float | None:
+    return _share(present, stated) if stated <= PLACEHOLDER_BYTES else None
+
+
+def _share_of_time(reading: Reading, reached_s: float) -> float | None:
+    return _share(reached_s, (reading.container.duration or 0) / 1_000_000)
+
+
+def _of_wav(reading: Reading) -> float | None:
+    wav = reading.wav
+    return _share_of_bytes(wav.present_bytes, wav.stated_bytes) if wav else None
+
+
+def _of_flac(reading: Reading) -> float | None:
+    return _share_of_time(reading, reading.sound_s)
+
+
+def _of_matroska(reading: Reading) -> float | None:
+    start, size = _segment(reading.media)
+    by_size = _share_of_bytes(_file_bytes(reading.media) - start, size)
+    return by_size or _share_of_time(reading, reading.reached_s)
+
+
+def _of_mov(reading: Reading) -> float | None:
+    if not reading.stream.frames:  # fragments, each with an index of its own
+        return _share_of_time(reading, reading.reached_s)
+    end = _file_bytes(reading.media)
+    index = [(entry.pos + entry.size, entry.size) for entry in reading.stream.index_entries]
+    there = sum(size for sample_end, size in index if sample_end <= end)
+    return there / max(1, sum(size for _, size in index))
+
+
+def _of_adts(reading: Reading) -> float | None:
+    """Only each frame states its size."""
+    frame = bytes(reading.last_packet)
+    size = int.from_bytes(frame[3:6], "big") >> 5 & 0x1FFF
+    return 1.0 if len(frame) >= size else 0.0
+
+
+_SHARES: dict[str, Callable[[Reading], float | None]] = {
+    "wav": _of_wav,
+    "flac": _of_flac,
+    "matroska,webm": _of_matroska,
+    "mov,mp4,m4a,3gp,3g2,mj2": _of_mov,
+    "aac": _of_adts,
+}
+"""By container; the others state nothing, and FFmpeg estimates their duration."""
+
+
+def _file_bytes(media: BinaryIO) -> int:
+    return os.fstat(media.fileno()).st_size
+
+
+def _segment(media: BinaryIO) -> tuple[int, int]:
+    """Position and stated size in bytes of what a Matroska file holds; size 0 if it is unknown."""
+    media.seek(0)
+    if media.read(4) != _EBML:
+        return 0, 0
+    media.read(min(_element_size(media), _MAX_EBML_HEADER_BYTES))
+    size = _element_size(media) if media.read(4) == _SEGMENT else 0
+    return media.tell(), size
+
+
+def _element_size(media: BinaryIO) -> int:
+    """The leading zeros of a size are as many as its further bytes. 0 if it is unknown."""
+    first = media.read(1) or b"\0"
+    further = 8 - first[0].bit_length()
+    highest = (1 << 7 * (further + 1)) - 1
+    size = int.from_bytes(first + media.read(further), "big") & highest
+    return 0 if size == highest else size
