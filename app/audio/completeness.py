@@ -83,12 +83,15 @@ def _of_matroska(reading: Reading) -> float | None:
 
 
 def _of_mov(reading: Reading) -> float | None:
-    if not reading.stream.frames:  # fragments, each with an index of its own
-        return _share_of_time(reading, reading.reached_s)
+    """By the samples' places, which are known if the file begins with its index or has several."""
     end = _file_bytes(reading.media)
     index = [(entry.pos + entry.size, entry.size) for entry in reading.stream.index_entries]
     there = sum(size for sample_end, size in index if sample_end <= end)
-    return there / max(1, sum(size for _, size in index))
+    share = there / max(1, sum(size for _, size in index))
+    if reading.stream.frames:
+        return share
+    by_time = _share_of_time(reading, reading.reached_s)  # as the last fragments may be missing
+    return min(share, 1.0 if by_time is None else by_time)
 
 
 def _of_adts(reading: Reading) -> float | None:
