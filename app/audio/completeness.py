@@ -69,7 +69,10 @@ def _share_of_time(reading: Reading, reached_s: float) -> float | None:
 
 def _of_wav(reading: Reading) -> float | None:
     wav = reading.wav
-    return _share_of_bytes(wav.present_bytes, wav.stated_bytes) if wav else None
+    shares = (
+        [_share_of_bytes(wav.present_bytes, stated) for stated in wav.stated_bytes] if wav else []
+    )
+    return next((share for share in shares if share is not None), None)
 
 
 def _of_flac(reading: Reading) -> float | None:
@@ -83,15 +86,14 @@ def _of_matroska(reading: Reading) -> float | None:
 
 
 def _of_mov(reading: Reading) -> float | None:
-    """By the samples' places, which are known if the file begins with its index or has several."""
+    """By the places of the samples, in the file's index or in those of its fragments."""
     end = _file_bytes(reading.media)
-    index = [(entry.pos + entry.size, entry.size) for entry in reading.stream.index_entries]
-    there = sum(size for sample_end, size in index if sample_end <= end)
-    share = there / max(1, sum(size for _, size in index))
-    if reading.stream.frames:
-        return share
-    by_time = _share_of_time(reading, reading.reached_s)  # as the last fragments may be missing
-    return min(share, 1.0 if by_time is None else by_time)
+    samples = [(entry.size, entry.pos + entry.size > end) for entry in reading.stream.index_entries]
+    missing = sum(size for size, is_missing in samples if is_missing)
+    by_index: float = 1 - missing / max(1, sum(size for size, _ in samples))
+    is_fragmented = not reading.stream.frames  # so that whole fragments may be missing
+    by_time = _share_of_time(reading, reading.reached_s) if is_fragmented else None
+    return by_index if by_time is None else min(by_index, by_time)
 
 
 def _of_adts(reading: Reading) -> float | None:

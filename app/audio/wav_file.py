@@ -20,7 +20,7 @@ _BYTE_ORDERS: dict[bytes, ByteOrder] = {
 
 _COMMON_CHUNKS = (b"data", b"fmt ", b"fact", b"LIST", b"JUNK", b"PAD ", b"bext", b"PEAK", b"id3 ")
 
-_SIZE_IN_DS64 = 0xFFFFFFFF
+_UNKNOWN_SIZE = 0xFFFFFFFF  # or it is in the chunk "ds64"
 _MAX_CHUNKS = 1000
 _MAX_FORMAT_BYTES = 65_553  # 18, of which the last two state how many others follow
 
@@ -28,20 +28,19 @@ _MAX_FORMAT_BYTES = 65_553  # 18, of which the last two state how many others fo
 class WavSound:
     """A WAV file of the format and the sound of another one, which FFmpeg reads.
 
-    The header of the other one states that there are `stated_bytes` of sound; `present_bytes`
-    follow.
+    `present_bytes` follow the other one's header; the sizes that it states are in `stated_bytes`:
+    that of the sound, then that of all from there on.
     """
 
     def __init__(
-        self, media: BinaryIO, order: ByteOrder, sound_format: bytes, start: int, stated_bytes: int
+        self, media: BinaryIO, head: bytes, start: int, stated_bytes: tuple[int, int]
     ) -> None:
-        self.stated_bytes = stated_bytes
         self.present_bytes = os.fstat(media.fileno()).st_size - start
-        size = min(stated_bytes or self.present_bytes, self.present_bytes)
+        self.stated_bytes = stated_bytes
         self._media = media
-        self._head = _header(order, sound_format, size)
-        self._moved_by = start - len(self._head)
-        self._end = len(self._head) + size
+        self._head = head
+        self._moved_by = start - len(head)
+        self._end = len(head) + min(stated_bytes[0] or self.present_bytes, self.present_bytes)
         self._at = 0
 
     def read(self, size: int) -> bytes:
@@ -67,6 +66,7 @@ def find_wav_sound(media: BinaryIO) -> WavSound | None:
     order = _BYTE_ORDERS.get(head[:4])
     if order is None or head[8:] != b"WAVE":
         return None
+    form_end = 8 + int.from_bytes(head[4:8], order)
     sound_format, long_size, data = b"", 0, None
     for name, start, size in islice(_chunks(media, order), _MAX_CHUNKS):
         if name == b"fmt ":
@@ -74,9 +74,10 @@ def find_wav_sound(media: BinaryIO) -> WavSound | None:
         elif name == b"ds64":
             long_size = int.from_bytes(media.read(16)[8:], order)
         elif name == b"data":
-            data = start, (long_size or size) if size == _SIZE_IN_DS64 else size
+            stated = (long_size or size) if size == _UNKNOWN_SIZE else size
+            data = start, (stated, form_end - start)
         if sound_format and data:
-            return WavSound(media, order, sound_format, *data)
+            return WavSound(media, _head(order, sound_format), *data)
     return None
 
 
@@ -103,11 +104,9 @@ def _padding(following: bytes, size: int) -> int:
     return 0 if is_name else size % 2
 
 
-def _header(order: ByteOrder, sound_format: bytes, data_bytes: int) -> bytes:
-    def chunk(name: bytes, size: int, content: bytes = b"") -> bytes:
-        return name + min(size, 0xFFFFFFFF).to_bytes(4, order) + content
-
-    pad = bytes(len(sound_format) % 2)
-    form = b"WAVE" + chunk(b"fmt ", len(sound_format), sound_format + pad)
-    form += chunk(b"data", data_bytes)
-    return chunk(b"RIFX" if order == "big" else b"RIFF", len(form) + data_bytes, form)
+def _head(order: ByteOrder, sound_format: bytes) -> bytes:
+    unknown = _UNKNOWN_SIZE.to_bytes(4, order)  # to the end of the file
+    size = len(sound_format).to_bytes(4, order)
+    form = b"RIFX" if order == "big" else b"RIFF"
+    padded = sound_format + bytes(len(sound_format) % 2)
+    return form + unknown + b"WAVEfmt " + size + padded + b"data" + unknown
