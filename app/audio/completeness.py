@@ -22,6 +22,7 @@ PLACEHOLDER_BYTES = 1_000_000_000
 
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 _MAX_EBML_HEADER_BYTES = 1000
+_ADTS_SYNC = b"\xff"
 
 
 class Reading:
@@ -80,9 +81,12 @@ def _of_flac(reading: Reading) -> float | None:
 
 
 def _of_matroska(reading: Reading) -> float | None:
+    """By the size of its one segment; the stated duration of a live recording may be longer."""
     start, size = _segment(reading.media)
     by_size = _share_of_bytes(_file_bytes(reading.media) - start, size)
-    return by_size or _share_of_time(reading, reading.reached_s)
+    if by_size is not None or _ends_with_an_element(reading.media, start):
+        return by_size
+    return _share_of_time(reading, reading.reached_s)
 
 
 def _of_mov(reading: Reading) -> float | None:
@@ -97,10 +101,12 @@ def _of_mov(reading: Reading) -> float | None:
 
 
 def _of_adts(reading: Reading) -> float | None:
-    """Only each frame states its size."""
+    """By the last frame, as only frames state their size."""
     frame = bytes(reading.last_packet)
-    size = int.from_bytes(frame[3:6], "big") >> 5 & 0x1FFF
-    return 1.0 if len(frame) >= size else 0.0
+    stated = int.from_bytes(frame[3:6], "big") >> 5 & 0x1FFF
+    reading.media.seek(reading.last_packet.pos + len(frame))
+    another = reading.media.read(1)  # whose header is not complete
+    return 0.0 if len(frame) < stated or another == _ADTS_SYNC else None
 
 
 _SHARES: dict[str, Callable[[Reading], float | None]] = {
@@ -134,3 +140,15 @@ def _element_size(media: BinaryIO) -> int:
     highest = (1 << 7 * (further + 1)) - 1
     size = int.from_bytes(first + media.read(further), "big") & highest
     return 0 if size == highest else size
+
+
+def _ends_with_an_element(media: BinaryIO, at: int) -> bool:
+    """Whether the last Matroska element from `at` on is complete."""
+    end = _file_bytes(media)
+    while at < end:
+        media.seek(at)
+        name = media.read(1)
+        media.seek(8 - name[0].bit_length(), os.SEEK_CUR)
+        size = _element_size(media)
+        at = media.tell() + size  # into those of unknown size
+    return at == end

@@ -1,7 +1,8 @@
-"""Sound files as other programs write them: each holds about `SOUND_S` of sound."""
+"""Sound files as other programs write them, each with about `SOUND_S` of sound."""
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -10,8 +11,10 @@ import av
 
 from tests.support.media import EVEN_VORBIS, tone
 
+Make = Callable[[], bytes]
+
 RATE = 48_000
-SOUND_S = 2.0
+SOUND_S = 1.2
 
 PLACEHOLDERS = (
     *(0, 0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000, 0x80000000, 0xFFFFFFFF - 36, 0x7FFFFFFF - 36),
@@ -38,11 +41,10 @@ def wav(
     riff: int | None = None,
     depth: int = 16,
     pad: bool = True,
-    seconds: float = SOUND_S,
 ) -> bytes:
     """Return a WAV file with other chunks before and after its sound, and these sizes stated."""
     order = ">" if kind == b"RIFX" else "<"
-    count = round(seconds * 24_000) + 1  # odd, as is the size of 8-bit sound
+    count = round(SOUND_S * 24_000) + 1  # odd, as is the size of 8-bit sound
     wave = tone(count / 24_000, 24_000)
     scaled = wave * 32767 if depth == 16 else wave * 127 + 128
     data = scaled.astype(f"{order}i2" if depth == 16 else "u1").tobytes()
@@ -56,30 +58,6 @@ def wav(
 def rf64(data_bytes: int, **options: Any) -> bytes:
     sizes = chunk(b"ds64", struct.pack("<QQQI", data_bytes, data_bytes, data_bytes // 2, 0))
     return wav(sizes, kind=b"RF64", stated=0xFFFFFFFF, riff=0xFFFFFFFF, **options)
-
-
-def wav_files() -> Iterator[tuple[str, bytes]]:
-    unpadded = [chunk(b"LIST", b"INFOISFTx" + b"y" * n, pad=False) for n in (4, 6)]
-    padded = [chunk(b"LIST", b"INFOISFTx" + b"y" * n) for n in (4, 6)]
-    yield "plain.wav", wav()
-    yield "unpadded.wav", wav(unpadded[0])
-    yield "unpadded twice.wav", wav(*unpadded)
-    yield "unpadded, padded.wav", wav(unpadded[0], padded[1])
-    yield "padded, unpadded.wav", wav(padded[0], unpadded[1], after=unpadded[0])
-    yield "unpadded sound.wav", wav(depth=8, pad=False, after=padded[0])
-    yield "unpadded of another name.wav", wav(chunk(b"xtra", b"abc", pad=False), unpadded[0])
-    yield "unpadded fact, wide.wav", wav(chunk(b"bext", bytes(603), pad=False))
-    yield "padded with a letter.wav", wav(chunk(b"LIST", b"INFOabc", pad=False) + b"x")
-    yield "unpadded.rf64.wav", rf64(96_002, after=unpadded[0])
-    yield "unpadded.rifx.wav", wav(chunk(b"abcd", b"x", pad=False, order=">"), kind=b"RIFX")
-    for size in PLACEHOLDERS:
-        for riff in {None, size, min(size + 36, 0xFFFFFFFF)}:
-            yield f"{size:#x} in {riff}.wav", wav(stated=size, riff=riff)
-        yield f"{size:#x}, unpadded.wav", wav(*unpadded, stated=size, riff=size)
-        yield f"{size:#x}, 8 bits.wav", wav(stated=size, depth=8, pad=False)
-        yield f"{size:#x}.rifx.wav", wav(stated=size, kind=b"RIFX")
-    for size in (96_002, 0, 2**64 - 1, 2**63 - 1, 2_000_000_000, 10**12):
-        yield f"{size:#x}.rf64.wav", rf64(size)
 
 
 # --- containers of FFmpeg
@@ -106,6 +84,7 @@ FILMS = {
 }
 
 
+@cache
 def film(container: str, codec: str, plan: Film = FILMS["plain"], **options: str) -> bytes:
     with TemporaryDirectory() as folder:
         file = Path(folder, "file")  # which the muxer may read again, to put its index first
@@ -169,61 +148,141 @@ def patched(content: bytes, after: bytes, skipped: int, value: bytes) -> bytes:
     return bytes(changed)
 
 
-def _mp4_with_duration(content: bytes, value: int) -> bytes:
+FRAGMENTED = {
+    "movflags": "frag_keyframe+empty_moov+default_base_moof",
+    "frag_duration": "300000",
+}
+
+
+def mp4_with_duration(value: int, **options: str) -> bytes:
+    content = film("mp4", "aac", **options)
     for box, skipped in ((b"mvhd", 16), (b"tkhd", 20), (b"mdhd", 16)):
         content = patched(content, box, skipped, struct.pack(">I", value))
     return content
 
 
-def _flac_with_total(content: bytes, samples: int) -> bytes:
+def flac_with_total(samples: int) -> bytes:
+    content = film("flac", "flac")
     facts = struct.unpack(">Q", content[18:26])[0] >> 36 << 36
     return content[:18] + struct.pack(">Q", facts | samples) + content[26:]
 
 
-def film_files() -> Iterator[tuple[str, bytes]]:
-    for name, plan in FILMS.items():
-        for ending, container, codec, options in (
-            ("webm", "webm", "libopus", {}),
-            ("live.webm", "webm", "libopus", {"live": "1"}),
-            ("mkv", "matroska", "aac", {}),
-            ("flac.mkv", "matroska", "flac", {}),
-            ("m4a", "mp4", "aac", {}),
-            ("first.m4a", "mp4", "aac", {"movflags": "faststart"}),
-            ("mov.m4a", "mov", "alac", {"movflags": "faststart"}),
-            ("fragments.m4a", "mp4", "aac", FRAGMENTS),
-            ("ogg", "ogg", "vorbis", {}),
-            ("opus", "ogg", "libopus", {}),
-            ("flac.ogg", "ogg", "flac", {}),
-        ):
-            if container != "ogg" or not plan.picture_s:
-                yield f"{name}.{ending}", film(container, codec, plan, **options)
+def mp3_with_counts(value: int) -> bytes:
+    """Change the numbers of frames and of bytes of LAME's tag."""
+    return patched(film("mp3", "libmp3lame"), b"Info", 4, 2 * struct.pack(">I", value))
 
 
-FRAGMENTS = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "frag_duration": "300000"}
+def webm(*, stated_s: float | None = None, segment_bytes: int | None = None) -> bytes:
+    """Return a WebM file with these facts changed; `segment_bytes` of -1 are unknown."""
+    content = film("webm", "libopus")
+    if stated_s is not None:
+        content = patched(content, b"\x44\x89\x88", 0, struct.pack(">d", 1000 * stated_s))
+    if segment_bytes is not None:
+        size = segment_bytes.to_bytes(7, "big", signed=True)
+        content = patched(content, b"\x18\x53\x80\x67\x01", 0, size)
+    return content
 
 
-def placeholder_files() -> Iterator[tuple[str, bytes]]:
-    first = film("mp4", "aac", movflags="faststart")
-    fragments = film("mp4", "aac", **FRAGMENTS)
-    webm = film("webm", "libopus")
-    flac = film("flac", "flac")
-    mp3 = film("mp3", "libmp3lame")
-    for value in PLACEHOLDERS:
-        yield f"duration {value:#x}.m4a", _mp4_with_duration(first, value)
-        yield f"duration {value:#x}.fragments.m4a", _mp4_with_duration(fragments, value)
-        size = value.to_bytes(7, "big")
-        yield f"segment {value:#x}.webm", patched(webm, b"\x18\x53\x80\x67\x01", 0, size)
-        yield f"frames {value:#x}.mp3", patched(mp3, b"Info", 4, 2 * struct.pack(">I", value))
-    yield "mdat 0.m4a", patched(first, struct.pack(">I", 8) + b"free", 0, bytes(4))
+def with_open_mdat() -> bytes:
+    content = film("mp4", "aac", movflags="faststart")
+    at = content.index(b"mdat") - 4
+    return content[:at] + bytes(4) + content[at + 4 :]
+
+
+def tagged_adts() -> bytes:
+    first, last = b"ID3\x04\0\0\0\0\0\x0a" + bytes(10), b"TAG" + bytes(125)
+    return first + film("adts", "aac") + last
+
+
+# --- all of them
+
+
+def _unpadded() -> Iterator[tuple[str, Make]]:
+    odd = [chunk(b"LIST", b"INFOISFTx" + b"y" * n) for n in (4, 6)]
+    cut = [each[:-1] for each in odd]
+    yield "one.wav", partial(wav, cut[0])
+    yield "two.wav", partial(wav, *cut)
+    yield "one of two.wav", partial(wav, cut[0], odd[1])
+    yield "the other, and after.wav", partial(wav, odd[0], cut[1], after=cut[0])
+    yield "sound.wav", partial(wav, depth=8, pad=False, after=odd[0])
+    yield "other names.wav", partial(wav, chunk(b"xtra", b"abc", pad=False), cut[1])
+    yield "wide.wav", partial(wav, chunk(b"bext", bytes(603), pad=False))
+    yield "pad of another value.wav", partial(wav, cut[0] + b"x")
+    yield "after.rf64.wav", partial(rf64, 2 * 28_801, after=cut[0])
+    big = chunk(b"abcd", b"x", pad=False, order=">")
+    yield "one.rifx.wav", partial(wav, big, kind=b"RIFX")
+
+
+def _placeholders() -> Iterator[tuple[str, Make]]:
+    odd = chunk(b"LIST", b"INFOx", pad=False)
+    for size in PLACEHOLDERS:
+        yield f"{size:#x}, form right.wav", partial(wav, stated=size)
+        yield f"{size:#x} twice.wav", partial(wav, stated=size, riff=size)
+        more = min(size + 36, 0xFFFFFFFF)
+        yield f"{size:#x} in {more:#x}.wav", partial(wav, stated=size, riff=more)
+        yield f"{size:#x}, unpadded.wav", partial(wav, odd, stated=size, riff=size)
+        yield f"{size:#x}, 8 bits.wav", partial(wav, stated=size, depth=8, pad=False)
+        yield f"{size:#x}.rifx.wav", partial(wav, stated=size, kind=b"RIFX")
+        yield f"{size:#x}.m4a", partial(mp4_with_duration, size, movflags="faststart")
+        yield f"{size:#x}.fragmented.m4a", partial(mp4_with_duration, size, **FRAGMENTED)
+        yield f"{size:#x}.mp3", partial(mp3_with_counts, size)
+        yield f"{size:#x}.webm", partial(webm, segment_bytes=size)
+    for size in (0, 2**64 - 1, 2**63 - 1, 2_000_000_000, 10**12):
+        yield f"{size:#x}.rf64.wav", partial(rf64, size)
     for samples in (0, 2**36 - 1, 2**35, 2**32 - 1, 48_000 * 3600):
-        yield f"total {samples:#x}.flac", _flac_with_total(flac, samples)
-    for seconds in (0.0, 1e9, 3600.0, float("inf"), float("nan")):
-        milliseconds = struct.pack(">d", 1000 * seconds)
-        stated = patched(webm, b"\x44\x89\x88", 0, milliseconds)
-        yield f"{seconds:g} s.webm", stated
-        yield f"{seconds:g} s live.webm", patched(stated, b"\x18\x53\x80\x67\x01", 0, b"\xff" * 7)
-    yield "stated live.webm", patched(webm, b"\x18\x53\x80\x67\x01", 0, b"\xff" * 7)
-    yield "plain.adts.m4a", film("adts", "aac")
-    yield "tagged.adts.m4a", film("adts", "aac") + b"TAG" + bytes(125)
-    yield "tag first.adts.m4a", b"ID3\x04\0\0\0\0\0\x0a" + bytes(10) + film("adts", "aac")
-    yield "plain.mp3", mp3
+        yield f"{samples:#x}.flac", partial(flac_with_total, samples)
+    for seconds in (0.0, 1e9, 3600.0, 9.0, 1.5, float("inf"), float("nan")):
+        yield f"{seconds:g} s.webm", partial(webm, stated_s=seconds)
+        yield f"{seconds:g} s.live.webm", partial(webm, stated_s=seconds, segment_bytes=-1)
+    yield "mdat to the end.m4a", with_open_mdat
+
+
+CONTAINERS: dict[str, tuple[str, str, dict[str, str]]] = {
+    "webm": ("webm", "libopus", {}),
+    "live.webm": ("webm", "libopus", {"live": "1"}),
+    "mkv": ("matroska", "aac", {}),
+    "flac.mkv": ("matroska", "flac", {}),
+    "m4a": ("mp4", "aac", {}),
+    "faststart.m4a": ("mp4", "aac", {"movflags": "faststart"}),
+    "alac.mov": ("mov", "alac", {"movflags": "faststart"}),
+    "pcm.mov": ("mov", "pcm_s16le", {"movflags": "faststart"}),
+    "fragmented.m4a": ("mp4", "aac", FRAGMENTED),
+    "ogg": ("ogg", "vorbis", {}),
+    "opus": ("ogg", "libopus", {}),
+    "flac.ogg": ("ogg", "flac", {}),
+}
+
+
+def _films() -> Iterator[tuple[str, Make]]:
+    for plan in FILMS:
+        for ending, (container, codec, options) in CONTAINERS.items():
+            if container != "ogg" or not FILMS[plan].picture_s:
+                yield f"{plan}.{ending}", partial(film, container, codec, FILMS[plan], **options)
+
+
+def _stated() -> Iterator[tuple[str, Make]]:
+    yield "plain.wav", wav
+    yield "plain.rf64.wav", partial(rf64, 2 * 28_801)
+    yield "plain.flac", partial(film, "flac", "flac")
+    yield "plain.mp3", partial(film, "mp3", "libmp3lame")
+    yield "stated.live.webm", partial(webm, segment_bytes=-1)
+    yield "plain.adts.m4a", partial(film, "adts", "aac")
+    yield "tagged.adts.m4a", tagged_adts
+
+
+KINDS = {
+    "unpadded": _unpadded,
+    "placeholder": _placeholders,
+    "film": _films,
+    "stated": _stated,
+}
+FILES = {f"{kind}, {name}": make for kind, each in KINDS.items() for name, make in each()}
+
+UNKNOWN_LENGTH = ("placeholder", "live.webm", ".ogg", ".opus", ".mp3", "fragmented", "tagged")
+CUTTABLE = [
+    name
+    for name in FILES
+    if name == "stated, stated.live.webm"
+    or not any(each in name for each in (*UNKNOWN_LENGTH, "early end", "all."))
+]
+"""Those of which one sees that sound is missing."""
