@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
+from app.audio.matroska import ends_with_an_element, find_segment
 from app.audio.wav_file import WavSound
 
 LEAST_SHARE = 0.9
@@ -20,8 +21,6 @@ PLACEHOLDER_RATIO = 20
 PLACEHOLDER_BYTES = 1_000_000_000
 """A larger size is a placeholder, too."""
 
-_EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
-_MAX_EBML_HEADER_BYTES = 1000
 _ADTS_SYNC = b"\xff"
 
 
@@ -69,11 +68,11 @@ def _share_of_time(reading: Reading, reached_s: float) -> float | None:
 
 
 def _of_wav(reading: Reading) -> float | None:
-    wav = reading.wav
-    shares = (
-        [_share_of_bytes(wav.present_bytes, stated) for stated in wav.stated_bytes] if wav else []
-    )
-    return next((share for share in shares if share is not None), None)
+    if reading.wav is None:
+        return None
+    present = reading.wav.present_bytes
+    by_chunk, by_form = (_share_of_bytes(present, stated) for stated in reading.wav.stated_bytes)
+    return by_form if by_chunk is None else by_chunk
 
 
 def _of_flac(reading: Reading) -> float | None:
@@ -82,9 +81,9 @@ def _of_flac(reading: Reading) -> float | None:
 
 def _of_matroska(reading: Reading) -> float | None:
     """By the size of its one segment; the stated duration of a live recording may be longer."""
-    start, size = _segment(reading.media)
+    start, size = find_segment(reading.media)
     by_size = _share_of_bytes(_file_bytes(reading.media) - start, size)
-    if by_size is not None or _ends_with_an_element(reading.media, start):
+    if by_size is not None or ends_with_an_element(reading.media, start):
         return by_size
     return _share_of_time(reading, reading.reached_s)
 
@@ -121,34 +120,3 @@ _SHARES: dict[str, Callable[[Reading], float | None]] = {
 
 def _file_bytes(media: BinaryIO) -> int:
     return os.fstat(media.fileno()).st_size
-
-
-def _segment(media: BinaryIO) -> tuple[int, int]:
-    """Position and stated size in bytes of what a Matroska file holds; size 0 if it is unknown."""
-    media.seek(0)
-    if media.read(4) != _EBML:
-        return 0, 0
-    media.read(min(_element_size(media), _MAX_EBML_HEADER_BYTES))
-    size = _element_size(media) if media.read(4) == _SEGMENT else 0
-    return media.tell(), size
-
-
-def _element_size(media: BinaryIO) -> int:
-    """The leading zeros of a size are as many as its further bytes. 0 if it is unknown."""
-    first = media.read(1) or b"\0"
-    further = 8 - first[0].bit_length()
-    highest = (1 << 7 * (further + 1)) - 1
-    size = int.from_bytes(first + media.read(further), "big") & highest
-    return 0 if size == highest else size
-
-
-def _ends_with_an_element(media: BinaryIO, at: int) -> bool:
-    """Whether the last Matroska element from `at` on is complete."""
-    end = _file_bytes(media)
-    while at < end:
-        media.seek(at)
-        name = media.read(1)
-        media.seek(8 - name[0].bit_length(), os.SEEK_CUR)
-        size = _element_size(media)
-        at = media.tell() + size  # into those of unknown size
-    return at == end

@@ -48,6 +48,7 @@ def client(service: ContractService) -> Iterator[httpx.Client]:
         ("v.ogg", "ogg", "libopus"),
         ("v.opus", "ogg", "libopus"),
         ("v.m4a", "ipod", "aac"),
+        ("raw.m4a", "adts", "aac"),
         ("v.webm", "webm", "libopus"),
         ("V.WAV", "wav", "pcm_f32le"),
     ],
