@@ -19,7 +19,7 @@ MAX_FILE_NAME_BYTES = 255
 MAX_ENCODED_LENGTH = 4096
 
 _ENCODED_WORD = re.compile(
-    r"=\?(?:utf-8|iso-8859-1|us-ascii)\?([bq])\?([!->@-~]*)\?=(?:\s+(?==\?))?", re.IGNORECASE
+    r"=\?(?:utf-?8|iso-8859-1|us-ascii)\?([bq])\?([!->@-~]*)\?=(?:\s+(?==\?))?", re.IGNORECASE
 )
 
 

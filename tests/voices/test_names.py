@@ -34,7 +34,7 @@ ENCODED = {
     "percent, Latin-1": ("M%FCller.wav", "Müller.wav"),
     "percent beside plain": ("Mü%6cler.wav", "Müller.wav"),
     ".NET": ("=?utf-8?B?TcO8bGxlci53YXY=?=", "Müller.wav"),
-    "without its padding": ("=?utf-8?B?TcO8bGxlci53YXY?=", "Müller.wav"),
+    "without its padding": ("=?utf8?b?TcO8bGxlci53YXY?=", "Müller.wav"),
     "Spring": ("=?UTF-8?Q?My_M=C3=BCller.wav?=", "My Müller.wav"),
     "Latin-1 word": ("=?ISO-8859-1?Q?M=FCller?=.wav", "Müller.wav"),
     "two words": ("=?UTF-8?B?TcO8bGxl?= =?UTF-8?Q?r=2Ewav?=", "Müller.wav"),
