@@ -41,12 +41,15 @@ class ExitStatus(IntEnum):
     DONE = 0
     DISK_FULL = 10
     EMPTY = 11, "it is empty"
-    UNKNOWN_FORMAT = 12, "it is not a whole wav, mp3, flac, ogg, opus, m4a or webm file"
+    UNKNOWN_FORMAT = (
+        12,
+        "it is not a whole wav, mp3, flac, ogg, opus, m4a or webm file; convert it to one of these",
+    )
     NO_SOUND = 13, "there is no sound in it"
-    UNKNOWN_CODEC = 14, "its sound is coded in a way that is not supported"
+    UNKNOWN_CODEC = 14, "its sound is coded in a way that is not supported; convert it to wav"
     ODD_RATE = 15, "its sample rate is not between {rates[0]} and {rates[1]} Hz throughout"
     ODD_CHANNELS = 16, "it does not have 1 to {max_channels} channels"
-    DAMAGED = 17, "it is damaged or cut off"
+    DAMAGED = 17, "it is damaged or cut off; send the whole file"
     TOO_SHORT = 18, "it is shorter than {min_s:g} s"
     TOO_LONG = 19, "it is longer than {max_s:g} s"
     SILENT = 20, "it is silent"

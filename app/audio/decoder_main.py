@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from app.audio.completeness import Reading
 from app.audio.decode_limits import HEADER, DecodeLimits, ExitStatus
 from app.audio.speech_activity import ActivityMeter
+from app.audio.wav_file import find_wav_sound
 from app.core.native import kill_with_parent
 
 if TYPE_CHECKING:
@@ -24,18 +26,13 @@ if TYPE_CHECKING:
 
 
 _WHITELISTS = {
-    "format_whitelist": "wav,mp3,flac,ogg,mov,matroska",
+    "format_whitelist": "wav,mp3,flac,ogg,aac,mov,matroska",
     "protocol_whitelist": "none",  # a protocol that does not exist: the only input is open already
     "codec_whitelist": (
         "pcm_u8,pcm_s16le,pcm_s24le,pcm_s32le,pcm_f32le,pcm_f64le,pcm_s16be,pcm_s24be,pcm_alaw,"
         "pcm_mulaw,adpcm_ms,adpcm_ima_wav,mp3,mp3float,flac,vorbis,opus,aac,alac"
     ),
 }
-
-_STATED_LENGTH = {"wav", "flac", "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
-"""Containers that state their duration; for the others FFmpeg estimates it."""
-
-_UNKNOWN_WAV_SIZE = 0x7FFFFF00  # streams of unknown length state this size or more
 
 _MAX_BAD_PACKETS = 2  # an unusual tag at the end of an mp3 fails to decode
 
@@ -86,11 +83,11 @@ def _apply_rlimits(limits: DecodeLimits) -> None:
 
 
 def _decode(media: BinaryIO, result: BinaryIO, limits: DecodeLimits) -> None:
-    container, stream = _open(media)
-    rate = _checked_rate(stream, limits)
+    reading = _open(media)
+    rate = _checked_rate(reading.stream, limits)
     kept = _Kept(result, rate, limits)
     length, peak = 0, 0.0
-    for mono in _mono_frames(container, stream, rate):
+    for mono in _mono_frames(reading, rate):
         length += mono.size
         if length > limits.max_s * rate:
             raise _Rejected(ExitStatus.TOO_LONG)
@@ -99,7 +96,7 @@ def _decode(media: BinaryIO, result: BinaryIO, limits: DecodeLimits) -> None:
     kept.finish()
     if not length:
         raise _Rejected(ExitStatus.NO_SOUND)
-    if length < 0.9 * _stated_s(container, media) * rate:
+    if reading.is_cut_off(length / rate):
         raise _Rejected(ExitStatus.DAMAGED)
     if length < limits.min_s * rate:
         raise _Rejected(ExitStatus.TOO_SHORT)
@@ -168,19 +165,21 @@ class _Kept:
         self._result.write(samples.astype("<f4").tobytes())
 
 
-def _open(media: BinaryIO) -> tuple[Any, Any]:
-    """The container and its first audio stream, by content: the file has no name here."""
+def _open(media: BinaryIO) -> Reading:
+    """The first audio stream, by content: the file has no name here."""
     import av
 
     if not os.fstat(media.fileno()).st_size:
         raise _Rejected(ExitStatus.EMPTY)
+    wav = find_wav_sound(media)
+    media.seek(0)
     try:
-        container = av.open(media, options=_WHITELISTS, metadata_errors="ignore")
+        container = av.open(wav or media, options=_WHITELISTS, metadata_errors="ignore")
     except av.FFmpegError as fault:
         raise _Rejected(ExitStatus.UNKNOWN_FORMAT) from fault
     if not container.streams.audio:
         raise _Rejected(ExitStatus.NO_SOUND)
-    return container, container.streams.audio[0]
+    return Reading(media, wav, container, container.streams.audio[0])
 
 
 def _checked_rate(stream: Any, limits: DecodeLimits) -> int:
@@ -195,11 +194,11 @@ def _checked_rate(stream: Any, limits: DecodeLimits) -> int:
     return int(codec.sample_rate)
 
 
-def _mono_frames(container: Any, stream: Any, rate: int) -> Iterator["Samples"]:
+def _mono_frames(reading: Reading, rate: int) -> Iterator["Samples"]:
     import av
 
     bad_packets = 0
-    for packet in container.demux(stream):
+    for packet in reading.packets():
         try:
             frames = packet.decode()
         except av.InvalidDataError:
@@ -224,20 +223,6 @@ def _mono(frame: Any) -> "Samples":
         samples = samples / -float(np.iinfo(samples.dtype).min)
     mixed: Samples = np.clip(np.nan_to_num(samples).mean(axis=0), -1, 1).astype(np.float32)
     return mixed
-
-
-def _stated_s(container: Any, media: BinaryIO) -> float:
-    """The duration in seconds that the file states, 0 if it states none."""
-    if container.format.name not in _STATED_LENGTH or not container.duration:
-        return 0.0
-    stated = float(container.duration) / 1_000_000
-    if container.format.name == "wav":
-        # FFmpeg corrects the duration of a WAV by the file's size: undo that.
-        media.seek(4)
-        size = int.from_bytes(media.read(4), "little")
-        if size < _UNKNOWN_WAV_SIZE:
-            stated *= size / os.fstat(media.fileno()).st_size
-    return stated
 
 
 if __name__ == "__main__":

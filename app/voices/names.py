@@ -1,5 +1,12 @@
 """Voice ids: which file names are valid, and how names are compared."""
 
+import binascii
+import re
+from base64 import b64decode
+from html import unescape
+from quopri import decodestring
+from urllib.parse import unquote_to_bytes
+
 from app.core.errors import InvalidVoiceId
 from app.core.unicode import MAX_DECOMPOSITION, nfc
 
@@ -9,6 +16,42 @@ MAX_NAME_LENGTH = MAX_ID_LENGTH * MAX_DECOMPOSITION
 """No longer name can be another form of an id, so none is looked up."""
 
 MAX_FILE_NAME_BYTES = 255
+MAX_ENCODED_LENGTH = 4096
+
+_ENCODED_WORD = re.compile(
+    r"=\?(?:utf-?8|iso-8859-1|us-ascii)\?([bq])\?([!->@-~]*)\?=(?:\s+(?==\?))?", re.IGNORECASE
+)
+
+
+def decode_file_name(name: str) -> str:
+    """Decode `name` once, in the way of the client that encoded it.
+
+    Those ways are RFC 2047, HTML's character references, and percent signs, for any of which a
+    voice id has no use.
+    """
+    if len(name) > MAX_ENCODED_LENGTH:
+        return name
+    if "=?" in name:
+        return _ENCODED_WORD.sub(_decoded_word, name)
+    if "&#" in name:
+        return unescape(name)
+    return _utf8_or_latin1(unquote_to_bytes(name)) if "%" in name else name
+
+
+def _decoded_word(word: re.Match[str]) -> str:
+    kind, text = word.groups()
+    try:
+        content = b64decode(text + "==") if kind in "bB" else decodestring(text, header=True)
+    except binascii.Error:
+        return word[0]
+    return _utf8_or_latin1(content)
+
+
+def _utf8_or_latin1(content: bytes) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
 
 
 def validate_voice_id(name: str) -> str:

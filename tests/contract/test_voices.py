@@ -48,6 +48,7 @@ def client(service: ContractService) -> Iterator[httpx.Client]:
         ("v.ogg", "ogg", "libopus"),
         ("v.opus", "ogg", "libopus"),
         ("v.m4a", "ipod", "aac"),
+        ("raw.m4a", "adts", "aac"),
         ("v.webm", "webm", "libopus"),
         ("V.WAV", "wav", "pcm_f32le"),
     ],
@@ -153,7 +154,7 @@ HOSTILE_NAMES = [
     b"v.wav\x00", b"v\x1b.wav", b"v\r.wav", b"v\n.wav", b"v\r\nX-Evil: 1.wav", b"v\x7f.wav",
     b'v\\".wav', b"v:stream.wav", b"v*.wav", b"<v>.wav", b"v" * 125 + b".wav",
     b"v" * 300 + b".wav", "\u202ev.wav".encode(), "v\u2028.wav".encode(),
-    "\U0001f600.wav".encode(), b"README.md",
+    "\U0001f600.wav".encode(), b"README.md", b"%2Fv.wav", b"v%00.wav", b"v%0d%0a.wav",
 ]  # fmt: skip
 
 
@@ -175,6 +176,22 @@ def test_hostile_name_is_refused_and_nothing_is_written(
 def test_filename_star_parameter_is_ignored(client: httpx.Client) -> None:
     disposition = b'name="file"; filename="v.wav"; filename*=UTF-8\'\'..%2fevil.wav'
     assert upload_raw(client, form(part(wav(), disposition))).json()["voice_id"] == "v.wav"
+
+
+WRITTEN = {
+    b'filename="My%20Voice.wav"': "My Voice.wav",
+    b"filename*=utf-8''M%C3%BCller.wav": "Müller.wav",
+    b"filename=\"=?utf-8?B?TcO8bGxlci53YXY=?=\"; filename*=utf-8''M.wav": "Müller.wav",
+    b'filename="M\xfcller.wav"': "Müller.wav",
+    "filename=Müller.wav".encode(): "Müller.wav",
+}
+
+
+@pytest.mark.parametrize("written", WRITTEN, ids=ascii)
+def test_file_name_is_understood_as_clients_write_it(client: httpx.Client, written: bytes) -> None:
+    answer = upload_raw(client, form(part(wav(), b'name="file"; ' + written)))
+    assert answer.json()["voice_id"] == WRITTEN[written]
+    assert client.get("/voices").json() == [WRITTEN[written]]
 
 
 UNUSABLE = {

@@ -1,11 +1,6 @@
 """Corrupted audio files are decoded or refused with a reason."""
 
-import json
-import subprocess
-import sys
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +9,7 @@ from hypothesis import settings
 from app.audio.decode_limits import DecodeLimits, ExitStatus
 from app.audio.sandbox import load_decoded
 from tests.support.corrupted_media import WHOLE, damaged
-from tests.support.service import ROOT
+from tests.support.forked_decoder import decode_all
 
 LIMITS = DecodeLimits()
 DAMAGED = 2 * settings().max_examples
@@ -24,24 +19,14 @@ VERDICTS = set(ExitStatus) - {ExitStatus.DISK_FULL}
 
 def decoded(folder: Path, files: dict[str, bytes]) -> dict[str, int]:
     """How each file was judged, by a decoder of its own that kept to its limits."""
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
-    nursery = subprocess.run(
-        [sys.executable, "-m", "tests.support.forked_decoder", json.dumps(asdict(LIMITS)), folder],
-        cwd=ROOT,
-        env={"OPENBLAS_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        check=True,
-    )
-    reports: list[dict[str, Any]] = [json.loads(line) for line in nursery.stdout.splitlines()]
-    for report in reports:
+    reports = decode_all(folder, files, LIMITS)
+    for name, report in reports.items():
         assert report["status"] in VERDICTS, report
         assert report["seconds"] < LIMITS.wall_s, report
         assert report["bytes"] < LIMITS.memory_bytes, report
         if report["status"] == ExitStatus.DONE:
-            assert_is_voice(folder / f"{report['file']}.decoded")
-    assert {report["file"] for report in reports} == files.keys()
-    return {report["file"]: report["status"] for report in reports}
+            assert_is_voice(folder / f"{name}.decoded")
+    return {name: report["status"] for name, report in reports.items()}
 
 
 def assert_is_voice(result: Path) -> None:

@@ -21,6 +21,7 @@ WHOLE = {
     "vorbis.ogg": audio_file(STEREO, rate=RATE, container="ogg", codec="vorbis"),
     "opus": audio_file(MONO, rate=RATE, container="ogg", codec="libopus"),
     "m4a": audio_file(MONO, rate=RATE, container="ipod", codec="aac"),
+    "adts.m4a": audio_file(MONO, rate=RATE, container="adts", codec="aac"),
     "alac.m4a": audio_file(STEREO, rate=RATE, container="ipod", codec="alac"),
     "webm": audio_file(MONO, rate=RATE, container="webm", codec="libopus"),
     "vorbis.webm": audio_file(STEREO, rate=RATE, container="webm", codec="vorbis"),

@@ -8,15 +8,39 @@ file of the folder is decoded to a file beside it; on standard output, one line 
 
 import json
 import os
+import subprocess
 import sys
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import av
 import av.subtitles.codeccontext
 import av.subtitles.stream  # noqa: F401 - imported here so that no decoder has to
 
 from app.audio import decoder_main
+from app.audio.decode_limits import DecodeLimits
+from tests.support.service import ROOT
+
+
+def decode_all(
+    folder: Path, files: Mapping[str, bytes], limits: DecodeLimits
+) -> dict[str, dict[str, Any]]:
+    """Return what each decoder did, by the file's name."""
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    nursery = subprocess.run(
+        [sys.executable, "-m", "tests.support.forked_decoder", json.dumps(asdict(limits)), folder],
+        cwd=ROOT,
+        env={"OPENBLAS_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    reports = {report["file"]: report for report in map(json.loads, nursery.stdout.splitlines())}
+    assert reports.keys() == files.keys()
+    return reports
 
 
 def main() -> None:

@@ -5,7 +5,6 @@ import errno
 import msgspec
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
-from python_multipart.exceptions import FormParserError
 from starlette.datastructures import FormData, UploadFile
 from starlette.responses import Response
 
@@ -25,14 +24,14 @@ from app.core.errors import (
 )
 from app.core.validation import shortened
 from app.http.dependencies import get_state
+from app.http.form import read_form
 from app.http.openapi import error_responses, json_response, request_body
 from app.http.request_body import ensure_media_type, limit_body, run_while_connected
-from app.voices.names import validate_voice_id
+from app.voices.names import decode_file_name, validate_voice_id
 
 router = APIRouter(prefix="/voices", tags=["voices"])
 
 MULTIPART_OVERHEAD_BYTES = 65_536
-MAX_FIELD_BYTES = 1024
 
 _FORM_SCHEMA = {
     "type": "object",
@@ -76,9 +75,7 @@ async def upload(request: Request, replace: bool = False) -> Uploaded:
     try:
         async with (
             state.voices.upload_slots.take(),
-            limit_body(request, max_bytes, too_large).form(
-                max_files=1, max_fields=4, max_part_size=MAX_FIELD_BYTES
-            ) as form,
+            read_form(limit_body(request, max_bytes, too_large)) as form,
         ):
             file = form.get("file")
             if not isinstance(file, UploadFile) or not file.filename:
@@ -86,8 +83,6 @@ async def upload(request: Request, replace: bool = False) -> Uploaded:
             voice_id = validate_voice_id(_file_name(file))
             adding = state.voices.add(voice_id, file.file, replace=replace)
             await run_while_connected(request, adding)
-    except (FormParserError, UnicodeError) as error:
-        raise InvalidRequest(f"The body is not valid multipart/form-data: {error}.") from None
     except OSError as error:  # from the temporary file that holds the upload
         if error.errno == errno.ENOSPC:
             raise StorageFull("There is no space left for the upload.") from None
@@ -132,6 +127,6 @@ def _no_file(form: FormData) -> InvalidRequest:
 
 def _file_name(file: UploadFile) -> str:
     """Refuse `C:\\path\\voice.wav`, of which the parser keeps the last part only."""
-    if "\\" in file.headers["content-disposition"]:
+    if "\\" in file.headers["content-disposition"].replace('\\"', '"'):
         raise InvalidVoiceId("A voice id has no backslash.", param="file")
-    return file.filename or ""
+    return decode_file_name(file.filename or "")

@@ -1,0 +1,53 @@
+"""Read forms with files, also from clients that write a file's name as `filename*` only."""
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from python_multipart.exceptions import FormParserError
+from starlette.datastructures import FormData
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+
+from app.core.errors import InvalidRequest
+
+MAX_FIELD_BYTES = 1024
+
+_PLAIN_NAME = re.compile(rb";\s*filename\s*=", re.IGNORECASE)
+_EXTENDED_NAME = re.compile(rb";\s*filename\*\s*=\s*(\"?)[\w-]*'[\w-]*'", re.IGNORECASE)
+
+
+class _Parser(MultiPartParser):
+    def on_headers_finished(self) -> None:
+        part = self._current_part
+        part.content_disposition = with_plain_name(part.content_disposition or b"")
+        super().on_headers_finished()
+
+
+def with_plain_name(disposition: bytes) -> bytes:
+    """Replace `filename*` (RFC 5987) by `filename`, percent-encoded, unless that is there too."""
+    if _PLAIN_NAME.search(disposition):
+        return disposition
+    return _EXTENDED_NAME.sub(rb"; filename=\1", disposition)
+
+
+@asynccontextmanager
+async def read_form(request: Request) -> AsyncIterator[FormData]:
+    """Yield a form of at most one file and four short fields. Raises InvalidRequest."""
+    parser = _Parser(
+        request.headers,
+        request.stream(),
+        max_files=1,
+        max_fields=4,
+        max_part_size=MAX_FIELD_BYTES,
+    )
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise InvalidRequest(error.message) from None
+    except (FormParserError, UnicodeError) as error:
+        raise InvalidRequest(f"The body is not valid multipart/form-data: {error}.") from None
+    try:
+        yield form
+    finally:
+        await form.close()
