@@ -11,17 +11,12 @@ from typing import Any, Protocol
 
 from app.core.audio import Samples
 from app.core.params import SynthesisParams
+from app.text.chunking import TextChunk
+
+__all__ = ["Decoder", "Engine", "SpeechSlice", "TextChunk", "Voice", "Watermark", "prepare_voice"]
 
 Voice = Any
 """A prepared voice; its type is the engine's own."""
-
-
-@dataclass(frozen=True)
-class TextChunk:
-    """A piece of the text, short enough for one run of the model."""
-
-    text: str
-    index: int
 
 
 @dataclass(frozen=True)

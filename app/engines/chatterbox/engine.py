@@ -145,6 +145,9 @@ class ChatterboxEngine:
             return 0
         return self._t3_scheduler.steps + self._s3gen_scheduler.steps
 
+    def normalize_text(self, text: str) -> str:
+        return plain_text(text).logged()
+
     async def prepare_voice(self, samples: Samples, rate: int) -> Conditionals:
         return await self._prepared(partial(prepare, self._models, samples, rate))
 

@@ -1,0 +1,107 @@
+"""Tags and entities of HTML and SSML in a text."""
+
+from collections.abc import Callable
+from html import unescape
+from unicodedata import lookup
+
+import regex
+
+from app.text.patterns import pattern
+from app.text.pauses import LINE_END, LINE_S, PARAGRAPH_S, mark
+
+Keep = Callable[[str], str]
+"""Replaces a text by a placeholder that no later rule changes."""
+
+
+def strip_tags(text: str, keep: Keep, dropped: list[str]) -> str:
+    """Drop comments and tags, which may end a line or a paragraph; a `<break>` is a pause.
+
+    A word in angle brackets that is no tag, such as `<name>`, loses the brackets only. `dropped`
+    receives the comments.
+    """
+    text = _SUPERSCRIPT.sub(lambda m: _raised(m["digits"]), _strip_comments(text, dropped))
+    closed = {name.lower() for name in _CLOSING.findall(text)}
+
+    def replace(tag: regex.Match[str]) -> str:
+        name = tag["name"].lower()
+        if name == "break":
+            return keep(mark(_break_s(tag["attributes"])))
+        is_closing, is_empty = tag["closing"], tag["attributes"] or tag["empty"]
+        if instead := _INSTEAD.get(name):
+            return instead
+        if name in ("td", "th"):
+            return ", " if is_closing else ""
+        if name in _SILENT or name in closed or ":" in name or is_closing or is_empty:
+            return ""
+        if not _OUTSIDE_WORD.match(text, tag.start()):
+            return tag[0]
+        following = text[tag.end() : tag.end() + 1]
+        return tag["name"] + " " * (following.isalnum() or following == "<")
+
+    return _TAG.sub(replace, _DECLARATION.sub("", text))
+
+
+def decode_entities(text: str) -> str:
+    """Decode each entity once. Those that lack a semicolon stay, as in `?a=1&copy=2`."""
+    return _ENTITY.sub(lambda entity: unescape(entity[0]), text)
+
+
+def _strip_comments(text: str, dropped: list[str]) -> str:
+    *before, rest = text.split("-->")
+    kept = []
+    for part in before:
+        outside, begins, comment = part.partition("<!--")
+        kept.append(outside if begins else f"{part}-->")
+        dropped += [comment.strip()] * bool(begins)
+    return "".join((*kept, rest))
+
+
+def _break_s(attributes: str) -> float:
+    if time := _TIME.search(attributes):
+        return float(time["amount"]) / (1000 if time["unit"].lower() == "ms" else 1)
+    strength = _STRENGTH.search(attributes)
+    return _STRENGTHS.get(strength["name"].lower() if strength else "", PARAGRAPH_S)
+
+
+def _raised(digits: str) -> str:
+    names = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")
+    return "".join(lookup(f"SUPERSCRIPT {names[int(digit)]}") for digit in digits)
+
+
+# No attempt to match passes another "<", so the time is linear.
+_VALUE = r"""(?:"[^"<]*+"|'[^'<]*+'|[^\s"'<>=`/]++(?:/[^\s"'<>=`/]++)*+)"""
+_ATTRIBUTE = (
+    rf"\s++(?:[\w:.-]++\s*+=\s*+{_VALUE}"
+    r"|(?:open|checked|disabled|hidden|controls|async|defer|required|selected|reversed)\b)"
+)
+_TAG = pattern(
+    r"<(?P<closing>/?)(?P<name>[A-Za-z][\w:.-]*+)"
+    rf"(?P<attributes>(?:{_ATTRIBUTE})*+)\s*+(?P<empty>/?)>"
+)
+_CLOSING = pattern(r"</([A-Za-z][\w:.-]*+)\s*+>")
+_DECLARATION = pattern(r"<\?[^<>]*+>|<![A-Za-z\[][^<>]*+>")
+_SUPERSCRIPT = pattern(r"(?i)<sup>(?P<digits>[0-9]{1,9})</sup>")
+_ENTITY = pattern(r"&(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
+_OUTSIDE_WORD = pattern(r"(?<!\w)")
+_TIME = pattern(r"""(?i)\btime\s*+=\s*+["']?\+?(?P<amount>[0-9]{1,6}(?:\.[0-9]{1,6})?|\.[0-9]{1,6})
+\s*+(?P<unit>ms|s)""".replace("\n", ""))
+_STRENGTH = pattern(r"""(?i)\bstrength\s*+=\s*+["']?(?P<name>[a-z-]++)""")
+_STRENGTHS = {
+    "none": 0.0, "x-weak": 0.1, "weak": LINE_S, "medium": PARAGRAPH_S, "strong": 0.8,
+    "x-strong": 1.2,
+}  # fmt: skip
+
+_INSTEAD = dict.fromkeys(
+    "address article aside blockquote body div dl fieldset figure footer form h1 h2 h3 h4 h5 h6 "
+    "head header hr html main nav ol p pre section table title ul".split(),
+    "\n\n",
+) | dict.fromkeys("br caption dd details dt figcaption li option summary tr".split(), LINE_END)
+"""What a tag is replaced by, if not by nothing."""
+
+_SILENT = frozenset(
+    "a abbr acronym audio b bdi bdo big button canvas center cite code col colgroup data del desc "
+    "dfn em emphasis font i iframe img input ins kbd label lang lexicon link mark meta object "
+    "param phoneme picture prosody q rp rt ruby s samp say-as script select small source span "
+    "speak strike strong style sub sup svg tbody template textarea tfoot thead time token tt u "
+    "var video voice w wbr".split()
+)
