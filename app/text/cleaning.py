@@ -16,7 +16,10 @@ WRAPPED_CHARS = range(56, 121)
 """Lengths of the longest line of a paragraph that is wrapped at a fixed width."""
 
 FULL = 0.75
-"""A line of a wrapped paragraph that is shorter than this part of the longest ends on purpose."""
+"""A line of a wrapped paragraph that is shorter than this part of the longest ends on purpose.
+
+So does one that ends a sentence, if the next word had fitted.
+"""
 
 
 def clean(text: str) -> str:
@@ -60,7 +63,8 @@ def _unwrap(text: str) -> str:
     is_wrapped = width in WRAPPED_CHARS
     joined = lines[:1]
     for line, following in pairwise(lines):
-        is_full = len(line) + len(following.partition(" ")[0]) >= FULL * width
+        filled = len(line) + 1 + len(following.partition(" ")[0])
+        is_full = filled > (width if line[-1] in ".!?:" else FULL * width)
         joined += (" " if is_wrapped and is_full else LINE_END, following)
     return "".join(joined)
 

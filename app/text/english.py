@@ -17,6 +17,9 @@ from app.text.patterns import pattern
 from app.text.pauses import LINE_END, MARKS
 from app.text.punctuation import plain_punctuation
 
+MAX_WORDS = 5
+"""Signs with longer names are dropped, as nobody calls them so."""
+
 log = logging.getLogger(__name__)
 
 
@@ -46,7 +49,8 @@ def plain_english(text: str) -> PlainText:
     text = _OTHER.sub(lambda match: _compatible(match[0]), text)
     for rule, replacement in RULES:
         text = rule.sub(replacement, text)
-    return PlainText(plain_punctuation(_OTHER.sub(plain, text)), "".join(dropped))
+    text = _LOOSE.sub("", _OTHER.sub(plain, text))
+    return PlainText(plain_punctuation(text), "".join(dropped))
 
 
 @lru_cache(4096)
@@ -69,7 +73,7 @@ def _plain_character(char: str) -> str | None:
         return f" {title.removeprefix('SQUARED ')} "
     if kind in ("Sm", "Sc"):
         words = title.removesuffix(" SIGN").removesuffix(" OPERATOR").lower().replace("-", " ")
-        return f" {words} " if words else None
+        return f" {words} " if 0 < len(words.split()) <= MAX_WORDS else None
     if kind[0] == "M" or kind == "Sk":  # accents, and the skin tones of emoji
         return ""
     if kind[0] not in "LNPZ":
@@ -78,4 +82,5 @@ def _plain_character(char: str) -> str | None:
     return (base if base.isascii() else anyascii(normalize("NFKC", char))) or None
 
 
+_LOOSE = pattern(r"\ ++(?=[.,!?)](?!\w))|(?<=\()\ ++")
 _OTHER = pattern(rf"[^\n\x20-\x7EÀ-ÖØ-öø-ÿ‘’“”…–—{LINE_END}{MARKS}]")

@@ -22,7 +22,7 @@ def strip_inline(text: str, labels: set[str], lost: list[str]) -> str:
     for _ in range(2):  # an image may be the text of a link
         text = _LINK.sub(show_link, text)
     text = _REFERENCE.sub(show_reference, text) if labels else text
-    text = _NOTE.sub("", text)
+    text = _CITATION.sub(" ", _NOTE.sub("", text))
     text = _MARKS.sub(lambda run: "*" if len(run[0]) % 2 and run[0][0] == "*" else "", text)
     for emphasis in (_EMPHASIS, _HIGHLIGHT):
         text = emphasis.sub(lambda match: match["text"], text)
@@ -34,7 +34,8 @@ _LINK = pattern(
     r"\((?P<address>[^()\s]*+(?:\([^()\s]*+\)[^()\s]*+)*+)(?:\s++(?:\"[^\"]*+\"|'[^']*+'))?\s*+\)"
 )
 _REFERENCE = pattern(r"(?<!\w)!?\[(?P<text>[^\[\]]++)\](?:\[(?P<label>[^\[\]]*+)\])?")
-_NOTE = pattern(r"\[\^[^\[\]\s]++\]|【[^【】†]*+†[^【】]*+】|`|\$\$")
+_NOTE = pattern(r"\[\^[^\[\]\s]++\]|`|\$\$")
+_CITATION = pattern(r"【[^【】†]*+†[^【】]*+】")
 
 # The runs of two and more marks need no partner: clients cut texts into pieces.
 _MARKS = pattern(

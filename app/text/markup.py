@@ -68,6 +68,10 @@ def _strip_blocks(lines: list[str], labels: set[str], lost: list[str]) -> str:
     shown: list[str] = []
     in_table = in_item = False
     for quoted in lines:
+        if not quoted.strip():
+            shown.append("")
+            in_table = in_item = False
+            continue
         line = _CALLOUT.sub(r"\1", _QUOTE.sub("", quoted))
         in_item = bool(_ITEM.match(line)) or (in_item and line.startswith(("  ", "\t")))
         in_table = (in_table and "|" in line) or _is_table_rule(line)

@@ -31,8 +31,10 @@ def strip_tags(text: str, keep: Keep, dropped: list[str]) -> str:
             return instead
         if name in ("td", "th"):
             return ", " if is_closing else ""
-        if name in _SILENT or name in closed or ":" in name or is_closing or is_empty:
+        if name in _SILENT:
             return ""
+        if name in closed or ":" in name or is_closing or is_empty:
+            return " "
         if not _OUTSIDE_WORD.match(text, tag.start()):
             return tag[0]
         following = text[tag.end() : tag.end() + 1]

@@ -31,7 +31,8 @@ from app.protocols.native.schemas import from_json, from_query
 from app.protocols.openai.schemas import from_openai_json
 from app.speech.options import query_value
 from app.speech.voice_resolver import resolve_voice
-from app.text.cleaning import clean
+from app.text.cleaning import clean, clean_markup
+from app.text.english import plain_english
 from app.voices.library import VoiceLibrary
 from app.voices.names import casefold_key, validate_voice_id
 from app.voices.snapshot import VoiceSnapshot
@@ -72,6 +73,22 @@ TEXTS: dict[str, Callable[[int], str]] = {
     "separators": repeated(";,="),
     "digits": repeated("9"),
     "emoji": repeated("\U0001f469\u200d"),
+    "emphasis": repeated("*a **_b "),
+    "stars": repeated("*", "a", "b"),
+    "code": repeated("``a"),
+    "fences": repeated("```\n"),
+    "links": repeated("[a](b \""),
+    "tags": repeated("<a b='"),
+    "comments": repeated("<!--"),
+    "entities": repeated("&#38"),
+    "tables": repeated("|-\n|a"),
+    "headings": repeated("# # "),
+    "items": repeated("- \n"),
+    "citations": repeated("【a†"),
+    "fractions": repeated("1½"),
+    "amounts": repeated("€1.000,"),
+    "primes": repeated("1′"),
+    "powers": repeated("x²^2"),
 }
 
 
@@ -120,6 +137,8 @@ def error_of(text: str) -> None:
 OF_TEXT: dict[str, Callable[[str], object]] = {
     "nfc": nfc,
     "clean": clean,
+    "clean_markup": clean_markup,
+    "plain_english": plain_english,
     "validate_voice_id": validate_voice_id,
     "casefold_key": casefold_key,
     "find": VoiceSnapshot().find,

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app.core.errors import EmptyText
-from app.text.chunking import split
+from app.text import chunking
 from app.text.cleaning import SPEAKABLE, clean
 from app.text.languages import ENGLISH, Language
 from app.text.punctuation import plain_punctuation
@@ -34,6 +34,13 @@ letters = st.sampled_from(TROUBLE) | st.characters(exclude_categories=["Cs"])
 texts = st.text(letters, max_size=30) | st.text(letters, min_size=60, max_size=150)
 dirty_texts = st.text(st.sampled_from([*TROUBLE, "\0", "\ud800", "\x1c"]) | st.characters())
 sizes = st.sampled_from([20, 21, 40, 100, 500])
+
+
+def split(text: str, size: int, language: Language = ENGLISH) -> list[str]:
+    """Return the texts of the chunks, whose numbers are consecutive."""
+    chunks = chunking.split(text, size, language)
+    assert [chunk.index for chunk in chunks] == list(range(len(chunks)))
+    return [chunk.text for chunk in chunks]
 
 
 # --- Clean ------------------------------------------------------------------------------------
@@ -73,7 +80,7 @@ def test_a_text_with_nothing_to_speak_is_refused(text: str) -> None:
         ("pass\u200dword\u200c", "password"),
         ("❤\ufe0f ok", "❤ ok"),
         ("a\tb  c\x1cd\u00a0e", "a b c d e"),
-        (" one\nline \r\n \n\n two\u2028 ", "one line\n\ntwo"),
+        (" one\nline \r\n \n\n two\u2028 ", "one\u2028line\n\ntwo"),
         ("“Don’t,” he said – well…", "“Don’t,” he said – well…"),
         ("at 10:30; no stop", "at 10:30; no stop"),
     ],
