@@ -168,8 +168,8 @@ class Settings(BaseSettings):
     )
     tts_strip_markup: bool = Field(
         True,
-        description="Markdown, HTML and SSML are not read out: marks and tags are dropped, entities "
-        "decoded, and `<break>` is a pause. `false`: they are read as text.",
+        description="Markdown, HTML and SSML are not read out: marks and tags are dropped, "
+        "entities decoded, and `<break>` is a pause. `false`: they are read as text.",
     )
     tts_audio_tokens_per_slice: SliceTokens = Field(
         DEFAULTS.audio_tokens_per_slice,

@@ -33,9 +33,7 @@ def show_text(
     markup: list[str] = []
     cleaned = clean_markup(text, markup) if settings.tts_strip_markup else clean(text)
     plain = plain_text(cleaned)
-    for chunk in split(
-        plain.text, settings.tts_text_processing_chunk_size, LANGUAGES[language]
-    ):
+    for chunk in split(plain.text, settings.tts_text_processing_chunk_size, LANGUAGES[language]):
         typer.echo(chunk.text)
         if chunk.pause_s:
             typer.echo(f"[pause {chunk.pause_s:g}s]")

@@ -27,7 +27,7 @@ class ChunkJoiner:
         self._sample_rate = sample_rate
 
     def push(self, audio: Samples, last: bool, pause_s: float = 0.0) -> Samples:
-        """Add `audio`, float32 [n]; `last` ends the text chunk, before a pause. Returns float32 [m].
+        """Add `audio`, float32 [n]; `last` ends the text chunk, before a pause. Gives float32 [m].
 
         Held back are the trailing trim, the fade and, at the start of a chunk that fades in, as
         much as decides the length of that fade.

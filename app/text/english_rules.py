@@ -28,8 +28,6 @@ def _fraction(match: Match) -> str:
 def _power(match: Match) -> str:
     exponent = match["exponent"]
     number = normalize("NFKC", exponent).replace("−", "minus ").replace("-", "minus ")
-    if not any(char.isdigit() for char in number) and number.strip("n+minus "):
-        return number  # 1ˢᵗ, Mᵐᵉ
     if exponent in ("²", "^2"):
         return " squared "
     if exponent in ("³", "^3"):
@@ -53,11 +51,16 @@ def _stars(match: Match) -> str:
 
 
 def _greek(match: Match) -> str:
-    return f" {name(match['letter']).partition(' WITH ')[0].split()[-1].lower()}{match['end'] and ' '}"
+    return (
+        f" {name(match['letter']).partition(' WITH ')[0].split()[-1].lower()}{match['end'] and ' '}"
+    )
 
 
-_PARTS = dict(enumerate("half third quarter fifth sixth seventh eighth ninth tenth".split(), 2))
-_COUNTS = "zero one two three four five six seven".split()
+_PARTS = {
+    2: "half", 3: "third", 4: "quarter", 5: "fifth", 6: "sixth", 7: "seventh", 8: "eighth",
+    9: "ninth", 10: "tenth",
+}  # fmt: skip
+_COUNTS = ["zero", "one", "two", "three", "four", "five", "six", "seven"]
 
 _CURRENCY = r"[\p{Sc}--[$¢]]"
 _SCALE = r"(?P<scale>\s?(?:thousand|million|billion|trillion|k|K|M|B|bn|m)\b)?"
@@ -72,8 +75,10 @@ RULES: tuple[tuple[regex.Pattern[str], str | Callable[[Match], str]], ...] = tup
             r"°\s?(?P<m>\d{1,2})\s?[′'’](?:\s?(?P<s>\d{1,2}(?:\.\d{1,3})?)\s?[″\"”])?",
             lambda m: f" degrees {m['m']} minutes " + (f"{m['s']} seconds " if m["s"] else ""),
         ),
-        (r"(?<=\d)\s?(?:′|'(?=\d))\s?(?P<i>\d{1,2}(?:[.½¼¾]\d{0,2})?)\s?[″\"”]",
-         r" feet \g<i> inches "),
+        (
+            r"(?<=\d)\s?(?:′|'(?=\d))\s?(?P<i>\d{1,2}(?:[.½¼¾]\d{0,2})?)\s?[″\"”]",
+            r" feet \g<i> inches ",
+        ),
         (r"(?<=\d)\s?′", " feet "),
         (r"(?<=\d)\s?″", " inches "),
         (r"(?<=\w)[′ʹ]", " prime "),
@@ -117,7 +122,8 @@ _SPACED = {
     "♭": "flat", "♀": "female", "♂": "male",
 }  # fmt: skip
 _PLAIN = {
-    **dict.fromkeys("ʼʹˈʻʽʾʿ′‵´`‚‛‹›＇", "'"), **dict.fromkeys("ʺ″‶„‟«»「」『』《》〈〉〝〞〟", '"'),
+    **dict.fromkeys("ʼʹˈʻʽʾʿ′‵´`‚‛‹›＇", "'"),
+    **dict.fromkeys("ʺ″‶„‟«»「」『』《》〈〉〝〞〟", '"'),
     **dict.fromkeys("‐‑‒⁃", "-"), "―": "—", "⁄": "/", "∕": "/", "∗": "*", "⋅": " times ",
     "❓": "?", "❔": "?", "❗": "!", "❕": "!", "‽": "?!", "⸮": "?", "。": ". ", "、": ", ",
     "।": ". ", "॥": ". ", "။": ". ", "។": ". ", "،": ",", "؛": ";", "؟": "?", "۔": ".",

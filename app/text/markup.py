@@ -68,29 +68,36 @@ def _strip_blocks(lines: list[str], labels: set[str], lost: list[str]) -> str:
     shown: list[str] = []
     in_table = in_item = False
     for quoted in lines:
-        if not quoted.strip():
-            shown.append("")
-            in_table = in_item = False
-            continue
-        line = _CALLOUT.sub(r"\1", _QUOTE.sub("", quoted))
-        in_item = bool(_ITEM.match(line)) or (in_item and line.startswith(("  ", "\t")))
-        in_table = (in_table and "|" in line) or _is_table_rule(line)
-        if definition := _DEFINITION.match(line):
-            labels.add(definition["label"].lower())
-            lost.append(definition["address"])
-        elif _is_table_rule(line):
+        line = _QUOTE.sub("", quoted) if ">" in quoted else quoted
+        is_rule = _is_table_rule(line)
+        in_table = is_rule or (in_table and "|" in line)
+        block = _BLOCK.match(line)
+        if is_rule:
             shown += [_row(shown.pop())] if shown else []
         elif in_table or _ROW.match(line):
             shown.append(_row(line))
-        elif _RULE.match(line):
-            shown.append("")
-        elif heading := _HEADING.match(line):
-            shown += ("", _CLOSING_MARKS.sub("", heading["text"]), "")
-        elif in_item and not _ITEM.match(line) and line.strip():
-            shown[-1] += f" {line.strip()}"
+        elif block is None:
+            shown.append(_HARD_BREAK.sub(LINE_END, line))
+            if in_item and line.strip() and line.startswith(("  ", "\t")):
+                shown[-2:] = [f"{shown[-2]} {shown[-1].lstrip()}"]
+                continue
         else:
-            shown.append(_HARD_BREAK.sub(LINE_END, _ITEM.sub(_item, _FOOTNOTE.sub("", line))))
+            shown += _show(block, line[block.end() :], labels, lost)
+        in_item = bool(block and block["item"])
     return "\n".join(shown)
+
+
+def _show(block: regex.Match[str], rest: str, labels: set[str], lost: list[str]) -> list[str]:
+    """The lines for one that begins with a mark, before `rest`."""
+    if block["heading"]:
+        return ["", _CLOSING_MARKS.sub("", rest), ""]
+    if block["item"]:
+        return [f"{LINE_END}{block['number'] or ''}{_HARD_BREAK.sub(LINE_END, rest)}"]
+    if block["label"]:
+        labels.add(block["label"].lower())
+        lost.append(block["address"])
+        return []
+    return [(block["callout"] or "") + rest]  # a rule, a footnote
 
 
 def _is_table_rule(line: str) -> bool:
@@ -100,10 +107,6 @@ def _is_table_rule(line: str) -> bool:
 def _row(line: str) -> str:
     cells = (cell.strip() for cell in line.strip(f"{LINE_END} \t").strip("|").split("|"))
     return LINE_END + ", ".join(filter(None, cells)) + LINE_END
-
-
-def _item(match: regex.Match[str]) -> str:
-    return LINE_END + (match["number"] or "")
 
 
 _KEPT = pattern("\ufdd0([0-9]+)\ufdd1")
@@ -116,17 +119,15 @@ _LITERAL = pattern(
     r"|(?P<address>\b(?:https?|ftp)://[^\s<>()\[\]*`\"|]++)"
 )
 _QUOTE = pattern(r"^\s{0,9}(?:>\s?)++")
-_CALLOUT = pattern(r"^\s{0,3}\[!(\w++)\]")
-_DEFINITION = pattern(
-    r"\s{0,3}\[(?P<label>[^\^\[\]][^\[\]]*+)\]:\s++(?P<address>(?:\ufdd0|[/.#]|www\.|mailto:)\S*+)"
-)
-_FOOTNOTE = pattern(r"^\s{0,3}\[\^[^\[\]]++\]:")
 _ROW = pattern(r"\s*+\|.*\|\s*$")
-_RULE = pattern(r"\s*+([-*_=~])(?:[ \t]*+\1){2,}+\s*+$")
-_HEADING = pattern(r"\s{0,3}#{1,6}+[ \t]++(?P<text>.*)$")
-_CLOSING_MARKS = pattern(r"(?<=\s)#+\s*+$")
-_ITEM = pattern(
-    r"^\s*+(?:(?:[-*•‣◦▪▫●○■□∙·➢➤–—]|\+(?!\s*\d))\s++(?:\[[ xX]\]\s++)?"
-    r"|(?P<number>\(?[0-9]{1,9}[.)]\s)\s*+(?:\[[ xX]\]\s++)?)"
+_BLOCK = pattern(
+    r"\s*+(?:\[!(?P<callout>\w++)\]"
+    r"|\[(?P<label>[^\^\[\]][^\[\]]*+)\]:\s++(?P<address>(?:\ufdd0|[/.#]|www\.|mailto:)\S*+)"
+    r"|\[\^[^\[\]]++\]:"
+    r"|([-*_=~])(?:[ \t]*+\4){2,}+\s*+$"
+    r"|(?P<heading>\#{1,6}+[ \t]++)"
+    r"|(?P<item>(?:(?P<number>\(?[0-9]{1,9}[.)]\s)|[-*•‣◦▪▫●○■□∙·➢➤–—]\s|\+\s(?!\s*\d))\s*+"
+    r"(?:\[[ xX]\]\s++)?))"
 )
+_CLOSING_MARKS = pattern(r"(?<=\s)#+\s*+$")
 _HARD_BREAK = pattern(r"(?<=\S)(?:\\|[ ]{2,})$")

@@ -85,25 +85,31 @@ _DECLARATION = pattern(r"<\?[^<>]*+>|<![A-Za-z\[][^<>]*+>")
 _SUPERSCRIPT = pattern(r"(?i)<sup>(?P<digits>[0-9]{1,9})</sup>")
 _ENTITY = pattern(r"&(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 _OUTSIDE_WORD = pattern(r"(?<!\w)")
-_TIME = pattern(r"""(?i)\btime\s*+=\s*+["']?\+?(?P<amount>[0-9]{1,6}(?:\.[0-9]{1,6})?|\.[0-9]{1,6})
-\s*+(?P<unit>ms|s)""".replace("\n", ""))
+_TIME = pattern(
+    r"""(?i)\btime\s*+=\s*+["']?\+?(?P<amount>[0-9]{1,6}(?:\.[0-9]{1,6})?|\.[0-9]{1,6})
+\s*+(?P<unit>ms|s)""".replace("\n", "")
+)
 _STRENGTH = pattern(r"""(?i)\bstrength\s*+=\s*+["']?(?P<name>[a-z-]++)""")
 _STRENGTHS = {
     "none": 0.0, "x-weak": 0.1, "weak": LINE_S, "medium": PARAGRAPH_S, "strong": 0.8,
     "x-strong": 1.2,
 }  # fmt: skip
 
-_INSTEAD = dict.fromkeys(
-    "address article aside blockquote body div dl fieldset figure footer form h1 h2 h3 h4 h5 h6 "
-    "head header hr html main nav ol p pre section table title ul".split(),
-    "\n\n",
-) | dict.fromkeys("br caption dd details dt figcaption li option summary tr".split(), LINE_END)
+_PARAGRAPHS = (
+    "address", "article", "aside", "blockquote", "body", "div", "dl", "fieldset", "figure",
+    "footer", "form", "h1", "h2", "h3", "h4", "h5", "h6", "head", "header", "hr", "html", "main",
+    "nav", "ol", "p", "pre", "section", "table", "title", "ul",
+)  # fmt: skip
+_LINES = ("br", "caption", "dd", "details", "dt", "figcaption", "li", "option", "summary", "tr")
+_INSTEAD = dict.fromkeys(_PARAGRAPHS, "\n\n") | dict.fromkeys(_LINES, LINE_END)
 """What a tag is replaced by, if not by nothing."""
 
-_SILENT = frozenset(
-    "a abbr acronym audio b bdi bdo big button canvas center cite code col colgroup data del desc "
-    "dfn em emphasis font i iframe img input ins kbd label lang lexicon link mark meta object "
-    "param phoneme picture prosody q rp rt ruby s samp say-as script select small source span "
-    "speak strike strong style sub sup svg tbody template textarea tfoot thead time token tt u "
-    "var video voice w wbr".split()
-)
+_SILENT = {
+    "a", "abbr", "acronym", "audio", "b", "bdi", "bdo", "big", "button", "canvas", "center",
+    "cite", "code", "col", "colgroup", "data", "del", "desc", "dfn", "em", "emphasis", "font", "i",
+    "iframe", "img", "input", "ins", "kbd", "label", "lang", "lexicon", "link", "mark", "meta",
+    "object", "param", "phoneme", "picture", "prosody", "q", "rp", "rt", "ruby", "s", "samp",
+    "say-as", "script", "select", "small", "source", "span", "speak", "strike", "strong", "style",
+    "sub", "sup", "svg", "tbody", "template", "textarea", "tfoot", "thead", "time", "token", "tt",
+    "u", "var", "video", "voice", "w", "wbr",
+}  # fmt: skip

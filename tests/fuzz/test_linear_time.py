@@ -32,7 +32,6 @@ from app.protocols.openai.schemas import from_openai_json
 from app.speech.options import query_value
 from app.speech.voice_resolver import resolve_voice
 from app.text.cleaning import clean, clean_markup
-from app.text.english import plain_english
 from app.voices.library import VoiceLibrary
 from app.voices.names import casefold_key, validate_voice_id
 from app.voices.snapshot import VoiceSnapshot
@@ -77,7 +76,7 @@ TEXTS: dict[str, Callable[[int], str]] = {
     "stars": repeated("*", "a", "b"),
     "code": repeated("``a"),
     "fences": repeated("```\n"),
-    "links": repeated("[a](b \""),
+    "links": repeated('[a](b "'),
     "tags": repeated("<a b='"),
     "comments": repeated("<!--"),
     "entities": repeated("&#38"),
@@ -85,10 +84,6 @@ TEXTS: dict[str, Callable[[int], str]] = {
     "headings": repeated("# # "),
     "items": repeated("- \n"),
     "citations": repeated("【a†"),
-    "fractions": repeated("1½"),
-    "amounts": repeated("€1.000,"),
-    "primes": repeated("1′"),
-    "powers": repeated("x²^2"),
 }
 
 
@@ -138,7 +133,6 @@ OF_TEXT: dict[str, Callable[[str], object]] = {
     "nfc": nfc,
     "clean": clean,
     "clean_markup": clean_markup,
-    "plain_english": plain_english,
     "validate_voice_id": validate_voice_id,
     "casefold_key": casefold_key,
     "find": VoiceSnapshot().find,

@@ -33,7 +33,10 @@ def shown(text: str) -> str:
         ("# About C# ##\n#hashtag", f"About C# {PARAGRAPH} #hashtag"),
         ("Title\n=====\nSub\n---\nText.", f"Title {PARAGRAPH} Sub {PARAGRAPH} Text."),
         ("* one\n* two", f"one {LINE} two"),
-        ("We need:\n- [ ] milk\n- [x] eggs\n  from hens\n", f"We need: {LINE} milk {LINE} eggs from hens"),
+        (
+            "We need:\n- [ ] milk\n- [x] eggs\n  from hens\n",
+            f"We need: {LINE} milk {LINE} eggs from hens",
+        ),
         ("1. Boil it.\n2) Drink.\n   + Hot", f"1. Boil it. {LINE} 2) Drink. {LINE} Hot"),
         ("1986. A great year.", "1986. A great year."),
         ("• milk\n• eggs", f"milk {LINE} eggs"),
@@ -43,21 +46,31 @@ def shown(text: str) -> str:
         ("[docs](https://example.com/a_b?c=d) here", "docs here"),
         ('![a cat](cat.png "Cat") and [two](</b> (c))', "a cat and [two]( (c))"),
         ("[![build](b.svg)](https://ci.example/x)", "build"),
-        ("See [the guide][1] or [Home].\n\n[1]: https://a.example\n[home]: /", "See the guide or Home."),
+        (
+            "See [the guide][1] or [Home].\n\n[1]: https://a.example\n[home]: /",
+            "See the guide or Home.",
+        ),
         ("a[0][1] and f[x](y) stay", "a[0][1] and f[x](y) stay"),
-        ("True.[^1] So 【4:0†source】it is.\n\n[^1]: A note.", f"True. So it is. {PARAGRAPH} A note."),
+        (
+            "True.[^1] So 【4:0†source】it is.\n\n[^1]: A note.",
+            f"True. So it is. {PARAGRAPH} A note.",
+        ),
         ("**https://example.com/_a_/b_c__d**", "https://example.com/_a_/b_c__d"),
         ("Use `**kwargs`, ``a ` b`` and `<div>`.", "Use **kwargs, a ` b and <div>."),
         ("\\*not emphasis\\*, C:\\dir", "*not emphasis*, C:\\dir"),
-        ("Code:\n```python\nx = a*b\nprint('<b>')\n```\nDone.",
-         f"Code: {PARAGRAPH} x = a*b {LINE} print('<b>') {PARAGRAPH} Done."),
+        (
+            "Code:\n```python\nx = a*b\nprint('<b>')\n```\nDone.",
+            f"Code: {PARAGRAPH} x = a*b {LINE} print('<b>') {PARAGRAPH} Done.",
+        ),
         ("~~~\nnever closed", "never closed"),
-        ("| Name | Age |\n|:--|--:|\n| *Ann* | 5 |\n| Bo | |\n\nEnd.",
-         f"Name, Age {LINE} Ann, 5 {LINE} Bo {PARAGRAPH} End."),
+        (
+            "| Name | Age |\n|:--|--:|\n| *Ann* | 5 |\n| Bo | |\n\nEnd.",
+            f"Name, Age {LINE} Ann, 5 {LINE} Bo {PARAGRAPH} End.",
+        ),
         ("Name | Age\n--- | ---\nAnn | 5", f"Name, Age {LINE} Ann, 5"),
         ("one  \ntwo\\\nthree", f"one {LINE} two {LINE} three"),
     ],
-)  # fmt: skip
+)
 def test_markdown_is_silent_and_its_words_are_kept(text: str, words: str) -> None:
     assert shown(text) == words
 
@@ -86,26 +99,40 @@ def test_text_that_resembles_markup_survives(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("It&#39;s Tom &amp; Jerry&nbsp;&ndash; <b>great</b><br>fun", f"It's Tom & Jerry – great {LINE} fun"),
+        (
+            "It&#39;s Tom &amp; Jerry&nbsp;&ndash; <b>great</b><br>fun",
+            f"It's Tom & Jerry – great {LINE} fun",
+        ),
         ('<speak>Hello <break time="1s"/> world</speak>', "Hello [1] world"),
-        ("a<break time='500ms'/>b<break strength=\"x-strong\"/>c<BREAK/>d", "a [0.5] b [1.2] c [0.4] d"),
+        (
+            "a<break time='500ms'/>b<break strength=\"x-strong\"/>c<BREAK/>d",
+            "a [0.5] b [1.2] c [0.4] d",
+        ),
         ('a <break time="90s"/><break time="2s"/> b <break time="0.75s" />', "a [5] b [0.75]"),
-        ("<h1>Title</h1><p>One.</p><ul><li>a</li><li>b</li></ul>", f"Title {PARAGRAPH} One. {PARAGRAPH} a {LINE} b"),
+        (
+            "<h1>Title</h1><p>One.</p><ul><li>a</li><li>b</li></ul>",
+            f"Title {PARAGRAPH} One. {PARAGRAPH} a {LINE} b",
+        ),
         ("<table><tr><td>a</td><td>b</td></tr><tr><td>c</td></tr></table>", f"a, b, {LINE} c,"),
         ('<p class="x" id=y>Hi <a href="https://a.example/?b=c">there</a></p>', "Hi there"),
         ("E=mc<sup>2</sup>, H<sub>2</sub>O", "E=mc², H2O"),
         ("&lt;b&gt; &amp;amp; &#x41;&#66; &hellip; &unknown; &quot;", '<b> &amp; AB … &unknown; "'),
         ("<!-- hidden --> seen --> too", "seen --> too"),
         ("<think>hm</think> Dear <name>, use <your-key>", "hm Dear name, use your-key"),
-        ('<prosody rate="slow">x</prosody> <mstts:express-as style="sad">y</mstts:express-as>', "x y"),
-        ("<?xml version=\"1.0\"?><!DOCTYPE html><html><body>z</body></html>", "z"),
+        (
+            '<prosody rate="slow">x</prosody> <mstts:express-as style="sad">y</mstts:express-as>',
+            "x y",
+        ),
+        ('<?xml version="1.0"?><!DOCTYPE html><html><body>z</body></html>', "z"),
     ],
-)  # fmt: skip
+)
 def test_tags_and_entities_are_not_read_out(text: str, words: str) -> None:
     assert shown(text) == words
 
 
-@pytest.mark.parametrize("text", ["<br>", "<b></b>", "***", "&nbsp;", '<break time="1s"/>', "[](x)"])
+@pytest.mark.parametrize(
+    "text", ["<br>", "<b></b>", "***", "&nbsp;", '<break time="1s"/>', "[](x)"]
+)
 def test_markup_alone_says_nothing(text: str) -> None:
     with pytest.raises(EmptyText):
         clean_markup(text)

@@ -32,6 +32,7 @@ from app.engines.chatterbox.conditioning.cache import ConditionalsDiskCache
 from app.engines.chatterbox.conditioning.conditionals import Conditionals
 from app.engines.chatterbox.conditioning.prepare import prepare
 from app.engines.chatterbox.frontend.english import EnglishFrontend
+from app.engines.chatterbox.frontend.plain_text import plain_text
 from app.engines.chatterbox.runtime.compilation import NO_COMPILER, TorchCompiler
 from app.engines.chatterbox.runtime.cuda_graphs import (
     EAGER,
