@@ -1,13 +1,15 @@
 """What English calls signs: rules for signs among numbers and words, and words for single ones."""
 
 from collections.abc import Callable
+from typing import Any, TypeAlias
 from unicodedata import name, normalize
 
 import regex
 
 from app.text.patterns import pattern
 
-Match = regex.Match[str]
+Match: TypeAlias = Any
+"""Of `regex`, which has no types."""
 
 
 # --- Rules ------------------------------------------------------------------------------------
@@ -16,7 +18,7 @@ Match = regex.Match[str]
 def _fraction(match: Match) -> str:
     numerator, _, denominator = normalize("NFKC", match["fraction"]).partition("⁄")
     if not denominator or denominator == "0" or (numerator, denominator) == ("0", "3"):
-        return match[0]
+        return str(match[0])
     part = _PARTS[int(denominator)]
     count = _COUNTS[int(numerator)]
     article = "an" if part == "eighth" else "a"
@@ -27,14 +29,16 @@ def _fraction(match: Match) -> str:
 
 def _power(match: Match) -> str:
     exponent = match["exponent"]
-    number = normalize("NFKC", exponent).replace("−", "minus ").replace("-", "minus ")
+    number = normalize("NFKC", exponent.lstrip("^")).replace("−", "minus ").replace("-", "minus ")
     if exponent in ("²", "^2"):
         return " squared "
     if exponent in ("³", "^3"):
         return " cubed "
+    if exponent[-1] in "⁺⁻":  # of an ion
+        return f" {number.replace('+', ' plus')} "
     if match["word"]:  # a note's number, rather than a power of a word
-        return f" {number.lstrip('^')} "
-    return f" to the {number.lstrip('^')} "
+        return f" {number} "
+    return f" to the {number} "
 
 
 def _amount(match: Match) -> str:
@@ -51,9 +55,8 @@ def _stars(match: Match) -> str:
 
 
 def _greek(match: Match) -> str:
-    return (
-        f" {name(match['letter']).partition(' WITH ')[0].split()[-1].lower()}{match['end'] and ' '}"
-    )
+    letter = name(match["letter"]).partition(" WITH ")[0].split()[-1].lower()
+    return f" {letter} " if match["end"] else f" {letter}"
 
 
 _PARTS = {
@@ -61,6 +64,11 @@ _PARTS = {
     9: "ninth", 10: "tenth",
 }  # fmt: skip
 _COUNTS = ["zero", "one", "two", "three", "four", "five", "six", "seven"]
+
+_UNITS = {
+    "m": "meters", "s": "seconds", "l": "liters", "L": "liters", "g": "grams", "V": "volts",
+    "A": "amperes", "F": "farads", "W": "watts", "H": "henries", "T": "teslas", "N": "newtons",
+}  # fmt: skip
 
 _CURRENCY = r"[\p{Sc}--[$¢]]"
 _SCALE = r"(?P<scale>\s?(?:thousand|million|billion|trillion|k|K|M|B|bn|m)\b)?"
@@ -90,7 +98,10 @@ RULES: tuple[tuple[regex.Pattern[str], str | Callable[[Match], str]], ...] = tup
         (rf"(?P<sign>{_CURRENCY})\s?(?P<amount>\d(?:[\d.,]{{0,20}}\d)?){_SCALE}", _amount),
         (rf"(?<=\d)(?P<amount>)\s?(?P<sign>{_CURRENCY})(?P<scale>)", _amount),
         (r"(?P<whole>(?<=\d)\s?)?(?P<fraction>[¼½¾⅐-⅞])(?=(?P<end>\w)?)", _fraction),
-        (rf"(?<=(?P<word>\p{{L}}{{3}})|[\w)])(?P<exponent>{_RAISED}++|\^-?\d{{1,9}})", _power),
+        (
+            rf"(?<=(?P<word>\p{{L}}{{3}})|[\w)])(?P<exponent>{_RAISED}++(?!\p{{Lm}})|\^-?\d{{1,9}})",
+            _power,
+        ),
         (r"(?P<full>[★⭐]++)(?P<empty>☆++)|(?P<full>[★⭐]{2,}+)(?P<empty>)", _stars),
         (rf"(?<=[\w)\]\"'’”%.])\s?{_ARROW}\s?(?=[\w(\"'‘“])", " to "),
         (r"(?<=[\w)\]\"'’”%])\s?[•‣◦▪●■·∙]\s(?=\w)", ", "),
@@ -99,12 +110,6 @@ RULES: tuple[tuple[regex.Pattern[str], str | Callable[[Match], str]], ...] = tup
     )
 )
 """In this order. Each pattern takes linear time."""
-
-_UNITS = {
-    "m": "meters", "s": "seconds", "l": "liters", "L": "liters", "g": "grams", "V": "volts",
-    "A": "amperes", "F": "farads", "W": "watts", "H": "henries", "T": "teslas", "N": "newtons",
-}  # fmt: skip
-
 
 # --- Words ------------------------------------------------------------------------------------
 

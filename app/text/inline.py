@@ -14,19 +14,22 @@ def strip_inline(text: str, labels: set[str], lost: list[str]) -> str:
 
     def show_link(link: regex.Match[str]) -> str:
         lost.append(link["address"])
-        return link["text"]
+        return str(link["text"])
 
     def show_reference(link: regex.Match[str]) -> str:
-        return link["text"] if (link["label"] or link["text"]).lower() in labels else link[0]
+        is_defined = (link["label"] or link["text"]).lower() in labels
+        return str(link["text"] if is_defined else link[0])
 
     for _ in range(2):  # an image may be the text of a link
         text = _LINK.sub(show_link, text)
     text = _REFERENCE.sub(show_reference, text) if labels else text
     text = _CITATION.sub(" ", _NOTE.sub("", text))
+    for pair in (_MATHS, _BOLD):
+        text = pair.sub(lambda match: match["text"], text)
     text = _MARKS.sub(lambda run: "*" if len(run[0]) % 2 and run[0][0] == "*" else "", text)
     for emphasis in (_EMPHASIS, _HIGHLIGHT):
         text = emphasis.sub(lambda match: match["text"], text)
-    return _HALF_EMPHASIS.sub("", text)
+    return str(_HALF_EMPHASIS.sub("", text))
 
 
 _LINK = pattern(
@@ -37,6 +40,8 @@ _REFERENCE = pattern(r"(?<!\w)!?\[(?P<text>[^\[\]]++)\](?:\[(?P<label>[^\[\]]*+)
 _NOTE = pattern(r"\[\^[^\[\]\s]++\]|`|\$\$")
 _CITATION = pattern(r"【[^【】†]*+†[^【】]*+】")
 
+_MATHS = pattern(r"(?<![\w$])\$(?=[^\s$])(?=[^$\n]*[\\\^_={}])(?P<text>[^$\n]++)(?<=\S)\$(?![\w$])")
+_BOLD = pattern(r"(?<![A-Za-z0-9*])\*\*(?=[^\s*])(?P<text>[^*\n]++)(?<=\S)\*\*(?!\*)")
 # The runs of two and more marks need no partner: clients cut texts into pieces.
 _MARKS = pattern(
     r"(?<![A-Za-z0-9*])\*{2,}+(?=\S)|(?<=[^\s*])\*{2,}+(?![A-Za-z0-9*])"

@@ -22,7 +22,7 @@ def strip_markup(text: str, dropped: list[str]) -> str:
         return f"\ufdd0{len(kept) - 1}\ufdd1"
 
     def restore(text: str) -> str:
-        return _KEPT.sub(lambda match: kept[int(match[1])], text)
+        return str(_KEPT.sub(lambda match: kept[int(match[1])], text))
 
     lost: list[str] = []
     text = text.translate(dict.fromkeys(map(ord, "\ufdd0\ufdd1")))
@@ -57,7 +57,7 @@ def _keep_code_blocks(text: str, keep: Keep, lost: list[str]) -> str:
 
 def _content(literal: regex.Match[str]) -> str:
     code = literal["code"] or literal["quoted"]
-    return code.strip() if code else literal["escaped"] or literal["address"]
+    return str(code.strip() if code else literal["escaped"] or literal["address"])
 
 
 # --- Blocks -----------------------------------------------------------------------------------

@@ -19,7 +19,8 @@ def strip_tags(text: str, keep: Keep, dropped: list[str]) -> str:
     A word in angle brackets that is no tag, such as `<name>`, loses the brackets only. `dropped`
     receives the comments.
     """
-    text = _SUPERSCRIPT.sub(lambda m: _raised(m["digits"]), _strip_comments(text, dropped))
+    text = _DECLARATION.sub("", _strip_comments(text, dropped))
+    text = _SUPERSCRIPT.sub(lambda match: _raised(match["digits"]), text)
     closed = {name.lower() for name in _CLOSING.findall(text)}
 
     def replace(tag: regex.Match[str]) -> str:
@@ -36,16 +37,16 @@ def strip_tags(text: str, keep: Keep, dropped: list[str]) -> str:
         if name in closed or ":" in name or is_closing or is_empty:
             return " "
         if not _OUTSIDE_WORD.match(text, tag.start()):
-            return tag[0]
+            return str(tag[0])
         following = text[tag.end() : tag.end() + 1]
-        return tag["name"] + " " * (following.isalnum() or following == "<")
+        return f"{tag['name']} " if following.isalnum() or following == "<" else str(tag["name"])
 
-    return _TAG.sub(replace, _DECLARATION.sub("", text))
+    return str(_TAG.sub(replace, text))
 
 
 def decode_entities(text: str) -> str:
     """Decode each entity once. Those that lack a semicolon stay, as in `?a=1&copy=2`."""
-    return _ENTITY.sub(lambda entity: unescape(entity[0]), text)
+    return str(_ENTITY.sub(lambda entity: unescape(entity[0]), text))
 
 
 def _strip_comments(text: str, dropped: list[str]) -> str:

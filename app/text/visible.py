@@ -6,7 +6,8 @@ from app.text.pauses import MARKS
 
 def visible(text: str) -> str:
     """`text` without invisible characters and without marks of pauses."""
-    return _JOINERS.sub(r"\1", _INVISIBLE.sub("", text))
+    seen: str = _JOINERS.sub(r"\1", _INVISIBLE.sub("", text))
+    return seen
 
 
 _INVISIBLE = pattern(

@@ -40,7 +40,8 @@ def plain(text: str) -> str:
             "E=mc², 5 m³, ㎡, 10⁻³, 2ⁿ, y^10",
             "E=mc squared, 5 m cubed, m squared, 10 to the minus 3, 2 to the n, y to the 10",
         ),
-        ("H₂O, CO₂, 1ˢᵗ, true¹²", "H2O, CO2, 1st, true 12"),
+        ("H₂O, CO₂, 1ˢᵗ, 2ⁿᵈ, true¹²", "H2O, CO2, 1st, 2nd, true 12"),
+        ("Na⁺, Ca²⁺, Cl⁻", "Na plus, Ca 2 plus, Cl minus"),
         # units and money
         (
             "−5 °C, 5−3, a − b, 70°F, 45°",

@@ -26,6 +26,10 @@ def shown(text: str) -> str:
         ("*one* _two_ __three__ ***four*** ~~five~~ ==six==", "one two three four five six"),
         ("**_nested_ and *more* of it**, ***all** mixed*", "nested and more of it, all mixed"),
         ("un**believ**able, **API**s, 这是**重要**的", "unbelievable, APIs, 这是重要的"),
+        (
+            '**Note:**this, (**that**), **"q"** and $E=mc^2$ for $5',
+            'Note:this, (that), "q" and E=mc^2 for $5',
+        ),
         ("**Note: the client cut this", "Note: the client cut this"),
         ("and this as well**.", "and this as well."),
         ("*A whisper", "A whisper"),
