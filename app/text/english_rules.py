@@ -46,7 +46,8 @@ def _amount(match: Match) -> str:
     unit = title.split()[-1]
     amount = match["amount"]
     plural = "" if amount == "1" or unit in ("yen", "won", "baht") else "s"
-    return f" {amount}{match['scale'] or ''} {unit}{plural} "
+    words = f" {amount}{match['scale'] or ''} {unit}{plural}"
+    return f"{words} " if match["end"] else words
 
 
 def _stars(match: Match) -> str:
@@ -56,6 +57,7 @@ def _stars(match: Match) -> str:
 
 def _greek(match: Match) -> str:
     letter = name(match["letter"]).partition(" WITH ")[0].split()[-1].lower()
+    letter = letter.replace("lamda", "lambda")  # as Unicode spells it
     return f" {letter} " if match["end"] else f" {letter}"
 
 
@@ -71,41 +73,47 @@ _UNITS = {
 }  # fmt: skip
 
 _CURRENCY = r"[\p{Sc}--[$¢]]"
-_SCALE = r"(?P<scale>\s?(?:thousand|million|billion|trillion|k|K|M|B|bn|m)\b)?"
+_SCALE = r"(?P<scale> ?(?:thousand|million|billion|trillion|k|K|M|B|bn|m)\b)?"
 _RAISED = r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ]"
-_ARROW = r"(?:[→⇒⟶⟹⇨➔➙➛➜➝➞➟➠➡⮕↦]++|(?<=\s)(?:-{1,3}|={1,3})>(?=\s))"
+_ARROW = r"(?:[→⇒⟶⟹⇨➔➙➛➜➝➞➟➠➡⮕↦]++|(?<=[ ])(?:-{1,3}|={1,3})>(?=[ ]))"
 
 RULES: tuple[tuple[regex.Pattern[str], str | Callable[[Match], str]], ...] = tuple(
     (pattern(rule), replacement)
     for rule, replacement in (
+        (r"(?<=\d) ?[º˚](?= ?[CF]\b)", "°"),
+        (r"« ?| ?»", '"'),
+        (r"(?<=\d) – (?=\d)", "-"),
         # 40°26′46″, 5′10″, 5'10"
         (
-            r"°\s?(?P<m>\d{1,2})\s?[′'’](?:\s?(?P<s>\d{1,2}(?:\.\d{1,3})?)\s?[″\"”])?",
+            r"° ?(?P<m>\d{1,2}) ?[′'’](?: ?(?P<s>\d{1,2}(?:\.\d{1,3})?) ?[″\"”])?",
             lambda m: f" degrees {m['m']} minutes " + (f"{m['s']} seconds " if m["s"] else ""),
         ),
         (
-            r"(?<=\d)\s?(?:′|'(?=\d))\s?(?P<i>\d{1,2}(?:[.½¼¾]\d{0,2})?)\s?[″\"”]",
+            r"(?<=\d) ?(?:′|['’](?=\d)) ?(?P<i>\d{1,2}(?:[.½¼¾]\d{0,2})?) ?[″\"”]",
             r" feet \g<i> inches ",
         ),
-        (r"(?<=\d)\s?′", " feet "),
-        (r"(?<=\d)\s?″", " inches "),
+        (r"(?<=\d) ?′", " feet "),
+        (r"(?<=\d) ?″", " inches "),
         (r"(?<=\w)[′ʹ]", " prime "),
-        (r"°\s?C\b", " degrees Celsius "),
-        (r"°\s?F\b", " degrees Fahrenheit "),
+        (r"° ?C\b", " degrees Celsius "),
+        (r"° ?F\b", " degrees Fahrenheit "),
         (r"(?<=\p{L})−(?=\p{L})", "-"),
         (r"[µμ](?P<u>[mslgLVAFWHTN]\b)", lambda m: f" micro{_UNITS.get(m['u'], m['u'])}"),
-        (r"(?<=[\dkMG]\s?)Ω", " ohms"),
-        (rf"(?P<sign>{_CURRENCY})\s?(?P<amount>\d(?:[\d.,]{{0,20}}\d)?){_SCALE}", _amount),
-        (rf"(?<=\d)(?P<amount>)\s?(?P<sign>{_CURRENCY})(?P<scale>)", _amount),
-        (r"(?P<whole>(?<=\d)\s?)?(?P<fraction>[¼½¾⅐-⅞])(?=(?P<end>\w)?)", _fraction),
+        (r"(?<=[\dkMG] ?)Ω", " ohms"),
+        (
+            rf"(?P<sign>{_CURRENCY}) ?(?P<amount>\d(?:[\d.,]{{0,20}}\d)?){_SCALE}(?=(?P<end>\w?))",
+            _amount,
+        ),
+        (rf"(?<=\d)(?P<amount>) ?(?P<sign>{_CURRENCY})(?P<scale>)(?=(?P<end>\w?))", _amount),
+        (r"(?P<whole>(?<=\d) ?)?(?P<fraction>[¼½¾⅐-⅞])(?=(?P<end>\w)?)", _fraction),
         (
             rf"(?<=(?P<word>\p{{L}}{{3}})|[\w)])(?P<exponent>{_RAISED}++(?!\p{{Lm}})|\^-?\d{{1,9}})",
             _power,
         ),
         (r"(?P<full>[★⭐]++)(?P<empty>☆++)|(?P<full>[★⭐]{2,}+)(?P<empty>)", _stars),
-        (rf"(?<=[\w)\]\"'’”%.])\s?{_ARROW}\s?(?=[\w(\"'‘“])", " to "),
-        (r"(?<=[\w)\]\"'’”%])\s?[•‣◦▪●■·∙]\s(?=\w)", ", "),
-        (r"(?<=\d)\s?[·⋅∙]\s?(?=\d)", " times "),
+        (rf"(?<=[\w)\]\"'’”%.]) ?{_ARROW} ?(?=[\w(\"'‘“])", " to "),
+        (r"(?<=[\w)\]\"'’”%]) ?[•‣◦▪●■·∙] (?=\w)", ", "),
+        (r"(?<=\d) ?[·⋅∙] ?(?=\d)", " times "),
         (r"(?<!\p{Greek})(?P<letter>\p{Greek})(?!\p{Greek})(?=(?P<end>\w?))", _greek),
     )
 )
@@ -116,7 +124,7 @@ RULES: tuple[tuple[regex.Pattern[str], str | Callable[[Match], str]], ...] = tup
 _SPACED = {
     "№": "number", "℅": "care of", "−": "minus", "×": "times", "÷": "divided by",
     "±": "plus or minus", "∓": "minus or plus", "√": "square root of", "∑": "sum of",
-    "∏": "product of", "≈": "about", "≅": "about", "∼": "about", "°": "degrees", "‰": "per mille",
+    "∏": "product of", "≈": "about", "≅": "about", "∼": "about", "°": "degrees", "˚": "degrees", "‰": "per mille",
     "§": "section", "¶": "paragraph", "©": "copyright", "®": "registered", "™": "trademark",
     "℠": "service mark", "¢": "cents", "←": "from", "↔": "and", "⇔": "is equivalent to",
     "↑": "up", "↓": "down", "✅": "check mark", "✔": "check mark", "✓": "check mark",
@@ -124,7 +132,7 @@ _SPACED = {
     "✘": "cross mark", "❎": "cross mark", "⚠": "warning", "👍": "thumbs up",
     "👎": "thumbs down", "❤": "heart", "♥": "heart", "💯": "one hundred", "➕": "plus",
     "➖": "minus", "➗": "divided by", "🔟": "10", "★": "star", "⭐": "star", "♯": "sharp",
-    "♭": "flat", "♀": "female", "♂": "male",
+    "♭": "flat", "♀": "female", "♂": "male", "⁺": "plus", "⁻": "minus",
 }  # fmt: skip
 _PLAIN = {
     **dict.fromkeys("ʼʹˈʻʽʾʿ′‵´`‚‛‹›＇", "'"),
@@ -132,7 +140,7 @@ _PLAIN = {
     **dict.fromkeys("‐‑‒⁃", "-"), "―": "—", "⁄": "/", "∕": "/", "∗": "*", "⋅": " times ",
     "❓": "?", "❔": "?", "❗": "!", "❕": "!", "‽": "?!", "⸮": "?", "。": ". ", "、": ", ",
     "।": ". ", "॥": ". ", "။": ". ", "។": ". ", "،": ",", "؛": ";", "؟": "?", "۔": ".",
-    **dict.fromkeys("•‣◦▪▫●○■□▶►◆◇·∙※†‡⁂¿¡→⇒⟶⟹⇨➔➙➛➜➝➞➟➠➡⮕↦¦¨¯¸☆\u20e3\u00a0\u00ad", " "),
+    **dict.fromkeys("•‣◦▪▫●○■□☐▶►◆◇·∙※†‡⁂¿¡→⇒⟶⟹⇨➔➙➛➜➝➞➟➠➡⮕↦¦¨¯¸☆\u20e3\u00a0\u00ad", " "),
 }  # fmt: skip
 WORDS = {sign: f" {words} " for sign, words in _SPACED.items()} | _PLAIN
 """What a sign is replaced by wherever it stands; by a space if it is mere decoration."""

@@ -34,13 +34,15 @@ def strip_inline(text: str, labels: set[str], lost: list[str]) -> str:
 
 _LINK = pattern(
     r"(?<!\w)!?\[(?P<text>[^\[\]]*+)\]"
-    r"\((?P<address>[^()\s]*+(?:\([^()\s]*+\)[^()\s]*+)*+)(?:\s++(?:\"[^\"]*+\"|'[^']*+'))?\s*+\)"
+    r"\((?P<address><[^<>\n]*+>|[^()\s<]*+(?:\([^()\s]*+\)[^()\s]*+)*+)(?:\s++(?:\"[^\"]*+\"|'[^']*+'))?\s*+\)"
 )
 _REFERENCE = pattern(r"(?<!\w)!?\[(?P<text>[^\[\]]++)\](?:\[(?P<label>[^\[\]]*+)\])?")
 _NOTE = pattern(r"\[\^[^\[\]\s]++\]|`|\$\$")
 _CITATION = pattern(r"【[^【】†]*+†[^【】]*+】")
 
-_MATHS = pattern(r"(?<![\w$])\$(?=[^\s$])(?=[^$\n]*[\\\^_={}])(?P<text>[^$\n]++)(?<=\S)\$(?![\w$])")
+_MATHS = pattern(
+    r"(?<![\w$])\$(?=[^\s$])(?=[A-Za-z]\$|[^$\n]*[\\\^_={}])(?P<text>[^$\n]++)(?<=\S)\$(?![\w$])"
+)
 _BOLD = pattern(r"(?<![A-Za-z0-9*])\*\*(?=[^\s*])(?P<text>[^*\n]++)(?<=\S)\*\*(?!\*)")
 # The runs of two and more marks need no partner: clients cut texts into pieces.
 _MARKS = pattern(
@@ -54,5 +56,5 @@ _EMPHASIS = pattern(
     rf"(?<![A-Za-z0-9*])\*(?=\S)(?P<text>(?:{_INSIDE.format('*')})++)(?<=\S)\*(?![A-Za-z0-9*])"
     rf"|(?<!\w)_(?=\S)(?P<text>(?:{_INSIDE.format('_')}|(?<=\w)_(?=\w))++)(?<=\S)_(?!\w)"
 )
-_HALF_EMPHASIS = pattern(r"(?m)^\*(?=[^\W\d])|(?<=[.!?,;:])\*(?!\S)")
+_HALF_EMPHASIS = pattern(r"(?<![^\s\"'“‘])\*(?=\p{L})|(?<=[.!?,;:])\*(?!\S)")
 _HIGHLIGHT = pattern(r"(?<![\w=])==(?=[^\s=])(?P<text>[^=\n]++)(?<=\S)==(?![\w=])")

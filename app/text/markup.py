@@ -97,7 +97,7 @@ def _show(block: regex.Match[str], rest: str, labels: set[str], lost: list[str])
         labels.add(block["label"].lower())
         lost.append(block["address"])
         return []
-    return [(block["callout"] or "") + rest]  # a rule, a footnote
+    return [(block["callout"] or "") + rest]  # a rule, a note, a definition
 
 
 def _is_table_rule(line: str) -> bool:
@@ -123,10 +123,10 @@ _ROW = pattern(r"\s*+\|.*\|\s*$")
 _BLOCK = pattern(
     r"\s*+(?:\[!(?P<callout>\w++)\]"
     r"|\[(?P<label>[^\^\[\]][^\[\]]*+)\]:\s++(?P<address>(?:\ufdd0|[/.#]|www\.|mailto:)\S*+)"
-    r"|\[\^[^\[\]]++\]:"
-    r"|([-*_=~])(?:[ \t]*+\4){2,}+\s*+$"
+    r"|\[\^[^\[\]]++\]:|:\s++"
+    r"|([-*_=~+])(?:[ \t]*+\4){2,}+\s*+$"
     r"|(?P<heading>\#{1,6}+[ \t]++)"
-    r"|(?P<item>(?:(?P<number>\(?[0-9]{1,9}[.)]\s)|[-*•‣◦▪▫●○■□∙·➢➤–—]\s|\+\s(?!\s*\d))\s*+"
+    r"|(?P<item>(?:(?P<number>\(?[0-9]{1,9}[.)]\s)|(?:[-*•‣◦▪▫●○■□∙·➢➤–—]\s++)++|\+\s(?!\s*\d))\s*+"
     r"(?:\[[ xX]\]\s++)?))"
 )
 _CLOSING_MARKS = pattern(r"(?<=\s)#+\s*+$")

@@ -19,7 +19,7 @@ def strip_tags(text: str, keep: Keep, dropped: list[str]) -> str:
     A word in angle brackets that is no tag, such as `<name>`, loses the brackets only. `dropped`
     receives the comments.
     """
-    text = _DECLARATION.sub("", _strip_comments(text, dropped))
+    text = _AUTOLINK.sub(r"\1", _DECLARATION.sub(" ", _strip_comments(text, dropped)))
     text = _SUPERSCRIPT.sub(lambda match: _raised(match["digits"]), text)
     closed = {name.lower() for name in _CLOSING.findall(text)}
 
@@ -82,7 +82,8 @@ _TAG = pattern(
     rf"(?P<attributes>(?:{_ATTRIBUTE})*+)\s*+(?P<empty>/?)>"
 )
 _CLOSING = pattern(r"</([A-Za-z][\w:.-]*+)\s*+>")
-_DECLARATION = pattern(r"<\?[^<>]*+>|<![A-Za-z\[][^<>]*+>")
+_DECLARATION = pattern(r"<\?[^<>]*+>|<![A-Za-z\[][^<>]*+>|<\|[^<>|\s]*+\|>")
+_AUTOLINK = pattern("<(\ufdd0[0-9]++\ufdd1|[\\w.+-]++@[\\w.-]++)>")
 _SUPERSCRIPT = pattern(r"(?i)<sup>(?P<digits>[0-9]{1,9})</sup>")
 _ENTITY = pattern(r"&(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 _OUTSIDE_WORD = pattern(r"(?<!\w)")
@@ -102,15 +103,22 @@ _PARAGRAPHS = (
     "nav", "ol", "p", "pre", "section", "table", "title", "ul",
 )  # fmt: skip
 _LINES = ("br", "caption", "dd", "details", "dt", "figcaption", "li", "option", "summary", "tr")
-_INSTEAD = dict.fromkeys(_PARAGRAPHS, "\n\n") | dict.fromkeys(_LINES, LINE_END)
+_SPACES = (
+    "audio", "button", "col", "colgroup", "data", "desc", "iframe", "input", "label", "lang",
+    "lexicon", "link", "meta", "object", "param", "prosody", "s", "script", "select", "source",
+    "speak", "style", "tbody", "template", "textarea", "tfoot", "thead", "token", "video",
+    "voice",
+)  # fmt: skip
+_INSTEAD = {
+    **dict.fromkeys(_PARAGRAPHS, "\n\n"),
+    **dict.fromkeys(_LINES, LINE_END),
+    **dict.fromkeys(_SPACES, " "),
+}
 """What a tag is replaced by, if not by nothing."""
 
 _SILENT = {
-    "a", "abbr", "acronym", "audio", "b", "bdi", "bdo", "big", "button", "canvas", "center",
-    "cite", "code", "col", "colgroup", "data", "del", "desc", "dfn", "em", "emphasis", "font", "i",
-    "iframe", "img", "input", "ins", "kbd", "label", "lang", "lexicon", "link", "mark", "meta",
-    "object", "param", "phoneme", "picture", "prosody", "q", "rp", "rt", "ruby", "s", "samp",
-    "say-as", "script", "select", "small", "source", "span", "speak", "strike", "strong", "style",
-    "sub", "sup", "svg", "tbody", "template", "textarea", "tfoot", "thead", "time", "token", "tt",
-    "u", "var", "video", "voice", "w", "wbr",
+    "a", "abbr", "acronym", "b", "bdi", "bdo", "big", "canvas", "center", "cite", "code", "del",
+    "dfn", "em", "emphasis", "font", "i", "img", "ins", "kbd", "mark", "phoneme", "picture", "q",
+    "rp", "rt", "ruby", "samp", "say-as", "small", "span", "strike", "strong", "sub", "sup",
+    "svg", "time", "tt", "u", "var", "w", "wbr",
 }  # fmt: skip

@@ -118,7 +118,7 @@ A diagram shows it.
 [START] Begin here [STOP]
 (START) Begin here (STOP)
 Note*: terms apply. *Terms and conditions.
-Note*: terms apply. *Terms and conditions.
+Note*: terms apply. Terms and conditions.
 Thanks — and *good luck*! 🎉🎉🎉
 Thanks, and good luck!
 """.strip().splitlines()

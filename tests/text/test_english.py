@@ -72,6 +72,11 @@ def plain(text: str) -> str:
         ("★★★★☆ or ⭐⭐", "4 out of 5 stars or 2 stars"),
         # emoji with a meaning
         ("✅ a ❌ b ⚠️ c 👍🏽 d 🆗 e", "check mark a cross mark b warning c thumbs up d OK e"),
+        (
+            "5’10”, 37º C, 20˚, 3 – 5, €2/kg, λ",
+            "5 feet 10 inches, 37 degrees Celsius, 20 degrees, 3-5, 2 euros/kg, lambda",
+        ),
+        ("« Oui », e⁻ˣ", '"Oui", e minus x'),
         # punctuation
         ("don't。 好、ok؟ «a» „b“ 「c」 ‐ ‑", 'don\'t. Hao, ok? "a" "b" "c", -'),
         ("¿Qué? ¡Sí! wait… 1–2", "Qué? Sí! wait, 1-2"),

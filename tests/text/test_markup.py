@@ -48,7 +48,8 @@ def shown(text: str) -> str:
         ("> Be brave.\n>> Be wise.", f"Be brave. {LINE} Be wise."),
         ("> [!NOTE]\n> Mind this.", f"NOTE {LINE} Mind this."),
         ("[docs](https://example.com/a_b?c=d) here", "docs here"),
-        ('![a cat](cat.png "Cat") and [two](</b> (c))', "a cat and [two]( (c))"),
+        ("![a cat](cat.png \"Cat\") and [two](<b c> 'd')", "a cat and two"),
+        ("<https://a.example/_b_> or <c@d.example>", "https://a.example/_b_ or c@d.example"),
         ("[![build](b.svg)](https://ci.example/x)", "build"),
         (
             "See [the guide][1] or [Home].\n\n[1]: https://a.example\n[home]: /",
@@ -121,6 +122,7 @@ def test_text_that_resembles_markup_survives(text: str) -> None:
         ('<p class="x" id=y>Hi <a href="https://a.example/?b=c">there</a></p>', "Hi there"),
         ("E=mc<sup>2</sup>, H<sub>2</sub>O", "E=mc², H2O"),
         ("&lt;b&gt; &amp;amp; &#x41;&#66; &hellip; &unknown; &quot;", '<b> &amp; AB … &unknown; "'),
+        ("<s>One.</s><s>Two.</s><|im_end|>", "One. Two."),
         ("<!-- hidden --> seen --> too", "seen --> too"),
         ("<think>hm</think> Dear <name>, use <your-key>", "hm Dear name, use your-key"),
         (
