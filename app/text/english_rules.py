@@ -124,7 +124,8 @@ RULES: tuple[tuple[regex.Pattern[str], str | Callable[[Match], str]], ...] = tup
 _SPACED = {
     "№": "number", "℅": "care of", "−": "minus", "×": "times", "÷": "divided by",
     "±": "plus or minus", "∓": "minus or plus", "√": "square root of", "∑": "sum of",
-    "∏": "product of", "≈": "about", "≅": "about", "∼": "about", "°": "degrees", "˚": "degrees", "‰": "per mille",
+    "∏": "product of", "≈": "about", "≅": "about", "∼": "about", "°": "degrees",
+    "˚": "degrees", "‰": "per mille",
     "§": "section", "¶": "paragraph", "©": "copyright", "®": "registered", "™": "trademark",
     "℠": "service mark", "¢": "cents", "←": "from", "↔": "and", "⇔": "is equivalent to",
     "↑": "up", "↓": "down", "✅": "check mark", "✔": "check mark", "✓": "check mark",
