@@ -12,6 +12,7 @@ from unicodedata import category, decomposition, name, normalize
 import regex
 from anyascii import anyascii
 
+from app.text.cleaning import collapse_spaces
 from app.text.english_rules import RULES, WORDS
 from app.text.patterns import pattern
 from app.text.pauses import LINE_END, MARKS
@@ -40,16 +41,17 @@ def plain_english(text: str) -> PlainText:
     """`text` in ASCII and the letters of Latin-1, with its pauses. Takes linear time."""
     dropped: list[str] = []
 
-    def plain(match: regex.Match[str]) -> str:
-        instead = _plain_character(match[0])
-        if instead is None:
-            dropped.append(match[0])
-        return instead or ""
+    def compatible(match: regex.Match[str]) -> str:
+        char = _compatible(match[0])
+        if len(char) == 1 and _plain_character(char) is None:
+            dropped.append(char)
+            return ""
+        return char
 
-    text = _OTHER.sub(lambda match: _compatible(match[0]), text)
+    text = collapse_spaces(_OTHER.sub(compatible, text))
     for rule, replacement in RULES:
         text = rule.sub(replacement, text)
-    text = _LOOSE.sub("", _OTHER.sub(plain, text))
+    text = _LOOSE.sub("", _OTHER.sub(lambda match: _plain_character(match[0]) or "", text))
     return PlainText(plain_punctuation(text), "".join(dropped))
 
 

@@ -111,7 +111,7 @@ RULES: tuple[tuple[regex.Pattern[str], str | Callable[[Match], str]], ...] = tup
             _power,
         ),
         (r"(?P<full>[★⭐]++)(?P<empty>☆++)|(?P<full>[★⭐]{2,}+)(?P<empty>)", _stars),
-        (rf"(?<=[\w)\]\"'’”%.]) ?{_ARROW} ?(?=[\w(\"'‘“])", " to "),
+        (rf"(?<=[\p{{S}}\w)\]\"'’”%.]) ?{_ARROW} ?(?=[\p{{S}}\w(\"'‘“])", " to "),
         (r"(?<=[\w)\]\"'’”%]) ?[•‣◦▪●■·∙] (?=\w)", ", "),
         (r"(?<=\d) ?[·⋅∙] ?(?=\d)", " times "),
         (r"(?<!\p{Greek})(?P<letter>\p{Greek})(?!\p{Greek})(?=(?P<end>\w?))", _greek),
