@@ -166,6 +166,11 @@ class Settings(BaseSettings):
         DEFAULTS.text_processing_chunk_size,
         description="Max characters per text chunk. Smaller values can reduce latency.",
     )
+    tts_strip_markup: bool = Field(
+        True,
+        description="Markdown, HTML and SSML are not read out: marks and tags are dropped, "
+        "entities decoded, and `<break>` is a pause. `false`: they are read as text.",
+    )
     tts_audio_tokens_per_slice: SliceTokens = Field(
         DEFAULTS.audio_tokens_per_slice,
         description="Number of audio tokens per slice during streaming. Affects granularity.",

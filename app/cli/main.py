@@ -1,4 +1,4 @@
-"""The command line: `chatterbox-tts serve | speak | voices | models | bench`."""
+"""The command line: `chatterbox-tts serve | speak | text | voices | models | bench`."""
 
 import asyncio
 import logging
@@ -11,6 +11,7 @@ from app import __version__
 from app.cli.bench import bench
 from app.cli.models import models
 from app.cli.synthesize import speak
+from app.cli.text import show_text
 from app.cli.voices import voices
 from app.core.errors import ServiceError, StartupError
 from app.core.log import set_up_logging
@@ -45,6 +46,7 @@ def serve() -> None:
 
 
 cli.command()(speak)
+cli.command("text")(show_text)
 cli.add_typer(voices, name="voices")
 cli.add_typer(models, name="models")
 cli.add_typer(bench, name="bench")

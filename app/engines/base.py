@@ -11,17 +11,12 @@ from typing import Any, Protocol
 
 from app.core.audio import Samples
 from app.core.params import SynthesisParams
+from app.text.chunking import TextChunk
+
+__all__ = ["Decoder", "Engine", "SpeechSlice", "TextChunk", "Voice", "Watermark", "prepare_voice"]
 
 Voice = Any
 """A prepared voice; its type is the engine's own."""
-
-
-@dataclass(frozen=True)
-class TextChunk:
-    """A piece of the text, short enough for one run of the model."""
-
-    text: str
-    index: int
 
 
 @dataclass(frozen=True)
@@ -56,9 +51,10 @@ class Engine(Protocol):
     the device cannot be used any more.
 
     An engine may also have `normalize_text(text) -> str`, which replaces characters that the model
-    was not trained on before the text is split; without it, `text.punctuation.plain_punctuation` is
-    applied. And `prepare_kept_voice(samples, rate, path)`, which does as `prepare_voice`, but may
-    keep what it computes in the file `path`, which is private and is deleted with the voice.
+    was not trained on before the text is split, and keeps its pauses (`text.pauses`); without it,
+    `text.punctuation.plain_punctuation` is applied. And
+    `prepare_kept_voice(samples, rate, path)`, which does as `prepare_voice`, but may keep what it
+    computes in the file `path`, which is private and is deleted with the voice.
     """
 
     name: str

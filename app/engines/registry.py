@@ -11,7 +11,10 @@ from app.core.cache_dir import keep_kernels_private
 from app.core.engine_config import EngineConfig
 from app.core.errors import StartupError
 from app.engines.base import Engine
+from app.engines.chatterbox.frontend.plain_text import plain_text
 from app.model_files.manifest import missing, refuse_other_variants
+from app.text.english import PlainText, plain_english
+from app.text.punctuation import plain_punctuation
 
 log = logging.getLogger(__name__)
 
@@ -19,6 +22,9 @@ ENGINES = {
     "chatterbox": "app.engines.chatterbox.engine:ChatterboxEngine",
     "preview": "app.engines.piper.engine:PreviewEngine",
 }
+
+PLAIN_TEXT = {"chatterbox": plain_text, "preview": plain_english}
+"""What each engine's `normalize_text` does, and what it drops."""
 
 DOWNLOAD_HINT = "'chatterbox-tts models download' fetches them"
 
@@ -67,6 +73,14 @@ def _require_extra(extra: str, problem: str, also: str = "") -> None:
         raise StartupError(
             f"{problem}: in a clone, pip install -c .ci/constraints.txt '.[{extra}]'{also}"
         )
+
+
+def plain_text_of(name_or_path: str) -> Callable[[str], PlainText]:
+    """The function that prepares a text for an engine, without loading it.
+
+    For an engine of the user's own, the one for engines without `normalize_text`.
+    """
+    return PLAIN_TEXT.get(name_or_path, lambda text: PlainText(plain_punctuation(text), ""))
 
 
 def load_engine(name_or_path: str, config: EngineConfig) -> Engine:

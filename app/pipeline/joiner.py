@@ -15,7 +15,7 @@ class ChunkJoiner:
     A chunk loses `remove_leading_milliseconds` at its start and `remove_trailing_milliseconds` at
     its end. The rest is joined to its neighbours by an equal-power crossfade ("full") or end to end
     ("zero"). A fade takes at most half of either chunk, so a short word between two long fades
-    stays audible; a chunk with nothing left counts as absent.
+    stays audible; a chunk with nothing left counts as absent. After a pause a chunk does not fade.
     """
 
     def __init__(self, params: SynthesisParams, sample_rate: int) -> None:
@@ -24,18 +24,23 @@ class ChunkJoiner:
         fade = params.crossfade_duration_milliseconds * sample_rate // 1000
         self._trim = _Trim(leading, trailing)
         self._join = _Join(fade if params.chunk_overlap_method == "full" else 0)
+        self._sample_rate = sample_rate
 
-    def push(self, audio: Samples, last: bool) -> Samples:
-        """Add `audio`, float32 [n]; `last` ends the text chunk. Returns float32 [m].
+    def push(self, audio: Samples, last: bool, pause_s: float = 0.0) -> Samples:
+        """Add `audio`, float32 [n]; `last` ends the text chunk, before a pause. Gives float32 [m].
 
         Held back are the trailing trim, the fade and, at the start of a chunk that fades in, as
         much as decides the length of that fade.
         """
-        return self._join.push(self._trim.push(audio, last), last)
+        joined = self._join.push(self._trim.push(audio, last), last)
+        if not pause_s:
+            return joined
+        silence: Samples = np.zeros(round(pause_s * self._sample_rate), np.float32)
+        return np.concatenate((joined, self._join.take_seam(), silence))
 
     def finish(self) -> Samples:
         """The rest of the stream, float32 [m]; a chunk still open ends here."""
-        return np.concatenate((self.push(_NOTHING, last=True), self._join.seam))
+        return np.concatenate((self.push(_NOTHING, last=True), self._join.take_seam()))
 
 
 class _Trim:
@@ -65,6 +70,11 @@ class _Join:
         self._fade = fade
         self._held = _NOTHING  # may be the end of this chunk
         self._length = 0  # of this chunk so far
+
+    def take_seam(self) -> Samples:
+        """The end of the last chunk, which no other is to meet."""
+        seam, self.seam = self.seam, _NOTHING
+        return seam
 
     def push(self, audio: Samples, last: bool) -> Samples:
         self._held = np.concatenate((self._held, audio))

@@ -16,10 +16,11 @@ from typing import NamedTuple
 from app.core import progress
 from app.core.audio import Samples
 from app.core.engine_config import QueueSizes
+from app.core.errors import EmptyText
 from app.core.params import SynthesisParams
-from app.engines.base import Engine, SpeechSlice, TextChunk, Voice
+from app.engines.base import Engine, SpeechSlice, Voice
 from app.pipeline.joiner import ChunkJoiner, to_int16
-from app.text.chunking import split
+from app.text.chunking import TextChunk, split
 from app.text.punctuation import plain_punctuation
 
 Emit = Callable[[bytes], Awaitable[None]]
@@ -64,6 +65,8 @@ class Pipeline:
         `on_chunk(done, total)` is called after each text chunk.
         """
         chunks = split(self._normalize(text), params.text_processing_chunk_size)
+        if not chunks:
+            raise EmptyText("The model can speak nothing in this text.", param="text")
         slices = Slices(self._sizes.slices)
         audio = AudioPieces(self._sizes.audio)
         done = itertools.count(1)
@@ -72,7 +75,9 @@ class Pipeline:
                 stages.create_task(self._t3(chunks, voice, params, slices))
                 stages.create_task(self._s3gen(voice, params, slices, audio))
                 stages.create_task(
-                    self._pcm(params, audio, emit, lambda: on_chunk(next(done), len(chunks)))
+                    self._pcm(
+                        chunks, params, audio, emit, lambda: on_chunk(next(done), len(chunks))
+                    )
                 )
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
@@ -86,13 +91,13 @@ class Pipeline:
 
     async def _t3(
         self,
-        chunks: list[str],
+        chunks: list[TextChunk],
         voice: Voice,
         params: SynthesisParams,
         slices: Slices,
     ) -> None:
-        for index, chunk in enumerate(chunks):
-            pieces = self._engine.speech_tokens(TextChunk(chunk, index), voice, params)
+        for chunk in chunks:
+            pieces = self._engine.speech_tokens(chunk, voice, params)
             async with aclosing(pieces):
                 async for piece in pieces:
                     self._step()
@@ -115,6 +120,7 @@ class Pipeline:
 
     async def _pcm(
         self,
+        chunks: list[TextChunk],
         params: SynthesisParams,
         audio: AudioPieces,
         emit: Emit,
@@ -123,9 +129,11 @@ class Pipeline:
         loop = asyncio.get_running_loop()
         joiner = ChunkJoiner(params, self._engine.sample_rate)
         watermark = self._engine.new_watermark()
+        pauses = (chunk.pause_s for chunk in chunks)
 
         def convert(piece: AudioPiece | None) -> bytes:
-            joined = joiner.push(*piece) if piece else joiner.finish()
+            pause_s = next(pauses, 0.0) if piece and piece.last else 0.0
+            joined = joiner.push(*piece, pause_s) if piece else joiner.finish()
             return to_int16(watermark.push(joined, last=piece is None) if watermark else joined)
 
         more = True

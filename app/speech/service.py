@@ -28,7 +28,7 @@ from app.observability.metrics import Metrics
 from app.settings import Settings
 from app.speech.options import SpeechOptions
 from app.speech.stream import SpeechStream
-from app.text.cleaning import clean
+from app.text.cleaning import clean, clean_markup
 from app.voices.library import VoiceLibrary
 
 SPEECH_ERRORS: tuple[type[ServiceError], ...] = (
@@ -102,7 +102,7 @@ class SpeechService:
         """Clean a text for a job. Raises `EmptyText`, `TextTooLong`.
 
         Cleaning shortens a text, so its length is checked afterwards; but no text is cleaned that
-        has `MAX_DECOMPOSITION` code points for each allowed character.
+        has `MAX_DECOMPOSITION` code points for each allowed character. Markup counts.
         """
         longest = self.settings.max_text_length
         cleaned = text if len(text) > longest * MAX_DECOMPOSITION else clean(text)
@@ -110,7 +110,7 @@ class SpeechService:
             raise TextTooLong(
                 f"The text has {len(cleaned)} characters, {longest} are allowed.", param="text"
             )
-        return cleaned
+        return clean_markup(text) if self.settings.tts_strip_markup else cleaned
 
 
 def ignored_parameters(model: ModelInfo | None, voice_id: str | None) -> str | None:

@@ -3,34 +3,64 @@
 Called by the pipeline. Lengths are in characters (code points).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 
 import regex
 import sentencex
 
-from app.text.cleaning import SPEAKABLE, collapse_spaces, pattern
+from app.text.cleaning import SPEAKABLE, collapse_spaces
 from app.text.languages import ENGLISH, Language
+from app.text.patterns import pattern
+from app.text.pauses import PAUSE, pause_s
 
 SHORT_CHARS = 16
 """Models babble over shorter texts, so a chunk has at least this length where possible."""
 
 
-def split(text: str, chunk_size: int, language: Language = ENGLISH) -> list[str]:
+@dataclass(frozen=True)
+class TextChunk:
+    """A piece of the text, short enough for one run of the model, and the silence after it."""
+
+    text: str
+    index: int
+    pause_s: float = 0.0
+
+
+def split(text: str, chunk_size: int, language: Language = ENGLISH) -> list[TextChunk]:
     """Split `text` into chunks of one line, at most as long as `chunk_size` (20 to 500) characters.
 
     The limit is for English; in another language it is the number of characters that take as long
-    to speak. A chunk takes as many sentences as fit. A longer sentence is cut near its middle:
-    after a clause, else after a word, else inside one, but never between a letter and its marks.
-    Every chunk has a speakable character and all of those are kept; a long run of others may be
-    dropped. `text` has no lone surrogates. Takes linear time.
+    to speak. A chunk ends at each pause, and takes as many sentences as fit. A longer sentence is
+    cut near its middle: after a clause, else after a word, else inside one, but never between a
+    letter and its marks. Every chunk has a speakable character and all of those are kept; a long
+    run of others may be dropped. `text` has no lone surrogates. Takes linear time.
     """
     max_chars = language.chunk_chars(chunk_size)
-    text = collapse_spaces(text)
+    pieces: list[tuple[str, float]] = []
+    for passage, length_s in _passages(collapse_spaces(text)):
+        pieces += [(piece, 0.0) for piece in _split(passage, max_chars, language.segmenter)]
+        if pieces:
+            piece, before_s = pieces[-1]
+            pieces[-1] = piece, max(before_s, length_s)
+    return [TextChunk(piece, index, length_s) for index, (piece, length_s) in enumerate(pieces)]
+
+
+def _passages(text: str) -> Iterator[tuple[str, float]]:
+    """The text between two pauses, and the length of the second in seconds."""
+    start = 0
+    for pause in PAUSE.finditer(text):
+        yield text[start : pause.start()], pause_s(pause[0])
+        start = pause.end()
+    yield text[start:], 0
+
+
+def _split(text: str, max_chars: int, segmenter: str) -> list[str]:
     chunks, start = [], 0
     while len(text) - start > max_chars:
         window = text[start : start + 2 * max_chars]
-        end = start + _chunk_end(window, max_chars, language.segmenter)
+        end = start + _chunk_end(window, max_chars, segmenter)
         chunks.append(text[start:end])
         start = _SPACES.match(text, end).end()
     chunks.append(text[start:])

@@ -3,46 +3,73 @@
 Called by the speech service; jobs carry the result.
 """
 
-from itertools import groupby
-
-import regex
+from itertools import groupby, pairwise
 
 from app.core.errors import EmptyText
 from app.core.unicode import nfc
+from app.text.markup import strip_markup
+from app.text.patterns import pattern
+from app.text.pauses import LINE_END
+from app.text.visible import visible
+
+WRAPPED_CHARS = range(56, 121)
+"""Lengths of the longest line of a paragraph that is wrapped at a fixed width."""
+
+FULL = 0.75
+"""A line of a wrapped paragraph that is shorter than this part of the longest ends on purpose.
+
+So does one that ends a sentence, if the next word had fitted.
+"""
 
 
 def clean(text: str) -> str:
     """`text` in NFC, without invisible characters and with normal spaces.
 
-    Paragraphs stay separated by a blank line. Idempotent. Raises `EmptyText` if nothing speakable
-    remains.
+    Paragraphs stay separated by a blank line, and lines by `LINE_END` unless the paragraph is
+    wrapped at a fixed width. Idempotent. Raises `EmptyText` if nothing speakable remains.
     """
-    visible = _JOINERS.sub(r"\1", _INVISIBLE.sub("", text))
-    cleaned = collapse_spaces(nfc(visible))
-    if not SPEAKABLE.search(cleaned):
+    return _tidy(visible(text))
+
+
+def clean_markup(text: str, dropped: list[str] | None = None) -> str:
+    """The same without Markdown, tags and entities; what is lost with them goes to `dropped`.
+
+    Has pauses as `text.pauses` describes them. Raises `EmptyText`.
+    """
+    return _tidy(strip_markup(visible(text), [] if dropped is None else dropped))
+
+
+def _tidy(text: str) -> str:
+    tidy = collapse_spaces(nfc(text))
+    if not SPEAKABLE.search(tidy):
         raise EmptyText("There is nothing in this text that can be spoken.", param="text")
-    return cleaned
+    return tidy
 
 
 def collapse_spaces(text: str) -> str:
-    """Single spaces within a paragraph, a blank line between two, nothing at the ends."""
-    lines = (" ".join(line.split()) for line in text.splitlines())
-    return "\n\n".join(" ".join(group) for filled, group in groupby(lines, bool) if filled)
+    """Single spaces within a line, `LINE_END` or a blank line between two, nothing at the ends."""
+    lines = _LINE_BREAK.split(text.replace("\u2029", "\n\n"))
+    groups = groupby(lines, lambda line: bool(line.strip()))
+    paragraphs = ("\n".join(group).split(LINE_END) for filled, group in groups if filled)
+    return "\n\n".join(
+        LINE_END.join(filter(None, map(_unwrap, paragraph))) for paragraph in paragraphs
+    )
 
 
-def pattern(source: str) -> regex.Pattern[str]:
-    return regex.compile(source, regex.V1 | regex.DOTALL)  # V1: sets can be added and subtracted
+def _unwrap(text: str) -> str:
+    """Join the lines of one paragraph, each to the next by a space or by `LINE_END`."""
+    lines = [tidy for line in text.split("\n") if (tidy := " ".join(line.split()))]
+    width = max(map(len, lines), default=0)
+    is_wrapped = width in WRAPPED_CHARS
+    joined = lines[:1]
+    for line, following in pairwise(lines):
+        filled = len(line) + 1 + len(following.partition(" ")[0])
+        is_full = filled > (width if line[-1] in ".!?:" else FULL * width)
+        joined += (" " if is_wrapped and is_full else LINE_END, following)
+    return "".join(joined)
 
 
-_INVISIBLE = pattern(
-    r"[[\p{Cc}\p{Cs}\p{Default_Ignorable_Code_Point}\uFFF9-\uFFFB]--[\s\x1C-\x1F\u200C\u200D]]"
-)
-# A joiner or non-joiner separates words where letters join, as in Persian and Hindi; elsewhere it
-# shapes glyphs or joins emoji.
-_JOINING = r"[[\p{L}\p{M}]--[\p{Latin}\p{Greek}\p{Cyrillic}]]"
-_JOINERS = pattern(rf"(?<={_JOINING})([\u200C\u200D])[\u200C\u200D]*+(?={_JOINING})|[\u200C\u200D]")
-
-
+_LINE_BREAK = pattern(r"\r\n|[\n\r\v\f\x85]")
 _VOICED = r"[[\p{L}\p{N}\p{Sc}%‰&@#§°℃℉№]||[\p{Sm}--\p{Extended_Pictographic}--[|~]]]"
 # Combining marks are capped at seven, more than any script uses, so that a grapheme with more of
 # them (zalgo text) still fits a chunk.

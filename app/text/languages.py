@@ -18,3 +18,5 @@ class Language:
 
 
 ENGLISH = Language("en", "English", segmenter="en", tokens_per_char=1.9)
+
+LANGUAGES = {language.code: language for language in (ENGLISH,)}

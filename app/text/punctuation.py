@@ -3,7 +3,8 @@
 Called before a text is split, by engines whose model needs it.
 """
 
-from app.text.cleaning import collapse_spaces, pattern
+from app.text.cleaning import collapse_spaces
+from app.text.patterns import pattern
 
 
 def plain_punctuation(text: str) -> str:

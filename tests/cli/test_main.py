@@ -57,6 +57,44 @@ def refusal(done: subprocess.CompletedProcess[bytes]) -> str:
     return line
 
 
+# --- text -----------------------------------------------------------------------------------------
+
+MARKED = "## *Act* Ⅳ\n\nIt costs **€5.99** 😀😀\n- [a](b.html) → c\n- [STOP] <break time='1s'/>"
+
+
+def test_text_shows_what_is_spoken_and_what_is_dropped(tmp_path: Path) -> None:
+    done = command(tmp_path, "text", MARKED, "--model", "chatterbox", "--language", "en")
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout.decode().splitlines() == [
+        "Act IV", "[pause 0.4s]", "It costs 5.99 euros", "[pause 0.25s]", "a to c", "[pause 0.25s]",
+        "(STOP)", "[pause 1s]",
+    ]  # fmt: skip
+    assert done.stderr.decode().splitlines() == [
+        "dropped: b.html", "dropped: 😀 (U+1F600, GRINNING FACE), 2 times",
+    ]  # fmt: skip
+
+
+def test_text_reads_markup_out_where_the_service_does(tmp_path: Path) -> None:
+    done = command(
+        tmp_path, "text", "-", "--model", "preview", stdin=b"a **b**", TTS_STRIP_MARKUP="false"
+    )
+    assert (done.stdout, done.stderr) == (b"a **b**\n", b"")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("hi", "--model", "other"), "give one of chatterbox, preview"),
+        (("hi", "--language", "xx"), "give one of en"),
+        (("*",), "nothing in this text"),
+    ],
+)
+def test_text_names_what_it_does_not_have(
+    tmp_path: Path, arguments: tuple[str, ...], reason: str
+) -> None:
+    assert reason in refusal(command(tmp_path, "text", *arguments))
+
+
 # --- speak ----------------------------------------------------------------------------------------
 
 

@@ -62,6 +62,19 @@ def test_parameters_reach_the_job(service: ContractService, client: httpx.Client
         assert {name: getattr(params, name) for name in PARAMS} == PARAMS
 
 
+@pytest.mark.parametrize("is_on", [True, False])
+def test_markup_reaches_the_job_only_if_it_is_to_be_read(tmp_path: Path, is_on: bool) -> None:
+    marked = "**audio1** &amp; <b>2</b>\n- a < b"
+    with (
+        contract_service(tmp_path, tts_strip_markup=is_on) as service,
+        service.client() as client,
+    ):
+        for answer in both(client, text=marked):
+            assert answer.status_code == 200, answer.text
+            spoken = "audio1 & 2\u2028a < b" if is_on else marked.replace("\n", "\u2028")
+            assert service.backend.jobs[-1].text == spoken
+
+
 @pytest.mark.fault(24, 27)
 @pytest.mark.parametrize(
     ("name", "value"),
@@ -156,7 +169,7 @@ def test_text_unspeakable_for_the_engine_is_refused(client: httpx.Client) -> Non
 @pytest.mark.usefixtures("no_job")
 @pytest.mark.fault(18)
 def test_text_over_the_limit_is_refused_without_a_job(client: httpx.Client) -> None:
-    for answer in both(client, text="a" * 20_001):
+    for answer in (*both(client, text="a" * 20_001), *both(client, text="a" + "**a** " * 4_000)):
         error = refusal(answer, 413)
         assert (error["code"], error["param"]) == ("text_too_long", "text")
 

@@ -31,7 +31,7 @@ from app.protocols.native.schemas import from_json, from_query
 from app.protocols.openai.schemas import from_openai_json
 from app.speech.options import query_value
 from app.speech.voice_resolver import resolve_voice
-from app.text.cleaning import clean
+from app.text.cleaning import clean, clean_markup
 from app.voices.library import VoiceLibrary
 from app.voices.names import casefold_key, decode_file_name, validate_voice_id
 from app.voices.snapshot import VoiceSnapshot
@@ -74,6 +74,18 @@ TEXTS: dict[str, Callable[[int], str]] = {
     "extended": repeated("; filename*="),
     "digits": repeated("9"),
     "emoji": repeated("\U0001f469\u200d"),
+    "emphasis": repeated("*a **_b "),
+    "stars": repeated("*", "a", "b"),
+    "code": repeated("``a"),
+    "fences": repeated("```\n"),
+    "links": repeated('[a](b "'),
+    "tags": repeated("<a b='"),
+    "comments": repeated("<!--"),
+    "entities": repeated("&#38"),
+    "tables": repeated("|-\n|a"),
+    "headings": repeated("# # "),
+    "items": repeated("- \n"),
+    "citations": repeated("【a†"),
 }
 
 
@@ -121,6 +133,7 @@ def error_of(text: str) -> None:
 OF_TEXT: dict[str, Callable[[str], object]] = {
     "nfc": nfc,
     "clean": clean,
+    "clean_markup": clean_markup,
     "validate_voice_id": validate_voice_id,
     "decode_file_name": lambda text: decode_file_name("%&#=?" + text),
     "with_plain_name": lambda text: with_plain_name(text.encode("utf-8", "replace")),

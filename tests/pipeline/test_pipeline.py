@@ -10,7 +10,7 @@ import pytest
 
 from app.core.audio import Samples
 from app.core.engine_config import EngineConfig, QueueSizes
-from app.core.errors import EngineFailed
+from app.core.errors import EmptyText, EngineFailed
 from app.core.params import SynthesisParams
 from app.engines.base import SpeechSlice, TextChunk
 from app.pipeline.pipeline import Pipeline
@@ -261,6 +261,26 @@ async def test_every_stage_counts_its_steps() -> None:
         seen.append(pipeline.steps)
     await running
     assert pipeline.steps > seen[-1]  # those of PCM
+
+
+# --- pauses ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fade_ms", [0, 30])
+async def test_a_pause_is_silence_of_its_length_between_two_chunks(
+    scripted: ScriptedEngine, fade_ms: int
+) -> None:
+    """Whole chunks stand around it: they do not fade into silence."""
+    params = msgspec.structs.replace(PLAIN, crossfade_duration_milliseconds=fade_ms)
+    heard = await spoken(scripted, "audio2\n\naudio3\u2028audio1\U000f03e8", params)
+    pieces = [expected_pcm(f"audio{tokens}", PLAIN.seed) for tokens in (2, 3, 1)]
+    silences = [bytes(2 * round(24_000 * pause_s)) for pause_s in (0.4, 0.25, 1.0)]
+    assert heard == b"".join(part for pair in zip(pieces, silences, strict=True) for part in pair)
+
+
+async def test_a_text_of_which_nothing_can_be_spoken_is_refused(scripted: ScriptedEngine) -> None:
+    with pytest.raises(EmptyText):
+        await spoken(scripted, "😀")
 
 
 # --- how a text ends early ------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
-from app.core.audio import SAMPLE_RATE, Samples
+from app.core.audio import BYTES_PER_SAMPLE, SAMPLE_RATE, Samples
 from app.core.params import SynthesisParams
 from app.engines.base import SpeechSlice, TextChunk
 from app.text.chunking import split
@@ -45,8 +45,9 @@ def expected_pcm(text: str, params: SynthesisParams, voice: int = DEFAULT_VOICE)
     """Return the PCM of a clean text whose chunks are not crossfaded (overlap "zero")."""
     chunks = split(text, params.text_processing_chunk_size)
     return b"".join(
-        signal(TextChunk(chunk, index), params.seed, voice).tobytes()
-        for index, chunk in enumerate(chunks)
+        signal(chunk, params.seed, voice).tobytes()
+        + bytes(BYTES_PER_SAMPLE * round(chunk.pause_s * SAMPLE_RATE))
+        for chunk in chunks
     )
 
 

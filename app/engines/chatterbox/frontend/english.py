@@ -6,6 +6,7 @@ from chatterbox.tts import punc_norm
 from torch import Tensor
 
 from app.core.errors import EmptyText
+from app.engines.chatterbox.frontend.plain_text import NO_CONTROL_TOKENS
 from app.engines.chatterbox.variants import ModelSpec
 
 
@@ -15,10 +16,13 @@ class EnglishFrontend:
         self._spec = spec
 
     def tokenize(self, text: str) -> Tensor:
-        """Tokens, int64 [1, n], without start and stop. Unlike upstream, raises `EmptyText`."""
+        """Tokens, int64 [1, n], without start and stop.
+
+        Unlike upstream, raises `EmptyText`, and reads the names of control tokens as words.
+        """
         if not self._tokenizer.encode(text.strip()):
             raise EmptyText("There is nothing to say in the text.", param="text")
-        return torch.tensor([self._tokenizer.encode(punc_norm(text))])
+        return torch.tensor([self._tokenizer.encode(punc_norm(text.translate(NO_CONTROL_TOKENS)))])
 
     def max_tokens(self, text: str) -> int:
         """Speech tokens after which T3 has missed its stop token, see `FrontendSpec`."""

@@ -19,12 +19,17 @@ def frontend(models):
         "hello: world",
         "Já — “yes”",
         "你好",
-        "[STOP]",
     ],
 )
 def test_tokens_equal_upstreams(models, frontend, text):
     expected = models.tokenizer.text_to_tokens(punc_norm(text))
     assert torch.equal(frontend.tokenize(text), expected.long())
+
+
+@pytest.mark.parametrize("name", ["START", "STOP", "UNK", "SPACE"])
+def test_control_tokens_in_a_text_are_words(models, frontend, name):
+    [token] = models.tokenizer.encode(f"[{name}]")
+    assert token not in frontend.tokenize(f"Say[{name}]now.")
 
 
 @pytest.mark.parametrize("text", ["", " ", "\n\t "])
