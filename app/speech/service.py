@@ -3,6 +3,7 @@
 Used by every protocol. Errors name parameters as `/tts/generate` does.
 """
 
+import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -30,6 +31,9 @@ from app.speech.options import SpeechOptions
 from app.speech.stream import SpeechStream
 from app.text.cleaning import clean, clean_markup
 from app.voices.library import VoiceLibrary
+
+LONG_TEXT = 1000
+"""In characters; to clean more takes milliseconds."""
 
 SPEECH_ERRORS: tuple[type[ServiceError], ...] = (
     InvalidRequest,
@@ -70,9 +74,9 @@ class SpeechService:
     def _defaults(self) -> SynthesisParams:
         return self.settings.synthesis_params()
 
-    def start(self, request: SpeechRequest) -> SpeechStream:
+    async def start(self, request: SpeechRequest) -> SpeechStream:
         """Check the text, pin the voice, submit the job. Raises one of `SPEECH_ERRORS`."""
-        text = self.clean(request.text)
+        text = await self.clean(request.text)
         self.backend.ensure_accepting()
         voice = None if request.voice_id is None else self.voices.pin(request.voice_id)
 
@@ -98,8 +102,14 @@ class SpeechService:
             on_close=release_voice,
         )
 
-    def clean(self, text: str) -> str:
-        """Clean a text for a job. Raises `EmptyText`, `TextTooLong`.
+    async def clean(self, text: str) -> str:
+        """Clean a text for a job, a long one on a thread. Raises `EmptyText`, `TextTooLong`."""
+        if len(text) <= LONG_TEXT:
+            return self._clean(text)
+        return await asyncio.get_running_loop().run_in_executor(self.threads, self._clean, text)
+
+    def _clean(self, text: str) -> str:
+        """Clean a text.
 
         Cleaning shortens a text, so its length is checked afterwards; but no text is cleaned that
         has `MAX_DECOMPOSITION` code points for each allowed character. Markup counts.

@@ -30,7 +30,7 @@ router = APIRouter(tags=["speech"])
 )
 async def generate(request: Request) -> Response:
     """For long texts and servers; parameters in a JSON object."""
-    return _respond(request, from_json(await read_parameters(request)))
+    return await _respond(request, from_json(await read_parameters(request)))
 
 
 @router.get(
@@ -42,14 +42,14 @@ async def generate(request: Request) -> Response:
 )
 async def generate_from_url(request: Request) -> Response:
     """For an audio tag's `src`; the same parameters in the query."""
-    return _respond(request, from_query(request.query_params))
+    return await _respond(request, from_query(request.query_params))
 
 
 @router.head("/tts/generate", include_in_schema=False)
 async def describe(request: Request) -> Response:
     """Respond with the headers of GET, without a job."""
     state, parameters = get_state(request), from_query(request.query_params)
-    state.speech.clean(parameters.text)
+    await state.speech.clean(parameters.text)
     encoder = _new_encoder(request, parameters)()
     if parameters.voice_id is not None:
         state.voices.unpin(state.voices.pin(parameters.voice_id))  # raises VoiceNotFound
@@ -60,8 +60,8 @@ async def describe(request: Request) -> Response:
     return response
 
 
-def _respond(request: Request, parameters: GenerateRequest) -> AudioResponse:
-    stream = get_state(request).speech.start(
+async def _respond(request: Request, parameters: GenerateRequest) -> AudioResponse:
+    stream = await get_state(request).speech.start(
         SpeechRequest(
             request.state.request_id,
             parameters.text,

@@ -71,7 +71,7 @@ async def create_speech(request: Request) -> Response:
         if parameters.voice is None
         else resolve_voice(parameters.voice, state.voices, state.settings.voice_aliases)
     )
-    stream = state.speech.start(
+    stream = await state.speech.start(
         SpeechRequest(
             request.state.request_id,
             parameters.input,
