@@ -18,12 +18,19 @@ class ChunkJoiner:
     stays audible; a chunk with nothing left counts as absent.
     """
 
-    def __init__(self, params: SynthesisParams, sample_rate: int) -> None:
+    def __init__(self, params: SynthesisParams, sample_rate: int, state: bytes = b"") -> None:
+        """`state`: of the stream that this one continues."""
         leading = params.remove_leading_milliseconds * sample_rate // 1000
         trailing = params.remove_trailing_milliseconds * sample_rate // 1000
         fade = params.crossfade_duration_milliseconds * sample_rate // 1000
         self._trim = _Trim(leading, trailing)
         self._join = _Join(fade if params.chunk_overlap_method == "full" else 0)
+        self._join.seam = np.frombuffer(state, np.float32)
+
+    @property
+    def state(self) -> bytes:
+        """What is held back between two text chunks."""
+        return self._join.seam.tobytes()
 
     def push(self, audio: Samples, last: bool) -> Samples:
         """Add `audio`, float32 [n]; `last` ends the text chunk. Returns float32 [m].

@@ -11,13 +11,15 @@ import itertools
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
+from functools import partial
 from typing import NamedTuple
 
 from app.core import progress
 from app.core.audio import Samples
 from app.core.engine_config import QueueSizes
 from app.core.params import SynthesisParams
-from app.engines.base import Engine, SpeechSlice, TextChunk, Voice
+from app.core.resume_point import BEGINNING, ResumePoint
+from app.engines.base import Decoder, Engine, SpeechSlice, TextChunk, Voice
 from app.pipeline.joiner import ChunkJoiner, to_int16
 from app.text.chunking import split
 from app.text.punctuation import plain_punctuation
@@ -58,24 +60,40 @@ class Pipeline:
         params: SynthesisParams,
         emit: Emit,
         on_chunk: Callable[[int, int], None] = lambda done, total: None,
-    ) -> None:
+        *,
+        resume_point: ResumePoint = BEGINNING,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> ResumePoint | None:
         """Speak `text`: awaits `emit` with PCM (int16 little-endian, mono), piece by piece.
 
-        `on_chunk(done, total)` is called after each text chunk.
+        `on_chunk(done, total)` is called after each text chunk. Once `should_stop()`, T3 begins no
+        further one, and the point is returned from which another run emits what is left; None at
+        the end of the text.
         """
         chunks = split(self._normalize(text), params.text_processing_chunk_size)
         slices = Slices(self._sizes.slices)
         audio = AudioPieces(self._sizes.audio)
-        done = itertools.count(1)
+        first = resume_point.text_chunk
+        numbered = [TextChunk(text, index) for index, text in enumerate(chunks)]
+        decoder = self._engine.new_decoder(voice, params, first)
+        pcm = _PcmConverter(self._engine, params, resume_point)
+        done = itertools.count(first + 1)
         try:
             async with asyncio.TaskGroup() as stages:
-                stages.create_task(self._t3(chunks, voice, params, slices))
-                stages.create_task(self._s3gen(voice, params, slices, audio))
+                t3 = stages.create_task(
+                    self._t3(numbered[first:], voice, params, slices, should_stop)
+                )
+                stages.create_task(self._s3gen(decoder, slices, audio))
                 stages.create_task(
-                    self._pcm(params, audio, emit, lambda: on_chunk(next(done), len(chunks)))
+                    self._pcm(pcm, audio, emit, lambda: on_chunk(next(done), len(chunks)))
                 )
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
+        stopped_before = t3.result()
+        if stopped_before is not None:
+            return pcm.resume_point(stopped_before)
+        await self._emit(pcm.finish, emit)
+        return None
 
     def _step(self) -> None:
         self._steps += 1
@@ -86,27 +104,27 @@ class Pipeline:
 
     async def _t3(
         self,
-        chunks: list[str],
+        chunks: list[TextChunk],
         voice: Voice,
         params: SynthesisParams,
         slices: Slices,
-    ) -> None:
-        for index, chunk in enumerate(chunks):
-            pieces = self._engine.speech_tokens(TextChunk(chunk, index), voice, params)
+        should_stop: Callable[[], bool],
+    ) -> int | None:
+        """Returns the index of the chunk that it stopped before; None at the end of the text."""
+        stopped_before = None
+        for chunk in chunks:
+            if should_stop():
+                stopped_before = chunk.index
+                break
+            pieces = self._engine.speech_tokens(chunk, voice, params)
             async with aclosing(pieces):
                 async for piece in pieces:
                     self._step()
                     await slices.put(piece)
         await slices.put(None)
+        return stopped_before
 
-    async def _s3gen(
-        self,
-        voice: Voice,
-        params: SynthesisParams,
-        slices: Slices,
-        audio: AudioPieces,
-    ) -> None:
-        decoder = self._engine.new_decoder(voice, params)
+    async def _s3gen(self, decoder: Decoder, slices: Slices, audio: AudioPieces) -> None:
         while piece := await slices.get():
             decoded = await decoder.decode(piece)
             self._step()
@@ -115,26 +133,39 @@ class Pipeline:
 
     async def _pcm(
         self,
-        params: SynthesisParams,
+        converter: "_PcmConverter",
         audio: AudioPieces,
         emit: Emit,
         chunk_done: Callable[[], None],
     ) -> None:
-        loop = asyncio.get_running_loop()
-        joiner = ChunkJoiner(params, self._engine.sample_rate)
-        watermark = self._engine.new_watermark()
-
-        def convert(piece: AudioPiece | None) -> bytes:
-            joined = joiner.push(*piece) if piece else joiner.finish()
-            return to_int16(watermark.push(joined, last=piece is None) if watermark else joined)
-
-        more = True
-        while more:
-            piece = await audio.get()
-            more = piece is not None
-            pcm = await loop.run_in_executor(self._pcm_threads, convert, piece)
-            self._step()
-            if pcm:
-                await emit(pcm)
-            if piece and piece.last:
+        while piece := await audio.get():
+            await self._emit(partial(converter.push, piece), emit)
+            if piece.last:
                 chunk_done()
+
+    async def _emit(self, convert: Callable[[], bytes], emit: Emit) -> None:
+        pcm = await asyncio.get_running_loop().run_in_executor(self._pcm_threads, convert)
+        self._step()
+        if pcm:
+            await emit(pcm)
+
+
+class _PcmConverter:
+    """Joins, marks and converts the audio of one run."""
+
+    def __init__(self, engine: Engine, params: SynthesisParams, resumed: ResumePoint) -> None:
+        self._joiner = ChunkJoiner(params, engine.sample_rate, resumed.joiner)
+        self._watermark = engine.new_watermark(resumed.watermark)
+
+    def push(self, piece: AudioPiece) -> bytes:
+        return self._convert(self._joiner.push(*piece), last=False)
+
+    def finish(self) -> bytes:
+        return self._convert(self._joiner.finish(), last=True)
+
+    def resume_point(self, text_chunk: int) -> ResumePoint:
+        watermark = self._watermark.state if self._watermark else b""
+        return ResumePoint(text_chunk, self._joiner.state, watermark)
+
+    def _convert(self, joined: Samples, *, last: bool) -> bytes:
+        return to_int16(self._watermark.push(joined, last) if self._watermark else joined)

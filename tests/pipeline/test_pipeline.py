@@ -63,7 +63,9 @@ class HeldEngine(ScriptedEngine):
             await self._cancellable("t3", self.t3.step)
             yield piece
 
-    def new_decoder(self, voice: Any, params: SynthesisParams) -> ScriptedDecoder:
+    def new_decoder(
+        self, voice: Any, params: SynthesisParams, first_chunk: int = 0
+    ) -> ScriptedDecoder:
         engine = self
 
         class HeldDecoder(ScriptedDecoder):
@@ -187,6 +189,9 @@ async def test_pcm_conversion_uses_at_most_the_configured_threads(scripted: Scri
     of_two, threads = threading.Barrier(2, timeout=PATIENCE_S), set()
 
     class Waiting:
+        def __init__(self, state: bytes) -> None:
+            pass
+
         def push(self, audio: Samples, last: bool) -> Samples:
             threads.add(threading.get_ident())
             of_two.wait()

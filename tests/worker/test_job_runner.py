@@ -137,7 +137,7 @@ async def test_error_is_sent_without_details_of_the_engine(
 async def test_service_error_is_sent_with_its_message(
     jobs: JobRunner, outbox: Outbox, engine: ScriptedEngine
 ) -> None:
-    engine.new_decoder = lambda voice, params: NumberlessDecoder(voice, params.seed)  # type: ignore[method-assign]
+    engine.new_decoder = lambda voice, params, first_chunk: NumberlessDecoder(voice, params.seed)  # type: ignore[method-assign]
     jobs.start(request("j", "one"))
     await finished(jobs)
     [end] = outbox.ends("j")
