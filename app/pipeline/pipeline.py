@@ -66,32 +66,30 @@ class Pipeline:
     ) -> ResumePoint | None:
         """Speak `text`: awaits `emit` with PCM (int16 little-endian, mono), piece by piece.
 
-        `on_chunk(done, total)` is called after each text chunk. Once `should_stop()`, T3 begins no
-        further one, and the point is returned from which another run emits what is left; None at
-        the end of the text.
+        `on_chunk(done, total)` is called after each text chunk. If `should_stop()` after one, the
+        point is returned from which another run emits what is left; None at the end of the text.
         """
         chunks = split(self._normalize(text), params.text_processing_chunk_size)
+        first = resume_point.text_chunk
+        left = [TextChunk(text, index) for index, text in enumerate(chunks)][first:]
         slices = Slices(self._sizes.slices)
         audio = AudioPieces(self._sizes.audio)
-        first = resume_point.text_chunk
-        numbered = [TextChunk(text, index) for index, text in enumerate(chunks)]
         decoder = self._engine.new_decoder(voice, params, first)
         pcm = _PcmConverter(self._engine, params, resume_point)
         done = itertools.count(first + 1)
         try:
             async with asyncio.TaskGroup() as stages:
-                t3 = stages.create_task(
-                    self._t3(numbered[first:], voice, params, slices, should_stop)
-                )
-                stages.create_task(self._s3gen(decoder, slices, audio))
+                t3 = stages.create_task(self._t3(left, voice, params, slices))
+                s3gen = stages.create_task(self._s3gen(decoder, slices, audio, should_stop))
                 stages.create_task(
                     self._pcm(pcm, audio, emit, lambda: on_chunk(next(done), len(chunks)))
                 )
+                next_chunk = first + await s3gen
+                t3.cancel()
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
-        stopped_before = t3.result()
-        if stopped_before is not None:
-            return pcm.resume_point(stopped_before)
+        if next_chunk < len(chunks):
+            return pcm.resume_point(next_chunk)
         await self._emit(pcm.finish, emit)
         return None
 
@@ -108,28 +106,33 @@ class Pipeline:
         voice: Voice,
         params: SynthesisParams,
         slices: Slices,
-        should_stop: Callable[[], bool],
-    ) -> int | None:
-        """Returns the index of the chunk that it stopped before; None at the end of the text."""
-        stopped_before = None
+    ) -> None:
         for chunk in chunks:
-            if should_stop():
-                stopped_before = chunk.index
-                break
             pieces = self._engine.speech_tokens(chunk, voice, params)
             async with aclosing(pieces):
                 async for piece in pieces:
                     self._step()
                     await slices.put(piece)
         await slices.put(None)
-        return stopped_before
 
-    async def _s3gen(self, decoder: Decoder, slices: Slices, audio: AudioPieces) -> None:
+    async def _s3gen(
+        self,
+        decoder: Decoder,
+        slices: Slices,
+        audio: AudioPieces,
+        should_stop: Callable[[], bool],
+    ) -> int:
+        """Returns the number of text chunks that it has decoded."""
+        chunks = 0
         while piece := await slices.get():
             decoded = await decoder.decode(piece)
             self._step()
             await audio.put(AudioPiece(decoded, piece.last))
+            chunks += piece.last
+            if piece.last and should_stop():
+                break
         await audio.put(None)
+        return chunks
 
     async def _pcm(
         self,

@@ -68,7 +68,7 @@ MAX_JOB_CRASHES = 2
 MAX_UNREAD_BYTES = 268_435_456
 """While clients leave more finished audio than this unread, no job is accepted or started."""
 
-SAFE_LEAD_S = 20.0
+SAFE_LEAD_S = 10.0
 """A client with so many seconds of audio can wait for more until others have given up a slot."""
 
 
