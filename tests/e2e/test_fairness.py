@@ -257,10 +257,13 @@ async def test_short_requests_beside_a_listener_of_5000_characters(
     sentence = "The night was dark, and the rain fell on the roofs of the old town. "
     text = (sentence * 80)[:5000]
     undisturbed = await fetch(service, speech(text))
-    began = monotonic()
-    await fetch(service, speech(sentence * 2))
-    chunk_s = monotonic() - began
-    idle_s = max([(await Listener().listen(service, speech("Hi."))).first_audio_s for _ in "123"])
+    chunk_s, idle_s = 0.0, 0.0
+    for _ in range(3):
+        began = monotonic()
+        await fetch(service, speech(sentence * 2))
+        chunk_s = max(chunk_s, monotonic() - began)
+        short = await Listener().listen(service, speech("Hi."))
+        idle_s = max(idle_s, short.first_audio_s)
     taken_s: list[float] = []
     listener = Listener()
     task = asyncio.create_task(listener.listen(service, speech(text)))

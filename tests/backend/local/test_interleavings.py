@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from app.engines.base import SpeechSlice, TextChunk
 from app.engines.chatterbox.watermark import StreamingWatermark
 from app.ipc.messages import Credit, JobResult, JobSetAside, Report, Result, Synthesize, Yield
 from app.observability.metrics import Metrics
-from app.pipeline.pipeline import Pipeline
+from app.pipeline.pipeline import Emit, Pipeline
 from app.worker.job_runner import JobRunner
 from app.worker.voice_cache import VoiceCache
 from tests.support.engines import ScriptedEngine
@@ -65,6 +65,15 @@ def mark(audio: Samples) -> Samples:
     return marked
 
 
+class InlinePipeline(Pipeline):
+    """Converts PCM at once, since changing threads would take most of the test's time."""
+
+    async def _emit(self, convert: Callable[[], bytes], emit: Emit) -> None:
+        await asyncio.sleep(0)
+        if pcm := convert():
+            await emit(pcm)
+
+
 class LocalWorker(Worker):
     """A worker whose messages are encoded and arrive a little later, like those of a process."""
 
@@ -73,7 +82,7 @@ class LocalWorker(Worker):
         self.set_aside = 0
         self._dispatcher = dispatcher
         engine = NoiseEngine(EngineConfig("cpu", 1, ""))
-        self.pipeline = Pipeline(engine, QueueSizes(2, 1))
+        self.pipeline = InlinePipeline(engine, QueueSizes(2, 1))
         voices = VoiceCache(engine, folder, self._report)
         self.runner = JobRunner(engine, self.pipeline, voices, self._send, self._report)
 
@@ -107,7 +116,7 @@ async def alone(job: JobRequest) -> bytes:
     async def emit(piece: bytes) -> None:
         pcm.extend(piece)
 
-    pipeline = Pipeline(NoiseEngine(EngineConfig("cpu", 1, "")), QueueSizes(2, 3))
+    pipeline = InlinePipeline(NoiseEngine(EngineConfig("cpu", 1, "")), QueueSizes(2, 3))
     await pipeline.run(job.text, 0, job.params, emit)
     pipeline.close()
     return bytes(pcm)
