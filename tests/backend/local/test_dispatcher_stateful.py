@@ -235,22 +235,22 @@ class AnyOrder(RuleBasedStateMachine):
         self.act(self.env.send, worker, message)
         self.act(self.env.send, worker, message)  # has no effect
 
-    def yielding(self) -> list[tuple[FakeWorker, str]]:
-        return [
-            (worker, job)
-            for worker, job in self.busy()
-            if worker.jobs[job].yielding and self.on[worker][job].started
-        ]
-
-    @precondition(lambda self: self.yielding())
+    @precondition(lambda self: self.busy() and self.accepting)
     @rule(pick=PICK)
     def set_aside(self, pick: int) -> None:
-        worker, job = self.yielding()[pick % len(self.yielding())]
-        progress = self.on[worker].pop(job)
-        if self.is_active(job):
-            self.aside.add(job)
-        message = JobSetAside(job, progress.chunks, progress.samples, POINT)
-        self.act(self.env.send, worker, message)
+        """A client hears the begin of a job; others come, so it gives its slot up."""
+        worker, job = self.busy()[pick % len(self.busy())]
+        self.start_job(pick)
+        self.send_audio(pick, 9, 0)
+        self.read(name_of(job), start=True)
+        while not self.env.dispatcher.waiting:
+            self.submit()
+        if worker.jobs[job].yielding:
+            progress = self.on[worker].pop(job)
+            if self.is_active(job):
+                self.aside.add(job)
+            message = JobSetAside(job, progress.chunks, progress.samples, POINT)
+            self.act(self.env.send, worker, message)
 
     # the backend
 
