@@ -401,7 +401,8 @@ class Dispatcher:
             self._metrics.underrun(gap_s)
         self.samples += samples
         job.stream.put(pcm)
-        self._request_yields()
+        if self._queue and not job.yielding:
+            self._request_yields()
 
     def _grant(self, job: Job) -> None:
         """Send credit for what the client has consumed, in steps of a quarter window."""
