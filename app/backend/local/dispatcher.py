@@ -317,10 +317,12 @@ class Dispatcher:
 
     def _request_yields(self) -> None:
         """Have as many jobs give up their slots as jobs wait for one."""
-        waiting = [*self._resumable()[0], *self._queue]
-        if waiting and self._unread_bytes <= MAX_UNREAD_BYTES:
+        waiting = len(self._resumable()[0])
+        if self._unread_bytes <= MAX_UNREAD_BYTES:
+            waiting += len(self._queue)
+        if waiting:
             now, safe_lead_s = running_time(), self._limits.safe_lead_s
-            for job in jobs_to_yield(self._running(), len(waiting), now, safe_lead_s):
+            for job in jobs_to_yield(self._running(), waiting, now, safe_lead_s):
                 job.yielding = bool(job.worker and job.worker.send(Yield(job.id)))
 
     def _dispatch(self) -> None:

@@ -325,6 +325,23 @@ async def test_much_unread_audio_stops_all_but_those_whose_listeners_need_more(
     assert dispatched_to(worker) == [["a", "after a", "a"]]
 
 
+async def test_much_unread_audio_keeps_no_slot_from_those_whose_listeners_need_more(
+    env: DispatcherEnv, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [worker] = env.attach("w")
+    stream = await set_aside(env, worker)
+    for _ in range(12):
+        await stream.read()
+    await clock.forward(15)
+    [running] = worker.jobs.values()
+    for seq in range(20):
+        env.audio(worker, seq, pcm(SECOND))
+    running.stream.commit()
+    monkeypatch.setattr(dispatcher_module, "MAX_UNREAD_BYTES", 0)
+    env.dispatcher.tick()
+    assert yields(worker) == ["a", "after a"]
+
+
 async def test_time_aside_counts_neither_as_work_nor_as_a_gap(
     env: DispatcherEnv, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
