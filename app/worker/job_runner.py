@@ -166,9 +166,8 @@ class JobRunner:
             message = shortage.message
         # outside `except`: the traceback no longer keeps tensors alive
         await self._engine.free_memory()
-        if (
-            job.chunks > job.request.chunks or job.cancelled
-        ):  # OutOfMemory may have replaced a CancelledError
+        sent_audio = job.chunks > job.request.chunks
+        if sent_audio or job.cancelled:  # OutOfMemory may have replaced a CancelledError
             raise OutOfMemory(message)
         log.warning("job %s is tried again: %s", job.id, message)
         await self._attempt(job)
