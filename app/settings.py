@@ -104,9 +104,8 @@ class Settings(BaseSettings):
         1,
         ge=1,
         le=256,
-        description="Requests that one worker runs at a time (its slots). A client that plays a "
-        "long text while it is generated can occupy a slot until the end, so configure as many "
-        "slots as there are listeners.",
+        description="Requests that one worker runs at a time (its slots). There can be more "
+        "listeners than slots: while others wait, a job far ahead of its client gives its slot up.",
     )
     voices_dir: Path = Field(Path("voices/"), description="The folder for uploaded voices.")
     preloaded_voices_dir: Path = Field(

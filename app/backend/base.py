@@ -19,12 +19,16 @@ WorkerState = Literal["starting", "ready", "restarting", "failed", "stopped"]
 
 @dataclass(frozen=True)
 class JobRequest:
-    """A checked text to synthesize. `voice`: digest of a decoded voice; None: the default one."""
+    """A checked text to synthesize. `voice`: digest of a decoded voice; None: the default one.
+
+    `speed`: how many seconds of the job's audio the client hears in a second.
+    """
 
     request_id: str
     text: str
     voice: str | None
     params: SynthesisParams
+    speed: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class QueueStatus(BaseModel):
     limit: int
     retries: int  # of jobs whose worker died
     samples: int = Field(exclude=True)  # of audio made
+    set_aside: int = Field(0, exclude=True)
 
 
 @dataclass(frozen=True)

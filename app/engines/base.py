@@ -37,8 +37,11 @@ class Watermark(Protocol):
     """Marks the joined audio of one job as synthetic.
 
     `push` appends float32 [n] and returns the samples that are final, float32 [m]; `last` ends the
-    stream, which keeps its length.
+    stream, which keeps its length. `state`: from which `Engine.new_watermark` continues it.
     """
+
+    @property
+    def state(self) -> bytes: ...
 
     def push(self, audio: Samples, last: bool) -> Samples: ...
 
@@ -87,9 +90,11 @@ class Engine(Protocol):
         """
         ...
 
-    def new_decoder(self, voice: Voice, params: SynthesisParams) -> Decoder: ...
+    def new_decoder(self, voice: Voice, params: SynthesisParams, first_chunk: int = 0) -> Decoder:
+        """A decoder for the text chunks of a job from index `first_chunk` on."""
+        ...
 
-    def new_watermark(self) -> Watermark | None: ...
+    def new_watermark(self, state: bytes = b"") -> Watermark | None: ...
 
     async def warm_up(self) -> None:
         """Run every hot path once, so that the first request is not slower than others."""

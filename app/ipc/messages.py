@@ -8,6 +8,7 @@ import msgspec
 
 from app.core.engine_config import EngineConfig, QueueSizes
 from app.core.params import SynthesisParams
+from app.core.resume_point import BEGINNING, ResumePoint
 
 
 class Message(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -38,7 +39,8 @@ class Synthesize(Message, frozen=True):
 
     A worker does not cancel this job because of an `ActiveJobs` older than `active_version`.
     `credit`: the first `Credit.samples`. `alone`: a worker may have died of this job, so no voice
-    is to be prepared for others beside it.
+    is to be prepared for others beside it. A job that was set aside goes on at `resume_point`,
+    after the `chunks` and `samples` that it has sent.
     """
 
     job: str
@@ -48,6 +50,9 @@ class Synthesize(Message, frozen=True):
     active_version: int
     credit: int
     alone: bool = False
+    chunks: int = 0
+    samples: int = 0
+    resume_point: ResumePoint = BEGINNING
 
 
 class Credit(Message, frozen=True):
@@ -57,7 +62,13 @@ class Credit(Message, frozen=True):
     samples: int
 
 
-ToWorker = Synthesize | Credit
+class Yield(Message, frozen=True):
+    """Other jobs wait: give the slot up after the text chunk in progress, which needs no credit."""
+
+    job: str
+
+
+ToWorker = Synthesize | Credit | Yield
 
 
 # --- Broadcast: backend → all workers (PUB/SUB), state repeated twice a second ----------------
@@ -209,5 +220,14 @@ class JobCancelled(Message, frozen=True):
     job: str
 
 
-JobResult = AudioChunk | JobDone | JobFailed | JobCancelled
+class JobSetAside(Message, frozen=True):
+    """The job gave its slot up after a text chunk; the totals must match what arrived."""
+
+    job: str
+    chunks: int
+    samples: int
+    resume_point: ResumePoint
+
+
+JobResult = AudioChunk | JobDone | JobFailed | JobCancelled | JobSetAside
 Result = WorkerStarting | WorkerReady | WorkerFailed | Heartbeat | JobResult

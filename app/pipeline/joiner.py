@@ -18,13 +18,20 @@ class ChunkJoiner:
     stays audible; a chunk with nothing left counts as absent. After a pause a chunk does not fade.
     """
 
-    def __init__(self, params: SynthesisParams, sample_rate: int) -> None:
+    def __init__(self, params: SynthesisParams, sample_rate: int, state: bytes = b"") -> None:
+        """`state`: of the stream that this one continues."""
         leading = params.remove_leading_milliseconds * sample_rate // 1000
         trailing = params.remove_trailing_milliseconds * sample_rate // 1000
         fade = params.crossfade_duration_milliseconds * sample_rate // 1000
         self._trim = _Trim(leading, trailing)
         self._join = _Join(fade if params.chunk_overlap_method == "full" else 0)
         self._sample_rate = sample_rate
+        self._join.seam = np.frombuffer(state, np.float32)
+
+    @property
+    def state(self) -> bytes:
+        """What is held back between two text chunks."""
+        return self._join.seam.tobytes()
 
     def push(self, audio: Samples, last: bool, pause_s: float = 0.0) -> Samples:
         """Add `audio`, float32 [n]; `last` ends the text chunk, before a pause. Gives float32 [m].

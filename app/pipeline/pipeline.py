@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
+from functools import partial
 from typing import NamedTuple
 
 from app.core import progress
@@ -18,7 +19,8 @@ from app.core.audio import Samples
 from app.core.engine_config import QueueSizes
 from app.core.errors import EmptyText
 from app.core.params import SynthesisParams
-from app.engines.base import Engine, SpeechSlice, Voice
+from app.core.resume_point import BEGINNING, ResumePoint
+from app.engines.base import Decoder, Engine, SpeechSlice, Voice
 from app.pipeline.joiner import ChunkJoiner, to_int16
 from app.text.chunking import TextChunk, split
 from app.text.punctuation import plain_punctuation
@@ -59,28 +61,40 @@ class Pipeline:
         params: SynthesisParams,
         emit: Emit,
         on_chunk: Callable[[int, int], None] = lambda done, total: None,
-    ) -> None:
+        *,
+        resume_point: ResumePoint = BEGINNING,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> ResumePoint | None:
         """Speak `text`: awaits `emit` with PCM (int16 little-endian, mono), piece by piece.
 
-        `on_chunk(done, total)` is called after each text chunk.
+        `on_chunk(done, total)` is called after each text chunk. If `should_stop()` after one, the
+        point is returned from which another run emits what is left; None at the end of the text.
         """
         chunks = split(self._normalize(text), params.text_processing_chunk_size)
         if not chunks:
             raise EmptyText("The model can speak nothing in this text.", param="text")
+        first = resume_point.text_chunk
+        left = chunks[first:]
         slices = Slices(self._sizes.slices)
         audio = AudioPieces(self._sizes.audio)
-        done = itertools.count(1)
+        decoder = self._engine.new_decoder(voice, params, first)
+        pcm = _PcmConverter(self._engine, params, resume_point)
+        done = itertools.count(first + 1)
         try:
             async with asyncio.TaskGroup() as stages:
-                stages.create_task(self._t3(chunks, voice, params, slices))
-                stages.create_task(self._s3gen(voice, params, slices, audio))
+                t3 = stages.create_task(self._t3(left, voice, params, slices))
+                s3gen = stages.create_task(self._s3gen(decoder, slices, audio, should_stop))
                 stages.create_task(
-                    self._pcm(
-                        chunks, params, audio, emit, lambda: on_chunk(next(done), len(chunks))
-                    )
+                    self._pcm(pcm, left, audio, emit, lambda: on_chunk(next(done), len(chunks)))
                 )
+                next_chunk = first + await s3gen
+                t3.cancel()
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
+        if next_chunk < len(chunks):
+            return pcm.resume_point(next_chunk)
+        await self._emit(pcm.finish, emit)
+        return None
 
     def _step(self) -> None:
         self._steps += 1
@@ -106,43 +120,61 @@ class Pipeline:
 
     async def _s3gen(
         self,
-        voice: Voice,
-        params: SynthesisParams,
+        decoder: Decoder,
         slices: Slices,
         audio: AudioPieces,
-    ) -> None:
-        decoder = self._engine.new_decoder(voice, params)
+        should_stop: Callable[[], bool],
+    ) -> int:
+        """Returns the number of text chunks that it has decoded."""
+        chunks = 0
         while piece := await slices.get():
             decoded = await decoder.decode(piece)
             self._step()
             await audio.put(AudioPiece(decoded, piece.last))
+            chunks += piece.last
+            if piece.last and should_stop():
+                break
         await audio.put(None)
+        return chunks
 
     async def _pcm(
         self,
+        converter: "_PcmConverter",
         chunks: list[TextChunk],
-        params: SynthesisParams,
         audio: AudioPieces,
         emit: Emit,
         chunk_done: Callable[[], None],
     ) -> None:
-        loop = asyncio.get_running_loop()
-        joiner = ChunkJoiner(params, self._engine.sample_rate)
-        watermark = self._engine.new_watermark()
         pauses = (chunk.pause_s for chunk in chunks)
-
-        def convert(piece: AudioPiece | None) -> bytes:
-            pause_s = next(pauses, 0.0) if piece and piece.last else 0.0
-            joined = joiner.push(*piece, pause_s) if piece else joiner.finish()
-            return to_int16(watermark.push(joined, last=piece is None) if watermark else joined)
-
-        more = True
-        while more:
-            piece = await audio.get()
-            more = piece is not None
-            pcm = await loop.run_in_executor(self._pcm_threads, convert, piece)
-            self._step()
-            if pcm:
-                await emit(pcm)
-            if piece and piece.last:
+        while piece := await audio.get():
+            pause_s = next(pauses) if piece.last else 0.0
+            await self._emit(partial(converter.push, piece, pause_s), emit)
+            if piece.last:
                 chunk_done()
+
+    async def _emit(self, convert: Callable[[], bytes], emit: Emit) -> None:
+        pcm = await asyncio.get_running_loop().run_in_executor(self._pcm_threads, convert)
+        self._step()
+        if pcm:
+            await emit(pcm)
+
+
+class _PcmConverter:
+    """Joins, marks and converts the audio of one run."""
+
+    def __init__(self, engine: Engine, params: SynthesisParams, resumed: ResumePoint) -> None:
+        self._joiner = ChunkJoiner(params, engine.sample_rate, resumed.joiner)
+        self._watermark = engine.new_watermark(resumed.watermark)
+
+    def push(self, piece: AudioPiece, pause_s: float) -> bytes:
+        return self._convert(self._joiner.push(*piece, pause_s), last=False)
+
+    def finish(self) -> bytes:
+        return self._convert(self._joiner.finish(), last=True)
+
+    def resume_point(self, text_chunk: int) -> ResumePoint:
+        watermark = self._watermark.state if self._watermark else b""
+        return ResumePoint(text_chunk, self._joiner.state, watermark)
+
+    def _convert(self, joined: Samples, *, last: bool) -> bytes:
+        return to_int16(self._watermark.push(joined, last) if self._watermark else joined)

@@ -50,7 +50,7 @@ SPEECH_ERRORS: tuple[type[ServiceError], ...] = (
 class SpeechRequest:
     """A request of any protocol. `voice_id` None: the default voice.
 
-    `new_encoder` is called once per attempt at the job.
+    `new_encoder` is called once per attempt at the job; it makes the speech `speed` times as fast.
     """
 
     request_id: str
@@ -58,6 +58,7 @@ class SpeechRequest:
     voice_id: str | None
     options: SpeechOptions
     new_encoder: Callable[[], Encoder]
+    speed: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,9 @@ class SpeechService:
         try:
             defaults = replace(self._defaults, seed=randbits(32))
             params = request.options.params(defaults)
-            job = self.backend.submit(JobRequest(request.request_id, text, voice, params))
+            job = self.backend.submit(
+                JobRequest(request.request_id, text, voice, params, request.speed)
+            )
         except BaseException:
             release_voice()
             raise

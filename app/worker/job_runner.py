@@ -14,10 +14,11 @@ from app.core import progress
 from app.core.audio import BYTES_PER_SAMPLE
 from app.core.errors import DeviceFailed, EngineFailed, OutOfMemory, ServiceError
 from app.core.progress import Progress
+from app.core.resume_point import ResumePoint
 from app.core.retry_budget import RetryBudget
 from app.engines.base import Engine
 from app.ipc import messages
-from app.ipc.messages import JobCancelled, JobDone, JobFailed
+from app.ipc.messages import JobCancelled, JobDone, JobFailed, JobSetAside
 from app.pipeline.pipeline import Pipeline
 from app.worker.stall_detector import Work
 from app.worker.voice_cache import VoiceCache
@@ -29,6 +30,8 @@ MAX_CONSECUTIVE_OOM = 2
 
 DEVICE = "device"
 
+LastMessage = JobDone | JobFailed | JobCancelled | JobSetAside
+
 T = TypeVar("T")
 
 
@@ -39,7 +42,8 @@ class Send(Protocol):
 class ActiveJob:
     """One text being synthesized. Sends no more audio than it has credit for.
 
-    `waits`: for credit or for its voice, and so makes no `progress`.
+    `waits`: for credit or for its voice, and so makes no `progress`. `yielding`: to stop after the
+    text chunk in progress; `resume_point`: where it has stopped.
     """
 
     def __init__(self, message: messages.Synthesize, send: Send) -> None:
@@ -49,8 +53,10 @@ class ActiveJob:
         self.cancelled = False
         self.progress = Progress()
         self.waits = False
-        self.chunks = 0
-        self.samples = 0
+        self.yielding = False
+        self.resume_point: ResumePoint | None = None
+        self.chunks = message.chunks
+        self.samples = message.samples
         self._credit = message.credit
         self._credit_raised = asyncio.Event()
         self._send = send
@@ -58,6 +64,10 @@ class ActiveJob:
     def grant(self, samples: int) -> None:
         """Allow `samples` samples in total; ignored if that is less than before."""
         self._credit = max(self._credit, samples)
+        self._credit_raised.set()
+
+    def yield_slot(self) -> None:
+        self.yielding = True
         self._credit_raised.set()
 
     async def wait_for(self, event: Awaitable[T]) -> T:
@@ -68,8 +78,8 @@ class ActiveJob:
             self.waits = False
 
     async def emit(self, pcm: bytes) -> None:
-        """Send PCM as the next audio chunk, as soon as there is credit left."""
-        while self.samples >= self._credit:
+        """Send PCM as the next audio chunk, as soon as there is credit left or it is yielding."""
+        while self.samples >= self._credit and not self.yielding:
             self._credit_raised.clear()
             await self.wait_for(self._credit_raised.wait())
         self.progress.step()
@@ -115,6 +125,10 @@ class JobRunner:
         if credit.job in self._running:
             self._running[credit.job][0].grant(credit.samples)
 
+    def yield_slot(self, message: messages.Yield) -> None:
+        if message.job in self._running:
+            self._running[message.job][0].yield_slot()
+
     def cancel_missing(self, active: messages.ActiveJobs) -> None:
         """Cancel the jobs that are not listed, but not those newer than the list."""
         for job, running in self._running.values():
@@ -152,14 +166,22 @@ class JobRunner:
             message = shortage.message
         # outside `except`: the traceback no longer keeps tensors alive
         await self._engine.free_memory()
-        if job.chunks or job.cancelled:  # OutOfMemory may have replaced a CancelledError
+        sent_audio = job.chunks > job.request.chunks
+        if sent_audio or job.cancelled:  # OutOfMemory may have replaced a CancelledError
             raise OutOfMemory(message)
         log.warning("job %s is tried again: %s", job.id, message)
         await self._attempt(job)
 
     async def _attempt(self, job: ActiveJob) -> None:
         voice = await job.wait_for(self._voices.get(job.request.voice))
-        await self._pipeline.run(job.request.text, voice, job.request.params, job.emit)
+        job.resume_point = await self._pipeline.run(
+            job.request.text,
+            voice,
+            job.request.params,
+            job.emit,
+            resume_point=job.request.resume_point,
+            should_stop=lambda: job.yielding,
+        )
 
     async def _end(self, job: ActiveJob, running: "asyncio.Task[None]") -> None:
         """Send the job's last message, or request a restart if the device has failed."""
@@ -170,14 +192,14 @@ class JobRunner:
             self._request_restart(f"the device has failed: {fault}", job=job.id)
             return
         message = _last_message(job, running)
+        del self._running[job.id]  # before it may be resumed here
         await self._send(message)
-        del self._running[job.id]
         self._count_oom(job, message)
         log.debug(
             "job %s %s after %.3f s", job.id, _VERBS[type(message)], monotonic() - job.began_at
         )
 
-    def _count_oom(self, job: ActiveJob, message: JobDone | JobFailed | JobCancelled) -> None:
+    def _count_oom(self, job: ActiveJob, message: LastMessage) -> None:
         """Count consecutive `OutOfMemory` failures; jobs that ran concurrently count once."""
         match message:
             case JobDone():
@@ -204,15 +226,20 @@ class JobRunner:
             self.restart_request.set_result(messages.WorkerFailed(reason, job, voice))
 
 
-_VERBS = {JobDone: "done", JobFailed: "failed", JobCancelled: "cancelled"}
+_VERBS = {
+    JobDone: "done",
+    JobFailed: "failed",
+    JobCancelled: "cancelled",
+    JobSetAside: "set aside",
+}
 
 
-def _last_message(
-    job: ActiveJob, running: "asyncio.Task[None]"
-) -> JobDone | JobFailed | JobCancelled:
+def _last_message(job: ActiveJob, running: "asyncio.Task[None]") -> LastMessage:
     if running.cancelled():
         return JobCancelled(job.id)
     match running.exception():
+        case None if job.resume_point:
+            return JobSetAside(job.id, job.chunks, job.samples, job.resume_point)
         case None:
             return JobDone(job.id, job.chunks, job.samples)
         case ServiceError() as error:

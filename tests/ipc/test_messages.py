@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.core.params import SynthesisParams
+from app.core.resume_point import ResumePoint
 from app.ipc.messages import (
     ActiveJobs,
     AudioChunk,
@@ -16,6 +17,7 @@ from app.ipc.messages import (
     JobCancelled,
     JobDone,
     JobFailed,
+    JobSetAside,
     JobStarted,
     Message,
     PreparingVoice,
@@ -31,16 +33,20 @@ from app.ipc.messages import (
     WorkerFailed,
     WorkerReady,
     WorkerStarting,
+    Yield,
 )
 
 CHANNELS = {"jobs": ToWorker, "broadcast": Broadcast, "reports": Report, "results": Result}
 KINDS = {name: get_args(kinds) for name, kinds in CHANNELS.items()}
 
 PARAMS = SynthesisParams(seed=7)
+POINT = ResumePoint(2, b"\0\xff", b"\x80")
 SAMPLES: list[tuple[str, Message]] = [
     ("jobs", Synthesize("j", "Grüße, 世界 🎧", "digest", PARAMS, active_version=1, credit=0)),
     ("jobs", Synthesize("j", "", None, PARAMS, active_version=2**63, credit=2**40)),
+    ("jobs", Synthesize("j", "", None, PARAMS, 1, 0, True, 3, 72_000, POINT)),
     ("jobs", Credit("j", 2**40)),
+    ("jobs", Yield("j")),
     ("broadcast", ActiveJobs(3, ["j", "k"])),
     ("broadcast", Voices(frozenset({"digest", "another"}), frozenset({"digest"}), version=2)),
     ("broadcast", Drain()),
@@ -61,6 +67,7 @@ SAMPLES: list[tuple[str, Message]] = [
     ("results", JobFailed("j", "engine_error", "it failed")),
     ("results", JobFailed("j", "empty_text", "nothing to say", "text")),
     ("results", JobCancelled("j")),
+    ("results", JobSetAside("j", 3, 72_000, POINT)),
 ]
 
 

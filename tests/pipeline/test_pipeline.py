@@ -12,6 +12,7 @@ from app.core.audio import Samples
 from app.core.engine_config import EngineConfig, QueueSizes
 from app.core.errors import EmptyText, EngineFailed
 from app.core.params import SynthesisParams
+from app.core.resume_point import ResumePoint
 from app.engines.base import SpeechSlice, TextChunk
 from app.pipeline.pipeline import Pipeline
 from tests.ipc.test_messages import PARAMS
@@ -63,7 +64,9 @@ class HeldEngine(ScriptedEngine):
             await self._cancellable("t3", self.t3.step)
             yield piece
 
-    def new_decoder(self, voice: Any, params: SynthesisParams) -> ScriptedDecoder:
+    def new_decoder(
+        self, voice: Any, params: SynthesisParams, first_chunk: int = 0
+    ) -> ScriptedDecoder:
         engine = self
 
         class HeldDecoder(ScriptedDecoder):
@@ -187,6 +190,9 @@ async def test_pcm_conversion_uses_at_most_the_configured_threads(scripted: Scri
     of_two, threads = threading.Barrier(2, timeout=PATIENCE_S), set()
 
     class Waiting:
+        def __init__(self, state: bytes) -> None:
+            pass
+
         def push(self, audio: Samples, last: bool) -> Samples:
             threads.add(threading.get_ident())
             of_two.wait()
@@ -212,6 +218,29 @@ async def test_t3_begins_the_next_chunk_while_s3gen_is_at_the_last() -> None:
     assert engine.s3gen.passed == 0
     running.cancel()
     await asyncio.wait([running])
+
+
+async def test_stops_after_the_text_chunk_that_s3gen_decodes() -> None:
+    engine = HeldEngine()
+    engine.t3.open()
+    stopping = False
+    pieces: list[bytes] = []
+
+    async def emit(pcm: bytes) -> None:
+        pieces.append(pcm)
+
+    pipeline = Pipeline(engine, QueueSizes(100, 3))
+    running = asyncio.create_task(
+        pipeline.run(TWO_CHUNKS, 0, PLAIN, emit, should_stop=lambda: stopping)
+    )
+    await until(lambda: len(engine.chunks) == 2)
+    stopping = True
+    engine.s3gen.open()
+    point = await running
+    assert point == ResumePoint(text_chunk=1)
+    await pipeline.run(TWO_CHUNKS, 0, PLAIN, emit, resume_point=point)
+    assert b"".join(pieces) == expected_pcm(TWO_CHUNKS, PLAIN.seed)
+    assert await pipeline.run("one", 0, PLAIN, emit, should_stop=lambda: True) is None
 
 
 @pytest.mark.parametrize("waiting", [1, 2, 5])

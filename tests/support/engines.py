@@ -108,10 +108,12 @@ class ScriptedEngine:
                 raise DeviceFailed("scripted: device-side assert")
             yield SpeechSlice(_tokens(word), last=index == len(words) - 1)
 
-    def new_decoder(self, voice: int, params: SynthesisParams) -> "ScriptedDecoder":
+    def new_decoder(
+        self, voice: int, params: SynthesisParams, first_chunk: int = 0
+    ) -> "ScriptedDecoder":
         return ScriptedDecoder(voice, params.seed)
 
-    def new_watermark(self) -> None:
+    def new_watermark(self, state: bytes = b"") -> None:
         pass
 
     async def warm_up(self) -> None:

@@ -71,7 +71,9 @@ class SignalEngine(ScriptedEngine):
             await asyncio.sleep(pause_s)
             yield SpeechSlice(audio[start : start + step], last=start == starts[-1])
 
-    def new_decoder(self, voice: int, params: SynthesisParams) -> "SignalDecoder":
+    def new_decoder(
+        self, voice: int, params: SynthesisParams, first_chunk: int = 0
+    ) -> "SignalDecoder":
         return SignalDecoder()
 
 

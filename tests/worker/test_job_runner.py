@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,6 +13,7 @@ from app.audio.decode_limits import HEADER
 from app.core.audio import Samples
 from app.core.engine_config import EngineConfig, QueueSizes
 from app.core.errors import DeviceFailed
+from app.core.resume_point import ResumePoint
 from app.ipc.messages import (
     ActiveJobs,
     AudioChunk,
@@ -20,6 +22,7 @@ from app.ipc.messages import (
     JobDone,
     JobFailed,
     JobResult,
+    JobSetAside,
     JobStarted,
     PreparingVoice,
     Report,
@@ -28,6 +31,7 @@ from app.ipc.messages import (
     VoicePrepared,
     Voices,
     WorkerFailed,
+    Yield,
 )
 from app.pipeline.pipeline import Pipeline
 from app.worker.job_runner import JobRunner
@@ -137,7 +141,7 @@ async def test_error_is_sent_without_details_of_the_engine(
 async def test_service_error_is_sent_with_its_message(
     jobs: JobRunner, outbox: Outbox, engine: ScriptedEngine
 ) -> None:
-    engine.new_decoder = lambda voice, params: NumberlessDecoder(voice, params.seed)  # type: ignore[method-assign]
+    engine.new_decoder = lambda voice, params, first_chunk: NumberlessDecoder(voice, params.seed)  # type: ignore[method-assign]
     jobs.start(request("j", "one"))
     await finished(jobs)
     [end] = outbox.ends("j")
@@ -206,6 +210,48 @@ async def test_old_and_repeated_credit_is_ignored_and_the_waiting_job_can_be_can
     jobs.grant(Credit("j", 9 * TOKEN))
     assert outbox.ends("j") == [JobCancelled("j")]
     assert outbox.samples("j") == 4 * TOKEN
+
+
+# --- giving a slot up -----------------------------------------------------------------------------
+
+CHUNKS = "audio9 one two three. " * 3
+
+
+def long_request(**changes: Any) -> Synthesize:
+    params = msgspec.structs.replace(PLAIN, text_processing_chunk_size=24)
+    return msgspec.structs.replace(request("j", CHUNKS), params=params, **changes)
+
+
+@pytest.mark.parametrize("credit", [10**9, 9 * TOKEN])
+async def test_job_that_yields_ends_its_text_chunk_and_goes_on_anywhere(
+    jobs: JobRunner, outbox: Outbox, credit: int
+) -> None:
+    jobs.start(long_request(credit=credit))
+    await outbox.wait_for(lambda: outbox.samples("j") == 9 * TOKEN)
+    if credit < 10**9:
+        await until(lambda: jobs.under_way == {})
+    jobs.yield_slot(Yield("j"))
+    jobs.yield_slot(Yield("another"))
+    await outbox.wait_for(lambda: outbox.ends("j") != [])
+    [aside] = outbox.ends("j")
+    assert isinstance(aside, JobSetAside)
+    assert aside.samples == 12 * TOKEN * aside.resume_point.text_chunk < 36 * TOKEN
+    resumed = long_request(
+        chunks=aside.chunks, samples=aside.samples, resume_point=aside.resume_point
+    )
+    jobs.start(resumed)  # at once, under the same name
+    await finished(jobs)
+    assert outbox.ends("j") == [aside, JobDone("j", 12, 36 * TOKEN)]
+    assert outbox.audio("j") == expected_pcm(CHUNKS, PLAIN.seed)
+
+
+async def test_job_that_yields_during_its_last_text_chunk_is_done(
+    jobs: JobRunner, outbox: Outbox
+) -> None:
+    jobs.start(request("j", "audio9 one"))
+    jobs.yield_slot(Yield("j"))
+    await finished(jobs)
+    assert outbox.ends("j") == [JobDone("j", 2, 10 * TOKEN)]
 
 
 # --- cancelling -----------------------------------------------------------------------------------
@@ -296,6 +342,16 @@ async def test_concurrent_jobs_out_of_memory_count_once(jobs: JobRunner, outbox:
     for name in ("a", "b", "c"):
         assert [end.code for end in outbox.ends(name)] == ["out_of_memory"]
     assert not jobs.restart_request.done()
+
+
+@pytest.mark.usefixtures("own_folder")
+async def test_resumed_job_out_of_memory_is_retried_too(jobs: JobRunner, outbox: Outbox) -> None:
+    point = ResumePoint(text_chunk=1)
+    chunk = "oom1 audio9 one two. "
+    resumed = long_request(text=chunk * 2, chunks=3, samples=11 * TOKEN, resume_point=point)
+    jobs.start(resumed)
+    await finished(jobs)
+    assert outbox.ends("j") == [JobDone("j", 6, 22 * TOKEN)]
 
 
 @pytest.mark.usefixtures("own_folder")

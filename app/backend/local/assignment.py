@@ -1,4 +1,4 @@
-"""Which job runs next on which worker, and which jobs a worker may have died of."""
+"""Which job runs next on which worker, which jobs give way, and which a worker may have died of."""
 
 from collections.abc import Iterable, Sequence
 
@@ -9,14 +9,14 @@ from app.ipc.messages import WorkerFailed
 def next_assignment(
     queue: Iterable[Job], workers: Sequence[Worker], *, worker_expected: bool
 ) -> tuple[Job, Worker] | None:
-    """The first job that a worker can take now, and the least recently used such worker.
+    """The first job of `queue` that a worker can take now, and the least recently used such worker.
 
     A suspect waits for an empty worker, and jobs behind it may be assigned first. Unless a further
     worker is expected, those jobs do not get the worker with the fewest jobs, so that it empties.
     """
     free = [worker for worker in workers if worker.free]
     for job in queue:
-        able = [worker for worker in free if not (job.suspect and worker.jobs)]
+        able = [worker for worker in free if not (job.alone and worker.jobs)]
         if able:
             return job, min(able, key=lambda worker: worker.last_used)
         if free and not worker_expected:
@@ -25,6 +25,26 @@ def next_assignment(
         if not free:
             break
     return None
+
+
+def jobs_to_yield(
+    running: Iterable[Job], waiting: int, now: float, safe_lead_s: float
+) -> list[Job]:
+    """The jobs to give up their slots for `waiting` others, those furthest ahead first.
+
+    They have used up their credit, or their clients have audio for `safe_lead_s` seconds. A client
+    that waits for the complete file, or whose stream has not begun, is not ahead.
+    """
+    active = [job for job in running if not job.stream.ended]
+    able = [
+        job
+        for job in active
+        if job.stream.committed
+        and not job.yielding
+        and (job.paused_at is not None or job.lead_s(now) >= safe_lead_s)
+    ]
+    able.sort(key=lambda job: job.lead_s(now), reverse=True)
+    return able[: max(0, waiting - sum(job.yielding for job in active))]
 
 
 def suspects(worker: Worker, exit_report: WorkerFailed | None) -> list[Job]:

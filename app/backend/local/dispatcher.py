@@ -5,19 +5,24 @@ HTTP. Called by `LocalBackend` (`submit`, `tick`, `drain`, `abort`), by the mana
 (`attach`, `detach`, `job_started`, `handle`), and through the streams by their readers.
 
     submit → queue (FIFO, bounded) → a worker with a free slot → JobStream → done | error | closed
+                                       ⇅ set aside
 
-A slot is busy from `Synthesize` until the worker reports the end of the job, or dies.
+A slot is busy from `Synthesize` until the worker reports the end of the job, or dies. While others
+wait, a job far enough ahead of its listener gives its slot up after a text chunk: it is set aside.
+It goes on, on any worker, before those that wait when its listener needs more audio soon, else when
+none wait.
 """
 
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import chain
 
 from app.backend.base import JobRequest
 from app.backend.job_stream import JobStream
-from app.backend.local.assignment import next_assignment, suspects
+from app.backend.local.assignment import jobs_to_yield, next_assignment, suspects
 from app.backend.local.job import Job, Worker
 from app.backend.local.voice_tracker import VoiceTracker
 from app.core.audio import BYTES_PER_SAMPLE, SAMPLE_RATE
@@ -34,6 +39,7 @@ from app.core.errors import (
     WorkerStalled,
     from_code,
 )
+from app.core.resume_point import ResumePoint
 from app.core.retry_budget import RetryBudget
 from app.core.running_time import running_time
 from app.ipc.messages import (
@@ -45,8 +51,10 @@ from app.ipc.messages import (
     JobDone,
     JobFailed,
     JobResult,
+    JobSetAside,
     Synthesize,
     WorkerFailed,
+    Yield,
 )
 from app.observability.metrics import CANCELLED, Metrics
 
@@ -63,6 +71,9 @@ SLOWEST_SPEED = 0.01
 MAX_UNREAD_BYTES = 268_435_456
 """While clients leave more finished audio than this unread, no job is accepted or started."""
 
+SAFE_LEAD_S = 10.0
+"""A client with so many seconds of audio can wait for more until others have given up a slot."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -72,6 +83,10 @@ class Limits:
     queue_timeout_s: float
     ahead_samples: int
     client_stall_s: float
+
+    @property
+    def safe_lead_s(self) -> float:
+        return min(SAFE_LEAD_S, self.ahead_samples / SAMPLE_RATE / 3)
 
 
 class Dispatcher:
@@ -89,10 +104,11 @@ class Dispatcher:
         self._broadcast = broadcast
         self._metrics = metrics
         self._queue: OrderedDict[str, Job] = OrderedDict()
+        self._set_aside: dict[str, Job] = {}
         self._workers: list[Worker] = []
         self._crashes = RetryBudget[str](MAX_JOB_CRASHES)
         self._open: set[Job] = set()  # until their streams are closed
-        self._unread_bytes = 0  # of finished jobs
+        self._unread_bytes = 0  # of jobs that are on no worker
         self._idle = asyncio.Event()
         self._idle.set()
         self._resending: asyncio.TimerHandle | None = None
@@ -137,7 +153,8 @@ class Dispatcher:
     def tick(self) -> None:
         """Twice a second: repeat messages that may have been lost, look for stalled clients.
 
-        Then start jobs that waited for unread audio to become less.
+        Then start jobs that waited for unread audio to become less, and those that were set aside
+        and whose listeners need more audio.
         """
         self._publish()
         now = running_time()
@@ -158,12 +175,15 @@ class Dispatcher:
 
     def abort(self) -> None:
         for job in list(self._open):
-            self._leave_queue(job)
             self._abort(job, Draining("the server is shutting down"))
 
     @property
     def waiting(self) -> int:
         return len(self._queue)
+
+    @property
+    def set_aside(self) -> int:
+        return len(self._set_aside)
 
     @property
     def running(self) -> int:
@@ -180,8 +200,9 @@ class Dispatcher:
     ) -> None:
         """Remove a worker that is gone, after all its messages were handled.
 
-        Requeue its jobs that have sent nothing to the client. Fail those at `MAX_JOB_CRASHES`, and
-        those that certainly made the worker stall.
+        Requeue its jobs that have sent nothing to the client, and set aside again those that it had
+        not yet resumed. Fail those at `MAX_JOB_CRASHES`, and those that certainly made the worker
+        stall.
         """
         if worker in self._workers:
             self._workers.remove(worker)
@@ -207,8 +228,7 @@ class Dispatcher:
         self._accepting = accepting
         self._worker_expected = worker_expected
         if not accepting:
-            for job in list(self._queue.values()):
-                self._leave_queue(job)
+            for job in [*self._queue.values(), *self._set_aside.values()]:
                 self._end(job, NotReady("no worker can be started"))
         self._dispatch()
 
@@ -228,9 +248,12 @@ class Dispatcher:
                 return
             case JobDone(_, chunks, samples):
                 worker.finished_jobs += 1
-                complete = (chunks, samples) == (job.chunks, job.samples)
-                lost = WorkerLost("audio was lost between worker and master")
-                self._end(job, None if complete else lost)
+                self._end(job, job.missing_audio(chunks, samples))
+            case JobSetAside(_, chunks, samples, resume_point):
+                if lost := job.missing_audio(chunks, samples):
+                    self._end(job, lost)
+                elif not job.stream.ended:
+                    self._put_aside(job, resume_point)
             case JobFailed():
                 self._end(job, from_code(message.code, message.message, message.param))
             case JobCancelled():
@@ -258,6 +281,7 @@ class Dispatcher:
 
     def _leave_queue(self, job: Job) -> None:
         self._queue.pop(job.id, None)
+        self._set_aside.pop(job.id, None)
         if job.deadline:
             job.deadline.cancel()
 
@@ -265,23 +289,51 @@ class Dispatcher:
         if self._time_left_s(job) > TIMER_ACCURACY_S:  # this process was suspended meanwhile
             self._set_deadline(job)
             return
-        self._leave_queue(job)
         self._end(
             job, QueueTimeout(f"no worker was free within {self._limits.queue_timeout_s:g} s")
         )
+
+    def _put_aside(self, job: Job, resume_point: ResumePoint) -> None:
+        log.debug("job %s set aside: others wait", job.id)
+        job.set_aside(resume_point, running_time())
+        self._set_aside[job.id] = job
 
     # --- dispatch -------------------------------------------------------------------------------
 
     def _next_assignment(self) -> tuple[Job, Worker] | None:
         return next_assignment(
-            self._queue.values(), self._workers, worker_expected=self._worker_expected
+            self._candidates(), self._workers, worker_expected=self._worker_expected
         )
 
+    def _candidates(self) -> Iterable[Job]:
+        """The jobs that want a slot, those first whose listeners need more audio soon."""
+        urgent, others = self._resumable()
+        if self._unread_bytes > MAX_UNREAD_BYTES:
+            return urgent
+        return chain(urgent, self._queue.values(), others)
+
+    def _resumable(self) -> tuple[list[Job], list[Job]]:
+        """The set-aside jobs with credit, by need: those whose listeners need more soon; others."""
+        ahead, now = self._limits.ahead_samples, running_time()
+        jobs = [job for job in self._set_aside.values() if job.credit_due(ahead)]
+        jobs.sort(key=lambda job: job.lead_s(now))
+        urgent = sum(job.lead_s(now) < self._limits.safe_lead_s for job in jobs)
+        return jobs[:urgent], jobs[urgent:]
+
+    def _request_yields(self) -> None:
+        """Have as many jobs give up their slots as jobs wait for one."""
+        waiting = len(self._resumable()[0])
+        if self._unread_bytes <= MAX_UNREAD_BYTES:
+            waiting += len(self._queue)
+        if waiting:
+            now, safe_lead_s = running_time(), self._limits.safe_lead_s
+            for job in jobs_to_yield(self._running(), waiting, now, safe_lead_s):
+                job.yielding = bool(job.worker and job.worker.send(Yield(job.id)))
+
     def _dispatch(self) -> None:
-        while self._unread_bytes <= MAX_UNREAD_BYTES and (assignment := self._next_assignment()):
+        while assignment := self._next_assignment():
             job, worker = assignment
             if self._voices.is_poison(worker.name, job.request.voice):
-                self._leave_queue(job)
                 self._end(job, PoisonRequest("the workers that prepared this voice died of it"))
             elif self._start(job, worker):
                 self._leave_queue(job)
@@ -291,13 +343,14 @@ class Dispatcher:
                 loop = asyncio.get_running_loop()
                 self._resending = loop.call_later(RESEND_S, self._dispatch)
                 return
+        self._request_yields()
 
     def _start(self, job: Job, worker: Worker) -> bool:
         """Send the job; False if the worker takes no message, e.g. is not connected yet."""
         self._active_version += 1
         worker.last_used = self._active_version
-        request, credit = job.request, self._limits.ahead_samples
-        job.assign(worker, credit)
+        request, credit = job.request, job.allowed(self._limits.ahead_samples)
+        job.assign(worker)
         message = Synthesize(
             job.id,
             request.text,
@@ -305,20 +358,27 @@ class Dispatcher:
             request.params,
             self._active_version,
             credit,
-            alone=job.suspect,
+            job.alone,
+            job.chunks,
+            job.samples,
+            job.resume_point,
         )
         if not worker.send(message):
             job.release()
             return False
         now = running_time()
+        job.grant(credit, now)
         if job.sent_at is None:
             self._metrics.job_waited(now - job.accepted_at)
-        job.sent_at = now
+        if not job.resumed:
+            job.sent_at = now
         log.debug("job %s sent to worker %s", job.id, worker.name)
         return True
 
     def _retry_or_fail(self, job: Job, worker: Worker, reason: ServerFault, *, retry: bool) -> None:
-        if job.stream.committed or not retry:
+        if job.resumed and not job.started:
+            self._put_aside(job, job.resume_point)
+        elif job.stream.committed or not retry:
             self._end(job, reason)
         elif self._crashes.exhausted(job.id):
             self._end(job, PoisonRequest("the workers that tried this request died of it"))
@@ -329,7 +389,7 @@ class Dispatcher:
             )
             if job.sent_at:
                 job.lost_work_s += running_time() - job.sent_at
-            job.stream.restart()
+            job.restart()
             self._enqueue(job, first=True)
 
     # --- audio ----------------------------------------------------------------------------------
@@ -350,15 +410,16 @@ class Dispatcher:
         job.stream.put(pcm)
         if job.suspect:
             self._dispatch()  # it may no longer have to be alone
+        elif self._queue and not job.yielding:
+            self._request_yields()
 
     def _grant(self, job: Job) -> None:
         """Send credit for what the client has consumed, in steps of a quarter window."""
-        if not job.worker:
-            return
-        allowed = job.stream.consumed_samples + self._limits.ahead_samples
-        due = allowed - job.granted >= max(1, self._limits.ahead_samples // 4)
-        if due and job.worker.send(Credit(job.id, allowed)):
-            job.grant(allowed, running_time())
+        ahead = self._limits.ahead_samples
+        if job.worker and job.credit_due(ahead):
+            allowed = job.allowed(ahead)
+            if job.worker.send(Credit(job.id, allowed)):
+                job.grant(allowed, running_time())
 
     # --- end of a job ---------------------------------------------------------------------------
 
@@ -372,6 +433,7 @@ class Dispatcher:
 
     def _end(self, job: Job, error: ServiceError | None) -> None:
         """End the job; later calls have no effect."""
+        self._leave_queue(job)
         if job.stream.ended:
             return
         now = running_time()

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from app.backend.base import JobRequest
 from app.backend.job_stream import JobStream
 from app.core.audio import SAMPLE_RATE
+from app.core.errors import WorkerLost
+from app.core.resume_point import BEGINNING, ResumePoint
 from app.ipc.messages import ToWorker
 
 
@@ -35,7 +37,8 @@ class Job:
     `suspect`: a worker may have died of it, before `alone_until_chunk`. `lost_work_s`: spent on
     workers that died.
     `playout_end_at`: when a client that plays audio as it arrives will have played all of it.
-    `paused_at`: when the job used up its credit.
+    `paused_at`: when the job used up its credit, or was set aside. `yielding`: the worker was told
+    to give up the slot. `resume_point`: where the job goes on if it was set aside.
     """
 
     id: str
@@ -47,6 +50,8 @@ class Job:
     started: bool = False  # the worker has reported `JobStarted`
     suspect: bool = False
     alone_until_chunk: int = 0
+    yielding: bool = False
+    resume_point: ResumePoint = BEGINNING
     granted: int = 0
     chunks: int = 0
     samples: int = 0
@@ -63,26 +68,63 @@ class Job:
         """Whether no other job may run beside it: a suspect, until it has made more audio."""
         return self.suspect and self.chunks < self.alone_until_chunk
 
-    def assign(self, worker: Worker, credit: int) -> None:
+    def assign(self, worker: Worker) -> None:
         self.worker = worker
         worker.jobs[self.id] = self
-        self.started = False
-        self.granted = credit
-        self.chunks = self.samples = 0
-        self.first_audio_at = self.paused_at = None
-        self.paused_s = 0.0
+        self.started = self.yielding = False
 
     def release(self) -> None:
         if self.worker:
             self.worker.jobs.pop(self.id, None)
         self.worker = None
 
+    def restart(self) -> None:
+        """Discard all audio: another worker begins the job again."""
+        self.stream.restart()
+        self.chunks = self.samples = 0
+        self.first_audio_at = self.paused_at = None
+        self.paused_s = 0.0
+
+    @property
+    def resumed(self) -> bool:
+        return self.resume_point is not BEGINNING
+
+    def set_aside(self, resume_point: ResumePoint, now: float) -> None:
+        """Its slot is free; it needs new credit."""
+        self.resume_point = resume_point
+        self.granted = self.samples
+        self.paused_at = now if self.paused_at is None else self.paused_at
+
+    def missing_audio(self, chunks: int, samples: int) -> WorkerLost | None:
+        """The error if the worker has sent more or less than has arrived."""
+        if (chunks, samples) == (self.chunks, self.samples):
+            return None
+        return WorkerLost("audio was lost between worker and master")
+
+    def lead_s(self, now: float) -> float:
+        """For how long the client will have audio; at least for what it has not yet read."""
+        return max(self.playout_end_at - now, self._unread_s)
+
+    @property
+    def _unread_s(self) -> float:
+        return self._heard_s(self.samples - self.stream.consumed_samples)
+
+    def _heard_s(self, samples: int) -> float:
+        return samples / SAMPLE_RATE / self.request.speed
+
+    def allowed(self, ahead_samples: int) -> int:
+        """The credit of a job that may be `ahead_samples` ahead of its client."""
+        return self.stream.consumed_samples + ahead_samples
+
+    def credit_due(self, ahead_samples: int) -> bool:
+        return self.allowed(ahead_samples) - self.granted >= max(1, ahead_samples // 4)
+
     def add_audio(self, samples: int, now: float) -> float:
         """Count one chunk; return the length of the playout gap before it in seconds."""
         if self.first_audio_at is None:
             self.first_audio_at = self.playout_end_at = now
         gap_s = max(0.0, now - self.playout_end_at)
-        self.playout_end_at += gap_s + samples / SAMPLE_RATE
+        self.playout_end_at += gap_s + self._heard_s(samples)
         self.chunks += 1
         self.samples += samples
         if self.samples >= self.granted:
@@ -95,8 +137,8 @@ class Job:
         if self.paused_at is not None:
             self.paused_s += now - self.paused_at
             self.paused_at = None
-        unread_s = (self.samples - self.stream.consumed_samples) / SAMPLE_RATE
-        self.playout_end_at = max(self.playout_end_at, now + unread_s)
+        if self._unread_s:
+            self.playout_end_at = max(self.playout_end_at, now + self._unread_s)
 
     def summary(self, now: float) -> str:
         """Figures for the job's log line, without its text."""

@@ -204,16 +204,19 @@ class ChatterboxEngine:
                         yield SpeechSlice(tokens, last=bool(output.finish_reason))
                         tokens, length = [], next(lengths)
 
-    def new_decoder(self, voice: Conditionals, params: SynthesisParams) -> "_Decoder":
-        stream = self._new_stream(voice.s3gen, params)
-        return _Decoder(self._s3gen_scheduler, stream, self._cpu_exclusive)
+    def new_decoder(
+        self, voice: Conditionals, params: SynthesisParams, first_chunk: int = 0
+    ) -> "_Decoder":
+        stream = self._new_stream(voice.s3gen, params, first_chunk)
+        deadline = monotonic() if first_chunk else FIRST_SLICE_DEADLINE
+        return _Decoder(self._s3gen_scheduler, stream, self._cpu_exclusive, deadline)
 
     def _cpu_exclusive(self) -> AbstractContextManager[None]:
         """On a CPU, pause T3 during a job's first slice: S3Gen keeps all cores busy."""
         return nullcontext() if self._on_gpu else self._t3_scheduler.paused()
 
-    def new_watermark(self) -> Watermark | None:
-        return StreamingWatermark(self._watermarker) if self._watermarker else None
+    def new_watermark(self, state: bytes = b"") -> Watermark | None:
+        return StreamingWatermark(self._watermarker, state) if self._watermarker else None
 
     async def warm_up(self) -> None:
         """Run both stages in every shape; go on without compilation or graphs if they fail."""
@@ -295,7 +298,7 @@ class _Decoder:
     scheduler: S3GenScheduler
     stream: StreamDecoder
     cpu_exclusive: Callable[[], AbstractContextManager[None]]
-    deadline: float = FIRST_SLICE_DEADLINE
+    deadline: float
 
     async def decode(self, piece: SpeechSlice) -> Samples:
         """Raises `OutOfMemory`, `DeviceFailed`."""

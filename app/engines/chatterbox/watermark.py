@@ -31,6 +31,7 @@ its spectra are those of the whole recording. It is also the shortest recording 
 CONTEXT = LOOK_AHEAD = 5 * FRAME
 """Samples of context before and after the part of a window that is used: 0.2 s."""
 
+_COUNT_BYTES = 4
 _EMPTY: Samples = np.empty(0, np.float32)
 
 _LOAD_ERRORS = (
@@ -46,10 +47,16 @@ class StreamingWatermark:
     full scale, where the mark reaches 0.08, and 1e-4 next to digital silence.
     """
 
-    def __init__(self, watermark: WatermarkFn) -> None:
+    def __init__(self, watermark: WatermarkFn, state: bytes = b"") -> None:
+        """`state`: of the stream that this one continues."""
         self._watermark = watermark
-        self._buffer = _EMPTY  # unmarked: context, then samples not yet returned
-        self._context = 0  # samples of context in it
+        # unmarked: context, then samples not yet returned
+        self._buffer: Samples = np.frombuffer(state[_COUNT_BYTES:], np.float32)
+        self._context = int.from_bytes(state[:_COUNT_BYTES])  # samples of context in it
+
+    @property
+    def state(self) -> bytes:
+        return self._context.to_bytes(_COUNT_BYTES) + self._buffer.tobytes()
 
     def push(self, audio: Samples, last: bool) -> Samples:
         """See `engines.base.Watermark`. Samples may exceed ±1."""

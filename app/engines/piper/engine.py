@@ -105,10 +105,10 @@ class PreviewEngine:
                 yield SpeechSlice(window, last=False)
         yield SpeechSlice(EMPTY_WINDOW, last=True)
 
-    def new_decoder(self, voice: Voice, params: SynthesisParams) -> Decoder:
+    def new_decoder(self, voice: Voice, params: SynthesisParams, first_chunk: int = 0) -> Decoder:
         return PreviewDecoder(self)
 
-    def new_watermark(self) -> None:
+    def new_watermark(self, state: bytes = b"") -> None:
         """The preview voice is not watermarked."""
 
     async def warm_up(self) -> None:

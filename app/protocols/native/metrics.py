@@ -146,6 +146,11 @@ def _jobs(jobs: QueueStatus) -> Iterator[Metric]:
         "tts_queue_limit_jobs", "Jobs that may wait; more are refused with 429.", jobs.limit
     )
     yield Gauge("tts_running_jobs", "Running jobs.", jobs.running)
+    yield Gauge(
+        "tts_set_aside_jobs",
+        "Jobs far ahead of their listeners, which gave their slots to others.",
+        jobs.set_aside,
+    )
     yield Counter("tts_job_retries", "Jobs requeued because their worker exited.", jobs.retries)
     audio_s = jobs.samples / SAMPLE_RATE
     yield Counter("tts_audio_seconds", "Audio that workers have made.", audio_s)

@@ -78,6 +78,7 @@ async def create_speech(request: Request) -> Response:
             voice_id,
             parameters,
             lambda: _new_encoder(parameters),
+            parameters.speed,
         )
     )
     return AudioResponse(stream, buffered=not parameters.stream)

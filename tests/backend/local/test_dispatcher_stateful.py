@@ -24,7 +24,8 @@ from app.core.errors import (
     WorkerLost,
     WorkerStalled,
 )
-from app.ipc.messages import AudioChunk, JobCancelled, JobDone, JobFailed, Synthesize
+from app.core.resume_point import ResumePoint
+from app.ipc.messages import AudioChunk, JobCancelled, JobDone, JobFailed, JobSetAside, Synthesize
 from tests.backend.local.dispatcher_env import (
     DispatcherEnv,
     FakeClock,
@@ -36,6 +37,7 @@ from tests.backend.local.dispatcher_env import (
 
 T = TypeVar("T")
 PICK = st.integers(0, 99)
+POINT = ResumePoint(1)
 
 
 @dataclass
@@ -78,6 +80,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.all_sent: list[tuple[FakeWorker, Synthesize]] = []
         self.deaths_of: Counter[str] = Counter()
         self.alone_until: dict[str, int] = {}  # chunks, by name of a suspect
+        self.aside: set[str] = set()
         self.ends = EndLogCounter()
         dispatcher_module.log.addHandler(self.ends)
         dispatcher_module.log.setLevel(logging.INFO)
@@ -126,7 +129,10 @@ class AnyOrder(RuleBasedStateMachine):
                 self.all_sent.append((worker, job))
                 self.on[worker][job.job] = Progress()
                 stream = self.streams.get(name_of(job.job))
-                assert not (stream and stream.committed)
+                assert job.resume_point == POINT or not (stream and stream.committed)
+                self.aside.discard(job.job)
+                progress = self.on[worker][job.job]
+                progress.chunks, progress.samples = job.chunks, job.samples
 
     # clients
 
@@ -230,6 +236,23 @@ class AnyOrder(RuleBasedStateMachine):
         self.act(self.env.send, worker, message)
         self.act(self.env.send, worker, message)  # has no effect
 
+    @precondition(lambda self: self.busy() and self.accepting)
+    @rule(pick=PICK)
+    def set_aside(self, pick: int) -> None:
+        """A client hears the begin of a job; others come, so it gives its slot up."""
+        worker, job = self.busy()[pick % len(self.busy())]
+        self.start_job(pick)
+        self.send_audio(pick, 9, 0)
+        self.read(name_of(job), start=True)
+        while not self.env.dispatcher.waiting:
+            self.submit()
+        if worker.jobs[job].yielding:
+            progress = self.on[worker].pop(job)
+            if self.is_active(job):
+                self.aside.add(job)
+            message = JobSetAside(job, progress.chunks, progress.samples, POINT)
+            self.act(self.env.send, worker, message)
+
     # the backend
 
     @rule(seconds=st.sampled_from([1, 30, 61]))
@@ -257,9 +280,15 @@ class AnyOrder(RuleBasedStateMachine):
     def consistent(self) -> None:
         dispatcher, running = self.env.dispatcher, [job for _, job in self.busy()]
         names = {name_of(job) for job in running}
-        waiting = [n for n, s in self.streams.items() if not s.ended and n not in names]
+        aside = {name_of(job) for job in self.aside if self.is_active(job)}
+        waiting = [
+            name
+            for name, stream in self.streams.items()
+            if not stream.ended and name not in names | aside
+        ]
         assert dispatcher.running == len(running) == len(set(running))
         assert dispatcher.waiting == len(waiting)
+        assert dispatcher.set_aside == len(aside)
         for worker in self.workers:
             assert worker.jobs.keys() == self.on[worker].keys()
             assert len(worker.jobs) <= worker.slots

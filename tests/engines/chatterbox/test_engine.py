@@ -15,6 +15,7 @@ from app.core.audio import SAMPLE_RATE
 from app.core.engine_config import ChatterboxOptions, EngineConfig, QueueSizes
 from app.core.errors import DeviceFailed, OutOfMemory
 from app.core.params import SynthesisParams
+from app.core.resume_point import BEGINNING
 from app.engines.base import TextChunk
 from app.engines.chatterbox.engine import ChatterboxEngine
 from app.engines.chatterbox.s3gen.flow import Flow
@@ -86,6 +87,32 @@ async def test_slices_follow_the_schedule_and_give_960_samples_per_token(engine,
         if index == 0:
             assert len(alone) == 2 * SAMPLES_PER_TOKEN * sum(sizes)
     assert len(await speak(engine, chunk_overlap_method="zero")) == len(alone)
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize("overlap", ["full", "zero"])
+async def test_audio_is_the_same_if_the_job_stops_after_each_text_chunk(engine, overlap):
+    text = "Hello to you. Hello to me. Hello to all."
+    params = msgspec.structs.replace(
+        PARAMS, text_processing_chunk_size=20, chunk_overlap_method=overlap
+    )
+    pieces: list[bytes] = []
+
+    async def emit(pcm: bytes) -> None:
+        pieces.append(pcm)
+
+    pipeline, voice = Pipeline(engine, QueueSizes(2, 3)), engine.default_voice
+    await pipeline.run(text, voice, params, emit)
+    whole, point, points = b"".join(pieces), BEGINNING, 0
+    pieces.clear()
+    while point := await pipeline.run(
+        text, voice, params, emit, resume_point=point, should_stop=lambda: True
+    ):
+        points += 1
+    pipeline.close()
+    assert points == 2
+    assert b"".join(pieces) == whole
+    assert engine._t3_scheduler._batch.free == 3
 
 
 @pytest.mark.asyncio(loop_scope="module")

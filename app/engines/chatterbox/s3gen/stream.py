@@ -27,6 +27,9 @@ from app.engines.chatterbox.s3gen.noise import FrameNoise, Noise, NoiseStream
 from app.engines.chatterbox.s3gen.vocoder import StaticShapeVocoder, Vocoder
 from app.engines.chatterbox.s3gen.waveform import StreamingVocoder
 
+MAX_CHUNKS = 2**20
+"""A job has fewer text chunks; so each of their utterances has a number of its own, below 2³²."""
+
 
 @dataclass(frozen=True)
 class S3Gen:
@@ -74,13 +77,17 @@ class StreamDecoder:
     not for a slice: a slice's end is held back until the next one is known.
     """
 
-    def __init__(self, s3gen: S3Gen, prompt: S3GenPrompt, params: SynthesisParams) -> None:
+    def __init__(
+        self, s3gen: S3Gen, prompt: S3GenPrompt, params: SynthesisParams, first_chunk: int = 0
+    ) -> None:
+        """`first_chunk`: index of the text chunk that it begins with."""
         self._s3gen = s3gen
         self._prompt = prompt
         self._seed = params.seed
         self._slice_is_utterance = params.chunk_overlap_method == "zero"
         self._fade = params.crossfade_duration_milliseconds * S3GEN_SR // 1000
-        self._utterances = 0
+        self._chunk = first_chunk
+        self._utterances = 0  # of this text chunk
         self._current: _Utterance | None = None  # created on the scheduler's thread
         self._emitted = 0  # samples of this text chunk
 
@@ -105,15 +112,18 @@ class StreamDecoder:
         audio = self._utterance.commit(tokens, mel, ends)
         gain = self._s3gen.fade_in[self._emitted :][: len(audio)]
         audio[: len(gain)] *= gain
-        self._emitted = 0 if last else self._emitted + len(audio)
+        self._emitted += len(audio)
         if ends:
             self._current = None
+        if last:
+            self._chunk, self._utterances, self._emitted = self._chunk + 1, 0, 0
         return audio
 
     @property
     def _utterance(self) -> "_Utterance":
         if self._current is None:
-            noise = Noise(self._seed, self._utterances, self._s3gen.fade_in.device)
+            utterance = self._chunk + self._utterances * MAX_CHUNKS
+            noise = Noise(self._seed, utterance, self._s3gen.fade_in.device)
             self._utterances += 1
             self._current = _Utterance(self._s3gen, self._prompt, noise, self._fade)
         return self._current
