@@ -312,9 +312,9 @@ async def test_lost_audio_fails_the_job(env: DispatcherEnv) -> None:
 async def test_much_unread_audio_stops_all_but_those_whose_listeners_need_more(
     env: DispatcherEnv, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatcher_module, "MAX_UNREAD_BYTES", 20 * SECOND)
     [worker] = env.attach("w")
     stream = await set_aside(env, worker)
+    monkeypatch.setattr(dispatcher_module, "MAX_UNREAD_BYTES", 20 * SECOND)
     env.dispatcher.tick()
     env.finish(worker)
     assert dispatched_to(worker) == [["a", "after a"]]
