@@ -5,14 +5,14 @@ capitals; `.env.example` and the tables of settings show the descriptions and de
 """
 
 import difflib
+import logging
 import os
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from dotenv import dotenv_values
 from pydantic import (
     BeforeValidator,
     Field,
@@ -51,6 +51,8 @@ from app.core.params import (
 from app.core.unicode import nfc
 from app.core.validation import describe_error
 
+logging.getLogger("dotenv").setLevel(logging.ERROR)  # pydantic lets it read the file as well
+
 ENV_FILE = Path(".env")
 SHORT_NAME = 5
 SAFE_KEY_LENGTH = 16
@@ -59,7 +61,8 @@ FIRST_SLICE = 20
 SLICE_GROWTH = {"cpu": 2.0, "cuda": 1.0}
 """Longer slices need fewer solves, which pays on a CPU; on a GPU they only delay the audio."""
 
-_QUOTED = re.compile(r"""^(['"])(?P<value>.*?)\1\s*(?:#.*)?$""")
+_LINE = re.compile(r"^\s*(?:export\s+)?(?P<name>[^#=\s]+)\s*=(?P<value>.*)$")
+_QUOTED = re.compile(r"""^(?P<quote>['"])(?P<value>.*?)\1\s*(?P<comment>#.*)?$""")
 _MODEL = re.compile(r"^(auto|chatterbox|preview|[A-Za-z_][\w.]*:[A-Za-z_]\w*)\Z")
 _COMMENT = re.compile(r"\s#.*$")
 
@@ -83,7 +86,10 @@ class Settings(BaseSettings):
     api_key: SecretStr = Field(
         SecretStr(""), description="**(Required)** The secret key that clients must send."
     )
-    host: str = Field("0.0.0.0", description="The address to listen on.")  # noqa: S104
+    host: str = Field(
+        "0.0.0.0",  # noqa: S104
+        description="The address to listen on; `::` for all of IPv6 and of IPv4.",
+    )
     port: int = Field(8000, ge=1, le=65535, description="The port to listen on.")
     port_health: int | None = Field(
         None, ge=1, le=65535, description="A second port that answers `/ping` (RunPod)."
@@ -130,7 +136,8 @@ class Settings(BaseSettings):
     )
     public_voice_list: bool = Field(
         False,
-        description="`/v1/audio/voices` may be read without the key (Open WebUI sends none there).",
+        description="`/v1/audio/voices`, `/v1/audio/models` and `/v1/models` may be read without "
+        "the key (Open WebUI sends none there).",
     )
 
     # Engine
@@ -303,7 +310,8 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, _Environment(settings_cls), dotenv_settings
+        env_file = getattr(dotenv_settings, "env_file", None)
+        return init_settings, _Environment(settings_cls), _EnvFile(settings_cls, env_file)
 
     @field_validator("cors_origins", mode="before")
     @classmethod
@@ -404,12 +412,51 @@ class _Environment(EnvSettingsSource):
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         value, name, is_complex = super().get_field_value(field, field_name)
-        if field_name == "api_key" and re.search(r"^[^'\"].*\s#", (value or "").strip()):
-            raise StartupError(
-                "API_KEY: what follows ' #' may be a comment or part of the key; put the key into "
-                "quotes, or remove the comment"
-            )
+        if field_name == "api_key" and value:
+            _ensure_whole(value.strip())
         return _unquote(value), name, is_complex
+
+
+class _EnvFile(_Environment):
+    """A file with the same rules. python-dotenv, which pydantic uses, would expand `$` and `\\`."""
+
+    def __init__(self, settings_cls: type[BaseSettings], env_file: Any) -> None:
+        self._env_file = env_file
+        super().__init__(settings_cls)
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        values = _read_env_file(self._env_file) if self._env_file else {}
+        lines = {name.lower(): value for name, value in values.items()}
+        key = lines.get("api_key", "").strip()
+        if key[:1] in ("'", '"') and not _QUOTED.match(key):
+            raise StartupError(
+                f"API_KEY in {self._env_file}: the quote at its start is not closed at its end"
+            )
+        return lines
+
+
+def _read_env_file(path: Path) -> dict[str, str]:
+    """Return the lines by name, unchanged after the `=`. Raises OSError, UnicodeError."""
+    if not path.is_file():
+        return {}
+    lines = path.read_text("utf-8-sig").split("\n")
+    return {line["name"]: line["value"] for line in map(_LINE.match, lines) if line}
+
+
+def _ensure_whole(key: str) -> None:
+    """Raise `StartupError` if what would be removed from the key may be a part of it."""
+    quoted = _QUOTED.match(key)
+    if quoted:
+        unsure = quoted["quote"] in (quoted["comment"] or "")
+    else:
+        unsure = bool(re.search(r"\S\s+#", key))
+    if unsure:
+        raise StartupError(
+            "API_KEY: what follows ' #' may be a comment or part of the key; put the key into "
+            "quotes, or remove the comment"
+        )
+    if quoted and quoted["value"].strip() not in ("", quoted["value"]):
+        raise StartupError("API_KEY begins or ends with a space, which no client can send")
 
 
 def load_settings(*, api_key_required: bool, **overrides: Any) -> Settings:
@@ -446,9 +493,11 @@ def unknown_settings(env_file: Path = ENV_FILE) -> list[str]:
 
     Of the environment, which has many unrelated names, only those with this prefix are checked.
     """
-    in_file = dotenv_values(env_file) if env_file.is_file() else {}
     prefixed = [name for name in os.environ if name.startswith("TTS_")]
-    return [*_suggest(in_file, env_file.name), *_suggest(prefixed, "the environment")]
+    return [
+        *_suggest(_read_env_file(env_file), env_file.name),
+        *_suggest(prefixed, "the environment"),
+    ]
 
 
 def _suggest(names: Iterable[str], source: str) -> Iterable[str]:

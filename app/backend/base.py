@@ -18,12 +18,16 @@ WorkerState = Literal["starting", "ready", "restarting", "failed", "stopped"]
 
 @dataclass(frozen=True)
 class JobRequest:
-    """A checked text to synthesize. `voice`: digest of a decoded voice; None: the default one."""
+    """A checked text to synthesize. `voice`: digest of a decoded voice; None: the default one.
+
+    `silence_if_empty`: of the job's `JobStream`.
+    """
 
     request_id: str
     text: str
     voice: str | None
     params: SynthesisParams
+    silence_if_empty: bool = False
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from app.audio.encoder import Encoder
 from app.backend.base import Backend, JobRequest, ModelInfo
+from app.backend.job_stream import JobStream, silence
 from app.core.errors import (
     JOB_ERRORS,
     EmptyText,
@@ -46,7 +47,8 @@ SPEECH_ERRORS: tuple[type[ServiceError], ...] = (
 class SpeechRequest:
     """A request of any protocol. `voice_id` None: the default voice.
 
-    `new_encoder` is called once per attempt at the job.
+    `new_encoder` is called once per attempt at the job. `silence_if_empty`: a text that has
+    characters, but nothing to say, is a moment of silence in place of `EmptyText`.
     """
 
     request_id: str
@@ -54,6 +56,7 @@ class SpeechRequest:
     voice_id: str | None
     options: SpeechOptions
     new_encoder: Callable[[], Encoder]
+    silence_if_empty: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class SpeechService:
 
     def start(self, request: SpeechRequest) -> SpeechStream:
         """Check the text, pin the voice, submit the job. Raises one of `SPEECH_ERRORS`."""
-        text = self.clean(request.text)
+        text = self._spoken_text(request)
         self.backend.ensure_accepting()
         voice = None if request.voice_id is None else self.voices.pin(request.voice_id)
 
@@ -81,9 +84,7 @@ class SpeechService:
                 self.voices.unpin(voice)
 
         try:
-            defaults = replace(self._defaults, seed=randbits(32))
-            params = request.options.params(defaults)
-            job = self.backend.submit(JobRequest(request.request_id, text, voice, params))
+            job = self._submit(request, text, voice) if text else silence()
         except BaseException:
             release_voice()
             raise
@@ -96,6 +97,22 @@ class SpeechService:
             model=model,
             notice=ignored_parameters(model, request.voice_id),
             on_close=release_voice,
+        )
+
+    def _spoken_text(self, request: SpeechRequest) -> str:
+        """Clean the text; empty if silence is to be spoken. Raises `EmptyText`, `TextTooLong`."""
+        try:
+            return self.clean(request.text)
+        except EmptyText:
+            if request.silence_if_empty and request.text:
+                return ""
+            raise
+
+    def _submit(self, request: SpeechRequest, text: str, voice: str | None) -> JobStream:
+        defaults = replace(self._defaults, seed=randbits(32))
+        params = request.options.params(defaults)
+        return self.backend.submit(
+            JobRequest(request.request_id, text, voice, params, request.silence_if_empty)
         )
 
     def clean(self, text: str) -> str:

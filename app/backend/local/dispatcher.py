@@ -114,7 +114,7 @@ class Dispatcher:
             raise QueueFull(f"{waiting} requests are waiting already")
         if self._unread_bytes > MAX_UNREAD_BYTES:
             raise QueueFull("too much finished audio is waiting for clients that do not read it")
-        stream = JobStream()
+        stream = JobStream(silence_if_empty=request.silence_if_empty)
         self._accepted += 1
         job = Job(f"{request.request_id}#{self._accepted}", request, stream, running_time())
         stream.on_consumed = lambda: self._grant(job)
