@@ -37,10 +37,11 @@ def info_frame(header: bytes, bit_rate: int, frames: int, audio_bytes: int, samp
         *(bit_rate // 1000, (LAME_DELAY << 12 | padding).to_bytes(3), _UNKNOWN, _UNKNOWN),
         *(_UNKNOWN, file_bytes, _UNKNOWN),
     )
-    return (frame + _crc16(frame).to_bytes(2)).ljust(frame_bytes, b"\0")
+    return (frame + crc16(frame).to_bytes(2)).ljust(frame_bytes, b"\0")
 
 
-def _crc16(data: bytes) -> int:
+def crc16(data: bytes) -> int:
+    """Return the checksum that catalogues call CRC-16/ARC."""
     crc = 0
     for byte in data:
         crc ^= byte

@@ -45,9 +45,6 @@ class CorsMiddleware(CORSMiddleware):
             else f"The origin {shortened(origin)} is not allowed; CORS_ORIGINS must have it."
         )
         error = ErrorResponse(InvalidRequest(reason))
-        error.headers.update(
-            (name, value)
-            for name, value in response.headers.items()
-            if name not in ("content-length", "content-type")
-        )
+        for name, value in response.headers.items():
+            error.headers.setdefault(name, value)
         return error

@@ -90,7 +90,7 @@ def listen(host: str, port: int, setting: str) -> Listener:
     except UnicodeError:
         reason, setting = "this is no host name", "HOST"
     except OSError as error:
-        reason = error.strerror
+        reason = error.strerror or str(error)
         if error.errno not in (errno.EADDRINUSE, errno.EACCES):
             setting = "HOST"
     ipv4 = ", such as 0.0.0.0 for IPv4" if setting == "HOST" and ":" in host else ""
