@@ -428,7 +428,7 @@ class _EnvFile(_Environment):
         values = _read_env_file(self._env_file) if self._env_file else {}
         lines = {name.lower(): value for name, value in values.items()}
         key = lines.get("api_key", "").strip()
-        if key[:1] in ("'", '"') and not _QUOTED.match(key):
+        if key[:1] in ("'", '"') and key.count(key[0]) == 1:  # several lines, perhaps
             raise StartupError(
                 f"API_KEY in {self._env_file}: the quote at its start is not closed at its end"
             )

@@ -86,6 +86,7 @@ def listen(host: str, port: int, setting: str) -> Listener:
     Raises `StartupError` naming `setting`, the port's, or HOST.
     """
     try:
+        host.encode("idna")  # `bind` raises other errors
         return _listen(host, port)
     except UnicodeError:
         reason, setting = "this is no host name", "HOST"
