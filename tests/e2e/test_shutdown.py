@@ -286,7 +286,6 @@ def test_port_in_use_is_one_line(tmp_path: Path) -> None:
     ("env", "end"),
     [
         ({"HOST": "192.0.2.1"}, "set another HOST"),
-        ({"HOST": "fe80::1"}, "set another HOST, such as 0.0.0.0 for IPv4"),
         ({"API_KEY": "a #b"}, "put the key into quotes, or remove the comment"),
     ],
 )
