@@ -108,8 +108,29 @@ SILLY_TAVERN = {
 }
 
 
+HOME_ASSISTANT = {
+    "headers": {
+        "Content-Type": "application/json",
+        "Authorization": f"Bearer {API_KEY}",
+        "Accept": "*/*",
+        "User-Agent": "HomeAssistant/2026.11 aiohttp/3.13 Python/3.13",
+    },
+    "content": b'{"model":"tts-1","input":"audio20","voice":"austen",'
+    b'"response_format":"mp3","speed":1.0,"stream":true}',
+}
+KEY_IN_URL = {
+    "params": {"api_key": API_KEY},
+    "headers": {"Content-Type": "application/json", "Accept": "*/*", "User-Agent": "node-fetch"},
+    "content": b'{"model":"chatterbox","input":"audio20","voice":"","params":{"speed":1}}',
+}
+
+
 @pytest.mark.covers("chat clients")
-@pytest.mark.parametrize("captured", [OPEN_WEBUI, SILLY_TAVERN], ids=["open-webui", "sillytavern"])
+@pytest.mark.parametrize(
+    "captured",
+    [OPEN_WEBUI, SILLY_TAVERN, HOME_ASSISTANT, KEY_IN_URL],
+    ids=["open-webui", "sillytavern", "home-assistant", "key in the URL"],
+)
 def test_chat_client_request_gets_mp3(stranger: httpx.Client, captured: dict[str, Any]) -> None:
     answer = stranger.post(ROUTE, **captured)
     assert answer.status_code == 200
@@ -242,9 +263,9 @@ def test_nothing_to_say_is_a_moment_of_silence(
 
 
 def test_silence_has_the_format_that_was_asked_for(
-    service: ContractService, client: httpx.Client
+    service: ContractService, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    service.backend.queue_is_full = True  # it needs no place in it
+    monkeypatch.setattr(service.backend, "queue_is_full", True)  # it needs no place in it
     for form in OPENAI_ENCODERS.keys() - {"pcm"}:
         answer = client.post(ROUTE, json={"input": ".", "response_format": form})
         assert answer.headers["Content-Type"] == OPENAI_ENCODERS[form].media_type
@@ -253,17 +274,15 @@ def test_silence_has_the_format_that_was_asked_for(
     delta, done = events_in(client.post(ROUTE, json=asked).content)
     assert base64.b64decode(delta["audio"]) == bytes(9600)
     assert done["usage"] == {"input_tokens": 3, "output_tokens": 5, "total_tokens": 8}
-    service.backend.queue_is_full = False
     assert refusal(client.post(ROUTE, json={"input": ".", "voice": "x"}), 404)["param"] == "voice"
     assert client.post(ROUTE, json={"input": ".", "speed": "x"}).status_code == 400
 
 
 def test_silence_is_not_spoken_while_the_service_stops(
-    service: ContractService, client: httpx.Client
+    service: ContractService, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    service.backend.state = "draining"
+    monkeypatch.setattr(service.backend, "state", "draining")
     assert api.error_code(client.post(ROUTE, json={"input": "."}), 503) == "shutting_down"
-    service.backend.state = "ready"
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"input": NaN}'])
