@@ -5,7 +5,6 @@ capitals; `.env.example` and the tables of settings show the descriptions and de
 """
 
 import difflib
-import logging
 import os
 import re
 import secrets
@@ -51,8 +50,6 @@ from app.core.params import (
 from app.core.unicode import nfc
 from app.core.validation import describe_error
 
-logging.getLogger("dotenv").setLevel(logging.ERROR)  # pydantic lets it read the file as well
-
 ENV_FILE = Path(".env")
 SHORT_NAME = 5
 SAFE_KEY_LENGTH = 16
@@ -78,9 +75,7 @@ QueueSize = Annotated[int, Field(ge=1, le=1000)]
 class Settings(BaseSettings):
     """Raises `ValidationError` for values out of range."""
 
-    model_config = SettingsConfigDict(
-        env_file=ENV_FILE, extra="ignore", frozen=True, protected_namespaces=()
-    )
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, protected_namespaces=())
 
     # Core
     api_key: SecretStr = Field(
@@ -310,8 +305,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        env_file = getattr(dotenv_settings, "env_file", None)
-        return init_settings, _Environment(settings_cls), _EnvFile(settings_cls, env_file)
+        return init_settings, _Environment(settings_cls), _EnvFile(settings_cls)
 
     @field_validator("cors_origins", mode="before")
     @classmethod
@@ -410,40 +404,39 @@ class Settings(BaseSettings):
 class _Environment(EnvSettingsSource):
     """Strips quotes and comments, which `docker run --env-file` passes through verbatim."""
 
+    place = "the environment"
+
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         value, name, is_complex = super().get_field_value(field, field_name)
         if field_name == "api_key" and value:
-            _ensure_whole(value.strip())
+            _ensure_whole(value.strip(), self.place)
         return _unquote(value), name, is_complex
 
 
 class _EnvFile(_Environment):
-    """A file with the same rules. python-dotenv, which pydantic uses, would expand `$` and `\\`."""
+    """`.env`, by the same rules. Pydantic's own source would expand `$` and `\\`."""
 
-    def __init__(self, settings_cls: type[BaseSettings], env_file: Any) -> None:
-        self._env_file = env_file
-        super().__init__(settings_cls)
+    place = ENV_FILE.name
 
     def _load_env_vars(self) -> Mapping[str, str | None]:
-        values = _read_env_file(self._env_file) if self._env_file else {}
-        lines = {name.lower(): value for name, value in values.items()}
-        key = lines.get("api_key", "").strip()
+        readable = ENV_FILE.is_file() or ENV_FILE.is_fifo()  # password managers offer a pipe
+        lines = _read_env_file(ENV_FILE).items() if readable else ()
+        values = {name.lower(): value for name, value in lines}
+        key = values.get("api_key", "").strip()
         if key[:1] in ("'", '"') and key.count(key[0]) == 1:  # several lines, perhaps
             raise StartupError(
-                f"API_KEY in {self._env_file}: the quote at its start is not closed at its end"
+                f"API_KEY in {self.place}: the quote at its start is not closed at its end"
             )
-        return lines
+        return values
 
 
 def _read_env_file(path: Path) -> dict[str, str]:
     """Return the lines by name, unchanged after the `=`. Raises OSError, UnicodeError."""
-    if not path.is_file():
-        return {}
     lines = path.read_text("utf-8-sig").split("\n")
     return {line["name"]: line["value"] for line in map(_LINE.match, lines) if line}
 
 
-def _ensure_whole(key: str) -> None:
+def _ensure_whole(key: str, place: str) -> None:
     """Raise `StartupError` if what would be removed from the key may be a part of it."""
     quoted = _QUOTED.match(key)
     if quoted:
@@ -452,11 +445,13 @@ def _ensure_whole(key: str) -> None:
         unsure = bool(re.search(r"\S\s+#", key))
     if unsure:
         raise StartupError(
-            "API_KEY: what follows ' #' may be a comment or part of the key; put the key into "
-            "quotes, or remove the comment"
+            f"API_KEY in {place}: what follows ' #' may be a comment or part of the key; put the "
+            "key into quotes, or remove the comment"
         )
     if quoted and quoted["value"].strip() not in ("", quoted["value"]):
-        raise StartupError("API_KEY begins or ends with a space, which no client can send")
+        raise StartupError(
+            f"API_KEY in {place} begins or ends with a space, which no client can send"
+        )
 
 
 def load_settings(*, api_key_required: bool, **overrides: Any) -> Settings:
@@ -493,10 +488,20 @@ def unknown_settings(env_file: Path = ENV_FILE) -> list[str]:
 
     Of the environment, which has many unrelated names, only those with this prefix are checked.
     """
+    in_file = _read_env_file(env_file) if env_file.is_file() else {}
     prefixed = [name for name in os.environ if name.startswith("TTS_")]
+    return [*_suggest(in_file, env_file.name), *_suggest(prefixed, "the environment")]
+
+
+def unexpanded_settings(env_file: Path = ENV_FILE) -> list[str]:
+    """One warning for each setting in `.env` with a `${…}`, unless single quotes mean it so."""
+    in_file = _read_env_file(env_file) if env_file.is_file() else {}
     return [
-        *_suggest(_read_env_file(env_file), env_file.name),
-        *_suggest(prefixed, "the environment"),
+        f"{name} in {env_file.name} is taken as it is written: ${{…}} is not replaced"
+        for name, value in in_file.items()
+        if name.lower() in Settings.model_fields
+        and "${" in value
+        and not value.lstrip().startswith("'")
     ]
 
 

@@ -6,6 +6,7 @@ import re
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -15,7 +16,13 @@ from app.core.engine_config import ChatterboxOptions, EngineConfig, QueueSizes
 from app.core.errors import StartupError
 from app.core.params import SynthesisParams
 from app.core.process_env import child_environment, visible_cuda_devices
-from app.settings import Settings, load_settings, unknown_settings, weak_key
+from app.settings import (
+    Settings,
+    load_settings,
+    unexpanded_settings,
+    unknown_settings,
+    weak_key,
+)
 from tests.support.service import ROOT
 
 PROMISED = {
@@ -69,6 +76,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in [name for name in os.environ if name in ours or name.startswith("TTS_")]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("app.settings.ENV_FILE", Path(".env"))
     return tmp_path
 
 
@@ -494,6 +502,34 @@ def test_warns_of_unknown_variables_with_prefix(
     assert warnings[1].startswith("TTS_SPEED in the environment is not a setting")
     assert "TTS_SYNTHESIS_TEMPERATUR in the environment" in warnings[0]
     assert "did you mean TTS_SYNTHESIS_TEMPERATURE?" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("line", "warned"),
+    [
+        ("VOICES_DIR=${HOME}/voices", True),
+        ('API_KEY="${OTHER}"', True),
+        ("api_key = ab${cd}", True),
+        ("API_KEY='ab${cd}ef'", False),
+        ("API_KEY=a$b$$", False),
+        ("OTHER=${HOME}", False),
+    ],
+)
+def test_warns_of_what_other_programs_would_replace(line: str, warned: bool, folder: Path) -> None:
+    (folder / ".env").write_text(f"{line}\n")
+    warnings = unexpanded_settings()
+    assert bool(warnings) is warned
+    assert all("is taken as it is written" in warning for warning in warnings)
+    assert "ab" not in "".join(warnings)
+
+
+def test_file_may_be_a_pipe(folder: Path, given: Callable[..., Settings]) -> None:
+    os.mkfifo(folder / ".env")
+    writing = Thread(target=(folder / ".env").write_text, args=["API_KEY='from a $pipe'\n"])
+    writing.start()
+    assert given().api_key.get_secret_value() == "from a $pipe"
+    assert unknown_settings() == unexpanded_settings() == []
+    writing.join()
 
 
 def test_does_not_warn_of_unrelated_names(folder: Path) -> None:
