@@ -8,11 +8,10 @@ import difflib
 import os
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from dotenv import dotenv_values
 from pydantic import (
     BeforeValidator,
     Field,
@@ -59,7 +58,8 @@ FIRST_SLICE = 20
 SLICE_GROWTH = {"cpu": 2.0, "cuda": 1.0}
 """Longer slices need fewer solves, which pays on a CPU; on a GPU they only delay the audio."""
 
-_QUOTED = re.compile(r"""^(['"])(?P<value>.*?)\1\s*(?:#.*)?$""")
+_LINE = re.compile(r"^\s*(?:export\s+)?(?P<name>[^#=\s]+)\s*=(?P<value>.*)$")
+_QUOTED = re.compile(r"""^(?P<quote>['"])(?P<value>.*?)\1\s*(?P<comment>#.*)?$""")
 _MODEL = re.compile(r"^(auto|chatterbox|preview|[A-Za-z_][\w.]*:[A-Za-z_]\w*)\Z")
 _COMMENT = re.compile(r"\s#.*$")
 
@@ -75,15 +75,16 @@ QueueSize = Annotated[int, Field(ge=1, le=1000)]
 class Settings(BaseSettings):
     """Raises `ValidationError` for values out of range."""
 
-    model_config = SettingsConfigDict(
-        env_file=ENV_FILE, extra="ignore", frozen=True, protected_namespaces=()
-    )
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, protected_namespaces=())
 
     # Core
     api_key: SecretStr = Field(
         SecretStr(""), description="**(Required)** The secret key that clients must send."
     )
-    host: str = Field("0.0.0.0", description="The address to listen on.")  # noqa: S104
+    host: str = Field(
+        "0.0.0.0",  # noqa: S104
+        description="The address to listen on; `::` for all of IPv6 and of IPv4.",
+    )
     port: int = Field(8000, ge=1, le=65535, description="The port to listen on.")
     port_health: int | None = Field(
         None, ge=1, le=65535, description="A second port that answers `/ping` (RunPod)."
@@ -129,7 +130,8 @@ class Settings(BaseSettings):
     )
     public_voice_list: bool = Field(
         False,
-        description="`/v1/audio/voices` may be read without the key (Open WebUI sends none there).",
+        description="`/v1/audio/voices`, `/v1/audio/models` and `/v1/models` may be read without "
+        "the key (Open WebUI sends none there).",
     )
 
     # Engine
@@ -307,7 +309,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, _Environment(settings_cls), dotenv_settings
+        return init_settings, _Environment(settings_cls), _EnvFile(settings_cls)
 
     @field_validator("cors_origins", mode="before")
     @classmethod
@@ -406,14 +408,54 @@ class Settings(BaseSettings):
 class _Environment(EnvSettingsSource):
     """Strips quotes and comments, which `docker run --env-file` passes through verbatim."""
 
+    place = "the environment"
+
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         value, name, is_complex = super().get_field_value(field, field_name)
-        if field_name == "api_key" and re.search(r"^[^'\"].*\s#", (value or "").strip()):
-            raise StartupError(
-                "API_KEY: what follows ' #' may be a comment or part of the key; put the key into "
-                "quotes, or remove the comment"
-            )
+        if field_name == "api_key" and value:
+            _ensure_whole(value.strip(), self.place)
         return _unquote(value), name, is_complex
+
+
+class _EnvFile(_Environment):
+    """`.env`, by the same rules. Pydantic's own source would expand `$` and `\\`."""
+
+    place = ENV_FILE.name
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        readable = ENV_FILE.is_file() or ENV_FILE.is_fifo()  # password managers offer a pipe
+        lines = _read_env_file(ENV_FILE).items() if readable else ()
+        values = {name.lower(): value for name, value in lines}
+        key = values.get("api_key", "").strip()
+        if key[:1] in ("'", '"') and key.count(key[0]) == 1:  # several lines, perhaps
+            raise StartupError(
+                f"API_KEY in {self.place}: the quote at its start is not closed at its end"
+            )
+        return values
+
+
+def _read_env_file(path: Path) -> dict[str, str]:
+    """Return the lines by name, unchanged after the `=`. Raises OSError, UnicodeError."""
+    lines = path.read_text("utf-8-sig").split("\n")
+    return {line["name"]: line["value"] for line in map(_LINE.match, lines) if line}
+
+
+def _ensure_whole(key: str, place: str) -> None:
+    """Raise `StartupError` if what would be removed from the key may be a part of it."""
+    quoted = _QUOTED.match(key)
+    if quoted:
+        unsure = quoted["quote"] in (quoted["comment"] or "")
+    else:
+        unsure = bool(re.search(r"\S\s+#", key))
+    if unsure:
+        raise StartupError(
+            f"API_KEY in {place}: what follows ' #' may be a comment or part of the key; put the "
+            "key into quotes, or remove the comment"
+        )
+    if quoted and quoted["value"].strip() not in ("", quoted["value"]):
+        raise StartupError(
+            f"API_KEY in {place} begins or ends with a space, which no client can send"
+        )
 
 
 def load_settings(*, api_key_required: bool, **overrides: Any) -> Settings:
@@ -450,9 +492,21 @@ def unknown_settings(env_file: Path = ENV_FILE) -> list[str]:
 
     Of the environment, which has many unrelated names, only those with this prefix are checked.
     """
-    in_file = dotenv_values(env_file) if env_file.is_file() else {}
+    in_file = _read_env_file(env_file) if env_file.is_file() else {}
     prefixed = [name for name in os.environ if name.startswith("TTS_")]
     return [*_suggest(in_file, env_file.name), *_suggest(prefixed, "the environment")]
+
+
+def unexpanded_settings(env_file: Path = ENV_FILE) -> list[str]:
+    """One warning for each setting in `.env` with a `${…}`, unless single quotes mean it so."""
+    in_file = _read_env_file(env_file) if env_file.is_file() else {}
+    return [
+        f"{name} in {env_file.name} is taken as it is written: ${{…}} is not replaced"
+        for name, value in in_file.items()
+        if name.lower() in Settings.model_fields
+        and "${" in value
+        and not value.lstrip().startswith("'")
+    ]
 
 
 def _suggest(names: Iterable[str], source: str) -> Iterable[str]:

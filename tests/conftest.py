@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+import app.settings
 from tests.support.service import ROOT, Service, running_service
+
+app.settings.ENV_FILE = Path(os.devnull)  # a developer's own `.env` is not for tests
 
 CHROMIUM = shutil.which("chromium")
 

@@ -6,6 +6,7 @@ import re
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -15,7 +16,13 @@ from app.core.engine_config import ChatterboxOptions, EngineConfig, QueueSizes
 from app.core.errors import StartupError
 from app.core.params import SynthesisParams
 from app.core.process_env import child_environment, visible_cuda_devices
-from app.settings import Settings, load_settings, unknown_settings, weak_key
+from app.settings import (
+    Settings,
+    load_settings,
+    unexpanded_settings,
+    unknown_settings,
+    weak_key,
+)
 from tests.support.service import ROOT
 
 PROMISED = {
@@ -69,6 +76,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in [name for name in os.environ if name in ours or name.startswith("TTS_")]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("app.settings.ENV_FILE", Path(".env"))
     return tmp_path
 
 
@@ -286,6 +294,102 @@ def test_a_key_is_never_cut_silently(given: Callable[..., Settings]) -> None:
     assert "staple" not in complaint
 
 
+SECRETS = {
+    "'ab${cd}ef'": "ab${cd}ef",
+    '"ab${cd}ef"': "ab${cd}ef",
+    "ab${cd}ef": "ab${cd}ef",
+    "$HOME": "$HOME",
+    "${HOME:-x}y": "${HOME:-x}y",
+    "a$$b": "a$$b",
+    "a$(id)`id`": "a$(id)`id`",
+    '"a\\nb\\t\\x41"': r"a\nb\t\x41",
+    r"'a\\b\'c'": r"a\\b\'c",
+    r"a\b": r"a\b",
+    "'a #b'": "a #b",
+    '"it\'s #1"  # why': "it's #1",
+    "#1#2": "#1#2",
+    "'a'b'": "a'b",
+    "'ab'cd": "'ab'cd",
+    'ab"cd': 'ab"cd',
+    "a'b'": "a'b'",
+    "%41+&=?{}!*": "%41+&=?{}!*",
+    "a, b; c": "a, b; c",
+}
+"""Keys by the way in which they are written."""
+
+
+@pytest.mark.parametrize("written", SECRETS)
+@pytest.mark.parametrize(
+    "line",
+    ["API_KEY={}\n", "export API_KEY={}\r\nPORT=1\r\n", "\ufeffapi_key={}", "X='\nAPI_KEY={}\n"],
+    ids=["plain", "export and CRLF", "BOM", "after junk"],
+)
+def test_key_is_taken_literally_from_the_file(
+    line: str, written: str, folder: Path, given: Callable[..., Settings], caplog: Any
+) -> None:
+    (folder / ".env").write_bytes(line.replace("{}", written).encode())
+    assert given().api_key.get_secret_value() == SECRETS[written]
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("written", SECRETS)
+def test_key_is_taken_literally_from_the_environment(
+    written: str, given: Callable[..., Settings]
+) -> None:
+    assert given(API_KEY=written).api_key.get_secret_value() == SECRETS[written]
+
+
+@pytest.mark.parametrize(
+    ("written", "reason"),
+    [
+        ("correct horse #battery", "put the key into quotes"),
+        ("'ab' cd #ef", "put the key into quotes"),
+        ("'ab' #cd'", "put the key into quotes"),
+        ('"ab"#cd" ef', "put the key into quotes"),
+        ("' ab'", "begins or ends with a space"),
+        ('"ab\t"', "begins or ends with a space"),
+    ],
+)
+def test_key_that_may_be_cut_is_refused_from_any_source(
+    written: str, reason: str, folder: Path, given: Callable[..., Settings]
+) -> None:
+    [from_environment] = complaints(given, API_KEY=written)
+    (folder / ".env").write_text(f"API_KEY={written}\n")
+    os.environ.pop("API_KEY")
+    [from_file] = complaints(given)
+    for complaint in (from_environment, from_file):
+        assert reason in complaint
+        assert "ab" not in complaint
+        assert "horse" not in complaint
+
+
+@pytest.mark.parametrize("content", ["API_KEY='ab\ncd'\n", 'API_KEY="ab', "export API_KEY='ab\"\n"])
+def test_key_with_an_open_quote_is_refused(
+    content: str, folder: Path, given: Callable[..., Settings]
+) -> None:
+    (folder / ".env").write_text(content)
+    [complaint] = complaints(given)
+    assert complaint == "API_KEY in .env: the quote at its start is not closed at its end"
+
+
+@pytest.mark.parametrize("content", [b"API_KEY=\xff\n", "API_KEY=abc".encode("utf-16")])
+def test_file_in_another_encoding_is_refused(
+    content: bytes, folder: Path, given: Callable[..., Settings]
+) -> None:
+    (folder / ".env").write_bytes(content)
+    [complaint] = complaints(given)
+    assert complaint.startswith("cannot read .env: 'utf-8' codec can't decode")
+
+
+def test_other_settings_are_taken_literally_too(
+    folder: Path, given: Callable[..., Settings]
+) -> None:
+    (folder / ".env").write_text("VOICES_DIR='my $HOME'\nVOICE_ALIASES=a=${b}.wav # mine\n")
+    settings = given()
+    assert settings.voices_dir == Path("my $HOME")
+    assert settings.voice_aliases == {"a": "${b}.wav"}
+
+
 @pytest.mark.parametrize(
     ("host", "key", "warned"),
     [
@@ -398,6 +502,34 @@ def test_warns_of_unknown_variables_with_prefix(
     assert warnings[1].startswith("TTS_SPEED in the environment is not a setting")
     assert "TTS_SYNTHESIS_TEMPERATUR in the environment" in warnings[0]
     assert "did you mean TTS_SYNTHESIS_TEMPERATURE?" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("line", "warned"),
+    [
+        ("VOICES_DIR=${HOME}/voices", True),
+        ('API_KEY="${OTHER}"', True),
+        ("api_key = ab${cd}", True),
+        ("API_KEY='ab${cd}ef'", False),
+        ("API_KEY=a$b$$", False),
+        ("OTHER=${HOME}", False),
+    ],
+)
+def test_warns_of_what_other_programs_would_replace(line: str, warned: bool, folder: Path) -> None:
+    (folder / ".env").write_text(f"{line}\n")
+    warnings = unexpanded_settings()
+    assert bool(warnings) is warned
+    assert all("is taken as it is written" in warning for warning in warnings)
+    assert "ab" not in "".join(warnings)
+
+
+def test_file_may_be_a_pipe(folder: Path, given: Callable[..., Settings]) -> None:
+    os.mkfifo(folder / ".env")
+    writing = Thread(target=(folder / ".env").write_text, args=["API_KEY='from a $pipe'\n"])
+    writing.start()
+    assert given().api_key.get_secret_value() == "from a $pipe"
+    assert unknown_settings() == unexpanded_settings() == []
+    writing.join()
 
 
 def test_does_not_warn_of_unrelated_names(folder: Path) -> None:

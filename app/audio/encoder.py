@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 
 from app.core.errors import ServiceError
 
-HEAD_BYTES = 64
+HEAD_BYTES = 512
 """The least of a file, or all of it, that `Encoder.finalize_head` needs."""
 
 

@@ -1,7 +1,7 @@
 """Encoders that use a codec and a container of FFmpeg."""
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import ClassVar
 
@@ -9,6 +9,8 @@ import av
 
 from app.audio.encoder import Encoder
 from app.audio.ffmpeg import audio_frame, ffmpeg_errors
+from app.audio.mp3_info import info_frame
+from app.audio.webm_duration import with_duration
 from app.core.audio import BYTES_PER_SAMPLE
 
 
@@ -24,6 +26,7 @@ class FFmpegEncoder(Encoder):
     def __init__(self, sample_rate: int) -> None:
         self._sample_rate = sample_rate
         self._position = 0  # samples so far
+        self._packets = 0
         self._out = _Sink()
         with ffmpeg_errors():
             self._file = av.open(
@@ -48,15 +51,19 @@ class FFmpegEncoder(Encoder):
             if pcm:
                 frame = audio_frame(pcm, self._sample_rate, self._position)
                 self._position += len(pcm) // BYTES_PER_SAMPLE
-                self._file.mux(self._stream.encode(frame))
+                self._mux(self._stream.encode(frame))
         return self._out.take()
 
     def finish(self) -> bytes:
         with ffmpeg_errors():
             self._file.start_encoding()  # without audio nothing has yet written the header
-            self._file.mux(self._stream.encode(None))
+            self._mux(self._stream.encode(None))
             self._file.close()
         return self._out.take()
+
+    def _mux(self, packets: Sequence[av.Packet]) -> None:
+        self._packets += len(packets)
+        self._file.mux(packets)
 
 
 class Mp3Encoder(FFmpegEncoder):
@@ -64,6 +71,12 @@ class Mp3Encoder(FFmpegEncoder):
     container, codec, bit_rate = "mp3", "libmp3lame", 96_000
     # Both headers describe the whole file, which a stream cannot know at its start.
     options: ClassVar = {"write_xing": "0", "id3v2_version": "0"}
+
+    def finalize_head(self, head: bytes, file_bytes: int) -> bytes:
+        frames, samples = self._packets, self._position
+        if not frames:
+            return head
+        return info_frame(head[:4], self.bit_rate, frames, file_bytes, samples) + head
 
 
 class FragmentedMp4Encoder(FFmpegEncoder):
@@ -81,6 +94,9 @@ class WebmEncoder(FFmpegEncoder):
     media_type = "audio/webm"
     container, codec, bit_rate = "webm", "libopus", 64_000
     options: ClassVar = {"live": "1", "cluster_time_limit": "100"}  # ms
+
+    def finalize_head(self, head: bytes, file_bytes: int) -> bytes:
+        return with_duration(head, 1000 * self._position / self._sample_rate)
 
 
 class OggOpusEncoder(FFmpegEncoder):

@@ -9,9 +9,12 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Collection
 
-from app.core.audio import BYTES_PER_SAMPLE
-from app.core.errors import ServiceError
+from app.core.audio import BYTES_PER_SAMPLE, SAMPLE_RATE
+from app.core.errors import EmptyText, ServiceError
 from app.core.running_time import running_time
+
+SILENCE = bytes(SAMPLE_RATE // 5 * BYTES_PER_SAMPLE)
+"""The 0.2 s that are spoken where there is nothing to say."""
 
 
 class Restarted(Exception):
@@ -22,14 +25,22 @@ def _noop(*args: object) -> None:
     pass
 
 
+def silence() -> "JobStream":
+    """Return a complete stream of `SILENCE`."""
+    stream = JobStream()
+    stream.put(SILENCE)
+    stream.end()
+    return stream
+
+
 class JobStream:
     """The audio of one job, for a single reader. The backend sets `on_consumed` and `on_close`.
 
     `on_failed` is called when the job ends with an `error`, also while the reader awaits something
-    else.
+    else. With `silence_if_empty`, a text in which there is nothing to say is `SILENCE`, no error.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, silence_if_empty: bool = False) -> None:
         self.on_consumed: Callable[[], None] = _noop
         self.on_close: Callable[[ServiceError | None], None] = _noop
         self.on_failed: Callable[[], None] = _noop
@@ -38,6 +49,7 @@ class JobStream:
         self.ended = False
         self.consumed_samples = 0
         self.file: Collection[bytes] = ()
+        self._silence_if_empty = silence_if_empty
         self._chunks: deque[bytes] = deque()
         self._restarted = False
         self._reader: asyncio.Future[None] | None = None
@@ -55,6 +67,9 @@ class JobStream:
         """End the stream; later calls have no effect."""
         if self.ended:
             return
+        if self._silence_if_empty and isinstance(error, EmptyText) and not self._any_audio:
+            self.put(SILENCE)
+            error = None
         self.ended = True
         self.error = error
         self._wake()
@@ -83,6 +98,10 @@ class JobStream:
         if not unread or self.consumed_samples - self._taken_samples >= least_samples:
             self._taken_samples, self._progress_at = self.consumed_samples, now
         return now - self._progress_at
+
+    @property
+    def _any_audio(self) -> bool:
+        return bool(self._chunks or self.consumed_samples)
 
     @property
     def unread_bytes(self) -> int:

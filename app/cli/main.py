@@ -16,7 +16,7 @@ from app.cli.voices import voices
 from app.core.errors import ServiceError, StartupError
 from app.core.log import set_up_logging
 from app.core.native import hide_memory
-from app.settings import load_settings, unknown_settings, weak_key
+from app.settings import load_settings, unexpanded_settings, unknown_settings, weak_key
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def serve() -> None:
 
     settings = load_settings(api_key_required=True)
     set_up_logging(settings.effective_log_level, "master")
-    for warning in unknown_settings():
+    for warning in [*unknown_settings(), *unexpanded_settings()]:
         log.warning("%s", warning)
     model = choose_engine(settings.model, settings.model_path)
     for warning in weak_key(settings):

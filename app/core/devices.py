@@ -1,7 +1,7 @@
 """The devices that workers run on: every visible GPU, or else the CPU.
 
 GPUs are found with NVML, because the master never loads torch, and identified by UUID, because
-NVML's order differs from CUDA's.
+NVML's order, by PCI bus as in `nvidia-smi`, differs from CUDA's own, the fastest first.
 """
 
 import logging
@@ -32,14 +32,19 @@ CPU = Device("cpu", "cpu")
 
 
 def detect(visible: str | None) -> list[Device]:
-    """All GPUs that `visible` (`CUDA_VISIBLE_DEVICES`: indices or UUIDs) allows; else the CPU."""
+    """All GPUs that `visible` (`CUDA_VISIBLE_DEVICES`: indices or UUIDs) allows; else the CPU.
+
+    Indices are those of `nvidia-smi`; the log says which card each device is.
+    """
+    cards = {}
     with nvml_session() as nvml:
-        gpus = [
-            Device(f"gpu{index}", "cuda", nvml.nvmlDeviceGetUUID(handle))
-            for index, handle in handles(nvml)
-        ]
-    allowed = _allowed(gpus, visible)
-    if visible and gpus and not allowed:
+        for index, handle in handles(nvml):
+            gpu = Device(f"gpu{index}", "cuda", nvml.nvmlDeviceGetUUID(handle))
+            cards[gpu] = nvml.nvmlDeviceGetName(handle)
+    allowed = _allowed([*cards], visible)
+    for gpu in allowed:
+        log.info("%s is %s, %s", gpu.name, cards.get(gpu, "a slice of a GPU"), gpu.uuid)
+    if visible and cards and not allowed:
         log.warning("CUDA_VISIBLE_DEVICES=%s names no GPU of this machine: using the CPU", visible)
     return allowed or [CPU]
 

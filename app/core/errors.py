@@ -45,22 +45,29 @@ class DeviceFailed(Exception):
 
 
 class ServiceError(Exception):
-    """A request failed. `param` names the parameter that caused it, if one did."""
+    """A request failed. `param` names the parameter that caused it, if one did.
+
+    `retry_after_s` replaces that of the class where the moment is known better.
+    """
 
     code: ClassVar[str] = "internal_error"
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
     retryable: ClassVar[bool] = False
     """Whether an immediate retry is likely to succeed; `retry_after_s` asks for a later one."""
-    retry_after_s: ClassVar[int | None] = None
+    retry_after_s: int | None = None
     example: ClassVar[str] = "An internal error. The log has the details."
     """A message for the documentation, with `example_param`, which is not inherited."""
     example_param: ClassVar[str | None] = None
 
-    def __init__(self, message: str, *, param: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, param: str | None = None, retry_after_s: int | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
+        if retry_after_s is not None:
+            self.retry_after_s = retry_after_s
 
     @classmethod
     def as_example(cls) -> Self:

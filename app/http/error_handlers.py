@@ -1,7 +1,7 @@
 """Translate every error into an HTTP response of one shape; nothing else does."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from copy import copy
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.core.errors import InvalidRequest, MethodNotAllowed, NotFound, ServiceError
 from app.core.validation import describe_error
+from app.http.route_hints import meant_route
 
 METHODS = ("GET", "HEAD", "POST", "DELETE")
 """Methods that routes of this service have."""
@@ -37,10 +38,11 @@ class ErrorBody(BaseModel):
     error: ErrorDetails
 
 
-def handle_errors(app: FastAPI) -> None:
+def handle_errors(app: FastAPI, routes: Collection[str]) -> None:
     """Install handlers for all exceptions of routes and of responses that have not started.
 
-    A route may set `request.state.parameter_names`, its own names of parameters.
+    `routes`: paths that a 404 may suggest. A route may set `request.state.parameter_names`, its
+    own names of parameters.
     """
 
     @app.exception_handler(ServiceError)
@@ -50,7 +52,7 @@ def handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http_exception(request: Request, error: HTTPException) -> JSONResponse:
-        response = ErrorResponse(_from_http_exception(request, error))
+        response = ErrorResponse(_from_http_exception(request, error, routes))
         response.headers.update(error.headers or {})
         if error.status_code == 405:
             response.headers["Allow"] = ", ".join(_allowed_methods(request))
@@ -111,9 +113,13 @@ def _sentence(message: str) -> str:
     return ended[:1].upper() + ended[1:]
 
 
-def _from_http_exception(request: Request, error: HTTPException) -> ServiceError:
+def _from_http_exception(
+    request: Request, error: HTTPException, routes: Collection[str]
+) -> ServiceError:
     path, hint = request.scope["path"], "; see /docs" if request.app.openapi_url else ""
     if error.status_code == 404:
+        if meant := meant_route(path, routes):
+            return NotFound(f"There is nothing at {path}; the route is {meant}.")
         return NotFound(f"There is nothing at {path}{hint}.")
     if error.status_code == 405:
         return MethodNotAllowed(f"{request.method} is not allowed at {path}{hint}.")

@@ -29,11 +29,12 @@ PIECE_BYTES = 32_768
 
 
 def ensure_media_type(request: Request, expected: str) -> None:
-    """Raise `UnsupportedMedia` unless the body has this type.
+    """Raise `UnsupportedMedia` if the body has another type, or a Content-Encoding.
 
     Raises `InvalidRequest` if it is in another charset than UTF-8, some of which take quadratic
     time to decode.
     """
+    _ensure_not_encoded(request)
     header = request.headers.get("content-type", "")
     if len(header) > MAX_CONTENT_TYPE_LENGTH:
         raise InvalidRequest(
@@ -44,6 +45,15 @@ def ensure_media_type(request: Request, expected: str) -> None:
         raise UnsupportedMedia(f"The Content-Type must be {expected}.")
     if parameters.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8"):
         raise InvalidRequest("The charset of the body must be UTF-8.")
+
+
+def _ensure_not_encoded(request: Request) -> None:
+    encoding = ", ".join(request.headers.getlist("content-encoding"))
+    if any(coding.strip().lower() not in ("", "identity") for coding in encoding.split(",")):
+        raise UnsupportedMedia(
+            f"The Content-Encoding {shortened(encoding)!r} is not supported: send the body "
+            "without it, not compressed."
+        )
 
 
 async def run_while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -2,24 +2,20 @@
 
 from typing import Any
 
-from fastapi import FastAPI
-from starlette.middleware.cors import CORSMiddleware
+from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute
 
 from app import __version__
 from app.core.errors import Unauthenticated
 from app.http.access_log import AccessLogMiddleware
 from app.http.auth import OPEN_PATHS, ApiKeyMiddleware
+from app.http.cors import CorsMiddleware
 from app.http.dependencies import AppState
-from app.http.error_handlers import METHODS, handle_errors
+from app.http.error_handlers import handle_errors
 from app.http.openapi import DEFAULT_RESPONSE, SECURITY_SCHEMES, error_responses, restore_nulls
 from app.protocols.native import health, metrics, pages, speech, status, voices
 from app.protocols.native.documentation import document_settings
 from app.protocols.openai import routes as openai
-
-EXPOSED_HEADERS = (
-    *("X-Request-ID", "X-TTS-Model", "X-TTS-Notice", "X-Sample-Rate"),
-    *("Retry-After", "X-Should-Retry"),
-)
 
 
 class _App(FastAPI):
@@ -53,27 +49,22 @@ def create_app(state: AppState) -> FastAPI:
     )
     app.state.services = state
     if settings.public_voice_list:
-        app.open_paths |= {openai.VOICE_LIST}
+        app.open_paths |= openai.PUBLIC_LISTS
     if settings.public_metrics:
         app.open_paths |= {metrics.PATH}
-    for protocol in (speech, openai, voices, status, metrics):
-        app.include_router(protocol.router, responses=error_responses(Unauthenticated))
+    protocols = [each.router for each in (speech, openai, voices, status, metrics)]
+    for router in protocols:
+        app.include_router(router, responses=error_responses(Unauthenticated))
     app.include_router(health.router)
     app.include_router(pages.router)
-    handle_errors(app)
+    handle_errors(app, _paths(*protocols, health.router))
     app.add_middleware(
         ApiKeyMiddleware,
         api_key=settings.api_key.get_secret_value().strip(),
         open_paths=app.open_paths,
     )
     app.add_middleware(AccessLogMiddleware, metrics=state.metrics, debug=settings.debug)
-    app.add_middleware(
-        CORSMiddleware,
-        allow_origins=settings.cors_origins,
-        allow_methods=METHODS,
-        allow_headers=("*",),
-        expose_headers=EXPOSED_HEADERS,
-    )
+    app.add_middleware(CorsMiddleware, origins=settings.cors_origins)
     return app
 
 
@@ -81,5 +72,10 @@ def create_probe_app(state: AppState) -> FastAPI:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.state.services = state
     app.include_router(health.router)
-    handle_errors(app)
+    handle_errors(app, _paths(health.router))
     return app
+
+
+def _paths(*routers: APIRouter) -> list[str]:
+    routes = (route for router in routers for route in router.routes)
+    return list(dict.fromkeys(route.path for route in routes if isinstance(route, APIRoute)))

@@ -81,21 +81,36 @@ def url_of(host: str, port: int) -> str:
 
 
 def listen(host: str, port: int, setting: str) -> Listener:
-    """Listen on a port. Raises `StartupError` naming `setting`, the port's, or HOST."""
+    """Listen on a port; on `::` for IPv4, too.
+
+    Raises `StartupError` naming `setting`, the port's, or HOST.
+    """
+    try:
+        host.encode("idna")  # `bind` raises other errors
+        return _listen(host, port)
+    except UnicodeError:
+        reason, setting = "this is no host name", "HOST"
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+            setting = "HOST"
+    ipv4 = ", such as 0.0.0.0 for IPv4" if setting == "HOST" and ":" in host else ""
+    raise StartupError(f"cannot listen on {host}:{port}: {reason}; set another {setting}{ipv4}")
+
+
+def _listen(host: str, port: int) -> Listener:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # asyncio disables Nagle's algorithm (40 ms per small response) only if the protocol is TCP.
     listener = Listener(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # Inherited by connections: the kernel holds little for a client that does not read.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MAX_UNSENT_BYTES)
     try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Inherited by connections: the kernel holds little for a client that does not read.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MAX_UNSENT_BYTES)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         listener.bind((host, port))
         listener.listen(BACKLOG)
-    except OSError as error:
+    except BaseException:
         listener.close()
-        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
-            setting = "HOST"
-        raise StartupError(
-            f"cannot listen on {host}:{port}: {error.strerror}; set another {setting}"
-        ) from None
+        raise
     return listener

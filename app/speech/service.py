@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from app.audio.encoder import Encoder
 from app.backend.base import Backend, JobRequest, ModelInfo
+from app.backend.job_stream import JobStream, silence
 from app.core.errors import (
     JOB_ERRORS,
     EmptyText,
@@ -51,6 +52,8 @@ class SpeechRequest:
     """A request of any protocol. `voice_id` None: the default voice.
 
     `new_encoder` is called once per attempt at the job; it makes the speech `speed` times as fast.
+    `silence_if_empty`: a text that has characters, but nothing to say, is a moment of silence in
+    place of `EmptyText`.
     """
 
     request_id: str
@@ -59,6 +62,7 @@ class SpeechRequest:
     options: SpeechOptions
     new_encoder: Callable[[], Encoder]
     speed: float = 1.0
+    silence_if_empty: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ class SpeechService:
 
     async def start(self, request: SpeechRequest) -> SpeechStream:
         """Check the text, pin the voice, submit the job. Raises one of `SPEECH_ERRORS`."""
-        text = await self.clean(request.text)
+        text = await self._spoken_text(request)
         self.backend.ensure_accepting()
         voice = None if request.voice_id is None else self.voices.pin(request.voice_id)
 
@@ -86,11 +90,7 @@ class SpeechService:
                 self.voices.unpin(voice)
 
         try:
-            defaults = replace(self._defaults, seed=randbits(32))
-            params = request.options.params(defaults)
-            job = self.backend.submit(
-                JobRequest(request.request_id, text, voice, params, request.speed)
-            )
+            job = self._submit(request, text, voice) if text else silence()
         except BaseException:
             release_voice()
             raise
@@ -103,6 +103,24 @@ class SpeechService:
             model=model,
             notice=ignored_parameters(model, request.voice_id),
             on_close=release_voice,
+        )
+
+    async def _spoken_text(self, request: SpeechRequest) -> str:
+        """Clean the text; empty if silence is to be spoken. Raises `EmptyText`, `TextTooLong`."""
+        try:
+            return await self.clean(request.text)
+        except EmptyText:
+            if request.silence_if_empty and request.text:
+                return ""
+            raise
+
+    def _submit(self, request: SpeechRequest, text: str, voice: str | None) -> JobStream:
+        defaults = replace(self._defaults, seed=randbits(32))
+        params = request.options.params(defaults)
+        return self.backend.submit(
+            JobRequest(
+                request.request_id, text, voice, params, request.speed, request.silence_if_empty
+            )
         )
 
     async def clean(self, text: str) -> str:

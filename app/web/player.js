@@ -188,7 +188,12 @@ export class PcmPlayer {
 
   stop() {
     this.onended = () => {};
-    if (this._context.state !== "closed") this._context.close();
+    this._close();
+  }
+
+  /** Once: Firefox rejects a second time, and its context's state changes only later. */
+  _close() {
+    this._closed ??= this._context.close();
   }
 
   /** Not all at once: an hour of placed buffers would be held in memory. */
@@ -197,7 +202,7 @@ export class PcmPlayer {
       this._place(this._waiting.shift());
     }
     if (this._ended && !this._sounding && !this._waiting.length) {
-      this._context.close();
+      this._close();
       this.onended();
     }
   }
@@ -225,6 +230,6 @@ export class PcmPlayer {
 
   _passed() {
     this._sounding -= 1;
-    if (this._context.state !== "closed") this._pump();
+    if (!this._closed) this._pump();
   }
 }

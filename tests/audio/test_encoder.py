@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from app.audio.encoder import Encoder, wav_header
 from app.audio.formats import ENCODERS, OPENAI_ENCODERS
+from app.audio.mp3_info import crc16
 from app.core.errors import EncoderFailed
 from app.pipeline.joiner import to_int16
 
@@ -242,6 +243,60 @@ def length_in(flac: bytes) -> int | None:
     """In samples, as a player reads it from the header."""
     with av.open(io.BytesIO(flac)) as file:
         return file.streams.audio[0].duration
+
+
+@pytest.mark.parametrize("samples", [100, RATE // 5, RATE // 2 + 1, 2 * RATE])
+@pytest.mark.parametrize("rate", [24_000, 44_100, 48_000])
+def test_mp3_file_has_the_length_of_its_input_to_the_sample(rate: int, samples: int) -> None:
+    encoder = CLASSES["mp3"](rate)
+    pcm = speech(samples / rate, rate)
+    streamed = encode(encoder, pcm, samples=100)
+    whole = encoder.finalize_file(streamed)
+    assert whole.endswith(streamed)
+    assert stated_seconds(whole) == pytest.approx(samples / rate, abs=1e-6)
+    assert len(decode("mp3", whole, rate)) == samples
+    assert len(decode("mp3", streamed, rate)) > samples + 500
+    if samples > rate // 4:
+        assert delay(decode("mp3", whole, rate), floats(pcm)) == 0
+
+
+def test_info_frame_of_an_mp3_file_is_as_lame_writes_it() -> None:
+    """The fields that players read: frames, bytes, delay and padding, and the sum of all."""
+    encoder = CLASSES["mp3"](RATE)
+    whole = encoder.finalize_file(encode(encoder, speech(0.5), samples=100))
+    frame = whole[:288]
+    assert frame[13:17] == b"Info"
+    flags, frames, size = struct.unpack_from(">III", frame, 17)
+    assert (flags, frames, size) == (15, len(whole) // 288 - 1, len(whole))
+    assert frame[133:142] == b"LAME3.100"
+    gap = int.from_bytes(frame[154:157], "big")
+    assert (gap >> 12, frames * 576 - (gap >> 12) - (gap & 0xFFF)) == (576, RATE // 2)
+    assert crc16(b"123456789") == 0xBB3D  # of the CRC catalogue, "ARC"
+    assert int.from_bytes(frame[167:169], "big") == crc16(frame[:167])
+
+
+@pytest.mark.parametrize("seconds", [0.2, 1.5, 3.21])
+def test_webm_duration_is_unknown_in_a_stream_and_true_in_a_file(seconds: float) -> None:
+    encoder = CLASSES["webm"](RATE)
+    streamed = encode(encoder, speech(seconds), samples=100)
+    whole = encoder.finalize_file(streamed)
+    assert (stated_seconds(streamed), len(whole)) == (None, len(streamed))
+    assert stated_seconds(whole) == pytest.approx(seconds, abs=0.001)
+    assert decode("webm", whole).tolist() == decode("webm", streamed).tolist()
+
+
+@pytest.mark.parametrize("seconds", [0.2, 1.5, 20.04])
+@pytest.mark.parametrize("name", ["wav", "mp3", "fmp4", "webm", "opus", "flac"])
+def test_every_file_states_its_length(name: str, seconds: float) -> None:
+    encoder = CLASSES[name](RATE)
+    whole = encoder.finalize_file(encode(encoder, speech(seconds), samples=4800))
+    assert stated_seconds(whole) == pytest.approx(seconds, abs=0.1)
+
+
+def stated_seconds(file: bytes) -> float | None:
+    """Return the duration that a player shows before it has read the file."""
+    with av.open(io.BytesIO(file)) as media:
+        return None if media.duration is None else media.duration / av.time_base
 
 
 def test_an_ogg_page_is_out_as_soon_as_40_ms_are_in_it() -> None:

@@ -3,7 +3,8 @@
 import httpx
 import pytest
 
-from tests.support.contract import ContractService
+from tests.support.api import refusal
+from tests.support.contract import ContractService, contract_service
 from tests.support.service import API_KEY
 
 OPEN = ("/health", "/ready", "/ping")
@@ -100,6 +101,60 @@ def test_schema_lists_security_schemes_of_each_route(stranger: httpx.Client) -> 
 def test_open_paths_need_no_key(stranger: httpx.Client) -> None:
     assert [stranger.get(path).status_code for path in OPEN] == [200] * len(OPEN)
     assert stranger.get("/").status_code == 200
+
+
+UNKNOWN_HEADERS: list[dict[str, str]] = [
+    {"Access-Control-Request-Private-Network": "true"},
+    {"Access-Control-Request-Local-Network": "true"},
+    {"Access-Control-Request-Headers": "x-made-up, traceparent, x-stainless-os"},
+    {"Access-Control-Request-Headers": "", "Sec-Fetch-Mode": "cors", "Priority": "u=1, i"},
+    {"Access-Control-Request-Headers": "*", "X-Forwarded-Proto": "https"},
+]
+
+
+@pytest.mark.parametrize("headers", UNKNOWN_HEADERS)
+@pytest.mark.parametrize("origin", ["https://example.com", "null", "chrome-extension://abc"])
+def test_preflight_with_any_header_is_allowed(
+    stranger: httpx.Client, headers: dict[str, str], origin: str
+) -> None:
+    asked = {"Origin": origin, "Access-Control-Request-Method": "POST"} | headers
+    answer = stranger.options("/v1/audio/speech", headers=asked)
+    assert answer.status_code == 200
+    assert answer.headers["Access-Control-Allow-Origin"] == "*"
+    assert answer.headers["Access-Control-Allow-Private-Network"] == "true"
+    allowed = answer.headers.get("Access-Control-Allow-Headers", "")
+    assert allowed == headers.get("Access-Control-Request-Headers", "")
+
+
+@pytest.mark.parametrize("headers", UNKNOWN_HEADERS)
+def test_preflight_of_another_origin_is_refused_in_the_one_shape(
+    tmp_path_factory: pytest.TempPathFactory, headers: dict[str, str]
+) -> None:
+    folder = tmp_path_factory.mktemp("restricted")
+    with (
+        contract_service(folder, cors_origins="https://mine.example") as service,
+        service.client(headers={}) as stranger,
+    ):
+        asked = {"Access-Control-Request-Method": "DELETE"} | headers
+        mine = stranger.options("/voices", headers={"Origin": "https://mine.example"} | asked)
+        assert mine.status_code == 200
+        other = stranger.options("/voices", headers={"Origin": "https://other.example"} | asked)
+        error = refusal(other)
+        assert error["message"] == (
+            "The origin https://other.example is not allowed; CORS_ORIGINS must have it."
+        )
+        assert error["code"] == "invalid_request"
+        assert "Access-Control-Allow-Origin" not in other.headers
+
+
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "x" * 1000])
+def test_preflight_of_an_unknown_method_is_refused_in_the_one_shape(
+    stranger: httpx.Client, method: str
+) -> None:
+    asked = {"Origin": "https://example.com", "Access-Control-Request-Method": method}
+    error = refusal(stranger.options("/voices", headers=asked))
+    assert f"The method {method[:128]}" in error["message"]
+    assert error["message"].endswith("; allowed are GET, HEAD, POST, DELETE.")
 
 
 @pytest.mark.fault(56)

@@ -11,14 +11,17 @@ import numpy as np
 import pytest
 
 from app.audio.formats import OPENAI_ENCODERS
+from app.protocols.openai.routes import PUBLIC_LISTS
 from app.speech.voice_resolver import OPENAI_VOICES
 from tests.protocols.test_sse import events_in
 from tests.support import api
+from tests.support.contract import ContractService
 from tests.support.engines import expected_pcm
 from tests.support.media import seconds_of
 from tests.support.service import API_KEY, ROOT
 
 ROUTE = "/v1/audio/speech"
+MODELS = ["scripted", "tts-1", "tts-1-hd", "gpt-4o-mini-tts"]
 SETTINGS = {
     "preloaded_voices_dir": ROOT / "preloaded-voices",
     "voice_aliases": "nova=austen.wav, reader = austen ,ghost=nobody.wav",
@@ -61,11 +64,14 @@ def test_all_names_of_a_voice_resolve_to_it(client: httpx.Client) -> None:
     [austen] = {speaker_of(client, name) for name in [*names, "nova", "reader"]}
     assert austen != default
     others = [name for name in OPENAI_VOICES if name != "nova"]
-    assert {speaker_of(client, name) for name in [*others, {"id": "alloy"}, None]} == {default}
+    blank = ["", " ", "\t\n", "\u00a0", {"id": ""}, {"id": "  ", "x": 1}]
+    assert {speaker_of(client, name) for name in [*others, {"id": "alloy"}, *blank, None]} == {
+        default
+    }
 
 
 def test_unknown_voice_is_not_replaced_by_the_default(client: httpx.Client) -> None:
-    for voice in ("nobody", "", "ghost", "Alloy", "AUSTEN", "austen.mp3", "../austen", "\ud800"):
+    for voice in ("nobody", "ghost", "Alloy", "AUSTEN", "austen.mp3", "../austen", "\ud800"):
         for given in (voice, {"id": voice}):
             answer = client.post(
                 ROUTE,
@@ -102,8 +108,29 @@ SILLY_TAVERN = {
 }
 
 
+HOME_ASSISTANT = {
+    "headers": {
+        "Content-Type": "application/json",
+        "Authorization": f"Bearer {API_KEY}",
+        "Accept": "*/*",
+        "User-Agent": "HomeAssistant/2026.11 aiohttp/3.13 Python/3.13",
+    },
+    "content": b'{"model":"tts-1","input":"audio20","voice":"austen",'
+    b'"response_format":"mp3","speed":1.0,"stream":true}',
+}
+KEY_IN_URL = {
+    "params": {"api_key": API_KEY},
+    "headers": {"Content-Type": "application/json", "Accept": "*/*", "User-Agent": "node-fetch"},
+    "content": b'{"model":"chatterbox","input":"audio20","voice":"","params":{"speed":1}}',
+}
+
+
 @pytest.mark.covers("chat clients")
-@pytest.mark.parametrize("captured", [OPEN_WEBUI, SILLY_TAVERN], ids=["open-webui", "sillytavern"])
+@pytest.mark.parametrize(
+    "captured",
+    [OPEN_WEBUI, SILLY_TAVERN, HOME_ASSISTANT, KEY_IN_URL],
+    ids=["open-webui", "sillytavern", "home-assistant", "key in the URL"],
+)
 def test_chat_client_request_gets_mp3(stranger: httpx.Client, captured: dict[str, Any]) -> None:
     answer = stranger.post(ROUTE, **captured)
     assert answer.status_code == 200
@@ -122,23 +149,26 @@ def test_open_webui_lists_voices_without_a_key(stranger: httpx.Client) -> None:
             {"id": "alloy", "name": "alloy (default voice)"},
         ]
     }
-    for path in ("/voices", "/v1/models", "/v1/audio/models", "/v1/audio/voices/", ROUTE):
+    assert [model["id"] for model in stranger.get("/v1/models").json()["data"]] == MODELS
+    assert stranger.get("/v1/audio/models").json()["models"] == [{"id": name} for name in MODELS]
+    assert stranger.get("/v1/models", params={"api_key": "wrong"}).status_code == 200
+    for path in ("/voices", "/v1/models/tts-1", "/v1/models/", "/v1/audio/voices/", ROUTE):
         assert stranger.get(path).status_code == 401
     schema = stranger.get("/openapi.json", params={"api_key": API_KEY}).json()["paths"]
-    assert "security" not in schema["/v1/audio/voices"]["get"]
-    assert "security" in schema["/v1/audio/models"]["get"]
+    for path in PUBLIC_LISTS:
+        assert "security" not in schema[path]["get"]
+    assert "security" in schema["/v1/models/{model}"]["get"]
 
 
 def test_models_are_listed_and_described(client: httpx.Client) -> None:
     models = client.get("/v1/models").raise_for_status().json()["data"]
-    names = ["scripted", "tts-1", "tts-1-hd", "gpt-4o-mini-tts"]
-    assert [model["id"] for model in models] == names
+    assert [model["id"] for model in models] == MODELS
     assert all(model["object"] == "model" and model["created"] > 1e9 for model in models)
     assert client.get("/v1/models/tts-1").json() == models[1]
     error = refusal(client.get("/v1/models/gpt-5"), 404)
     assert (error["code"], error["param"]) == ("model_not_found", "model")
     for_open_webui = client.get("/v1/audio/models").raise_for_status().json()["models"]
-    assert for_open_webui == [{"id": name} for name in names]
+    assert for_open_webui == [{"id": name} for name in MODELS]
 
 
 def test_unknown_route_is_not_retried(client: httpx.Client) -> None:
@@ -204,8 +234,7 @@ def test_bad_value_is_refused_by_name(client: httpx.Client, name: str, bad: Any)
 @pytest.mark.parametrize(
     ("text", "status", "code"),
     [
-        ("...", 400, "empty_text"),
-        ("mute", 400, "empty_text"),  # refused by the engine
+        ("", 400, "empty_text"),
         ("a" * 20_001, 413, "text_too_long"),
         ("a" * 300_000, 413, "payload_too_large"),
     ],
@@ -215,6 +244,45 @@ def test_unspeakable_text_is_refused_as_input(
 ) -> None:
     error = refusal(client.post(ROUTE, json={"input": text}), status)
     assert (error["code"], error["param"]) == (code, "input")
+
+
+NOTHING_TO_SAY = [".", "...", "😀", "?!", " ", "\n\n", "\u200b", "🎉🎉", "—", "mute"]
+"""The last one is refused by the engine."""
+
+
+@pytest.mark.parametrize("text", NOTHING_TO_SAY)
+def test_nothing_to_say_is_a_moment_of_silence(
+    service: ContractService, client: httpx.Client, text: str
+) -> None:
+    jobs = [job for job in service.backend.jobs if job.text != "mute"]
+    for stream in (True, False):
+        asked = {"input": text, "response_format": "pcm", "stream": stream}
+        answer = client.post(ROUTE, json=asked)
+        assert (answer.status_code, answer.content) == (200, bytes(9600))
+    assert [job for job in service.backend.jobs if job.text != "mute"] == jobs
+
+
+def test_silence_has_the_format_that_was_asked_for(
+    service: ContractService, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service.backend, "queue_is_full", True)  # it needs no place in it
+    for form in OPENAI_ENCODERS.keys() - {"pcm"}:
+        answer = client.post(ROUTE, json={"input": ".", "response_format": form})
+        assert answer.headers["Content-Type"] == OPENAI_ENCODERS[form].media_type
+        assert seconds_of(answer.content) == pytest.approx(0.2, abs=0.07)
+    asked = {"input": "...", "response_format": "pcm", "stream_format": "sse", "voice": "austen"}
+    delta, done = events_in(client.post(ROUTE, json=asked).content)
+    assert base64.b64decode(delta["audio"]) == bytes(9600)
+    assert done["usage"] == {"input_tokens": 3, "output_tokens": 5, "total_tokens": 8}
+    assert refusal(client.post(ROUTE, json={"input": ".", "voice": "x"}), 404)["param"] == "voice"
+    assert client.post(ROUTE, json={"input": ".", "speed": "x"}).status_code == 400
+
+
+def test_silence_is_not_spoken_while_the_service_stops(
+    service: ContractService, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service.backend, "state", "draining")
+    assert api.error_code(client.post(ROUTE, json={"input": "."}), 503) == "shutting_down"
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"input": NaN}'])

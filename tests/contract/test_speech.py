@@ -3,6 +3,7 @@
 `tests/speech/test_options.py` has the bounds of every parameter.
 """
 
+import gzip
 import json
 import re
 import struct
@@ -19,6 +20,9 @@ from tests.support.engines import expected_pcm
 from tests.support.service import API_KEY
 
 WAV_HEADER_BYTES = 44
+HEADER_BYTES = {"wav": WAV_HEADER_BYTES, "webm": 253}
+"""What differs in a file, which states its length, from a stream; an mp3 file has a frame more."""
+
 UNKNOWN = 0xFFFFFFFF
 KEY = {"X-API-Key": API_KEY}
 
@@ -194,11 +198,91 @@ def test_wrong_method_is_refused(client: httpx.Client) -> None:
         assert f"{method} is not allowed at {SPEECH}; see /docs" in answer.text
 
 
-def test_unknown_path_is_named(client: httpx.Client) -> None:
-    error = refusal(client.get("/tts/speak"), 404)
-    assert error["code"] == "not_found"
-    assert error["message"] == "There is nothing at /tts/speak; see /docs."
-    assert refusal(client.get(f"{SPEECH}/", params={"text": "a"}), 404)["code"] == "not_found"
+ENCODINGS = ["gzip", "br", "zstd", "deflate", "X-Unknown", "identity, gzip", "aws-chunked"]
+
+
+@pytest.mark.usefixtures("no_job")
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("route", [SPEECH, "/v1/audio/speech", "/voices"])
+def test_encoded_body_is_refused(client: httpx.Client, route: str, encoding: str) -> None:
+    body = gzip.compress(b'{"text": "audio1", "input": "audio1"}')
+    media_type = "multipart/form-data; boundary=x" if route == "/voices" else "application/json"
+    answer = client.post(
+        route,
+        content=body,
+        headers={"Content-Type": media_type, "Content-Encoding": encoding},
+    )
+    error = refusal(answer, 415)
+    assert error["code"] == "unsupported_media_type"
+    assert f"{encoding!r} is not supported: send the body without it" in error["message"]
+    assert answer.headers["X-Should-Retry"] == "false"
+
+
+def test_body_that_is_encoded_in_no_way_is_read(client: httpx.Client) -> None:
+    body = b'{"text": "audio1"}'
+    for encoding in ("identity", "IDENTITY", "", " identity , identity "):
+        assert post(client, body, **{"Content-Encoding": encoding}).status_code == 200
+    without_body = client.get(SPEECH, params={"text": "a"}, headers={"Content-Encoding": "gzip"})
+    assert without_body.status_code == 200
+
+
+MEANT = {
+    "/v1//audio/speech": "/v1/audio/speech",
+    "/v1/v1/audio/speech": "/v1/audio/speech",
+    "/audio/speech": "/v1/audio/speech",
+    "/v1/audio/speech/": "/v1/audio/speech",
+    "//v1/audio/speech": "/v1/audio/speech",
+    "/V1/Audio/Speech": "/v1/audio/speech",
+    "/v1/audio/speech/audio/speech": "/v1/audio/speech",
+    "/openai/v1/audio/speech": "/v1/audio/speech",
+    "/v1/speech": "/v1/audio/speech",
+    "/v1audio/speech": "/v1/audio/speech",
+    "/v1/audio/speach": "/v1/audio/speech",
+    "/v1/audio/speech%20": "/v1/audio/speech",
+    "/v1/audio/speech/stream": "/v1/audio/speech",
+    f"{SPEECH}/": SPEECH,
+    "/tts//generate": SPEECH,
+    "/TTS/Generate": SPEECH,
+    "/v1/tts/generate": SPEECH,
+    "/generate": SPEECH,
+    "/tts": SPEECH,
+    "/tts-generate": SPEECH,
+    "/tts/generate/stream": SPEECH,
+    "/v1": "/v1/models",
+    "/v1/": "/v1/models",
+    "/models": "/v1/models",
+    "/v1/v1/models": "/v1/models",
+    "/models/tts-1": "/v1/models/{model}",
+    "/audio/voices": "/v1/audio/voices",
+    "/v1/audio/voice": "/v1/audio/voices",
+    "/voices/": "/voices",
+    "/v1/voices": "/voices",
+    "/Voices/x.wav": "/voices/{voice_id}",
+    "/HEALTH": "/health",
+    "/healthz": "/health",
+    "/metrics/": "/metrics",
+    "/system_status": "/system-status",
+}
+
+
+@pytest.mark.parametrize("path", MEANT)
+def test_path_that_resembles_a_route_is_answered_with_it(client: httpx.Client, path: str) -> None:
+    for method in ("GET", "POST"):
+        error = refusal(client.request(method, f"http://service{path}"), 404)
+        assert error["code"] == "not_found"
+        assert error["message"].endswith(f"; the route is {MEANT[path]}.")
+
+
+UNLIKE = (
+    *("/v1/embeddings", "/v1/chat/completions", "/v1/audio/transcriptions", "/favicon.ico"),
+    *("/tts/speak", "/robots.txt", "/web/nothing.js", "/x", "//", "/v1" * 101),
+)
+
+
+@pytest.mark.parametrize("path", UNLIKE)
+def test_path_unlike_any_route_is_answered_with_the_manual(client: httpx.Client, path: str) -> None:
+    error = refusal(client.get(f"http://service{path}"), 404)
+    assert error["message"] == f"There is nothing at {path}; see /docs."
 
 
 @pytest.mark.fault(56)
@@ -304,8 +388,8 @@ def test_file_has_its_true_size(client: httpx.Client, name: str) -> None:
     for file in both(client, **asked, stream=False):
         assert file.headers["Content-Length"] == str(len(file.content))
         assert file.headers["Content-Type"] == TYPES[name]
-        header = WAV_HEADER_BYTES if name == "wav" else 0
-        assert file.content[header:] == streamed.content[header:]
+        header = HEADER_BYTES.get(name, 0)
+        assert file.content[-len(streamed.content) :][header:] == streamed.content[header:]
         if name == "wav":
             size = len(file.content)
             assert sizes_in(file.content) == (size - 8, size - WAV_HEADER_BYTES)

@@ -8,6 +8,7 @@ import app.core.devices as devices
 from app.core.devices import CPU, Device, detect
 
 UUIDS = ["GPU-11aa", "GPU-22bb", "GPU-22cc", "GPU-33dd"]
+CARDS = ["NVIDIA T400", "NVIDIA GeForce RTX 4090", "NVIDIA H200", "Tesla P4"]
 ALL = [Device(f"gpu{index}", "cuda", uuid) for index, uuid in enumerate(UUIDS)]
 
 
@@ -35,6 +36,9 @@ class FakeNvml(SimpleNamespace):
 
     def nvmlDeviceGetUUID(self, handle: int) -> Any:
         return self.uuids[handle - 1000]
+
+    def nvmlDeviceGetName(self, handle: int) -> str:
+        return CARDS[handle - 1000]
 
 
 @pytest.fixture
@@ -70,6 +74,27 @@ def test_every_gpu_is_a_device(nvml: FakeNvml) -> None:
 )
 def test_an_operator_chooses_gpus(nvml: FakeNvml, visible: str, seen: list[int]) -> None:
     assert detect(visible) == ([ALL[index] for index in seen] or [CPU])
+
+
+@pytest.mark.parametrize(
+    ("visible", "lines"),
+    [
+        ("0", ["gpu0 is NVIDIA T400, GPU-11aa"]),  # CUDA itself would count the fastest first
+        ("1,0", ["gpu1 is NVIDIA GeForce RTX 4090, GPU-22bb", "gpu0 is NVIDIA T400, GPU-11aa"]),
+        ("GPU-33", ["gpu3 is Tesla P4, GPU-33dd"]),
+        ("MIG-5e", ["mig0 is a slice of a GPU, MIG-5e"]),
+        (
+            None,
+            [f"gpu{at} is {card}, {UUIDS[at]}" for at, card in enumerate(CARDS)],
+        ),
+    ],
+)
+def test_the_log_names_the_card(
+    nvml: FakeNvml, visible: str | None, lines: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        detect(visible)
+    assert caplog.messages == lines
 
 
 def test_detects_the_cpu_without_a_driver_or_gpu(nvml: FakeNvml) -> None:

@@ -93,6 +93,31 @@ input()
     assert lines[-1].endswith(f"{dropped} lines of the log were dropped: nobody read it")
 
 
+@pytest.mark.parametrize("ending", ["the reader has exited", "the disk is full"])
+def test_a_log_that_cannot_be_written_delays_nothing(ending: str) -> None:
+    program = """
+import logging
+from app.core.log import dropped_lines, set_up_logging
+set_up_logging("INFO", "master")
+for number in range(30_000):
+    logging.info("%d %s", number, "x" * 90)
+logging.shutdown()
+print(dropped_lines())
+"""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            stdout=subprocess.PIPE,
+            stderr=full if "disk" in ending else writing,
+            check=True,
+            timeout=10,
+        )
+    os.close(writing)
+    assert int(done.stdout) >= 30_000  # and the lines that report it
+
+
 def test_a_log_that_nobody_reads_delays_the_exit_by_a_second() -> None:
     reading, writing = os.pipe()
     program = """

@@ -51,6 +51,10 @@ def nvmlDeviceGetUUID(index):
     return UUIDS[index].encode()  # bytes, as old versions gave them
 
 
+def nvmlDeviceGetName(index):
+    return f"Card {{index}}"
+
+
 def nvmlDeviceGetUtilizationRates(index):
     return SimpleNamespace(gpu=40 + index, memory=20 + index)
 
@@ -80,6 +84,7 @@ def test_every_visible_gpu_gets_its_workers(
 ) -> None:
     service = start(PYTHONPATH=path_of_nvml, WORKERS_PER_DEVICE=2, CUDA_VISIBLE_DEVICES="2,0")
     service.wait_until(lambda: service.ready_workers() == 4, 30)
+    assert "gpu2 is Card 2, " in service.log()
     workers = service.workers()
     assert [worker["id"] for worker in workers] == ["gpu2.0", "gpu2.1", "gpu0.0", "gpu0.1"]
     for worker in workers:

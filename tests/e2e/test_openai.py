@@ -104,6 +104,23 @@ def test_stream_is_complete_and_begins_during_generation(client: OpenAI, form: s
 
 
 @pytest.mark.covers("OpenAI client")
+@pytest.mark.parametrize("text", [".", "😀", "mute"])  # the last one is refused by the engine
+@pytest.mark.parametrize("voice", ["alloy", "", {"id": " "}])
+def test_nothing_to_say_is_silence(client: OpenAI, text: str, voice: Any) -> None:
+    assert speak(client, text, voice=voice) == bytes(9600)
+
+
+@pytest.mark.covers("OpenAI client")
+@pytest.mark.parametrize(("base", "url"), {"": "/audio", "/v1//": "/v1//audio"}.items())
+def test_wrong_base_url_is_answered_with_the_route(service: Service, base: str, url: str) -> None:
+    with (
+        closing(OpenAI(base_url=f"{service.url}{base}", api_key=API_KEY)) as client,
+        pytest.raises(openai.NotFoundError, match=f"at {url}/speech; the route is {ROUTE}."),
+    ):
+        speak(client, "audio5")
+
+
+@pytest.mark.covers("OpenAI client")
 @pytest.mark.parametrize(
     ("error", "code", "values"),
     [

@@ -82,6 +82,18 @@ BUFFER_TAKES_SECONDS = """
     };
 """
 
+CLOSES_LATE_AND_ONCE = """
+    const { close } = AudioContext.prototype;
+    const closing = new WeakSet();
+    AudioContext.prototype.close = async function () {
+        if (closing.has(this)) throw new DOMException("Can't close an AudioContext twice");
+        closing.add(this);
+        await new Promise(later => setTimeout(later, 100));
+        return close.call(this);
+    };
+"""
+"""As in Firefox, where the context's state is "running" until it is closed."""
+
 BLOCKS_THE_FIRST_PLAY = """
     const { play } = HTMLMediaElement.prototype;
     HTMLMediaElement.prototype.play = async function () {
@@ -227,7 +239,7 @@ async def test_audio_plays_and_is_drawn_during_generation(
 async def test_received_audio_stays_after_stop(
     format: str, open_page: Open, preview: Service
 ) -> None:
-    page = (await open_page(preview)).page
+    page = (await open_page(preview, script=CLOSES_LATE_AND_ONCE)).page
     await speak(page, LONG, format)
     await until(lambda: figure(page, "First sound"))
     await page.keyboard.press("Escape")
@@ -309,7 +321,7 @@ def similarity(heights: Any, sound: Any) -> float:
 async def test_runs_are_charted_replayed_and_leak_no_object_url(
     open_page: Open, preview: Service
 ) -> None:
-    page = (await open_page(preview, script=COUNT_OBJECT_URLS)).page
+    page = (await open_page(preview, script=COUNT_OBJECT_URLS + CLOSES_LATE_AND_ONCE)).page
     for number, format in enumerate(FORMATS, start=1):
         await speak(page, "Hello there.", format)
         await expect(page.locator("#runs tbody tr")).to_have_count(number)

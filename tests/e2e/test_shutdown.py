@@ -281,6 +281,21 @@ def test_port_in_use_is_one_line(tmp_path: Path) -> None:
     assert line.endswith("Address already in use; set another PORT")
 
 
+@pytest.mark.fault(45)
+@pytest.mark.parametrize(
+    ("env", "end"),
+    [
+        ({"HOST": "192.0.2.1"}, "set another HOST"),
+        ({"API_KEY": "a #b"}, "put the key into quotes, or remove the comment"),
+    ],
+)
+def test_unusable_host_or_key_is_one_line(tmp_path: Path, env: dict[str, str], end: str) -> None:
+    code, lines = serve(tmp_path, **({"API_KEY": 4 * API_KEY} | env))
+    assert code == 2
+    [line] = lines
+    assert line.endswith(end)
+
+
 @pytest.mark.fault(11)
 def test_missing_weights_are_one_line_that_names_the_command(tmp_path: Path) -> None:
     code, lines = serve(tmp_path, MODEL="chatterbox", MODEL_PATH=tmp_path / "models")

@@ -13,7 +13,7 @@ from app.server.app import create_app
 from app.settings import Settings
 from tests.support.service import API_KEY, Service
 
-SETTINGS = Settings(api_key=API_KEY, _env_file=None)
+SETTINGS = Settings(api_key=API_KEY)
 STATE: Any = SimpleNamespace(settings=SETTINGS, metrics=Metrics())
 SCHEMA = create_app(STATE).openapi()
 

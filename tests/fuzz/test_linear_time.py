@@ -14,7 +14,7 @@ from time import thread_time
 from typing import Any
 
 import pytest
-from starlette.datastructures import QueryParams
+from starlette.datastructures import Headers, QueryParams
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Message
@@ -22,10 +22,12 @@ from starlette.types import Message
 from app.core.errors import PayloadTooLarge, ServiceError
 from app.core.params import DEFAULTS
 from app.core.unicode import nfc
+from app.http.cors import CorsMiddleware
 from app.http.error_handlers import ErrorResponse
 from app.http.form import read_form as read_form_of
 from app.http.form import with_plain_name
 from app.http.request_body import ensure_media_type, limit_body, read_json_object
+from app.http.route_hints import meant_route
 from app.protocols.native.negotiation import negotiate
 from app.protocols.native.schemas import from_json, from_query
 from app.protocols.openai.schemas import from_openai_json
@@ -106,6 +108,19 @@ def request(body: Iterable[bytes], content_type: str) -> Request:
     return Request({"type": "http", "method": "POST", "headers": headers}, receive)
 
 
+def encoded(encoding: str) -> Request:
+    headers = [(b"content-encoding", encoding.encode("utf-8", "replace"))]
+    return Request({"type": "http", "method": "POST", "headers": headers})
+
+
+CORS = CorsMiddleware(lambda *message: asyncio.sleep(0), ["https://mine.example"])
+
+
+def preflight(text: str) -> Headers:
+    named = ("origin", "access-control-request-method", "access-control-request-headers")
+    return Headers(raw=[(name.encode(), text.encode("utf-8", "replace")) for name in named])
+
+
 def run(work: Awaitable[Any]) -> None:
     async def awaited() -> None:
         await work
@@ -143,6 +158,9 @@ OF_TEXT: dict[str, Callable[[str], object]] = {
     "not_found": error_of,
     "negotiate": negotiate,
     "ensure_media_type": lambda text: ensure_media_type(request([], text), "multipart/form-data"),
+    "encoded body": lambda text: ensure_media_type(encoded(text), "application/json"),
+    "meant_route": lambda text: meant_route(text, ["/tts/generate", "/voices/{voice_id}"]),
+    "preflight": lambda text: CORS.preflight_response(preflight(text)),
     "from_json": lambda text: from_json({"text": text, "voice_id": text, "format": text}),
     "unknown name": lambda text: from_json({text: text}),
     "from_openai_json": lambda text: from_openai_json({"input": text, "voice": {"id": text}}),

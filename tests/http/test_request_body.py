@@ -55,6 +55,19 @@ async def test_refuses_other_content_types(content_type: str | None) -> None:
         await read(b"{}", content_type)
 
 
+@pytest.mark.parametrize("encoding", ["gzip", "zstd", "identity, br"])
+@pytest.mark.parametrize("content_type", [JSON, "text/plain"])
+async def test_refuses_encoded_body_before_reading(encoding: str, content_type: str) -> None:
+    async def receive() -> Message:
+        raise AssertionError("it was read")
+
+    headers = [(b"content-type", content_type.encode())]
+    headers += [(b"content-encoding", each.encode()) for each in encoding.split(", ")]
+    encoded = Request({"type": "http", "method": "POST", "headers": headers}, receive)
+    with pytest.raises(UnsupportedMedia, match=f"The Content-Encoding '{encoding}' is not"):
+        await read_json_object(encoded, MOST, TOO_LARGE)
+
+
 @pytest.mark.parametrize(
     "body",
     [

@@ -520,8 +520,17 @@ async def test_many_small_parts_are_refused(
 
 
 @pytest.mark.fault(72)
-async def test_http_1_0_gets_no_chunks(connection: Connection) -> None:
-    connection.send(b"GET /unknown-length HTTP/1.0\r\n\r\n")
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"GET /unknown-length HTTP/1.0\r\n\r\n",
+        b"GET /unknown-length HTTP/1.0\r\nHost: x\r\nConnection: keep-alive\r\nTE: chunked\r\n\r\n",
+        b"POST /unknown-length HTTP/1.0\r\nContent-Length: 2\r\n\r\n{}",
+    ],
+    ids=["plain", "keep-alive", "POST"],
+)
+async def test_http_1_0_gets_no_chunks(connection: Connection, request_: bytes) -> None:
+    connection.send(request_)
     head, _, body = (await connection.rest()).partition(b"\r\n\r\n")
     assert b"transfer-encoding" not in head.lower()
     assert body == b"partwhole"

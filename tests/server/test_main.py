@@ -11,7 +11,7 @@ from tests.support.service import API_KEY, free_port
 
 
 def settings(**values: object) -> Settings:
-    return Settings(host="127.0.0.1", port=free_port(), api_key=API_KEY, _env_file=None, **values)
+    return Settings(host="127.0.0.1", port=free_port(), api_key=API_KEY, **values)
 
 
 @pytest.mark.parametrize("health", [False, True])

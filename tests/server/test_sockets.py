@@ -102,6 +102,53 @@ def test_unusable_address_is_reported_with_its_setting() -> None:
         listen(*taken.getsockname(), "PORT_HEALTH")
 
 
+UNUSABLE_HOSTS = {
+    "2001:db8::1": ", such as 0.0.0.0 for IPv4",  # of another machine
+    "fe80::1": ", such as 0.0.0.0 for IPv4",  # without an interface
+    "[::]": ", such as 0.0.0.0 for IPv4",
+    "192.0.2.1/24": "",
+    "no such host": "",
+    "a..b": "",
+    "ü" * 70: "",  # no label of a name is so long
+}
+
+
+@pytest.mark.parametrize("host", UNUSABLE_HOSTS)
+def test_unusable_host_is_reported_in_a_line(host: str) -> None:
+    with pytest.raises(StartupError) as refusal:
+        listen(host, 8000, "PORT_HEALTH")
+    message = str(refusal.value)
+    assert message.startswith(f"cannot listen on {host}:8000: ")
+    assert message.endswith(f"; set another HOST{UNUSABLE_HOSTS[host]}")
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("host", ["::", "::1"])
+def test_machine_without_ipv6_is_reported_in_a_line(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ipv4Only(socket.socket):
+        def __init__(self, family: int, *rest: int) -> None:
+            if family == socket.AF_INET6:
+                raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+            super().__init__(family, *rest)
+
+    monkeypatch.setattr("app.server.sockets.Listener", Ipv4Only)
+    with pytest.raises(StartupError) as refusal:
+        listen(host, 8000, "PORT")
+    assert str(refusal.value) == (
+        f"cannot listen on {host}:8000: Address family not supported by protocol; set another "
+        "HOST, such as 0.0.0.0 for IPv4"
+    )
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 on this machine")
+def test_all_addresses_of_ipv6_include_those_of_ipv4() -> None:
+    with listen("::", 0, "PORT") as listener:
+        for address in ("::1", "127.0.0.1"):
+            socket.create_connection((address, listener.getsockname()[1])).close()
+
+
 def test_nothing_is_logged_without_a_waiting_connection(caplog: pytest.LogCaptureFixture) -> None:
     with listen("127.0.0.1", 0, "PORT") as listener:
         listener.setblocking(False)

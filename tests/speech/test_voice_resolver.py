@@ -21,7 +21,7 @@ async def state(tmp_path: Path) -> AsyncIterator[Any]:
         await store.add(voice_id, io.BytesIO(LOW), replace=False)
     aliases = {"nova": "jane", "echo": "jane", "me": "john.mp3", "gone": "gone.wav", "both": "john"}
     aliases["zo\u00eb"] = "jane"
-    yield SimpleNamespace(voices=store, settings=Settings(voice_aliases=aliases, _env_file=None))
+    yield SimpleNamespace(voices=store, settings=Settings(voice_aliases=aliases))
     store.close()
 
 
@@ -78,7 +78,7 @@ async def test_lists_each_voice_name_once(state: Any) -> None:
 
 async def test_default_voice_is_not_listed_if_all_its_names_are_taken(state: Any) -> None:
     aliases = dict.fromkeys(OPENAI_VOICES, "jane")
-    state.settings = Settings(voice_aliases=aliases, _env_file=None)
+    state.settings = Settings(voice_aliases=aliases)
     assert not any(
         "default" in shown
         for shown in listed_names(state.voices.snapshot, state.settings.voice_aliases).values()

@@ -53,7 +53,6 @@ class ContractService:
             api_key=API_KEY,
             voices_dir=self.voices_dir,
             preloaded_voices_dir=self.preloaded_dir,
-            _env_file=None,
             **values,
         )
         self.backend = FakeBackend(decoded_dir)

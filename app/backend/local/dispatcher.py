@@ -24,6 +24,7 @@ from app.backend.base import JobRequest
 from app.backend.job_stream import JobStream
 from app.backend.local.assignment import jobs_to_yield, next_assignment, suspects
 from app.backend.local.job import Job, Worker
+from app.backend.local.queue_pace import QueuePace
 from app.backend.local.voice_tracker import VoiceTracker
 from app.core.audio import BYTES_PER_SAMPLE, SAMPLE_RATE
 from app.core.errors import (
@@ -105,6 +106,7 @@ class Dispatcher:
         self._metrics = metrics
         self._queue: OrderedDict[str, Job] = OrderedDict()
         self._set_aside: dict[str, Job] = {}
+        self._pace = QueuePace(running_time)
         self._workers: list[Worker] = []
         self._crashes = RetryBudget[str](MAX_JOB_CRASHES)
         self._open: set[Job] = set()  # until their streams are closed
@@ -130,10 +132,12 @@ class Dispatcher:
         if waiting >= self._limits.queued and (
             waiting or not any(worker.free for worker in self._workers)
         ):
-            raise QueueFull(f"{waiting} requests are waiting already")
+            raise QueueFull(
+                f"{waiting} requests are waiting already", retry_after_s=self._retry_after_s()
+            )
         if self._unread_bytes > MAX_UNREAD_BYTES:
             raise QueueFull("too much finished audio is waiting for clients that do not read it")
-        stream = JobStream()
+        stream = JobStream(silence_if_empty=request.silence_if_empty)
         self._accepted += 1
         job = Job(f"{request.request_id}#{self._accepted}", request, stream, running_time())
         stream.on_consumed = lambda: self._grant(job)
@@ -266,6 +270,7 @@ class Dispatcher:
 
     def _enqueue(self, job: Job, *, first: bool = False) -> None:
         self._queue[job.id] = job
+        self._pace.waits()
         if first:
             self._queue.move_to_end(job.id, last=False)
         if not job.suspect:  # which waits for its turn because of others
@@ -282,16 +287,20 @@ class Dispatcher:
     def _leave_queue(self, job: Job) -> None:
         self._queue.pop(job.id, None)
         self._set_aside.pop(job.id, None)
+        if not self._queue:
+            self._pace.is_empty()
         if job.deadline:
             job.deadline.cancel()
+
+    def _retry_after_s(self) -> int | None:
+        return self._pace.retry_after_s(len(self._queue), self._limits.queue_timeout_s)
 
     def _timed_out(self, job: Job) -> None:
         if self._time_left_s(job) > TIMER_ACCURACY_S:  # this process was suspended meanwhile
             self._set_deadline(job)
             return
-        self._end(
-            job, QueueTimeout(f"no worker was free within {self._limits.queue_timeout_s:g} s")
-        )
+        message = f"no worker was free within {self._limits.queue_timeout_s:g} s"
+        self._end(job, QueueTimeout(message, retry_after_s=self._retry_after_s()))
 
     def _put_aside(self, job: Job, resume_point: ResumePoint) -> None:
         log.debug("job %s set aside: others wait", job.id)
@@ -336,6 +345,7 @@ class Dispatcher:
             if self._voices.is_poison(worker.name, job.request.voice):
                 self._end(job, PoisonRequest("the workers that prepared this voice died of it"))
             elif self._start(job, worker):
+                self._pace.started()
                 self._leave_queue(job)
             else:
                 if self._resending:

@@ -35,7 +35,8 @@ from app.voices.snapshot import VoiceSnapshot
 
 router = APIRouter(prefix="/v1", tags=["openai"])
 
-VOICE_LIST = "/v1/audio/voices"
+PUBLIC_LISTS = frozenset({"/v1/audio/voices", "/v1/audio/models", "/v1/models"})
+"""Open with `PUBLIC_VOICE_LIST`."""
 
 OPENAI_MODELS = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
 """Listed since some clients use listed models only; any name is accepted for the one model."""
@@ -79,6 +80,7 @@ async def create_speech(request: Request) -> Response:
             parameters,
             lambda: _new_encoder(parameters),
             parameters.speed,
+            silence_if_empty=True,  # clients send "." to check a key, and what a model writes
         )
     )
     return AudioResponse(stream, buffered=not parameters.stream)

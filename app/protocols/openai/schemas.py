@@ -9,11 +9,14 @@ from app.speech.options import SpeechOptions, lower, validated
 
 
 def _voice_name(voice: Any) -> Any:
-    """Unwrap `{"id": …}`, as OpenAI's clients write voices that are not built in."""
+    """Unwrap `{"id": …}`, as OpenAI's clients write voices that are not built in.
+
+    A blank name becomes None: clients send it when no voice is selected.
+    """
     match voice:
         case {"id": str(voice_id)}:
-            return voice_id
-    return voice
+            voice = voice_id
+    return None if isinstance(voice, str) and not voice.strip() else voice
 
 
 def _allow_null(schema: dict[str, Any]) -> None:

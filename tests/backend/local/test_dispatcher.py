@@ -81,6 +81,35 @@ async def test_blocked_worker_is_retried_at_a_constant_rate(
     assert worker.refused == 10
 
 
+@pytest.mark.parametrize("pace_s", [3, 7, 15])
+async def test_full_queue_says_when_a_place_is_free(
+    env: DispatcherEnv, clock: FakeClock, pace_s: int
+) -> None:
+    [worker] = env.attach("w")
+    for name in "abcd":
+        env.submit(name)
+    for name in "efg":
+        await clock.forward(pace_s)
+        env.finish(worker)
+        env.submit(name)
+    with pytest.raises(QueueFull) as refused:
+        env.submit("h")
+    assert refused.value.retry_after_s == pace_s
+
+
+async def test_job_that_waited_too_long_says_when_the_next_one_starts(
+    env: DispatcherEnv, clock: FakeClock
+) -> None:
+    [worker] = env.attach("w")
+    streams = [env.submit(name) for name in "abcd"]
+    for _ in range(2):
+        await clock.forward(25)
+        env.finish(worker)
+    await clock.forward(11)
+    assert isinstance(streams[3].error, QueueTimeout)
+    assert streams[3].error.retry_after_s == 31  # 61 s, in which two jobs started
+
+
 @pytest.mark.parametrize("blocked", [False, True])
 async def test_job_that_waits_too_long_fails_and_never_runs(
     env: DispatcherEnv, clock: FakeClock, blocked: bool

@@ -1,0 +1,45 @@
+"""Find the route that a request meant whose path has none."""
+
+import difflib
+from collections.abc import Collection
+
+MAX_PATH_LENGTH = 200
+"""Of a path that is compared with routes; comparing takes longer for longer ones."""
+
+_SIMILAR = 0.75
+
+
+def meant_route(path: str, routes: Collection[str]) -> str | None:
+    """Return the route that `path` resembles; None if it resembles no route.
+
+    Case and empty segments make no difference. The path of a route may have segments too many or
+    too few at one end (`/v1/v1/models`, `/models`), or be misspelt.
+    """
+    segments = _segments(path) if len(path) <= MAX_PATH_LENGTH else []
+    if not segments:
+        return None
+    surplus = {route: _surplus(segments, _segments(route)) for route in routes}
+    if found := {route: count for route, count in surplus.items() if count is not None}:
+        return min(found, key=found.__getitem__)
+    spelt = {"/".join(_segments(route)): route for route in routes}
+    near = difflib.get_close_matches("/".join(segments), spelt, n=1, cutoff=_SIMILAR)
+    return spelt[near[0]] if near else None
+
+
+def _segments(path: str) -> list[str]:
+    return [segment for part in path.lower().split("/") if (segment := part.strip())]
+
+
+def _surplus(segments: list[str], route: list[str]) -> int | None:
+    """Return how many segments one has more, if it begins or ends with all of the other."""
+    both = min(len(segments), len(route))
+    starts = (-both, 0)
+    if any(_match(segments[at:][:both], route[at:][:both]) for at in starts):
+        return abs(len(segments) - len(route))
+    return None
+
+
+def _match(segments: list[str], route: list[str]) -> bool:
+    """Whether all are equal, but for the route's parameters, and not only these."""
+    pairs = [pair for pair in zip(segments, route, strict=True) if not pair[1].startswith("{")]
+    return bool(pairs) and all(segment == own for segment, own in pairs)
