@@ -75,7 +75,8 @@ _UNITS = {
 _CURRENCY = r"[\p{Sc}--[$¢]]"
 _SCALE = r"(?P<scale> ?(?:thousand|million|billion|trillion|k|K|M|B|bn|m)\b)?"
 _RAISED = r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ]"
-_ARROW = r"(?:[→⇒⟶⟹⇨➔➙➛➜➝➞➟➠➡⮕↦]++|(?<=[ ])(?:-{1,3}|={1,3})>(?=[ ]))"
+_ARROWS = "[→⇒⟶⟹⇨➔➙➛➜➝➞➟➠➡⮕↦]"
+_ARROW = rf"(?:(?<!{_ARROWS}){_ARROWS}++|(?<=[ ])(?:-{{1,3}}|={{1,3}})>(?=[ ]))"
 
 RULES: tuple[tuple[regex.Pattern[str], str | Callable[[Match], str]], ...] = tuple(
     (pattern(rule), replacement)

@@ -38,18 +38,19 @@ def strip_markup(text: str, dropped: list[str]) -> str:
 
 def _keep_code_blocks(text: str, keep: Keep, lost: list[str]) -> str:
     """Keep the lines of fenced code as they are; drop the fences with the language."""
-    lines, fence = [], ""
+    lines, fence, is_quoted = [], "", False
     for line in _LINE_BREAK.split(text):
         opening = _FENCE.match(line)
-        if fence and line.strip().startswith(fence) and not line.strip().strip(fence[0]):
+        code = (_QUOTE.sub("", line) if is_quoted else line).strip()
+        if fence and code.startswith(fence) and not code.strip(fence[0]):
             fence = ""
             lines.append("")
         elif not fence and opening:
-            fence = opening["fence"]
+            fence, is_quoted = opening["fence"], bool(opening["quote"])
             lost += filter(None, [opening["language"].strip()])
             lines.append("")
-        elif fence and line.strip():
-            lines.append(f"{LINE_END}{keep(line.strip())}{LINE_END}")
+        elif fence and code:
+            lines.append(f"{LINE_END}{keep(code)}{LINE_END}")
         else:
             lines.append(line)
     return "\n".join(lines)
@@ -111,7 +112,7 @@ def _row(line: str) -> str:
 
 _KEPT = pattern("\ufdd0([0-9]+)\ufdd1")
 _LINE_BREAK = pattern(r"\r\n|[\n\r\v\f\x85]")
-_FENCE = pattern(r"\s{0,9}(?:>\s?)*+(?P<fence>`{3,}+|~{3,}+)(?P<language>[^`]*+)$")
+_FENCE = pattern(r"\s{0,9}(?P<quote>(?:>\s?)*+)(?P<fence>`{3,}+|~{3,}+)(?P<language>[^`]*+)$")
 _LITERAL = pattern(
     r"(?<!`)`(?!`)(?P<code>[^`\n]++)`(?!`)"
     r"|(?<!`)``(?!`)(?P<quoted>(?:[^`\n]|`(?!`))++)``(?!`)"

@@ -68,6 +68,8 @@ def shown(text: str) -> str:
             f"Code: {PARAGRAPH} x = a*b {LINE} print('<b>') {PARAGRAPH} Done.",
         ),
         ("~~~\nnever closed", "never closed"),
+        ("> ```\n> a > b\n> ```\n> *c*", f"a > b {PARAGRAPH} c"),
+        ("````\n```\n>>> *x*\n````\n*y*", f">>> *x* {PARAGRAPH} y"),
         (
             "| Name | Age |\n|:--|--:|\n| *Ann* | 5 |\n| Bo | |\n\nEnd.",
             f"Name, Age {LINE} Ann, 5 {LINE} Bo {PARAGRAPH} End.",
