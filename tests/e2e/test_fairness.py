@@ -57,7 +57,7 @@ class Listener:
         self._writer: asyncio.StreamWriter | None = None
 
     async def listen(self, service: Service, asked: bytes) -> "Listener":
-        connection = service.connect(receive_buffer=4096)
+        connection = service.connect(receive_buffer=32_768)
         connection.setblocking(False)
         reader, self._writer = await asyncio.open_connection(sock=connection, limit=4096)
         asked_at = monotonic()
@@ -113,11 +113,15 @@ async def ask(service: Service, text: str = SHORT, name: str = "", **options: An
     return await Listener(60).listen(service, speech(text, name, **(OPTIONS | options)))
 
 
-def set_aside(service: Service) -> int:
+def metric(service: Service, name: str) -> float:
     with service.client() as client:
         metrics = client.get("/metrics").text
-    [count] = re.findall(r"^tts_set_aside_jobs (\d+)", metrics, re.MULTILINE)
-    return int(count)
+    [value] = re.findall(rf"^{name} (\S+)", metrics, re.MULTILINE)
+    return float(value)
+
+
+def set_aside(service: Service) -> float:
+    return metric(service, "tts_set_aside_jobs")
 
 
 def sent_jobs(service: Service) -> list[str]:
@@ -253,7 +257,11 @@ async def test_short_requests_beside_a_listener_of_5000_characters(
     start: Callable[..., Service],
 ) -> None:
     """The preview voice: five minutes of speech, and a short request every ten seconds."""
-    service = start(MODEL="preview", PRELOADED_VOICES_DIR=ROOT / "preloaded-voices")
+    service = start(
+        MODEL="preview",
+        PRELOADED_VOICES_DIR=ROOT / "preloaded-voices",
+        LOG_LEVEL="DEBUG",
+    )
     sentence = "The night was dark, and the rain fell on the roofs of the old town. "
     text = (sentence * 80)[:5000]
     undisturbed = await fetch(service, speech(text))
@@ -270,7 +278,7 @@ async def test_short_requests_beside_a_listener_of_5000_characters(
     await measure()
     await measure()
     taken_s: list[float] = []
-    listener = Listener()
+    listener = Listener(ahead_s=1)
     task = asyncio.create_task(listener.listen(service, speech(text)))
     await asyncio.sleep(3)
     while not task.done():
@@ -280,8 +288,11 @@ async def test_short_requests_beside_a_listener_of_5000_characters(
         await asyncio.sleep(10)
     await measure()
     await measure()
+    silence_s = metric(service, "tts_underrun_seconds_total")
     print(f"alone {idle_s}, a chunk {chunk_s}, beside a listener {taken_s}")
+    print(f"silence {listener.silence_s:.3f} s heard, {silence_s:.3f} s reckoned")
     assert len(taken_s) > 20
     assert parse_response(bytes(listener.received)).body == undisturbed.body
+    assert silence_s == 0
     assert listener.silence_s < 0.1  # this process may be late
     assert max(taken_s) < 1.5 * max(idle_s) + max(chunk_s)
