@@ -40,13 +40,13 @@ AudioPieces = asyncio.Queue[AudioPiece | None]
 
 
 class Pipeline:
-    """Runs any number of texts through one engine at once; `threads` convert audio to PCM."""
+    """Runs any number of texts through one engine at once; `threads` split and convert."""
 
     def __init__(self, engine: Engine, sizes: QueueSizes, threads: int = 1) -> None:
         self._engine = engine
         self._normalize: Callable[[str], str] = getattr(engine, "normalize_text", plain_punctuation)
         self._sizes = sizes
-        self._pcm_threads = ThreadPoolExecutor(threads, thread_name_prefix="pcm")
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="pipeline")
         self._steps = 0
 
     @property
@@ -70,7 +70,9 @@ class Pipeline:
         `on_chunk(done, total)` is called after each text chunk. If `should_stop()` after one, the
         point is returned from which another run emits what is left; None at the end of the text.
         """
-        chunks = split(self._normalize(text), params.text_processing_chunk_size)
+        chunks = await asyncio.get_running_loop().run_in_executor(
+            self._threads, lambda: split(self._normalize(text), params.text_processing_chunk_size)
+        )
         if not chunks:
             raise EmptyText("The model can speak nothing in this text.", param="text")
         first = resume_point.text_chunk
@@ -101,7 +103,7 @@ class Pipeline:
         progress.step()
 
     def close(self) -> None:
-        self._pcm_threads.shutdown(wait=False)
+        self._threads.shutdown(wait=False)
 
     async def _t3(
         self,
@@ -153,7 +155,7 @@ class Pipeline:
                 chunk_done()
 
     async def _emit(self, convert: Callable[[], bytes], emit: Emit) -> None:
-        pcm = await asyncio.get_running_loop().run_in_executor(self._pcm_threads, convert)
+        pcm = await asyncio.get_running_loop().run_in_executor(self._threads, convert)
         self._step()
         if pcm:
             await emit(pcm)
