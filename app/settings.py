@@ -65,7 +65,7 @@ _COMMENT = re.compile(r"\s#.*$")
 
 
 _SETTING_OF = {"chunk_overlap_method": "tts_chunk_overlap_strategy"}
-"""The settings of parameters that are not named `tts_` and the parameter's name."""
+"""The settings whose names are not `tts_` and the name of their parameter."""
 
 
 Duration = Annotated[float, Field(gt=0, le=86_400)]
@@ -106,7 +106,7 @@ class Settings(BaseSettings):
         ge=1,
         le=256,
         description="Requests that one worker runs at a time (its slots). There can be more "
-        "listeners than slots: while others wait, a job far ahead of its client gives its slot up.",
+        "clients than slots: while others wait, a job far ahead of its client gives its slot up.",
     )
     voices_dir: Path = Field(Path("voices/"), description="The folder for uploaded voices.")
     preloaded_voices_dir: Path = Field(
@@ -333,10 +333,17 @@ class Settings(BaseSettings):
             )
         return aliases
 
-    @field_validator("port_health", "tts_first_slice_tokens", "tts_slice_growth", mode="before")
+    @field_validator("port_health", "tts_slice_growth", mode="before")
     @classmethod
     def _empty_is_unset(cls, value: Any) -> Any:
         return None if value == "" else value
+
+    @field_validator("voices_dir", "preloaded_voices_dir", "model_path", mode="before")
+    @classmethod
+    def _names_a_folder(cls, value: Any) -> Any:
+        if value == "":
+            raise PydanticCustomError("folder", "must name a folder (. is the working folder)")
+        return value
 
     @field_validator("model")
     @classmethod

@@ -1,4 +1,4 @@
-"""The elements of a Matroska or WebM file, as far as they say whether it is whole."""
+"""The sizes that a Matroska or WebM file states, by which `completeness` sees if it is cut off."""
 
 import os
 from typing import BinaryIO

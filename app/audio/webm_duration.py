@@ -1,4 +1,4 @@
-"""State the duration in the header of a finished WebM file, which a stream does not know."""
+"""Write the duration into the header of a complete WebM file; a streamed one has none."""
 
 import re
 import struct

@@ -21,8 +21,7 @@ WorkerState = Literal["starting", "ready", "restarting", "failed", "stopped"]
 class JobRequest:
     """A checked text to synthesize. `voice`: digest of a decoded voice; None: the default one.
 
-    `speed`: how many seconds of the job's audio the client hears in a second. `silence_if_empty`:
-    of the job's `JobStream`.
+    `speed`: how many seconds of the job's audio the client hears in a second.
     """
 
     request_id: str
@@ -30,7 +29,6 @@ class JobRequest:
     voice: str | None
     params: SynthesisParams
     speed: float = 1.0
-    silence_if_empty: bool = False
 
 
 @dataclass(frozen=True)

@@ -37,10 +37,11 @@ class JobStream:
     """The audio of one job, for a single reader. The backend sets `on_consumed` and `on_close`.
 
     `on_failed` is called when the job ends with an `error`, also while the reader awaits something
-    else. With `silence_if_empty`, a text in which there is nothing to say is `SILENCE`, no error.
+    else. With `silence_if_empty`, `SILENCE` takes the place of `EmptyText`. `file`: what the reader
+    has encoded and not yet sent, which counts as unread.
     """
 
-    def __init__(self, *, silence_if_empty: bool = False) -> None:
+    def __init__(self) -> None:
         self.on_consumed: Callable[[], None] = _noop
         self.on_close: Callable[[ServiceError | None], None] = _noop
         self.on_failed: Callable[[], None] = _noop
@@ -48,8 +49,8 @@ class JobStream:
         self.committed = False
         self.ended = False
         self.consumed_samples = 0
+        self.silence_if_empty = False
         self.file: Collection[bytes] = ()
-        self._silence_if_empty = silence_if_empty
         self._chunks: deque[bytes] = deque()
         self._restarted = False
         self._reader: asyncio.Future[None] | None = None
@@ -67,7 +68,7 @@ class JobStream:
         """End the stream; later calls have no effect."""
         if self.ended:
             return
-        if self._silence_if_empty and isinstance(error, EmptyText) and not self._any_audio:
+        if self.silence_if_empty and isinstance(error, EmptyText) and not self._any_audio:
             self.put(SILENCE)
             error = None
         self.ended = True

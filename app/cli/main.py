@@ -12,7 +12,7 @@ from app.cli.bench import bench
 from app.cli.models import models
 from app.cli.synthesize import speak
 from app.cli.text import show_text
-from app.cli.voices import voices
+from app.cli.voices import list_voices
 from app.core.errors import ServiceError, StartupError
 from app.core.log import set_up_logging
 from app.core.native import hide_memory
@@ -47,7 +47,7 @@ def serve() -> None:
 
 cli.command()(speak)
 cli.command("text")(show_text)
-cli.add_typer(voices, name="voices")
+cli.command("voices")(list_voices)
 cli.add_typer(models, name="models")
 cli.add_typer(bench, name="bench")
 

@@ -77,9 +77,9 @@ async def _synthesize(
     from app.core.devices import detect
     from app.engines.registry import choose_engine, load_engine
     from app.pipeline.pipeline import Pipeline
-    from app.text.cleaning import clean, clean_markup
+    from app.text.cleaning import clean
 
-    text = clean_markup(text) if settings.tts_strip_markup else clean(text)
+    text = clean(text, markup=settings.tts_strip_markup)
     name = choose_engine(settings.model, settings.model_path)
     params = settings.synthesis_params()
     if seed is not None:

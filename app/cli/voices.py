@@ -9,14 +9,9 @@ from rich.table import Table
 from app.core.errors import InvalidRequest, StartupError
 from app.settings import load_settings
 
-voices = typer.Typer(help="The voices in the voice folders.", invoke_without_command=True)
 
-
-@voices.callback()
-def list_voices(context: typer.Context) -> None:
+def list_voices() -> None:
     """List the voices, and which folder each is in."""
-    if context.invoked_subcommand:
-        return
     settings = load_settings(api_key_required=False)
     table = Table("voice_id", "folder", "size")
     from app.voices.folder import VoiceFolder

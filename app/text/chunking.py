@@ -67,11 +67,11 @@ def _split(text: str, max_chars: int, segmenter: str) -> list[str]:
     return [" ".join(chunk.split()) for chunk in chunks if SPEAKABLE.search(chunk)]
 
 
-_Boundary = tuple[Callable[[str], list[int]], int]
-"""Finds the ends of a kind of unit, and the fewest characters it may leave on either side."""
-
-
 # --- Where a chunk ends -----------------------------------------------------------------------
+
+
+_Boundary = tuple[Callable[[str], list[int]], int]
+"""Finds the ends of a kind of unit; the fewest characters that may be left on either side."""
 
 
 def _chunk_end(window: str, max_chars: int, segmenter: str) -> int:

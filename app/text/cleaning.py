@@ -8,7 +8,7 @@ from itertools import groupby, pairwise
 from app.core.errors import EmptyText
 from app.core.unicode import nfc
 from app.text.markup import strip_markup
-from app.text.patterns import pattern
+from app.text.patterns import LINE_BREAK, pattern
 from app.text.pauses import LINE_END
 from app.text.visible import visible
 
@@ -22,33 +22,26 @@ So does one that ends a sentence, if the next word had fitted.
 """
 
 
-def clean(text: str) -> str:
-    """`text` in NFC, without invisible characters and with normal spaces.
+def clean(text: str, *, markup: bool = False, dropped: list[str] | None = None) -> str:
+    """Return `text` in NFC, without invisible characters and with normal spaces.
 
     Paragraphs stay separated by a blank line, and lines by `LINE_END` unless the paragraph is
-    wrapped at a fixed width. Idempotent. Raises `EmptyText` if nothing speakable remains.
+    wrapped at a fixed width. With `markup`, Markdown, tags and entities become the text and the
+    pauses (`text.pauses`) that they stand for, and what is lost with them is added to `dropped`.
+    Idempotent without `markup`. Raises `EmptyText` if nothing speakable remains.
     """
-    return _tidy(visible(text))
-
-
-def clean_markup(text: str, dropped: list[str] | None = None) -> str:
-    """The same without Markdown, tags and entities; what is lost with them goes to `dropped`.
-
-    Has pauses as `text.pauses` describes them. Raises `EmptyText`.
-    """
-    return _tidy(strip_markup(visible(text), [] if dropped is None else dropped))
-
-
-def _tidy(text: str) -> str:
-    tidy = collapse_spaces(nfc(text))
-    if not SPEAKABLE.search(tidy):
+    text = visible(text)
+    if markup:
+        text = strip_markup(text, [] if dropped is None else dropped)
+    cleaned = collapse_spaces(nfc(text))
+    if not SPEAKABLE.search(cleaned):
         raise EmptyText("There is nothing in this text that can be spoken.", param="text")
-    return tidy
+    return cleaned
 
 
 def collapse_spaces(text: str) -> str:
     """Single spaces within a line, `LINE_END` or a blank line between two, nothing at the ends."""
-    lines = _LINE_BREAK.split(text.replace("\u2029", "\n\n"))
+    lines = LINE_BREAK.split(text.replace("\u2029", "\n\n"))
     groups = groupby(lines, lambda line: bool(line.strip()))
     paragraphs = ("\n".join(group).split(LINE_END) for filled, group in groups if filled)
     return "\n\n".join(
@@ -69,7 +62,6 @@ def _unwrap(text: str) -> str:
     return "".join(joined)
 
 
-_LINE_BREAK = pattern(r"\r\n|[\n\r\v\f\x85]")
 _VOICED = r"[[\p{L}\p{N}\p{Sc}%‰&@#§°℃℉№]||[\p{Sm}--\p{Extended_Pictographic}--[|~]]]"
 # Combining marks are capped at seven, more than any script uses, so that a grapheme with more of
 # them (zalgo text) still fits a chunk.

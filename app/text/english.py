@@ -19,7 +19,7 @@ from app.text.pauses import LINE_END, MARKS
 from app.text.punctuation import plain_punctuation
 
 MAX_WORDS = 5
-"""Signs with longer names are dropped, as nobody calls them so."""
+"""A sign whose Unicode name is longer is dropped: that name is not what readers say."""
 
 log = logging.getLogger(__name__)
 

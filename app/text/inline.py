@@ -23,7 +23,7 @@ def strip_inline(text: str, labels: set[str], lost: list[str]) -> str:
     for _ in range(2):  # an image may be the text of a link
         text = _LINK.sub(show_link, text)
     text = _REFERENCE.sub(show_reference, text) if labels else text
-    text = _CITATION.sub(" ", _NOTE.sub("", text))
+    text = _CITATION.sub(" ", _NOTE_OR_MARK.sub("", text))
     for pair in (_MATHS, _BOLD):
         text = pair.sub(lambda match: match["text"], text)
     text = _MARKS.sub(lambda run: "*" if len(run[0]) % 2 and run[0][0] == "*" else "", text)
@@ -37,7 +37,7 @@ _LINK = pattern(
     r"\((?P<address><[^<>\n]*+>|[^()\s<]*+(?:\([^()\s]*+\)[^()\s]*+)*+)(?:\s++(?:\"[^\"]*+\"|'[^']*+'))?\s*+\)"
 )
 _REFERENCE = pattern(r"(?<!\w)!?\[(?P<text>[^\[\]]++)\](?:\[(?P<label>[^\[\]]*+)\])?")
-_NOTE = pattern(r"\[\^[^\[\]\s]++\]|`|\$\$")
+_NOTE_OR_MARK = pattern(r"\[\^[^\[\]\s]++\]|`|\$\$")
 _CITATION = pattern(r"【[^【】†]*+†[^【】]*+】")
 
 _MATHS = pattern(

@@ -18,5 +18,3 @@ class Language:
 
 
 ENGLISH = Language("en", "English", segmenter="en", tokens_per_char=1.9)
-
-LANGUAGES = {language.code: language for language in (ENGLISH,)}

@@ -7,7 +7,7 @@ of lists and definitions. Every rule takes linear time.
 import regex
 
 from app.text.inline import strip_inline
-from app.text.patterns import pattern
+from app.text.patterns import LINE_BREAK, pattern
 from app.text.pauses import LINE_END
 from app.text.tags import Keep, decode_entities, strip_tags
 from app.text.visible import visible
@@ -30,7 +30,7 @@ def strip_markup(text: str, dropped: list[str]) -> str:
     text = _LITERAL.sub(lambda literal: keep(_content(literal)), text)
     text = strip_tags(text, keep, lost)
     labels: set[str] = set()
-    text = _strip_blocks(_LINE_BREAK.split(text), labels, lost)
+    text = _strip_blocks(LINE_BREAK.split(text), labels, lost)
     text = strip_inline(text, labels, lost)
     dropped += map(restore, lost)
     return restore(visible(decode_entities(text)))
@@ -39,7 +39,7 @@ def strip_markup(text: str, dropped: list[str]) -> str:
 def _keep_code_blocks(text: str, keep: Keep, lost: list[str]) -> str:
     """Keep the lines of fenced code as they are; drop the fences with the language."""
     lines, fence, is_quoted = [], "", False
-    for line in _LINE_BREAK.split(text):
+    for line in LINE_BREAK.split(text):
         opening = _FENCE.match(line)
         code = (_QUOTE.sub("", line) if is_quoted else line).strip()
         if fence and code.startswith(fence) and not code.strip(fence[0]):
@@ -111,7 +111,6 @@ def _row(line: str) -> str:
 
 
 _KEPT = pattern("\ufdd0([0-9]+)\ufdd1")
-_LINE_BREAK = pattern(r"\r\n|[\n\r\v\f\x85]")
 _FENCE = pattern(r"\s{0,9}(?P<quote>(?:>\s?)*+)(?P<fence>`{3,}+|~{3,}+)(?P<language>[^`]*+)$")
 _LITERAL = pattern(
     r"(?<!`)`(?!`)(?P<code>[^`\n]++)`(?!`)"

@@ -19,7 +19,7 @@ from uuid import uuid4
 from app.audio.sandbox import decode, is_complete, prepared_path
 from app.core.blocking_thread import BlockingThread
 from app.core.errors import StorageFull
-from app.voices.folder import private_opener
+from app.core.private_file import private_opener
 
 FORMAT = 2
 """To be raised when the decoder gives other samples for the same file, or writes them otherwise."""
@@ -63,7 +63,7 @@ class DecodedAudio:
         self._found = await self._thread.run(self._list, self._found.sizes.copy())
 
     async def remove_unneeded(self) -> None:
-        """Remove what no voice and no pin needs, perhaps since an earlier run. Raises OSError.
+        """Remove what no voice and no pin needs, also if an earlier run left it. Raises OSError.
 
         To be called when the voices in use are known.
         """

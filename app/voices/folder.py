@@ -16,6 +16,7 @@ from uuid import uuid4
 
 from app.audio.sandbox import open_media
 from app.core.errors import PayloadTooLarge, UnusableAudio, VoiceExists
+from app.core.private_file import private_opener
 from app.core.unicode import nfc
 from app.voices.names import casefold_key
 
@@ -153,11 +154,6 @@ class VoiceFolder:
         key = casefold_key(voice_id)
         names = (os.path.basename(path) for path in self.files())
         return [self.path / name for name in names if casefold_key(name) == key]
-
-
-def private_opener(path: str, flags: int) -> int:
-    """For `open`: a new file is for its owner only."""
-    return os.open(path, flags, mode=0o600)
 
 
 def _exists(name: str) -> VoiceExists:

@@ -1,7 +1,7 @@
 """The voices: clients name them by id, workers by digest (SHA-256 of the audio file).
 
 The folders hold the truth; they may be shared with other masters or changed by hand. Routes call
-`add`, `delete`, `ids` and `find`, jobs `pin` and `unpin`; `on_change` informs the workers.
+`add`, `delete` and `find` and read `snapshot`; jobs `pin` and `unpin`; `on_change` informs workers.
 """
 
 import asyncio
@@ -43,8 +43,8 @@ class VoiceLibrary:
     """Owns the user's voices, the preloaded ones, and the private `decoded_dir`.
 
     The folders are used on one thread only, so operations on them are ordered. `on_change` is
-    called on the event loop with every new snapshot. Routes occupy one of `upload_slots` during
-    an upload.
+    called on the event loop with the digests of every new snapshot, by id. Routes occupy one of
+    `upload_slots` during an upload.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class VoiceLibrary:
         max_upload_bytes: int,
         max_decoded_mb: int = 10_240,
     ) -> None:
-        self.on_change: Callable[[dict[str, str]], None] = lambda snapshot: None
+        self.on_change: Callable[[dict[str, str]], None] = lambda digests: None
         self._user = VoiceFolder(user_dir)
         self._preloaded = VoiceFolder(preloaded_dir)
         self._max_upload_bytes = max_upload_bytes
@@ -67,7 +67,7 @@ class VoiceLibrary:
             (self._preloaded, self._user),
             self.decoded,
             self._thread,
-            lambda voices: self.on_change(voices),
+            lambda digests: self.on_change(digests),
         )
 
     @property

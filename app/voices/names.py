@@ -24,10 +24,9 @@ _ENCODED_WORD = re.compile(
 
 
 def decode_file_name(name: str) -> str:
-    """Decode `name` once, in the way of the client that encoded it.
+    """Decode `name` once, from RFC 2047, HTML's character references or percent-encoding.
 
-    Those ways are RFC 2047, HTML's character references, and percent signs, for any of which a
-    voice id has no use.
+    No voice id contains the characters that begin any of these.
     """
     if len(name) > MAX_ENCODED_LENGTH:
         return name

@@ -115,7 +115,10 @@ class VoiceScanner:
         await self._publish(await self._thread.run(self._list))
 
     def is_unread(self, name: str) -> bool:
-        """Whether the first scan is yet to publish the voice of this id or stem. Hastens it."""
+        """Return True, and read it next, if the first scan has yet to publish this voice.
+
+        `name`: an id or a stem.
+        """
         path = self._unread_names.get(name)
         if path is None:
             return False

@@ -46,6 +46,8 @@ class ActiveJob:
     text chunk in progress; `resume_point`: where it has stopped.
     """
 
+    task: asyncio.Task[None]
+
     def __init__(self, message: messages.Synthesize, send: Send) -> None:
         self.id = message.job
         self.request = message
@@ -107,35 +109,34 @@ class JobRunner:
         self._voices = voices
         self._send = send
         self._report = report
-        self._running: dict[str, tuple[ActiveJob, asyncio.Task[None]]] = {}
+        self._running: dict[str, ActiveJob] = {}
         self._completions: set[asyncio.Task[None]] = set()
         self._consecutive_oom = RetryBudget[str](MAX_CONSECUTIVE_OOM)
         self._last_oom_at = 0.0
         voices.on_device_failure = self._on_voice_broke_device
 
     def start(self, message: messages.Synthesize) -> None:
-        job = ActiveJob(message, self._send)
-        running = asyncio.create_task(self._run(job), name=f"job {job.id}")
-        self._running[job.id] = (job, running)
-        completion = asyncio.create_task(self._end(job, running), name=f"end of job {job.id}")
+        job = self._running[message.job] = ActiveJob(message, self._send)
+        job.task = asyncio.create_task(self._run(job), name=f"job {job.id}")
+        completion = asyncio.create_task(self._end(job), name=f"end of job {job.id}")
         self._completions.add(completion)
         completion.add_done_callback(self._completions.discard)
 
     def grant(self, credit: messages.Credit) -> None:
-        if credit.job in self._running:
-            self._running[credit.job][0].grant(credit.samples)
+        if job := self._running.get(credit.job):
+            job.grant(credit.samples)
 
     def yield_slot(self, message: messages.Yield) -> None:
-        if message.job in self._running:
-            self._running[message.job][0].yield_slot()
+        if job := self._running.get(message.job):
+            job.yield_slot()
 
     def cancel_missing(self, active: messages.ActiveJobs) -> None:
         """Cancel the jobs that are not listed, but not those newer than the list."""
-        for job, running in self._running.values():
+        for job in self._running.values():
             missing = job.id not in active.jobs and job.request.active_version <= active.version
             if missing and not job.cancelled:
                 job.cancelled = True
-                running.cancel()
+                job.task.cancel()
 
     async def wait_idle(self) -> None:
         while self._completions:
@@ -144,7 +145,7 @@ class JobRunner:
     @property
     def under_way(self) -> dict[Work, Progress]:
         """What should be making steps now: the jobs that wait for nothing, and a voice."""
-        jobs = (job for job, _ in self._running.values() if not job.waits)
+        jobs = (job for job in self._running.values() if not job.waits)
         under_way = {Work(job=job.id): job.progress for job in jobs}
         if self._voices.under_way:
             digest, preparation = self._voices.under_way
@@ -183,15 +184,15 @@ class JobRunner:
             should_stop=lambda: job.yielding,
         )
 
-    async def _end(self, job: ActiveJob, running: "asyncio.Task[None]") -> None:
+    async def _end(self, job: ActiveJob) -> None:
         """Send the job's last message, or request a restart if the device has failed."""
-        await asyncio.wait([running])
-        fault = None if running.cancelled() else running.exception()
+        await asyncio.wait([job.task])
+        fault = None if job.task.cancelled() else job.task.exception()
         if isinstance(fault, DeviceFailed):
             log.error("job %s failed: the device is unusable", job.id, exc_info=fault)
             self._request_restart(f"the device has failed: {fault}", job=job.id)
             return
-        message = _last_message(job, running)
+        message = _last_message(job)
         del self._running[job.id]  # before it may be resumed here
         await self._send(message)
         self._count_oom(job, message)
@@ -214,7 +215,7 @@ class JobRunner:
 
     def _on_voice_broke_device(self, digest: str, fault: DeviceFailed) -> None:
         """Blame the voice, and a job that waits for it if there is one."""
-        waiting = (job.id for job, _ in self._running.values() if job.request.voice == digest)
+        waiting = (job.id for job in self._running.values() if job.request.voice == digest)
         self._request_restart(
             f"the device has failed: {fault}", job=next(waiting, None), voice=digest
         )
@@ -234,10 +235,10 @@ _VERBS = {
 }
 
 
-def _last_message(job: ActiveJob, running: "asyncio.Task[None]") -> LastMessage:
-    if running.cancelled():
+def _last_message(job: ActiveJob) -> LastMessage:
+    if job.task.cancelled():
         return JobCancelled(job.id)
-    match running.exception():
+    match job.task.exception():
         case None if job.resume_point:
             return JobSetAside(job.id, job.chunks, job.samples, job.resume_point)
         case None:

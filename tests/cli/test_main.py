@@ -63,7 +63,7 @@ MARKED = "## *Act* Ⅳ\n\nIt costs **€5.99** 😀😀\n- [a](b.html) → c\n- 
 
 
 def test_text_shows_what_is_spoken_and_what_is_dropped(tmp_path: Path) -> None:
-    done = command(tmp_path, "text", MARKED, "--model", "chatterbox", "--language", "en")
+    done = command(tmp_path, "text", MARKED, "--model", "chatterbox")
     assert done.returncode == 0, done.stderr.decode()
     assert done.stdout.decode().splitlines() == [
         "Act IV", "[pause 0.4s]", "It costs 5.99 euros", "[pause 0.25s]", "a to c", "[pause 0.25s]",
@@ -85,7 +85,6 @@ def test_text_reads_markup_out_where_the_service_does(tmp_path: Path) -> None:
     ("arguments", "reason"),
     [
         (("hi", "--model", "other"), "give one of chatterbox, preview"),
-        (("hi", "--language", "xx"), "give one of en"),
         (("*",), "nothing in this text"),
     ],
 )

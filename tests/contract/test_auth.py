@@ -141,7 +141,7 @@ def test_preflight_of_another_origin_is_refused_in_the_one_shape(
         other = stranger.options("/voices", headers={"Origin": "https://other.example"} | asked)
         error = refusal(other)
         assert error["message"] == (
-            "The origin https://other.example is not allowed; CORS_ORIGINS must have it."
+            "The origin https://other.example is not allowed; add it to CORS_ORIGINS."
         )
         assert error["code"] == "invalid_request"
         assert "Access-Control-Allow-Origin" not in other.headers

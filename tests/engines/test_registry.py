@@ -7,7 +7,7 @@ import pytest
 from app.core.engine_config import EngineConfig
 from app.core.errors import StartupError
 from app.engines import registry
-from app.engines.registry import EXTRAS, choose_engine, load_engine
+from app.engines.registry import ENGINES, choose_engine, load_engine
 from app.model_files.manifest import ENGLISH
 
 CONFIG = EngineConfig(device="cpu", threads=2, model_path="")
@@ -108,7 +108,7 @@ def test_auto_is_chatterbox_if_its_files_are_there_else_preview(weights, tmp_pat
     assert "chatterbox-tts models download" in caplog.text
 
 
-@pytest.mark.parametrize("package", EXTRAS["chatterbox"])
+@pytest.mark.parametrize("package", ENGINES["chatterbox"].packages)
 @pytest.mark.parametrize("model", ["chatterbox", "auto"])
 def test_missing_chatterbox_extra_is_one_line_that_names_the_command(
     weights, without, model, package
@@ -131,7 +131,7 @@ def test_missing_files_are_named_with_the_command(tmp_path):
 
 
 def test_auto_without_files_and_torch_is_preview(tmp_path, without):
-    without(*EXTRAS["chatterbox"])
+    without(*ENGINES["chatterbox"].packages)
     assert choose_engine("auto", tmp_path) == "preview"
 
 

@@ -10,6 +10,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from time import thread_time
 from typing import Any
 
@@ -27,13 +28,13 @@ from app.http.error_handlers import ErrorResponse
 from app.http.form import read_form as read_form_of
 from app.http.form import with_plain_name
 from app.http.request_body import ensure_media_type, limit_body, read_json_object
-from app.http.route_hints import meant_route
+from app.http.route_hints import similar_route
 from app.protocols.native.negotiation import negotiate
 from app.protocols.native.schemas import from_json, from_query
 from app.protocols.openai.schemas import from_openai_json
 from app.speech.options import query_value
 from app.speech.voice_resolver import resolve_voice
-from app.text.cleaning import clean, clean_markup
+from app.text.cleaning import clean
 from app.voices.library import VoiceLibrary
 from app.voices.names import casefold_key, decode_file_name, validate_voice_id
 from app.voices.snapshot import VoiceSnapshot
@@ -148,7 +149,7 @@ def error_of(text: str) -> None:
 OF_TEXT: dict[str, Callable[[str], object]] = {
     "nfc": nfc,
     "clean": clean,
-    "clean_markup": clean_markup,
+    "clean, markup": partial(clean, markup=True),
     "validate_voice_id": validate_voice_id,
     "decode_file_name": lambda text: decode_file_name("%&#=?" + text),
     "with_plain_name": lambda text: with_plain_name(text.encode("utf-8", "replace")),
@@ -159,7 +160,7 @@ OF_TEXT: dict[str, Callable[[str], object]] = {
     "negotiate": negotiate,
     "ensure_media_type": lambda text: ensure_media_type(request([], text), "multipart/form-data"),
     "encoded body": lambda text: ensure_media_type(encoded(text), "application/json"),
-    "meant_route": lambda text: meant_route(text, ["/tts/generate", "/voices/{voice_id}"]),
+    "similar_route": lambda text: similar_route(text, ["/tts/generate", "/voices/{voice_id}"]),
     "preflight": lambda text: CORS.preflight_response(preflight(text)),
     "from_json": lambda text: from_json({"text": text, "voice_id": text, "format": text}),
     "unknown name": lambda text: from_json({text: text}),

@@ -46,7 +46,7 @@ class FakeBackend:
         if job.voice is not None:
             samples, _ = load_decoded(self._decoded_dir / job.voice)
             voice = voice_code(samples)
-        stream = JobStream(silence_if_empty=job.silence_if_empty)
+        stream = JobStream()
         for word in job.text.split():
             if failure := FAILURES.get(word.rstrip(".")):
                 stream.end(failure)

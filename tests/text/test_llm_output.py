@@ -7,13 +7,13 @@ import pytest
 from app.core.errors import EmptyText
 from app.engines.chatterbox.frontend.plain_text import plain_text
 from app.text.chunking import split
-from app.text.cleaning import clean_markup
+from app.text.cleaning import clean
 from tests.text.llm_output import EXPECTED, SENTENCES
 
 
 def spoken(text: str) -> str:
     try:
-        chunks = split(plain_text(clean_markup(text)).text, 500)
+        chunks = split(plain_text(clean(text, markup=True)).text, 500)
     except EmptyText:
         return ""
     return " ".join(chunk.text for chunk in chunks)

@@ -1,6 +1,7 @@
-"""`clean_markup`: Markdown, HTML and SSML → the words and pauses that they show."""
+"""`clean` with `markup`: Markdown, HTML and SSML → the words and pauses that they show."""
 
 import textwrap
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -8,14 +9,14 @@ from hypothesis import strategies as st
 
 from app.core.errors import EmptyText
 from app.text.chunking import split
-from app.text.cleaning import clean, clean_markup
+from app.text.cleaning import clean
 
 PARAGRAPH, LINE = "[0.4]", "[0.25]"
 
 
 def shown(text: str) -> str:
     """The text chunks, with the pauses in seconds."""
-    chunks = split(clean_markup(text), 500)
+    chunks = split(clean(text, markup=True), 500)
     return " ".join(f"{c.text} [{c.pause_s:g}]" if c.pause_s else c.text for c in chunks)
 
 
@@ -143,18 +144,18 @@ def test_tags_and_entities_are_not_read_out(text: str, words: str) -> None:
 )
 def test_markup_alone_says_nothing(text: str) -> None:
     with pytest.raises(EmptyText):
-        clean_markup(text)
+        clean(text, markup=True)
 
 
 def test_what_is_lost_is_reported() -> None:
     lost: list[str] = []
-    clean_markup("[a](https://b.example/_c_) <!-- d --> \n```sh\ne\n```", lost)
+    clean("[a](https://b.example/_c_) <!-- d --> \n```sh\ne\n```", markup=True, dropped=lost)
     assert lost == ["sh", "d", "https://b.example/_c_"]
 
 
 @pytest.mark.parametrize("mark", ["\U000f03e8", "&#xF03E8;", "\ufdd00\ufdd1", "&#xFDD0;0&#xFDD1;"])
 def test_no_text_contains_marks_of_ours(mark: str) -> None:
-    for cleaned in (clean_markup(f"`code` a {mark} b"), clean(f"a {mark} b")):
+    for cleaned in (clean(f"`code` a {mark} b", markup=True), clean(f"a {mark} b")):
         assert "\U000f03e8" not in cleaned
         assert cleaned.count("code") <= 1
 
@@ -163,7 +164,9 @@ def test_no_text_contains_marks_of_ours(mark: str) -> None:
 def test_no_word_is_lost_among_any_marks(text: str) -> None:
     """Of words beside marks, but not of addresses, definitions, tags and languages of code."""
     text = f"x {text}".translate(dict.fromkeys(map(ord, "<>&`~]:")))
-    assert "".join(filter(str.isalnum, clean_markup(text))) == "".join(filter(str.isalnum, text))
+    assert "".join(filter(str.isalnum, clean(text, markup=True))) == "".join(
+        filter(str.isalnum, text)
+    )
 
 
 # --- Lines ------------------------------------------------------------------------------------
@@ -174,7 +177,7 @@ wisdom, it was the age of foolishness, it was the epoch of belief, it
 was the epoch of incredulity, it was the season of light."""
 
 
-@pytest.mark.parametrize("prepare", [clean, clean_markup])
+@pytest.mark.parametrize("prepare", [clean, partial(clean, markup=True)])
 @pytest.mark.parametrize(
     ("text", "pauses"),
     [

@@ -8,8 +8,8 @@ HTTP. Called by `LocalBackend` (`submit`, `tick`, `drain`, `abort`), by the mana
                                        ⇅ set aside
 
 A slot is busy from `Synthesize` until the worker reports the end of the job, or dies. While others
-wait, a job far enough ahead of its listener gives its slot up after a text chunk: it is set aside.
-It goes on, on any worker, before those that wait when its listener needs more audio soon, else when
+wait, a job far enough ahead of its client gives its slot up after a text chunk: it is set aside.
+It goes on, on any worker, before those that wait when its client needs more audio soon, else when
 none wait.
 """
 
@@ -67,13 +67,13 @@ MAX_JOB_CRASHES = 2
 """A job is not retried after this many worker crashes of which it was the only suspect."""
 
 SLOWEST_SPEED = 0.01
-"""At which a client takes audio, by the speed of its playback, unless it has stalled."""
+"""A client that reads audio at less than this share of playback speed has stalled."""
 
 MAX_UNREAD_BYTES = 268_435_456
 """While clients leave more finished audio than this unread, no job is accepted or started."""
 
 SAFE_LEAD_S = 10.0
-"""A client with so many seconds of audio can wait for more until others have given up a slot."""
+"""While a client has audio for so many seconds, its job may be without a slot."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Dispatcher:
             )
         if self._unread_bytes > MAX_UNREAD_BYTES:
             raise QueueFull("too much finished audio is waiting for clients that do not read it")
-        stream = JobStream(silence_if_empty=request.silence_if_empty)
+        stream = JobStream()
         self._accepted += 1
         job = Job(f"{request.request_id}#{self._accepted}", request, stream, running_time())
         stream.on_consumed = lambda: self._grant(job)
@@ -158,7 +158,7 @@ class Dispatcher:
         """Twice a second: repeat messages that may have been lost, look for stalled clients.
 
         Then start jobs that waited for unread audio to become less, and those that were set aside
-        and whose listeners need more audio.
+        and whose clients need more audio.
         """
         self._publish()
         now = running_time()
@@ -252,9 +252,9 @@ class Dispatcher:
                 return
             case JobDone(_, chunks, samples):
                 worker.finished_jobs += 1
-                self._end(job, job.missing_audio(chunks, samples))
+                self._end(job, job.lost_audio(chunks, samples))
             case JobSetAside(_, chunks, samples, resume_point):
-                if lost := job.missing_audio(chunks, samples):
+                if lost := job.lost_audio(chunks, samples):
                     self._end(job, lost)
                 elif not job.stream.ended:
                     self._put_aside(job, resume_point)
@@ -270,7 +270,7 @@ class Dispatcher:
 
     def _enqueue(self, job: Job, *, first: bool = False) -> None:
         self._queue[job.id] = job
-        self._pace.waits()
+        self._pace.job_queued()
         if first:
             self._queue.move_to_end(job.id, last=False)
         if not job.suspect:  # which waits for its turn because of others
@@ -288,7 +288,7 @@ class Dispatcher:
         self._queue.pop(job.id, None)
         self._set_aside.pop(job.id, None)
         if not self._queue:
-            self._pace.is_empty()
+            self._pace.queue_emptied()
         if job.deadline:
             job.deadline.cancel()
 
@@ -315,14 +315,14 @@ class Dispatcher:
         )
 
     def _candidates(self) -> Iterable[Job]:
-        """The jobs that want a slot, those first whose listeners need more audio soon."""
+        """The jobs that want a slot, those first whose clients need more audio soon."""
         urgent, others = self._resumable()
         if self._unread_bytes > MAX_UNREAD_BYTES:
             return urgent
         return chain(urgent, self._queue.values(), others)
 
     def _resumable(self) -> tuple[list[Job], list[Job]]:
-        """The set-aside jobs with credit, by need: those whose listeners need more soon; others."""
+        """The set-aside jobs with credit, by need: those whose clients need more soon; others."""
         ahead, now = self._limits.ahead_samples, running_time()
         jobs = [job for job in self._set_aside.values() if job.credit_due(ahead)]
         jobs.sort(key=lambda job: job.lead_s(now))
@@ -345,7 +345,7 @@ class Dispatcher:
             if self._voices.is_poison(worker.name, job.request.voice):
                 self._end(job, PoisonRequest("the workers that prepared this voice died of it"))
             elif self._start(job, worker):
-                self._pace.started()
+                self._pace.job_started()
                 self._leave_queue(job)
             else:
                 if self._resending:
@@ -380,13 +380,13 @@ class Dispatcher:
         job.grant(credit, now)
         if job.sent_at is None:
             self._metrics.job_waited(now - job.accepted_at)
-        if not job.resumed:
+        if not job.was_set_aside:
             job.sent_at = now
         log.debug("job %s sent to worker %s", job.id, worker.name)
         return True
 
     def _retry_or_fail(self, job: Job, worker: Worker, reason: ServerFault, *, retry: bool) -> None:
-        if job.resumed and not job.started:
+        if job.was_set_aside and not job.started:
             self._put_aside(job, job.resume_point)
         elif job.stream.committed or not retry:
             self._end(job, reason)

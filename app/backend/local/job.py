@@ -34,11 +34,11 @@ class Worker:
 class Job:
     """One accepted request. Times are in seconds by `running_time`.
 
-    `suspect`: a worker may have died of it, before `alone_until_chunk`. `lost_work_s`: spent on
-    workers that died.
+    `suspect`: a worker may have died of it; it runs alone until it has sent `alone_until_chunk`
+    chunks of audio. `lost_work_s`: spent on workers that died.
     `playout_end_at`: when a client that plays audio as it arrives will have played all of it.
-    `paused_at`: when the job used up its credit, or was set aside. `yielding`: the worker was told
-    to give up the slot. `resume_point`: where the job goes on if it was set aside.
+    `paused_at`: when the job used up its credit, or was set aside. `yielding`: the worker has been
+    sent a `Yield`. `resume_point`: where the job goes on if it was set aside.
     """
 
     id: str
@@ -86,7 +86,7 @@ class Job:
         self.paused_s = 0.0
 
     @property
-    def resumed(self) -> bool:
+    def was_set_aside(self) -> bool:
         return self.resume_point is not BEGINNING
 
     def set_aside(self, resume_point: ResumePoint, now: float) -> None:
@@ -95,11 +95,11 @@ class Job:
         self.granted = self.samples
         self.paused_at = now if self.paused_at is None else self.paused_at
 
-    def missing_audio(self, chunks: int, samples: int) -> WorkerLost | None:
-        """The error if the worker has sent more or less than has arrived."""
+    def lost_audio(self, chunks: int, samples: int) -> WorkerLost | None:
+        """The error if the worker's totals differ from what has arrived, else None."""
         if (chunks, samples) == (self.chunks, self.samples):
             return None
-        return WorkerLost("audio was lost between worker and master")
+        return WorkerLost("audio was lost between the worker and the main process")
 
     def lead_s(self, now: float) -> float:
         """For how long the client will have audio; at least for what it has not yet read."""
@@ -107,9 +107,9 @@ class Job:
 
     @property
     def _unread_s(self) -> float:
-        return self._heard_s(self.samples - self.stream.consumed_samples)
+        return self._duration_s(self.samples - self.stream.consumed_samples)
 
-    def _heard_s(self, samples: int) -> float:
+    def _duration_s(self, samples: int) -> float:
         return samples / SAMPLE_RATE / self.request.speed
 
     def allowed(self, ahead_samples: int) -> int:
@@ -124,7 +124,7 @@ class Job:
         if self.first_audio_at is None:
             self.first_audio_at = self.playout_end_at = now
         gap_s = max(0.0, now - self.playout_end_at)
-        self.playout_end_at += gap_s + self._heard_s(samples)
+        self.playout_end_at += gap_s + self._duration_s(samples)
         self.chunks += 1
         self.samples += samples
         if self.samples >= self.granted:

@@ -1,4 +1,4 @@
-"""The private runtime directory of one running service: sockets and decoded voices.
+"""The private runtime directory of one running service: sockets, and voices that are not kept.
 
 It is locked while the service runs, so that the next service on the same host can tell which
 directories were left behind by killed ones, and remove them.
@@ -25,7 +25,7 @@ MAX_PATH_BYTES = 80
 
 @dataclass(frozen=True)
 class RuntimeDir:
-    """Two directories of mode 0700."""
+    """Two directories of mode 0700. `voices` may be replaced by one that outlives the service."""
 
     channels: Path
     voices: Path

@@ -148,7 +148,7 @@ def _jobs(jobs: QueueStatus) -> Iterator[Metric]:
     yield Gauge("tts_running_jobs", "Running jobs.", jobs.running)
     yield Gauge(
         "tts_set_aside_jobs",
-        "Jobs far ahead of their listeners, which gave their slots to others.",
+        "Jobs far ahead of their clients, which gave their slots to others.",
         jobs.set_aside,
     )
     yield Counter("tts_job_retries", "Jobs requeued because their worker exited.", jobs.retries)

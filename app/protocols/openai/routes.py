@@ -80,7 +80,7 @@ async def create_speech(request: Request) -> Response:
             parameters,
             lambda: _new_encoder(parameters),
             parameters.speed,
-            silence_if_empty=True,  # clients send "." to check a key, and what a model writes
+            silence_if_empty=True,  # clients check a key with "."; models write "..." and emoji
         )
     )
     return AudioResponse(stream, buffered=not parameters.stream)

@@ -16,10 +16,10 @@ def pace_of(*starts_s: float, now: float) -> QueuePace:
     clock = Clock()
     pace = QueuePace(clock)
     clock.now = 0.0
-    pace.waits()
+    pace.job_queued()
     for clock.now in starts_s:
-        pace.waits()
-        pace.started()
+        pace.job_queued()
+        pace.job_started()
     clock.now = now
     return pace
 
@@ -44,13 +44,13 @@ def test_retry_after_follows_the_pace_of_the_queue(
 
 def test_old_starts_do_not_count() -> None:
     slow = [100.0 * number for number in range(1, 20)]
-    fast = [1900.0 + number for number in range(1, QueuePace.LAST + 2)]
+    fast = [1900.0 + number for number in range(1, QueuePace.MEASURED_STARTS + 2)]
     assert pace_of(*slow, *fast, now=fast[-1]).retry_after_s(1, 60) == 1
 
 
 def test_time_in_which_nothing_waits_does_not_count() -> None:
     pace = pace_of(2, 4, now=1000)
-    pace.is_empty()
+    pace.queue_emptied()
     assert pace.retry_after_s(0, 60) is None
-    pace.waits()
+    pace.job_queued()
     assert pace.retry_after_s(1, 60) == 1

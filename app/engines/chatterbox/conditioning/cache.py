@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
@@ -13,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 
 from app.core.audio import Samples
+from app.core.private_file import private_opener
 from app.engines.chatterbox.checkpoint.models import Models
 from app.engines.chatterbox.conditioning.conditionals import (
     TENSOR_SHAPES,
@@ -30,7 +30,7 @@ _KEY = "key"
 class ConditionalsDiskCache:
     """Files of 170 KB, for their owner only, shared by all workers.
 
-    Whoever names the file of a voice also deletes it.
+    The caller, who names the file of a voice, also deletes it.
     """
 
     FORMAT = 1
@@ -74,7 +74,7 @@ class ConditionalsDiskCache:
         tensors[_KEY] = torch.tensor(list(key), dtype=torch.uint8)
         part = path.with_name(f".{uuid4().hex}")
         try:
-            with open(part, "xb", opener=_private) as file:
+            with open(part, "xb", opener=private_opener) as file:
                 file.write(safetensors.torch.save(tensors))
             part.replace(path)
         except OSError as error:
@@ -83,7 +83,3 @@ class ConditionalsDiskCache:
             if self._writable:
                 log.warning("prepared voices are not kept in %s: %s", path.parent, error.strerror)
             self._writable = False
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, mode=0o600)

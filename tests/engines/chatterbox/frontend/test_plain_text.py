@@ -1,6 +1,7 @@
 """Control tokens and unknown characters; with Chatterbox's own tokenizer where there is one."""
 
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from tokenizers import Tokenizer
 
 from app.engines.chatterbox.frontend.plain_text import plain_text
 from app.text.chunking import split
-from app.text.cleaning import clean, clean_markup
+from app.text.cleaning import clean
 from tests.support.service import ROOT
 from tests.text.llm_output import SENTENCES
 
@@ -34,7 +35,7 @@ CHARACTERS = [
 
 @pytest.mark.parametrize(("text", "words"), ATTACKS)
 def test_no_control_token_can_be_written(text: str, words: str | None) -> None:
-    spoken = plain_text(clean_markup(text)).text
+    spoken = plain_text(clean(text, markup=True)).text
     assert "[" not in spoken
     assert "]" not in spoken
     assert words in (None, spoken)
@@ -47,7 +48,7 @@ def tokenizer() -> Tokenizer:
     return Tokenizer.from_file(str(TOKENIZER))
 
 
-@pytest.mark.parametrize("prepare", [clean, clean_markup])
+@pytest.mark.parametrize("prepare", [clean, partial(clean, markup=True)])
 def test_chatterbox_knows_every_token(tokenizer: Tokenizer, prepare) -> None:  # type: ignore[no-untyped-def]
     for text in (*(text for text, _ in ATTACKS), *CHARACTERS, *SENTENCES):
         for chunk in split(plain_text(prepare(f"a {text}")).text, 150):
