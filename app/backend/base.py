@@ -63,7 +63,7 @@ class QueueStatus(BaseModel):
     limit: int
     retries: int  # of jobs whose worker died
     samples: int = Field(exclude=True)  # of audio made
-    set_aside: int = Field(0, exclude=True)
+    preempted: int = Field(0, exclude=True)
 
 
 @dataclass(frozen=True)

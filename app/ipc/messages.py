@@ -39,7 +39,7 @@ class Synthesize(Message, frozen=True):
 
     A worker does not cancel this job because of an `ActiveJobs` older than `active_version`.
     `credit`: the first `Credit.samples`. `alone`: a worker may have died of this job, so no voice
-    is to be prepared for others beside it. A job that was set aside goes on at `resume_point`,
+    is to be prepared for others beside it. A job that was preempted goes on at `resume_point`,
     after the `chunks` and `samples` that it has sent.
     """
 
@@ -62,13 +62,13 @@ class Credit(Message, frozen=True):
     samples: int
 
 
-class Yield(Message, frozen=True):
+class Preempt(Message, frozen=True):
     """Other jobs wait: give the slot up after the text chunk in progress, which needs no credit."""
 
     job: str
 
 
-ToWorker = Synthesize | Credit | Yield
+ToWorker = Synthesize | Credit | Preempt
 
 
 # --- Broadcast: backend → all workers (PUB/SUB), state repeated twice a second ----------------
@@ -220,7 +220,7 @@ class JobCancelled(Message, frozen=True):
     job: str
 
 
-class JobSetAside(Message, frozen=True):
+class JobPreempted(Message, frozen=True):
     """The job gave its slot up after a text chunk; the totals must match what arrived."""
 
     job: str
@@ -229,5 +229,5 @@ class JobSetAside(Message, frozen=True):
     resume_point: ResumePoint
 
 
-JobResult = AudioChunk | JobDone | JobFailed | JobCancelled | JobSetAside
+JobResult = AudioChunk | JobDone | JobFailed | JobCancelled | JobPreempted
 Result = WorkerStarting | WorkerReady | WorkerFailed | Heartbeat | JobResult

@@ -18,7 +18,7 @@ from app.core.resume_point import ResumePoint
 from app.core.retry_budget import RetryBudget
 from app.engines.base import Engine
 from app.ipc import messages
-from app.ipc.messages import JobCancelled, JobDone, JobFailed, JobSetAside
+from app.ipc.messages import JobCancelled, JobDone, JobFailed, JobPreempted
 from app.pipeline.pipeline import Pipeline
 from app.worker.stall_detector import Work
 from app.worker.voice_cache import VoiceCache
@@ -30,7 +30,7 @@ MAX_CONSECUTIVE_OOM = 2
 
 DEVICE = "device"
 
-LastMessage = JobDone | JobFailed | JobCancelled | JobSetAside
+LastMessage = JobDone | JobFailed | JobCancelled | JobPreempted
 
 T = TypeVar("T")
 
@@ -42,8 +42,8 @@ class Send(Protocol):
 class ActiveJob:
     """One text being synthesized. Sends no more audio than it has credit for.
 
-    `waits`: for credit or for its voice, and so makes no `progress`. `yielding`: to stop after the
-    text chunk in progress; `resume_point`: where it has stopped.
+    `waits`: for credit or for its voice, and so makes no `progress`. `preempt_requested`: it is to
+    stop after the text chunk in progress; `resume_point`: where it has stopped.
     """
 
     task: asyncio.Task[None]
@@ -55,7 +55,7 @@ class ActiveJob:
         self.cancelled = False
         self.progress = Progress()
         self.waits = False
-        self.yielding = False
+        self.preempt_requested = False
         self.resume_point: ResumePoint | None = None
         self.chunks = message.chunks
         self.samples = message.samples
@@ -68,8 +68,8 @@ class ActiveJob:
         self._credit = max(self._credit, samples)
         self._credit_raised.set()
 
-    def yield_slot(self) -> None:
-        self.yielding = True
+    def preempt(self) -> None:
+        self.preempt_requested = True
         self._credit_raised.set()
 
     async def wait_for(self, event: Awaitable[T]) -> T:
@@ -80,8 +80,8 @@ class ActiveJob:
             self.waits = False
 
     async def emit(self, pcm: bytes) -> None:
-        """Send PCM as the next audio chunk, as soon as there is credit left or it is yielding."""
-        while self.samples >= self._credit and not self.yielding:
+        """Send PCM as the next audio chunk, as soon as there is credit left or it is to stop."""
+        while self.samples >= self._credit and not self.preempt_requested:
             self._credit_raised.clear()
             await self.wait_for(self._credit_raised.wait())
         self.progress.step()
@@ -126,9 +126,9 @@ class JobRunner:
         if job := self._running.get(credit.job):
             job.grant(credit.samples)
 
-    def yield_slot(self, message: messages.Yield) -> None:
+    def preempt(self, message: messages.Preempt) -> None:
         if job := self._running.get(message.job):
-            job.yield_slot()
+            job.preempt()
 
     def cancel_missing(self, active: messages.ActiveJobs) -> None:
         """Cancel the jobs that are not listed, but not those newer than the list."""
@@ -181,7 +181,7 @@ class JobRunner:
             job.request.params,
             job.emit,
             resume_point=job.request.resume_point,
-            should_stop=lambda: job.yielding,
+            should_stop=lambda: job.preempt_requested,
         )
 
     async def _end(self, job: ActiveJob) -> None:
@@ -231,7 +231,7 @@ _VERBS = {
     JobDone: "done",
     JobFailed: "failed",
     JobCancelled: "cancelled",
-    JobSetAside: "set aside",
+    JobPreempted: "preempted",
 }
 
 
@@ -240,7 +240,7 @@ def _last_message(job: ActiveJob) -> LastMessage:
         return JobCancelled(job.id)
     match job.task.exception():
         case None if job.resume_point:
-            return JobSetAside(job.id, job.chunks, job.samples, job.resume_point)
+            return JobPreempted(job.id, job.chunks, job.samples, job.resume_point)
         case None:
             return JobDone(job.id, job.chunks, job.samples)
         case ServiceError() as error:

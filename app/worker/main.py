@@ -143,8 +143,8 @@ class _Session:
                     self._jobs.start(job)
                 case messages.Credit() as credit:
                     self._jobs.grant(credit)
-                case messages.Yield() as message:
-                    self._jobs.yield_slot(message)
+                case messages.Preempt() as message:
+                    self._jobs.preempt(message)
 
     async def _receive_broadcasts(self, broadcast: channels.BroadcastReceiver) -> None:
         while True:

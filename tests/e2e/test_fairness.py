@@ -120,8 +120,8 @@ def metric(service: Service, name: str) -> float:
     return float(value)
 
 
-def set_aside(service: Service) -> float:
-    return metric(service, "tts_set_aside_jobs")
+def preempted(service: Service) -> float:
+    return metric(service, "tts_preempted_jobs")
 
 
 def sent_jobs(service: Service) -> list[str]:
@@ -131,11 +131,11 @@ def sent_jobs(service: Service) -> list[str]:
 
 @asynccontextmanager
 async def occupied(service: Service) -> AsyncIterator["asyncio.Task[Listener]"]:
-    """A listener's job was set aside for one that gives its slot to nobody."""
+    """A listener's job was preempted for one that gives its slot to nobody."""
     whole = {"text_processing_chunk_size": 500, "stream": "false"}
     occupant = asyncio.create_task(ask(service, OCCUPANT, **whole))
     try:
-        await service.until(lambda: set_aside(service) == 1)
+        await service.until(lambda: preempted(service) == 1)
         assert (service.queue("running"), service.queue("waiting")) == (1, 0)
         yield occupant
     finally:
@@ -215,7 +215,7 @@ async def test_requests_run_in_order_and_those_of_clients_that_left_never(
 
 
 @pytest.mark.fault(112)
-async def test_worker_dies_while_a_job_is_set_aside(service: Service) -> None:
+async def test_worker_dies_while_a_job_is_preempted(service: Service) -> None:
     async with listening(service, name="survivor") as listener, occupied(service) as occupant:
         [pid] = service.worker_pids()
         os.kill(pid, signal.SIGKILL)
@@ -225,10 +225,10 @@ async def test_worker_dies_while_a_job_is_set_aside(service: Service) -> None:
 
 
 @pytest.mark.fault(113)
-async def test_client_that_leaves_while_its_job_is_set_aside(service: Service) -> None:
+async def test_client_that_leaves_while_its_job_is_preempted(service: Service) -> None:
     async with listening(service, name="leaver") as listener, occupied(service) as occupant:
         listener.leave()
-        await service.until(lambda: set_aside(service) == 0)
+        await service.until(lambda: preempted(service) == 0)
         assert service.queue("running") == 1
         (await occupant).check(OCCUPANT, LONG_CHUNK)
     await service.until(service.is_idle)
@@ -237,7 +237,7 @@ async def test_client_that_leaves_while_its_job_is_set_aside(service: Service) -
 
 
 @pytest.mark.fault(114)
-async def test_sigterm_while_a_job_is_set_aside(start: Callable[..., Service]) -> None:
+async def test_sigterm_while_a_job_is_preempted(start: Callable[..., Service]) -> None:
     service = start(**ONE_SLOT)
     async with listening(service) as listener, occupied(service) as occupant:
         service.process.send_signal(signal.SIGTERM)

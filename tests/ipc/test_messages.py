@@ -17,9 +17,10 @@ from app.ipc.messages import (
     JobCancelled,
     JobDone,
     JobFailed,
-    JobSetAside,
+    JobPreempted,
     JobStarted,
     Message,
+    Preempt,
     PreparingVoice,
     Report,
     Result,
@@ -33,7 +34,6 @@ from app.ipc.messages import (
     WorkerFailed,
     WorkerReady,
     WorkerStarting,
-    Yield,
 )
 
 CHANNELS = {"jobs": ToWorker, "broadcast": Broadcast, "reports": Report, "results": Result}
@@ -46,7 +46,7 @@ SAMPLES: list[tuple[str, Message]] = [
     ("jobs", Synthesize("j", "", None, PARAMS, active_version=2**63, credit=2**40)),
     ("jobs", Synthesize("j", "", None, PARAMS, 1, 0, True, 3, 72_000, POINT)),
     ("jobs", Credit("j", 2**40)),
-    ("jobs", Yield("j")),
+    ("jobs", Preempt("j")),
     ("broadcast", ActiveJobs(3, ["j", "k"])),
     ("broadcast", Voices(frozenset({"digest", "another"}), frozenset({"digest"}), version=2)),
     ("broadcast", Drain()),
@@ -67,7 +67,7 @@ SAMPLES: list[tuple[str, Message]] = [
     ("results", JobFailed("j", "engine_error", "it failed")),
     ("results", JobFailed("j", "empty_text", "nothing to say", "text")),
     ("results", JobCancelled("j")),
-    ("results", JobSetAside("j", 3, 72_000, POINT)),
+    ("results", JobPreempted("j", 3, 72_000, POINT)),
 ]
 
 

@@ -21,9 +21,10 @@ from app.ipc.messages import (
     JobCancelled,
     JobDone,
     JobFailed,
+    JobPreempted,
     JobResult,
-    JobSetAside,
     JobStarted,
+    Preempt,
     PreparingVoice,
     Report,
     Result,
@@ -31,7 +32,6 @@ from app.ipc.messages import (
     VoicePrepared,
     Voices,
     WorkerFailed,
-    Yield,
 )
 from app.pipeline.pipeline import Pipeline
 from app.worker.job_runner import JobRunner
@@ -230,11 +230,11 @@ async def test_job_that_yields_ends_its_text_chunk_and_goes_on_anywhere(
     await outbox.wait_for(lambda: outbox.samples("j") == 9 * TOKEN)
     if credit < 10**9:
         await until(lambda: jobs.under_way == {})
-    jobs.yield_slot(Yield("j"))
-    jobs.yield_slot(Yield("another"))
+    jobs.preempt(Preempt("j"))
+    jobs.preempt(Preempt("another"))
     await outbox.wait_for(lambda: outbox.ends("j") != [])
     [aside] = outbox.ends("j")
-    assert isinstance(aside, JobSetAside)
+    assert isinstance(aside, JobPreempted)
     assert aside.samples == 12 * TOKEN * aside.resume_point.text_chunk < 36 * TOKEN
     resumed = long_request(
         chunks=aside.chunks, samples=aside.samples, resume_point=aside.resume_point
@@ -249,7 +249,7 @@ async def test_job_that_yields_during_its_last_text_chunk_is_done(
     jobs: JobRunner, outbox: Outbox
 ) -> None:
     jobs.start(request("j", "audio9 one"))
-    jobs.yield_slot(Yield("j"))
+    jobs.preempt(Preempt("j"))
     await finished(jobs)
     assert outbox.ends("j") == [JobDone("j", 2, 10 * TOKEN)]
 

@@ -27,7 +27,7 @@ def next_assignment(
     return None
 
 
-def jobs_to_yield(
+def jobs_to_preempt(
     running: Iterable[Job], waiting: int, now: float, safe_lead_s: float
 ) -> list[Job]:
     """The jobs to give up their slots for `waiting` others, those furthest ahead first.
@@ -40,11 +40,11 @@ def jobs_to_yield(
         job
         for job in active
         if job.stream.committed
-        and not job.yielding
+        and not job.preempt_requested
         and (job.paused_at is not None or job.lead_s(now) >= safe_lead_s)
     ]
     able.sort(key=lambda job: job.lead_s(now), reverse=True)
-    return able[: max(0, waiting - sum(job.yielding for job in active))]
+    return able[: max(0, waiting - sum(job.preempt_requested for job in active))]
 
 
 def suspects(worker: Worker, exit_report: WorkerFailed | None) -> list[Job]:

@@ -111,7 +111,7 @@ class LocalBackend:
                 limit=self._settings.max_queued_requests,
                 retries=dispatcher.retries,
                 samples=dispatcher.samples,
-                set_aside=dispatcher.set_aside,
+                preempted=dispatcher.preempted,
             ),
         )
 

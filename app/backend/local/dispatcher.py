@@ -5,10 +5,10 @@ HTTP. Called by `LocalBackend` (`submit`, `tick`, `drain`, `abort`), by the mana
 (`attach`, `detach`, `job_started`, `handle`), and through the streams by their readers.
 
     submit → queue (FIFO, bounded) → a worker with a free slot → JobStream → done | error | closed
-                                       ⇅ set aside
+                                       ⇅ preempted
 
 A slot is busy from `Synthesize` until the worker reports the end of the job, or dies. While others
-wait, a job far enough ahead of its client gives its slot up after a text chunk: it is set aside.
+wait, a job far enough ahead of its client gives its slot up after a text chunk: it is preempted.
 It goes on, on any worker, before those that wait when its client needs more audio soon, else when
 none wait.
 """
@@ -22,7 +22,7 @@ from itertools import chain
 
 from app.backend.base import JobRequest
 from app.backend.job_stream import JobStream
-from app.backend.local.assignment import jobs_to_yield, next_assignment, suspects
+from app.backend.local.assignment import jobs_to_preempt, next_assignment, suspects
 from app.backend.local.job import Job, Worker
 from app.backend.local.queue_pace import QueuePace
 from app.backend.local.voice_tracker import VoiceTracker
@@ -51,11 +51,11 @@ from app.ipc.messages import (
     JobCancelled,
     JobDone,
     JobFailed,
+    JobPreempted,
     JobResult,
-    JobSetAside,
+    Preempt,
     Synthesize,
     WorkerFailed,
-    Yield,
 )
 from app.observability.metrics import CANCELLED, Metrics
 
@@ -105,7 +105,7 @@ class Dispatcher:
         self._broadcast = broadcast
         self._metrics = metrics
         self._queue: OrderedDict[str, Job] = OrderedDict()
-        self._set_aside: dict[str, Job] = {}
+        self._preempted: dict[str, Job] = {}
         self._pace = QueuePace(running_time)
         self._workers: list[Worker] = []
         self._crashes = RetryBudget[str](MAX_JOB_CRASHES)
@@ -157,7 +157,7 @@ class Dispatcher:
     def tick(self) -> None:
         """Twice a second: repeat messages that may have been lost, look for stalled clients.
 
-        Then start jobs that waited for unread audio to become less, and those that were set aside
+        Then start jobs that waited for unread audio to become less, and those that were preempted
         and whose clients need more audio.
         """
         self._publish()
@@ -186,8 +186,8 @@ class Dispatcher:
         return len(self._queue)
 
     @property
-    def set_aside(self) -> int:
-        return len(self._set_aside)
+    def preempted(self) -> int:
+        return len(self._preempted)
 
     @property
     def running(self) -> int:
@@ -204,7 +204,7 @@ class Dispatcher:
     ) -> None:
         """Remove a worker that is gone, after all its messages were handled.
 
-        Requeue its jobs that have sent nothing to the client, and set aside again those that it had
+        Requeue its jobs that have sent nothing to the client, and keep preempted those that it had
         not yet resumed. Fail those at `MAX_JOB_CRASHES`, and those that certainly made the worker
         stall.
         """
@@ -232,7 +232,7 @@ class Dispatcher:
         self._accepting = accepting
         self._worker_expected = worker_expected
         if not accepting:
-            for job in [*self._queue.values(), *self._set_aside.values()]:
+            for job in [*self._queue.values(), *self._preempted.values()]:
                 self._end(job, NotReady("no worker can be started"))
         self._dispatch()
 
@@ -253,11 +253,11 @@ class Dispatcher:
             case JobDone(_, chunks, samples):
                 worker.finished_jobs += 1
                 self._end(job, job.lost_audio(chunks, samples))
-            case JobSetAside(_, chunks, samples, resume_point):
+            case JobPreempted(_, chunks, samples, resume_point):
                 if lost := job.lost_audio(chunks, samples):
                     self._end(job, lost)
                 elif not job.stream.ended:
-                    self._put_aside(job, resume_point)
+                    self._preempt(job, resume_point)
             case JobFailed():
                 self._end(job, from_code(message.code, message.message, message.param))
             case JobCancelled():
@@ -286,7 +286,7 @@ class Dispatcher:
 
     def _leave_queue(self, job: Job) -> None:
         self._queue.pop(job.id, None)
-        self._set_aside.pop(job.id, None)
+        self._preempted.pop(job.id, None)
         if not self._queue:
             self._pace.queue_emptied()
         if job.deadline:
@@ -302,10 +302,10 @@ class Dispatcher:
         message = f"no worker was free within {self._limits.queue_timeout_s:g} s"
         self._end(job, QueueTimeout(message, retry_after_s=self._retry_after_s()))
 
-    def _put_aside(self, job: Job, resume_point: ResumePoint) -> None:
-        log.debug("job %s set aside: others wait", job.id)
-        job.set_aside(resume_point, running_time())
-        self._set_aside[job.id] = job
+    def _preempt(self, job: Job, resume_point: ResumePoint) -> None:
+        log.debug("job %s preempted: others wait", job.id)
+        job.preempt(resume_point, running_time())
+        self._preempted[job.id] = job
 
     # --- dispatch -------------------------------------------------------------------------------
 
@@ -324,20 +324,20 @@ class Dispatcher:
     def _resumable(self) -> tuple[list[Job], list[Job]]:
         """The set-aside jobs with credit, by need: those whose clients need more soon; others."""
         ahead, now = self._limits.ahead_samples, running_time()
-        jobs = [job for job in self._set_aside.values() if job.credit_due(ahead)]
+        jobs = [job for job in self._preempted.values() if job.credit_due(ahead)]
         jobs.sort(key=lambda job: job.lead_s(now))
         urgent = sum(job.lead_s(now) < self._limits.safe_lead_s for job in jobs)
         return jobs[:urgent], jobs[urgent:]
 
-    def _request_yields(self) -> None:
+    def _request_preemptions(self) -> None:
         """Have as many jobs give up their slots as jobs wait for one."""
         waiting = len(self._resumable()[0])
         if self._unread_bytes <= MAX_UNREAD_BYTES:
             waiting += len(self._queue)
         if waiting:
             now, safe_lead_s = running_time(), self._limits.safe_lead_s
-            for job in jobs_to_yield(self._running(), waiting, now, safe_lead_s):
-                job.yielding = bool(job.worker and job.worker.send(Yield(job.id)))
+            for job in jobs_to_preempt(self._running(), waiting, now, safe_lead_s):
+                job.preempt_requested = bool(job.worker and job.worker.send(Preempt(job.id)))
 
     def _dispatch(self) -> None:
         while assignment := self._next_assignment():
@@ -353,7 +353,7 @@ class Dispatcher:
                 loop = asyncio.get_running_loop()
                 self._resending = loop.call_later(RESEND_S, self._dispatch)
                 return
-        self._request_yields()
+        self._request_preemptions()
 
     def _start(self, job: Job, worker: Worker) -> bool:
         """Send the job; False if the worker takes no message, e.g. is not connected yet."""
@@ -380,14 +380,14 @@ class Dispatcher:
         job.grant(credit, now)
         if job.sent_at is None:
             self._metrics.job_waited(now - job.accepted_at)
-        if not job.was_set_aside:
+        if not job.was_preempted:
             job.sent_at = now
         log.debug("job %s sent to worker %s", job.id, worker.name)
         return True
 
     def _retry_or_fail(self, job: Job, worker: Worker, reason: ServerFault, *, retry: bool) -> None:
-        if job.was_set_aside and not job.started:
-            self._put_aside(job, job.resume_point)
+        if job.was_preempted and not job.started:
+            self._preempt(job, job.resume_point)
         elif job.stream.committed or not retry:
             self._end(job, reason)
         elif self._crashes.exhausted(job.id):
@@ -420,8 +420,8 @@ class Dispatcher:
         job.stream.put(pcm)
         if job.suspect:
             self._dispatch()  # it may no longer have to be alone
-        elif self._queue and not job.yielding:
-            self._request_yields()
+        elif self._queue and not job.preempt_requested:
+            self._request_preemptions()
 
     def _grant(self, job: Job) -> None:
         """Send credit for what the client has consumed, in steps of a quarter window."""

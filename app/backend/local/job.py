@@ -37,8 +37,8 @@ class Job:
     `suspect`: a worker may have died of it; it runs alone until it has sent `alone_until_chunk`
     chunks of audio. `lost_work_s`: spent on workers that died.
     `playout_end_at`: when a client that plays audio as it arrives will have played all of it.
-    `paused_at`: when the job used up its credit, or was set aside. `yielding`: the worker has been
-    sent a `Yield`. `resume_point`: where the job goes on if it was set aside.
+    `paused_at`: when the job used up its credit, or was preempted. `preempt_requested`: the worker
+    has been sent a `Preempt`. `resume_point`: where the job goes on if it was preempted.
     """
 
     id: str
@@ -50,7 +50,7 @@ class Job:
     started: bool = False  # the worker has reported `JobStarted`
     suspect: bool = False
     alone_until_chunk: int = 0
-    yielding: bool = False
+    preempt_requested: bool = False
     resume_point: ResumePoint = BEGINNING
     granted: int = 0
     chunks: int = 0
@@ -71,7 +71,7 @@ class Job:
     def assign(self, worker: Worker) -> None:
         self.worker = worker
         worker.jobs[self.id] = self
-        self.started = self.yielding = False
+        self.started = self.preempt_requested = False
 
     def release(self) -> None:
         if self.worker:
@@ -86,10 +86,10 @@ class Job:
         self.paused_s = 0.0
 
     @property
-    def was_set_aside(self) -> bool:
+    def was_preempted(self) -> bool:
         return self.resume_point is not BEGINNING
 
-    def set_aside(self, resume_point: ResumePoint, now: float) -> None:
+    def preempt(self, resume_point: ResumePoint, now: float) -> None:
         """Its slot is free; it needs new credit."""
         self.resume_point = resume_point
         self.granted = self.samples

@@ -147,9 +147,9 @@ def _jobs(jobs: QueueStatus) -> Iterator[Metric]:
     )
     yield Gauge("tts_running_jobs", "Running jobs.", jobs.running)
     yield Gauge(
-        "tts_set_aside_jobs",
+        "tts_preempted_jobs",
         "Jobs far ahead of their clients, which gave their slots to others.",
-        jobs.set_aside,
+        jobs.preempted,
     )
     yield Counter("tts_job_retries", "Jobs requeued because their worker exited.", jobs.retries)
     audio_s = jobs.samples / SAMPLE_RATE

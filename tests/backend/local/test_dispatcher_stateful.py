@@ -25,7 +25,7 @@ from app.core.errors import (
     WorkerStalled,
 )
 from app.core.resume_point import ResumePoint
-from app.ipc.messages import AudioChunk, JobCancelled, JobDone, JobFailed, JobSetAside, Synthesize
+from app.ipc.messages import AudioChunk, JobCancelled, JobDone, JobFailed, JobPreempted, Synthesize
 from tests.backend.local.dispatcher_env import (
     DispatcherEnv,
     FakeClock,
@@ -238,7 +238,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @precondition(lambda self: self.busy() and self.accepting)
     @rule(pick=PICK)
-    def set_aside(self, pick: int) -> None:
+    def preempted(self, pick: int) -> None:
         """A client hears the begin of a job; others come, so it gives its slot up."""
         worker, job = self.busy()[pick % len(self.busy())]
         self.start_job(pick)
@@ -246,11 +246,11 @@ class AnyOrder(RuleBasedStateMachine):
         self.read(name_of(job), start=True)
         while not self.env.dispatcher.waiting:
             self.submit()
-        if worker.jobs[job].yielding:
+        if worker.jobs[job].preempt_requested:
             progress = self.on[worker].pop(job)
             if self.is_active(job):
                 self.aside.add(job)
-            message = JobSetAside(job, progress.chunks, progress.samples, POINT)
+            message = JobPreempted(job, progress.chunks, progress.samples, POINT)
             self.act(self.env.send, worker, message)
 
     # the backend
@@ -288,7 +288,7 @@ class AnyOrder(RuleBasedStateMachine):
         ]
         assert dispatcher.running == len(running) == len(set(running))
         assert dispatcher.waiting == len(waiting)
-        assert dispatcher.set_aside == len(aside)
+        assert dispatcher.preempted == len(aside)
         for worker in self.workers:
             assert worker.jobs.keys() == self.on[worker].keys()
             assert len(worker.jobs) <= worker.slots

@@ -1,4 +1,4 @@
-"""Jobs that are set aside and resumed at random, on real pipelines in this process."""
+"""Jobs that are preempted and resumed at random, on real pipelines in this process."""
 
 import asyncio
 import random
@@ -20,7 +20,7 @@ from app.core.engine_config import EngineConfig, QueueSizes
 from app.core.params import SynthesisParams
 from app.engines.base import SpeechSlice, TextChunk
 from app.engines.chatterbox.watermark import StreamingWatermark
-from app.ipc.messages import Credit, JobResult, JobSetAside, Report, Result, Synthesize, Yield
+from app.ipc.messages import Credit, JobPreempted, JobResult, Preempt, Report, Result, Synthesize
 from app.observability.metrics import Metrics
 from app.pipeline.pipeline import Emit, Pipeline
 from app.worker.job_runner import JobRunner
@@ -79,19 +79,19 @@ class LocalWorker(Worker):
 
     def __init__(self, dispatcher: Dispatcher, folder: Path, slots: int) -> None:
         super().__init__("local", slots, self._take)
-        self.set_aside = 0
+        self.preempted = 0
         self._dispatcher = dispatcher
         engine = NoiseEngine(EngineConfig("cpu", 1, ""))
         self.pipeline = InlinePipeline(engine, QueueSizes(2, 1))
         voices = VoiceCache(engine, folder, self._report)
         self.runner = JobRunner(engine, self.pipeline, voices, self._send, self._report)
 
-    def _take(self, message: Synthesize | Credit | Yield) -> bool:
+    def _take(self, message: Synthesize | Credit | Preempt) -> bool:
         received = msgspec.msgpack.decode(msgspec.msgpack.encode(message), type=type(message))
         deliver = {
             Synthesize: self.runner.start,
             Credit: self.runner.grant,
-            Yield: self.runner.yield_slot,
+            Preempt: self.runner.preempt,
         }[type(message)]
         asyncio.get_running_loop().call_soon(deliver, received)
         return True
@@ -104,7 +104,7 @@ class LocalWorker(Worker):
             msgspec.msgpack.encode(message),
             type=type(message),  # type: ignore[arg-type]
         )
-        self.set_aside += isinstance(received, JobSetAside)
+        self.preempted += isinstance(received, JobPreempted)
         loop = asyncio.get_running_loop()
         loop.call_soon(self._dispatcher.handle, self, received, pcm or b"")
         await asyncio.sleep(0)
@@ -155,7 +155,7 @@ async def listen(dispatcher: Dispatcher, job: JobRequest, dice: random.Random) -
 
 
 async def interleaved(seed: int, folder: Path, expected: dict[str, bytes]) -> int:
-    """Run some jobs side by side; return how often one was set aside."""
+    """Run some jobs side by side; return how often one was preempted."""
     dice = random.Random(seed)
     chosen = dice.sample(JOBS, dice.randrange(3, 6))
     limits = Limits(100, 60, dice.choice((4000, 12_000, 40_000)), 60)
@@ -173,16 +173,16 @@ async def interleaved(seed: int, folder: Path, expected: dict[str, bytes]) -> in
             dispatcher.tick()
     for job, client in zip(chosen, heard, strict=True):
         assert client.result() == expected[job.request_id], (seed, job)
-    assert (dispatcher.running, dispatcher.waiting, dispatcher.set_aside) == (0, 0, 0)
+    assert (dispatcher.running, dispatcher.waiting, dispatcher.preempted) == (0, 0, 0)
     for worker in workers:
         worker.pipeline.close()
-    return sum(worker.set_aside for worker in workers)
+    return sum(worker.preempted for worker in workers)
 
 
 async def test_interleaved_jobs_give_the_same_audio_as_alone(tmp_path: Path) -> None:
     expected = {job.request_id: await alone(job) for job in JOBS}
-    set_aside = 0
+    preempted = 0
     for first in range(0, INTERLEAVINGS, 10):
         runs = (interleaved(seed, tmp_path, expected) for seed in range(first, first + 10))
-        set_aside += sum(await asyncio.gather(*runs))
-    assert set_aside > INTERLEAVINGS
+        preempted += sum(await asyncio.gather(*runs))
+    assert preempted > INTERLEAVINGS

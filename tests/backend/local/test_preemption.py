@@ -1,4 +1,4 @@
-"""Jobs far ahead of their listeners are set aside while others wait, and go on in time."""
+"""Jobs far ahead of their listeners are preempted while others wait, and go on in time."""
 
 import logging
 from typing import Any
@@ -10,7 +10,7 @@ from app.backend.base import JobRequest
 from app.backend.job_stream import JobStream
 from app.core.errors import ClientStalled, Draining, NotReady, QueueTimeout, WorkerLost
 from app.core.resume_point import ResumePoint
-from app.ipc.messages import AudioChunk, JobDone, JobSetAside, Yield
+from app.ipc.messages import AudioChunk, JobDone, JobPreempted, Preempt
 from tests.backend.local.dispatcher_env import (
     DispatcherEnv,
     FakeClock,
@@ -34,7 +34,7 @@ async def env(clock: FakeClock) -> DispatcherEnv:
 
 
 def yields(worker: FakeWorker) -> list[str]:
-    return [name_of(message.job) for message in worker.inbox if isinstance(message, Yield)]
+    return [name_of(message.job) for message in worker.inbox if isinstance(message, Preempt)]
 
 
 async def listen(
@@ -51,17 +51,17 @@ async def listen(
     return stream
 
 
-def put_aside(env: DispatcherEnv, worker: FakeWorker, audio_s: int = 20, **totals: int) -> None:
+def preempt(env: DispatcherEnv, worker: FakeWorker, audio_s: int = 20, **totals: int) -> None:
     """The worker gives its newest job's slot up."""
     values = {"chunks": audio_s, "samples": audio_s * SECOND} | totals
-    env.send(worker, JobSetAside(worker.job, resume_point=POINT, **values))
+    env.send(worker, JobPreempted(worker.job, resume_point=POINT, **values))
 
 
-async def set_aside(env: DispatcherEnv, worker: FakeWorker, name: str = "a") -> JobStream:
-    """A job 20 s ahead, set aside for another."""
+async def preempted(env: DispatcherEnv, worker: FakeWorker, name: str = "a") -> JobStream:
+    """A job 20 s ahead, preempted for another."""
     stream = await listen(env, worker, name)
     env.submit(f"after {name}")
-    put_aside(env, worker)
+    preempt(env, worker)
     return stream
 
 
@@ -150,7 +150,7 @@ async def test_job_goes_on_where_it_was_when_nobody_waits_on_any_worker(
     env: DispatcherEnv,
 ) -> None:
     [first] = env.attach("1")
-    stream = await set_aside(env, first)
+    stream = await preempted(env, first)
     assert dispatched_to(first) == [["a", "after a"]]
     [other] = env.attach("2")
     [job] = other.jobs_sent
@@ -167,7 +167,7 @@ async def test_jobs_whose_listeners_need_more_go_before_those_that_wait(
     env: DispatcherEnv, clock: FakeClock
 ) -> None:
     [worker] = env.attach("w")
-    streams = [await set_aside(env, worker)]
+    streams = [await preempted(env, worker)]
     env.submit("c")
     env.finish(worker)  # "after a"
     assert dispatched_to(worker) == [["a", "after a", "c"]]
@@ -184,7 +184,7 @@ async def test_running_job_gives_way_to_one_whose_listener_needs_more(
     env: DispatcherEnv, clock: FakeClock
 ) -> None:
     [worker] = env.attach("w")
-    stream = await set_aside(env, worker)
+    stream = await preempted(env, worker)
     for _ in range(19):
         await stream.read()
     await clock.forward(8)
@@ -203,7 +203,7 @@ async def test_job_whose_client_has_read_nothing_waits_for_credit(env: Dispatche
     [worker] = env.attach("w")
     stream = await listen(env, worker, "a", 61)
     env.submit("b")
-    put_aside(env, worker, 61)
+    preempt(env, worker, 61)
     env.finish(worker)
     assert dispatched_to(worker) == [["a", "b"]]
     for _ in range(15):
@@ -216,11 +216,11 @@ async def test_job_whose_client_has_read_nothing_waits_for_credit(env: Dispatche
 # --- what else may happen -------------------------------------------------------------------------
 
 
-async def test_set_aside_job_neither_waits_nor_runs(env: DispatcherEnv, clock: FakeClock) -> None:
+async def test_preempted_job_neither_waits_nor_runs(env: DispatcherEnv, clock: FakeClock) -> None:
     [worker] = env.attach("w")
-    stream = await set_aside(env, worker)
+    stream = await preempted(env, worker)
     dispatcher = env.dispatcher
-    assert (dispatcher.waiting, dispatcher.running, dispatcher.set_aside) == (0, 1, 1)
+    assert (dispatcher.waiting, dispatcher.running, dispatcher.preempted) == (0, 1, 1)
     for name in "bcd":  # as many as may wait
         waiting = env.submit(name)
     await clock.forward(61)
@@ -231,9 +231,9 @@ async def test_set_aside_job_neither_waits_nor_runs(env: DispatcherEnv, clock: F
 
 async def test_job_whose_client_leaves_never_goes_on(env: DispatcherEnv) -> None:
     [worker] = env.attach("w")
-    stream = await set_aside(env, worker)
+    stream = await preempted(env, worker)
     stream.close()
-    assert env.dispatcher.set_aside == 0
+    assert env.dispatcher.preempted == 0
     env.finish(worker)
     assert dispatched_to(worker) == [["a", "after a"]]
     assert env.outcomes() == {"cancelled": 1, "done": 1}
@@ -244,18 +244,18 @@ async def test_client_that_leaves_meanwhile_frees_the_slot(env: DispatcherEnv) -
     stream = await listen(env, worker, "a")
     env.submit("b")
     stream.close()
-    put_aside(env, worker)
+    preempt(env, worker)
     assert dispatched_to(worker) == [["a", "b"]]
-    assert env.dispatcher.set_aside == 0
+    assert env.dispatcher.preempted == 0
 
 
 async def test_client_that_stalls_is_given_up(env: DispatcherEnv, clock: FakeClock) -> None:
     [worker] = env.attach("w")
-    stream = await set_aside(env, worker)
+    stream = await preempted(env, worker)
     await clock.forward(601)
     env.dispatcher.tick()
     assert await failed_with(stream, ClientStalled)
-    assert env.dispatcher.set_aside == 0
+    assert env.dispatcher.preempted == 0
 
 
 @pytest.mark.parametrize(
@@ -265,19 +265,19 @@ async def test_client_that_stalls_is_given_up(env: DispatcherEnv, clock: FakeClo
         (lambda env: env.dispatcher.abort(), Draining),
     ],
 )
-async def test_set_aside_job_ends_with_the_service(
+async def test_preempted_job_ends_with_the_service(
     env: DispatcherEnv, end: Any, error: type[Any]
 ) -> None:
     [worker] = env.attach("w")
-    stream = await set_aside(env, worker)
+    stream = await preempted(env, worker)
     end(env)
     assert await failed_with(stream, error)
-    assert env.dispatcher.set_aside == 0
+    assert env.dispatcher.preempted == 0
 
 
-async def test_drain_waits_for_set_aside_jobs(env: DispatcherEnv) -> None:
+async def test_drain_waits_for_preempted_jobs(env: DispatcherEnv) -> None:
     [worker] = env.attach("w")
-    stream = await set_aside(env, worker)
+    stream = await preempted(env, worker)
     env.dispatcher.drain()
     env.finish(worker)
     assert dispatched_to(worker) == [["a", "after a", "a"]]
@@ -287,9 +287,9 @@ async def test_drain_waits_for_set_aside_jobs(env: DispatcherEnv) -> None:
     assert env.outcomes() == {"done": 2}
 
 
-async def test_death_of_a_worker_does_not_touch_set_aside_jobs(env: DispatcherEnv) -> None:
+async def test_death_of_a_worker_does_not_touch_preempted_jobs(env: DispatcherEnv) -> None:
     [worker] = env.attach("w")
-    stream = await set_aside(env, worker)
+    stream = await preempted(env, worker)
     env.finish(worker)
     assert worker.job == worker.jobs_sent[0].job  # sent, not yet begun
     env.lose(worker)
@@ -304,16 +304,16 @@ async def test_death_of_a_worker_does_not_touch_set_aside_jobs(env: DispatcherEn
 async def test_lost_audio_fails_the_job(env: DispatcherEnv) -> None:
     [worker] = env.attach("w")
     stream = await listen(env, worker, "a")
-    put_aside(env, worker, samples=19 * SECOND)
+    preempt(env, worker, samples=19 * SECOND)
     assert await failed_with(stream, WorkerLost)
-    assert env.dispatcher.set_aside == 0
+    assert env.dispatcher.preempted == 0
 
 
 async def test_much_unread_audio_stops_all_but_those_whose_listeners_need_more(
     env: DispatcherEnv, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [worker] = env.attach("w")
-    stream = await set_aside(env, worker)
+    stream = await preempted(env, worker)
     monkeypatch.setattr(dispatcher_module, "MAX_UNREAD_BYTES", 20 * SECOND)
     env.dispatcher.tick()
     env.finish(worker)
@@ -329,7 +329,7 @@ async def test_much_unread_audio_keeps_no_slot_from_those_whose_listeners_need_m
     env: DispatcherEnv, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [worker] = env.attach("w")
-    stream = await set_aside(env, worker)
+    stream = await preempted(env, worker)
     for _ in range(12):
         await stream.read()
     await clock.forward(15)
@@ -351,7 +351,7 @@ async def test_time_aside_counts_neither_as_work_nor_as_a_gap(
     stream = await listen(env, worker, "a")
     await clock.forward(2)
     env.submit("b")
-    put_aside(env, worker)
+    preempt(env, worker)
     await clock.forward(10)
     env.finish(worker)
     await clock.forward(1)
@@ -371,7 +371,7 @@ async def test_time_aside_counts_neither_as_work_nor_as_a_gap(
 
 async def test_late_resumption_is_a_gap(env: DispatcherEnv, clock: FakeClock) -> None:
     [worker] = env.attach("w")
-    stream = await set_aside(env, worker)
+    stream = await preempted(env, worker)
     for _ in range(19):
         await stream.read()
     await clock.forward(25)
