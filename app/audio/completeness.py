@@ -16,10 +16,14 @@ LEAST_SHARE = 0.9
 """A file that has less of its sound is cut off."""
 
 PLACEHOLDER_RATIO = 20
-"""More than so many times of what is there is a placeholder."""
+"""More than so many times of what is there is a placeholder, if it is more than any voice has …"""
+
+MAX_VOICE_S = 300.0
+MAX_VOICE_BYTES = 100_000_000
+"""… that is, more than these."""
 
 PLACEHOLDER_BYTES = 1_000_000_000
-"""A larger size is a placeholder, too."""
+"""A larger size is a placeholder in any case."""
 
 _ADTS_SYNC = b"\xff"
 
@@ -52,19 +56,21 @@ class Reading:
         return share is not None and share < LEAST_SHARE
 
 
-def _share(present: float, stated: float) -> float | None:
+def _share(present: float, stated: float, longest: float) -> float | None:
     """None if what is stated is a placeholder."""
-    if not 0 < stated <= PLACEHOLDER_RATIO * present:
+    if not 0 < stated <= max(longest, PLACEHOLDER_RATIO * present):
         return None
     return present / stated
 
 
 def _share_of_bytes(present: int, stated: int) -> float | None:
-    return _share(present, stated) if stated <= PLACEHOLDER_BYTES else None
+    if stated > PLACEHOLDER_BYTES:
+        return None
+    return _share(present, stated, MAX_VOICE_BYTES)
 
 
 def _share_of_time(reading: Reading, reached_s: float) -> float | None:
-    return _share(reached_s, (reading.container.duration or 0) / 1_000_000)
+    return _share(reached_s, (reading.container.duration or 0) / 1_000_000, MAX_VOICE_S)
 
 
 def _of_wav(reading: Reading) -> float | None:

@@ -27,13 +27,14 @@ class BlockingThread:
         self._subject = subject
         self._max_s = max_s
         self._operations: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._hangs = False  # the operation in progress has taken too long
+        self._working = False
+        self._late = False  # the operation in progress has taken too long
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return what `work` returns. Raises TimeoutError, an OSError, after `max_s`."""
-        if self._hangs:
+        if self._working and self._late:
             raise self._timeout()
         result: Future[T] = Future()
         self._operations.put(partial(_complete, result, partial(work, *args, **kwargs)))
@@ -43,8 +44,12 @@ class BlockingThread:
         except TimeoutError as error:
             if error.errno:
                 raise
-            self._hangs = True
+            self._late = True
             raise self._timeout() from None
+
+    def submit(self, work: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Have it done some time, whatever comes of it."""
+        self._operations.put(partial(_complete, Future[object](), partial(work, *args, **kwargs)))
 
     def close(self) -> None:
         """Wait for the operation in progress, unless it hangs; no other call may follow."""
@@ -53,8 +58,9 @@ class BlockingThread:
 
     def _run(self) -> None:
         while operation := self._operations.get():
+            self._working, self._late = True, False
             operation()
-            self._hangs = False
+            self._working = False
 
     def _timeout(self) -> TimeoutError:
         return TimeoutError(

@@ -28,14 +28,19 @@ def strip_tags(text: str, keep: Keep, dropped: list[str]) -> str:
         if name == "break":
             return keep(mark(_break_s(tag["attributes"])))
         is_closing, is_empty = tag["closing"], tag["attributes"] or tag["empty"]
+        is_tag = bool(is_closing or is_empty or name in closed)
+        if not is_tag and (name in _WORDS or (len(name) == 1 and name != "p")):
+            return show(tag)
         if instead := _INSTEAD.get(name):
             return instead
         if name in ("td", "th"):
             return ", " if is_closing else ""
         if name in _SILENT:
             return ""
-        if name in closed or ":" in name or is_closing or is_empty:
-            return " "
+        return " " if is_tag or ":" in name else show(tag)
+
+    def show(tag: regex.Match[str]) -> str:
+        """The name alone, but for what may be code."""
         if not _OUTSIDE_WORD.match(text, tag.start()):
             return str(tag[0])
         following = text[tag.end() : tag.end() + 1]
@@ -96,6 +101,15 @@ _STRENGTHS = {
     "none": 0.0, "x-weak": 0.1, "weak": LINE_S, "medium": PARAGRAPH_S, "strong": 0.8,
     "x-strong": 1.2,
 }  # fmt: skip
+
+_WORDS = {
+    "address", "article", "audio", "body", "button", "caption", "center", "code", "data", "del",
+    "desc", "details", "emphasis", "figure", "font", "footer", "form", "head", "header", "input",
+    "ins", "label", "link", "main", "mark", "object", "option", "picture", "section", "select",
+    "small", "source", "speak", "strike", "strong", "style", "summary", "table", "template",
+    "time", "title", "token", "video", "voice",
+}  # fmt: skip
+"""Names of tags that are words, too: alone, as in `<title>`, they say what to fill in."""
 
 _PARAGRAPHS = (
     "address", "article", "aside", "blockquote", "body", "div", "dl", "fieldset", "figure",

@@ -71,12 +71,9 @@ class DecodedAudio:
 
     async def remove(self, digests: list[str]) -> None:
         """Delete decoded voices, and what workers have kept of them. Raises OSError."""
-        if not digests:
-            return
-        sizes, _, total = self._found
-        freed = sum(sizes.pop(digest, 0) for digest in digests)
-        self._found = self._found._replace(total_bytes=total - freed)
-        await self._thread.run(self._remove, digests)
+        if digests:
+            self._forget(digests)
+            await self._thread.run(self._remove, digests)
 
     def has(self, digest: str) -> bool:
         """Whether it was there at the last scan, or was decoded since."""
@@ -121,6 +118,9 @@ class DecodedAudio:
         self.pins[digest] -= 1
         if not self.pins[digest]:
             del self.pins[digest]
+            if not self._is_needed(digest):
+                self._forget([digest])
+                self._thread.submit(self._remove, [digest])  # else the next scan's end does it
 
     @contextmanager
     def pinned(self, digest: str) -> Iterator[None]:
@@ -132,6 +132,11 @@ class DecodedAudio:
 
     def close(self) -> None:
         self._thread.close()
+
+    def _forget(self, digests: list[str]) -> None:
+        sizes, _, total = self._found
+        freed = sum(sizes.pop(digest, 0) for digest in digests)
+        self._found = self._found._replace(total_bytes=total - freed)
 
     def _is_needed(self, digest: str) -> bool:
         return any(digest in each for each in (self._in_use, self._added, self.pins))

@@ -9,6 +9,7 @@ from app.audio.decode_limits import DecodeLimits, ExitStatus
 from app.audio.sandbox import load_decoded
 from tests.support.foreign_media import CUTTABLE, FILES, SOUND_S
 from tests.support.forked_decoder import decode_all
+from tests.support.media import audio_file, tone
 
 SOME = [
     "unpadded, one.wav",
@@ -19,7 +20,7 @@ SOME = [
     "placeholder, 0x77359400 twice.wav",
     "placeholder, 0x7ffff000 in 0x7ffff024.wav",
     "placeholder, 0x0, unpadded.wav",
-    "placeholder, 0x989680.m4a",
+    "placeholder, 0x77359400.m4a",
     "placeholder, 0xffffffff.fragmented.m4a",
     "placeholder, 0x7fffffff.webm",
     "placeholder, 0xffffffffffffffff.rf64.wav",
@@ -76,3 +77,14 @@ def test_file_that_lacks_sound_is_refused(
     reports = decode_all(tmp_path, files, DecodeLimits(min_s=0.1, min_active_s=0.1))
     accepted = [name for name, report in reports.items() if report["status"] == ExitStatus.DONE]
     assert not accepted
+
+
+def test_long_recording_of_which_little_came_is_cut_off(tmp_path: Path) -> None:
+    sound = tone(120)
+    files = {
+        "voice.wav": audio_file(sound),
+        "voice.flac": audio_file(sound, container="flac", codec="flac"),
+    }
+    begun = {name: content[: len(content) * 3 // 100] for name, content in files.items()}
+    reports = decode_all(tmp_path, begun, DecodeLimits())
+    assert {report["status"] for report in reports.values()} == {ExitStatus.DAMAGED}

@@ -90,6 +90,9 @@ def test_markdown_is_silent_and_its_words_are_kept(text: str, words: str) -> Non
         "5*3=15, 4*2=8 and 2**8 or 2 ** 8, a * b * c",
         "a < b, <3, x<y, 1 > 0, i <= j, -> and =>",
         "if x<a and b>c then",
+        "a<b>c; vector<s> v",
+        "[see below]: #1 choice",
+        "[1]: https://a.example - Cats by Ann Lee (2020)",
         "dunder__name is _not, 2__3",
         "f**k, A* search, $5 and #tag, 50% ~ 60%",
         "my_var_name, file_name.py, a_b_c",
@@ -107,6 +110,10 @@ def test_text_that_resembles_markup_survives(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        (
+            "Hello <title> <name>, write to <address> by <time>, press <Del>, let <s> be x",
+            "Hello title name, write to address by time, press Del, let s be x",
+        ),
         (
             "It&#39;s Tom &amp; Jerry&nbsp;&ndash; <b>great</b><br>fun",
             f"It's Tom & Jerry – great {LINE} fun",

@@ -28,23 +28,26 @@ def next_assignment(
 
 
 def jobs_to_preempt(
-    running: Iterable[Job], waiting: int, now: float, safe_lead_s: float
+    running: Iterable[Job], waiting: int, needy: int, now: float, safe_lead_s: float
 ) -> list[Job]:
     """The jobs to give up their slots for `waiting` others, those furthest ahead first.
 
-    They have used up their credit, or their clients have audio for `safe_lead_s` seconds. A client
-    that waits for the complete file, or whose stream has not begun, is not ahead.
+    They have used up their credit, or their clients have audio for `safe_lead_s` seconds. If there
+    are too few for those `needy` of the others whose clients run dry, also jobs whose clients wait
+    for the complete file.
     """
     active = [job for job in running if not job.stream.ended]
-    able = [
+    requested = sum(job.preempt_requested for job in active)
+    able = [job for job in active if job.chunks and not job.preempt_requested]
+    ahead = [
         job
-        for job in active
-        if job.stream.committed
-        and not job.preempt_requested
-        and (job.paused_at is not None or job.lead_s(now) >= safe_lead_s)
+        for job in able
+        if job.stream.committed and (job.paused_at is not None or job.lead_s(now) >= safe_lead_s)
     ]
-    able.sort(key=lambda job: job.lead_s(now), reverse=True)
-    return able[: max(0, waiting - sum(job.preempt_requested for job in active))]
+    ahead.sort(key=lambda job: job.lead_s(now), reverse=True)
+    ahead = ahead[: max(0, waiting - requested)]
+    buffered = [job for job in able if not job.stream.committed]
+    return ahead + buffered[: max(0, needy - requested - len(ahead))]
 
 
 def suspects(worker: Worker, exit_report: WorkerFailed | None) -> list[Job]:

@@ -316,27 +316,34 @@ class Dispatcher:
 
     def _candidates(self) -> Iterable[Job]:
         """The jobs that want a slot, those first whose clients need more audio soon."""
-        urgent, others = self._resumable()
+        needy, buffered, others = self._resumable()
         if self._unread_bytes > MAX_UNREAD_BYTES:
-            return urgent
-        return chain(urgent, self._queue.values(), others)
+            return [*needy, *buffered]
+        return chain(needy, buffered, self._queue.values(), others)
 
-    def _resumable(self) -> tuple[list[Job], list[Job]]:
-        """The set-aside jobs with credit, by need: those whose clients need more soon; others."""
+    def _resumable(self) -> tuple[list[Job], list[Job], list[Job]]:
+        """The preempted jobs with credit.
+
+        Those whose clients need more audio soon, the neediest first; those whose clients wait for
+        the complete file; others.
+        """
         ahead, now = self._limits.ahead_samples, running_time()
         jobs = [job for job in self._preempted.values() if job.credit_due(ahead)]
-        jobs.sort(key=lambda job: job.lead_s(now))
-        urgent = sum(job.lead_s(now) < self._limits.safe_lead_s for job in jobs)
-        return jobs[:urgent], jobs[urgent:]
+        buffered = [job for job in jobs if not job.stream.committed]
+        heard = [job for job in jobs if job.stream.committed]
+        heard.sort(key=lambda job: job.lead_s(now))
+        needy = sum(job.lead_s(now) < self._limits.safe_lead_s for job in heard)
+        return heard[:needy], buffered, heard[needy:]
 
     def _request_preemptions(self) -> None:
         """Have as many jobs give up their slots as jobs wait for one."""
-        waiting = len(self._resumable()[0])
+        needy, buffered, _ = self._resumable()
+        waiting = len(needy) + len(buffered)
         if self._unread_bytes <= MAX_UNREAD_BYTES:
             waiting += len(self._queue)
         if waiting:
             now, safe_lead_s = running_time(), self._limits.safe_lead_s
-            for job in jobs_to_preempt(self._running(), waiting, now, safe_lead_s):
+            for job in jobs_to_preempt(self._running(), waiting, len(needy), now, safe_lead_s):
                 job.preempt_requested = bool(job.worker and job.worker.send(Preempt(job.id)))
 
     def _dispatch(self) -> None:
@@ -345,7 +352,8 @@ class Dispatcher:
             if self._voices.is_poison(worker.name, job.request.voice):
                 self._end(job, PoisonRequest("the workers that prepared this voice died of it"))
             elif self._start(job, worker):
-                self._pace.job_started()
+                if not job.was_preempted:
+                    self._pace.job_started()
                 self._leave_queue(job)
             else:
                 if self._resending:

@@ -81,7 +81,8 @@ class Job:
     def restart(self) -> None:
         """Discard all audio: another worker begins the job again."""
         self.stream.restart()
-        self.chunks = self.samples = 0
+        self.resume_point = BEGINNING
+        self.chunks = self.samples = self.granted = 0
         self.first_audio_at = self.paused_at = None
         self.paused_s = 0.0
 

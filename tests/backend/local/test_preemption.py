@@ -9,7 +9,7 @@ import app.backend.local.dispatcher as dispatcher_module
 from app.backend.base import JobRequest
 from app.backend.job_stream import JobStream
 from app.core.errors import ClientStalled, Draining, NotReady, QueueTimeout, WorkerLost
-from app.core.resume_point import ResumePoint
+from app.core.resume_point import BEGINNING, ResumePoint
 from app.ipc.messages import AudioChunk, JobDone, JobPreempted, Preempt
 from tests.backend.local.dispatcher_env import (
     DispatcherEnv,
@@ -340,6 +340,34 @@ async def test_much_unread_audio_keeps_no_slot_from_those_whose_listeners_need_m
     monkeypatch.setattr(dispatcher_module, "MAX_UNREAD_BYTES", 0)
     env.dispatcher.tick()
     assert yields(worker) == ["a", "after a"]
+
+
+async def test_job_for_a_complete_file_gives_way_to_a_client_that_runs_dry_and_goes_on_next(
+    env: DispatcherEnv, clock: FakeClock
+) -> None:
+    [worker] = env.attach("w")
+    stream = await preempted(env, worker)
+    [file] = [job.stream for job in worker.jobs.values()]
+    env.start(worker)
+    env.audio(worker, 0, pcm(SECOND))
+    assert yields(worker) == ["a"]
+    for _ in range(12):
+        await stream.read()
+    await clock.forward(15)
+    env.dispatcher.tick()
+    assert yields(worker) == ["a", "after a"]
+    env.submit("new")
+    preempt(env, worker, 1)
+    assert dispatched_to(worker) == [["a", "after a", "a"]]
+    env.start(worker)
+    env.audio(worker, 20, pcm(20 * SECOND))
+    preempt(env, worker, chunks=21, samples=40 * SECOND)
+    assert dispatched_to(worker) == [["a", "after a", "a", "after a"]]
+    env.start(worker)
+    env.lose(worker)  # a file may be begun again
+    [next_] = env.attach("w")
+    assert not file.ended
+    assert (next_.jobs_sent[0].resume_point, next_.jobs_sent[0].chunks) == (BEGINNING, 0)
 
 
 async def test_time_aside_counts_neither_as_work_nor_as_a_gap(
