@@ -221,7 +221,7 @@ def test_alias_of_missing_voice_logs_a_warning(service: Service) -> None:
 
 
 @pytest.mark.covers("speech speed")
-@pytest.mark.parametrize("speed", [0.75, 1.5])
+@pytest.mark.parametrize("speed", [pytest.param(0.75, marks=pytest.mark.heavy), 1.5])
 def test_speech_at_another_speed_is_recognised_and_has_the_expected_length(
     preview: Service, speed: float
 ) -> None:

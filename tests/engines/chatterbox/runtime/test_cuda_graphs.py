@@ -117,6 +117,7 @@ def samples(pcm: bytes) -> torch.Tensor:
     return torch.frombuffer(bytearray(pcm), dtype=torch.int16).float() / 32768
 
 
+@pytest.mark.heavy
 @pytest.mark.asyncio(loop_scope="module")
 async def test_engine_with_static_shapes_gives_the_same_audio(
     tiny_checkpoint: Path, texts: list[str], expected: list[bytes]
