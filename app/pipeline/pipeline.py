@@ -25,6 +25,9 @@ from app.pipeline.joiner import ChunkJoiner, to_int16
 from app.text.chunking import TextChunk, split
 from app.text.punctuation import plain_punctuation
 
+LONG_TEXT = 1000
+"""In characters; to split more takes milliseconds."""
+
 Emit = Callable[[bytes], Awaitable[None]]
 Slices = asyncio.Queue[SpeechSlice | None]
 
@@ -70,9 +73,7 @@ class Pipeline:
         `on_chunk(done, total)` is called after each text chunk. If `should_stop()` after one, the
         point is returned from which another run emits what is left; None at the end of the text.
         """
-        chunks = await asyncio.get_running_loop().run_in_executor(
-            self._threads, lambda: split(self._normalize(text), params.text_processing_chunk_size)
-        )
+        chunks = await self._split(text, params.text_processing_chunk_size)
         if not chunks:
             raise EmptyText("The model can speak nothing in this text.", param="text")
         first = resume_point.text_chunk
@@ -97,6 +98,14 @@ class Pipeline:
             return pcm.resume_point(next_chunk)
         await self._emit(pcm.finish, emit)
         return None
+
+    async def _split(self, text: str, chunk_size: int) -> list[TextChunk]:
+        def run() -> list[TextChunk]:
+            return split(self._normalize(text), chunk_size)
+
+        if len(text) <= LONG_TEXT:
+            return run()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, run)
 
     def _step(self) -> None:
         self._steps += 1

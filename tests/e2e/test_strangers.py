@@ -191,6 +191,7 @@ def test_log_line_is_short_and_has_no_control_characters(service: Service) -> No
     begins = len(service.log())
     exchange(service, b"GET /%1b]0;owned%07%c2%85%e2%80%a8" + b"x" * 60_000 + b" HTTP/1.0\r\n\r\n")
     exchange(service, b"nonsense\r\n\r\n")
+    service.wait_until(lambda: service.log()[begins:].count("\n") == 2)
     refused, closed = service.log()[begins:].splitlines()
     assert r"/\x1b]0;owned\x07\x85\u2028xxx" in refused
     assert len(refused) < 400
