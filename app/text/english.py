@@ -84,5 +84,5 @@ def _plain_character(char: str) -> str | None:
     return (base if base.isascii() else anyascii(normalize("NFKC", char))) or None
 
 
-_LOOSE = pattern(r"(?<!\ )\ ++(?=[.,!?)](?!\w))|(?<=\()\ ++")
+_LOOSE = pattern(r"(?<!\ )\ ++(?=[.,;:!?)](?![\w=]))|(?<=\()\ ++")
 _OTHER = pattern(rf"[^\n\x20-\x7EÀ-ÖØ-öø-ÿ‘’“”…–—{LINE_END}{MARKS}]")
