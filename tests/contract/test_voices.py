@@ -199,7 +199,7 @@ UNUSABLE = {
     "truncated mp3": audio_file(tone(2), container="mp3", codec="libmp3lame")[:300],
     "silence": audio_file(tone(2, level=0)),
     "0.2 s": wav(0.2),
-    "an hour": audio_file(tone(3600, level=0), container="flac", codec="flac"),
+    "a quarter of an hour": audio_file(tone(900, level=0), container="flac", codec="flac"),
     "over 5 minutes": audio_file(tone(301, 8000), rate=8000, container="mp3", codec="libmp3lame"),
     "m3u8": b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n",
 }

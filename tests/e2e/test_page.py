@@ -259,7 +259,9 @@ async def test_received_audio_stays_after_stop(
         assert await page.evaluate("audio.paused")
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize(
+    "format", ["fmp4", *(pytest.param(each, marks=pytest.mark.heavy) for each in FORMATS[1:])]
+)
 async def test_each_format_is_drawn_and_can_be_saved(
     format: str, open_page: Open, preview: Service
 ) -> None:

@@ -134,6 +134,7 @@ async def test_every_graph_is_used_by_a_request(compiled: ChatterboxEngine, grap
     assert await speak(compiled)
 
 
+@pytest.mark.heavy
 @pytest.mark.asyncio(loop_scope="module")
 async def test_engine_runs_without_compilation_if_it_fails(
     tiny_checkpoint: Path,

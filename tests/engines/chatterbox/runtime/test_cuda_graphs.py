@@ -146,6 +146,7 @@ class FailingCaptureChatterbox(TinyChatterbox):
         return FailingCapturer()
 
 
+@pytest.mark.heavy
 @pytest.mark.asyncio(loop_scope="module")
 async def test_engine_runs_without_graphs_if_capture_fails(
     tiny_checkpoint: Path, texts: list[str], expected: list[bytes]

@@ -112,7 +112,7 @@ def test_noise_by_position_makes_successive_solves_similar(decoder_for, mels):
 
 @pytest.mark.parametrize("method", ["full", "zero"])
 @pytest.mark.parametrize("fade_ms", [0, 500])
-@pytest.mark.parametrize("size", [9, 35])
+@pytest.mark.parametrize("size", [pytest.param(9, marks=pytest.mark.heavy), 35])
 def test_every_token_gives_960_samples(decoder_for, method, fade_ms, size):
     decoder = decoder_for(chunk_overlap_method=method, crossfade_duration_milliseconds=fade_ms)
 
@@ -149,6 +149,7 @@ def test_slices_join_without_a_click(decoder_for):
     assert loudest_click(stream(decoder_for(), TOKENS, 15)) < 1
 
 
+@pytest.mark.heavy
 @pytest.mark.usefixtures("muffled")
 def test_click_comparison_detects_a_hard_cut(decoder_for, monkeypatch):
     monkeypatch.setattr(waveform_module, "LOOKAHEAD_FRAMES", 0)

@@ -143,7 +143,7 @@ def streamed(vocoder, mel, frames, noise=NOISE, fade=0, before_each=lambda strea
 
 
 @pytest.mark.parametrize("fade", [0, 12_000])
-@pytest.mark.parametrize("frames", [6, 35, 70])
+@pytest.mark.parametrize("frames", [pytest.param(6, marks=pytest.mark.heavy), 35, 70])
 def test_waveform_of_a_growing_mel_equals_the_complete_one(
     vocoder, mel, complete, difference, frames, fade
 ):

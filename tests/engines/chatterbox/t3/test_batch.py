@@ -75,6 +75,7 @@ print(all(torch.equal(attend(slice(i, i + 4))[0], attend(slice(8))[i]) for i in 
 """
 
 
+@pytest.mark.heavy
 def test_attention_does_not_depend_on_the_batch_with_several_threads():
     """At full size, in a process of its own since torch reads the variable only once."""
     environment = os.environ | {"MKL_CBWR": "AUTO"}
