@@ -1,5 +1,6 @@
 """A backend in memory that completes each job at once, as `ScriptedEngine` would speak it."""
 
+import asyncio
 from pathlib import Path
 
 from app.audio.sandbox import load_decoded
@@ -47,12 +48,7 @@ class FakeBackend:
             samples, _ = load_decoded(self._decoded_dir / job.voice)
             voice = voice_code(samples)
         stream = JobStream()
-        for word in job.text.split():
-            if failure := FAILURES.get(word.rstrip(".")):
-                stream.end(failure)
-            elif pcm := expected_pcm(word, job.params.seed or 0, voice):
-                stream.put(pcm)
-        stream.end()
+        asyncio.get_running_loop().call_soon(_speak, job, voice, stream)
         return stream
 
     def ensure_accepting(self) -> None:
@@ -89,3 +85,12 @@ class FakeBackend:
 
     def abort(self) -> None:
         self.state = "draining"
+
+
+def _speak(job: JobRequest, voice: int, stream: JobStream) -> None:
+    for word in job.text.split():
+        if failure := FAILURES.get(word.rstrip(".")):
+            stream.end(failure)
+        elif pcm := expected_pcm(word, job.params.seed or 0, voice):
+            stream.put(pcm)
+    stream.end()
