@@ -15,6 +15,8 @@ from app.text.visible import visible
 
 def strip_markup(text: str, dropped: list[str]) -> str:
     """What `text` says, for `cleaning`. `text` is visible; `dropped` receives what is lost."""
+    if _PLAIN.fullmatch(text):
+        return text
     kept: list[str] = []
 
     def keep(literal: str) -> str:
@@ -109,6 +111,9 @@ def _row(line: str) -> str:
     cells = (cell.strip() for cell in line.strip(f"{LINE_END} \t").strip("|").split("|"))
     return LINE_END + ", ".join(filter(None, cells)) + LINE_END
 
+
+_PLAIN = pattern(r"\p{L}[\p{L}\p{M}\p{Nd} ,.;:!?'’\"“”()–—-]*+")
+"""One line without marks, as most texts are."""
 
 _KEPT = pattern("\ufdd0([0-9]+)\ufdd1")
 _FENCE = pattern(r"\s{0,9}(?P<quote>(?:>\s?)*+)(?P<fence>`{3,}+|~{3,}+)(?P<language>[^`]*+)$")

@@ -316,6 +316,8 @@ class Dispatcher:
 
     def _candidates(self) -> Iterable[Job]:
         """The jobs that want a slot, those first whose clients need more audio soon."""
+        if not self._preempted and self._unread_bytes <= MAX_UNREAD_BYTES:
+            return self._queue.values()
         needy, buffered, others = self._resumable()
         if self._unread_bytes > MAX_UNREAD_BYTES:
             return [*needy, *buffered]
@@ -337,6 +339,8 @@ class Dispatcher:
 
     def _request_preemptions(self) -> None:
         """Have as many jobs give up their slots as jobs wait for one."""
+        if not (self._queue or self._preempted):
+            return
         needy, buffered, _ = self._resumable()
         waiting = len(needy) + len(buffered)
         if self._unread_bytes <= MAX_UNREAD_BYTES:
