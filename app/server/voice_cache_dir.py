@@ -46,10 +46,14 @@ async def voice_cache_dir(voices_dir: Path, fallback: Path) -> AsyncIterator[Pat
         thread.close()
 
 
+def folder_name(voices_dir: Path) -> str:
+    digest = hashlib.sha256(os.fsencode(voices_dir.absolute())).hexdigest()
+    return f"voices-{FORMAT}-{digest[:12]}"
+
+
 def _open(voices_dir: Path) -> tuple[Path, int]:
     """Return the folder, and a descriptor that locks it. Raises OSError."""
-    digest = hashlib.sha256(os.fsencode(voices_dir.absolute())).hexdigest()
-    folder = private_cache_dir(f"voices-{FORMAT}-{digest[:12]}")
+    folder = private_cache_dir(folder_name(voices_dir))
     lock = _lock(folder)
     os.utime(folder)
     for unfinished in folder.glob(".*"):  # of a service that was killed

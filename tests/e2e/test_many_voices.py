@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from app.audio.sandbox import decode_file
-from app.voices.decoded_audio import FORMAT
+from app.server.voice_cache_dir import folder_name
 from tests.support.api import code, heard, wav
 from tests.support.fault_injection import LAGS
 from tests.support.service import Service, running_service
@@ -25,7 +25,8 @@ LAG_P99_S = 0.02
 
 async def make_voices(folder: Path, count: int, *, decoded: bool) -> None:
     """Write voices that differ in their last bytes only, and sound alike."""
-    voices, cache = folder / "voices", folder / "cache/chatterbox-tts-server" / f"voices-{FORMAT}"
+    voices = folder / "voices"
+    cache = folder / "cache/chatterbox-tts-server" / folder_name(voices)
     voices.mkdir()
     cache.mkdir(parents=True)
     audio = folder / "decoded"
