@@ -64,8 +64,8 @@ class VoiceTracker:
             self._broadcast(Voices(self._digests, self._crashed, self._version))
 
     def prepared(self, worker: str) -> Set[str]:
-        """Not a copy: `/health` is polled."""
-        return self._prepared.get(worker, frozenset())
+        """A copy, since `/system-status` reads it on a thread."""
+        return frozenset(self._prepared.get(worker, ()))
 
     def is_poison(self, worker: str, voice: str | None) -> bool:
         """Tell whether a job must be refused because its voice crashed too many workers."""
