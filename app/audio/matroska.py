@@ -36,5 +36,5 @@ def ends_with_an_element(media: BinaryIO, at: int) -> bool:
         name = media.read(1)
         media.seek(8 - name[0].bit_length(), os.SEEK_CUR)
         size = _element_size(media)
-        at = media.tell() + size  # into those of unknown size
+        at = media.tell() + size  # an element of unknown size: read its content next
     return at == end

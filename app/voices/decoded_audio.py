@@ -120,7 +120,7 @@ class DecodedAudio:
             del self.pins[digest]
             if not self._is_needed(digest):
                 self._forget([digest])
-                self._thread.submit(self._remove, [digest])  # else the next scan's end does it
+                self._thread.submit(self._remove, [digest])  # if this fails, the next scan does it
 
     @contextmanager
     def pinned(self, digest: str) -> Iterator[None]:

@@ -239,7 +239,7 @@ class AnyOrder(RuleBasedStateMachine):
     @precondition(lambda self: self.busy() and self.accepting)
     @rule(pick=PICK)
     def preempted(self, pick: int) -> None:
-        """A client hears the begin of a job; others come, so it gives its slot up."""
+        """A client hears the beginning of a job; others wait, so the job is preempted."""
         worker, job = self.busy()[pick % len(self.busy())]
         self.start_job(pick)
         self.send_audio(pick, 9, 0)
