@@ -196,7 +196,10 @@ class AnyOrder(RuleBasedStateMachine):
     def lose(self, pick: int, reason: type[ServerFault]) -> None:
         worker = self.workers[pick % len(self.workers)]
         self.workers.remove(worker)
-        begun = {job: each for job, each in self.on.pop(worker).items() if each.started}
+        jobs = self.on.pop(worker)
+        begun = {job: each for job, each in jobs.items() if each.started}
+        resumed = {sent.job for _, sent in self.all_sent if sent.resume_point == POINT}
+        self.aside |= {job for job in jobs.keys() & resumed - begun.keys() if self.is_active(job)}
         started = list(begun)
         self.alone_until |= {name_of(job): each.chunks + 1 for job, each in begun.items()}
         if len(started) == 1:
@@ -262,9 +265,10 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule()
     def tick(self) -> None:
-        self.act(self.env.dispatcher.tick)
+        busy = [job for _, job in self.busy()]
+        self.act(self.env.dispatcher.tick)  # broadcasts, then may resume a preempted job
         active = self.env.broadcasts[-1].jobs
-        assert sorted(active) == sorted(job for _, job in self.busy() if self.is_active(job))
+        assert sorted(active) == sorted(job for job in busy if self.is_active(job))
 
     @rule(accepting=st.sampled_from([True, True, False]))
     def set_accepting(self, accepting: bool) -> None:
