@@ -60,6 +60,7 @@ class Effort:
     """How long tiny requests are made by one client and by many, in each round.
 
     `streams`: paced streams, each of `letters` letters, a token of audio each, in one text chunk.
+    They begin over `ramp_s`, half of their length; at once, connecting them takes two slow cores.
     """
 
     single_s: float = 0.7
@@ -68,6 +69,7 @@ class Effort:
     warm_up_requests: int = 200
     streams: int = 200
     letters: int = 150
+    ramp_s: float = 3.0
 
 
 class Round(NamedTuple):
@@ -99,7 +101,13 @@ async def measure(folder: Path, effort: Effort) -> list[Figure]:
         single, many = await _in_turns([target, route, raw], effort)
         params = _params("o" * effort.letters, audio_tokens_per_slice=SLICE_TOKENS)
         paced = await target.run(
-            Workload(params, effort.streams, requests=effort.streams, paced=True, ramp_s=1.0)
+            Workload(
+                params,
+                effort.streams,
+                requests=effort.streams,
+                paced=True,
+                ramp_s=effort.ramp_s,
+            )
         )
     return [*_tiny_figures(single, many), *_paced_figures(paced, _cpu_ms(many).route)]
 
