@@ -1,6 +1,6 @@
 """Manifests: which files a model consists of, where they are published, and their checksums."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,6 +58,28 @@ ENGLISH = Manifest(
         ),
     },
 )
+
+MULTILINGUAL = Manifest(
+    repository="ResembleAI/chatterbox",
+    revision="",
+    voice_encoder="ve.pt",
+    t3="t3_mtl23ls_v3.safetensors",
+    s3gen="s3gen.pt",
+    tokenizer="grapheme_mtl_merged_expanded_v1.json",
+    conditionals="conds.pt",
+    checksums={},
+)
+TURBO = Manifest(
+    repository="ResembleAI/chatterbox-turbo",
+    revision="",
+    voice_encoder="ve.safetensors",
+    t3="t3_turbo_v1.safetensors",
+    s3gen="s3gen_meanflow.safetensors",
+    tokenizer="vocab.json",
+    conditionals="conds.pt",
+    checksums={},
+)
+NANO = replace(TURBO, repository="ResembleAI/chatterbox-nano", t3="t3_nano_v1.safetensors")
 
 UNSUPPORTED_VARIANTS = {
     "t3_turbo_v1.safetensors": "Chatterbox Turbo",

@@ -72,7 +72,7 @@ class ChatterboxEngine:
     clones_voices = True
 
     def __init__(self, config: EngineConfig, spec: ModelSpec = ENGLISH) -> None:
-        self.name = spec.name
+        self.name = spec.id
         self.notice: str | None = None
         self.runaways = 0
         self._spec = spec

@@ -1,27 +1,28 @@
 """The Chatterbox models as data: all differences between the variants."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
-from app.model_files.manifest import ENGLISH as ENGLISH_MANIFEST
+from app.model_files import manifest
 from app.model_files.manifest import Manifest
 
-Sampler = Literal["cfg", "repetition_penalty", "temperature", "min_p", "top_p"]
+Sampler = Literal["cfg", "repetition_penalty", "temperature", "min_p", "top_k", "top_p"]
 
 
 @dataclass(frozen=True)
 class T3Spec:
     """The text-to-speech-token model.
 
-    `rows_per_sequence`: batch rows of one sequence; 2 with classifier-free guidance (conditional,
-    unconditional), 1 without. `samplers`: applied to the logits in this order. `text_delimiters`:
-    the text stands between a start-of-text and an end-of-text token. `start_tokens`: how often the
-    start-of-speech token precedes the speech. `learned_positions`: text and speech have learned
-    position embeddings. `max_tokens`: speech tokens of one text chunk, at most. `silence_tail`:
-    speech tokens appended after the last one.
+    `config`: fields of upstream's `T3Config` that differ from its defaults. `rows_per_sequence`:
+    batch rows of one sequence; 2 with classifier-free guidance (conditional, unconditional), 1
+    without. `samplers`: applied to the logits in this order. `text_delimiters`: the text stands
+    between a start-of-text and an end-of-text token. `start_tokens`: how often the start-of-speech
+    token precedes the speech. `learned_positions`: text and speech have learned position
+    embeddings. `max_tokens`: speech tokens of one text chunk, at most. `silence_tail`: speech
+    tokens appended after the last one.
     """
 
-    backbone: Literal["llama"]
+    backbone: Literal["llama", "gpt2"]
     text_vocab_size: int
     rows_per_sequence: int
     samplers: tuple[Sampler, ...]
@@ -30,6 +31,7 @@ class T3Spec:
     learned_positions: bool
     max_tokens: int
     silence_tail: tuple[int, ...] = ()
+    config: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class PromptSpec:
 class FlowSpec:
     """S3Gen's flow. `solver`: a name in `s3gen.solvers.SOLVERS`."""
 
-    solver: Literal["euler_cfg"]
+    solver: Literal["euler_cfg", "mean_flow"]
     steps: int
 
 
@@ -63,7 +65,7 @@ class FrontendSpec:
     `runaway_factor` times as many and `spare_tokens`.
     """
 
-    kind: Literal["english"]
+    kind: Literal["english", "turbo", "multilingual"]
     tokens_per_char: float
     runaway_factor: float
     spare_tokens: int
@@ -71,21 +73,33 @@ class FrontendSpec:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """One model of the family."""
+    """One model of the family.
+
+    `name`: in the setting MODEL, and that of its folder in MODEL_PATH. `id`: in the API.
+    `languages`: ISO 639-1 codes. `tags`: sounds that it makes on command, as `[laugh]`.
+    `defaults`: synthesis parameters that differ from those of `SynthesisParams`. `unused`: those
+    that mean nothing to it.
+    """
 
     name: str
+    id: str
     title: str
     manifest: Manifest
     t3: T3Spec
     prompt: PromptSpec
     flow: FlowSpec
     frontend: FrontendSpec
+    languages: tuple[str, ...] = ("en",)
+    tags: tuple[str, ...] = ()
+    defaults: dict[str, Any] = field(default_factory=dict)
+    unused: tuple[str, ...] = ()
 
 
 ENGLISH = ModelSpec(
     name="chatterbox",
+    id="chatterbox",
     title="Chatterbox",
-    manifest=ENGLISH_MANIFEST,
+    manifest=manifest.ENGLISH,
     t3=T3Spec(
         backbone="llama",
         text_vocab_size=704,
@@ -99,7 +113,70 @@ ENGLISH = ModelSpec(
     prompt=PromptSpec(t3_s=6, t3_tokens=150, s3gen_s=10, min_audio_s=1, loudness_lufs=None),
     flow=FlowSpec(solver="euler_cfg", steps=10),
     frontend=FrontendSpec(kind="english", tokens_per_char=1.9, runaway_factor=4, spare_tokens=25),
+    unused=("top_k",),
 )
+
+MULTILINGUAL = replace(
+    ENGLISH,
+    name="multilingual",
+    id="chatterbox-multilingual",
+    title="Chatterbox Multilingual",
+    manifest=manifest.MULTILINGUAL,
+    t3=replace(ENGLISH.t3, text_vocab_size=2454),
+    frontend=replace(ENGLISH.frontend, kind="multilingual"),
+    languages=(
+        *("ar", "da", "de", "el", "en", "es", "fi", "fr", "he", "hi", "it", "ja", "ko", "ms"),
+        *("nl", "no", "pl", "pt", "ru", "sv", "sw", "tr", "zh"),
+    ),
+)
+
+TURBO = ModelSpec(
+    name="turbo",
+    id="chatterbox-turbo",
+    title="Chatterbox Turbo",
+    manifest=manifest.TURBO,
+    t3=T3Spec(
+        backbone="gpt2",
+        text_vocab_size=50_276,
+        rows_per_sequence=1,
+        samplers=("temperature", "top_k", "top_p", "repetition_penalty"),
+        text_delimiters=False,
+        start_tokens=1,
+        learned_positions=False,
+        max_tokens=1001,
+        silence_tail=(4299, 4299, 4299),
+        config={
+            "llama_config_name": "GPT2_medium",
+            "speech_tokens_dict_size": 6563,
+            "input_pos_emb": None,
+            "speech_cond_prompt_len": 375,
+            "use_perceiver_resampler": False,
+            "emotion_adv": False,
+        },
+    ),
+    prompt=PromptSpec(t3_s=15, t3_tokens=375, s3gen_s=10, min_audio_s=5, loudness_lufs=-27),
+    flow=FlowSpec(solver="mean_flow", steps=2),
+    frontend=replace(ENGLISH.frontend, kind="turbo"),
+    tags=(
+        *("angry", "fear", "surprised", "whispering", "advertisement", "dramatic", "narration"),
+        *("crying", "happy", "sarcastic", "clear throat", "sigh", "shush", "cough", "groan"),
+        *("sniff", "gasp", "chuckle", "laugh"),
+    ),
+    defaults={"top_p": 0.95},
+    unused=("cfg_guidance_weight", "voice_exaggeration_factor", "min_p"),
+)
+
+NANO = replace(
+    TURBO,
+    name="nano",
+    id="chatterbox-nano",
+    title="Chatterbox Nano",
+    manifest=manifest.NANO,
+    t3=replace(TURBO.t3, config=TURBO.t3.config | {"llama_config_name": "GPT2_small"}),
+)
+
+VARIANTS = {spec.name: spec for spec in (ENGLISH, TURBO, NANO, MULTILINGUAL)}
+"""All models, by `ModelSpec.name`."""
 
 UNSUPPORTED_TEXT_VOCABULARIES = {2454: "Chatterbox Multilingual", 50_276: "Chatterbox Turbo"}
 """Sizes of T3's text vocabulary in variants that cannot be loaded yet."""
