@@ -18,7 +18,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ipc": {"core"},
     "model_files": {"core"},
     "engines": {"core", "model_files", "text"},
-    "pipeline": {"core", "engines", "text"},
+    "pipeline": {"audio", "core", "engines", "text"},
     "worker": {"audio", "core", "engines", "ipc", "pipeline"},
     "observability": {"core"},
     "voices": {"audio", "core"},

@@ -13,7 +13,16 @@ from app.core.audio import Samples
 from app.core.params import SynthesisParams
 from app.text.chunking import TextChunk
 
-__all__ = ["Decoder", "Engine", "SpeechSlice", "TextChunk", "Voice", "Watermark", "prepare_voice"]
+__all__ = [
+    "Decoder",
+    "Engine",
+    "RecordedChunk",
+    "SpeechSlice",
+    "TextChunk",
+    "Voice",
+    "Watermark",
+    "prepare_voice",
+]
 
 Voice = Any
 """A prepared voice; its type is the engine's own."""
@@ -25,6 +34,15 @@ class SpeechSlice:
 
     tokens: Any
     last: bool
+
+
+@dataclass(frozen=True)
+class RecordedChunk:
+    """A piece of a recording to convert, number `index`: `speech`, float32 [n] at 16 kHz."""
+
+    index: int
+    speech: Samples
+    pause_s: float = 0.0
 
 
 class Decoder(Protocol):
@@ -57,7 +75,8 @@ class Engine(Protocol):
     was not trained on before the text is split, and keeps its pauses (`text.pauses`); without it,
     `text.punctuation.plain_punctuation` is applied. And
     `prepare_kept_voice(samples, rate, path)`, which does as `prepare_voice`, but may keep what it
-    computes in the file `path`, which is private and is deleted with the voice.
+    computes in the file `path`, which is private and is deleted with the voice. And
+    `recorded_tokens(chunk, params)`, as `speech_tokens` of a `RecordedChunk`, to convert speech.
     """
 
     name: str

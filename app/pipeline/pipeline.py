@@ -2,25 +2,29 @@
 
     text → chunks ─ T3 ─[slices]─ S3Gen ─[audio]─ PCM ─ emit(bytes)
 
-The bounded queues are the only back-pressure: T3 starts a text chunk while S3Gen still decodes the
+To convert a recording to another voice, the engine takes its speech tokens in place of T3's. The
+bounded queues are the only back-pressure: T3 starts a text chunk while S3Gen still decodes the
 one before. Cancelling `run` cancels all stages; an error in one cancels the others and is raised.
 """
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from msgspec.structs import replace
+
+from app.audio.pauses import split_at_pauses
 from app.core import progress
 from app.core.audio import Samples
 from app.core.engine_config import QueueSizes
 from app.core.errors import EmptyText
 from app.core.params import SynthesisParams
 from app.core.resume_point import BEGINNING, ResumePoint
-from app.engines.base import Decoder, Engine, SpeechSlice, Voice
+from app.engines.base import Decoder, Engine, RecordedChunk, SpeechSlice, Voice
 from app.pipeline.joiner import ChunkJoiner, to_int16
 from app.text.chunking import TextChunk, split
 from app.text.punctuation import plain_punctuation
@@ -28,7 +32,16 @@ from app.text.punctuation import plain_punctuation
 LONG_TEXT = 1000
 """In characters; to split more takes milliseconds."""
 
+RECORDING_RATE = 16_000
+"""In Hz, of recordings to convert."""
+
+MAX_RECORDED_S = 28.0
+"""Of one chunk: the speech tokenizer takes at most 30 seconds at once."""
+
 Emit = Callable[[bytes], Awaitable[None]]
+TokensOf = Callable[[Any], AsyncGenerator[SpeechSlice, None]]
+"""The speech tokens of a text chunk or of a recorded one."""
+
 Slices = asyncio.Queue[SpeechSlice | None]
 
 
@@ -76,25 +89,67 @@ class Pipeline:
         chunks = await self._split(text, params.text_processing_chunk_size)
         if not chunks:
             raise EmptyText("The model can speak nothing in this text.", param="text")
-        first = resume_point.text_chunk
-        left = chunks[first:]
+
+        def tokens_of(chunk: TextChunk) -> AsyncGenerator[SpeechSlice, None]:
+            return self._engine.speech_tokens(chunk, voice, params)
+
+        run = _Run(chunks, tokens_of, voice, params, resume_point)
+        return await self._run(run, emit, on_chunk, should_stop)
+
+    async def convert(
+        self,
+        recording: Samples,
+        voice: Voice,
+        params: SynthesisParams,
+        emit: Emit,
+        *,
+        resume_point: ResumePoint = BEGINNING,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> ResumePoint | None:
+        """Say in another voice what is said in `recording`: float32 [n] at `RECORDING_RATE`.
+
+        As `run`, for an engine that `converts_speech`. The audio is as long as the recording.
+        """
+        pieces = split_at_pauses(recording, RECORDING_RATE, MAX_RECORDED_S)
+        chunks = [RecordedChunk(index, piece) for index, piece in enumerate(pieces)]
+        params = replace(
+            params,
+            remove_leading_milliseconds=0,
+            remove_trailing_milliseconds=0,
+            crossfade_duration_milliseconds=0,
+        )
+
+        engine: Any = self._engine
+        tokens_of = partial(engine.recorded_tokens, params=params)
+        run = _Run(chunks, tokens_of, voice, params, resume_point)
+        return await self._run(run, emit, lambda done, total: None, should_stop)
+
+    async def _run(
+        self,
+        run: "_Run",
+        emit: Emit,
+        on_chunk: Callable[[int, int], None],
+        should_stop: Callable[[], bool],
+    ) -> ResumePoint | None:
+        first = run.resume_point.text_chunk
+        left = run.chunks[first:]
         slices = Slices(self._sizes.slices)
         audio = AudioPieces(self._sizes.audio)
-        decoder = self._engine.new_decoder(voice, params, first)
-        pcm = _PcmConverter(self._engine, params, resume_point)
+        decoder = self._engine.new_decoder(run.voice, run.params, first)
+        pcm = _PcmConverter(self._engine, run.params, run.resume_point)
         done = itertools.count(first + 1)
         try:
             async with asyncio.TaskGroup() as stages:
-                t3 = stages.create_task(self._t3(left, voice, params, slices))
+                t3 = stages.create_task(self._t3(left, run.tokens_of, slices))
                 s3gen = stages.create_task(self._s3gen(decoder, slices, audio, should_stop))
                 stages.create_task(
-                    self._pcm(pcm, left, audio, emit, lambda: on_chunk(next(done), len(chunks)))
+                    self._pcm(pcm, left, audio, emit, lambda: on_chunk(next(done), len(run.chunks)))
                 )
                 next_chunk = first + await s3gen
                 t3.cancel()
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
-        if next_chunk < len(chunks):
+        if next_chunk < len(run.chunks):
             return pcm.resume_point(next_chunk)
         await self._emit(pcm.finish, emit)
         return None
@@ -115,15 +170,10 @@ class Pipeline:
         self._threads.shutdown(wait=False)
 
     async def _t3(
-        self,
-        chunks: list[TextChunk],
-        voice: Voice,
-        params: SynthesisParams,
-        slices: Slices,
+        self, chunks: Sequence[TextChunk | RecordedChunk], tokens_of: TokensOf, slices: Slices
     ) -> None:
         for chunk in chunks:
-            pieces = self._engine.speech_tokens(chunk, voice, params)
-            async with aclosing(pieces):
+            async with aclosing(tokens_of(chunk)) as pieces:
                 async for piece in pieces:
                     self._step()
                     await slices.put(piece)
@@ -151,7 +201,7 @@ class Pipeline:
     async def _pcm(
         self,
         converter: "_PcmConverter",
-        chunks: list[TextChunk],
+        chunks: Sequence[TextChunk | RecordedChunk],
         audio: AudioPieces,
         emit: Emit,
         chunk_done: Callable[[], None],
@@ -168,6 +218,16 @@ class Pipeline:
         self._step()
         if pcm:
             await emit(pcm)
+
+
+class _Run(NamedTuple):
+    """What is to be spoken, and how."""
+
+    chunks: Sequence[TextChunk | RecordedChunk]
+    tokens_of: TokensOf
+    voice: Voice
+    params: SynthesisParams
+    resume_point: ResumePoint
 
 
 class _PcmConverter:

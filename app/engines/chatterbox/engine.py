@@ -25,7 +25,7 @@ from app.core.audio import SAMPLE_RATE, Samples
 from app.core.engine_config import ChatterboxOptions, EngineConfig
 from app.core.native import trim_heap
 from app.core.params import SynthesisParams
-from app.engines.base import SpeechSlice, TextChunk, Watermark
+from app.engines.base import RecordedChunk, SpeechSlice, TextChunk, Watermark
 from app.engines.cancellation import run_shielded
 from app.engines.chatterbox.checkpoint.loader import load
 from app.engines.chatterbox.conditioning.cache import ConditionalsDiskCache
@@ -48,6 +48,7 @@ from app.engines.chatterbox.t3.batch import T3Batch
 from app.engines.chatterbox.t3.request import FinishReason, T3Request
 from app.engines.chatterbox.t3.scheduler import T3Scheduler
 from app.engines.chatterbox.variants import ENGLISH, ModelSpec
+from app.engines.chatterbox.voice_conversion import conversion_slices, tokens_of
 from app.engines.chatterbox.watermark import StreamingWatermark, load_watermarker
 
 log = logging.getLogger(__name__)
@@ -203,6 +204,19 @@ class ChatterboxEngine:
                     if output.finish_reason or len(tokens) == length:
                         yield SpeechSlice(tokens, last=bool(output.finish_reason))
                         tokens, length = [], next(lengths)
+
+    async def recorded_tokens(
+        self, chunk: RecordedChunk, params: SynthesisParams
+    ) -> AsyncGenerator[SpeechSlice, None]:
+        """The speech tokens of a recording. Raises `OutOfMemory`, `DeviceFailed`."""
+        with translate_device_errors():
+            get = partial(tokens_of, self._models, chunk.speech)
+            tokens = await run_shielded(self._voice_thread, get)
+        progress.step()
+        first = next(slice_lengths(params.audio_tokens_per_slice, self._options, chunk.index))
+        slices = list(conversion_slices(tokens, first))
+        for number, piece in enumerate(slices, 1):
+            yield SpeechSlice(piece, last=number == len(slices))
 
     def new_decoder(
         self, voice: Conditionals, params: SynthesisParams, first_chunk: int = 0
