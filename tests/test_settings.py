@@ -548,7 +548,8 @@ def test_health_port_must_differ_from_port(given: Callable[..., Settings]) -> No
 def test_unknown_model_error_lists_the_choices(given: Callable[..., Settings]) -> None:
     [line] = complaints(given, MODEL="foo")
     assert line == (
-        "MODEL: must be auto, chatterbox, preview, or module:Class of your own (it is 'foo')"
+        "MODEL: must be auto, or chatterbox, turbo, nano, multilingual, preview, module:Class of "
+        "your own, or several of these with commas between them (it is 'foo')"
     )
 
 

@@ -33,6 +33,9 @@ def speak(
     voice: Annotated[
         str | None, typer.Option(help="A voice id, or the path of an audio file.")
     ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="As in MODEL, which is the default: turbo, for one.")
+    ] = None,
     seed: Annotated[
         int | None,
         typer.Option(min=0, max=MAX_SEED, help="Same seed, same speech; else a new one each time."),
@@ -49,7 +52,7 @@ def speak(
     partial = output.with_name(f".{output.name}.part")
     try:
         with open_for_writing(partial) as file:
-            summary = asyncio.run(_synthesize(settings, text, voice, seed, encoder, file))
+            summary = asyncio.run(_synthesize(settings, text, voice, model, seed, encoder, file))
         partial.replace(output)
         typer.echo(f"{output}: {summary}", err=True)
     finally:
@@ -69,26 +72,34 @@ async def _synthesize(
     settings: Settings,
     text: str,
     voice: str | None,
+    model: str | None,
     seed: int | None,
     encoder: "Encoder",
     file: BinaryIO,
 ) -> str:
     """Load an engine and write its speech to `file`; returns a summary for the terminal."""
     from app.core.devices import detect
-    from app.engines.registry import choose_engine, load_engine
+    from app.engines.registry import load_engine
+    from app.engines.selection import choose_models
     from app.pipeline.pipeline import Pipeline
     from app.text.cleaning import clean
 
     text = clean(text, markup=settings.tts_strip_markup)
-    name = choose_engine(settings.model, settings.model_path)
-    params = settings.synthesis_params()
+    device = detect(visible_cuda_devices())[0]
+    chosen = choose_models(
+        model or settings.model,
+        settings.model_path,
+        device.kind,
+        settings.model_files("multilingual"),
+    )[0]
+    params = settings.synthesis_params(chosen.info.defaults)
     if seed is not None:
         params = msgspec.structs.replace(params, seed=seed)
     source = _voice_file(settings, voice) if voice else None
     with progress_bar() as bar:
         task = bar.add_task("loading", total=None)
-        device = detect(visible_cuda_devices())[0]
-        engine = load_engine(name, settings.engine_config(device.kind, cpu_count(), slots=1))
+        config = settings.engine_config(device.kind, cpu_count(), slots=1)
+        engine = load_engine(chosen.engine, chosen.engine_config(config))
         try:
             if source and not engine.clones_voices:
                 bar.console.print(f"the {engine.name} voice ignores --voice")
