@@ -2,11 +2,18 @@ import logging
 
 import pytest
 
+from app.core.engine_config import EngineConfig, ModelFiles
 from app.core.errors import StartupError
 from app.engines import selection
 from app.engines.registry import ENGINES
-from app.engines.selection import choose_models
-from app.model_files.manifest import ENGLISH
+from app.engines.selection import choose_models, plain_text_of
+from app.model_files.manifest import ENGLISH, MANIFESTS
+
+
+def put_files(folder, model):
+    folder.mkdir(exist_ok=True)
+    for name in MANIFESTS[model].files:
+        (folder / name).touch()
 
 
 def choose(setting, model_path, device_kind="cpu"):
@@ -89,3 +96,91 @@ def test_missing_preview_extra_names_the_command(tmp_path, without, model):
     said = rejection(model, tmp_path)
     assert "pip install -c .ci/constraints.txt '.[preview]'" in said
     assert ("chatterbox-tts models download" in said) == (model == "auto")
+
+
+# --- several models -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def all_weights(weights):
+    for name in ("turbo", "nano", "multilingual"):
+        put_files(weights / name, name)
+    return weights
+
+
+@pytest.mark.parametrize(
+    ("setting", "chosen"),
+    [
+        ("turbo", "turbo"),
+        ("chatterbox-nano", "nano"),
+        ("turbo,chatterbox-multilingual,preview", "turbo,multilingual,preview"),
+        ("chatterbox,turbo,chatterbox-turbo", "chatterbox,turbo"),
+        (f"{__name__}:A,turbo", f"{__name__}:A,turbo"),
+    ],
+)
+def test_models_are_named_by_folder_or_id(all_weights, setting, chosen):
+    assert choose(setting, all_weights) == chosen
+
+
+@pytest.mark.parametrize(
+    ("kind", "order"),
+    [
+        ("cuda", "turbo,multilingual,chatterbox,nano"),
+        ("cpu", "nano,turbo,chatterbox,multilingual"),
+    ],
+)
+def test_auto_takes_all_that_are_there_in_the_devices_order(all_weights, kind, order):
+    assert choose("auto", all_weights, kind) == order
+
+
+def test_auto_leaves_an_incomplete_model_out_and_says_so(all_weights, caplog):
+    (all_weights / "turbo" / "merges.txt").unlink()
+    assert choose("auto", all_weights, "cuda") == "multilingual,chatterbox,nano"
+    [record] = caplog.records
+    assert "leaves turbo out" in record.getMessage()
+    assert "lacks merges.txt ('chatterbox-tts models download turbo'" in record.getMessage()
+
+
+def test_model_has_its_folder_and_its_description(all_weights):
+    files = ModelFiles("t3_mtl23ls_v2.safetensors", "")
+    (all_weights / "multilingual" / files.t3).touch()
+    turbo, multilingual = choose_models("turbo,multilingual", all_weights, multilingual=files)
+    assert (turbo.info.name, turbo.info.aliases) == ("chatterbox-turbo", ("turbo",))
+    assert "laugh" in turbo.info.tags
+    assert "min_p" in turbo.info.unused
+    assert turbo.info.defaults["top_p"] == 0.95
+    assert len(multilingual.info.languages) == 23
+    config = multilingual.engine_config(EngineConfig("cpu", 1, ""))
+    assert config.model_path == str(all_weights / "multilingual")
+    assert (config.variant, config.files.t3) == ("multilingual", "t3_mtl23ls_v2.safetensors")
+
+
+def test_missing_t3_of_a_language_pack_is_named(all_weights):
+    with pytest.raises(StartupError, match=r"multilingual lacks t3_es\.safetensors"):
+        choose_models("multilingual", all_weights, multilingual=ModelFiles("t3_es.safetensors"))
+
+
+def test_missing_files_of_a_variant_name_its_download(weights):
+    said = rejection("turbo", weights)
+    assert f"MODEL=turbo, but {weights / 'turbo'} lacks ve.safetensors" in said
+    assert "'chatterbox-tts models download turbo'" in said
+
+
+def test_files_in_another_models_place_are_named(tmp_path):
+    put_files(tmp_path, "turbo")
+    assert "t3_turbo_v1.safetensors is of Chatterbox Turbo, not of Chatterbox:" in rejection(
+        "turbo", tmp_path
+    )
+    put_files(tmp_path / "nano", "turbo")
+    assert "is of Chatterbox Turbo, not of Chatterbox Nano" in rejection("nano", tmp_path)
+
+
+def test_original_may_have_its_own_folder(tmp_path):
+    put_files(tmp_path / "chatterbox", "chatterbox")
+    [model] = choose_models("auto", tmp_path)
+    assert (model.name, model.folder) == ("chatterbox", str(tmp_path / "chatterbox"))
+
+
+@pytest.mark.parametrize("setting", ["auto", "turbo", "chatterbox-nano,preview"])
+def test_text_is_prepared_for_the_first_model(all_weights, setting):
+    assert plain_text_of(setting, all_weights) is ENGINES["chatterbox"].plain_text
