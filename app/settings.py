@@ -72,10 +72,14 @@ _BUILT_IN = r"(chatterbox-)?(turbo|nano|multilingual)|chatterbox|preview"
 _ONE_MODEL = rf"(({_BUILT_IN})|[A-Za-z_][\w.]*:[A-Za-z_]\w*)"
 _MODEL = re.compile(rf"^(auto|{_ONE_MODEL}(,{_ONE_MODEL})*)\Z")
 _FILE_NAME = r"^[A-Za-z0-9][\w.-]*\.(safetensors|pt)$"
+_LANGUAGE = re.compile(r"^[A-Za-z]{2,3}([-_][A-Za-z0-9]+)*\Z")
 _COMMENT = re.compile(r"\s#.*$")
 
 
-_SETTING_OF = {"chunk_overlap_method": "tts_chunk_overlap_strategy"}
+_SETTING_OF = {
+    "chunk_overlap_method": "tts_chunk_overlap_strategy",
+    "language": "default_language",
+}
 """The settings whose names are not `tts_` and the name of their parameter."""
 
 
@@ -170,6 +174,11 @@ class Settings(BaseSettings):
         pattern=_FILE_NAME,
         description="S3Gen of `multilingual`: that of its loader upstream, or `s3gen_v3.pt`, with "
         "which the single-language packs are published.",
+    )
+    default_language: str = Field(
+        DEFAULTS.language,
+        description="The language of texts whose request has no `language` (`en`, `de`, `pt-BR`, "
+        "…). A model that does not speak it needs `language` in each request.",
     )
     watermark: bool = Field(
         True,
@@ -386,6 +395,13 @@ class Settings(BaseSettings):
                 "must be auto, or chatterbox, turbo, nano, multilingual, preview, module:Class of "
                 "your own, or several of these with commas between them",
             )
+        return value
+
+    @field_validator("default_language")
+    @classmethod
+    def _is_language(cls, value: str) -> str:
+        if not _LANGUAGE.match(value):
+            raise PydanticCustomError("language", "must be a language code such as en, de or pt-BR")
         return value
 
     @field_validator("port_health")

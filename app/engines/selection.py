@@ -1,7 +1,6 @@
 """Resolve the setting MODEL to the models that the service runs; no engine is imported."""
 
 import logging
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from app.core.engine_config import PUBLISHED_FILES, ModelFiles
 from app.core.errors import StartupError
 from app.core.model import Model, ModelInfo
 from app.engines.chatterbox.variants import VARIANTS, ModelSpec, spec_of
-from app.engines.registry import ENGINES
+from app.engines.registry import ENGINES, PlainTextOf
 from app.model_files.manifest import folder_of, missing, refuse_files_of, refuse_other_variants
 from app.text.english import PlainText
 from app.text.punctuation import plain_punctuation
@@ -129,7 +128,7 @@ def _ensure_installed(model: Model, also: str = "") -> None:
         raise StartupError(f"MODEL: there is no package {package!r} to import an engine from")
 
 
-def plain_text_of(setting: str, model_path: Path) -> Callable[[str], PlainText]:
+def plain_text_of(setting: str, model_path: Path) -> PlainTextOf:
     """The function that prepares a text for the first model of MODEL, without loading it.
 
     For an engine of the user's own, the one for engines without `normalize_text`. Raises
@@ -141,7 +140,7 @@ def plain_text_of(setting: str, model_path: Path) -> Callable[[str], PlainText]:
         models = [_model(each, model_path, PUBLISHED_FILES) for each in VARIANTS]
         name = "preview" if all(map(_absent, models)) else "chatterbox"
     if ":" in name:
-        return lambda text: PlainText(plain_punctuation(text), "")
+        return lambda text, language: PlainText(plain_punctuation(text), "")
     if name not in ENGINES and name not in VARIANTS:
         raise StartupError(f"no model {name!r}: give one of {', '.join([*VARIANTS, 'preview'])}")
     return ENGINES["chatterbox" if name in VARIANTS else name].plain_text

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from app.audio.encoder import Encoder
 from app.backend.base import Backend, JobRequest, find_model
 from app.backend.job_stream import JobStream, silence
@@ -19,10 +21,13 @@ from app.core.errors import (
     QueueFull,
     ServiceError,
     TextTooLong,
+    UnsupportedLanguage,
     VoiceNotFound,
 )
 from app.core.model import ModelInfo
+from app.core.params import SynthesisParams
 from app.core.unicode import MAX_DECOMPOSITION
+from app.engines.languages import resolve_language
 from app.observability.metrics import Metrics
 from app.settings import Settings
 from app.speech.options import SpeechOptions
@@ -36,6 +41,7 @@ LONG_TEXT = 1000
 SPEECH_ERRORS: tuple[type[ServiceError], ...] = (
     InvalidRequest,
     EmptyText,
+    UnsupportedLanguage,
     VoiceNotFound,
     ModelNotFound,
     TextTooLong,
@@ -83,6 +89,7 @@ class SpeechService:
         model = self.model(request.model)
         text = await self._spoken_text(request)
         self.backend.ensure_accepting(request.model)
+        params = self.params(request.options, model)
         voice = None if request.voice_id is None else self.voices.pin(request.voice_id)
 
         def release_voice() -> None:
@@ -90,7 +97,7 @@ class SpeechService:
                 self.voices.unpin(voice)
 
         try:
-            job = self._submit(request, model, text, voice) if text else silence()
+            job = self._submit(request, text, voice, params) if text else silence()
         except BaseException:
             release_voice()
             raise
@@ -113,10 +120,15 @@ class SpeechService:
                 return ""
             raise
 
+    def params(self, options: SpeechOptions, model: ModelInfo) -> SynthesisParams:
+        """Complete the options for a model. Raises `UnsupportedLanguage`."""
+        params = options.params(self.settings.synthesis_params(model.defaults))
+        language = resolve_language(params.language, model.name, model.languages)
+        return replace(params, language=language)
+
     def _submit(
-        self, request: SpeechRequest, model: ModelInfo, text: str, voice: str | None
+        self, request: SpeechRequest, text: str, voice: str | None, params: SynthesisParams
     ) -> JobStream:
-        params = request.options.params(self.settings.synthesis_params(model.defaults))
         job = self.backend.submit(
             JobRequest(request.request_id, text, voice, params, request.speed, request.model)
         )

@@ -20,7 +20,8 @@ class T3Spec:
     between a start-of-text and an end-of-text token. `start_tokens`: how often the start-of-speech
     token precedes the speech. `learned_positions`: text and speech have learned position
     embeddings. `max_tokens`: speech tokens of one text chunk, at most. `silence_tail`: speech
-    tokens appended after the last one.
+    tokens appended after the last one. `end_trim_tokens`: speech tokens whose audio is cut from the
+    end of a text chunk, but for its first token's.
     """
 
     backbone: Literal["llama", "gpt2"]
@@ -32,6 +33,7 @@ class T3Spec:
     learned_positions: bool
     max_tokens: int
     silence_tail: tuple[int, ...] = ()
+    end_trim_tokens: int = 0
     config: dict[str, Any] = field(default_factory=dict)
 
 
@@ -123,7 +125,7 @@ MULTILINGUAL = replace(
     id="chatterbox-multilingual",
     title="Chatterbox Multilingual",
     manifest=manifest.MULTILINGUAL,
-    t3=replace(ENGLISH.t3, text_vocab_size=2454),
+    t3=replace(ENGLISH.t3, text_vocab_size=2454, end_trim_tokens=1),
     frontend=replace(ENGLISH.frontend, kind="multilingual"),
     languages=(
         *("ar", "da", "de", "el", "en", "es", "fi", "fr", "he", "hi", "it", "ja", "ko", "ms"),

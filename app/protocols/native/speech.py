@@ -51,6 +51,7 @@ async def describe(request: Request) -> Response:
     state, parameters = get_state(request), from_query(request.query_params)
     model = state.speech.model(parameters.model)
     await state.speech.clean(parameters.text)
+    state.speech.params(parameters, model)  # raises UnsupportedLanguage
     encoder = _new_encoder(request, parameters)()
     if parameters.voice_id is not None:
         state.voices.unpin(state.voices.pin(parameters.voice_id))  # raises VoiceNotFound
