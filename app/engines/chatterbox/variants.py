@@ -56,6 +56,11 @@ class FlowSpec:
     solver: Literal["euler_cfg", "mean_flow"]
     steps: int
 
+    @property
+    def is_mean_flow(self) -> bool:
+        """Whether the estimator gets a step's end, too, which takes weights of its own."""
+        return self.solver == "mean_flow"
+
 
 @dataclass(frozen=True)
 class FrontendSpec:
