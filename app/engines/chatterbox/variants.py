@@ -17,9 +17,11 @@ class T3Spec:
     batch rows of one sequence; 2 with classifier-free guidance (conditional, unconditional), 1
     without. `samplers`: applied to the logits in this order. `text_delimiters`: the text stands
     between a start-of-text and an end-of-text token. `start_tokens`: how often the start-of-speech
-    token precedes the speech. `learned_positions`: text and speech have learned position
-    embeddings. `max_tokens`: speech tokens of one text chunk, at most. `silence_tail`: speech
-    tokens appended after the last one.
+    token precedes the speech. `forgets_start_token`: only the first speech token is penalised for
+    repeating it. `learned_positions`: text and speech have learned position embeddings.
+    `conditioning_tokens`: positions of a voice in the prompt, at most. `min_tokens`: speech tokens
+    before a stop token may end the speech. `max_tokens`: speech tokens of one text chunk, at most.
+    `silence_tail`: speech tokens appended after the last one.
     """
 
     backbone: Literal["llama", "gpt2"]
@@ -29,7 +31,10 @@ class T3Spec:
     text_delimiters: bool
     start_tokens: int
     learned_positions: bool
+    conditioning_tokens: int
     max_tokens: int
+    min_tokens: int = 0
+    forgets_start_token: bool = False
     silence_tail: tuple[int, ...] = ()
     config: dict[str, Any] = field(default_factory=dict)
 
@@ -113,6 +118,7 @@ ENGLISH = ModelSpec(
         text_delimiters=True,
         start_tokens=2,
         learned_positions=True,
+        conditioning_tokens=34,
         max_tokens=1000,
     ),
     prompt=PromptSpec(t3_s=6, t3_tokens=150, s3gen_s=10, min_audio_s=1, loudness_lufs=None),
@@ -148,7 +154,10 @@ TURBO = ModelSpec(
         text_delimiters=False,
         start_tokens=1,
         learned_positions=False,
+        conditioning_tokens=376,
         max_tokens=1001,
+        min_tokens=1,
+        forgets_start_token=True,
         silence_tail=(4299, 4299, 4299),
         config={
             "llama_config_name": "GPT2_medium",
