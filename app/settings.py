@@ -61,10 +61,14 @@ SLICE_GROWTH = {"cpu": 2.0, "cuda": 1.0}
 _LINE = re.compile(r"^\s*(?:export\s+)?(?P<name>[^#=\s]+)\s*=(?P<value>.*)$")
 _QUOTED = re.compile(r"""^(?P<quote>['"])(?P<value>.*?)\1\s*(?P<comment>#.*)?$""")
 _MODEL = re.compile(r"^(auto|chatterbox|preview|[A-Za-z_][\w.]*:[A-Za-z_]\w*)\Z")
+_LANGUAGE = re.compile(r"^[A-Za-z]{2,3}([-_][A-Za-z0-9]+)*\Z")
 _COMMENT = re.compile(r"\s#.*$")
 
 
-_SETTING_OF = {"chunk_overlap_method": "tts_chunk_overlap_strategy"}
+_SETTING_OF = {
+    "chunk_overlap_method": "tts_chunk_overlap_strategy",
+    "language": "default_language",
+}
 """The settings whose names are not `tts_` and the name of their parameter."""
 
 
@@ -139,6 +143,11 @@ class Settings(BaseSettings):
         "auto",
         description="`chatterbox`, `preview` (the built-in voice), `auto` (Chatterbox if its "
         "weights are in `MODEL_PATH`, else preview), or `module:Class` of an engine of your own.",
+    )
+    default_language: str = Field(
+        DEFAULTS.language,
+        description="The language of texts whose request has no `language` (`en`, `de`, `pt-BR`, "
+        "…). A model that does not speak it needs `language` in each request.",
     )
     watermark: bool = Field(
         True,
@@ -352,6 +361,13 @@ class Settings(BaseSettings):
             raise PydanticCustomError(
                 "model", "must be auto, chatterbox, preview, or module:Class of your own"
             )
+        return value
+
+    @field_validator("default_language")
+    @classmethod
+    def _is_language(cls, value: str) -> str:
+        if not _LANGUAGE.match(value):
+            raise PydanticCustomError("language", "must be a language code such as en, de or pt-BR")
         return value
 
     @field_validator("port_health")

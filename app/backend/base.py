@@ -5,13 +5,13 @@ this machine. Modules above this one import no dispatcher, worker process or soc
 """
 
 from collections.abc import Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from pydantic import BaseModel, Field, SkipValidation
 
 from app.backend.job_stream import JobStream
-from app.core.params import SynthesisParams
+from app.core.params import ENGLISH_ONLY, Languages, SynthesisParams
 
 ServiceState = Literal["starting", "ready", "draining", "degraded"]
 WorkerState = Literal["starting", "ready", "restarting", "failed", "stopped"]
@@ -39,6 +39,7 @@ class ModelInfo:
     clones_voices: bool
     compiled: bool
     notice: str | None
+    languages: Languages = field(default_factory=ENGLISH_ONLY.copy)
 
 
 # Part of the JSON of `/system-status`; a docstring would be shown in the API's documentation.

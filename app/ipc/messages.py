@@ -7,7 +7,7 @@ frozen: a message is a value. PCM never sits in a struct: it travels as the fram
 import msgspec
 
 from app.core.engine_config import EngineConfig, QueueSizes
-from app.core.params import SynthesisParams
+from app.core.params import ENGLISH_ONLY, Languages, SynthesisParams
 from app.core.resume_point import BEGINNING, ResumePoint
 
 
@@ -161,6 +161,7 @@ class WorkerReady(Message, frozen=True):
     clones_voices: bool
     compiled: bool
     notice: str | None = None  # for the operator
+    languages: Languages = msgspec.field(default_factory=ENGLISH_ONLY.copy)
 
 
 class WorkerFailed(Message, frozen=True):

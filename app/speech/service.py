@@ -22,10 +22,12 @@ from app.core.errors import (
     QueueFull,
     ServiceError,
     TextTooLong,
+    UnsupportedLanguage,
     VoiceNotFound,
 )
 from app.core.params import SynthesisParams
 from app.core.unicode import MAX_DECOMPOSITION
+from app.engines.languages import resolve_language
 from app.observability.metrics import Metrics
 from app.settings import Settings
 from app.speech.options import SpeechOptions
@@ -39,6 +41,7 @@ LONG_TEXT = 1000
 SPEECH_ERRORS: tuple[type[ServiceError], ...] = (
     InvalidRequest,
     EmptyText,
+    UnsupportedLanguage,
     VoiceNotFound,
     TextTooLong,
     QueueFull,
@@ -83,6 +86,7 @@ class SpeechService:
         """Check the text, pin the voice, submit the job. Raises one of `SPEECH_ERRORS`."""
         text = await self._spoken_text(request)
         self.backend.ensure_accepting()
+        params = self.params(request.options)
         voice = None if request.voice_id is None else self.voices.pin(request.voice_id)
 
         def release_voice() -> None:
@@ -90,7 +94,7 @@ class SpeechService:
                 self.voices.unpin(voice)
 
         try:
-            job = self._submit(request, text, voice) if text else silence()
+            job = self._submit(request, text, voice, params) if text else silence()
         except BaseException:
             release_voice()
             raise
@@ -114,9 +118,19 @@ class SpeechService:
                 return ""
             raise
 
-    def _submit(self, request: SpeechRequest, text: str, voice: str | None) -> JobStream:
-        defaults = replace(self._defaults, seed=randbits(32))
-        params = request.options.params(defaults)
+    def params(self, options: SpeechOptions) -> SynthesisParams:
+        """Complete the options. Raises `UnsupportedLanguage` if the model is known by now."""
+        params = options.params(replace(self._defaults, seed=randbits(32)))
+        model = self.backend.ready
+        if model is None:
+            return params
+        return replace(
+            params, language=resolve_language(params.language, model.name, model.languages)
+        )
+
+    def _submit(
+        self, request: SpeechRequest, text: str, voice: str | None, params: SynthesisParams
+    ) -> JobStream:
         job = self.backend.submit(
             JobRequest(request.request_id, text, voice, params, request.speed)
         )

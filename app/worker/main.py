@@ -20,6 +20,7 @@ from app.core.errors import StartupError
 from app.core.log import set_up_logging
 from app.core.native import kill_with_parent
 from app.engines.base import Engine
+from app.engines.languages import languages_of
 from app.engines.registry import load_engine
 from app.ipc import channels, messages
 from app.ipc.control import ReportSender
@@ -125,6 +126,7 @@ class _Session:
                         clones_voices=self._engine.clones_voices,
                         compiled=self._engine.compiled,
                         notice=self._engine.notice,
+                        languages=languages_of(self._engine),
                     )
                 )
                 log.debug("ready")

@@ -136,7 +136,7 @@ async def test_the_audio_of_a_text_is_complete_in_order_and_slice_by_slice(
 
 async def test_engine_normalises_the_text_before_it_is_split() -> None:
     class Shouting(ScriptedEngine):
-        def normalize_text(self, text: str) -> str:
+        def normalize_text(self, text: str, language: str) -> str:
             return text.replace("…", " audio3 four.")
 
     normalised = TWO_CHUNKS + " audio3 four."

@@ -185,9 +185,9 @@ class ManagedWorker:
             case WorkerStarting(phase):
                 self.startup_phase = phase
                 self.heartbeat.progress()
-            case WorkerReady(model, clones_voices, compiled, notice):
+            case WorkerReady(model, clones_voices, compiled, notice, languages):
                 log.info("worker %s ready: %s", self.id, model)
-                self.ready = ModelInfo(model, clones_voices, compiled, notice)
+                self.ready = ModelInfo(model, clones_voices, compiled, notice, languages)
                 self._was_ready = True
                 self.heartbeat.progress()
                 self._enter("ready")

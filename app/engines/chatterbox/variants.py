@@ -21,7 +21,8 @@ class T3Spec:
     repeating it. `learned_positions`: text and speech have learned position embeddings.
     `conditioning_tokens`: positions of a voice in the prompt, at most. `min_tokens`: speech tokens
     before a stop token may end the speech. `max_tokens`: speech tokens of one text chunk, at most.
-    `silence_tail`: speech tokens appended after the last one.
+    `silence_tail`: speech tokens appended after the last one. `end_trim_tokens`: speech tokens
+    whose audio is cut from the end of a text chunk, but for its first token's.
     """
 
     backbone: Literal["llama", "gpt2"]
@@ -36,6 +37,7 @@ class T3Spec:
     min_tokens: int = 0
     forgets_start_token: bool = False
     silence_tail: tuple[int, ...] = ()
+    end_trim_tokens: int = 0
     config: dict[str, Any] = field(default_factory=dict)
 
 
@@ -133,7 +135,7 @@ MULTILINGUAL = replace(
     id="chatterbox-multilingual",
     title="Chatterbox Multilingual",
     manifest=manifest.MULTILINGUAL,
-    t3=replace(ENGLISH.t3, text_vocab_size=2454),
+    t3=replace(ENGLISH.t3, text_vocab_size=2454, end_trim_tokens=1),
     frontend=replace(ENGLISH.frontend, kind="multilingual"),
     languages=(
         *("ar", "da", "de", "el", "en", "es", "fi", "fr", "he", "hi", "it", "ja", "ko", "ms"),

@@ -50,6 +50,7 @@ async def describe(request: Request) -> Response:
     """Respond with the headers of GET, without a job."""
     state, parameters = get_state(request), from_query(request.query_params)
     await state.speech.clean(parameters.text)
+    state.speech.params(parameters)  # raises UnsupportedLanguage
     encoder = _new_encoder(request, parameters)()
     if parameters.voice_id is not None:
         state.voices.unpin(state.voices.pin(parameters.voice_id))  # raises VoiceNotFound
