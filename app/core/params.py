@@ -85,6 +85,9 @@ TopP = Annotated[
     Field(gt=0, le=1),
     ParameterInfo("Keeps the likeliest tokens that make up this probability."),
 ]
+TopK = Annotated[
+    int, Field(ge=1, le=10_000), ParameterInfo("Keeps only so many of the likeliest tokens.")
+]
 
 
 LanguageTag = Annotated[
@@ -120,6 +123,7 @@ class SynthesisParams(msgspec.Struct, frozen=True):
     repetition_penalty: RepetitionPenalty = 1.2
     min_p: MinP = 0.05
     top_p: TopP = 1.0
+    top_k: TopK = 1000
     language: LanguageTag = "en"
 
 
