@@ -23,17 +23,17 @@ def test_case_and_region_are_understood() -> None:
 
 def test_refusal_names_the_languages_and_the_model_that_speaks_it() -> None:
     assert refusal("de-AT", "chatterbox", ENGLISH_ONLY) == (
-        "chatterbox does not speak German (de), only: en. "
-        "chatterbox-multilingual can: see the setting MODEL."
+        "The model chatterbox does not speak German (de), only: en. "
+        "Ask for chatterbox-multilingual, if the setting MODEL has it."
     )
     assert refusal("xx", MULTILINGUAL.id, SOME) == (
-        "chatterbox-multilingual does not speak 'xx', only: de, pt."
+        "The model chatterbox-multilingual does not speak 'xx', only: de, pt."
     )
 
 
 def test_refusal_has_the_reason_why_a_language_is_missing() -> None:
     assert refusal("ja", MULTILINGUAL.id, SOME) == (
-        "chatterbox-multilingual cannot speak Japanese (ja): the package pykakasi is missing."
+        "The model chatterbox-multilingual cannot speak Japanese (ja): the package pykakasi is missing."
     )
 
 
