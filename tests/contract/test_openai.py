@@ -144,6 +144,8 @@ def test_open_webui_lists_voices_without_a_key(stranger: httpx.Client) -> None:
     assert answer.raise_for_status().json() == {
         "voices": [
             {"id": "austen.wav", "name": "austen"},
+            {"id": "joe-synthetic.flac", "name": "joe-synthetic"},
+            {"id": "slt-synthetic.flac", "name": "slt-synthetic"},
             {"id": "nova", "name": "nova (austen.wav)"},
             {"id": "reader", "name": "reader (austen)"},
             {"id": "alloy", "name": "alloy (default voice)"},
