@@ -85,6 +85,20 @@ TopP = Annotated[
     Field(gt=0, le=1),
     ParameterInfo("Keeps the likeliest tokens that make up this probability."),
 ]
+TopK = Annotated[
+    int, Field(ge=1, le=10_000), ParameterInfo("Keeps only so many of the likeliest tokens.")
+]
+
+
+LanguageTag = Annotated[
+    str,
+    ParameterInfo("The language of the text, by its ISO 639-1 code; a region may follow: `pt-BR`."),
+]
+
+Languages = dict[str, str | None]
+"""A model's languages by code; a string says why one of them is not offered."""
+
+ENGLISH_ONLY: Languages = {"en": None}
 
 
 class SynthesisParams(msgspec.Struct, frozen=True):
@@ -92,7 +106,8 @@ class SynthesisParams(msgspec.Struct, frozen=True):
 
     Lengths are in characters (`text_processing_chunk_size`), in speech tokens of 40 ms
     (`audio_tokens_per_slice`) or in milliseconds, as their names say. A request without a `seed`
-    gets a random one when it is accepted, so that a retry gives the same speech.
+    gets a random one when it is accepted, so that a retry gives the same speech. In a job,
+    `language` is a code that the model speaks.
     """
 
     cfg_guidance_weight: GuidanceWeight = 0.5
@@ -108,6 +123,8 @@ class SynthesisParams(msgspec.Struct, frozen=True):
     repetition_penalty: RepetitionPenalty = 1.2
     min_p: MinP = 0.05
     top_p: TopP = 1.0
+    top_k: TopK = 1000
+    language: LanguageTag = "en"
 
 
 DEFAULTS = SynthesisParams()

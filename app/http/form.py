@@ -15,6 +15,10 @@ MAX_FIELD_BYTES = 1024
 
 _PLAIN_NAME = re.compile(rb";\s*filename\s*=", re.IGNORECASE)
 _EXTENDED_NAME = re.compile(rb";\s*filename\*\s*=\s*(\"?)[\w-]*'[\w-]*'", re.IGNORECASE)
+_PART_OF_NAME = re.compile(
+    rb";\s*filename\*[0-9]{1,3}(\*?)\s*=\s*\"?([^\";\\]*+)\"?", re.IGNORECASE
+)
+_CHARSET = re.compile(rb"^[\w-]*'[\w-]*'")
 
 
 class _Parser(MultiPartParser):
@@ -25,9 +29,16 @@ class _Parser(MultiPartParser):
 
 
 def with_plain_name(disposition: bytes) -> bytes:
-    """Replace `filename*` (RFC 5987) by `filename`, percent-encoded, unless that is there too."""
+    """Replace `filename*` (RFC 5987) by `filename`, percent-encoded, unless that is there too.
+
+    So are the parts of a name, `filename*0` and following (RFC 2231), in the order in which they
+    come.
+    """
     if _PLAIN_NAME.search(disposition):
         return disposition
+    if parts := _PART_OF_NAME.findall(disposition):
+        name = b"".join(_CHARSET.sub(b"", value) if encoded else value for encoded, value in parts)
+        return _PART_OF_NAME.sub(b"", disposition) + b'; filename="%b"' % name
     return _EXTENDED_NAME.sub(rb"; filename=\1", disposition)
 
 

@@ -2,6 +2,7 @@
 
 import regex
 
+from app.text.latex import strip_commands
 from app.text.patterns import pattern
 
 
@@ -24,8 +25,9 @@ def strip_inline(text: str, labels: set[str], lost: list[str]) -> str:
         text = _LINK.sub(show_link, text)
     text = _REFERENCE.sub(show_reference, text) if labels else text
     text = _CITATION.sub(" ", _NOTE_OR_MARK.sub("", text))
-    for pair in (_MATHS, _BOLD):
-        text = pair.sub(lambda match: match["text"], text)
+    text = strip_commands(_MATHS.sub(lambda match: match["text"], text))
+    text = _LOWERED.sub(lambda match: match["digits"], text)
+    text = _BOLD.sub(lambda match: match["text"], text)
     text = _MARKS.sub(lambda run: "*" if len(run[0]) % 2 and run[0][0] == "*" else "", text)
     for emphasis in (_EMPHASIS, _HIGHLIGHT):
         text = emphasis.sub(lambda match: match["text"], text)
@@ -33,7 +35,7 @@ def strip_inline(text: str, labels: set[str], lost: list[str]) -> str:
 
 
 _LINK = pattern(
-    r"(?<!\w)!?\[(?P<text>[^\[\]]*+)\]"
+    r"(?<!\w)!?\[(?P<text>(?:[^\[\]]|\[[^\[\]]*+\])*+)\]"
     r"\((?P<address><[^<>\n]*+>|[^()\s<]*+(?:\([^()\s]*+\)[^()\s]*+)*+)(?:\s++(?:\"[^\"]*+\"|'[^']*+'))?\s*+\)"
 )
 _REFERENCE = pattern(r"(?<!\w)!?\[(?P<text>[^\[\]]++)\](?:\[(?P<label>[^\[\]]*+)\])?")
@@ -43,6 +45,7 @@ _CITATION = pattern(r"【[^【】†]*+†[^【】]*+】")
 _MATHS = pattern(
     r"(?<![\w$])\$(?=[^\s$])(?=[A-Za-z]\$|[^$\n]*[\\\^_={}])(?P<text>[^$\n]++)(?<=\S)\$(?![\w$])"
 )
+_LOWERED = pattern(r"(?<=[\w)])~(?P<digits>[0-9]{1,3})~")
 _BOLD = pattern(r"(?<![A-Za-z0-9*])\*\*(?=[^\s*])(?P<text>[^*\n]++)(?<=\S)\*\*(?!\*)")
 # The runs of two and more marks need no partner: clients cut texts into pieces.
 _MARKS = pattern(
@@ -53,7 +56,8 @@ _MARKS = pattern(
 )
 _INSIDE = r"[^\n{0}]|\n(?!\n)"
 _EMPHASIS = pattern(
-    rf"(?<![A-Za-z0-9*])\*(?=\S)(?P<text>(?:{_INSIDE.format('*')})++)(?<=\S)\*(?![A-Za-z0-9*])"
+    rf"(?<![A-Za-z0-9*])\*(?=\S)(?P<text>(?:{_INSIDE.format('*')}|(?<=\d )\*(?= \d))++)"
+    r"(?<=\S)\*(?![A-Za-z0-9*])"
     rf"|(?<!\w)_(?=\S)(?P<text>(?:{_INSIDE.format('_')}|(?<=\w)_(?=\w))++)(?<=\S)_(?!\w)"
 )
 _HALF_EMPHASIS = pattern(r"(?<![^\s\"'“‘])\*(?=\p{L})|(?<=[.!?,;:])\*(?!\S)")

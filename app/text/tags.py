@@ -14,12 +14,14 @@ Keep = Callable[[str], str]
 
 
 def strip_tags(text: str, keep: Keep, dropped: list[str]) -> str:
-    """Drop comments and tags, which may end a line or a paragraph; a `<break>` is a pause.
+    """Drop tags, comments and the thoughts of a language model; `dropped` receives the latter two.
 
-    A word in angle brackets that is no tag, such as `<name>`, loses the brackets only. `dropped`
-    receives the comments.
+    A tag may end a line or a paragraph, and a `<break>` is a pause. A word in angle brackets that
+    is no tag, such as `<name>`, loses the brackets only.
     """
-    text = _AUTOLINK.sub(r"\1", _DECLARATION.sub(" ", _strip_comments(text, dropped)))
+    for begin, end in _UNSPOKEN:
+        text = _strip_between(begin, end, text, dropped)
+    text = _AUTOLINK.sub(r"\1", _DECLARATION.sub(" ", text))
     text = _SUPERSCRIPT.sub(lambda match: _raised(match["digits"]), text)
     closed = {name.lower() for name in _CLOSING.findall(text)}
 
@@ -54,13 +56,14 @@ def decode_entities(text: str) -> str:
     return str(_ENTITY.sub(lambda entity: unescape(entity[0]), text))
 
 
-def _strip_comments(text: str, dropped: list[str]) -> str:
-    *before, rest = text.split("-->")
+def _strip_between(begin: str, end: str, text: str, dropped: list[str]) -> str:
+    """Drop all from `begin` to `end`; one without the other is text."""
+    *before, rest = text.split(end)
     kept = []
     for part in before:
-        outside, begins, comment = part.partition("<!--")
-        kept.append(outside if begins else f"{part}-->")
-        dropped += [comment.strip()] * bool(begins)
+        outside, begins, unspoken = part.partition(begin)
+        kept.append(outside if begins else f"{part}{end}")
+        dropped += [unspoken.strip()] * bool(begins)
     return "".join((*kept, rest))
 
 
@@ -75,6 +78,8 @@ def _raised(digits: str) -> str:
     names = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")
     return "".join(lookup(f"SUPERSCRIPT {names[int(digit)]}") for digit in digits)
 
+
+_UNSPOKEN = (("<!--", "-->"), ("<think>", "</think>"), ("<thinking>", "</thinking>"))
 
 # No attempt to match passes another "<", so the time is linear.
 _VALUE = r"""(?:"[^"<]*+"|'[^'<]*+'|[^\s"'<>=`/]++(?:/[^\s"'<>=`/]++)*+)"""

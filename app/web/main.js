@@ -7,6 +7,7 @@ import { format, ranked, whenHeard } from "./formats.js";
 import { History } from "./history.js";
 import { KeyDialog } from "./key_dialog.js";
 import { Key } from "./api_key.js";
+import { Models } from "./models.js";
 import { Parameters } from "./parameters.js";
 import { Playback } from "./playback.js";
 import { Snippets } from "./snippets.js";
@@ -32,6 +33,7 @@ class Page {
     this._waveform = new Waveform(byId("waveform"), (to) => this._seek(to));
     this._snippets = new Snippets(byId("snippets"), byId("reveal"), this._api);
     this._parameters = new Parameters(byId("parameters"), byId("changed"));
+    this._models = new Models(this._text);
     this._voices = new Voices(byId("voices"), this._api, (id) => this._hear(id));
     this._keyDialog = new KeyDialog(this._api, () => this._keyChanged());
     const places = { root: byId("status"), pill: byId("service"), notice: byId("notice") };
@@ -55,6 +57,7 @@ class Page {
       update();
     };
     this._voices.onchange = update;
+    this._models.onchange = update;
     for (const input of [this._text, this._format, byId("reveal")]) {
       input.addEventListener("input", update);
     }
@@ -96,12 +99,19 @@ class Page {
   async _load() {
     this._setObstacle("");
     try {
-      const [schema] = await Promise.all([this._api.get("openapi.json"), this._voices.refresh()]);
+      const [schema, models] = await Promise.all([
+        this._api.get("openapi.json"),
+        this._api.get("v1/models"),
+        this._voices.refresh(),
+      ]);
       const { parameters } = schema.paths["/tts/generate"].get;
       const schemaOf = (name) => parameters.find((one) => one.name === name).schema;
       this._limit = schemaOf("text")["x-max-length"];
       this._offerFormats(schemaOf("format").anyOf[0].enum);
       this._parameters.show(parameters);
+      const names = schemaOf("model").examples;
+      const offered = names.map((name) => models.data.find(({ id }) => id === name));
+      this._models.show(offered, schemaOf("language").default);
       this._loaded = true;
     } catch (error) {
       this._setObstacle(error.message);
@@ -123,7 +133,7 @@ class Page {
   get _request() {
     const request = { text: this._text.value, format: this._format.value };
     if (this._voices.chosen) request.voice_id = this._voices.chosen;
-    return { ...request, ...this._parameters.changed };
+    return { ...request, ...this._models.chosen, ...this._parameters.changed };
   }
 
   _requestChanged() {

@@ -2,7 +2,7 @@
 
 import { element, say } from "./dom.js";
 
-const ELSEWHERE = ["text", "voice_id", "format"];
+const ELSEWHERE = ["text", "voice_id", "format", "model", "language"];
 
 export class Parameters {
   onchange = () => {};

@@ -89,6 +89,11 @@ TEXTS: dict[str, Callable[[int], str]] = {
     "headings": repeated("# # "),
     "items": repeated("- \n"),
     "citations": repeated("【a†"),
+    "nested links": repeated("[a[b]"),
+    "products": repeated("*1 * 1 "),
+    "thoughts": repeated("<think>"),
+    "commands": repeated(r"\frac{\pi"),
+    "scripts": repeated("a^{_{"),
 }
 
 

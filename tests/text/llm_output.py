@@ -72,7 +72,7 @@ Line one line two line three
 <b>Bold</b>, <i>italic</i> and <u>underlined</u>
 Bold, italic and underlined
 <think>Let me see.</think>The answer is 4.
-Let me see. The answer is 4.
+The answer is 4.
 ~~Old price~~ New price: £10
 Old price New price: 10 pounds
 **Nested *emphasis* works**, too.

@@ -36,6 +36,18 @@ def shown(text: str) -> str:
         ("*A whisper", "A whisper"),
         ("## Summary\nAll is well.", f"Summary {PARAGRAPH} All is well."),
         ("# About C# ##\n#hashtag", f"About C# {PARAGRAPH} #hashtag"),
+        ("##Two\n#one", f"Two {PARAGRAPH} #one"),
+        ("*Note that 5 * 3 is 15*, not *3 * 3*", "Note that 5 * 3 is 15, not 3 * 3"),
+        ("[a [b] c](https://a.example) [d](e)", "a [b] c d"),
+        ("H~2~O, x~1~ and ~5", "H2O, x1 and ~5"),
+        (
+            r"$\frac{1}{2} \times \sqrt{x_{1}}$, \(5\le 2\pi r\), $\alpha\beta$, \text{so} x^{2}",
+            "1/2 × √x 1, (5 ≤ 2 pi r), alpha beta, so x^2",
+        ),
+        (
+            r"$$\frac{-b \pm \sqrt{b^2}}{2a}$$ at $90^\circ$ is \boxed{42}, $\sum_{i=1}^{n} i$",
+            "-b ± √b^2/2a at 90° is 42, ∑ i=1^n i",
+        ),
         ("Title\n=====\nSub\n---\nText.", f"Title {PARAGRAPH} Sub {PARAGRAPH} Text."),
         ("* one\n* two", f"one {LINE} two"),
         (
@@ -101,6 +113,7 @@ def test_markdown_is_silent_and_its_words_are_kept(text: str, words: str) -> Non
         "well-known - dashes - and 3 - 2",
         "a == b, a != b, a += 1",
         "-5 degrees, +3 points, 10:30, 3.14",
+        r"C:\new\pi, D:\a\times, \unknown{x}, \frac{1}, 2 * 3 *",
     ],
 )
 def test_text_that_resembles_markup_survives(text: str) -> None:
@@ -134,7 +147,8 @@ def test_text_that_resembles_markup_survives(text: str) -> None:
         ("&lt;b&gt; &amp;amp; &#x41;&#66; &hellip; &unknown; &quot;", '<b> &amp; AB … &unknown; "'),
         ("<s>One.</s><s>Two.</s><|im_end|>", "One. Two."),
         ("<!-- hidden --> seen --> too", "seen --> too"),
-        ("<think>hm</think> Dear <name>, use <your-key>", "hm Dear name, use your-key"),
+        ("<think>hm\n\nso</think> Dear <name>, use <your-key>", "Dear name, use your-key"),
+        ("<thinking>a <b>c</b></thinking>Yes</think>, <think>d", "Yes , d"),
         (
             '<prosody rate="slow">x</prosody> <mstts:express-as style="sad">y</mstts:express-as>',
             "x y",

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from app.core.engine_config import PUBLISHED_FILES, ModelFiles
 from app.model_files import manifest
 from app.model_files.manifest import Manifest
 
@@ -17,9 +18,12 @@ class T3Spec:
     batch rows of one sequence; 2 with classifier-free guidance (conditional, unconditional), 1
     without. `samplers`: applied to the logits in this order. `text_delimiters`: the text stands
     between a start-of-text and an end-of-text token. `start_tokens`: how often the start-of-speech
-    token precedes the speech. `learned_positions`: text and speech have learned position
-    embeddings. `max_tokens`: speech tokens of one text chunk, at most. `silence_tail`: speech
-    tokens appended after the last one.
+    token precedes the speech. `forgets_start_token`: only the first speech token is penalised for
+    repeating it. `learned_positions`: text and speech have learned position embeddings.
+    `conditioning_tokens`: positions of a voice in the prompt, at most. `min_tokens`: speech tokens
+    before a stop token may end the speech. `max_tokens`: speech tokens of one text chunk, at most.
+    `silence_tail`: speech tokens appended after the last one. `end_trim_tokens`: speech tokens
+    whose audio is cut from the end of a text chunk, but for its first token's.
     """
 
     backbone: Literal["llama", "gpt2"]
@@ -29,8 +33,12 @@ class T3Spec:
     text_delimiters: bool
     start_tokens: int
     learned_positions: bool
+    conditioning_tokens: int
     max_tokens: int
+    min_tokens: int = 0
+    forgets_start_token: bool = False
     silence_tail: tuple[int, ...] = ()
+    end_trim_tokens: int = 0
     config: dict[str, Any] = field(default_factory=dict)
 
 
@@ -55,6 +63,11 @@ class FlowSpec:
 
     solver: Literal["euler_cfg", "mean_flow"]
     steps: int
+
+    @property
+    def is_mean_flow(self) -> bool:
+        """Whether the estimator gets a step's end, too, which takes weights of its own."""
+        return self.solver == "mean_flow"
 
 
 @dataclass(frozen=True)
@@ -108,6 +121,7 @@ ENGLISH = ModelSpec(
         text_delimiters=True,
         start_tokens=2,
         learned_positions=True,
+        conditioning_tokens=34,
         max_tokens=1000,
     ),
     prompt=PromptSpec(t3_s=6, t3_tokens=150, s3gen_s=10, min_audio_s=1, loudness_lufs=None),
@@ -122,7 +136,7 @@ MULTILINGUAL = replace(
     id="chatterbox-multilingual",
     title="Chatterbox Multilingual",
     manifest=manifest.MULTILINGUAL,
-    t3=replace(ENGLISH.t3, text_vocab_size=2454),
+    t3=replace(ENGLISH.t3, text_vocab_size=2454, end_trim_tokens=1),
     frontend=replace(ENGLISH.frontend, kind="multilingual"),
     languages=(
         *("ar", "da", "de", "el", "en", "es", "fi", "fr", "he", "hi", "it", "ja", "ko", "ms"),
@@ -143,7 +157,10 @@ TURBO = ModelSpec(
         text_delimiters=False,
         start_tokens=1,
         learned_positions=False,
+        conditioning_tokens=376,
         max_tokens=1001,
+        min_tokens=1,
+        forgets_start_token=True,
         silence_tail=(4299, 4299, 4299),
         config={
             "llama_config_name": "GPT2_medium",
@@ -177,6 +194,14 @@ NANO = replace(
 
 VARIANTS = {spec.name: spec for spec in (ENGLISH, TURBO, NANO, MULTILINGUAL)}
 """All models, by `ModelSpec.name`."""
+
+
+def spec_of(name: str, files: ModelFiles = PUBLISHED_FILES) -> ModelSpec:
+    """The model of that name, with other files where `files` names some."""
+    spec = VARIANTS[name]
+    t3, s3gen = files.t3 or spec.manifest.t3, files.s3gen or spec.manifest.s3gen
+    return replace(spec, manifest=replace(spec.manifest, t3=t3, s3gen=s3gen))
+
 
 UNSUPPORTED_TEXT_VOCABULARIES = {2454: "Chatterbox Multilingual", 50_276: "Chatterbox Turbo"}
 """Sizes of T3's text vocabulary in variants that cannot be loaded yet."""

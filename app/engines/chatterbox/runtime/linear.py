@@ -1,11 +1,12 @@
 """Replace a loaded model's linear layers by faster ones with the same weights.
 
+    use_linears(t3.tfmr)                                GPT-2's Conv1D by linear layers, first
     replace_linears(t3, PackedLinear, file, "tfmr.")    float32 by oneDNN, on a CPU
     replace_linears(t3, Int8Linear, file, "tfmr.")      int8 weights, in a quarter of the memory
     convert_linears_to_bf16(t3.tfmr)                    bfloat16, on any device
 
-With the first two, a row's result does not depend on the other rows of the batch, bit for bit, so
-a job's tokens do not depend on the jobs beside it.
+With `PackedLinear` and `Int8Linear`, a row's result does not depend on the other rows of the batch,
+bit for bit, so a job's tokens do not depend on the jobs beside it.
 """
 
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 Replacement = Callable[[Tensor, Tensor | None], nn.Module]
 """Makes a layer of a weight, float32 [out, in], and a bias, float32 [out]."""
@@ -71,6 +73,9 @@ class Int8Linear(nn.Module):
         return y if self.bias is None else y + self.bias
 
 
+ROW_INDEPENDENT = (PackedLinear, Int8Linear)
+"""Layers that compute a row equally in a batch of any size."""
+
 _BLOCK = 64
 """Rows quantised at a time: larger temporary tensors leave the heap fragmented, by about 1 GB."""
 
@@ -113,6 +118,26 @@ class Bfloat16Conv1d(Bfloat16Linear):
         return super().forward(windows.flatten(2)).transpose(1, 2).float()
 
 
+class LinearOfConv1D(nn.Linear):
+    """GPT-2's layer (transformers' Conv1D) as a linear one; a file holds its weight transposed."""
+
+
+def linear_of_conv1d(layer: Conv1D) -> LinearOfConv1D:
+    """A linear layer that shares the memory of `layer`."""
+    linear = LinearOfConv1D(layer.nx, layer.nf, device="meta")
+    linear.weight = nn.Parameter(layer.weight.T, requires_grad=False)
+    linear.bias = layer.bias
+    return linear.train(layer.training)
+
+
+def use_linears(module: nn.Module) -> None:
+    """Replace each Conv1D in `module`, after its weights were loaded."""
+    for parent in list(module.modules()):
+        for name, layer in list(parent.named_children()):
+            if isinstance(layer, Conv1D):
+                setattr(parent, name, linear_of_conv1d(layer))
+
+
 FUSED_PREFIX = "fused_"
 
 
@@ -152,5 +177,7 @@ def replace_linears(
         if isinstance(layer, nn.Linear) and name.startswith(prefixes):
             with safe_open(file, framework="pt") as tensors:  # type: ignore[no-untyped-call]
                 weight = tensors.get_tensor(f"{name}.weight").float()
+            if isinstance(layer, LinearOfConv1D):
+                weight = weight.T.contiguous()
             parent, _, attribute = name.rpartition(".")
             setattr(module.get_submodule(parent), attribute, replacement(weight, layer.bias))

@@ -21,29 +21,31 @@ from app.core.errors import TextTooLong
 from app.engines.chatterbox.conditioning.conditionals import Conditionals
 from app.engines.chatterbox.runtime.compilation import NO_COMPILER, Compiler
 from app.engines.chatterbox.runtime.cuda_graphs import EAGER, GraphCapturer
+from app.engines.chatterbox.runtime.linear import ROW_INDEPENDENT
 from app.engines.chatterbox.t3.model import T3Model
 from app.engines.chatterbox.t3.prompt import ConditioningCache, embed_prompt
 from app.engines.chatterbox.t3.request import FinishReason, T3Request, TokenOutput
 from app.engines.chatterbox.t3.sampling import sampling_row
 from app.engines.chatterbox.variants import T3Spec
 
-DEFAULT_POSITIONS = 1344
-"""KV cache positions: a voice (34), a text chunk of 300 tokens (500 characters), and the most
-speech tokens that it may take."""
+MAX_TEXT_TOKENS = 300
+"""The KV cache has room for a text chunk of so many tokens (500 characters) beside the longest
+voice and speech; a longer one leaves less for the speech."""
 
 MIN_KV_BUCKET = 256
-MIN_BATCH = 2
-"""Smallest batch size, in sequences: below 4 rows MKL sums in another order."""
+MKL_MIN_ROWS = 4
+"""Smallest batch with torch's own linear layers: with fewer rows MKL sums in another order."""
 
 PREFIX_CACHE_SIZE = 4
-"""Prompt prefixes kept, 8 MB each at full size in float32, even of voices deleted meanwhile."""
+"""Prompt prefixes kept, even of voices deleted meanwhile. At full size in float32 one takes 8 MB,
+with Turbo 74 MB."""
 
 GPU_MIN_BATCH = 8  # which takes a GPU as long as 1
 GPU_STEPS_PER_SYNC = 4
 GPU_NOISE_STEPS = 16  # a multiple of GPU_STEPS_PER_SYNC
 
 GPU_PROMPT_BUCKET = 64
-GPU_PROMPTS = [(length, 0) for length in range(512, 0, -GPU_PROMPT_BUCKET)]
+GPU_MAX_TEXT_TOKENS = 478  # of the longest prompt with a captured graph
 
 DYNAMIC_PROMPTS = [(50, 0), (90, 50)]
 """Warm-up shapes, (length, num_cached), where shapes are dynamic. They equal no dimension of the
@@ -56,6 +58,7 @@ class _Sequence:
     position: int  # in the KV cache, of the next input token
     remaining: int  # tokens until the length limit
     finish_reason: FinishReason | None = None
+    num_emitted: int = 0
     num_decoded: int = 0  # including tokens after the stop token
 
 
@@ -63,7 +66,7 @@ class T3Batch:
     """Up to `slots` sequences, each of which gets the same tokens as if it were decoded alone.
 
     The KV cache has `max_positions` positions per slot. A position takes 491,520 bytes at full size
-    in float32, allocated at once on a GPU and when first written on a CPU.
+    in float32 (196,608 with Turbo), allocated at once on a GPU and when first written on a CPU.
     """
 
     def __init__(
@@ -73,15 +76,17 @@ class T3Batch:
         slots: int,
         compiler: Compiler = NO_COMPILER,
         capturer: GraphCapturer = EAGER,
-        max_positions: int = DEFAULT_POSITIONS,
+        max_positions: int | None = None,
     ) -> None:
         static = capturer.static_shapes
         self._spec = spec
         self._steps_per_sync = GPU_STEPS_PER_SYNC if static else 1
         self._noise_steps = GPU_NOISE_STEPS if static else 1
-        self._prompts = GPU_PROMPTS if static else DYNAMIC_PROMPTS
+        self._prompts = gpu_prompts(spec) if static else DYNAMIC_PROMPTS
         self._prompt_bucket = GPU_PROMPT_BUCKET if static else 1
-        min_batch = GPU_MIN_BATCH if static else MIN_BATCH
+        min_rows = 1 if isinstance(t3.speech_head, ROW_INDEPENDENT) else MKL_MIN_ROWS
+        min_batch = GPU_MIN_BATCH if static else max(1, min_rows // spec.rows_per_sequence)
+        max_positions = max_positions or default_positions(spec)
         self._batch_buckets = _doubling(min(min_batch, slots), slots)
         self._kv_buckets = _doubling(min(MIN_KV_BUCKET, max_positions), max_positions)
         self._model = T3Model(t3, spec, slots, max_positions, self._noise_steps, compiler)
@@ -91,7 +96,7 @@ class T3Batch:
         self._sequences: dict[int, _Sequence] = {}
         self._active: list[int] = []
         self._conditioning = ConditioningCache(t3)
-        # The KV cache of a voice's part of the prompt, by voice and exaggeration; not with captured
+        # The KV cache of a voice's part of the prompt, by what it depends on; not with captured
         # graphs, whose prefill takes as long with a cached prefix as without.
         self._caches_prefixes = not static
         self._prefix_cache: OrderedDict[tuple[Conditionals, float], Tensor] = OrderedDict()
@@ -155,7 +160,7 @@ class T3Batch:
         """Load the voice's part of the prompt into the KV cache; return its length, 0 for none."""
         if not self._caches_prefixes:
             return 0
-        key = request.voice, request.params.voice_exaggeration_factor
+        key = self._conditioning.key(request)
         length = self._conditioning.embed(*key).shape[1]
         if key not in self._prefix_cache:
             self._prefill(length, 0)
@@ -190,15 +195,32 @@ class T3Batch:
         for token in tokens:
             if sequence.finish_reason:
                 break
+            may_stop = sequence.num_emitted >= self._spec.min_tokens
+            sequence.num_emitted += 1
             sequence.position += 1
             sequence.remaining -= 1
-            if token == special.stop_speech_token:
+            if token == special.stop_speech_token and may_stop:
                 sequence.finish_reason = FinishReason.STOP
             elif sequence.remaining == 0:
                 sequence.finish_reason = FinishReason.LENGTH
             is_speech = token < special.start_speech_token
             outputs.append(TokenOutput(token if is_speech else None, sequence.finish_reason))
         return outputs
+
+
+def default_positions(spec: T3Spec) -> int:
+    """Positions of the longest voice, text chunk and speech."""
+    return _round_up(spec.conditioning_tokens + MAX_TEXT_TOKENS + spec.max_tokens)
+
+
+def gpu_prompts(spec: T3Spec) -> list[tuple[int, int]]:
+    """Warm-up shapes, (length, 0), with captured graphs."""
+    longest = _round_up(spec.conditioning_tokens + GPU_MAX_TEXT_TOKENS)
+    return [(length, 0) for length in range(longest, 0, -GPU_PROMPT_BUCKET)]
+
+
+def _round_up(positions: int) -> int:
+    return positions + -positions % GPU_PROMPT_BUCKET
 
 
 def _doubling(first: int, last: int) -> list[int]:

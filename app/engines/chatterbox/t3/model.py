@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from app.engines.chatterbox.runtime.compilation import NO_COMPILER, Compiler
 from app.engines.chatterbox.t3.backbone import KVRange
+from app.engines.chatterbox.t3.gpt2 import GPT2Backbone
 from app.engines.chatterbox.t3.llama import LlamaBackbone
 from app.engines.chatterbox.t3.sampling import SamplingTensors, sample
 from app.engines.chatterbox.variants import T3Spec
 
-BACKBONES = {"llama": LlamaBackbone}
+BACKBONES = {"llama": LlamaBackbone, "gpt2": GPT2Backbone}
 """By `T3Spec.backbone`."""
 
 
@@ -116,6 +117,8 @@ class T3Model(nn.Module):
         """
         logits = self.logits(batch_size, kv_len)
         batch = slice(batch_size)
+        if self.spec.forgets_start_token:
+            self.token_seen[batch] &= (self.num_generated[batch] != 1)[:, None]
         self.token_seen[batch].scatter_(1, self.next_token[batch, None], True)
         params = SamplingTensors.from_rows(self.sampling_rows[batch])
         turn = (self.num_generated[batch] % self.exp_noise.shape[1])[:, None, None]

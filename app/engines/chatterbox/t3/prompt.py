@@ -18,7 +18,13 @@ class ConditioningCache:
 
     def __init__(self, t3: T3) -> None:
         self._t3 = t3
+        self._uses_exaggeration = t3.hp.emotion_adv
         self._cache: WeakKeyDictionary[Conditionals, tuple[float, Tensor]] = WeakKeyDictionary()
+
+    def key(self, request: T3Request) -> tuple[Conditionals, float]:
+        """What the conditioning of a request depends on, the arguments of `embed`."""
+        exaggeration = request.params.voice_exaggeration_factor
+        return request.voice, exaggeration if self._uses_exaggeration else 0.0
 
     def embed(self, voice: Conditionals, exaggeration: float) -> Tensor:
         """float32 [1, n, dim]."""
@@ -52,6 +58,6 @@ def embed_prompt(t3: T3, spec: T3Spec, request: T3Request, cache: ConditioningCa
     if spec.learned_positions:
         text = text + t3.text_pos_emb(tokens)
         start = start + t3.speech_pos_emb.emb.weight[0]
-    voice = cache.embed(request.voice, request.params.voice_exaggeration_factor)
+    voice = cache.embed(*cache.key(request))
     starts = start.expand(rows, spec.start_tokens - 1, -1)
     return torch.cat([voice.expand(rows, -1, -1), text, starts], dim=1)

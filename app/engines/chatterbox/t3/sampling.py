@@ -21,22 +21,24 @@ class SamplingTensors(NamedTuple):
     repetition_penalty: Tensor
     temperature: Tensor
     min_p: Tensor
+    top_k: Tensor
     one_minus_top_p: Tensor
 
     @classmethod
     def from_rows(cls, rows: Tensor) -> "SamplingTensors":
-        """`rows`: from `sampling_row`, float32 [rows, 5]."""
+        """`rows`: from `sampling_row`, float32 [rows, 6]."""
         return cls(*rows[:, :, None].unbind(1))
 
 
 def sampling_row(params: SynthesisParams) -> Tensor:
-    """A request's sampling parameters in the order of `SamplingTensors`, float32 [5]."""
+    """A request's sampling parameters in the order of `SamplingTensors`, float32 [6]."""
     return torch.tensor(
         [
             params.cfg_guidance_weight,
             params.repetition_penalty,
             params.synthesis_temperature,
             params.min_p,
+            params.top_k,
             1 - params.top_p,  # subtracted in double precision, like upstream
         ]
     )
@@ -52,7 +54,7 @@ def sample(
     """The next token of each row, int64 [rows].
 
     `logits`: float32 [rows, rows_per_sequence, vocabulary]. `token_seen`: bool [rows, vocabulary],
-    the start token and all tokens since. `noise`: float32 [rows, vocabulary], Exp(1).
+    the tokens that the repetition penalty is for. `noise`: float32 [rows, vocabulary], Exp(1).
     """
     scores = logits.squeeze(1)
     for name in samplers:
@@ -67,6 +69,7 @@ SAMPLERS: dict[Sampler, Callable[[Tensor, Tensor, SamplingTensors], Tensor]] = {
     ),
     "temperature": lambda scores, seen, params: scores / params.temperature,
     "min_p": lambda scores, seen, params: apply_min_p(scores, params.min_p),
+    "top_k": lambda scores, seen, params: apply_top_k(scores, params.top_k),
     "top_p": lambda scores, seen, params: apply_top_p(scores, params.one_minus_top_p),
 }
 
@@ -88,6 +91,13 @@ def apply_min_p(scores: Tensor, min_p: Tensor) -> Tensor:
     probabilities = scores.softmax(-1)
     unlikely = probabilities < min_p * probabilities.amax(-1, keepdim=True)
     return scores.masked_fill(unlikely, -torch.inf)
+
+
+def apply_top_k(scores: Tensor, top_k: Tensor) -> Tensor:
+    """Exclude all but the `top_k` most likely tokens and those as likely as the last of them."""
+    last = top_k.long().clamp(max=scores.shape[-1]) - 1
+    least = scores.sort(-1, descending=True).values.take_along_dim(last, dim=-1)
+    return scores.masked_fill(scores < least, -torch.inf)
 
 
 def apply_top_p(scores: Tensor, one_minus_top_p: Tensor) -> Tensor:

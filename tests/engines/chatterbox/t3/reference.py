@@ -52,6 +52,38 @@ def varied(request_for, number):
     ]
 
 
+def turbo_inputs(request):
+    voice = T3Cond(
+        speaker_emb=request.voice.speaker_embedding,
+        cond_prompt_speech_tokens=request.voice.prompt_tokens,
+    )
+    return {"t3_cond": voice, "text_tokens": request.text_tokens}
+
+
+def upstream_turbo_tokens(upstream_t3, request):
+    """As `upstream_tokens`, of Turbo. It does not return the stop token, here None at the end."""
+    torch.manual_seed(request.seed)
+    tokens = upstream_t3.inference_turbo(
+        **turbo_inputs(request),
+        temperature=request.params.synthesis_temperature,
+        top_k=request.params.top_k,
+        top_p=request.params.top_p,
+        repetition_penalty=request.params.repetition_penalty,
+        max_gen_len=request.max_tokens - 1,  # beside the first token
+    )
+    speech = [token if token < START else None for token in tokens[0].tolist()]
+    return speech + [None] * (len(speech) < request.max_tokens)
+
+
+@torch.inference_mode()
+def upstream_turbo_logits(upstream_t3, request, tokens):
+    """As `upstream_logits`, of the one row of Turbo."""
+    speech = torch.cat([torch.full((1, 1), START), tokens[None]], dim=1)
+    inputs, _ = upstream_t3.prepare_input_embeds(**turbo_inputs(request), speech_tokens=speech)
+    hidden = upstream_t3.tfmr(inputs_embeds=inputs).last_hidden_state
+    return upstream_t3.speech_head(hidden[:, -len(tokens) - 1 :]).transpose(0, 1)
+
+
 def upstream_inputs(request):
     text = F.pad(F.pad(request.text_tokens, (1, 0), value=255), (0, 1), value=0)
     voice = T3Cond(
@@ -92,9 +124,9 @@ def upstream_logits(upstream_t3, request, tokens):
 
 
 @torch.inference_mode()
-def own_logits(t3, request, tokens):
+def own_logits(t3, request, tokens, spec=ENGLISH.t3):
     """The same, step by step, with `tokens` in place of the sampled ones."""
-    batch = new_batch(t3, slots=1)
+    batch = new_batch(t3, slots=1, spec=spec)
     batch.admit(request)
     model = batch._model
     logits = [model.logits(1, 256)]
@@ -105,23 +137,26 @@ def own_logits(t3, request, tokens):
     return torch.cat(logits)
 
 
-def logit_error(t3, upstream_t3, request):
+def logit_error(t3, upstream_t3, request, spec=ENGLISH.t3):
     """The largest deviation from upstream's logits over 100 tokens, as a share of their range."""
     tokens = torch.randint(START, (100,), generator=torch.Generator().manual_seed(3))
-    expected = upstream_logits(upstream_t3, request, tokens)
-    actual = own_logits(t3, request, tokens)
+    theirs = upstream_turbo_logits if upstream_t3.is_gpt else upstream_logits
+    expected = theirs(upstream_t3, request, tokens)
+    actual = own_logits(t3, request, tokens, spec)
     return float((actual - expected).abs().max() / (expected.max() - expected.min()))
 
 
 @torch.inference_mode()
-def assert_logits_do_not_depend_on_batch(t3, request_for):
+def assert_logits_do_not_depend_on_batch(t3, request_for, spec=ENGLISH.t3):
     """Bit for bit, over 20 steps."""
-    request, *others = varied(request_for, 4)
-    single, full = new_batch(t3, slots=4), new_batch(t3, slots=4)
+    small, large = (rows // spec.rows_per_sequence for rows in (4, 8))
+    request, *others = varied(request_for, large)
+    single, full = (new_batch(t3, slots=large, spec=spec) for _ in range(2))
     single.admit(request)
     for other in [*others, request]:
         full.admit(other)
     for _ in range(20):
-        expected = single._model.logits(batch_size=2, kv_len=256)[0]
-        assert torch.equal(expected, full._model.logits(batch_size=4, kv_len=512)[3])
-        assert single.step()[0] == full.step()[3]
+        expected = single._model.logits(batch_size=small, kv_len=256)[0]
+        actual = full._model.logits(batch_size=large, kv_len=512)[large - 1]
+        assert torch.equal(expected, actual)
+        assert single.step()[0] == full.step()[large - 1]

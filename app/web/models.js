@@ -1,0 +1,75 @@
+/** Choice of the model, its language, and buttons for the sounds that it makes on command. */
+
+import { byId, element } from "./dom.js";
+
+export class Models {
+  onchange = () => {};
+  _models = [];
+
+  /** @param {HTMLTextAreaElement} text where a sound's tag is put */
+  constructor(text) {
+    this._text = text;
+    this._model = byId("model");
+    this._language = byId("language");
+    this._tags = byId("tags");
+    this._model.addEventListener("input", () => this._modelChanged());
+    this._language.addEventListener("input", () => this.onchange());
+  }
+
+  /**
+   * What was chosen before stays, where it is there.
+   * @param {{id: string, languages: string[], tags: string[]}[]} models the default one first
+   * @param {string} language the default one
+   */
+  show(models, language) {
+    this._models = models;
+    this._standard = language;
+    offer(this._model, models.map(({ id }) => [id, id]), this._model.value);
+    this._modelChanged();
+  }
+
+  /** Those that are not the server's defaults. @returns {{model?: string, language?: string}} */
+  get chosen() {
+    const chosen = {};
+    if (this._model.selectedIndex > 0) chosen.model = this._model.value;
+    if (this._language.length && this._language.value !== this._standard) chosen.language = this._language.value;
+    return chosen;
+  }
+
+  _modelChanged() {
+    const { languages, tags } = this._models[this._model.selectedIndex] ?? { languages: [], tags: [] };
+    const named = languages.map((code) => [code, nameOf(code)]).sort(([, a], [, b]) => a.localeCompare(b));
+    const before = languages.includes(this._language.value) ? this._language.value : this._standard;
+    offer(this._language, named, before);
+    this._tags.replaceChildren(...tags.map((tag) => this._button(tag)));
+    this._tags.hidden = !tags.length;
+    this.onchange();
+  }
+
+  _button(tag) {
+    const button = element("button", { type: "button", className: "quiet" }, `[${tag}]`);
+    button.addEventListener("click", () => this._insert(`[${tag}]`));
+    return button;
+  }
+
+  /** At the cursor, with spaces around it. */
+  _insert(tag) {
+    const { selectionStart, selectionEnd, value } = this._text;
+    const before = /(^|\s)$/.test(value.slice(0, selectionStart)) ? "" : " ";
+    const after = /^(\s|$)/.test(value.slice(selectionEnd)) ? "" : " ";
+    this._text.setRangeText(`${before}${tag}${after}`, selectionStart, selectionEnd, "end");
+    this._text.focus();
+    this.onchange();
+  }
+}
+
+/** Shows a choice, unless there is but one. */
+function offer(select, options, chosen) {
+  select.replaceChildren(...options.map(([value, text]) => element("option", { value }, text)));
+  if (options.some(([value]) => value === chosen)) select.value = chosen;
+  select.parentElement.hidden = options.length < 2;
+}
+
+function nameOf(code) {
+  return new Intl.DisplayNames("en", { type: "language", fallback: "code" }).of(code);
+}
