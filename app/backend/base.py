@@ -34,6 +34,7 @@ class JobRequest:
     params: SynthesisParams
     speed: float = 1.0
     model: str | None = None
+    recording: str | None = None
 
 
 # Part of the JSON of `/system-status`; a docstring would be shown in the API's documentation.

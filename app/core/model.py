@@ -14,7 +14,8 @@ class ModelInfo(msgspec.Struct, frozen=True):
     `aliases`: other names that requests may give. `languages`: by ISO 639-1 code; a string says why
     one of them is not offered. `tags`: sounds that it makes on command, as `[laugh]`.
     `defaults`: synthesis parameters that differ from those of `SynthesisParams`. `unused`: those
-    that mean nothing to it. `compiled` and `notice` are known once it is loaded.
+    that mean nothing to it. `converts_speech`: it can say in another voice what is said in a
+    recording. `compiled` and `notice` are known once it is loaded.
     """
 
     name: str
@@ -26,6 +27,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
     tags: tuple[str, ...] = ()
     defaults: dict[str, Any] = {}
     unused: tuple[str, ...] = ()
+    converts_speech: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:

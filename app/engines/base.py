@@ -38,10 +38,11 @@ class SpeechSlice:
 
 @dataclass(frozen=True)
 class RecordedChunk:
-    """A piece of a recording to convert, number `index`: `speech`, float32 [n] at 16 kHz."""
+    """A piece of a recording to convert, number `index`: `speech`, float32 [n] at `rate` Hz."""
 
     index: int
     speech: Samples
+    rate: int
     pause_s: float = 0.0
 
 
@@ -77,7 +78,8 @@ class Engine(Protocol):
     its pauses (`text.pauses`); without it, `text.punctuation.plain_punctuation` is applied. And
     `prepare_kept_voice(samples, rate, path)`, which does as `prepare_voice`, but may keep what it
     computes in the file `path`, which is private and is deleted with the voice. And
-    `recorded_tokens(chunk, params)`, as `speech_tokens` of a `RecordedChunk`, to convert speech.
+    `recorded_tokens(chunk, params)`, as `speech_tokens` of a `RecordedChunk`, where
+    `converts_speech` is true.
     """
 
     name: str

@@ -50,7 +50,7 @@ def info_of(engine: Engine) -> ModelInfo:
     """What a loaded engine can do; its class may have the attributes that `Engine` does not ask."""
     optional = {
         name: getattr(engine, name)
-        for name in ("languages", "tags", "defaults", "unused")
+        for name in ("languages", "tags", "defaults", "unused", "converts_speech")
         if hasattr(engine, name)
     }
     return ModelInfo(engine.name, engine.clones_voices, engine.compiled, engine.notice, **optional)

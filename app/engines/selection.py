@@ -93,6 +93,7 @@ def _model(name: str, model_path: Path, multilingual: ModelFiles) -> Model:
             tags=spec.tags,
             defaults=spec.defaults,
             unused=spec.unused,
+            converts_speech=spec.converts_speech,
         )
         files = multilingual if name == "multilingual" else PUBLISHED_FILES
         return Model(name, "chatterbox", str(folder_of(model_path, name)), info, files)

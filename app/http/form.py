@@ -44,12 +44,12 @@ def with_plain_name(disposition: bytes) -> bytes:
 
 @asynccontextmanager
 async def read_form(request: Request) -> AsyncIterator[FormData]:
-    """Yield a form of at most one file and four short fields. Raises InvalidRequest."""
+    """Yield a form of at most one file and eight short fields. Raises InvalidRequest."""
     parser = _Parser(
         request.headers,
         request.stream(),
         max_files=1,
-        max_fields=4,
+        max_fields=8,
         max_part_size=MAX_FIELD_BYTES,
     )
     try:

@@ -41,7 +41,8 @@ class Synthesize(Message, frozen=True):
     A worker does not cancel this job because of an `ActiveJobs` older than `active_version`.
     `credit`: the first `Credit.samples`. `alone`: a worker may have died of this job, so no voice
     is to be prepared for others beside it. A job that was preempted goes on at `resume_point`,
-    after the `chunks` and `samples` that it has sent.
+    after the `chunks` and `samples` that it has sent. `recording`: the file, beside the voices, of
+    speech to convert, in place of a text.
     """
 
     job: str
@@ -54,6 +55,7 @@ class Synthesize(Message, frozen=True):
     chunks: int = 0
     samples: int = 0
     resume_point: ResumePoint = BEGINNING
+    recording: str | None = None
 
 
 class Credit(Message, frozen=True):

@@ -34,9 +34,6 @@ from app.text.punctuation import plain_punctuation
 LONG_TEXT = 1000
 """In characters; to split more takes milliseconds."""
 
-RECORDING_RATE = 16_000
-"""In Hz, of recordings to convert."""
-
 MAX_RECORDED_S = 28.0
 """Of one chunk: the speech tokenizer takes at most 30 seconds at once."""
 
@@ -106,6 +103,7 @@ class Pipeline:
     async def convert(
         self,
         recording: Samples,
+        rate: int,
         voice: Voice,
         params: SynthesisParams,
         emit: Emit,
@@ -113,12 +111,12 @@ class Pipeline:
         resume_point: ResumePoint = BEGINNING,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> ResumePoint | None:
-        """Say in another voice what is said in `recording`: float32 [n] at `RECORDING_RATE`.
+        """Say in another voice what is said in `recording`: float32 [n] at `rate` Hz.
 
         As `run`, for an engine that `converts_speech`. The audio is as long as the recording.
         """
-        pieces = split_at_pauses(recording, RECORDING_RATE, MAX_RECORDED_S)
-        chunks = [RecordedChunk(index, piece) for index, piece in enumerate(pieces)]
+        pieces = split_at_pauses(recording, rate, MAX_RECORDED_S)
+        chunks = [RecordedChunk(index, piece, rate) for index, piece in enumerate(pieces)]
         params = replace(
             params,
             remove_leading_milliseconds=0,

@@ -13,7 +13,7 @@ from app.http.cors import CorsMiddleware
 from app.http.dependencies import AppState
 from app.http.error_handlers import handle_errors
 from app.http.openapi import DEFAULT_RESPONSE, SECURITY_SCHEMES, error_responses, restore_nulls
-from app.protocols.native import health, metrics, pages, speech, status, voices
+from app.protocols.native import convert, health, metrics, pages, speech, status, voices
 from app.protocols.native.documentation import document_settings
 from app.protocols.openai import routes as openai
 
@@ -54,7 +54,7 @@ def create_app(state: AppState) -> FastAPI:
         app.open_paths |= openai.PUBLIC_LISTS
     if settings.public_metrics:
         app.open_paths |= {metrics.PATH}
-    protocols = [each.router for each in (speech, openai, voices, status, metrics)]
+    protocols = [each.router for each in (speech, convert, openai, voices, status, metrics)]
     for router in protocols:
         app.include_router(router, responses=error_responses(Unauthenticated))
     app.include_router(health.router)

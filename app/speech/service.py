@@ -4,9 +4,11 @@ Used by every protocol. Errors name parameters as `/tts/generate` does.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from msgspec.structs import replace
 
@@ -20,13 +22,17 @@ from app.core.errors import (
     ModelNotFound,
     QueueFull,
     ServiceError,
+    StorageFull,
+    StorageUnavailable,
     TextTooLong,
     UnsupportedLanguage,
+    UnusableAudio,
     VoiceNotFound,
 )
 from app.core.model import ModelInfo
 from app.core.params import SynthesisParams
 from app.core.unicode import MAX_DECOMPOSITION
+from app.engines.chatterbox.variants import VARIANTS
 from app.engines.languages import resolve_language
 from app.observability.metrics import Metrics
 from app.settings import Settings
@@ -50,6 +56,18 @@ SPEECH_ERRORS: tuple[type[ServiceError], ...] = (
 )
 """Errors that `SpeechService.start` and its stream raise."""
 
+CONVERSION_ERRORS: tuple[type[ServiceError], ...] = (
+    InvalidRequest,
+    VoiceNotFound,
+    ModelNotFound,
+    UnusableAudio,
+    StorageFull,
+    StorageUnavailable,
+    QueueFull,
+    *JOB_ERRORS,
+)
+"""Errors that `SpeechService.convert` and its stream raise."""
+
 
 @dataclass(frozen=True)
 class SpeechRequest:
@@ -68,6 +86,24 @@ class SpeechRequest:
     speed: float = 1.0
     silence_if_empty: bool = False
     model: str | None = None
+
+
+@dataclass(frozen=True)
+class ConversionRequest:
+    """A `recording` of speech, to be said in another voice. See `SpeechRequest`."""
+
+    request_id: str
+    recording: BinaryIO
+    voice_id: str | None
+    new_encoder: Callable[[], Encoder]
+    model: str | None = None
+    seed: int | None = None
+
+
+class _Pins(ExitStack):
+    """What a job needs until it is over. `voice`: the digest of its voice."""
+
+    voice: str | None = None
 
 
 @dataclass(frozen=True)
@@ -90,25 +126,70 @@ class SpeechService:
         text = await self._spoken_text(request)
         self.backend.ensure_accepting(request.model)
         params = self.params(request.options, model)
-        voice = None if request.voice_id is None else self.voices.pin(request.voice_id)
+        with self._pinned(request.voice_id) as pins:
+            job = self._submit(request, text, pins.voice, params) if text else silence()
+            notice = ignored_parameters(model, request.voice_id, request.options)
+            return self._stream(job, request.new_encoder, model, notice, pins)
 
-        def release_voice() -> None:
-            if voice is not None:
-                self.voices.unpin(voice)
+    async def convert(self, request: ConversionRequest) -> SpeechStream:
+        """Say in another voice what is said in a recording. Raises one of `CONVERSION_ERRORS`."""
+        model = self._converter(request.model)
+        self.backend.ensure_accepting(model.name)
+        params = self.settings.synthesis_params(model.defaults)
+        if request.seed is not None:
+            params = replace(params, seed=request.seed)
+        with self._pinned(request.voice_id) as pins:
+            recording = await self.voices.add_recording(request.recording)
+            pins.callback(self.voices.unpin, recording)
+            job = self.backend.submit(
+                JobRequest(
+                    *(request.request_id, "", pins.voice, params),
+                    model=model.name,
+                    recording=recording,
+                )
+            )
+            return self._stream(job, request.new_encoder, model, None, pins)
 
+    def _converter(self, name: str | None) -> ModelInfo:
+        """The model for a conversion: the first that can, unless one is named."""
+        models = self.backend.models if name is None else [self.model(name)]
+        if found := next((model for model in models if model.converts_speech), None):
+            return found
+        able = " and ".join(spec.id for spec in VARIANTS.values() if spec.converts_speech)
+        raise InvalidRequest(
+            f"{models[0].name} cannot convert speech; {able} can: see the setting MODEL.",
+            param="model",
+        )
+
+    @contextmanager
+    def _pinned(self, voice_id: str | None) -> Iterator["_Pins"]:
+        """Keep a voice until the pins are closed, or an error is raised."""
+        pins = _Pins()
+        if voice_id is not None:
+            pins.voice = self.voices.pin(voice_id)
+            pins.callback(self.voices.unpin, pins.voice)
         try:
-            job = self._submit(request, text, voice, params) if text else silence()
+            yield pins
         except BaseException:
-            release_voice()
+            pins.close()
             raise
+
+    def _stream(
+        self,
+        job: JobStream,
+        new_encoder: Callable[[], Encoder],
+        model: ModelInfo,
+        notice: str | None,
+        pins: "_Pins",
+    ) -> SpeechStream:
         return SpeechStream(
             job,
-            request.new_encoder,
+            new_encoder,
             self.threads,
             self.metrics,
             model=model,
-            notice=ignored_parameters(model, request.voice_id, request.options),
-            on_close=release_voice,
+            notice=notice,
+            on_close=pins.close,
         )
 
     async def _spoken_text(self, request: SpeechRequest) -> str:

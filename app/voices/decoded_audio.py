@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 from uuid import uuid4
 
+from app.audio.decode_limits import DecodeLimits
 from app.audio.sandbox import decode, is_complete, prepared_path
 from app.core.blocking_thread import BlockingThread
 from app.core.errors import StorageFull
@@ -79,7 +80,9 @@ class DecodedAudio:
         """Whether it was there at the last scan, or was decoded since."""
         return digest in self._found.sizes
 
-    async def decode(self, media: BinaryIO, digest: str) -> None:
+    async def decode(
+        self, media: BinaryIO, digest: str, limits: DecodeLimits | None = None
+    ) -> None:
         """Decode a file unless that was done before. Raises StorageFull, and as `decode` does."""
         async with self._decoders:
             if await self._thread.run(_is_there, self._folder / digest):
@@ -91,7 +94,7 @@ class DecodedAudio:
             partial = self._folder / f".{digest}.{uuid4().hex}"
             result = await self._thread.run(self._create, partial)
             try:
-                await decode(media, result)
+                await decode(media, result, limits)
                 size = await self._thread.run(_publish, partial, self._folder / digest)
             finally:
                 await self._thread.run(_discard, result, partial)

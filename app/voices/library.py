@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+from uuid import uuid4
 from weakref import WeakValueDictionary
 
+from app.audio.decode_limits import DecodeLimits
 from app.audio.sandbox import open_media
 from app.core.blocking_thread import BlockingThread
 from app.core.errors import (
@@ -34,6 +36,9 @@ from app.voices.snapshot import FileVersion, VoiceSnapshot
 from app.voices.upload_slots import UploadSlots
 
 log = logging.getLogger(__name__)
+
+RECORDING = DecodeLimits(kept_s=DecodeLimits.max_s, kept_rate=16_000)
+"""All of a recording to convert is kept, at the rate of Chatterbox's speech tokenizer."""
 
 MAX_OPERATION_S = 30.0
 """A folder that has not answered by then (a network volume without its server) has failed."""
@@ -134,6 +139,21 @@ class VoiceLibrary:
                 with suppress(TimeoutError):  # the folder hangs
                     await self._thread.run(self._user.discard, temp)
         log.info("voice %s added", voice_id)
+
+    async def add_recording(self, media: BinaryIO) -> str:
+        """Decode speech to convert; the name of the decoded file, which stays until `unpin`.
+
+        Raises UnusableAudio, StorageFull, StorageUnavailable.
+        """
+        name = f"recording-{uuid4().hex}"
+        self.decoded.pin(name)
+        try:
+            with _storage_errors():
+                await self.decoded.decode(media, name, RECORDING)
+        except BaseException:
+            self.decoded.unpin(name)
+            raise
+        return name
 
     async def delete(self, voice_id: str) -> None:
         """Remove a voice of the user. Raises VoiceNotFound, PreloadedVoice, StorageUnavailable."""

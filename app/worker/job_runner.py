@@ -7,6 +7,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
+from functools import partial
 from time import monotonic
 from typing import Protocol, TypeVar
 
@@ -175,8 +176,11 @@ class JobRunner:
 
     async def _attempt(self, job: ActiveJob) -> None:
         voice = await job.wait_for(self._voices.get(job.request.voice))
-        job.resume_point = await self._pipeline.run(
-            job.request.text,
+        speak = partial(self._pipeline.run, job.request.text)
+        if name := job.request.recording:
+            recording, rate = await self._voices.load_recording(name)
+            speak = partial(self._pipeline.convert, recording, rate)
+        job.resume_point = await speak(
             voice,
             job.request.params,
             job.emit,

@@ -86,6 +86,10 @@ class VoiceCache:
             with suppress(TimeoutError):
                 await asyncio.wait_for(synced.wait(), deadline - monotonic())
 
+    async def load_recording(self, name: str) -> tuple[Samples, int]:
+        """A recording to convert, float32 [n], and its rate in Hz. Raises `StorageUnavailable`."""
+        return await asyncio.to_thread(self._load, name)
+
     @asynccontextmanager
     async def held(self) -> AsyncIterator[None]:
         """Inside, voices are prepared only if jobs need them. For one job at a time."""
@@ -166,7 +170,7 @@ class VoiceCache:
         try:
             return load_decoded(self._folder / digest)
         except OSError:
-            raise StorageUnavailable("The voice's audio is being decoded again.") from None
+            raise StorageUnavailable("The decoded audio is gone.") from None
 
     def _finish(self, digest: str, future: "asyncio.Future[Voice]") -> None:
         listed = self._voices.get(digest) is future

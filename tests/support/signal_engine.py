@@ -12,11 +12,12 @@ from collections.abc import AsyncGenerator
 from hashlib import blake2b
 
 import numpy as np
+import soxr
 from numpy.typing import NDArray
 
 from app.core.audio import BYTES_PER_SAMPLE, SAMPLE_RATE, Samples
 from app.core.params import SynthesisParams
-from app.engines.base import SpeechSlice, TextChunk
+from app.engines.base import RecordedChunk, SpeechSlice, TextChunk
 from app.text.chunking import split
 from tests.support.engines import SAMPLES_PER_TOKEN, ScriptedEngine
 
@@ -75,6 +76,20 @@ class SignalEngine(ScriptedEngine):
         self, voice: int, params: SynthesisParams, first_chunk: int = 0
     ) -> "SignalDecoder":
         return SignalDecoder()
+
+
+class ConvertingEngine(SignalEngine):
+    """Says a recording as it is."""
+
+    converts_speech = True
+
+    async def recorded_tokens(
+        self, chunk: RecordedChunk, params: SynthesisParams
+    ) -> AsyncGenerator[SpeechSlice, None]:
+        audio = soxr.resample(chunk.speech, chunk.rate, SAMPLE_RATE)
+        samples = (audio.clip(-1, 1) * FULL_SCALE).astype(np.int16)
+        yield SpeechSlice(samples[:24_000], last=False)
+        yield SpeechSlice(samples[24_000:], last=True)
 
 
 class PacedEngine(SignalEngine):

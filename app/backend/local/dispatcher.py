@@ -384,6 +384,7 @@ class Dispatcher:
             job.chunks,
             job.samples,
             job.resume_point,
+            request.recording,
         )
         if not worker.send(message):
             job.release()

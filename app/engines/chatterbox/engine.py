@@ -81,6 +81,7 @@ class ChatterboxEngine:
         spec = spec or spec_of(config.variant, config.files)
         self.name, self.tags = spec.id, spec.tags
         self.defaults, self.unused = spec.defaults, spec.unused
+        self.converts_speech = spec.converts_speech
         self.notice: str | None = None
         self.runaways = 0
         self._spec = spec
@@ -221,11 +222,11 @@ class ChatterboxEngine:
     ) -> AsyncGenerator[SpeechSlice, None]:
         """The speech tokens of a recording. Raises `OutOfMemory`, `DeviceFailed`."""
         with translate_device_errors():
-            get = partial(tokens_of, self._models, chunk.speech)
+            get = partial(tokens_of, self._models, chunk.speech, chunk.rate)
             tokens = await run_shielded(self._voice_thread, get)
         progress.step()
         first = next(slice_lengths(params.audio_tokens_per_slice, self._options, chunk.index))
-        slices = list(conversion_slices(tokens, first))
+        slices = list(conversion_slices(tokens, first)) or [[]]
         for number, piece in enumerate(slices, 1):
             yield SpeechSlice(piece, last=number == len(slices))
 

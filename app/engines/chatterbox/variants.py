@@ -106,6 +106,7 @@ class ModelSpec:
     tags: tuple[str, ...] = ()
     defaults: dict[str, Any] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
+    converts_speech: bool = False
 
 
 ENGLISH = ModelSpec(
@@ -128,6 +129,7 @@ ENGLISH = ModelSpec(
     flow=FlowSpec(solver="euler_cfg", steps=10),
     frontend=FrontendSpec(kind="english", tokens_per_char=1.9, runaway_factor=4, spare_tokens=25),
     unused=("top_k",),
+    converts_speech=True,
 )
 
 MULTILINGUAL = replace(

@@ -5,7 +5,9 @@ As upstream's `ChatterboxVC`, which needs neither T3 nor a text.
 
 from collections.abc import Iterator
 
+import librosa
 import torch
+from chatterbox.models.s3tokenizer import S3_SR
 
 from app.core.audio import Samples
 from app.engines.chatterbox.checkpoint.models import Models
@@ -14,9 +16,10 @@ MAX_SLICE_TOKENS = 500
 
 
 @torch.inference_mode()
-def tokens_of(models: Models, speech: Samples) -> list[int]:
-    """The speech tokens of `speech`: float32 [n] at 16 kHz, of at most 30 seconds."""
-    tokens, _ = models.s3gen.tokenizer([torch.from_numpy(speech)])
+def tokens_of(models: Models, speech: Samples, rate: int) -> list[int]:
+    """The speech tokens of `speech`: float32 [n] at `rate` Hz, of at most 30 seconds."""
+    at_16k = librosa.resample(speech, orig_sr=rate, target_sr=S3_SR)
+    tokens, _ = models.s3gen.tokenizer([torch.from_numpy(at_16k)])
     listed: list[int] = tokens[0].tolist()
     return listed
 

@@ -79,7 +79,7 @@ async def upload(request: Request, replace: bool = False) -> Uploaded:
         ):
             file = form.get("file")
             if not isinstance(file, UploadFile) or not file.filename:
-                raise _no_file(form)
+                raise no_file(form)
             voice_id = validate_voice_id(_file_name(file))
             adding = state.voices.add(voice_id, file.file, replace=replace)
             await run_while_connected(request, adding)
@@ -119,7 +119,7 @@ async def delete(voice_id: str, request: Request) -> Deleted:
     return Deleted(message=f"Voice '{voice_id}' deleted successfully.")
 
 
-def _no_file(form: FormData) -> InvalidRequest:
+def no_file(form: FormData) -> InvalidRequest:
     named = [name for name, value in form.multi_items() if isinstance(value, UploadFile)]
     instead = f", not {shortened(named[0])!r}" if named and "file" not in form else ""
     return InvalidRequest(f"Send one file, as the multipart field 'file'{instead}.", param="file")

@@ -17,6 +17,7 @@ from tests.support.service import ROOT
 from tests.support.tiny_chatterbox import TinyChatterbox
 
 BYTES_PER_TOKEN = 2 * 960
+RATE = 16_000
 AUSTEN = ROOT / "preloaded-voices" / "austen.wav"
 PARAMS = SynthesisParams(seed=1, crossfade_duration_milliseconds=100)
 
@@ -37,15 +38,15 @@ def upstreams_tokens(upstream, tmp_path, recording, monkeypatch):
         return torch.zeros(1, 2400), None
 
     monkeypatch.setattr(upstream.s3gen, "inference", inference)
-    soundfile.write(tmp_path / "said.wav", recording, 16_000, subtype="FLOAT")
+    soundfile.write(tmp_path / "said.wav", recording, RATE, subtype="FLOAT")
     ChatterboxVC(upstream.s3gen, "cpu", upstream.conds.gen).generate(tmp_path / "said.wav")
     [(tokens, _)] = given
     return tokens[0].tolist()
 
 
 def test_speech_tokens_equal_upstreams(models, recording, upstreams_tokens):
-    assert tokens_of(models, recording) == upstreams_tokens
-    assert tokens_of(models, recording[::-1].copy()) != upstreams_tokens
+    assert tokens_of(models, recording, RATE) == upstreams_tokens
+    assert tokens_of(models, recording[::-1].copy(), RATE) != upstreams_tokens
 
 
 async def convert(engine, recording, **options):
@@ -56,7 +57,7 @@ async def convert(engine, recording, **options):
 
     pipeline = Pipeline(engine, QueueSizes(2, 3))
     params = msgspec.structs.replace(PARAMS, **options.pop("params", {}))
-    left = await pipeline.convert(recording, engine.default_voice, params, emit, **options)
+    left = await pipeline.convert(recording, RATE, engine.default_voice, params, emit, **options)
     pipeline.close()
     return b"".join(pieces), left
 

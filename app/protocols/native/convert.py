@@ -1,0 +1,122 @@
+"""`/tts/convert`: say in another voice what is said in a recording."""
+
+import errno
+from functools import partial
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from starlette.datastructures import FormData, UploadFile
+from starlette.responses import Response
+
+from app.audio.formats import ENCODERS, FormatName
+from app.core.audio import SAMPLE_RATE
+from app.core.errors import (
+    InvalidRequest,
+    NotAcceptable,
+    PayloadTooLarge,
+    StorageFull,
+    TooManyUploads,
+    UnsupportedMedia,
+)
+from app.core.params import Seed
+from app.http.audio_response import AudioResponse
+from app.http.dependencies import get_state
+from app.http.form import read_form
+from app.http.openapi import error_responses, request_body
+from app.http.request_body import ensure_media_type, limit_body, run_while_connected
+from app.protocols.native.negotiation import negotiate
+from app.protocols.native.voices import MULTIPART_OVERHEAD_BYTES, no_file
+from app.speech.options import lower, validated
+from app.speech.service import CONVERSION_ERRORS, ConversionRequest
+
+router = APIRouter(tags=["speech"])
+
+
+class ConvertRequest(BaseModel):
+    """The fields of the form beside `file`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    voice_id: Annotated[
+        str | None,
+        Field(None, description="A voice that `GET /voices` lists; the default voice if absent."),
+    ]
+    model: Annotated[
+        str | None,
+        Field(None, description="A model that converts speech; the first of them if absent."),
+    ]
+    format: Annotated[
+        FormatName | None,
+        BeforeValidator(lower),
+        Field(None, description="The audio format; overrides the `Accept` header."),
+    ]
+    seed: Annotated[Seed | None, Field(None, description="The same seed gives the same audio.")]
+    stream: Annotated[bool, Field(True, description="False: the whole file at once.")]
+
+
+_SCHEMA = ConvertRequest.model_json_schema()
+_FORM_SCHEMA = {
+    "type": "object",
+    "required": ["file"],
+    "additionalProperties": False,
+    "properties": {"file": {"type": "string", "format": "binary"}, **_SCHEMA["properties"]},
+}
+
+
+@router.post(
+    "/tts/convert",
+    summary="Say a recording in another voice",
+    openapi_extra={"requestBody": request_body("multipart/form-data", _FORM_SCHEMA)},
+    response_class=Response,
+    responses=error_responses(
+        *CONVERSION_ERRORS, NotAcceptable, PayloadTooLarge, UnsupportedMedia, TooManyUploads
+    ),
+)
+async def convert(request: Request) -> Response:
+    """The same words, in the voice of `voice_id`; `file` has up to 5 minutes of speech."""
+    ensure_media_type(request, "multipart/form-data")
+    state = get_state(request)
+    too_large = PayloadTooLarge(
+        f"A recording may have at most {state.settings.max_upload_mb} MB.", param="file"
+    )
+    max_bytes = state.settings.max_upload_bytes + MULTIPART_OVERHEAD_BYTES
+    try:
+        async with (
+            state.voices.upload_slots.take(),
+            read_form(limit_body(request, max_bytes, too_large)) as form,
+        ):
+            file = form.get("file")
+            if not isinstance(file, UploadFile):
+                raise no_file(form)
+            fields = validated(ConvertRequest, _values(form))
+            name = fields.format or negotiate(request.headers.get("accept", ""))
+            starting = state.speech.convert(
+                ConversionRequest(
+                    request.state.request_id,
+                    file.file,
+                    fields.voice_id,
+                    partial(ENCODERS[name], SAMPLE_RATE),
+                    fields.model,
+                    fields.seed,
+                )
+            )
+            stream = await run_while_connected(request, starting)
+    except OSError as error:  # from the temporary file that holds the upload
+        if error.errno == errno.ENOSPC:
+            raise StorageFull("There is no space left for the upload.") from None
+        raise
+    return AudioResponse(stream, buffered=not fields.stream)
+
+
+def _values(form: FormData) -> dict[str, Any]:
+    """The fields with their types. Raises `InvalidRequest` if one is given twice."""
+    values: dict[str, Any] = {}
+    for name, value in form.multi_items():
+        if name in values:
+            raise InvalidRequest(f"{name!r} is given twice.", param=name)
+        is_number = name == "seed" and str(value).isdecimal()
+        flags = {"true": True, "false": False} if name == "stream" else {}
+        values[name] = int(str(value)) if is_number else flags.get(str(value), value)
+    del values["file"]
+    return values
