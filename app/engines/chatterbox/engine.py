@@ -32,7 +32,8 @@ from app.engines.chatterbox.conditioning.cache import ConditionalsDiskCache
 from app.engines.chatterbox.conditioning.conditionals import Conditionals
 from app.engines.chatterbox.conditioning.prepare import prepare
 from app.engines.chatterbox.frontend.english import EnglishFrontend
-from app.engines.chatterbox.frontend.plain_text import plain_text
+from app.engines.chatterbox.frontend.plain_text import PLAIN_TEXTS
+from app.engines.chatterbox.frontend.turbo import TurboFrontend
 from app.engines.chatterbox.runtime.compilation import NO_COMPILER, TorchCompiler
 from app.engines.chatterbox.runtime.cuda_graphs import (
     EAGER,
@@ -55,7 +56,10 @@ log = logging.getLogger(__name__)
 MAX_LEAD_SLICES = 2
 """How far T3 may be ahead of S3Gen, in slices, before a job is left out of T3's batch."""
 
-FRONTENDS = {"english": EnglishFrontend}
+FRONTENDS: dict[str, Callable[..., EnglishFrontend | TurboFrontend]] = {
+    "english": EnglishFrontend,
+    "turbo": TurboFrontend,
+}
 """By `FrontendSpec.kind`."""
 
 OLD_CACHE_FOLDER = ".voices"
@@ -147,7 +151,7 @@ class ChatterboxEngine:
         return self._t3_scheduler.steps + self._s3gen_scheduler.steps
 
     def normalize_text(self, text: str) -> str:
-        return plain_text(text).logged()
+        return PLAIN_TEXTS[self._spec.frontend.kind](text).logged()
 
     async def prepare_voice(self, samples: Samples, rate: int) -> Conditionals:
         return await self._prepared(partial(prepare, self._models, samples, rate))
