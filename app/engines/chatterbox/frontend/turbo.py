@@ -28,7 +28,7 @@ class TurboTokenizer:
         """
         folder = Path(path).parent
         self.tokenizer = Tokenizer(BPE.from_file(path, str(folder / "merges.txt")))
-        self.tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
+        self.tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
         added = json.loads((folder / "added_tokens.json").read_text(encoding="utf-8"))
         for token, number in sorted(added.items(), key=lambda item: item[1]):
             if self.tokenizer.token_to_id(token) is None:
