@@ -23,7 +23,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "observability": {"core"},
     "voices": {"audio", "core"},
     "backend": {"core", "ipc", "observability", "settings", "voices"},
-    "speech": {"audio", "backend", "core", "observability", "settings", "text", "voices"},
+    "speech": {
+        "audio", "backend", "core", "engines", "observability", "settings", "text", "voices",
+    },
     "http": {"backend", "core", "observability", "settings", "speech", "voices"},
     "protocols": {
         "audio", "backend", "core", "http", "observability", "settings", "speech", "voices",

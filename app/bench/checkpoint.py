@@ -1,4 +1,4 @@
-"""Chatterbox checkpoints made of random numbers, in the layout of the real one.
+"""Chatterbox checkpoints made of random numbers, in the layout of the real ones.
 
 They show that two programs compute the same from the same weights, without the real weights; see
 `bench.random_weights`. A "tiny" checkpoint is for upstream's classes as they are built inside
@@ -9,7 +9,7 @@ import fcntl
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -24,33 +24,36 @@ from chatterbox.models.t3.modules import cond_enc
 from s3tokenizer.model_v2 import S3TokenizerV2
 from safetensors.torch import save_file
 
-from app.bench import random_weights
+from app.bench import random_tokenizers, random_weights
 from app.core.errors import StartupError
+from app.engines.chatterbox.variants import VARIANTS
 
-VOICE_FILE = "conds.pt"
 PROMPT_REPEATS = 5
 """The random voice has a prompt of two seconds; recordings usually have ten or more."""
 
 
 @contextmanager
-def benchmark_checkpoint(model_path: str, tiny: bool) -> Iterator[Path]:
+def benchmark_checkpoint(
+    model_path: str, tiny: bool, variant: str = "chatterbox"
+) -> Iterator[Path]:
     """Yield `model_path` or, if that is empty, a folder of random weights with a long prompt.
 
-    Random weights of full size (3.2 GB) are made once a machine. Raises `StartupError`.
+    Random weights of full size (2 to 3.2 GB) are made once a machine. Raises `StartupError`.
     """
     if model_path:
         yield Path(model_path)
         return
     with tempfile.TemporaryDirectory(prefix="tts-bench-") as name:
-        folder = Path(name)
+        folder, spec = Path(name), VARIANTS[variant]
         try:
             if tiny:
-                make_checkpoint(folder)
+                make_checkpoint(folder, variant=variant)
             else:
-                for path in full_checkpoint().glob("[!.]*"):
+                for path in full_checkpoint(variant).glob("[!.]*"):
                     (folder / path.name).symlink_to(path)
-            (folder / VOICE_FILE).unlink()
-            torch.save(random_weights.conditionals(0, PROMPT_REPEATS), folder / VOICE_FILE)
+            voice = folder / spec.manifest.conditionals
+            voice.unlink()
+            torch.save(random_weights.conditionals(spec, 0, PROMPT_REPEATS), voice)
         except OSError as fault:
             raise StartupError(
                 f"cannot make random weights in {tempfile.gettempdir()}: {fault.strerror}"
@@ -63,36 +66,52 @@ def make_checkpoint(
     size: Literal["tiny", "full"] = "tiny",
     seed: int = 0,
     end_at: int | None = 100,
+    variant: str = "chatterbox",
 ) -> Path:
-    """Write the five files to `folder`, which is made if missing, and return it.
+    """Write the files of `variant` to `folder`, which is made if missing, and return it.
 
     The same arguments give the same bytes. The end token comes after about `end_at` speech tokens
-    (40 ms each), or never if that is None.
+    (40 ms each), or never if that is None. With Turbo and Nano, whose positions count from the
+    voice's prompt on, it comes later if that is shorter than the default voice's.
     """
+    spec = VARIANTS[variant]
     folder.mkdir(parents=True, exist_ok=True)
     with tiny_sizes() if size == "tiny" else ExitStack():
-        for name, weights in random_weights.models(seed, end_at):
-            save_file(weights, folder / f"{name}.safetensors")
-    torch.save(random_weights.conditionals(seed), folder / VOICE_FILE)
-    random_weights.tokenizer().save(str(folder / "tokenizer.json"))
+        for name, weights in random_weights.models(spec, seed, end_at):
+            _WRITERS[Path(name).suffix](weights, folder / name)
+    for name in OLDER_NAMES.get(variant, ()):
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(spec.manifest.t3)
+    torch.save(random_weights.conditionals(spec, seed), folder / spec.manifest.conditionals)
+    random_tokenizers.WRITERS[spec.frontend.kind](folder, spec)
     return folder
 
 
-def full_checkpoint() -> Path:
-    """Make a full-size checkpoint (3.2 GB) once a machine, and keep it in the temporary folder.
+OLDER_NAMES = {"multilingual": ("t3_mtl23ls_v2.safetensors",)}
+"""Other names of T3's file: those that the package reads, which is older."""
+
+_WRITERS: dict[str, Callable[[random_weights.Weights, Path], None]] = {
+    ".safetensors": save_file,
+    ".pt": torch.save,
+}
+
+
+def full_checkpoint(variant: str = "chatterbox") -> Path:
+    """Make a full-size checkpoint (2 to 3.2 GB) once a machine; keep it in the temporary folder.
 
     Raises `StartupError` if another user has made a folder of that name.
     """
-    source = Path(random_weights.__file__).read_bytes() + Path(__file__).read_bytes()
+    modules = random_weights.__file__, random_tokenizers.__file__, __file__
+    source = b"".join(Path(module).read_bytes() for module in modules)
     digest = hashlib.sha256(source).hexdigest()[:12]
-    folder = Path(tempfile.gettempdir()) / f"chatterbox-checkpoint-{digest}"
+    folder = Path(tempfile.gettempdir()) / f"{variant}-checkpoint-{digest}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.lstat().st_uid != os.geteuid() or folder.is_symlink():
         raise StartupError(f"{folder} is another user's: remove it, or set TMPDIR")
     with open(folder / ".lock", "ab", opener=_without_following) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "tokenizer.json").exists():  # it is written last
-            make_checkpoint(folder, "full")
+        if not (folder / VARIANTS[variant].manifest.tokenizer).exists():  # it is written last
+            make_checkpoint(folder, "full", variant=variant)
     return folder
 
 
@@ -127,6 +146,9 @@ def tiny_sizes() -> Iterator[None]:
             num_key_value_heads=2,
             head_dim=width // 2,
         )
+        for name, layers in (("GPT2_medium", 3), ("GPT2_small", 2)):
+            gpt2_sizes = {"n_embd": width, "hidden_size": width, "n_head": 2, "n_layer": layers}
+            override(LLAMA_CONFIGS[name], vocab_size=8, **gpt2_sizes)
         shrink(cond_enc, "Perceiver", pre_attention_query_size=width, embedding_dim=width)
         override(vars(speech_tokenizer), n_audio_state=128, n_audio_head=2, n_audio_layer=2)
         shrink(s3gen, "CAMPPlus", growth_rate=8, bn_size=2, init_channels=32)

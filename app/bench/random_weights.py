@@ -1,4 +1,4 @@
-"""The random numbers of a checkpoint: weights, conditionals and a tokenizer.
+"""The random numbers of a checkpoint: weights and conditionals.
 
 As upstream initialises its modules, comparisons of them show little: no frame is voiced, and the
 vocoder ignores the mel. The numbers here are scaled so that every part matters: speech has voiced
@@ -6,23 +6,24 @@ and unvoiced stretches, the waveform follows the mel, few speech tokens are far 
 others, and the end token comes after about `end_at` tokens.
 """
 
-import string
 import zlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import librosa
 import torch
 from chatterbox.models.s3gen import S3Gen
+from chatterbox.models.s3tokenizer import S3_SR
 from chatterbox.models.t3 import T3
 from chatterbox.models.t3.modules.t3_config import T3Config
 from chatterbox.models.voice_encoder import VoiceEncoder
-from tokenizers import Tokenizer
-from tokenizers.models import BPE
-from tokenizers.pre_tokenizers import Whitespace
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from app.core.audio import TOKENS_PER_SECOND
+from app.engines.chatterbox.checkpoint.t3_config import t3_config
+from app.engines.chatterbox.variants import ENGLISH, ModelSpec
 
 Weights = dict[str, Tensor]
 
@@ -31,15 +32,18 @@ START = T3Config().start_speech_token
 NOT_IN_FILES = S3Gen.ignore_state_dict_missing
 
 
-def models(seed: int, end_at: int | None) -> Iterator[tuple[str, Weights]]:
-    """Yield each model's name and weights, in the sizes that upstream's classes have now."""
+def models(spec: ModelSpec, seed: int, end_at: int | None) -> Iterator[tuple[str, Weights]]:
+    """Yield each file's name and weights, in the sizes that upstream's classes have now."""
+    files, scale_t3 = spec.manifest, _SCALE_T3[spec.frontend.kind]
     for name, kind, scale in (
-        ("ve", VoiceEncoder, _scale_voice_encoder),
-        ("t3_cfg", T3, lambda weights: _scale_t3(weights, end_at)),
-        ("s3gen", S3Gen, _scale_s3gen),
+        (files.voice_encoder, VoiceEncoder, _scale_voice_encoder),
+        (files.t3, lambda: T3(t3_config(spec.t3)), lambda weights: scale_t3(weights, end_at)),
+        (files.s3gen, lambda: S3Gen(meanflow=spec.flow.is_mean_flow), _scale_s3gen),
     ):
-        weights = _random_weights(kind, f"{name}, seed {seed}")
+        weights = _random_weights(kind, f"{Path(name).stem}, seed {seed}")
         scale(weights)
+        if name == files.s3gen and spec is not ENGLISH:  # which upstream loads less strictly
+            weights |= _tokenizer_constants()
         yield name, weights
 
 
@@ -78,28 +82,77 @@ def _scale_voice_encoder(weights: Weights) -> None:
     weights["lstm.weight_ih_l0"] *= 10  # its mel is linear: most of it is near zero
 
 
-def _scale_t3(weights: Weights, end_at: int | None) -> None:
+def _scale_llama(weights: Weights, end_at: int | None) -> None:
     for name, weight in weights.items():
         if name.endswith(("q_proj.weight", "k_proj.weight")):
             weight *= 2  # sharp attention, not an average
+    _scale_embeddings(weights)
+    head = _scale_speech_head(weights, end_at)
+    if end_at is not None:
+        layers = sum("q_proj" in name for name in weights)
+        _end_by_position(weights["speech_pos_emb.emb.weight"], head[END], end_at, layers)
+
+
+def _scale_gpt2(weights: Weights, end_at: int | None) -> None:
+    width = weights["tfmr.wpe.weight"].shape[1]
+    for name, weight in weights.items():
+        if name.endswith(("c_attn.weight", "c_fc.weight", "c_proj.weight")):  # [in, out]
+            weight *= (weight.shape[1] / weight.shape[0]) ** 0.5  # by the root of the fan-in
+        if name.endswith("c_attn.weight"):
+            weight[:, : 2 * width] *= 2  # query and key
+    weights["tfmr.wpe.weight"] *= 0.5 * width**0.5
+    _scale_embeddings(weights)
+    head, bias = _scale_speech_head(weights, end_at), weights["speech_head.bias"]
+    bias *= 5
+    bias[START:] = 0
+    if end_at is not None:
+        layers = sum("attn.c_attn.weight" in name for name in weights)
+        _end_by_position(weights["tfmr.wpe.weight"], head[END], end_at, layers, _GPT2_PROMPT)
+
+
+def _scale_multilingual(weights: Weights, end_at: int | None) -> None:
+    _scale_llama(weights, end_at)
+    weights["speech_head.weight"][END + 1 :] = 0  # S3Gen has no such tokens
+
+
+_SCALE_T3 = {
+    "english": _scale_llama,
+    "multilingual": _scale_multilingual,
+    "turbo": _scale_gpt2,
+}
+"""By `FrontendSpec.kind`."""
+
+_GPT2_PROMPT = 1 + 375 + 20
+"""Positions before the speech: the speaker, a voice's prompt of 15 s, and a short text."""
+
+
+def _scale_embeddings(weights: Weights) -> None:
+    for name, weight in weights.items():
         if name.endswith(("text_emb.weight", "speech_emb.weight")):
             weight *= weight.shape[1] ** 0.5  # not drowned by what the layers add
+
+
+def _scale_speech_head(weights: Weights, end_at: int | None) -> Tensor:
+    """Logits so far apart that a handful of all tokens is likely, and some often again."""
     head = weights["speech_head.weight"]
-    # Logits so far apart that a handful of the 8,194 tokens is likely, and some often again.
     head *= 2.5 * torch.exp(0.4 * torch.randn(len(head), 1, generator=_generator("loudness")))
     head[START:] *= 0.7  # special tokens: rare
     head[START] = 0
     if end_at is None:
         head[END] = 0
-    else:
-        layers = sum("q_proj" in name for name in weights)
-        _end_by_position(weights["speech_pos_emb.emb.weight"], head[END], end_at, layers)
+    return head
 
 
-def _end_by_position(positions: Tensor, end: Tensor, end_at: int, layers: int) -> None:
-    """Let one direction of the positions grow with time, and align the end token's row with it."""
+def _end_by_position(
+    positions: Tensor, end: Tensor, end_at: int, layers: int, first: int = 0
+) -> None:
+    """Let one direction of the positions grow from the first speech token on.
+
+    The end token's row is aligned with it.
+    """
     direction = end / end.norm()
-    growth = (torch.arange(len(positions)) / end_at - 0.5).clamp(max=2)
+    growth = ((torch.arange(len(positions)) - first) / end_at - 0.5).clamp(max=2)
+    growth[:first] = 0
     loudness = 10 * layers ** (1 / 3)  # through what all layers add
     positions += loudness * torch.outer(growth, direction)
     end.copy_(4 * direction)
@@ -113,6 +166,8 @@ def _scale_s3gen(weights: Weights) -> None:
     weights["flow.encoder_proj.weight"] *= 2
     weights["flow.decoder.estimator.final_proj.weight"] *= 1.5
     weights["flow.decoder.estimator.final_proj.bias"] -= 5  # the level of log mels
+    if "flow.decoder.estimator.time_embed_mixer.weight" in weights:
+        weights["flow.decoder.estimator.final_proj.weight"] *= 2  # fewer steps, no guidance
     _scale_vocoder({name.removeprefix("mel2wav."): weight for name, weight in weights.items()})
 
 
@@ -146,10 +201,13 @@ def _scale_f0(weights: Weights, filters: str, lengths: str) -> None:
     weights["f0_predictor.classifier.bias"].fill_(33)  # ELU's least is -1: 3 Hz, unvoiced
 
 
-# --- conditionals and text ----------------------------------------------------------------------
+def _tokenizer_constants() -> Weights:
+    filters = librosa.filters.mel(sr=S3_SR, n_fft=400, n_mels=128)
+    constants = torch.from_numpy(filters), torch.hann_window(400)
+    return dict(zip(NOT_IN_FILES, constants, strict=True))
 
 
-def conditionals(seed: int, prompt_repeats: int = 1) -> dict[str, dict[str, Any]]:
+def conditionals(spec: ModelSpec, seed: int, prompt_repeats: int = 1) -> dict[str, dict[str, Any]]:
     """Return a voice as upstream saves it, with a prompt of two seconds that is repeated."""
     generator = _generator(f"conds, seed {seed}")
     tokens, vocabulary = 2 * TOKENS_PER_SECOND, START
@@ -161,7 +219,9 @@ def conditionals(seed: int, prompt_repeats: int = 1) -> dict[str, dict[str, Any]
         "t3": {
             "speaker_emb": normalize(noise(1, 256).relu(), dim=1),
             "clap_emb": None,
-            "cond_prompt_speech_tokens": torch.randint(vocabulary, (1, 150), generator=generator),
+            "cond_prompt_speech_tokens": torch.randint(
+                vocabulary, (1, spec.prompt.t3_tokens), generator=generator
+            ),
             "cond_prompt_speech_emb": None,
             "emotion_adv": torch.full((1, 1, 1), 0.5),
         },
@@ -175,22 +235,3 @@ def conditionals(seed: int, prompt_repeats: int = 1) -> dict[str, dict[str, Any]
             "embedding": noise(1, 192),
         },
     }
-
-
-def tokenizer() -> Tokenizer:
-    """Return a tokenizer with a token for each character, of the real size."""
-    config = T3Config.english_only()
-    special = {
-        "[STOP]": config.stop_text_token,
-        "[UNK]": 1,
-        "[SPACE]": 2,
-        "[START]": config.start_text_token,
-    }
-    characters = string.punctuation + string.ascii_letters + string.digits
-    vocabulary = special | {character: 3 + i for i, character in enumerate(characters)}
-    free = set(range(config.text_tokens_dict_size)) - set(vocabulary.values())
-    vocabulary |= {f"[PLACEHOLDER{i}]": i for i in free}
-    tokenizer = Tokenizer(BPE(vocabulary, [], unk_token="[UNK]", fuse_unk=False))  # noqa: S106
-    tokenizer.pre_tokenizer = Whitespace()
-    tokenizer.add_special_tokens(list(special))
-    return tokenizer

@@ -14,5 +14,7 @@ BYTES_PER_SAMPLE = 2
 TOKENS_PER_SECOND = 25
 """Speech tokens per second of audio, the unit of `audio_tokens_per_slice`."""
 
+SAMPLES_PER_TOKEN = SAMPLE_RATE // TOKENS_PER_SECOND
+
 Samples: TypeAlias = "NDArray[np.float32]"
 """Mono audio, float32 [n], full scale ±1."""

@@ -4,7 +4,7 @@
     DeviceFailed                a worker's device is beyond use: the worker is replaced
     ServiceError                a request failed: code, HTTP status, error type
     ├── InvalidRequest          400
-    │   ├── EmptyText, InvalidVoiceId
+    │   ├── EmptyText, InvalidVoiceId, UnsupportedLanguage
     │   ├── PreloadedVoice      403
     │   ├── MethodNotAllowed    405
     │   ├── NotAcceptable       406
@@ -87,6 +87,12 @@ class EmptyText(InvalidRequest):
 class InvalidVoiceId(InvalidRequest):
     code = "invalid_voice_id"
     example, example_param = "A voice id has no backslash.", "file"
+
+
+class UnsupportedLanguage(InvalidRequest):
+    code = "unsupported_language"
+    example = "The model chatterbox does not speak German (de), only: en. …"
+    example_param = "language"
 
 
 class PreloadedVoice(InvalidRequest):

@@ -92,12 +92,24 @@ TopK = Annotated[
 ]
 
 
+LanguageTag = Annotated[
+    str,
+    ParameterInfo("The language of the text, by its ISO 639-1 code; a region may follow: `pt-BR`."),
+]
+
+Languages = dict[str, str | None]
+"""A model's languages by code; a string says why one of them is not offered."""
+
+ENGLISH_ONLY: Languages = {"en": None}
+
+
 class SynthesisParams(msgspec.Struct, frozen=True):
     """How a text is to be spoken; one value from the HTTP request to the engine.
 
     Lengths are in characters (`text_processing_chunk_size`), in speech tokens of 40 ms
     (`audio_tokens_per_slice`) or in milliseconds, as their names say. A request without a `seed`
-    gets a random one when it is accepted, so that a retry gives the same speech.
+    gets a random one when it is accepted, so that a retry gives the same speech. In a job,
+    `language` is a code that the model speaks.
     """
 
     cfg_guidance_weight: GuidanceWeight = 0.5
@@ -114,6 +126,7 @@ class SynthesisParams(msgspec.Struct, frozen=True):
     min_p: MinP = 0.05
     top_p: TopP = 1.0
     top_k: TopK = 1000
+    language: LanguageTag = "en"
 
 
 DEFAULTS = SynthesisParams()

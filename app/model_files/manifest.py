@@ -1,5 +1,6 @@
 """Manifests: which files a model consists of, where they are published, and their checksums."""
 
+import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -13,11 +14,23 @@ class Checksum(NamedTuple):
     size: int
     sha256: str
 
+    def fits(self, path: Path) -> bool:
+        """Read the whole file if it has this size."""
+        if file_size(path) != self.size:
+            return False
+        with path.open("rb") as source:
+            return hashlib.file_digest(source, "sha256").hexdigest() == self.sha256
+
 
 @dataclass(frozen=True)
 class Manifest:
-    """A model's files in a repository of the Hugging Face hub, at a pinned commit."""
+    """The files of the model `title` in a repository of the Hugging Face hub, at a pinned commit.
 
+    `extra`: further files that are read, those beside the tokenizer. A file that is not in
+    `checksums` is none of the repository's, as a T3 of one's own.
+    """
+
+    title: str
     repository: str
     revision: str
     voice_encoder: str
@@ -26,13 +39,16 @@ class Manifest:
     tokenizer: str
     conditionals: str
     checksums: dict[str, Checksum]
+    extra: tuple[str, ...] = ()
 
     @property
     def files(self) -> tuple[str, ...]:
-        return (self.voice_encoder, self.t3, self.s3gen, self.tokenizer, self.conditionals)
+        named = (self.voice_encoder, self.t3, self.s3gen, self.tokenizer, self.conditionals)
+        return named + self.extra
 
 
 ENGLISH = Manifest(
+    title="Chatterbox",
     repository="ResembleAI/chatterbox",
     revision="1b475dffa71fb191cb6d5901215eb6f55635a9b6",
     voice_encoder="ve.safetensors",
@@ -60,57 +76,169 @@ ENGLISH = Manifest(
 )
 
 MULTILINGUAL = Manifest(
+    title="Chatterbox Multilingual",
     repository="ResembleAI/chatterbox",
-    revision="",
+    revision="5bb1f6ee58e50c3b8d408bc82a6d3740c2db6e18",
     voice_encoder="ve.pt",
     t3="t3_mtl23ls_v3.safetensors",
     s3gen="s3gen.pt",
     tokenizer="grapheme_mtl_merged_expanded_v1.json",
     conditionals="conds.pt",
-    checksums={},
+    checksums={
+        "ve.pt": Checksum(
+            5_698_626, "4b16d836bc598509860f6fa068165a8bb5e9ac84f05582dfcf278a5a372879f1"
+        ),
+        "t3_mtl23ls_v2.safetensors": Checksum(
+            2_143_989_752, "b1237586127ce98e7800a68e49938eb5092846862aabcb6e17b2fda7889a6c75"
+        ),
+        "t3_mtl23ls_v3.safetensors": Checksum(
+            2_143_989_928, "5abca8321ede76f8e61f1cc0d19aea6c946b28871017ce8726f8a69203f05953"
+        ),
+        "s3gen.pt": Checksum(
+            1_057_165_844, "9b9ff07e60b20c136e2b1b3d7563a24604e8d2c4c267888d1ee929dd0151d2a3"
+        ),
+        "s3gen_v3.pt": Checksum(
+            1_056_903_694, "f7abce4b196dae2d08d9296cbebc6521b046079577643b42a19a03499d08721e"
+        ),
+        "grapheme_mtl_merged_expanded_v1.json": Checksum(
+            69_989, "69632f47220a788a52ce2661d096453c5655e9bf25289d89a8d832c46ee07dbf"
+        ),
+        "conds.pt": ENGLISH.checksums["conds.pt"],
+        "Cangjie5_TC.json": Checksum(
+            1_920_163, "7073fd9de919443ae88e0bd2449917a65fe54898a4413ed1edcc4b67f28bce8c"
+        ),
+    },
+    extra=("Cangjie5_TC.json",),
 )
+"""With T3 and S3Gen of versions 2 and 3, of which it names those that its loader upstream takes."""
+
 TURBO = Manifest(
+    title="Chatterbox Turbo",
     repository="ResembleAI/chatterbox-turbo",
-    revision="",
+    revision="749d1c1a46eb10492095d68fbcf55691ccf137cd",
     voice_encoder="ve.safetensors",
     t3="t3_turbo_v1.safetensors",
     s3gen="s3gen_meanflow.safetensors",
     tokenizer="vocab.json",
     conditionals="conds.pt",
-    checksums={},
+    checksums={
+        "ve.safetensors": ENGLISH.checksums["ve.safetensors"],
+        "t3_turbo_v1.safetensors": Checksum(
+            1_915_480_052, "fcf1f8c1d651bb7e3acd69ee5be269b4ac10c02980b7708213d598bc9f7cdf87"
+        ),
+        "s3gen_meanflow.safetensors": Checksum(
+            1_064_875_036, "d65cb687a2ed581ee6cc297e919ffefa63386944f42364ae13b78a594945514f"
+        ),
+        "vocab.json": Checksum(
+            999_186, "f6bd25a65e4e63ca31360e9fb11c7e4f9a391a78385d640acd814092dd6eee4f"
+        ),
+        "conds.pt": Checksum(
+            169_454, "b1852099306fd6a7814eb9d0bd10186caba7249596cc23868f78a0eefbfa5033"
+        ),
+        "merges.txt": Checksum(
+            456_318, "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
+        ),
+        "added_tokens.json": Checksum(
+            418, "72e4ab6acb0d9309ac3df4b526ae5fd80a2da5bc5ab7bb02d85096a374f69193"
+        ),
+        "special_tokens_map.json": Checksum(
+            470, "92ba8063bf40aa163eadebbfe0de07c2aebe44cf0d4a9e8726580b0781fd2640"
+        ),
+        "tokenizer_config.json": Checksum(
+            3_878, "bca16a2ac1ddbd78b8d6228f0031884cc74b6ea54b967d6f6d2ebae9ccde23e6"
+        ),
+    },
+    extra=("merges.txt", "added_tokens.json", "special_tokens_map.json", "tokenizer_config.json"),
 )
-NANO = replace(TURBO, repository="ResembleAI/chatterbox-nano", t3="t3_nano_v1.safetensors")
 
-UNSUPPORTED_VARIANTS = {
-    "t3_turbo_v1.safetensors": "Chatterbox Turbo",
-    "s3gen_meanflow.safetensors": "Chatterbox Turbo",
-    "t3_mtl23ls_v2.safetensors": "Chatterbox Multilingual",
-    "grapheme_mtl_merged_expanded_v1.json": "Chatterbox Multilingual",
+NANO = replace(
+    TURBO,
+    title="Chatterbox Nano",
+    repository="ResembleAI/chatterbox-nano",
+    revision="71ccd1d0081b430592cea481f4307e764e07bc64",
+    t3="t3_nano_v1.safetensors",
+    checksums=TURBO.checksums
+    | {
+        "t3_nano_v1.safetensors": Checksum(
+            869_899_204, "72b110185087d945dbdf54dee4e333848e1811bdd5fd6cb16ceb8da50006f0c9"
+        )
+    },
+)
+"""All files but T3 are Turbo's."""
+
+MANIFESTS = {
+    "chatterbox": ENGLISH,
+    "turbo": TURBO,
+    "nano": NANO,
+    "multilingual": MULTILINGUAL,
 }
-"""Unsupported variants by the names of files that only they have."""
+"""By the model's name, which is that of its folder in MODEL_PATH."""
+
+TITLE_OF_FILE = {
+    "t3_cfg.safetensors": ENGLISH.title,
+    "t3_turbo_v1.safetensors": TURBO.title,
+    "t3_nano_v1.safetensors": NANO.title,
+    "s3gen_meanflow.safetensors": f"{TURBO.title} or Nano",
+    "t3_23lang.safetensors": MULTILINGUAL.title,
+    "t3_mtl23ls_v2.safetensors": MULTILINGUAL.title,
+    "t3_mtl23ls_v3.safetensors": MULTILINGUAL.title,
+    "grapheme_mtl_merged_expanded_v1.json": MULTILINGUAL.title,
+}
+"""The models that files belong to, of those files that tell them apart."""
 
 
-def inventory(folder: Path) -> dict[str, int | None]:
+def folder_of(model_path: Path, name: str) -> Path:
+    """The folder of a model's files: the original's may be MODEL_PATH itself."""
+    folder = model_path / name
+    return model_path if name == "chatterbox" and not folder.is_dir() else folder
+
+
+def inventory(folder: Path, manifest: Manifest = ENGLISH) -> dict[str, int | None]:
     """The size in bytes of each file of the model; None where it is missing."""
-    return {name: file_size(folder / name) for name in ENGLISH.files}
+    return {name: file_size(folder / name) for name in manifest.files}
 
 
-def missing(folder: Path) -> list[str]:
+def missing(folder: Path, manifest: Manifest = ENGLISH) -> list[str]:
     """Names of the files that `folder` lacks; empty when the model can be loaded."""
-    return [name for name, size in inventory(folder).items() if size is None]
+    return [name for name, size in inventory(folder, manifest).items() if size is None]
 
 
-def refuse_other_variants(folder: Path) -> None:
-    """Raise `StartupError` if `folder` holds an unsupported variant and not the supported model."""
-    if (folder / ENGLISH.t3).exists():
+def damaged(folder: Path, manifest: Manifest = ENGLISH, *, thorough: bool = False) -> list[str]:
+    """Names of the files in `folder` that are not the published ones, as far as these are known.
+
+    By their size; with `thorough`, by their checksum, which takes seconds for each gigabyte.
+    """
+    present = {name: size for name, size in inventory(folder, manifest).items() if size is not None}
+    return [
+        name
+        for name, size in present.items()
+        if (published := manifest.checksums.get(name))
+        and not (published.fits(folder / name) if thorough else published.size == size)
+    ]
+
+
+def refuse_other_variants(folder: Path, manifest: Manifest = ENGLISH) -> None:
+    """Raise `StartupError` if `folder` holds another model's files, and not this one's T3."""
+    if (folder / manifest.t3).exists():
         return
-    for name, variant in UNSUPPORTED_VARIANTS.items():
-        if (folder / name).exists():
-            raise wrong_variant(folder / name, variant)
+    for name, title in TITLE_OF_FILE.items():
+        other = name not in manifest.files and title != manifest.title
+        if other and (folder / name).exists():
+            raise wrong_variant(folder / name, title, manifest.title)
 
 
-def wrong_variant(path: Path, variant: str) -> StartupError:
-    return StartupError(f"{path} is of {variant}; only the English Chatterbox is supported")
+def refuse_files_of(manifest: Manifest, folder: Path) -> None:
+    """Raise `StartupError` if the model's T3 is in `folder`, which is not the model's own."""
+    if (folder / manifest.t3).exists():
+        raise wrong_variant(folder / manifest.t3, manifest.title)
+
+
+def wrong_variant(path: Path, variant: str, expected: str = ENGLISH.title) -> StartupError:
+    """The error for a file of the model `variant` in the place of one of `expected`."""
+    return StartupError(
+        f"{path} is of {variant}, not of {expected}: each model has a folder of its own in "
+        f"MODEL_PATH, {', '.join(f'{name}/' for name in MANIFESTS)}"
+    )
 
 
 def file_size(path: Path) -> int | None:

@@ -14,6 +14,8 @@ from contextlib import aclosing
 from functools import partial
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from app.core import progress
 from app.core.audio import Samples
 from app.core.engine_config import QueueSizes
@@ -21,8 +23,10 @@ from app.core.errors import EmptyText
 from app.core.params import SynthesisParams
 from app.core.resume_point import BEGINNING, ResumePoint
 from app.engines.base import Decoder, Engine, SpeechSlice, Voice
+from app.engines.languages import languages_of, resolve_language
 from app.pipeline.joiner import ChunkJoiner, to_int16
 from app.text.chunking import TextChunk, split
+from app.text.languages import language_of
 from app.text.punctuation import plain_punctuation
 
 LONG_TEXT = 1000
@@ -47,7 +51,9 @@ class Pipeline:
 
     def __init__(self, engine: Engine, sizes: QueueSizes, threads: int = 1) -> None:
         self._engine = engine
-        self._normalize: Callable[[str], str] = getattr(engine, "normalize_text", plain_punctuation)
+        self._normalize: Callable[[str, str], str] = getattr(
+            engine, "normalize_text", lambda text, language: plain_punctuation(text)
+        )
         self._sizes = sizes
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="pipeline")
         self._steps = 0
@@ -72,8 +78,11 @@ class Pipeline:
 
         `on_chunk(done, total)` is called after each text chunk. If `should_stop()` after one, the
         point is returned from which another run emits what is left; None at the end of the text.
+        Raises `UnsupportedLanguage`.
         """
-        chunks = await self._split(text, params.text_processing_chunk_size)
+        language = resolve_language(params.language, self._engine.name, languages_of(self._engine))
+        params = replace(params, language=language)
+        chunks = await self._split(text, params)
         if not chunks:
             raise EmptyText("The model can speak nothing in this text.", param="text")
         first = resume_point.text_chunk
@@ -99,9 +108,11 @@ class Pipeline:
         await self._emit(pcm.finish, emit)
         return None
 
-    async def _split(self, text: str, chunk_size: int) -> list[TextChunk]:
+    async def _split(self, text: str, params: SynthesisParams) -> list[TextChunk]:
         def run() -> list[TextChunk]:
-            return split(self._normalize(text), chunk_size)
+            language = language_of(params.language)
+            plain = self._normalize(text, language.code)
+            return split(plain, params.text_processing_chunk_size, language)
 
         if len(text) <= LONG_TEXT:
             return run()

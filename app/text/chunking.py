@@ -38,9 +38,10 @@ def split(text: str, chunk_size: int, language: Language = ENGLISH) -> list[Text
     run of others may be dropped. `text` has no lone surrogates. Takes linear time.
     """
     max_chars = language.chunk_chars(chunk_size)
+    segmenter = language.segmenter or language.code
     pieces: list[tuple[str, float]] = []
     for passage, length_s in _passages(collapse_spaces(text)):
-        pieces += [(piece, 0.0) for piece in _split(passage, max_chars, language.segmenter)]
+        pieces += [(piece, 0.0) for piece in _split(passage, max_chars, segmenter)]
         if pieces:
             piece, before_s = pieces[-1]
             pieces[-1] = piece, max(before_s, length_s)

@@ -29,7 +29,7 @@ def test_existing_folder_is_used_and_kept(tmp_path: Path) -> None:
 def shared_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the weights of full size go, which nothing makes."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr(checkpoint, "make_checkpoint", lambda folder, size: None)
+    monkeypatch.setattr(checkpoint, "make_checkpoint", lambda folder, size, variant: None)
     return full_checkpoint()
 
 

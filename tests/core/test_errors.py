@@ -6,7 +6,7 @@ from app.core import errors
 from app.core.errors import ServiceError, from_code
 
 DOCUMENTED = {
-    400: {"invalid_request", "empty_text", "invalid_voice_id"},
+    400: {"invalid_request", "empty_text", "invalid_voice_id", "unsupported_language"},
     401: {"invalid_api_key"},
     403: {"preloaded_voice"},
     404: {"not_found", "voice_not_found", "model_not_found"},

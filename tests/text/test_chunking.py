@@ -318,6 +318,6 @@ def test_chunk_size_is_exact_in_english() -> None:
 
 
 def test_chunks_are_shorter_in_a_language_with_more_speech_per_character() -> None:
-    dense = Language("xx", "Dense", segmenter="en", tokens_per_char=2 * ENGLISH.tokens_per_char)
+    dense = Language("xx", "Dense", "Dense", tokens_per_char=2 * ENGLISH.tokens_per_char)
     text = "One two three four. " * 20
     assert split(text, 40, dense) == split(text, 20)

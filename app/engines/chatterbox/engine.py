@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import numpy as np
 import torch
 
 from app.core import progress
-from app.core.audio import SAMPLE_RATE, Samples
+from app.core.audio import SAMPLE_RATE, SAMPLES_PER_TOKEN, Samples
 from app.core.engine_config import ChatterboxOptions, EngineConfig
 from app.core.native import trim_heap
 from app.core.params import SynthesisParams
@@ -32,6 +33,7 @@ from app.engines.chatterbox.conditioning.cache import ConditionalsDiskCache
 from app.engines.chatterbox.conditioning.conditionals import Conditionals
 from app.engines.chatterbox.conditioning.prepare import prepare
 from app.engines.chatterbox.frontend.english import EnglishFrontend
+from app.engines.chatterbox.frontend.multilingual import MultilingualFrontend
 from app.engines.chatterbox.frontend.plain_text import PLAIN_TEXTS
 from app.engines.chatterbox.frontend.turbo import TurboFrontend
 from app.engines.chatterbox.runtime.compilation import NO_COMPILER, TorchCompiler
@@ -48,7 +50,7 @@ from app.engines.chatterbox.s3gen.stream import S3Gen, StreamDecoder
 from app.engines.chatterbox.t3.batch import T3Batch
 from app.engines.chatterbox.t3.request import FinishReason, T3Request
 from app.engines.chatterbox.t3.scheduler import T3Scheduler
-from app.engines.chatterbox.variants import ENGLISH, ModelSpec
+from app.engines.chatterbox.variants import ModelSpec, spec_of
 from app.engines.chatterbox.watermark import StreamingWatermark, load_watermarker
 
 log = logging.getLogger(__name__)
@@ -56,8 +58,9 @@ log = logging.getLogger(__name__)
 MAX_LEAD_SLICES = 2
 """How far T3 may be ahead of S3Gen, in slices, before a job is left out of T3's batch."""
 
-FRONTENDS: dict[str, Callable[..., EnglishFrontend | TurboFrontend]] = {
+FRONTENDS: dict[str, Callable[..., Any]] = {
     "english": EnglishFrontend,
+    "multilingual": MultilingualFrontend,
     "turbo": TurboFrontend,
 }
 """By `FrontendSpec.kind`."""
@@ -75,8 +78,10 @@ class ChatterboxEngine:
     sample_rate = SAMPLE_RATE
     clones_voices = True
 
-    def __init__(self, config: EngineConfig, spec: ModelSpec = ENGLISH) -> None:
-        self.name = spec.id
+    def __init__(self, config: EngineConfig, spec: ModelSpec | None = None) -> None:
+        spec = spec or spec_of(config.variant, config.files)
+        self.name, self.tags = spec.id, spec.tags
+        self.defaults, self.unused = spec.defaults, spec.unused
         self.notice: str | None = None
         self.runaways = 0
         self._spec = spec
@@ -102,6 +107,8 @@ class ChatterboxEngine:
             self._options.voice_prompt_seconds
         )
         self._frontend = FRONTENDS[spec.frontend.kind](self._models.tokenizer, spec)
+        missing = getattr(self._frontend, "missing_languages", {})
+        self.languages = {code: missing.get(code) for code in spec.languages}
         self._disk_cache = ConditionalsDiskCache(self._models)
         shutil.rmtree(folder / OLD_CACHE_FOLDER, ignore_errors=True)
         self._voice_thread = ThreadPoolExecutor(1, "voices")
@@ -150,8 +157,8 @@ class ChatterboxEngine:
             return 0
         return self._t3_scheduler.steps + self._s3gen_scheduler.steps
 
-    def normalize_text(self, text: str) -> str:
-        return PLAIN_TEXTS[self._spec.frontend.kind](text).logged()
+    def normalize_text(self, text: str, language: str) -> str:
+        return PLAIN_TEXTS[self._spec.frontend.kind](text, language).logged()
 
     async def prepare_voice(self, samples: Samples, rate: int) -> Conditionals:
         return await self._prepared(partial(prepare, self._models, samples, rate))
@@ -183,11 +190,11 @@ class ChatterboxEngine:
         """
         mixed = np.random.SeedSequence((params.seed, chunk.index)).generate_state(1)
         request = T3Request(
-            text_tokens=self._frontend.tokenize(chunk.text),
+            text_tokens=self._frontend.tokenize(chunk.text, params.language),
             voice=voice,
             params=params,
             seed=int(mixed[0]),
-            max_tokens=self._frontend.max_tokens(chunk.text),
+            max_tokens=self._frontend.max_tokens(chunk.text, params.language),
         )
         max_lead_tokens = MAX_LEAD_SLICES * params.audio_tokens_per_slice
         lengths = slice_lengths(params.audio_tokens_per_slice, self._options, chunk.index)
@@ -204,16 +211,19 @@ class ChatterboxEngine:
                     if output.finish_reason is FinishReason.LENGTH:
                         self.runaways += 1
                         log.warning("a text chunk of %d characters was cut", len(chunk.text))
-                    if output.finish_reason or len(tokens) == length:
-                        yield SpeechSlice(tokens, last=bool(output.finish_reason))
-                        tokens, length = [], next(lengths)
+                    if output.finish_reason:
+                        yield SpeechSlice(tokens, last=True)
+                    elif len(tokens) == length + self._spec.t3.end_trim_tokens:
+                        yield SpeechSlice(tokens[:length], last=False)
+                        tokens, length = tokens[length:], next(lengths)
 
     def new_decoder(
         self, voice: Conditionals, params: SynthesisParams, first_chunk: int = 0
     ) -> "_Decoder":
         stream = self._new_stream(voice.s3gen, params, first_chunk)
         deadline = monotonic() if first_chunk else FIRST_SLICE_DEADLINE
-        return _Decoder(self._s3gen_scheduler, stream, self._cpu_exclusive, deadline)
+        trim = self._spec.t3.end_trim_tokens
+        return _Decoder(self._s3gen_scheduler, stream, self._cpu_exclusive, deadline, trim)
 
     def _cpu_exclusive(self) -> AbstractContextManager[None]:
         """On a CPU, pause T3 during a job's first slice: S3Gen keeps all cores busy."""
@@ -297,12 +307,18 @@ def _root_cause(error: BaseException) -> str:
 
 @dataclass
 class _Decoder:
-    """One job's stream; `deadline`: when its client will have played all audio so far."""
+    """One job's stream. `deadline`: when its client will have played all audio so far.
+
+    `trim_tokens`: see `T3Spec.end_trim_tokens`; the last slice of a text chunk has as many tokens.
+    `num_tokens`: of the text chunk so far.
+    """
 
     scheduler: S3GenScheduler
     stream: StreamDecoder
     cpu_exclusive: Callable[[], AbstractContextManager[None]]
     deadline: float
+    trim_tokens: int = 0
+    num_tokens: int = 0
 
     async def decode(self, piece: SpeechSlice) -> Samples:
         """Raises `OutOfMemory`, `DeviceFailed`."""
@@ -310,6 +326,11 @@ class _Decoder:
         with translate_device_errors(), self.cpu_exclusive() if first else nullcontext():
             task = SliceTask(self.stream, piece.tokens, piece.last, self.deadline)
             audio = await self.scheduler.decode(task)
+        self.num_tokens += len(piece.tokens)
+        if piece.last:
+            trimmed = min(self.trim_tokens, max(0, self.num_tokens - 1))
+            audio = audio[: len(audio) - trimmed * SAMPLES_PER_TOKEN]
+            self.num_tokens = 0
         if len(audio):
             self.deadline = max(self.deadline, monotonic()) + len(audio) / SAMPLE_RATE
         return audio.numpy()

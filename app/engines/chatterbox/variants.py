@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from app.core.engine_config import PUBLISHED_FILES, ModelFiles
 from app.model_files import manifest
 from app.model_files.manifest import Manifest
 
@@ -21,7 +22,8 @@ class T3Spec:
     repeating it. `learned_positions`: text and speech have learned position embeddings.
     `conditioning_tokens`: positions of a voice in the prompt, at most. `min_tokens`: speech tokens
     before a stop token may end the speech. `max_tokens`: speech tokens of one text chunk, at most.
-    `silence_tail`: speech tokens appended after the last one.
+    `silence_tail`: speech tokens appended after the last one. `end_trim_tokens`: speech tokens
+    whose audio is cut from the end of a text chunk, but for its first token's.
     """
 
     backbone: Literal["llama", "gpt2"]
@@ -36,6 +38,7 @@ class T3Spec:
     min_tokens: int = 0
     forgets_start_token: bool = False
     silence_tail: tuple[int, ...] = ()
+    end_trim_tokens: int = 0
     config: dict[str, Any] = field(default_factory=dict)
 
 
@@ -60,6 +63,11 @@ class FlowSpec:
 
     solver: Literal["euler_cfg", "mean_flow"]
     steps: int
+
+    @property
+    def is_mean_flow(self) -> bool:
+        """Whether the estimator gets a step's end, too, which takes weights of its own."""
+        return self.solver == "mean_flow"
 
 
 @dataclass(frozen=True)
@@ -128,7 +136,7 @@ MULTILINGUAL = replace(
     id="chatterbox-multilingual",
     title="Chatterbox Multilingual",
     manifest=manifest.MULTILINGUAL,
-    t3=replace(ENGLISH.t3, text_vocab_size=2454),
+    t3=replace(ENGLISH.t3, text_vocab_size=2454, end_trim_tokens=1),
     frontend=replace(ENGLISH.frontend, kind="multilingual"),
     languages=(
         *("ar", "da", "de", "el", "en", "es", "fi", "fr", "he", "hi", "it", "ja", "ko", "ms"),
@@ -186,6 +194,14 @@ NANO = replace(
 
 VARIANTS = {spec.name: spec for spec in (ENGLISH, TURBO, NANO, MULTILINGUAL)}
 """All models, by `ModelSpec.name`."""
+
+
+def spec_of(name: str, files: ModelFiles = PUBLISHED_FILES) -> ModelSpec:
+    """The model of that name, with other files where `files` names some."""
+    spec = VARIANTS[name]
+    t3, s3gen = files.t3 or spec.manifest.t3, files.s3gen or spec.manifest.s3gen
+    return replace(spec, manifest=replace(spec.manifest, t3=t3, s3gen=s3gen))
+
 
 UNSUPPORTED_TEXT_VOCABULARIES = {2454: "Chatterbox Multilingual", 50_276: "Chatterbox Turbo"}
 """Sizes of T3's text vocabulary in variants that cannot be loaded yet."""

@@ -87,7 +87,7 @@ class PreviewEngine:
         self._encoding = ThreadPoolExecutor(1, "preview-encode")
         self.decoding = ThreadPoolExecutor(1, "preview-decode")
 
-    def normalize_text(self, text: str) -> str:
+    def normalize_text(self, text: str, language: str) -> str:
         return plain_english(text).logged()
 
     async def prepare_voice(self, samples: Samples, rate: int) -> Voice:

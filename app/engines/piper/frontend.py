@@ -15,7 +15,7 @@ def join_abbreviations(text: str) -> str:
     text = _STREET.sub("Street", text)
     for abbreviation, words in _ABBREVIATIONS:
         text = abbreviation.sub(lambda match, words=words: words[match[1]], text)
-    sentences = sentencex.segment(ENGLISH.segmenter, text)
+    sentences = sentencex.segment(ENGLISH.code, text)
     return "".join(_INNER_STOP.sub("", sentence) for sentence in sentences)
 
 

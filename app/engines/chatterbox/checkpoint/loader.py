@@ -28,6 +28,7 @@ from app.engines.chatterbox.checkpoint.mapped_file import MappedSafetensors, off
 from app.engines.chatterbox.checkpoint.models import Models
 from app.engines.chatterbox.checkpoint.validation import Weights, check_state_dict, check_tokenizer
 from app.engines.chatterbox.conditioning.conditionals import Conditionals, builtin_conditionals
+from app.engines.chatterbox.frontend.multilingual import MultilingualTokenizer
 from app.engines.chatterbox.runtime.linear import (
     Int8Linear,
     PackedLinear,
@@ -166,10 +167,17 @@ class SkipWeightInit(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _load_tokenizer(path: Path, spec: ModelSpec) -> EnTokenizer:
+TOKENIZERS: dict[str, Callable[[str], Any]] = {
+    "english": EnTokenizer,
+    "multilingual": MultilingualTokenizer,
+}
+"""By `FrontendSpec.kind`; called with the path of `Manifest.tokenizer`."""
+
+
+def _load_tokenizer(path: Path, spec: ModelSpec) -> Any:
     try:
         path.open().close()  # the tokenizer raises a bare Exception for any fault
-        tokenizer = EnTokenizer(str(path))
+        tokenizer = TOKENIZERS[spec.frontend.kind](str(path))
     except OSError as error:
         raise _unreadable(path, error) from error
     except Exception as error:

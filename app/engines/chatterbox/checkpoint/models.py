@@ -1,11 +1,11 @@
 """`Models`: a loaded checkpoint, as the loader returns it."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from chatterbox.models.s3gen import S3Gen
 from chatterbox.models.t3 import T3
-from chatterbox.models.tokenizers import EnTokenizer
 from chatterbox.models.voice_encoder import VoiceEncoder
 
 from app.engines.chatterbox.checkpoint.mapped_file import MappedSafetensors
@@ -17,14 +17,15 @@ from app.engines.chatterbox.variants import ModelSpec
 class Models:
     """Upstream's modules in evaluation mode on `device`.
 
-    `digest`: hex, changes whenever a file is replaced. `mapped_files`: for the CPU.
+    `tokenizer`: what the frontend of the `spec` takes. `digest`: hex, changes whenever a file is
+    replaced. `mapped_files`: for the CPU.
     """
 
     spec: ModelSpec
     t3: T3
     s3gen: S3Gen
     voice_encoder: VoiceEncoder
-    tokenizer: EnTokenizer
+    tokenizer: Any
     default_voice: Conditionals
     device: torch.device
     digest: str

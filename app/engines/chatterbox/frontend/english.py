@@ -15,7 +15,7 @@ class EnglishFrontend:
         self._tokenizer = tokenizer
         self._spec = spec
 
-    def tokenize(self, text: str) -> Tensor:
+    def tokenize(self, text: str, language: str = "en") -> Tensor:
         """Tokens, int64 [1, n], without start and stop.
 
         Unlike upstream, raises `EmptyText`, and reads the names of control tokens as words.
@@ -24,7 +24,7 @@ class EnglishFrontend:
             raise EmptyText("There is nothing to say in the text.", param="text")
         return torch.tensor([self._tokenizer.encode(punc_norm(text.translate(NO_CONTROL_TOKENS)))])
 
-    def max_tokens(self, text: str) -> int:
+    def max_tokens(self, text: str, language: str = "en") -> int:
         """Speech tokens after which T3 has missed its stop token, see `FrontendSpec`."""
         budget = self._spec.frontend
         plausible = int(budget.runaway_factor * budget.tokens_per_char * len(text))

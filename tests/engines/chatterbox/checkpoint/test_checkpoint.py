@@ -9,6 +9,7 @@ from torch import Tensor
 
 from app.bench.checkpoint import make_checkpoint, tiny_sizes
 from app.engines.chatterbox.checkpoint.loader import load
+from app.engines.chatterbox.variants import TURBO, VARIANTS
 from app.model_files.manifest import ENGLISH
 
 TEXTS = ("It is a truth universally acknowledged.", "However little known the feelings of a man.")
@@ -54,6 +55,32 @@ def test_same_seed_gives_the_same_files(tiny_checkpoint, tmp_path):
             assert (again / name).read_bytes() == (tiny_checkpoint / name).read_bytes()
     for name in ENGLISH.files[:3]:
         assert (again / name).read_bytes() != (other / name).read_bytes()
+
+
+@pytest.mark.parametrize("variant", ["turbo", "nano", "multilingual"])
+def test_other_variants_are_loaded_by_the_package(checkpoint_of, upstream_of, variant):
+    spec, upstream = VARIANTS[variant], upstream_of(variant)
+    assert {path.name for path in checkpoint_of(variant).iterdir()} >= set(spec.manifest.files)
+    assert upstream.t3.text_emb.num_embeddings == spec.t3.text_vocab_size
+    assert upstream.s3gen.meanflow == spec.flow.is_mean_flow
+    assert upstream.conds.t3.cond_prompt_speech_tokens.shape == (1, spec.prompt.t3_tokens)
+
+
+def test_turbos_tokenizer_has_the_real_size_and_tags(upstream_of):
+    tokenizer = upstream_of("turbo").tokenizer
+    assert len(tokenizer) == TURBO.t3.text_vocab_size
+    tags = tokenizer("".join(f"[{tag}]" for tag in TURBO.tags)).input_ids
+    assert tags == list(range(50_257, 50_276))
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_turbos_speech_varies_and_has_a_plausible_length(upstream_of, text):
+    turbo = upstream_of("turbo")
+    ids = turbo.tokenizer(text, return_tensors="pt").input_ids
+    torch.manual_seed(0)
+    tokens = turbo.t3.inference_turbo(turbo.conds.t3, ids)[0]
+    assert 30 < len(tokens) < 150
+    assert len(tokens.unique()) > 15
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -104,8 +131,10 @@ def test_speech_tokens_depend_on_all_inputs(upstream):
     assert sum(token >= 6561 for token in usual) < 10
 
 
+@pytest.mark.parametrize("variant", ["chatterbox", "turbo"])
 @pytest.mark.parametrize("reverse", [False, True])
-def test_voiced_and_unvoiced_frames_alternate(upstream, tokens, reverse):
+def test_voiced_and_unvoiced_frames_alternate(upstream_of, variant, tokens, reverse):
+    upstream = upstream_of(variant)
     frames = mel(upstream, tokens.flip(0) if reverse else tokens)
     with torch.inference_mode():
         pitch = upstream.s3gen.mel2wav.f0_predictor(frames)[0]
@@ -116,7 +145,9 @@ def test_voiced_and_unvoiced_frames_alternate(upstream, tokens, reverse):
     assert 30 < pitch[voiced].median() < 300
 
 
-def test_waveform_depends_on_the_mel(upstream, tokens):
+@pytest.mark.parametrize("variant", ["chatterbox", "turbo"])
+def test_waveform_depends_on_the_mel(upstream_of, variant, tokens):
+    upstream = upstream_of(variant)
     one, other = (waveform(upstream, mel(upstream, t)) for t in (tokens, tokens.flip(0)))
     assert (one - other).std() > 0.1
     assert 0.05 < one.std() < 0.5
@@ -135,7 +166,9 @@ def test_vocoder_output_depends_on_mel_and_excitation(upstream, tokens):
         assert (vocoder.decode(one, excitation) - silent).std() > 0.1
 
 
-def test_mel_depends_on_all_inputs(upstream, tokens):
+@pytest.mark.parametrize("variant", ["chatterbox", "turbo"])
+def test_mel_depends_on_all_inputs(upstream_of, variant, tokens):
+    upstream = upstream_of(variant)
     reference = upstream.conds.gen
     usual = mel(upstream, tokens)
     assert -8 < usual.mean() < -2
