@@ -193,6 +193,3 @@ NANO = replace(
 
 VARIANTS = {spec.name: spec for spec in (ENGLISH, TURBO, NANO, MULTILINGUAL)}
 """All models, by `ModelSpec.name`."""
-
-UNSUPPORTED_TEXT_VOCABULARIES = {2454: "Chatterbox Multilingual", 50_276: "Chatterbox Turbo"}
-"""Sizes of T3's text vocabulary in variants that cannot be loaded yet."""
