@@ -52,7 +52,7 @@ TINY_TURBO = replace(TURBO.t3, text_vocab_size=128)
 """Its text tokens are the code points of ASCII."""
 
 VOICE_TOKENS = 60
-END_AT = VOICE_TOKENS + len(TEXT) + 50
+END_AT = VOICE_TOKENS + len(TEXT) + 25
 """The position of the stop token, about."""
 
 
