@@ -146,8 +146,8 @@ def tiny_sizes() -> Iterator[None]:
             num_key_value_heads=2,
             head_dim=width // 2,
         )
-        for name, layers in (("GPT2_medium", 3), ("GPT2_small", 2)):
-            gpt2_sizes = {"n_embd": width, "hidden_size": width, "n_head": 2, "n_layer": layers}
+        for name, size, layers in (("GPT2_medium", width, 3), ("GPT2_small", width // 2, 2)):
+            gpt2_sizes = {"n_embd": size, "hidden_size": size, "n_head": 2, "n_layer": layers}
             override(LLAMA_CONFIGS[name], vocab_size=8, **gpt2_sizes)
         shrink(cond_enc, "Perceiver", pre_attention_query_size=width, embedding_dim=width)
         override(vars(speech_tokenizer), n_audio_state=128, n_audio_head=2, n_audio_layer=2)

@@ -6,6 +6,7 @@ With the same random numbers the package's audio can be compared sample by sampl
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from unittest import mock
 
 import torch
@@ -31,10 +32,26 @@ def pinned_randomness(noise: Noise) -> Iterator[None]:
         def sample(self, sample_shape: torch.Size) -> Tensor:
             return phases.view(sample_shape)
 
+    usual_randn = torch.randn
+    awaiting_length: list[Tensor] = []
+
+    def randn(*size: int, generator: torch.Generator | None = None, **options: Any) -> Tensor:
+        """Without a generator: the mean flow's draw for the new frames alone."""
+        if generator is not None:
+            return usual_randn(*size, generator=generator, **options)
+        awaiting_length.append(torch.empty(size, **options))
+        return awaiting_length[-1]
+
     def randn_like(like: Tensor) -> Tensor:
         _, channels, length = like.shape
         if channels == MEL_BANDS:
-            return noise.frames(NoiseStream.FLOW, 0, length, MEL_BANDS).T[None]
+            drawn = noise.frames(NoiseStream.FLOW, 0, length, MEL_BANDS).T[None]
+            if awaiting_length:  # the mean flow's second draw, of which it keeps the prompt's
+                new = awaiting_length.pop()
+                prompt_frames = length - new.shape[2]
+                new.copy_(drawn[:, :, prompt_frames:])
+                drawn[:, :, prompt_frames:] = 0
+            return drawn
         if channels == HARMONICS:
             width = SAMPLES_PER_FRAME * HARMONICS
             frames = noise.frames(NoiseStream.EXCITATION, 0, length // SAMPLES_PER_FRAME, width)
@@ -43,6 +60,7 @@ def pinned_randomness(noise: Noise) -> Iterator[None]:
 
     with (
         mock.patch("chatterbox.models.s3gen.hifigan.Uniform", Uniform),
+        mock.patch.object(torch, "randn", randn),
         mock.patch.object(torch, "randn_like", randn_like),
     ):
         yield

@@ -1,6 +1,7 @@
 """Calls of the C library; each does nothing on systems that lack it."""
 
 import ctypes
+import mmap
 import signal
 import sys
 
@@ -33,6 +34,16 @@ def trim_heap() -> None:
     """
     if _GLIBC:
         _libc.malloc_trim(0)
+
+
+def release_mapped_pages(begin: int, end: int) -> None:
+    """Drop the unchanged pages of a mapped file at these addresses; they are read again when used.
+
+    All pages that they touch must be of that file.
+    """
+    if sys.platform == "linux":
+        begin -= begin % mmap.PAGESIZE
+        _libc.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), mmap.MADV_DONTNEED)
 
 
 def limit_retained_memory() -> None:

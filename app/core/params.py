@@ -86,7 +86,9 @@ TopP = Annotated[
     ParameterInfo("Keeps the likeliest tokens that make up this probability."),
 ]
 TopK = Annotated[
-    int, Field(ge=1, le=10_000), ParameterInfo("Keeps only so many of the likeliest tokens.")
+    int,
+    Field(ge=1, le=10_000),
+    ParameterInfo("Keeps only so many of the likeliest tokens. For Turbo and Nano."),
 ]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from app.core.engine_config import PUBLISHED_FILES, ModelFiles
 from app.core.errors import StartupError
 from app.core.model import Model, ModelInfo
+from app.engines.chatterbox.frontend.plain_text import PLAIN_TEXTS
 from app.engines.chatterbox.variants import VARIANTS, ModelSpec, spec_of
 from app.engines.registry import ENGINES, PlainTextOf
 from app.model_files.manifest import folder_of, missing, refuse_files_of, refuse_other_variants
@@ -144,4 +145,6 @@ def plain_text_of(setting: str, model_path: Path) -> PlainTextOf:
         return lambda text, language: PlainText(plain_punctuation(text), "")
     if name not in ENGINES and name not in VARIANTS:
         raise StartupError(f"no model {name!r}: give one of {', '.join([*VARIANTS, 'preview'])}")
-    return ENGINES["chatterbox" if name in VARIANTS else name].plain_text
+    if name in VARIANTS:
+        return PLAIN_TEXTS[VARIANTS[name].frontend.kind]
+    return ENGINES[name].plain_text

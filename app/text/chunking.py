@@ -127,7 +127,8 @@ _CLAUSE_END = pattern(
     rf"[\p{{Terminal_Punctuation}}--\p{{ASCII}}]++{_CLOSERS}(?!\p{{Nd}})"
     rf"|[,;:)\]–—-]{_CLOSERS}(?=\s)"
 )
-_WORD_END = pattern(r"\S(?=\s+[^\s!?:;,.%»)\]}])")  # French puts a space before its marks
+# French puts a space before its marks; two words in brackets may be the name of a sound.
+_WORD_END = pattern(r"\S(?=\s+[^\s!?:;,.%»)\]}])(?!(?<=\[\p{L}{1,16})\s++\p{L}++\])")
 _ADDRESS_EDGE = pattern(r"\S(?=\s[!-~])|[!-~](?=\s)")
 # Unicode's word boundaries, for text without spaces; Thai and similar scripts have none (LB=SA).
 _PART_END = pattern(

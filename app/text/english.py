@@ -5,6 +5,7 @@ engines whose model is English, before the text is split.
 """
 
 import logging
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 from unicodedata import category, decomposition, name, normalize
@@ -37,7 +38,7 @@ class PlainText(NamedTuple):
         return self.text
 
 
-def plain_english(text: str) -> PlainText:
+def plain_english(text: str, punctuation: Callable[[str], str] = plain_punctuation) -> PlainText:
     """`text` in ASCII and the letters of Latin-1, with its pauses. Takes linear time."""
     dropped: list[str] = []
 
@@ -52,7 +53,7 @@ def plain_english(text: str) -> PlainText:
     for rule, replacement in RULES:
         text = rule.sub(replacement, text)
     text = _LOOSE.sub("", _OTHER.sub(lambda match: _plain_character(match[0]) or "", text))
-    return PlainText(plain_punctuation(text), "".join(dropped))
+    return PlainText(punctuation(text), "".join(dropped))
 
 
 @lru_cache(4096)

@@ -14,10 +14,17 @@ def plain_punctuation(text: str) -> str:
     short one does upstream, and no double space remains. The other replacements of `punc_norm`
     are left to the engine.
     """
-    plain = collapse_spaces(text.translate(_PLAIN).replace("...", ", "))
+    plain = collapse_spaces(text.translate(_TYPOGRAPHIC).replace("...", ", "))
     replaced: str = _SPACED_DASH.sub(",", plain).replace(" ,", ",")
     return replaced
 
 
-_PLAIN = str.maketrans({"…": ", ", "—": "-", "–": "-", "“": '"', "”": '"', "‘": "'", "’": "'"})
+def plain_typography(text: str) -> str:
+    """Replace typographic characters only, as upstream's other one (chatterbox/tts_turbo.py)."""
+    return collapse_spaces(text.translate(_TYPOGRAPHIC)).replace(" ,", ",")
+
+
+_TYPOGRAPHIC = str.maketrans(
+    {"…": ", ", "—": "-", "–": "-", "“": '"', "”": '"', "‘": "'", "’": "'"}
+)
 _SPACED_DASH = pattern(r" -(?= )")

@@ -39,6 +39,7 @@ PARAMS: dict[str, Any] = {
     "repetition_penalty": 1,
     "min_p": 0.1,
     "top_p": 0.001,
+    "top_k": 40,
     "chunk_overlap_method": "zero",
 }
 

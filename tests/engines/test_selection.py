@@ -181,6 +181,15 @@ def test_original_may_have_its_own_folder(tmp_path):
     assert (model.name, model.folder) == ("chatterbox", str(tmp_path / "chatterbox"))
 
 
-@pytest.mark.parametrize("setting", ["auto", "turbo", "chatterbox-nano,preview"])
-def test_text_is_prepared_for_the_first_model(all_weights, setting):
-    assert plain_text_of(setting, all_weights) is ENGINES["chatterbox"].plain_text
+@pytest.mark.parametrize(
+    ("setting", "kept"),
+    [
+        ("auto", "(laugh) (START)"),
+        ("chatterbox,turbo", "(laugh) (START)"),
+        ("turbo", "[laugh] (START)"),
+        ("chatterbox-nano,preview", "[laugh] (START)"),
+        ("preview", "[laugh] [START]"),
+    ],
+)
+def test_text_is_prepared_for_the_first_model(all_weights, setting, kept):
+    assert plain_text_of(setting, all_weights)("[laugh] [START]", "en").text == kept

@@ -10,6 +10,7 @@ from app.bench.randomness import pinned_randomness
 from app.core.params import SynthesisParams
 from app.engines.chatterbox.checkpoint.loader import load
 from app.engines.chatterbox.s3gen.stream import S3Gen
+from app.engines.chatterbox.variants import VARIANTS
 
 CPU = torch.device("cpu")
 
@@ -17,10 +18,10 @@ DEFAULTS = SynthesisParams(seed=1)
 
 
 @cache
-def own_s3gen(checkpoint: Path) -> S3Gen:
+def own_s3gen(checkpoint: Path, variant: str = "chatterbox") -> S3Gen:
     """With modules of its own, since it changes them."""
     with tiny_sizes():
-        return S3Gen.of(load(checkpoint, "cpu"))
+        return S3Gen.of(load(checkpoint, "cpu", spec=VARIANTS[variant]))
 
 
 def speech_tokens(count, seed=0):

@@ -34,7 +34,8 @@ from app.engines.chatterbox.conditioning.conditionals import Conditionals
 from app.engines.chatterbox.conditioning.prepare import prepare
 from app.engines.chatterbox.frontend.english import EnglishFrontend
 from app.engines.chatterbox.frontend.multilingual import MultilingualFrontend
-from app.engines.chatterbox.frontend.plain_text import plain_text
+from app.engines.chatterbox.frontend.plain_text import PLAIN_TEXTS
+from app.engines.chatterbox.frontend.turbo import TurboFrontend
 from app.engines.chatterbox.runtime.compilation import NO_COMPILER, TorchCompiler
 from app.engines.chatterbox.runtime.cuda_graphs import (
     EAGER,
@@ -61,6 +62,7 @@ MAX_LEAD_SLICES = 2
 FRONTENDS: dict[str, Callable[..., Any]] = {
     "english": EnglishFrontend,
     "multilingual": MultilingualFrontend,
+    "turbo": TurboFrontend,
 }
 """By `FrontendSpec.kind`."""
 
@@ -158,7 +160,7 @@ class ChatterboxEngine:
         return self._t3_scheduler.steps + self._s3gen_scheduler.steps
 
     def normalize_text(self, text: str, language: str) -> str:
-        return plain_text(text, language).logged()
+        return PLAIN_TEXTS[self._spec.frontend.kind](text, language).logged()
 
     async def prepare_voice(self, samples: Samples, rate: int) -> Conditionals:
         return await self._prepared(partial(prepare, self._models, samples, rate))

@@ -203,7 +203,3 @@ def spec_of(name: str, files: ModelFiles = PUBLISHED_FILES) -> ModelSpec:
     spec = VARIANTS[name]
     t3, s3gen = files.t3 or spec.manifest.t3, files.s3gen or spec.manifest.s3gen
     return replace(spec, manifest=replace(spec.manifest, t3=t3, s3gen=s3gen))
-
-
-UNSUPPORTED_TEXT_VOCABULARIES = {2454: "Chatterbox Multilingual", 50_276: "Chatterbox Turbo"}
-"""Sizes of T3's text vocabulary in variants that cannot be loaded yet."""

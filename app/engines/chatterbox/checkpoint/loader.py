@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 import torch
 from chatterbox.models.s3gen import S3Gen
 from chatterbox.models.t3 import T3
-from chatterbox.models.t3.modules.t3_config import T3Config
 from chatterbox.models.tokenizers import EnTokenizer
 from chatterbox.models.voice_encoder import VoiceEncoder
 from safetensors import SafetensorError
@@ -24,19 +23,32 @@ from torch.overrides import TorchFunctionMode
 
 from app.core.engine_config import S3GenDtype, T3Dtype
 from app.core.errors import StartupError
-from app.engines.chatterbox.checkpoint.mapped_file import MappedSafetensors, offload_blocks
+from app.engines.chatterbox.checkpoint.mapped_file import (
+    MappedFile,
+    load_pickle,
+    map_file,
+    offload_blocks,
+)
 from app.engines.chatterbox.checkpoint.models import Models
-from app.engines.chatterbox.checkpoint.validation import Weights, check_state_dict, check_tokenizer
+from app.engines.chatterbox.checkpoint.t3_config import t3_config
+from app.engines.chatterbox.checkpoint.validation import (
+    Weights,
+    check_files,
+    check_state_dict,
+    check_tokenizer,
+    check_voice,
+)
 from app.engines.chatterbox.conditioning.conditionals import Conditionals, builtin_conditionals
 from app.engines.chatterbox.frontend.multilingual import MultilingualTokenizer
+from app.engines.chatterbox.frontend.turbo import TurboTokenizer
 from app.engines.chatterbox.runtime.linear import (
     Int8Linear,
     PackedLinear,
     convert_linears_to_bf16,
     replace_linears,
+    use_linears,
 )
 from app.engines.chatterbox.variants import ENGLISH, ModelSpec
-from app.model_files.manifest import refuse_other_variants
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -54,7 +66,7 @@ def load(
     Dtype "auto" is bfloat16 on a GPU that supports it, else float32. `packed` (CPU only): linear
     layers are computed by oneDNN, see `linear`.
     """
-    refuse_other_variants(folder)
+    check_files(folder, spec)
     _check_dtypes(device, t3_dtype, s3gen_dtype)
     usual: S3GenDtype = "bfloat16" if device == "cuda" and _has_bfloat16() else "float32"
     t3_dtype = usual if t3_dtype == "auto" else t3_dtype
@@ -62,16 +74,16 @@ def load(
     if device == "cuda" and t3_dtype == s3gen_dtype == "bfloat16":
         torch.set_float32_matmul_precision("high")  # for the products that stay in float32
     files = spec.manifest
-    checkpoint = _Checkpoint(folder, device)
+    checkpoint = _Checkpoint(folder, device, spec)
     return Models(
         spec=spec,
-        t3=_load_t3(checkpoint, spec, t3_dtype, packed),
-        s3gen=_load_s3gen(checkpoint, spec, s3gen_dtype, packed),
+        t3=_load_t3(checkpoint, t3_dtype, packed),
+        s3gen=_load_s3gen(checkpoint, s3gen_dtype, packed),
         voice_encoder=checkpoint.load(VoiceEncoder, files.voice_encoder),
         tokenizer=_load_tokenizer(folder / files.tokenizer, spec),
-        default_voice=_load_conditionals(folder / files.conditionals, device),
+        default_voice=_load_conditionals(folder / files.conditionals, spec, device),
         device=torch.device(device),
-        digest=_digest([folder / name for name in files.files]),
+        digest=_digest(spec, folder),
         mapped_files=tuple(checkpoint.mapped_files),
     )
 
@@ -88,9 +100,12 @@ def _has_bfloat16() -> bool:
     return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
-def _load_t3(checkpoint: "_Checkpoint", spec: ModelSpec, dtype: T3Dtype, packed: bool) -> T3:
-    config = T3Config(text_tokens_dict_size=spec.t3.text_vocab_size)
-    t3 = checkpoint.load(lambda: T3(config), spec.manifest.t3)
+def _load_t3(checkpoint: "_Checkpoint", dtype: T3Dtype, packed: bool) -> T3:
+    spec = checkpoint.spec
+    t3 = checkpoint.load(lambda: T3(t3_config(spec.t3)), spec.manifest.t3)
+    use_linears(t3.tfmr)
+    if t3.is_gpt:
+        del t3.tfmr.wte  # in the file, but unused: T3 has embeddings of its own
     path = checkpoint.folder / spec.manifest.t3
     match dtype:
         case "int8":
@@ -104,11 +119,10 @@ def _load_t3(checkpoint: "_Checkpoint", spec: ModelSpec, dtype: T3Dtype, packed:
     return t3
 
 
-def _load_s3gen(
-    checkpoint: "_Checkpoint", spec: ModelSpec, dtype: S3GenDtype, packed: bool
-) -> S3Gen:
+def _load_s3gen(checkpoint: "_Checkpoint", dtype: S3GenDtype, packed: bool) -> S3Gen:
     """Bfloat16 is for the estimator's blocks alone, which do nearly all the work."""
-    s3gen = checkpoint.load(S3Gen, spec.manifest.s3gen)
+    spec = checkpoint.spec
+    s3gen = checkpoint.load(lambda: S3Gen(meanflow=spec.flow.is_mean_flow), spec.manifest.s3gen)
     path = checkpoint.folder / spec.manifest.s3gen
     if dtype == "bfloat16":
         estimator = s3gen.flow.decoder.estimator
@@ -124,9 +138,10 @@ def _load_s3gen(
 class _Checkpoint:
     """Reads the weights in `folder`. On a CPU they stay in `mapped_files` until they are used."""
 
-    def __init__(self, folder: Path, device: str) -> None:
+    def __init__(self, folder: Path, device: str, spec: ModelSpec) -> None:
         self.folder = folder
-        self.mapped_files: list[MappedSafetensors] = []
+        self.spec = spec
+        self.mapped_files: list[MappedFile] = []
         self._device = device
 
     def load(self, module_class: Callable[[], Module], name: str) -> Module:
@@ -134,23 +149,30 @@ class _Checkpoint:
         weights = self._read(path)
         with SkipWeightInit():
             module = module_class()
-        check_state_dict(module, weights, path)
+        check_state_dict(module, weights, path, self.spec)
         module.load_state_dict(weights, strict=False, assign=True)
         return module.to(self._device, torch.float32).eval().requires_grad_(False)
 
     def _read(self, path: Path) -> Weights:
         try:
-            weights = load_file(path, device=self._device)
-        except SafetensorError as error:
-            raise StartupError(f"{path} is damaged or cut off: {error}") from error
+            weights = self._read_all(path)
+        except (SafetensorError, *_BROKEN_PICKLE) as error:
+            raise StartupError(
+                f"{path} of {self.spec.title} is damaged or cut off: {error}"
+            ) from error
         except OSError as error:
             raise _unreadable(path, error) from error
         if self._device != "cpu":
             return weights
-        file = MappedSafetensors(path)
+        file = map_file(path)
         self.mapped_files.append(file)
         mapped = file.tensors()
         return {name: mapped[name] if name in mapped else weights[name].clone() for name in weights}
+
+    def _read_all(self, path: Path) -> Weights:
+        if path.suffix == ".pt":
+            return load_pickle(path)
+        return load_file(path, device=self._device)
 
 
 class SkipWeightInit(TorchFunctionMode):
@@ -170,6 +192,7 @@ class SkipWeightInit(TorchFunctionMode):
 TOKENIZERS: dict[str, Callable[[str], Any]] = {
     "english": EnTokenizer,
     "multilingual": MultilingualTokenizer,
+    "turbo": TurboTokenizer,
 }
 """By `FrontendSpec.kind`; called with the path of `Manifest.tokenizer`."""
 
@@ -193,24 +216,25 @@ _BROKEN_PICKLE = (
 )
 
 
-def _load_conditionals(path: Path, device: str) -> Conditionals:
-    if not path.exists():
-        raise StartupError(f"{path} is missing: it holds the default voice")
+def _load_conditionals(path: Path, spec: ModelSpec, device: str) -> Conditionals:
     try:
         content = BytesIO(path.read_bytes())
     except OSError as error:
         raise _unreadable(path, error) from error
     try:
-        return builtin_conditionals(torch.load(content, map_location=device, weights_only=True))
+        voice = builtin_conditionals(torch.load(content, map_location=device, weights_only=True))
     except _BROKEN_PICKLE as error:
         raise StartupError(f"{path} is not a voice: {error}") from error
+    check_voice(voice, spec, path)
+    return voice
 
 
 def _unreadable(path: Path, error: OSError) -> StartupError:
     return StartupError(f"cannot read {path}: {error.strerror or error}")
 
 
-def _digest(paths: list[Path]) -> str:
+def _digest(spec: ModelSpec, folder: Path) -> str:
+    paths = [folder / name for name in spec.manifest.files if (folder / name).exists()]
     stats = [(path.name, path.stat()) for path in paths]
     files = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
-    return hashlib.sha256(repr(files).encode()).hexdigest()
+    return hashlib.sha256(repr((spec.name, files)).encode()).hexdigest()

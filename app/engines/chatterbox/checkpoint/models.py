@@ -8,7 +8,7 @@ from chatterbox.models.s3gen import S3Gen
 from chatterbox.models.t3 import T3
 from chatterbox.models.voice_encoder import VoiceEncoder
 
-from app.engines.chatterbox.checkpoint.mapped_file import MappedSafetensors
+from app.engines.chatterbox.checkpoint.mapped_file import MappedFile
 from app.engines.chatterbox.conditioning.conditionals import Conditionals
 from app.engines.chatterbox.variants import ModelSpec
 
@@ -29,4 +29,4 @@ class Models:
     default_voice: Conditionals
     device: torch.device
     digest: str
-    mapped_files: tuple[MappedSafetensors, ...]
+    mapped_files: tuple[MappedFile, ...]

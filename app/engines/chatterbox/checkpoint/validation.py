@@ -2,21 +2,44 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
-from chatterbox.models.t3.modules.t3_config import T3Config
-from chatterbox.models.tokenizers import EnTokenizer
 from torch import Tensor, nn
 
 from app.core.errors import StartupError
-from app.engines.chatterbox.variants import UNSUPPORTED_TEXT_VOCABULARIES, ModelSpec
-from app.model_files.manifest import wrong_variant
+from app.engines.chatterbox.checkpoint.t3_config import t3_config
+from app.engines.chatterbox.conditioning.conditionals import Conditionals
+from app.engines.chatterbox.variants import VARIANTS, ModelSpec
+from app.text.languages import LANGUAGES
 
 log = logging.getLogger(__name__)
 
 Weights = dict[str, Tensor]
 
 
-def check_state_dict(module: nn.Module, weights: Weights, path: Path) -> None:
+def check_files(folder: Path, spec: ModelSpec) -> None:
+    """Require the files that all languages need, and log those that only another variant has."""
+    files = spec.manifest
+    optional = {name for code in spec.languages for name in LANGUAGES[code].files}
+    needed = [name for name in files.files if name not in optional]
+    absent = [name for name in needed if not (folder / name).exists()]
+    owners = {
+        name: other.title
+        for other in reversed(VARIANTS.values())
+        for name in (other.manifest.t3, other.manifest.s3gen)
+        if name not in files.files and (folder / name).exists()
+    }
+    foreign = ", ".join(f"{name} of {title}" for name, title in owners.items())
+    if absent:
+        default = absent == [files.conditionals]
+        reason = "it holds the default voice" if default else f"{spec.title} needs it"
+        also = f"; the folder has {foreign}" if foreign else ""
+        raise StartupError(f"{folder / absent[0]} is missing: {reason}{also}")
+    if foreign:
+        log.warning("%s: %s reads none of %s", folder, spec.title, foreign)
+
+
+def check_state_dict(module: nn.Module, weights: Weights, path: Path, spec: ModelSpec) -> None:
     """Require every tensor of `module` in its shape; unexpected ones are only logged."""
     expected = module.state_dict()
     optional = getattr(module, "ignore_state_dict_missing", ())
@@ -25,33 +48,59 @@ def check_state_dict(module: nn.Module, weights: Weights, path: Path) -> None:
     mismatched = [
         name for name in weights if name in expected and weights[name].shape != expected[name].shape
     ]
-    if variant := _other_variant(weights, unexpected, mismatched):
-        raise wrong_variant(path, variant)
+    owners = _owners(weights)
+    if owners and spec not in owners:
+        raise StartupError(f"{path} is of {owners[0].title}, not of {spec.title}")
     if missing:
-        raise StartupError(f"{path} lacks {len(missing)} tensors, {missing[0]} for one")
+        raise StartupError(
+            f"{path} of {spec.title} lacks {len(missing)} tensors, {missing[0]} for one"
+        )
     if mismatched:
         name = mismatched[0]
         found, wanted = list(weights[name].shape), list(expected[name].shape)
-        raise StartupError(f"{path} does not fit: {name} has shape {found}, not {wanted}")
+        raise StartupError(
+            f"{path} of {spec.title} does not fit: {name} has shape {found}, not {wanted}"
+        )
     if unexpected:
         log.warning("%s: %d unexpected tensors, %s for one", path, len(unexpected), unexpected[0])
 
 
-def _other_variant(weights: Weights, unexpected: list[str], mismatched: list[str]) -> str | None:
-    if any(".time_embed_mixer." in name for name in unexpected):
-        return "Chatterbox Turbo"
-    if "text_emb.weight" in mismatched:
-        return UNSUPPORTED_TEXT_VOCABULARIES.get(len(weights["text_emb.weight"]))
-    return None
+def _owners(weights: Weights) -> list[ModelSpec]:
+    """The variants that these may be the weights of, as far as that can be told; else none."""
+    specs = VARIANTS.values()
+    if "text_emb.weight" in weights:
+        return [spec for spec in specs if _fits(weights["text_emb.weight"], spec)]
+    if "flow.encoder_proj.weight" in weights:
+        mean_flow = any(".time_embed_mixer." in name for name in weights)
+        return [spec for spec in specs if spec.flow.is_mean_flow == mean_flow]
+    return []
 
 
-def check_tokenizer(tokenizer: EnTokenizer, spec: ModelSpec, path: Path) -> None:
-    """Require T3's start and stop tokens, and no token beyond its text vocabulary."""
-    config = T3Config(text_tokens_dict_size=spec.t3.text_vocab_size)
+def _fits(text_embedding: Tensor, spec: ModelSpec) -> bool:
+    config = t3_config(spec.t3)
+    return text_embedding.shape == (config.text_tokens_dict_size, config.n_channels)
+
+
+def check_tokenizer(tokenizer: Any, spec: ModelSpec, path: Path) -> None:
+    """Require T3's start and stop tokens, all tags, and no token beyond its text vocabulary."""
+    config = t3_config(spec.t3)
     vocabulary = tokenizer.tokenizer.get_vocab()
+    delimiters = {"[START]": config.start_text_token, "[STOP]": config.stop_text_token}
+    required = delimiters if spec.t3.text_delimiters else {}
     if (
-        vocabulary["[START]"] != config.start_text_token
-        or vocabulary["[STOP]"] != config.stop_text_token
+        any(vocabulary.get(token) != index for token, index in required.items())
+        or any(f"[{tag}]" not in vocabulary for tag in spec.tags)
         or max(vocabulary.values()) >= spec.t3.text_vocab_size
     ):
-        raise StartupError(f"{path} is another model's tokenizer: it has {len(vocabulary)} tokens")
+        raise StartupError(
+            f"{path} of {spec.title} is another model's tokenizer: it has {len(vocabulary)} tokens"
+        )
+
+
+def check_voice(voice: Conditionals, spec: ModelSpec, path: Path) -> None:
+    """Require a prompt that is no longer than those that the model's T3 was trained with."""
+    tokens, most = voice.prompt_tokens.shape[1], spec.prompt.t3_tokens
+    if tokens > most:
+        raise StartupError(
+            f"{path} is not of {spec.title}: its prompt has {tokens} tokens, not up to {most}"
+        )

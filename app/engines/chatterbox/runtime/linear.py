@@ -14,9 +14,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
+
+from app.engines.chatterbox.checkpoint.mapped_file import map_file
 
 Replacement = Callable[[Tensor, Tensor | None], nn.Module]
 """Makes a layer of a weight, float32 [out, in], and a bias, float32 [out]."""
@@ -173,10 +174,10 @@ def replace_linears(
     module: nn.Module, replacement: Replacement, file: Path, *prefixes: str
 ) -> None:
     """Replace linear layers by name; weights are read again from `file`, to be freed one by one."""
+    weights = map_file(file)
     for name, layer in list(module.named_modules()):
         if isinstance(layer, nn.Linear) and name.startswith(prefixes):
-            with safe_open(file, framework="pt") as tensors:  # type: ignore[no-untyped-call]
-                weight = tensors.get_tensor(f"{name}.weight").float()
+            weight = weights.read(f"{name}.weight").float()
             if isinstance(layer, LinearOfConv1D):
                 weight = weight.T.contiguous()
             parent, _, attribute = name.rpartition(".")

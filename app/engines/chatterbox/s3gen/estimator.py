@@ -24,13 +24,17 @@ class Estimator:
             for blocks in (decoder.down_blocks, decoder.mid_blocks, decoder.up_blocks)
         )
 
-    def __call__(self, x: Tensor, time: Tensor, mask: Tensor | None) -> Tensor:
-        """float32 [rows, 320, frames] at `time`, float32 [rows] → float32 [rows, 80, frames].
+    def embed_time(self, time: Tensor) -> Tensor:
+        """float32 [rows] → float32 [rows, 1024]."""
+        embedded: Tensor = self.decoder.time_mlp(self.decoder.time_embeddings(time))
+        return embedded
+
+    def __call__(self, x: Tensor, time_emb: Tensor, mask: Tensor | None) -> Tensor:
+        """float32 [rows, 320, frames] at embedded times → float32 [rows, 80, frames].
 
         `mask`: bool [rows, frames], False for padding frames; or None.
         """
         net = self.decoder
-        time_emb = net.time_mlp(net.time_embeddings(time))
         skips = []
         for block, downsample in self._down:
             skips.append(block(x, time_emb, mask))

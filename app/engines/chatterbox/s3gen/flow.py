@@ -18,7 +18,7 @@ from app.engines.chatterbox.runtime.compilation import NO_COMPILER, Compiler
 from app.engines.chatterbox.runtime.cuda_graphs import GraphCapturer
 from app.engines.chatterbox.s3gen.constants import FRAMES_PER_TOKEN, MEL_BANDS, SPEAKER_DIM
 from app.engines.chatterbox.s3gen.encoder import encode
-from app.engines.chatterbox.s3gen.solvers import SOLVERS
+from app.engines.chatterbox.s3gen.solvers import SOLVERS, Solver
 from app.engines.chatterbox.variants import FlowSpec
 
 MAX_FRAMES = 2560
@@ -59,7 +59,7 @@ class Flow:
     def __init__(
         self, flow: CausalMaskedDiffWithXvec, spec: FlowSpec, compiler: Compiler = NO_COMPILER
     ) -> None:
-        self.solver = SOLVERS[spec.solver](spec, flow.decoder, compiler)
+        self.solver: Solver = SOLVERS[spec.solver](spec, flow.decoder, compiler)
         self._flow = flow
 
     def warm_up(self) -> None:
@@ -68,7 +68,7 @@ class Flow:
     def solve(self, inputs: Sequence[FlowInput], on_step: OnStep) -> list[Tensor]:
         """Return the mel of the new frames of each input, float32 [80, 2·n].
 
-        `on_step` is called after each Euler step, and what it raises ends the solve.
+        `on_step` is called after each of the solver's steps, and what it raises ends the solve.
         """
         return [self._solve_one(item, on_step) for item in inputs]
 

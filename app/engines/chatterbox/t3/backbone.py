@@ -36,6 +36,23 @@ class AttentionInputs(NamedTuple):
         return cls(rows[:, None], positions, kv_range, mask)
 
 
+class Backbone(nn.Module):
+    """The transformer between T3's embeddings and its speech head."""
+
+    layers: nn.ModuleList  # of `CachedLayer`
+
+    def forward(
+        self, x: Tensor, rows: Tensor, positions: Tensor, kv_range: KVRange | None
+    ) -> Tensor:
+        """float32 [rows, n, dim] → float32 [rows, n, dim]; fills the KV cache.
+
+        `x` belongs to the cache's `rows`, int64 [rows], and `positions`, int64 [rows, n]. Each
+        position attends to those of `kv_range` up to itself; if that is None, only to those of
+        `x`, which then begins at 0.
+        """
+        raise NotImplementedError
+
+
 class CachedLayer(nn.Module):
     """A decoder layer's KV cache: `keys` and `values`, [rows, kv_heads, max_positions, head_dim].
 

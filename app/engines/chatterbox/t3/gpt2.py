@@ -7,14 +7,11 @@ from torch import Tensor, nn
 
 from app.engines.chatterbox.runtime.compilation import Compiler
 from app.engines.chatterbox.runtime.linear import Bfloat16Linear
-from app.engines.chatterbox.t3.backbone import AttentionInputs, CachedLayer, KVRange
+from app.engines.chatterbox.t3.backbone import AttentionInputs, Backbone, CachedLayer, KVRange
 
 
-class GPT2Backbone(nn.Module):
-    """The transformer between T3's embeddings and its speech head: transformers' GPT2Model.
-
-    Its linear layers are those of `runtime.linear.use_linears`.
-    """
+class GPT2Backbone(Backbone):
+    """transformers' GPT2Model, whose linear layers are those of `runtime.linear.use_linears`."""
 
     def __init__(self, tfmr: Any, rows: int, max_positions: int, compiler: Compiler) -> None:
         super().__init__()
@@ -29,7 +26,7 @@ class GPT2Backbone(nn.Module):
     def forward(
         self, x: Tensor, rows: Tensor, positions: Tensor, kv_range: KVRange | None
     ) -> Tensor:
-        """See `LlamaBackbone.forward`. Positions are embedded here, over the whole stream."""
+        """See `Backbone`. Positions are embedded here, over the whole stream."""
         inputs = AttentionInputs.of(rows, positions, kv_range, self.cache_dtype)
         x = x + self.position_embedding(positions)
         for layer in self.layers:

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from app.engines.chatterbox.runtime.compilation import Compiler
 from app.engines.chatterbox.runtime.linear import Bfloat16Linear, fused_linears
-from app.engines.chatterbox.t3.backbone import AttentionInputs, CachedLayer, KVRange
+from app.engines.chatterbox.t3.backbone import AttentionInputs, Backbone, CachedLayer, KVRange
 
 
-class LlamaBackbone(nn.Module):
-    """The transformer between T3's embeddings and its speech head: transformers' LlamaModel."""
+class LlamaBackbone(Backbone):
+    """transformers' LlamaModel."""
 
     cosine: Tensor
     sine: Tensor
@@ -35,12 +35,7 @@ class LlamaBackbone(nn.Module):
     def forward(
         self, x: Tensor, rows: Tensor, positions: Tensor, kv_range: KVRange | None
     ) -> Tensor:
-        """float32 [rows, n, dim] → float32 [rows, n, dim]; fills the KV cache.
-
-        `x` belongs to the cache's `rows`, int64 [rows], and `positions`, int64 [rows, n]. Each
-        position attends to those of `kv_range` up to itself; if that is None, only to those of
-        `x`, which then begins at 0.
-        """
+        """See `Backbone`."""
         inputs = AttentionInputs.of(rows, positions, kv_range, self.cache_dtype)
         cosine = self.cosine[positions][:, :, None]
         sine = self.sine[positions][:, :, None]

@@ -11,13 +11,13 @@ from chatterbox.models.t3 import T3
 from torch import Tensor, nn
 
 from app.engines.chatterbox.runtime.compilation import NO_COMPILER, Compiler
-from app.engines.chatterbox.t3.backbone import KVRange
+from app.engines.chatterbox.t3.backbone import Backbone, KVRange
 from app.engines.chatterbox.t3.gpt2 import GPT2Backbone
 from app.engines.chatterbox.t3.llama import LlamaBackbone
 from app.engines.chatterbox.t3.sampling import SamplingTensors, sample
 from app.engines.chatterbox.variants import T3Spec
 
-BACKBONES = {"llama": LlamaBackbone, "gpt2": GPT2Backbone}
+BACKBONES: dict[str, type[Backbone]] = {"llama": LlamaBackbone, "gpt2": GPT2Backbone}
 """By `T3Spec.backbone`."""
 
 

@@ -16,7 +16,12 @@ from torch import Tensor, nn
 from app.bench.checkpoint import full_checkpoint, tiny_sizes
 from app.core.errors import StartupError
 from app.engines.chatterbox.checkpoint.loader import load
+from app.engines.chatterbox.checkpoint.mapped_file import load_pickle
 from app.engines.chatterbox.checkpoint.models import Models
+from app.engines.chatterbox.runtime.linear import LinearOfConv1D
+from app.engines.chatterbox.variants import VARIANTS
+
+TIME_MIXER = "flow.decoder.estimator.time_embed_mixer.weight"
 
 
 def tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -39,13 +44,18 @@ def differing(models: Models, upstream: ChatterboxTTS) -> list[str]:
         (models.voice_encoder, upstream.ve),
     ):
         mine, other = tensors(ours), tensors(theirs)
+        for path, part in ours.named_modules():
+            if isinstance(part, LinearOfConv1D):
+                mine[f"{path}.weight"] = mine[f"{path}.weight"].T
         assert mine.keys() == other.keys()
         assert not any(module.training for module in ours.modules())
         found += [name for name in mine if not torch.equal(mine[name], other[name])]
     return found
 
 
-def test_every_tensor_equals_upstreams(models, upstream):
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_tensor_equals_upstreams(models_of, upstream_of, variant):
+    models, upstream = models_of(variant), upstream_of(variant)
     assert len(tensors(models.s3gen)) > 1000
     assert differing(models, upstream) == []
 
@@ -187,7 +197,7 @@ class Bomb:
 @pytest.mark.parametrize(
     ("name", "damage", "reason"),
     [
-        ("ve.safetensors", Path.unlink, "No such file"),
+        ("ve.safetensors", Path.unlink, "is missing: Chatterbox needs it"),
         ("t3_cfg.safetensors", truncated, "damaged or cut off"),
         ("s3gen.safetensors", garbage, "damaged or cut off"),
         ("ve.safetensors", empty, "damaged or cut off"),
@@ -198,7 +208,7 @@ class Bomb:
             rewritten(lambda w: w.update({"proj.bias": torch.zeros(255)})),
             r"proj.bias has shape \[255\], not \[256\]",
         ),
-        ("tokenizer.json", Path.unlink, "No such file"),
+        ("tokenizer.json", Path.unlink, "is missing: Chatterbox needs it"),
         ("tokenizer.json", garbage, "not a tokenizer"),
         ("tokenizer.json", edited(lambda t: t.pop("model")), "not a tokenizer"),
         (
@@ -232,33 +242,103 @@ def test_damaged_file_is_named_with_the_reason(folder, name, damage, reason):
 
 
 @pytest.mark.parametrize(
-    ("name", "damage", "variant"),
+    ("name", "damage", "reason"),
     [
-        ("t3_cfg.safetensors", renamed("t3_turbo_v1.safetensors"), "Turbo"),
-        ("t3_cfg.safetensors", renamed("t3_mtl23ls_v2.safetensors"), "Multilingual"),
+        (
+            "t3_cfg.safetensors",
+            renamed("t3_turbo_v1.safetensors"),
+            "is missing: Chatterbox needs it; the folder has t3_turbo_v1.safetensors of .* Turbo",
+        ),
         (
             "t3_cfg.safetensors",
             rewritten(lambda w: w.update({"text_emb.weight": torch.zeros(2454, 64)})),
-            "Multilingual",
+            "is of Chatterbox Multilingual, not of Chatterbox",
         ),
         (
             "t3_cfg.safetensors",
-            rewritten(lambda w: w.update({"text_emb.weight": torch.zeros(50_276, 64)})),
-            "Turbo",
+            rewritten(lambda w: w.update({"text_emb.weight": torch.zeros(50_276, 32)})),
+            "is of Chatterbox Nano, not of Chatterbox",
+        ),
+        (
+            "s3gen.safetensors",
+            rewritten(lambda w: w.update({TIME_MIXER: torch.zeros(64, 128)})),
+            "is of Chatterbox Turbo, not of Chatterbox",
+        ),
+        (
+            "conds.pt",
+            resaved(lambda c: c["t3"].update(cond_prompt_speech_tokens=torch.zeros(1, 375))),
+            "is not of Chatterbox: its prompt has 375 tokens, not up to 150",
         ),
     ],
 )
-def test_unsupported_variant_is_named(folder, name, damage, variant):
+def test_file_of_another_variant_is_named(folder, name, damage, reason):
     damage(folder / name)
-    with pytest.raises(StartupError, match=f"is of Chatterbox {variant}, not of Chatterbox:"):
+    with pytest.raises(StartupError, match=f"{name} {reason}"):
         tiny(folder)
 
 
-def test_turbos_s3gen_is_recognised(folder):
-    mixer = {"flow.decoder.estimator.time_embed_mixer.weight": torch.zeros(64, 128)}
-    rewritten(lambda weights: weights.update(mixer))(folder / "s3gen.safetensors")
-    with pytest.raises(StartupError, match="is of Chatterbox Turbo, not of Chatterbox:"):
+@pytest.mark.parametrize(
+    ("variant", "name", "damage", "reason"),
+    [
+        ("turbo", "s3gen_meanflow.safetensors", truncated, "of Chatterbox Turbo is damaged or cut"),
+        (
+            "turbo",
+            "s3gen_meanflow.safetensors",
+            rewritten(lambda w: w.pop(TIME_MIXER)),
+            "is of Chatterbox, not of Chatterbox Turbo",
+        ),
+        ("turbo", "t3_turbo_v1.safetensors", Path.unlink, "is missing: Chatterbox Turbo needs it"),
+        ("turbo", "merges.txt", Path.unlink, "is missing: Chatterbox Turbo needs it"),
+        ("turbo", "vocab.json", truncated, "not a tokenizer"),
+        (
+            "turbo",
+            "t3_turbo_v1.safetensors",
+            rewritten(lambda w: w.update({"tfmr.wpe.weight": torch.zeros(8196, 32)})),
+            r"of Chatterbox Turbo does not fit: tfmr.wpe.weight has shape \[8196, 32\], not",
+        ),
+        ("multilingual", "s3gen.pt", truncated, "of Chatterbox Multilingual is damaged or cut off"),
+        ("multilingual", "ve.pt", garbage, "of Chatterbox Multilingual is damaged or cut off"),
+        ("multilingual", "ve.pt", empty, "of Chatterbox Multilingual is damaged or cut off"),
+        (
+            "multilingual",
+            "ve.pt",
+            lambda path: path.write_bytes(pickle.dumps(Bomb(), 2)),
+            "of Chatterbox Multilingual is damaged or cut off",
+        ),
+        (
+            "multilingual",
+            "s3gen.pt",
+            resaved(lambda w: w.pop("flow.encoder_proj.bias")),
+            "of Chatterbox Multilingual lacks 1 tensors, flow.encoder_proj.bias for one",
+        ),
+    ],
+)
+def test_damaged_file_of_a_variant_is_named_with_it(
+    checkpoint_of, tmp_path, variant, name, damage, reason
+):
+    source, path = checkpoint_of(variant), tmp_path / name
+    for file in source.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    path.unlink()
+    shutil.copy(source / name, path)
+    damage(path)
+    with tiny_sizes(), pytest.raises(StartupError, match=f"{name}.* {reason}"):
+        load(tmp_path, "cpu", spec=VARIANTS[variant])
+
+
+def test_files_of_another_variant_beside_the_models_own_are_logged(folder, caplog):
+    (folder / "t3_nano_v1.safetensors").touch()
+    with caplog.at_level(logging.WARNING):
         tiny(folder)
+    assert "Chatterbox reads none of t3_nano_v1.safetensors of Chatterbox Nano" in caplog.text
+
+
+def test_older_format_of_pickled_weights_is_read(checkpoint_of, tmp_path):
+    """As the first versions of torch saved them, in a list under the name "model"."""
+    weights = torch.load(checkpoint_of("multilingual") / "ve.pt", weights_only=True)
+    path = tmp_path / "ve.pt"
+    torch.save({"model": [weights]}, path, _use_new_zipfile_serialization=False)
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in load_pickle(path).items())
 
 
 @pytest.mark.fault(11)

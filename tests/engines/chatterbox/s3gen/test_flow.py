@@ -11,7 +11,8 @@ from app.engines.chatterbox.conditioning.conditionals import S3GenPrompt
 from app.engines.chatterbox.runtime.compilation import NO_COMPILER
 from app.engines.chatterbox.s3gen.flow import Flow, FlowInput, StaticShapeFlow
 from app.engines.chatterbox.s3gen.noise import Noise, NoiseStream
-from app.engines.chatterbox.variants import ENGLISH
+from app.engines.chatterbox.s3gen.solvers import step_times
+from app.engines.chatterbox.variants import ENGLISH, TURBO, VARIANTS
 from tests.support.few_shapes import FewShapes
 from tests.support.speech import CPU, mel_error, speech_tokens, upstreams_mel
 
@@ -34,12 +35,16 @@ class Case:
         return mel
 
 
-@pytest.fixture(scope="module")
-def case(models):
+def case_of(models):
     """60 tokens, 2.4 s, after a prompt of 50."""
     prompt = models.default_voice.s3gen
     noise = NOISE.frames(NoiseStream.FLOW, 0, 2 * (50 + 60), 80)
-    return Case(Flow(models.s3gen.flow, ENGLISH.flow), speech_tokens(60), prompt, noise)
+    return Case(Flow(models.s3gen.flow, models.spec.flow), speech_tokens(60), prompt, noise)
+
+
+@pytest.fixture(scope="module")
+def case(models):
+    return case_of(models)
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +52,31 @@ def expected(case, upstream):
     return upstreams_mel(upstream.s3gen, case.tokens, case.prompt, NOISE)
 
 
+@pytest.fixture(scope="module")
+def turbo_case(models_of):
+    return case_of(models_of("turbo"))
+
+
+@pytest.fixture(scope="module")
+def turbo_expected(turbo_case, upstream_of):
+    return upstreams_mel(upstream_of("turbo").s3gen, turbo_case.tokens, turbo_case.prompt, NOISE)
+
+
 def test_mel_equals_upstreams(case, expected):
     mel = case.mel()
 
     assert mel.shape == (80, 120)
     assert mel_error(mel, expected) < CLOSE
+
+
+def test_mel_of_the_mean_flow_equals_upstreams(turbo_case, turbo_expected):
+    steps = []
+
+    mel = turbo_case.mel(lambda: steps.append(None))
+
+    assert mel.shape == (80, 120)
+    assert len(steps) == 2
+    assert mel_error(mel, turbo_expected) < CLOSE
 
 
 @pytest.fixture(scope="module")
@@ -103,36 +128,65 @@ def with_another_speaker(case):
     return replace(case, prompt=replace(case.prompt, embedding=other))
 
 
-MUTATIONS = {
+INPUT_MUTATIONS = {
     "one other token": with_one_other_token,
     "noise shifted by a frame": lambda case: replace(case, noise=case.noise.roll(1, 0)),
     "no noise for the prompt": without_prompt_noise,
     "prompt shortened": with_prompt_shortened,
     "prompt mel zero": with_prompt_mel_zero,
     "another speaker": with_another_speaker,
+}
+MUTATIONS = {
     "guidance sign": lambda case: with_solver(case, guidance=-0.7),
     "no guidance": lambda case: with_solver(case, guidance=0),
     "steps of equal length": lambda case: with_solver(case, times=torch.linspace(0, 1, 11)),
 }
 
 
-@pytest.mark.parametrize("mutate", MUTATIONS.values(), ids=MUTATIONS.keys())
-def test_mel_comparison_detects(case, expected, mutate):
+MEAN_FLOW_MUTATIONS = {
+    "time mixer dropped": lambda case: with_solver(
+        case, _mix_times=lambda both: both.chunk(2, 1)[0]
+    ),
+    "end of a step for its start": lambda case: with_solver(
+        case, _mix_times=lambda both, mix=case.flow.solver._mix_times: mix(both.roll(256, 1))
+    ),
+    "times on a cosine": lambda case: with_solver(case, times=step_times(TURBO.flow, CPU)),
+    "one step": lambda case: with_solver(case, times=torch.tensor([0.0, 1.0])),
+    "guided": lambda case: with_solver(case, expand=lambda conditioning: 1.7 * conditioning),
+}
+
+
+@pytest.mark.parametrize(("name", "mutate"), (INPUT_MUTATIONS | MUTATIONS).items())
+def test_mel_comparison_detects(case, expected, name, mutate):
     assert mel_error(mutate(case).mel(), expected) > 30 * CLOSE
 
 
-def test_padded_batch_gives_each_input_its_own_mel(case, expected):
+@pytest.mark.parametrize(("name", "mutate"), (INPUT_MUTATIONS | MEAN_FLOW_MUTATIONS).items())
+def test_comparison_of_mean_flows_detects(turbo_case, turbo_expected, name, mutate):
+    assert mel_error(mutate(turbo_case).mel(), turbo_expected) > 30 * CLOSE
+
+
+@pytest.mark.parametrize(("variant", "rows"), [("chatterbox", 2), ("turbo", 1)])
+def test_padded_batch_gives_each_input_its_own_mel(request, variant, rows):
+    prefix = "" if variant == "chatterbox" else "turbo_"
+    case, expected = (request.getfixturevalue(prefix + name) for name in ("case", "expected"))
     shapes = set()
-    flow = StaticShapeFlow(case.flow._flow, ENGLISH.flow, NO_COMPILER, FewShapes())
+    spec = VARIANTS[variant].flow
+    flow = StaticShapeFlow(case.flow._flow, spec, NO_COMPILER, FewShapes())
     step = flow.solver.step
-    flow.solver.step = lambda x, *rest: shapes.add(tuple(x.shape)) or step(x, *rest)
+
+    def recorded(x, conditioning, *rest):
+        shapes.add((tuple(x.shape), len(conditioning)))
+        return step(x, conditioning, *rest)
+
+    flow.solver.step = recorded
     other = FlowInput(speech_tokens(20), case.prompt, NOISE.frames(NoiseStream.FLOW, 0, 140, 80))
     this = FlowInput(case.tokens, case.prompt, case.noise)
 
     mels = flow.solve([other, other, this], lambda: None)
     [alone] = flow.solve([this], lambda: None)
 
-    assert shapes == {(4, 80, 256), (1, 80, 256)}
+    assert shapes == {((4, 80, 256), 4 * rows), ((1, 80, 256), rows)}
     assert [mel.shape[1] for mel in mels] == [40, 40, 120]
     assert mel_error(mels[2], expected) < CLOSE
     assert mel_error(alone, expected) < CLOSE

@@ -137,9 +137,9 @@ def own_logits(t3, request, tokens, spec=ENGLISH.t3):
     return torch.cat(logits)
 
 
-def logit_error(t3, upstream_t3, request, spec=ENGLISH.t3):
-    """The largest deviation from upstream's logits over 100 tokens, as a share of their range."""
-    tokens = torch.randint(START, (100,), generator=torch.Generator().manual_seed(3))
+def logit_error(t3, upstream_t3, request, spec=ENGLISH.t3, length=100):
+    """The largest deviation from upstream's logits over `length` tokens, as part of their range."""
+    tokens = torch.randint(START, (length,), generator=torch.Generator().manual_seed(3))
     theirs = upstream_turbo_logits if upstream_t3.is_gpt else upstream_logits
     expected = theirs(upstream_t3, request, tokens)
     actual = own_logits(t3, request, tokens, spec)

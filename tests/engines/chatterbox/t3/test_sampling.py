@@ -4,6 +4,8 @@ import torch
 from transformers.generation.logits_process import (
     MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
     TopPLogitsWarper,
 )
 
@@ -11,12 +13,13 @@ from app.engines.chatterbox.t3 import sampling
 from app.engines.chatterbox.t3.sampling import (
     SamplingTensors,
     apply_cfg,
+    apply_top_k,
     apply_top_p,
     sample,
     sample_exponential,
     sampling_row,
 )
-from app.engines.chatterbox.variants import ENGLISH
+from app.engines.chatterbox.variants import ENGLISH, TURBO
 from tests.engines.chatterbox.t3.reference import DEFAULTS
 
 VOCABULARY = 8194
@@ -41,6 +44,9 @@ REQUESTS = [
         {"synthesis_temperature": 2.0, "min_p": 0.0, "top_p": 0.5, "repetition_penalty": 2.0},
         {"min_p": 1.0},
         {"top_p": 1e-6, "min_p": 0.0},
+        {"top_k": 5, "min_p": 0.0},
+        {"top_k": 10_000, "min_p": 0.0, "synthesis_temperature": 5.0},
+        {"top_k": 30, "top_p": 0.9, "synthesis_temperature": 3.0, "repetition_penalty": 3.0},
     )
 ]
 
@@ -80,23 +86,43 @@ def upstream_token(logits, generated, params, seed):
     return torch.multinomial(scores.softmax(-1), num_samples=1).item()
 
 
-def count_differences(steps=40, samplers=ENGLISH.t3.samplers):
+def upstream_turbo_token(logits, generated, params, seed):
+    """The same in `T3.inference_turbo`, which has no unconditional row."""
+    scores = logits[0:1]
+    if params.synthesis_temperature != 1.0:
+        scores = TemperatureLogitsWarper(params.synthesis_temperature)(generated[None], scores)
+    scores = TopKLogitsWarper(params.top_k)(generated[None], scores)
+    if params.top_p < 1.0:
+        scores = TopPLogitsWarper(params.top_p)(generated[None], scores)
+    if params.repetition_penalty != 1.0:
+        penalise = RepetitionPenaltyLogitsProcessor(params.repetition_penalty)
+        scores = penalise(generated[None], scores)
+    torch.manual_seed(seed)
+    return torch.multinomial(scores.softmax(-1), num_samples=1).item()
+
+
+UPSTREAM_TOKEN = {ENGLISH.name: upstream_token, TURBO.name: upstream_turbo_token}
+
+
+def count_differences(steps=28, spec=ENGLISH, samplers=None):
     """Tokens that differ from upstream's, with all `REQUESTS` in one batch."""
     count = 0
     for step in range(steps):
         logits, generated = random_step(step)
         noise = torch.cat([noise_of(1000 * step + row) for row in range(len(REQUESTS))])
         expected = [
-            upstream_token(logits[row], generated[row], params, 1000 * step + row)
+            UPSTREAM_TOKEN[spec.name](logits[row], generated[row], params, 1000 * step + row)
             for row, params in enumerate(REQUESTS)
         ]
-        tokens = own_tokens(logits, generated, noise, samplers)
+        rows = logits[:, : spec.t3.rows_per_sequence]
+        tokens = own_tokens(rows, generated, noise, samplers or spec.t3.samplers)
         count += sum(a != b for a, b in zip(tokens, expected, strict=True))
     return count
 
 
-def test_each_row_samples_upstreams_token():
-    assert count_differences() == 0
+@pytest.mark.parametrize("spec", [ENGLISH, TURBO], ids=lambda spec: spec.name)
+def test_each_row_samples_upstreams_token(spec):
+    assert count_differences(spec=spec) == 0
 
 
 @pytest.mark.parametrize(
@@ -117,6 +143,24 @@ def test_comparison_detects_mutation(monkeypatch, function, mutant):
 def test_samplers_are_applied_in_the_order_of_the_spec():
     swapped = ("cfg", "repetition_penalty", "min_p", "temperature", "top_p")
     assert count_differences(samplers=swapped) > 0
+
+
+@pytest.mark.parametrize(
+    "samplers",
+    [
+        ("repetition_penalty", "temperature", "top_k", "top_p"),
+        ("temperature", "top_p", "top_k", "repetition_penalty"),
+        ("temperature", "top_p", "repetition_penalty"),
+    ],
+)
+def test_comparison_detects_another_order_in_turbo(samplers):
+    assert count_differences(10, TURBO, samplers) > 0
+
+
+def test_top_k_keeps_tokens_as_likely_as_the_last_one():
+    scores = torch.tensor([[1.0, 3.0, 2.0, 2.0], [1.0, 3.0, 2.0, 2.0]])
+    kept = apply_top_k(scores, torch.tensor([[2.0], [1.0]])).isfinite()
+    assert kept.tolist() == [[False, True, True, True], [False, True, False, False]]
 
 
 @pytest.mark.parametrize("seed", range(5))
