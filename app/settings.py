@@ -31,7 +31,15 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from app.core.engine_config import ChatterboxOptions, EngineConfig, QueueSizes, S3GenDtype, T3Dtype
+from app.core.engine_config import (
+    PUBLISHED_FILES,
+    ChatterboxOptions,
+    EngineConfig,
+    ModelFiles,
+    QueueSizes,
+    S3GenDtype,
+    T3Dtype,
+)
 from app.core.errors import StartupError
 from app.core.params import (
     DEFAULTS,
@@ -60,7 +68,10 @@ SLICE_GROWTH = {"cpu": 2.0, "cuda": 1.0}
 
 _LINE = re.compile(r"^\s*(?:export\s+)?(?P<name>[^#=\s]+)\s*=(?P<value>.*)$")
 _QUOTED = re.compile(r"""^(?P<quote>['"])(?P<value>.*?)\1\s*(?P<comment>#.*)?$""")
-_MODEL = re.compile(r"^(auto|chatterbox|preview|[A-Za-z_][\w.]*:[A-Za-z_]\w*)\Z")
+_BUILT_IN = r"(chatterbox-)?(turbo|nano|multilingual)|chatterbox|preview"
+_ONE_MODEL = rf"(({_BUILT_IN})|[A-Za-z_][\w.]*:[A-Za-z_]\w*)"
+_MODEL = re.compile(rf"^(auto|{_ONE_MODEL}(,{_ONE_MODEL})*)\Z")
+_FILE_NAME = r"^[A-Za-z0-9][\w.-]*\.(safetensors|pt)$"
 _LANGUAGE = re.compile(r"^[A-Za-z]{2,3}([-_][A-Za-z0-9]+)*\Z")
 _COMMENT = re.compile(r"\s#.*$")
 
@@ -71,6 +82,8 @@ _SETTING_OF = {
 }
 """The settings whose names are not `tts_` and the name of their parameter."""
 
+
+NO_DEFAULTS: Mapping[str, Any] = {}
 
 Duration = Annotated[float, Field(gt=0, le=86_400)]
 QueueSize = Annotated[int, Field(ge=1, le=1000)]
@@ -123,7 +136,11 @@ class Settings(BaseSettings):
         description="Disk space for decoded voices, in MB: up to 11 for each, in the user's cache "
         "folder (`/cache` in Docker). Further voices are refused with 507.",
     )
-    model_path: Path = Field(Path("models"), description="The folder of the model's weights.")
+    model_path: Path = Field(
+        Path("models"),
+        description="The folder of the models' weights: `turbo/`, `nano/`, `multilingual/`, and "
+        "`chatterbox/` or the folder itself.",
+    )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         ("*",), description="Comma-separated list of allowed origins."
     )
@@ -141,8 +158,22 @@ class Settings(BaseSettings):
     # Engine
     model: str = Field(
         "auto",
-        description="`chatterbox`, `preview` (the built-in voice), `auto` (Chatterbox if its "
-        "weights are in `MODEL_PATH`, else preview), or `module:Class` of an engine of your own.",
+        description="`chatterbox` (the English original), `turbo`, `nano`, `multilingual`, "
+        "`preview` (the built-in voice) or `module:Class` of an engine of your own; several, the "
+        "default first, with commas between them; or `auto`: all whose weights are in "
+        "`MODEL_PATH`, else preview. `auto` prefers `turbo`, on a CPU `nano`.",
+    )
+    multilingual_t3_file: str = Field(
+        "t3_mtl23ls_v3.safetensors",
+        pattern=_FILE_NAME,
+        description="T3 of `multilingual`, in its folder: version 3, "
+        "`t3_mtl23ls_v2.safetensors`, or that of a single-language pack.",
+    )
+    multilingual_s3gen_file: str = Field(
+        "s3gen.pt",
+        pattern=_FILE_NAME,
+        description="S3Gen of `multilingual`: that of its loader upstream, or `s3gen_v3.pt`, with "
+        "which the single-language packs are published.",
     )
     default_language: str = Field(
         DEFAULTS.language,
@@ -357,9 +388,12 @@ class Settings(BaseSettings):
     @field_validator("model")
     @classmethod
     def _known(cls, value: str) -> str:
+        value = ",".join(name.strip() for name in value.split(","))
         if not _MODEL.match(value):
             raise PydanticCustomError(
-                "model", "must be auto, chatterbox, preview, or module:Class of your own"
+                "model",
+                "must be auto, or chatterbox, turbo, nano, multilingual, preview, module:Class of "
+                "your own, or several of these with commas between them",
             )
         return value
 
@@ -377,13 +411,18 @@ class Settings(BaseSettings):
             raise PydanticCustomError("port_health", "must be another port than PORT")
         return value
 
-    def synthesis_params(self) -> SynthesisParams:
-        """The parameters of a request that sets none of them, with a random seed."""
+    def synthesis_params(self, defaults: Mapping[str, Any] = NO_DEFAULTS) -> SynthesisParams:
+        """The parameters of a request that sets none of them, with a random seed.
+
+        `defaults`: a model's own, which count where no setting was made.
+        """
         settings = {name: _SETTING_OF.get(name, f"tts_{name}") for name in PARAMETERS}
         fields = type(self).model_fields
         values = {
             name: getattr(self, setting) for name, setting in settings.items() if setting in fields
         }
+        made = {name for name, setting in settings.items() if setting in self.model_fields_set}
+        values |= {name: value for name, value in defaults.items() if name not in made}
         return SynthesisParams(**values, seed=secrets.randbits(32))
 
     def engine_config(self, device_kind: str, threads: int, slots: int) -> EngineConfig:
@@ -397,6 +436,12 @@ class Settings(BaseSettings):
             torch_compile=self.should_compile(device_kind),
             tuning=self.tuning(device_kind),
         )
+
+    def model_files(self, model: str) -> ModelFiles:
+        """The file names that these settings give for a Chatterbox model."""
+        if model == "multilingual":
+            return ModelFiles(self.multilingual_t3_file, self.multilingual_s3gen_file)
+        return PUBLISHED_FILES
 
     def queue_sizes(self) -> QueueSizes:
         return QueueSizes(

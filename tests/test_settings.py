@@ -545,10 +545,38 @@ def test_health_port_must_differ_from_port(given: Callable[..., Settings]) -> No
     assert line == "PORT_HEALTH: must be another port than PORT (it is '9003')"
 
 
+@pytest.mark.parametrize(
+    "model", ["turbo", "chatterbox-nano", "turbo, multilingual", "a.b:C,preview", "auto"]
+)
+def test_model_is_one_or_several(given: Callable[..., Settings], model: str) -> None:
+    assert given(MODEL=model).model == model.replace(" ", "")
+
+
+@pytest.mark.parametrize("model", ["auto,turbo", "turbo,", "", "chatterbox-preview"])
+def test_other_models_are_refused(given: Callable[..., Settings], model: str) -> None:
+    [line] = complaints(given, MODEL=model)
+    assert line.startswith("MODEL: must be auto, or ")
+
+
+@pytest.mark.parametrize("name", ["../t3.safetensors", "t3", "", "a/b.pt"])
+def test_file_of_multilingual_is_a_name(given: Callable[..., Settings], name: str) -> None:
+    assert complaints(given, MULTILINGUAL_T3_FILE=name)
+
+
+def test_models_own_defaults_count_where_no_setting_is_made(
+    given: Callable[..., Settings],
+) -> None:
+    own = {"top_p": 0.95, "synthesis_temperature": 0.7, "voice_exaggeration_factor": 0.0}
+    params = given(TTS_SYNTHESIS_TEMPERATURE="0.9").synthesis_params(own)
+    assert (params.top_p, params.synthesis_temperature) == (0.95, 0.9)
+    assert (params.voice_exaggeration_factor, params.min_p) == (0, 0.05)
+
+
 def test_unknown_model_error_lists_the_choices(given: Callable[..., Settings]) -> None:
     [line] = complaints(given, MODEL="foo")
     assert line == (
-        "MODEL: must be auto, chatterbox, preview, or module:Class of your own (it is 'foo')"
+        "MODEL: must be auto, or chatterbox, turbo, nano, multilingual, preview, module:Class of "
+        "your own, or several of these with commas between them (it is 'foo')"
     )
 
 

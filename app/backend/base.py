@@ -4,14 +4,17 @@ A `Backend` takes jobs and gives a `JobStream` for each. `backend.local` runs wo
 this machine. Modules above this one import no dispatcher, worker process or socket.
 """
 
-from collections.abc import Set
-from dataclasses import dataclass, field
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from pydantic import BaseModel, Field, SkipValidation
 
 from app.backend.job_stream import JobStream
-from app.core.params import ENGLISH_ONLY, Languages, SynthesisParams
+from app.core.errors import ModelNotFound, NotReady
+from app.core.model import ModelInfo
+from app.core.params import SynthesisParams
+from app.core.validation import shortened
 
 ServiceState = Literal["starting", "ready", "draining", "degraded"]
 WorkerState = Literal["starting", "ready", "restarting", "failed", "stopped"]
@@ -21,7 +24,8 @@ WorkerState = Literal["starting", "ready", "restarting", "failed", "stopped"]
 class JobRequest:
     """A checked text to synthesize. `voice`: digest of a decoded voice; None: the default one.
 
-    `speed`: how many seconds of the job's audio the client hears in a second.
+    `speed`: how many seconds of the job's audio the client hears in a second. `model`: one of a
+    model's names; None: the default one.
     """
 
     request_id: str
@@ -29,17 +33,7 @@ class JobRequest:
     voice: str | None
     params: SynthesisParams
     speed: float = 1.0
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """A ready worker's description of its engine."""
-
-    name: str
-    clones_voices: bool
-    compiled: bool
-    notice: str | None
-    languages: Languages = field(default_factory=ENGLISH_ONLY.copy)
+    model: str | None = None
 
 
 # Part of the JSON of `/system-status`; a docstring would be shown in the API's documentation.
@@ -69,27 +63,34 @@ class QueueStatus(BaseModel):
 
 @dataclass(frozen=True)
 class BackendStatus:
+    """`model`: the default one. `models`: the status of each, if there are several."""
+
     state: ServiceState
     model: str
     workers: tuple[WorkerStatus, ...]
     queue: QueueStatus
+    models: tuple["BackendStatus", ...] = ()
+
+    @property
+    def by_model(self) -> tuple["BackendStatus", ...]:
+        return self.models or (self,)
 
 
 class Backend(Protocol):
     """Runs jobs. Methods are called on the event loop."""
 
     @property
-    def ready(self) -> ModelInfo | None:
-        """The engine of a ready worker; None if no worker is ready."""
+    def models(self) -> Sequence[ModelInfo]:
+        """The models, the default first. As their workers describe them, once one was ready."""
 
     def submit(self, job: JobRequest) -> JobStream:
-        """Queue a job. Raises `Draining`, `NotReady`, `QueueFull`."""
+        """Queue a job for a model. Raises `Draining`, `NotReady`, `QueueFull`."""
 
-    def ensure_accepting(self) -> None:
-        """Raise `Draining` or `NotReady` if no job would be accepted."""
+    def ensure_accepting(self, model: str | None = None) -> None:
+        """Raise `Draining` or `NotReady` if no job for the model would be accepted."""
 
     def ensure_ready(self) -> None:
-        """Raise `Draining` or `NotReady` unless a worker is ready."""
+        """Raise `Draining` or `NotReady` unless a worker of any model is ready."""
 
     def status(self) -> BackendStatus: ...
 
@@ -101,3 +102,18 @@ class Backend(Protocol):
 
     def abort(self) -> None:
         """End every job with `Draining`."""
+
+
+def find_model(models: Sequence[ModelInfo], name: str | None) -> ModelInfo:
+    """The model of that name, the default one without; raises `ModelNotFound`.
+
+    Raises `NotReady` while an engine of the user's own, which has its name in its class, may be it.
+    """
+    for model in models:
+        if name is None or name in model.names:
+            return model
+    if any(":" in model.name for model in models):
+        raise NotReady("no worker is ready yet, and the model may be one that still starts")
+    raise ModelNotFound(
+        f"There is no model {shortened(name or '')!r}. GET /v1/models lists them.", param="model"
+    )

@@ -16,6 +16,7 @@ from app.cli.voices import list_voices
 from app.core.errors import ServiceError, StartupError
 from app.core.log import set_up_logging
 from app.core.native import hide_memory
+from app.core.process_env import visible_cuda_devices
 from app.settings import load_settings, unexpanded_settings, unknown_settings, weak_key
 
 log = logging.getLogger(__name__)
@@ -32,17 +33,23 @@ cli = typer.Typer(
 def serve() -> None:
     """Start the service; all its settings come from the environment and `.env`."""
     hide_memory()  # which holds the key
-    from app.engines.registry import choose_engine
+    from app.core.devices import detect
+    from app.engines.selection import choose_models
     from app.server.main import serve as serve_http
 
     settings = load_settings(api_key_required=True)
     set_up_logging(settings.effective_log_level, "master")
     for warning in [*unknown_settings(), *unexpanded_settings()]:
         log.warning("%s", warning)
-    model = choose_engine(settings.model, settings.model_path)
+    models = choose_models(
+        settings.model,
+        settings.model_path,
+        detect(visible_cuda_devices())[0].kind if settings.model == "auto" else "cpu",
+        settings.model_files("multilingual"),
+    )
     for warning in weak_key(settings):
         log.warning("%s", warning)
-    asyncio.run(serve_http(settings, model))
+    asyncio.run(serve_http(settings, models))
 
 
 cli.command()(speak)

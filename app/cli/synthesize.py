@@ -6,7 +6,7 @@ import tempfile
 from math import inf
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated, BinaryIO
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import msgspec
 import typer
@@ -16,7 +16,7 @@ from app.core.audio import BYTES_PER_SAMPLE, SAMPLE_RATE
 from app.core.cpu import cpu_count
 from app.core.errors import InvalidRequest, StartupError
 from app.core.log import set_up_logging
-from app.core.params import MAX_SEED, SynthesisParams
+from app.core.params import MAX_SEED
 from app.core.process_env import visible_cuda_devices
 from app.settings import Settings, load_settings
 
@@ -32,6 +32,9 @@ def speak(
     ] = Path("speech.wav"),
     voice: Annotated[
         str | None, typer.Option(help="A voice id, or the path of an audio file.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="As in MODEL, which is the default: turbo, for one.")
     ] = None,
     language: Annotated[
         str | None, typer.Option(help="Its code, such as de; by default DEFAULT_LANGUAGE.")
@@ -49,16 +52,12 @@ def speak(
     encoder = _encoder_for(output)
     if output.is_dir():
         raise InvalidRequest(f"{output} is a folder")
-    params = settings.synthesis_params()
-    params = msgspec.structs.replace(
-        params,
-        seed=params.seed if seed is None else seed,
-        language=language or params.language,
-    )
+    given = {"seed": seed, "language": language}
+    given = {name: value for name, value in given.items() if value is not None}
     partial = output.with_name(f".{output.name}.part")
     try:
         with open_for_writing(partial) as file:
-            summary = asyncio.run(_synthesize(settings, text, voice, params, encoder, file))
+            summary = asyncio.run(_synthesize(settings, text, voice, model, given, encoder, file))
         partial.replace(output)
         typer.echo(f"{output}: {summary}", err=True)
     finally:
@@ -78,24 +77,39 @@ async def _synthesize(
     settings: Settings,
     text: str,
     voice: str | None,
-    params: SynthesisParams,
+    model: str | None,
+    given: dict[str, Any],
     encoder: "Encoder",
     file: BinaryIO,
 ) -> str:
-    """Load an engine and write its speech to `file`; returns a summary for the terminal."""
+    """Load an engine and write its speech to `file`; returns a summary for the terminal.
+
+    `given`: synthesis parameters.
+    """
     from app.core.devices import detect
-    from app.engines.registry import choose_engine, load_engine
+    from app.engines.languages import languages_of, resolve_language
+    from app.engines.registry import load_engine
+    from app.engines.selection import choose_models
     from app.pipeline.pipeline import Pipeline
     from app.text.cleaning import clean
 
     text = clean(text, markup=settings.tts_strip_markup)
-    name = choose_engine(settings.model, settings.model_path)
+    device = detect(visible_cuda_devices())[0]
+    chosen = choose_models(
+        model or settings.model,
+        settings.model_path,
+        device.kind,
+        settings.model_files("multilingual"),
+    )[0]
+    params = msgspec.structs.replace(settings.synthesis_params(chosen.info.defaults), **given)
     source = _voice_file(settings, voice) if voice else None
     with progress_bar() as bar:
         task = bar.add_task("loading", total=None)
-        device = detect(visible_cuda_devices())[0]
-        engine = load_engine(name, settings.engine_config(device.kind, cpu_count(), slots=1))
+        config = settings.engine_config(device.kind, cpu_count(), slots=1)
+        engine = load_engine(chosen.engine, chosen.engine_config(config))
         try:
+            language = resolve_language(params.language, engine.name, languages_of(engine))
+            params = msgspec.structs.replace(params, language=language)
             if source and not engine.clones_voices:
                 bar.console.print(f"the {engine.name} voice ignores --voice")
             await engine.warm_up()

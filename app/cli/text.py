@@ -13,14 +13,14 @@ from app.settings import load_settings
 def show_text(
     text: Annotated[str, typer.Argument(help="What to say; - reads standard input.")],
     model: Annotated[
-        str | None, typer.Option(help="chatterbox or preview; by default the service's.")
+        str | None, typer.Option(help="As in MODEL, which is the default: turbo, for one.")
     ] = None,
     language: Annotated[
         str | None, typer.Option(help="Its code, such as de; by default DEFAULT_LANGUAGE.")
     ] = None,
 ) -> None:
     """Show the text chunks of TEXT as they are spoken, and what is dropped of it."""
-    from app.engines.registry import plain_text_of
+    from app.engines.selection import plain_text_of
     from app.text.chunking import split
     from app.text.cleaning import clean
     from app.text.languages import language_of, parse_language

@@ -19,6 +19,16 @@ class ChatterboxOptions(msgspec.Struct, frozen=True):
     s3gen_context_tokens: int = 0
 
 
+class ModelFiles(msgspec.Struct, frozen=True):
+    """File names that take the place of those in a model's manifest, where they are not empty."""
+
+    t3: str = ""
+    s3gen: str = ""
+
+
+PUBLISHED_FILES = ModelFiles()
+
+
 class EngineConfig(msgspec.Struct, frozen=True):
     device: str  # "cpu", or "cuda": the only GPU in CUDA_VISIBLE_DEVICES
     threads: int  # CPU threads
@@ -27,6 +37,8 @@ class EngineConfig(msgspec.Struct, frozen=True):
     watermark: bool = True
     torch_compile: bool = False
     tuning: ChatterboxOptions = ChatterboxOptions()  # ignored by other engines
+    variant: str = "chatterbox"  # of Chatterbox: a name in `variants.VARIANTS`
+    files: ModelFiles = PUBLISHED_FILES
 
 
 class QueueSizes(msgspec.Struct, frozen=True):

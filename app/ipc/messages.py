@@ -7,7 +7,8 @@ frozen: a message is a value. PCM never sits in a struct: it travels as the fram
 import msgspec
 
 from app.core.engine_config import EngineConfig, QueueSizes
-from app.core.params import ENGLISH_ONLY, Languages, SynthesisParams
+from app.core.model import ModelInfo
+from app.core.params import SynthesisParams
 from app.core.resume_point import BEGINNING, ResumePoint
 
 
@@ -157,11 +158,7 @@ class WorkerStarting(Message, frozen=True):
 class WorkerReady(Message, frozen=True):
     """Model loaded and warmed up, voices prepared as far as a few seconds allow."""
 
-    model: str
-    clones_voices: bool
-    compiled: bool
-    notice: str | None = None  # for the operator
-    languages: Languages = msgspec.field(default_factory=ENGLISH_ONLY.copy)
+    model: ModelInfo
 
 
 class WorkerFailed(Message, frozen=True):

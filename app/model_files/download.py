@@ -6,7 +6,6 @@ its own `hf_hub_download` starts a file of 2 GB from the beginning in each proce
 """
 
 import fcntl
-import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ from pathlib import Path
 import httpx
 
 from app.core.errors import StartupError
-from app.model_files.manifest import ENGLISH, Manifest, file_size
+from app.model_files.manifest import ENGLISH, Checksum, Manifest, file_size, missing
 
 TIMEOUT_S = 30.0
 """For connecting, and for each read."""
@@ -36,7 +35,8 @@ def download(
 
     Files with the manifest's checksums are kept, others of that name are replaced. `endpoint` is
     the hub's address; None means `HF_ENDPOINT`, or huggingface.co.
-    Raises StartupError: hub out of reach, checksum wrong, disk full, folder not writable.
+    Raises StartupError: hub out of reach, checksum wrong, disk full, folder not writable, or a file
+    that is not the repository's is missing.
     """
     with _one_line_errors(folder, manifest), _locked(folder):
         published = _published(manifest, endpoint)
@@ -48,6 +48,11 @@ def download(
         for file in outdated:
             _receive(file, file.part_in(folder), progress)
             _place(file, file.part_in(folder), folder / file.name)
+    if absent := missing(folder, manifest):
+        raise StartupError(
+            f"{', '.join(absent)} cannot be fetched, since {manifest.repository} has no such file: "
+            f"put it into {folder.absolute()} yourself"
+        )
 
 
 @dataclass(frozen=True)
@@ -58,10 +63,7 @@ class _HubFile:
     sha256: str
 
     def is_at(self, path: Path) -> bool:
-        if file_size(path) != self.size:
-            return False
-        with path.open("rb") as source:
-            return hashlib.file_digest(source, "sha256").hexdigest() == self.sha256
+        return Checksum(self.size, self.sha256).fits(path)
 
     def part_in(self, folder: Path) -> Path:
         """Path of the partial file; the digest keeps another revision from resuming it."""
@@ -78,6 +80,7 @@ def _published(manifest: Manifest, endpoint: str | None) -> list[_HubFile]:
             *manifest.checksums[name],
         )
         for name in manifest.files
+        if name in manifest.checksums
     ]
 
 

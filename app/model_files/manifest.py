@@ -1,5 +1,6 @@
 """Manifests: which files a model consists of, where they are published, and their checksums."""
 
+import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +13,13 @@ class Checksum(NamedTuple):
 
     size: int
     sha256: str
+
+    def fits(self, path: Path) -> bool:
+        """Read the whole file if it has this size."""
+        if file_size(path) != self.size:
+            return False
+        with path.open("rb") as source:
+            return hashlib.file_digest(source, "sha256").hexdigest() == self.sha256
 
 
 @dataclass(frozen=True)
@@ -158,36 +166,79 @@ NANO = replace(
 )
 """All files but T3 are Turbo's."""
 
-UNSUPPORTED_VARIANTS = {
-    "t3_turbo_v1.safetensors": "Chatterbox Turbo",
-    "s3gen_meanflow.safetensors": "Chatterbox Turbo",
-    "t3_mtl23ls_v2.safetensors": "Chatterbox Multilingual",
-    "grapheme_mtl_merged_expanded_v1.json": "Chatterbox Multilingual",
+MANIFESTS = {
+    "chatterbox": ENGLISH,
+    "turbo": TURBO,
+    "nano": NANO,
+    "multilingual": MULTILINGUAL,
 }
-"""Unsupported variants by the names of files that only they have."""
+"""By the model's name, which is that of its folder in MODEL_PATH."""
+
+TITLE_OF_FILE = {
+    "t3_cfg.safetensors": ENGLISH.title,
+    "t3_turbo_v1.safetensors": TURBO.title,
+    "t3_nano_v1.safetensors": NANO.title,
+    "s3gen_meanflow.safetensors": f"{TURBO.title} or Nano",
+    "t3_23lang.safetensors": MULTILINGUAL.title,
+    "t3_mtl23ls_v2.safetensors": MULTILINGUAL.title,
+    "t3_mtl23ls_v3.safetensors": MULTILINGUAL.title,
+    "grapheme_mtl_merged_expanded_v1.json": MULTILINGUAL.title,
+}
+"""The models that files belong to, of those files that tell them apart."""
 
 
-def inventory(folder: Path) -> dict[str, int | None]:
+def folder_of(model_path: Path, name: str) -> Path:
+    """The folder of a model's files: the original's may be MODEL_PATH itself."""
+    folder = model_path / name
+    return model_path if name == "chatterbox" and not folder.is_dir() else folder
+
+
+def inventory(folder: Path, manifest: Manifest = ENGLISH) -> dict[str, int | None]:
     """The size in bytes of each file of the model; None where it is missing."""
-    return {name: file_size(folder / name) for name in ENGLISH.files}
+    return {name: file_size(folder / name) for name in manifest.files}
 
 
-def missing(folder: Path) -> list[str]:
+def missing(folder: Path, manifest: Manifest = ENGLISH) -> list[str]:
     """Names of the files that `folder` lacks; empty when the model can be loaded."""
-    return [name for name, size in inventory(folder).items() if size is None]
+    return [name for name, size in inventory(folder, manifest).items() if size is None]
 
 
-def refuse_other_variants(folder: Path) -> None:
-    """Raise `StartupError` if `folder` holds an unsupported variant and not the supported model."""
-    if (folder / ENGLISH.t3).exists():
+def damaged(folder: Path, manifest: Manifest = ENGLISH, *, thorough: bool = False) -> list[str]:
+    """Names of the files in `folder` that are not the published ones, as far as these are known.
+
+    By their size; with `thorough`, by their checksum, which takes seconds for each gigabyte.
+    """
+    present = {name: size for name, size in inventory(folder, manifest).items() if size is not None}
+    return [
+        name
+        for name, size in present.items()
+        if (published := manifest.checksums.get(name))
+        and not (published.fits(folder / name) if thorough else published.size == size)
+    ]
+
+
+def refuse_other_variants(folder: Path, manifest: Manifest = ENGLISH) -> None:
+    """Raise `StartupError` if `folder` holds another model's files, and not this one's T3."""
+    if (folder / manifest.t3).exists():
         return
-    for name, variant in UNSUPPORTED_VARIANTS.items():
-        if (folder / name).exists():
-            raise wrong_variant(folder / name, variant)
+    for name, title in TITLE_OF_FILE.items():
+        other = name not in manifest.files and title != manifest.title
+        if other and (folder / name).exists():
+            raise wrong_variant(folder / name, title, manifest.title)
 
 
-def wrong_variant(path: Path, variant: str) -> StartupError:
-    return StartupError(f"{path} is of {variant}; only the English Chatterbox is supported")
+def refuse_files_of(manifest: Manifest, folder: Path) -> None:
+    """Raise `StartupError` if the model's T3 is in `folder`, which is not the model's own."""
+    if (folder / manifest.t3).exists():
+        raise wrong_variant(folder / manifest.t3, manifest.title)
+
+
+def wrong_variant(path: Path, variant: str, expected: str = ENGLISH.title) -> StartupError:
+    """The error for a file of the model `variant` in the place of one of `expected`."""
+    return StartupError(
+        f"{path} is of {variant}, not of {expected}: each model has a folder of its own in "
+        f"MODEL_PATH, {', '.join(f'{name}/' for name in MANIFESTS)}"
+    )
 
 
 def file_size(path: Path) -> int | None:

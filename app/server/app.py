@@ -28,7 +28,9 @@ class _App(FastAPI):
             schema = super().openapi()
             schema["components"]["securitySchemes"] = SECURITY_SCHEMES
             restore_nulls(schema)
-            document_settings(schema["paths"]["/tts/generate"], self.state.services.settings)
+            state: AppState = self.state.services
+            generate = schema["paths"]["/tts/generate"]
+            document_settings(generate, state.settings, state.backend.models)
             for path in schema["paths"].keys() - self.open_paths:
                 for operation in schema["paths"][path].values():
                     operation["security"] = [{name: []} for name in SECURITY_SCHEMES]

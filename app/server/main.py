@@ -8,12 +8,13 @@ import asyncio
 import gc
 import logging
 import signal
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from importlib import import_module
 from typing import Any, TypeVar
 
 from app.backend.base import Backend
 from app.core.background import BackgroundTasks
+from app.core.model import Model
 from app.core.native import limit_retained_memory
 from app.observability.loop_watchdog import watch_loop
 from app.observability.system_stats import cpu_load
@@ -30,7 +31,7 @@ INTERRUPT_GRACE_S = 3.0
 """Grace time for streams after Ctrl-C."""
 
 
-async def serve(settings: Settings, model: str) -> None:
+async def serve(settings: Settings, models: Sequence[Model]) -> None:
     """Serve until a signal. Raises `StartupError` if a port or a folder cannot be used."""
     signals = _handle_signals()
     allow_many_descriptors()
@@ -38,7 +39,7 @@ async def serve(settings: Settings, model: str) -> None:
     limit_retained_memory()  # encoders allocate megabytes
     cpu_load()  # the next call measures from here
     background = BackgroundTasks()
-    async with running_services(settings, model, background) as state:
+    async with running_services(settings, models, background) as state:
         # FastAPI takes half a second to import, in which the workers start.
         await asyncio.to_thread(import_module, "app.server.http_server")
         from app.server.http_server import create_servers
@@ -50,7 +51,8 @@ async def serve(settings: Settings, model: str) -> None:
         ]
         gc.freeze()  # a collection that walks all modules takes 50 ms
         url = url_of(settings.host, settings.port)
-        log.info("listening on %s:%d, model %s: %s", settings.host, settings.port, model, url)
+        names = ", ".join(model.info.name for model in models)
+        log.info("listening on %s:%d, model %s: %s", settings.host, settings.port, names, url)
         if settings.port_health:
             log.info("answering probes on port %d", settings.port_health)
         try:

@@ -2,15 +2,18 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 
+from app.backend.base import Backend
 from app.backend.local.backend import LocalBackend
-from app.backend.local.runtime_dir import runtime_dir
+from app.backend.local.runtime_dir import RuntimeDir, runtime_dir
+from app.backend.routed import RoutedBackend
 from app.core.background import BackgroundTasks
 from app.core.cpu import cpu_count
+from app.core.model import Model
 from app.core.running_time import timeout
 from app.http.dependencies import AppState
 from app.observability.metrics import Metrics
@@ -28,7 +31,7 @@ MAX_CHECK_S = 2.0
 
 @asynccontextmanager
 async def running_services(
-    settings: Settings, model: str, background: BackgroundTasks
+    settings: Settings, models: Sequence[Model], background: BackgroundTasks
 ) -> AsyncIterator[AppState]:
     """Run voices, backend and speech service. Raises `StartupError` if a folder is unusable."""
     metrics = Metrics()
@@ -50,8 +53,7 @@ async def running_services(
         with suppress(TimeoutError):  # it hangs; the first scan says so
             async with timeout(MAX_CHECK_S):
                 await voices.check()
-        backend = LocalBackend(settings, model, folder, metrics, background)
-        await stack.enter_async_context(backend.running())
+        backend = await _start_backend(settings, models, folder, metrics, background, stack)
         voices.on_change = lambda digests: backend.set_voices(frozenset(digests.values()))
         watching = background.spawn(_watch_voices(voices, backend, settings), "watch voices")
         stack.callback(watching.cancel)
@@ -60,7 +62,31 @@ async def running_services(
     threads.shutdown(wait=False, cancel_futures=True)
 
 
-async def _watch_voices(voices: VoiceLibrary, backend: LocalBackend, settings: Settings) -> None:
+async def _start_backend(
+    settings: Settings,
+    models: Sequence[Model],
+    folder: RuntimeDir,
+    metrics: Metrics,
+    background: BackgroundTasks,
+    stack: AsyncExitStack,
+) -> Backend:
+    """Start the workers of each model, to be stopped with `stack`."""
+    if len(models) == 1:
+        only = LocalBackend(settings, models[0], folder, metrics, background)
+        await stack.enter_async_context(only.running())
+        return only
+    backends = []
+    for index, model in enumerate(models):
+        own = replace(folder, channels=folder.channels / str(index))
+        own.channels.mkdir(mode=0o700)
+        prefix = f"{model.label}."
+        backend = LocalBackend(settings, model, own, metrics, background, prefix)
+        await stack.enter_async_context(backend.running())
+        backends.append(backend)
+    return RoutedBackend(backends)
+
+
+async def _watch_voices(voices: VoiceLibrary, backend: Backend, settings: Settings) -> None:
     """Scan the voice folders, pass the voices to the backend, then rescan periodically.
 
     The backend gets those that are found within `FIRST_SCAN_S`, and all others later.

@@ -7,24 +7,24 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from functools import cached_property
-from secrets import randbits
 
 from msgspec.structs import replace
 
 from app.audio.encoder import Encoder
-from app.backend.base import Backend, JobRequest, ModelInfo
+from app.backend.base import Backend, JobRequest, find_model
 from app.backend.job_stream import JobStream, silence
 from app.core.errors import (
     JOB_ERRORS,
     EmptyText,
     InvalidRequest,
+    ModelNotFound,
     QueueFull,
     ServiceError,
     TextTooLong,
     UnsupportedLanguage,
     VoiceNotFound,
 )
+from app.core.model import ModelInfo
 from app.core.params import SynthesisParams
 from app.core.unicode import MAX_DECOMPOSITION
 from app.engines.languages import resolve_language
@@ -43,6 +43,7 @@ SPEECH_ERRORS: tuple[type[ServiceError], ...] = (
     EmptyText,
     UnsupportedLanguage,
     VoiceNotFound,
+    ModelNotFound,
     TextTooLong,
     QueueFull,
     *JOB_ERRORS,
@@ -52,7 +53,7 @@ SPEECH_ERRORS: tuple[type[ServiceError], ...] = (
 
 @dataclass(frozen=True)
 class SpeechRequest:
-    """A request of any protocol. `voice_id` None: the default voice.
+    """A request of any protocol. `voice_id`, `model` None: the default ones.
 
     `new_encoder` is called once per attempt at the job; it makes the speech `speed` times as fast.
     `silence_if_empty`: a text that has characters, but nothing to say, is a moment of silence in
@@ -66,6 +67,7 @@ class SpeechRequest:
     new_encoder: Callable[[], Encoder]
     speed: float = 1.0
     silence_if_empty: bool = False
+    model: str | None = None
 
 
 @dataclass(frozen=True)
@@ -78,15 +80,16 @@ class SpeechService:
     metrics: Metrics
     threads: Executor
 
-    @cached_property
-    def _defaults(self) -> SynthesisParams:
-        return self.settings.synthesis_params()
+    def model(self, name: str | None) -> ModelInfo:
+        """The model of a request. Raises `ModelNotFound`."""
+        return find_model(self.backend.models, name)
 
     async def start(self, request: SpeechRequest) -> SpeechStream:
         """Check the text, pin the voice, submit the job. Raises one of `SPEECH_ERRORS`."""
+        model = self.model(request.model)
         text = await self._spoken_text(request)
-        self.backend.ensure_accepting()
-        params = self.params(request.options)
+        self.backend.ensure_accepting(request.model)
+        params = self.params(request.options, model)
         voice = None if request.voice_id is None else self.voices.pin(request.voice_id)
 
         def release_voice() -> None:
@@ -98,14 +101,13 @@ class SpeechService:
         except BaseException:
             release_voice()
             raise
-        model = self.backend.ready
         return SpeechStream(
             job,
             request.new_encoder,
             self.threads,
             self.metrics,
             model=model,
-            notice=ignored_parameters(model, request.voice_id),
+            notice=ignored_parameters(model, request.voice_id, request.options),
             on_close=release_voice,
         )
 
@@ -118,21 +120,17 @@ class SpeechService:
                 return ""
             raise
 
-    def params(self, options: SpeechOptions) -> SynthesisParams:
-        """Complete the options. Raises `UnsupportedLanguage` if the model is known by now."""
-        params = options.params(replace(self._defaults, seed=randbits(32)))
-        model = self.backend.ready
-        if model is None:
-            return params
-        return replace(
-            params, language=resolve_language(params.language, model.name, model.languages)
-        )
+    def params(self, options: SpeechOptions, model: ModelInfo) -> SynthesisParams:
+        """Complete the options for a model. Raises `UnsupportedLanguage`."""
+        params = options.params(self.settings.synthesis_params(model.defaults))
+        language = resolve_language(params.language, model.name, model.languages)
+        return replace(params, language=language)
 
     def _submit(
         self, request: SpeechRequest, text: str, voice: str | None, params: SynthesisParams
     ) -> JobStream:
         job = self.backend.submit(
-            JobRequest(request.request_id, text, voice, params, request.speed)
+            JobRequest(request.request_id, text, voice, params, request.speed, request.model)
         )
         job.silence_if_empty = request.silence_if_empty
         return job
@@ -157,8 +155,13 @@ class SpeechService:
         return clean(text, markup=True) if self.settings.tts_strip_markup else cleaned
 
 
-def ignored_parameters(model: ModelInfo | None, voice_id: str | None) -> str | None:
+def ignored_parameters(
+    model: ModelInfo, voice_id: str | None, options: SpeechOptions
+) -> str | None:
     """Return a notice about parameters that the model ignores."""
-    if model and voice_id is not None and not model.clones_voices:
-        return f"the {model.name} voice ignores voice_id"
-    return None
+    notices = []
+    if voice_id is not None and not model.clones_voices:
+        notices.append(f"the {model.name} voice ignores voice_id")
+    if unused := [name for name in model.unused if getattr(options, name, None) is not None]:
+        notices.append(f"{model.name} ignores {', '.join(unused)}")
+    return "; ".join(notices) or None

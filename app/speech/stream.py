@@ -14,9 +14,9 @@ from functools import partial
 from time import thread_time
 
 from app.audio.encoder import Encoder
-from app.backend.base import ModelInfo
 from app.backend.job_stream import JobStream, Restarted
 from app.core.errors import ServiceError
+from app.core.model import ModelInfo
 from app.observability.metrics import Metrics
 
 PIECE_BYTES = 1_048_576

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from app import __version__
-from app.model_files.manifest import ENGLISH
+from app.model_files.manifest import ENGLISH, MANIFESTS
 from tests.support.engines import expected_pcm, voice_code
 from tests.support.media import audio_file, seconds_of, tone
 from tests.support.service import ROOT, SCRIPTED
@@ -84,7 +84,7 @@ def test_text_reads_markup_out_where_the_service_does(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (("hi", "--model", "other"), "give one of chatterbox, preview"),
+        (("hi", "--model", "other"), "give one of chatterbox, turbo"),
         (("*",), "nothing in this text"),
     ],
 )
@@ -271,6 +271,35 @@ def test_models_lists_present_files_and_the_download_command(tmp_path: Path) -> 
         [line] = [line for line in lines if name in line]
         assert ("4,321" if name == present else "missing") in line
     assert "chatterbox-tts models download" in done.stdout.decode()
+
+
+def test_models_shows_the_state_of_each(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    for name in ("turbo", "nano"):
+        (models / name).mkdir(parents=True)
+        for file, published in MANIFESTS[name].checksums.items():
+            with (models / name / file).open("wb") as target:
+                target.truncate(published.size)  # takes no space
+    (models / "nano" / "merges.txt").write_text("cut off")
+    (models / "nano" / "vocab.json").unlink()
+    done = command(tmp_path, "models", COLUMNS="120")
+    lines = [line.split("│") for line in done.stdout.decode().splitlines() if "│" in line]
+    states = {line[1].strip(): line[2].strip() for line in lines if line[1].strip()}
+    assert states == {
+        "chatterbox": "not there",
+        "turbo": "complete",
+        "nano": "damaged files",
+        "multilingual": "not there",
+    }
+    files = {line[2].strip(): line[3].strip() for line in lines if not line[1].strip()}
+    assert files["vocab.json"] == "missing"
+    assert files["merges.txt"] == "7 (not the published file)"
+    assert files["added_tokens.json"] == "418"
+
+
+def test_unknown_model_is_not_downloaded(tmp_path: Path) -> None:
+    line = refusal(command(tmp_path, "models", "download", "flash"))
+    assert line.endswith("no model 'flash': give some of chatterbox, turbo, nano, multilingual")
 
 
 @pytest.mark.parametrize(

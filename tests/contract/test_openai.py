@@ -121,7 +121,7 @@ HOME_ASSISTANT = {
 KEY_IN_URL = {
     "params": {"api_key": API_KEY},
     "headers": {"Content-Type": "application/json", "Accept": "*/*", "User-Agent": "node-fetch"},
-    "content": b'{"model":"chatterbox","input":"audio20","voice":"","params":{"speed":1}}',
+    "content": b'{"model":"scripted","input":"audio20","voice":"","params":{"speed":1}}',
 }
 
 
@@ -197,7 +197,7 @@ def test_text_longer_than_openais_limit_is_spoken(client: httpx.Client) -> None:
 def test_additional_client_fields_are_ignored(client: httpx.Client) -> None:
     plain = {"input": "audio5", "response_format": "PCM", "seed": 5}
     added: dict[str, Any] = {
-        "model": "kokoro",
+        "model": "tts-1-hd",
         "instructions": "Speak like a pirate.",
         "lang_code": "a",
         "volume_multiplier": 1.0,

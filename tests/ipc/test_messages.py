@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.core.model import ModelInfo
 from app.core.params import SynthesisParams
 from app.core.resume_point import ResumePoint
 from app.ipc.messages import (
@@ -57,7 +58,7 @@ SAMPLES: list[tuple[str, Message]] = [
     ("reports", VoiceDropped("digest")),
     ("reports", VoicesKnown(2)),
     ("results", WorkerStarting("loads the model")),
-    ("results", WorkerReady("preview", False, True)),
+    ("results", WorkerReady(ModelInfo("preview", False, True))),
     ("results", WorkerFailed("no such file")),
     ("results", WorkerFailed("broken", "j", "digest")),
     ("results", Heartbeat(5, 1.5, "j")),

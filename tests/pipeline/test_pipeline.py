@@ -3,14 +3,14 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
 
 from app.core.audio import Samples
 from app.core.engine_config import EngineConfig, QueueSizes
-from app.core.errors import EmptyText, EngineFailed
+from app.core.errors import EmptyText, EngineFailed, UnsupportedLanguage
 from app.core.params import SynthesisParams
 from app.core.resume_point import ResumePoint
 from app.engines.base import SpeechSlice, TextChunk
@@ -370,3 +370,38 @@ async def test_errors_do_not_affect_other_texts(scripted: ScriptedEngine) -> Non
     )
     assert isinstance(results[0], RuntimeError)
     assert results[1] == expected_pcm("audio1 audio2", PLAIN.seed)
+
+
+# --- languages ------------------------------------------------------------------------------------
+
+
+class Polyglot(ScriptedEngine):
+    languages: ClassVar = {"de": None, "zh": None, "ja": "its package is missing"}
+
+    def __init__(self, config: EngineConfig) -> None:
+        super().__init__(config)
+        self.normalised: list[str] = []
+
+    def normalize_text(self, text: str, language: str) -> str:
+        self.normalised.append(language)
+        return text
+
+
+async def test_text_is_normalised_and_split_by_its_language() -> None:
+    engine = Polyglot(EngineConfig("cpu", 1, ""))
+    text = "audio1。" * 4
+    for language, chunks in (("de-AT", 1), ("ZH", 4)):
+        counted: list[tuple[int, int]] = []
+        params = msgspec.structs.replace(PLAIN, language=language)
+        pipeline = Pipeline(engine, SIZES)
+        await pipeline.run(text, 0, params, discard, lambda *done, at=counted: at.append(done))
+        pipeline.close()
+        assert counted[-1] == (chunks, chunks)
+    assert engine.normalised == ["de", "zh"]
+
+
+@pytest.mark.parametrize("language", ["en", "ja"])
+async def test_language_that_the_engine_does_not_speak_is_refused(language: str) -> None:
+    params = msgspec.structs.replace(PLAIN, language=language)
+    with pytest.raises(UnsupportedLanguage):
+        await spoken(Polyglot(EngineConfig("cpu", 1, "")), "audio1", params)

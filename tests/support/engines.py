@@ -37,6 +37,7 @@ from app.core.params import SynthesisParams
 from app.engines.base import SpeechSlice, TextChunk
 
 SAMPLES_PER_TOKEN = 960
+OTHER_VOICE = 2000
 SILENT = ("sleep", "raise", "mute", "die", "hold", "block", "oom", "broken")
 STEP = re.compile(r"(?P<verb>[a-z]+)(?P<amount>[0-9.]*)")
 
@@ -136,6 +137,21 @@ class ReadingEngine(ScriptedEngine):
         for index in range(count):
             self.steps += 1
             yield SpeechSlice(1, last=index == count - 1)
+
+
+class OtherEngine(ScriptedEngine):
+    """Another model: it describes itself, and adds `OTHER_VOICE` to a voice's code."""
+
+    name = "other"
+    languages = {"en": None, "de": None, "ja": "pykakasi is not installed"}  # noqa: RUF012
+    tags = ("laugh", "sigh")
+    defaults = {"top_p": 0.95, "synthesis_temperature": 0.7}  # noqa: RUF012
+    unused = ("min_p", "cfg_guidance_weight")
+
+    def new_decoder(
+        self, voice: int, params: SynthesisParams, first_chunk: int = 0
+    ) -> "ScriptedDecoder":
+        return ScriptedDecoder(voice + OTHER_VOICE, params.seed)
 
 
 class LoadingEngine(ScriptedEngine):

@@ -7,13 +7,13 @@ from app.audio.sandbox import load_decoded
 from app.backend.base import (
     BackendStatus,
     JobRequest,
-    ModelInfo,
     QueueStatus,
     ServiceState,
     WorkerStatus,
 )
 from app.backend.job_stream import JobStream
 from app.core.errors import Draining, EmptyText, EngineFailed, NotReady, QueueFull, ServiceError
+from app.core.model import ModelInfo
 from tests.support.engines import expected_pcm, voice_code
 
 MODEL = ModelInfo("scripted", clones_voices=True, compiled=False, notice=None)
@@ -35,6 +35,10 @@ class FakeBackend:
         self._decoded_dir = decoded_dir
 
     @property
+    def models(self) -> list[ModelInfo]:
+        return [self.model]
+
+    @property
     def ready(self) -> ModelInfo | None:
         return self.model if self.state == "ready" else None
 
@@ -51,7 +55,7 @@ class FakeBackend:
         asyncio.get_running_loop().call_soon(_speak, job, voice, stream)
         return stream
 
-    def ensure_accepting(self) -> None:
+    def ensure_accepting(self, model: str | None = None) -> None:
         self.ensure_ready()
 
     def ensure_ready(self) -> None:

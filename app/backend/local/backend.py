@@ -1,4 +1,4 @@
-"""The backend of one machine: worker processes on its devices.
+"""One model on this machine: its queue, and its worker processes on the devices.
 
 It lets the dispatcher accept jobs while a worker is ready or restarting.
 """
@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import zmq
 
 from app.backend.base import (
     BackendStatus,
     JobRequest,
-    ModelInfo,
     QueueStatus,
     ServiceState,
     WorkerStatus,
@@ -28,6 +28,7 @@ from app.core.background import BackgroundTasks
 from app.core.cpu import cpu_count
 from app.core.devices import Device, detect
 from app.core.errors import Draining, NotReady
+from app.core.model import Model, ModelInfo
 from app.core.process_env import visible_cuda_devices
 from app.ipc.channels import Broadcaster, broadcast_address
 from app.ipc.messages import Drain, WorkerConfig
@@ -41,18 +42,25 @@ EXIT_TIMEOUT_S = 2.0
 
 
 class LocalBackend:
-    """Implements `backend.base.Backend`. `model`: the engine of its workers."""
+    """Implements `backend.base.Backend` for one model.
+
+    `runtime_dir.channels` is this backend's own. `prefix`: of its workers' names, which are to
+    differ from those of other models.
+    """
 
     def __init__(
         self,
         settings: Settings,
-        model: str,
+        model: Model,
         runtime_dir: RuntimeDir,
         metrics: Metrics,
         background: BackgroundTasks,
+        prefix: str = "",
     ) -> None:
         self._settings = settings
         self._model = model
+        self._info = model.info
+        self._prefix = prefix
         self._runtime_dir = runtime_dir
         self._spawn_task = background.spawn
         self._tasks: list[asyncio.Task[None]] = []
@@ -86,7 +94,7 @@ class LocalBackend:
     def submit(self, job: JobRequest) -> JobStream:
         return self._dispatcher.submit(job)
 
-    def ensure_accepting(self) -> None:
+    def ensure_accepting(self, model: str | None = None) -> None:
         self._dispatcher.ensure_accepting()
 
     def ensure_ready(self) -> None:
@@ -96,14 +104,22 @@ class LocalBackend:
             raise NotReady(f"no worker is ready{self._startup_phase()}")
 
     @property
+    def models(self) -> tuple[ModelInfo]:
+        if ready := self.ready:
+            aliases = {self._model.name, *self._model.info.aliases} - {ready.name}
+            self._info = msgspec.structs.replace(ready, aliases=tuple(sorted(aliases)))
+        return (self._info,)
+
+    @property
     def ready(self) -> ModelInfo | None:
+        """What a ready worker says of its engine; None if no worker is ready."""
         return next((worker.ready for worker in self.workers if worker.ready), None)
 
     def status(self) -> BackendStatus:
         dispatcher = self._dispatcher
         return BackendStatus(
             state=self._state(),
-            model=self._model,
+            model=self._model.info.name,
             workers=tuple(self._worker_status(worker) for worker in self.workers),
             queue=QueueStatus(
                 waiting=dispatcher.waiting,
@@ -153,7 +169,8 @@ class LocalBackend:
         threads = max(1, cpu_count() // (len(devices) * per_device))
         for device in devices:
             for number in range(per_device):
-                config = self._worker_config(f"{device.name}.{number}", device.kind, threads)
+                name = f"{self._prefix}{device.name}.{number}"
+                config = self._worker_config(name, device.kind, threads)
                 worker = ManagedWorker(config, device, shared)
                 self.workers.append(worker)
                 self._tasks.append(self._spawn_task(worker.run(), f"worker {worker.id}"))
@@ -181,9 +198,11 @@ class LocalBackend:
         return WorkerConfig(
             name=name,
             incarnation=0,
-            engine=self._model,
-            engine_config=settings.engine_config(
-                device_kind, threads, settings.concurrent_requests_per_worker
+            engine=self._model.engine,
+            engine_config=self._model.engine_config(
+                settings.engine_config(
+                    device_kind, threads, settings.concurrent_requests_per_worker
+                )
             ),
             queues=settings.queue_sizes(),
             channels_dir=str(self._runtime_dir.channels),

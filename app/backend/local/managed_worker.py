@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import zmq
 
-from app.backend.base import ModelInfo, WorkerState
+from app.backend.base import WorkerState
 from app.backend.local.dispatcher import Dispatcher
 from app.backend.local.heartbeat import HeartbeatMonitor
 from app.backend.local.job import Worker
@@ -25,6 +25,7 @@ from app.backend.local.process import WorkerProcess
 from app.backend.local.voice_tracker import VoiceTracker
 from app.core.devices import Device
 from app.core.errors import ServerFault, WorkerLost, WorkerStalled
+from app.core.model import ModelInfo
 from app.ipc.channels import JobSender, ResultReceiver, jobs_address, results_address
 from app.ipc.messages import (
     Heartbeat,
@@ -185,9 +186,9 @@ class ManagedWorker:
             case WorkerStarting(phase):
                 self.startup_phase = phase
                 self.heartbeat.progress()
-            case WorkerReady(model, clones_voices, compiled, notice, languages):
-                log.info("worker %s ready: %s", self.id, model)
-                self.ready = ModelInfo(model, clones_voices, compiled, notice, languages)
+            case WorkerReady(model):
+                log.info("worker %s ready: %s", self.id, model.name)
+                self.ready = model
                 self._was_ready = True
                 self.heartbeat.progress()
                 self._enter("ready")

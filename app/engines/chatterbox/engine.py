@@ -50,7 +50,7 @@ from app.engines.chatterbox.s3gen.stream import S3Gen, StreamDecoder
 from app.engines.chatterbox.t3.batch import T3Batch
 from app.engines.chatterbox.t3.request import FinishReason, T3Request
 from app.engines.chatterbox.t3.scheduler import T3Scheduler
-from app.engines.chatterbox.variants import ENGLISH, ModelSpec
+from app.engines.chatterbox.variants import ModelSpec, spec_of
 from app.engines.chatterbox.watermark import StreamingWatermark, load_watermarker
 
 log = logging.getLogger(__name__)
@@ -78,8 +78,10 @@ class ChatterboxEngine:
     sample_rate = SAMPLE_RATE
     clones_voices = True
 
-    def __init__(self, config: EngineConfig, spec: ModelSpec = ENGLISH) -> None:
-        self.name = spec.id
+    def __init__(self, config: EngineConfig, spec: ModelSpec | None = None) -> None:
+        spec = spec or spec_of(config.variant, config.files)
+        self.name, self.tags = spec.id, spec.tags
+        self.defaults, self.unused = spec.defaults, spec.unused
         self.notice: str | None = None
         self.runaways = 0
         self._spec = spec

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from app.core.engine_config import PUBLISHED_FILES, ModelFiles
 from app.model_files import manifest
 from app.model_files.manifest import Manifest
 
@@ -193,3 +194,10 @@ NANO = replace(
 
 VARIANTS = {spec.name: spec for spec in (ENGLISH, TURBO, NANO, MULTILINGUAL)}
 """All models, by `ModelSpec.name`."""
+
+
+def spec_of(name: str, files: ModelFiles = PUBLISHED_FILES) -> ModelSpec:
+    """The model of that name, with other files where `files` names some."""
+    spec = VARIANTS[name]
+    t3, s3gen = files.t3 or spec.manifest.t3, files.s3gen or spec.manifest.s3gen
+    return replace(spec, manifest=replace(spec.manifest, t3=t3, s3gen=s3gen))

@@ -1,9 +1,11 @@
 """OpenAPI examples and parameters of `/tts/generate`."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
+from app.core.model import ModelInfo
 from app.http.openapi import request_body
 from app.protocols.native.schemas import GenerateRequest
 from app.settings import Settings
@@ -48,14 +50,17 @@ QUERY_OPERATION: dict[str, Any] = {
 }
 
 
-def document_settings(operations: dict[str, Any], settings: Settings) -> None:
-    """Add the defaults and the maximum text length from the settings to the path's schema."""
-    defaults = msgspec.structs.asdict(settings.synthesis_params())
+def document_settings(
+    operations: dict[str, Any], settings: Settings, models: Sequence[ModelInfo]
+) -> None:
+    """Add the models, the defaults and the maximum text length to the path's schema."""
+    defaults = msgspec.structs.asdict(settings.synthesis_params(models[0].defaults))
     del defaults["seed"]
     content = operations["post"]["requestBody"]["content"]["application/json"]
     in_body = content["schema"]["properties"]
     in_query = {one["name"]: one["schema"] for one in operations["get"]["parameters"]}
     for parameters in (in_body, in_query):
         parameters["text"]["x-max-length"] = settings.max_text_length
+        parameters["model"]["examples"] = [model.name for model in models]
         for name, default in defaults.items():
             parameters[name]["default"] = default

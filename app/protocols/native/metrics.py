@@ -46,6 +46,22 @@ _OF_WORKERS: Table[WorkerStatus] = (
     ),
 )
 
+_OF_MODELS: Table[BackendStatus] = (
+    (
+        Gauge,
+        "tts_model_ready",
+        "1 if a worker of the model is ready.",
+        lambda it: it.state == "ready",
+    ),
+    (
+        Gauge,
+        "tts_model_waiting_jobs",
+        "Jobs that wait for a worker of the model.",
+        lambda it: it.queue.waiting,
+    ),
+    (Gauge, "tts_model_running_jobs", "Running jobs of the model.", lambda it: it.queue.running),
+)
+
 _OF_PROCESSES: Table[Process] = (
     (
         Counter,
@@ -119,6 +135,7 @@ class _Scrape(Collector):
         yield from self._state.metrics.registry.collect()
         yield from _service(status, len(self._state.voices.snapshot.ids))
         yield from _jobs(status.queue)
+        yield from _labelled("model", _OF_MODELS, {each.model: each for each in status.by_model})
         yield _worker_states(status.workers)
         yield from _labelled("worker", _OF_WORKERS, {each.id: each for each in status.workers})
         yield from _labelled("worker", _OF_PROCESSES, self._processes)

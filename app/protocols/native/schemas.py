@@ -10,7 +10,7 @@ from app.core.errors import InvalidRequest
 from app.core.validation import shortened
 from app.speech.options import SpeechOptions, lower, query_value, validated
 
-_TEXT_PARAMETERS = {"text", "voice_id", "format"}
+_TEXT_PARAMETERS = {"text", "voice_id", "format", "model"}
 
 MAX_PARAMETERS = 100
 """In a query: more than all that there are."""
@@ -27,6 +27,10 @@ class GenerateRequest(SpeechOptions):
     voice_id: Annotated[
         str | None,
         Field(None, description="A voice that `GET /voices` lists; the default voice if absent."),
+    ]
+    model: Annotated[
+        str | None,
+        Field(None, description="A model of `GET /v1/models`; the first of `MODEL` if absent."),
     ]
     format: Annotated[
         FormatName | None,

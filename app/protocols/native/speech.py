@@ -49,13 +49,13 @@ async def generate_from_url(request: Request) -> Response:
 async def describe(request: Request) -> Response:
     """Respond with the headers of GET, without a job."""
     state, parameters = get_state(request), from_query(request.query_params)
+    model = state.speech.model(parameters.model)
     await state.speech.clean(parameters.text)
-    state.speech.params(parameters)  # raises UnsupportedLanguage
+    state.speech.params(parameters, model)  # raises UnsupportedLanguage
     encoder = _new_encoder(request, parameters)()
     if parameters.voice_id is not None:
         state.voices.unpin(state.voices.pin(parameters.voice_id))  # raises VoiceNotFound
-    model = state.backend.ready
-    headers = audio_headers(model, ignored_parameters(model, parameters.voice_id))
+    headers = audio_headers(model, ignored_parameters(model, parameters.voice_id, parameters))
     response = Response(headers=headers, media_type=encoder.media_type)
     del response.headers["content-length"]  # a stream has none
     return response
@@ -69,6 +69,7 @@ async def _respond(request: Request, parameters: GenerateRequest) -> AudioRespon
             parameters.voice_id,
             parameters,
             _new_encoder(request, parameters),
+            model=parameters.model,
         )
     )
     return AudioResponse(stream, buffered=not parameters.stream)

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from app.backend.base import BackendStatus, QueueStatus, WorkerStatus
+from app.backend.base import BackendStatus, QueueStatus, ServiceState, WorkerStatus
 from app.http.dependencies import get_state
 from app.http.openapi import json_response
 from app.observability.system_stats import Cpu, Gpu, cpu_load, gpu_load
@@ -35,7 +35,10 @@ _EXAMPLE = json.loads("""{
     "queue": {"waiting": 0, "running": 1, "limit": 100, "retries": 0},
     "models": [{
         "id": "chatterbox",
+        "state": "ready",
         "workers": 2,
+        "waiting": 0,
+        "running": 1,
         "voices": {"austen.wav": {"prepared": 2, "workers": 2}}
     }]
 }""")
@@ -48,7 +51,10 @@ class PreparedVoice(BaseModel):
 
 class ModelStatus(BaseModel):
     id: str
+    state: ServiceState
     workers: int
+    waiting: int
+    running: int
     voices: dict[str, PreparedVoice]
 
 
@@ -76,14 +82,28 @@ async def system_status(request: Request) -> Response:
 
 
 def _status_json(status: BackendStatus, gpus: list[Gpu], voices: VoiceSnapshot) -> bytes:
-    workers = list(status.workers)
-    model = ModelStatus(id=status.model, workers=len(workers), voices={})
     system_status = SystemStatus(
-        cpu=cpu_load(), gpus=gpus, workers=workers, queue=status.queue, models=[model]
+        cpu=cpu_load(),
+        gpus=gpus,
+        workers=list(status.workers),
+        queue=status.queue,
+        models=[_model_status(model) for model in status.by_model],
     )
     content = system_status.model_dump(mode="json")
-    content["models"][0]["voices"] = _prepared_voices(status, voices)  # pydantic takes long
+    for shown, model in zip(content["models"], status.by_model, strict=True):
+        shown["voices"] = _prepared_voices(model, voices)  # pydantic takes long
     return msgspec.json.encode(content)
+
+
+def _model_status(status: BackendStatus) -> ModelStatus:
+    return ModelStatus(
+        id=status.model,
+        state=status.state,
+        workers=len(status.workers),
+        waiting=status.queue.waiting,
+        running=status.queue.running,
+        voices={},
+    )
 
 
 def _prepared_voices(status: BackendStatus, voices: VoiceSnapshot) -> dict[str, dict[str, int]]:

@@ -13,6 +13,7 @@ from app.audio.formats import OPENAI_ENCODERS
 from app.audio.tempo import TempoEncoder
 from app.core.audio import SAMPLE_RATE
 from app.core.errors import ModelNotFound
+from app.core.model import ModelInfo
 from app.core.validation import shortened
 from app.http.audio_response import AudioResponse
 from app.http.dependencies import READ_ERRORS, get_state, read_parameters
@@ -29,6 +30,7 @@ from app.protocols.openai.schemas import (
     from_openai_json,
 )
 from app.protocols.openai.sse import SseEncoder
+from app.speech.model_resolver import resolve_model
 from app.speech.service import SPEECH_ERRORS, SpeechRequest
 from app.speech.voice_resolver import listed_names, resolve_voice
 from app.voices.snapshot import VoiceSnapshot
@@ -39,7 +41,7 @@ PUBLIC_LISTS = frozenset({"/v1/audio/voices", "/v1/audio/models", "/v1/models"})
 """Open with `PUBLIC_VOICE_LIST`."""
 
 OPENAI_MODELS = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
-"""Listed since some clients use listed models only; any name is accepted for the one model."""
+"""Listed since some clients use listed models only; they mean the default model."""
 
 _STARTED = int(time())
 
@@ -51,6 +53,8 @@ _MODEL_EXAMPLE: dict[str, Any] = {
     "object": "model",
     "created": 1748390400,
     "owned_by": "chatterbox-tts-server",
+    "languages": ["en"],
+    "tags": [],
 }
 
 
@@ -66,7 +70,9 @@ async def create_speech(request: Request) -> Response:
     request.state.parameter_names = _PARAM_NAMES
     parameters = from_openai_json(await read_parameters(request))
     state = get_state(request)
-    state.backend.ensure_accepting()  # voices are unknown until the service is ready
+    model = resolve_model(parameters.model, state.backend.models)
+    state.speech.model(model)  # raises ModelNotFound
+    state.backend.ensure_accepting(model)  # voices are unknown until the service is ready
     voice_id = (
         None
         if parameters.voice is None
@@ -81,6 +87,7 @@ async def create_speech(request: Request) -> Response:
             lambda: _new_encoder(parameters),
             parameters.speed,
             silence_if_empty=True,  # clients check a key with "."; models write "..." and emoji
+            model=model,
         )
     )
     return AudioResponse(stream, buffered=not parameters.stream)
@@ -94,8 +101,8 @@ async def create_speech(request: Request) -> Response:
     ),
 )
 async def list_models(request: Request) -> Models:
-    """The loaded model, and the OpenAI model names accepted for it."""
-    return Models(data=[_describe(name) for name in _model_names(request)])
+    """The models with their languages and tags, and OpenAI's names for the default one."""
+    return Models(data=[_describe(name, model) for name, model in _models(request).items()])
 
 
 @router.get(
@@ -105,9 +112,10 @@ async def list_models(request: Request) -> Models:
 )
 async def describe_model(model: str, request: Request) -> Model:
     """One of those that are listed."""
-    if model not in _model_names(request):
+    models = _models(request)
+    if model not in models:
         raise ModelNotFound(f"There is no model {shortened(model)!r}.", param="model")
-    return _describe(model)
+    return _describe(model, models[model])
 
 
 @router.get(
@@ -117,7 +125,7 @@ async def describe_model(model: str, request: Request) -> Model:
 )
 async def list_audio_models(request: Request) -> AudioModels:
     """The same as Open WebUI asks for them."""
-    return AudioModels(models=[ModelId(id=name) for name in _model_names(request)])
+    return AudioModels(models=[ModelId(id=name) for name in _models(request)])
 
 
 @router.get(
@@ -149,14 +157,20 @@ def _voice_list(voices: VoiceSnapshot, aliases: tuple[tuple[str, str], ...]) -> 
     return listed.model_dump_json().encode()
 
 
-def _model_names(request: Request) -> list[str]:
-    backend = get_state(request).backend
-    ready = backend.ready
-    return [ready.name if ready else backend.status().model, *OPENAI_MODELS]
+def _models(request: Request) -> dict[str, ModelInfo]:
+    """The models by the names that are listed."""
+    models = get_state(request).backend.models
+    return {model.name: model for model in models} | dict.fromkeys(OPENAI_MODELS, models[0])
 
 
-def _describe(name: str) -> Model:
-    return Model(id=name, created=_STARTED, owned_by="chatterbox-tts-server")
+def _describe(name: str, model: ModelInfo) -> Model:
+    return Model(
+        id=name,
+        created=_STARTED,
+        owned_by="chatterbox-tts-server",
+        languages=[code for code, absence in model.languages.items() if absence is None],
+        tags=list(model.tags),
+    )
 
 
 def _new_encoder(parameters: OpenAISpeechRequest) -> Encoder:

@@ -42,7 +42,11 @@ class OpenAISpeechRequest(SpeechOptions):
 
     input: Annotated[str, Field(description="The text to be spoken.", examples=["Hello there."])]
     model: Annotated[
-        str | None, Field(None, description="Any name: there is one model, which answers to all.")
+        str | None,
+        Field(
+            None,
+            description="One of `GET /v1/models`; OpenAI's names mean the first of `MODEL`.",
+        ),
     ]
     voice: Annotated[
         str | None,
@@ -80,6 +84,8 @@ class Model(BaseModel):
     object: Literal["model"] = "model"
     created: int
     owned_by: str
+    languages: list[str]
+    tags: list[str]
 
 
 class Models(BaseModel):

@@ -25,6 +25,7 @@ from app.backend.local.runtime_dir import RuntimeDir
 from app.core.background import BackgroundTasks
 from app.core.devices import CPU
 from app.core.errors import NotReady, PoisonRequest, WorkerLost, WorkerStalled
+from app.core.model import Model, ModelInfo
 from app.observability.metrics import Metrics
 from app.settings import Settings
 from tests.ipc.test_messages import PARAMS
@@ -76,7 +77,7 @@ class BackendEnv:
         runtime_dir = RuntimeDir(folder, folder)
         self.folder = folder
         self.backend = LocalBackend(
-            self._settings(), SCRIPTED, runtime_dir, Metrics(), BackgroundTasks()
+            self._settings(), self._model(SCRIPTED), runtime_dir, Metrics(), BackgroundTasks()
         )
         self.voices = self.backend._voices
         self.voices.set_voices(frozenset())
@@ -90,8 +91,12 @@ class BackendEnv:
             worker_stall_seconds=stall_s,
         )
 
+    def _model(self, engine: str) -> Model:
+        return Model(engine, engine, str(self.folder / "model"), ModelInfo(engine))
+
     def supervise(self, engine: str = SCRIPTED, **limits: float) -> ManagedWorker:
-        self.backend._model, self.backend._settings = engine, self._settings(**limits)
+        self.backend._model = self._model(engine)
+        self.backend._settings = self._settings(**limits)
         self.backend.start_workers([CPU])
         return self.backend.workers[0]
 

@@ -55,3 +55,27 @@ def test_chatterbox_knows_every_token(tokenizer: Tokenizer, prepare) -> None:  #
             tokens = tokenizer.encode(chunk.text.replace(" ", "[SPACE]")).tokens
             bracketed = {token for token in tokens if token.startswith("[") and len(token) > 1}
             assert bracketed <= {"[SPACE]"}, (chunk.text, bracketed)
+
+
+# --- Other languages than English -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("language", ["de", "ja", "ar", "zh"])
+def test_only_pictures_are_dropped_in_other_languages(language: str) -> None:
+    text = "½ – „Ja“ … 5 € ©, 你好。 שָׁלוֹם कि ３冊 ℃ №5 [START]"
+    assert plain_text(clean(text), language).text == text.replace("[START]", "(START)")
+    plain = plain_text(clean("Ja 😀👍🏽! 🇩🇪 ☕️ gut"), language)
+    assert plain.text == "Ja ! gut"
+    assert len(plain.dropped) == 6
+
+
+def test_signs_are_words_in_english() -> None:
+    assert plain_text("5 €", "en").text == plain_text("5 €").text == "5 euros"
+
+
+def test_pauses_stay_in_other_languages() -> None:
+    text = clean("# Titel\n\nEins 😀 <break time='1s'/> zwei\n- drei", markup=True)
+    chunks = split(plain_text(text, "de").text, 150)
+    assert [(chunk.text, chunk.pause_s) for chunk in chunks] == [
+        ("Titel", 0.4), ("Eins", 1.0), ("zwei", 0.25), ("drei", 0),
+    ]  # fmt: skip

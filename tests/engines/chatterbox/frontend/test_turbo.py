@@ -9,7 +9,8 @@ from transformers import AutoTokenizer
 
 from app.core.errors import EmptyText
 from app.engines.chatterbox.frontend.plain_text import PLAIN_TEXTS
-from app.engines.chatterbox.frontend.turbo import TurboFrontend, TurboTokenizer
+from app.engines.chatterbox.frontend.turbo import TurboFrontend
+from app.engines.chatterbox.frontend.turbo_tokenizer import TurboTokenizer
 from app.engines.chatterbox.variants import ENGLISH, NANO, TURBO
 from app.text.chunking import split
 from app.text.cleaning import clean
@@ -117,14 +118,14 @@ PLAIN = [
 
 @pytest.mark.parametrize(("text", "expected"), PLAIN)
 def test_only_tags_keep_their_brackets(text, expected):
-    plain = PLAIN_TEXTS[TURBO.frontend.kind](clean(text, markup=True)).text
+    plain = PLAIN_TEXTS[TURBO.frontend.kind](clean(text, markup=True), "en").text
     assert plain == expected
-    assert PLAIN_TEXTS[NANO.frontend.kind](plain).text == plain
+    assert PLAIN_TEXTS[NANO.frontend.kind](plain, "en").text == plain
 
 
 @pytest.mark.parametrize("tag", TAGS)
 def test_tags_are_words_to_other_models(tag):
-    plain = PLAIN_TEXTS[ENGLISH.frontend.kind](clean(f"Well {tag} yes.", markup=True)).text
+    plain = PLAIN_TEXTS[ENGLISH.frontend.kind](clean(f"Well {tag} yes.", markup=True), "en").text
     assert plain == f"Well ({tag[1:-1]}) yes."
 
 

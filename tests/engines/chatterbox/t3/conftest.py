@@ -15,7 +15,7 @@ from app.engines.chatterbox.frontend.english import EnglishFrontend
 from app.engines.chatterbox.runtime.linear import use_linears
 from app.engines.chatterbox.t3.request import T3Request
 from app.engines.chatterbox.variants import ENGLISH, TURBO
-from tests.engines.chatterbox.t3.reference import DEFAULTS, START, TEXT
+from tests.engines.chatterbox.t3.reference import DEFAULTS, TEXT
 
 
 @pytest.fixture(scope="package")
@@ -52,26 +52,14 @@ TINY_TURBO = replace(TURBO.t3, text_vocab_size=128)
 """Its text tokens are the code points of ASCII."""
 
 VOICE_TOKENS = 60
-END_AT = VOICE_TOKENS + len(TEXT) + 25
-"""The position of the stop token, about."""
 
 
 @pytest.fixture(scope="package")
 def turbo_file(tmp_path_factory):
-    """Random weights at tiny size: a few tokens are likely, and attention is sharp."""
+    """Random weights at tiny size, whose speech begins after a prompt shorter than usual."""
     weights = random_weights._random_weights(_tiny_turbo, "turbo")
-    for name, weight in weights.items():
-        if name.endswith(("c_attn.weight", "c_fc.weight", "c_proj.weight")):
-            weight *= (weight.shape[1] / weight.shape[0]) ** 0.5  # by the root of the fan-in
-        if name.endswith("c_attn.weight"):
-            weight[:, : 2 * len(weight)] *= 2  # query and key
-        if name.endswith(("text_emb.weight", "speech_emb.weight")):
-            weight *= weight.shape[1] ** 0.5
-    head = weights["speech_head.weight"]
-    head *= 2.5 * torch.exp(0.4 * torch.randn(len(head), 1, generator=torch.manual_seed(0)))
-    head[START:] *= 0.7
-    head[START] = 0
-    random_weights._end_by_position(weights["tfmr.wpe.weight"], head[random_weights.END], END_AT, 3)
+    with mock.patch.object(random_weights, "_GPT2_PROMPT", 1 + VOICE_TOKENS + len(TEXT)):
+        random_weights._scale_gpt2(weights, end_at=25)
     path = tmp_path_factory.mktemp("turbo") / "t3.safetensors"
     save_file(weights, path)
     return path
@@ -113,7 +101,7 @@ def turbo(load_turbo):
 @pytest.fixture(scope="package")
 def turbo_request_for():
     """As `request_for`, of a shorter prompt."""
-    voice = builtin_conditionals(random_weights.conditionals(0))
+    voice = builtin_conditionals(random_weights.conditionals(TURBO, 0))
     voice = replace(voice, prompt_tokens=voice.prompt_tokens[:, :VOICE_TOKENS])
 
     def request_for(text=TEXT, seed=1, max_tokens=200, **params):

@@ -1,0 +1,58 @@
+"""A model as the service knows it: what it can do, and where its files are."""
+
+from typing import Any
+
+import msgspec
+
+from app.core.engine_config import PUBLISHED_FILES, EngineConfig, ModelFiles
+from app.core.params import ENGLISH_ONLY, Languages
+
+
+class ModelInfo(msgspec.Struct, frozen=True):
+    """What a model can do. `name`: its id in the API.
+
+    `aliases`: other names that requests may give. `languages`: by ISO 639-1 code; a string says why
+    one of them is not offered. `tags`: sounds that it makes on command, as `[laugh]`.
+    `defaults`: synthesis parameters that differ from those of `SynthesisParams`. `unused`: those
+    that mean nothing to it. `compiled` and `notice` are known once it is loaded.
+    """
+
+    name: str
+    clones_voices: bool = True
+    compiled: bool = False
+    notice: str | None = None
+    aliases: tuple[str, ...] = ()
+    languages: Languages = msgspec.field(default_factory=ENGLISH_ONLY.copy)
+    tags: tuple[str, ...] = ()
+    defaults: dict[str, Any] = {}
+    unused: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.name, *self.aliases)
+
+
+class Model(msgspec.Struct, frozen=True):
+    """One of the models that the service runs.
+
+    `name`: in the setting MODEL. `engine`: a name or an import path, see `engines.registry`.
+    `folder`: of its weights. `info`: what is known of it before it is loaded; of an engine of the
+    user's own, nothing.
+    """
+
+    name: str
+    engine: str
+    folder: str
+    info: ModelInfo
+    files: ModelFiles = PUBLISHED_FILES
+
+    @property
+    def label(self) -> str:
+        """A short name, without the modules of an import path."""
+        return self.name.rpartition(":")[2]
+
+    def engine_config(self, config: EngineConfig) -> EngineConfig:
+        """`config` for this model."""
+        return msgspec.structs.replace(
+            config, model_path=self.folder, variant=self.name, files=self.files
+        )

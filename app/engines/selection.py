@@ -1,0 +1,149 @@
+"""Resolve the setting MODEL to the models that the service runs; no engine is imported."""
+
+import logging
+from importlib.util import find_spec
+from pathlib import Path
+
+from app.core.engine_config import PUBLISHED_FILES, ModelFiles
+from app.core.errors import StartupError
+from app.core.model import Model, ModelInfo
+from app.engines.chatterbox.frontend.plain_text import PLAIN_TEXTS
+from app.engines.chatterbox.variants import VARIANTS, ModelSpec, spec_of
+from app.engines.registry import ENGINES, PlainTextOf
+from app.model_files.manifest import folder_of, missing, refuse_files_of, refuse_other_variants
+from app.text.english import PlainText
+from app.text.punctuation import plain_punctuation
+
+log = logging.getLogger(__name__)
+
+DOWNLOAD_HINT = "'chatterbox-tts models download{}' fetches them"
+
+PREFERENCE = {
+    "cuda": ("turbo", "multilingual", "chatterbox", "nano"),
+    "cpu": ("nano", "turbo", "chatterbox", "multilingual"),
+}
+"""The models in the order in which MODEL=auto takes them, by the kind of device.
+
+A GPU runs all of them faster than speech: Turbo is the first to be heard and makes sounds on
+command, Multilingual speaks the other languages. On a CPU only the smallest ones keep up.
+"""
+
+NAME_OF_ID = {spec.id: spec.name for spec in VARIANTS.values()}
+
+
+def choose_models(
+    setting: str,
+    model_path: Path,
+    device_kind: str = "cpu",
+    multilingual: ModelFiles = PUBLISHED_FILES,
+) -> tuple[Model, ...]:
+    """Resolve MODEL without importing an engine; the first model is the default.
+
+    `device_kind`: "cpu" or "cuda". Raises `StartupError` with a command to run.
+    """
+    names = [NAME_OF_ID.get(name, name) for name in setting.split(",")]
+    if setting == "auto":
+        return _choose_automatically(model_path, device_kind, multilingual)
+    models = tuple(_model(name, model_path, multilingual) for name in dict.fromkeys(names))
+    for model in models:
+        _ensure_installed(model)
+        if absent := _absent(model):
+            refuse_other_variants(Path(model.folder), _spec(model).manifest)
+            if model.name != "chatterbox":
+                refuse_files_of(_spec(model).manifest, model_path)
+            raise StartupError(
+                f"MODEL={model.name}, but {model.folder} lacks {', '.join(absent)}: "
+                f"{_download_hint(model)}"
+            )
+    return models
+
+
+def _choose_automatically(
+    model_path: Path, device_kind: str, multilingual: ModelFiles
+) -> tuple[Model, ...]:
+    models = [_model(name, model_path, multilingual) for name in PREFERENCE[device_kind]]
+    complete = tuple(model for model in models if not _absent(model))
+    for model in models:
+        absent = _absent(model)
+        if absent and (Path(model.folder) / _spec(model).manifest.t3).exists():
+            log.warning(
+                "MODEL=auto leaves %s out: %s lacks %s (%s)",
+                *(model.name, model.folder, ", ".join(absent), _download_hint(model)),
+            )
+    if complete:
+        _ensure_installed(complete[0])
+        return complete
+    refuse_other_variants(model_path)
+    log.warning(
+        "speaking with the built-in preview voice, which ignores voice cloning: "
+        "no Chatterbox weights in %s (%s)",
+        *(model_path, DOWNLOAD_HINT.format("")),
+    )
+    preview = _model("preview", model_path, multilingual)
+    hint = DOWNLOAD_HINT.format("")
+    _ensure_installed(preview, f". Nor are Chatterbox's weights in {model_path}: {hint}")
+    return (preview,)
+
+
+def _model(name: str, model_path: Path, multilingual: ModelFiles) -> Model:
+    if spec := VARIANTS.get(name):
+        info = ModelInfo(
+            spec.id,
+            aliases=(spec.name,),
+            languages=dict.fromkeys(spec.languages),
+            tags=spec.tags,
+            defaults=spec.defaults,
+            unused=spec.unused,
+        )
+        files = multilingual if name == "multilingual" else PUBLISHED_FILES
+        return Model(name, "chatterbox", str(folder_of(model_path, name)), info, files)
+    return Model(name, name, str(model_path), ModelInfo(name, clones_voices=name != "preview"))
+
+
+def _spec(model: Model) -> ModelSpec:
+    return spec_of(model.name, model.files)
+
+
+def _absent(model: Model) -> list[str]:
+    """Names of the files that a Chatterbox model lacks."""
+    if model.engine != "chatterbox":
+        return []
+    return missing(Path(model.folder), _spec(model).manifest)
+
+
+def _download_hint(model: Model) -> str:
+    return DOWNLOAD_HINT.format("" if model.name == "chatterbox" else f" {model.name}")
+
+
+def _ensure_installed(model: Model, also: str = "") -> None:
+    """Raise `StartupError` if the packages of the model's engine are not installed."""
+    if built_in := ENGINES.get(model.engine):
+        if not all(map(find_spec, built_in.packages)):
+            raise StartupError(
+                f"{built_in.absence}: in a clone, pip install -c .ci/constraints.txt "
+                f"'.[{model.engine}]'{also}"
+            )
+        return
+    package = model.engine.partition(":")[0].partition(".")[0]  # finding more would import it
+    if not find_spec(package):
+        raise StartupError(f"MODEL: there is no package {package!r} to import an engine from")
+
+
+def plain_text_of(setting: str, model_path: Path) -> PlainTextOf:
+    """The function that prepares a text for the first model of MODEL, without loading it.
+
+    For an engine of the user's own, the one for engines without `normalize_text`. Raises
+    `StartupError` if there is no such engine; it need not be able to start.
+    """
+    name = setting.partition(",")[0]
+    name = NAME_OF_ID.get(name, name)
+    if name == "auto":
+        models = [_model(each, model_path, PUBLISHED_FILES) for each in VARIANTS]
+        name = "preview" if all(map(_absent, models)) else "chatterbox"
+    if ":" in name:
+        return lambda text, language: PlainText(plain_punctuation(text), "")
+    if name not in ENGINES and name not in VARIANTS:
+        raise StartupError(f"no model {name!r}: give one of {', '.join([*VARIANTS, 'preview'])}")
+    if name in VARIANTS:
+        return PLAIN_TEXTS[VARIANTS[name].frontend.kind]
+    return ENGINES[name].plain_text
