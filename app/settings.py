@@ -332,6 +332,13 @@ class Settings(BaseSettings):
         description="A worker that is not ready, and has made no progress for so long, is "
         "replaced.",
     )
+    model_idle_seconds: float = Field(
+        0,
+        ge=0,
+        le=604_800,
+        description="A model that had no request for so long is unloaded: its workers leave the "
+        "device, and come back for the next request, which waits for them. `0`: never.",
+    )
     shutdown_grace_seconds: float = Field(
         30,
         ge=0,

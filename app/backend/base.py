@@ -17,7 +17,7 @@ from app.core.params import SynthesisParams
 from app.core.validation import shortened
 
 ServiceState = Literal["starting", "ready", "draining", "degraded"]
-WorkerState = Literal["starting", "ready", "restarting", "failed", "stopped"]
+WorkerState = Literal["starting", "ready", "restarting", "idle", "failed", "stopped"]
 
 
 @dataclass(frozen=True)

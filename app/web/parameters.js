@@ -118,6 +118,9 @@ function inputOf(type, standard, name) {
     return element("select", { id }, ...type.enum.map((one) => element("option", {}, one)));
   }
   if (type.type === "boolean") return element("input", { type: "checkbox", id });
+  if (type.type === "string") {
+    return element("input", { type: "text", id, placeholder: standard, autocomplete: "off" });
+  }
   return element("input", {
     type: "number",
     id,
@@ -133,6 +136,7 @@ function inputOf(type, standard, name) {
 function valueOf(input, type) {
   if (type.type === "boolean") return input.checked;
   if (type.enum) return input.value;
+  if (type.type === "string") return input.value.trim() || null;
   return input.value === "" ? null : Number(input.value);
 }
 

@@ -320,3 +320,18 @@ def test_prints_the_version_without_any_setting(tmp_path: Path) -> None:
     done = command(tmp_path, "--version")
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.decode() == f"chatterbox-tts {__version__}\n"
+
+
+# --- languages ------------------------------------------------------------------------------------
+
+
+def test_text_is_shown_as_it_is_spoken_in_its_language(tmp_path: Path) -> None:
+    german = command(tmp_path, "text", "5 € 😀", "--model", "chatterbox", "--language", "de-AT")
+    assert german.stdout.decode() == "5 €\n"
+    default = command(tmp_path, "text", "5 €", "--model", "chatterbox", DEFAULT_LANGUAGE="de")
+    assert default.stdout.decode() == "5 €\n"
+
+
+def test_speak_refuses_a_language_that_the_model_does_not_speak(tmp_path: Path) -> None:
+    line = refusal(command(tmp_path, "speak", "Hallo", "--language", "DE"))
+    assert "does not speak German (de), only: en." in line

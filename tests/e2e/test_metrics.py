@@ -176,7 +176,7 @@ async def test_restarts_and_retries_are_counted_during_scrapes(
     assert rise("tts_job_wait_seconds_count") == 1
 
 
-STATES = ("starting", "ready", "restarting", "failed", "stopped")
+STATES = ("starting", "ready", "restarting", "idle", "failed", "stopped")
 
 
 def of_worker(name: str, **labels: str) -> tuple[str, Labels]:

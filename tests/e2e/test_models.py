@@ -4,6 +4,7 @@ import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from os import kill
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -160,3 +161,23 @@ def test_killed_worker_of_one_model_leaves_the_others_alone(
     now = worker_of(service, "OtherEngine")
     assert (now["pid"], now["restarts"]) == (other["pid"], 0)
     assert worker_of(service, "ScriptedEngine")["restarts"] == 1
+
+
+@pytest.mark.heavy
+def test_idle_model_leaves_while_the_other_speaks(tmp_path: Path) -> None:
+    with (
+        running_service(tmp_path, MODEL=f"{SCRIPTED},{OTHER}", MODEL_IDLE_SECONDS=1) as service,
+        service.client() as client,
+    ):
+        service.wait_until(service.all_ready)
+
+        def other_is_idle() -> bool:
+            speak(client).raise_for_status()
+            return worker_of(service, "OtherEngine")["state"] == "idle"
+
+        pid = worker_of(service, "ScriptedEngine")["pid"]
+        service.wait_until(other_is_idle)
+        assert client.get("/ready").json()["models"] == {SCRIPTED: "ready", OTHER: "ready"}
+        assert speak(client, model="other").content == expected_pcm("audio3", 7, OTHER_VOICE)
+        assert worker_of(service, "OtherEngine")["restarts"] == 0
+        assert worker_of(service, "ScriptedEngine")["pid"] in (pid, None)

@@ -33,7 +33,8 @@ def test_refusal_names_the_languages_and_the_model_that_speaks_it() -> None:
 
 def test_refusal_has_the_reason_why_a_language_is_missing() -> None:
     assert refusal("ja", MULTILINGUAL.id, SOME) == (
-        "The model chatterbox-multilingual cannot speak Japanese (ja): the package pykakasi is missing."
+        "The model chatterbox-multilingual cannot speak Japanese (ja): "
+        "the package pykakasi is missing."
     )
 
 

@@ -30,6 +30,7 @@ from app.core.devices import Device, detect
 from app.core.errors import Draining, NotReady
 from app.core.model import Model, ModelInfo
 from app.core.process_env import visible_cuda_devices
+from app.core.running_time import running_time
 from app.ipc.channels import Broadcaster, broadcast_address
 from app.ipc.messages import Drain, WorkerConfig
 from app.observability.metrics import Metrics
@@ -74,6 +75,7 @@ class LocalBackend:
             settings.client_stall_seconds,
         )
         self._voices = VoiceTracker(self._broadcaster.send)
+        self._idle_since = running_time()
         self._dispatcher = Dispatcher(limits, self._voices, self._broadcaster.send, metrics)
 
     @asynccontextmanager
@@ -92,7 +94,10 @@ class LocalBackend:
     # --- Backend --------------------------------------------------------------------------------
 
     def submit(self, job: JobRequest) -> JobStream:
-        return self._dispatcher.submit(job)
+        stream = self._dispatcher.submit(job)
+        for worker in self.workers:
+            worker.load()
+        return stream
 
     def ensure_accepting(self, model: str | None = None) -> None:
         self._dispatcher.ensure_accepting()
@@ -100,14 +105,11 @@ class LocalBackend:
     def ensure_ready(self) -> None:
         if self._dispatcher.draining:
             raise Draining("the server is shutting down")
-        if not self.ready:
+        if not (self.ready or self._dispatcher.unloaded):
             raise NotReady(f"no worker is ready{self._startup_phase()}")
 
     @property
     def models(self) -> tuple[ModelInfo]:
-        if ready := self.ready:
-            aliases = {self._model.name, *self._model.info.aliases} - {ready.name}
-            self._info = msgspec.structs.replace(ready, aliases=tuple(sorted(aliases)))
         return (self._info,)
 
     @property
@@ -149,7 +151,7 @@ class LocalBackend:
     def _state(self) -> ServiceState:
         if self._dispatcher.draining:
             return "draining"
-        if self.ready:
+        if self.ready or self._dispatcher.unloaded:
             return "ready"
         starting = any(worker.state == "starting" for worker in self.workers)
         return "starting" if starting else "degraded"
@@ -163,7 +165,7 @@ class LocalBackend:
 
     def start_workers(self, devices: list[Device]) -> None:
         shared = WorkerContext(
-            self._context, self._dispatcher, self._voices, self._settings, self._update_accepting
+            self._context, self._dispatcher, self._voices, self._settings, self._worker_changed
         )
         per_device = self._settings.workers_per_device
         threads = max(1, cpu_count() // (len(devices) * per_device))
@@ -178,7 +180,7 @@ class LocalBackend:
     async def stop_workers(self) -> None:
         """Let idle workers exit by themselves, then kill those that did not."""
         for worker in self.workers:
-            worker.stopping = True
+            worker.stop()
         self._broadcaster.send(Drain())
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=EXIT_TIMEOUT_S)
@@ -186,10 +188,13 @@ class LocalBackend:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _update_accepting(self) -> None:
+    def _worker_changed(self) -> None:
+        if ready := self.ready:
+            aliases = {self._model.name, *self._model.info.aliases} - {ready.name}
+            self._info = msgspec.structs.replace(ready, aliases=tuple(sorted(aliases)))
         states = {worker.state for worker in self.workers}
         self._dispatcher.set_accepting(
-            bool(states & {"ready", "restarting"}),
+            bool(states & {"ready", "restarting", "idle"}),
             worker_expected=bool(states & {"starting", "restarting"}),
         )
 
@@ -216,6 +221,18 @@ class LocalBackend:
             self._broadcaster.repair()
             self._dispatcher.tick()
             self._voices.repeat()
+            self._unload_if_idle()
+
+    def _unload_if_idle(self) -> None:
+        """End the workers of a model that had no job for `MODEL_IDLE_SECONDS`."""
+        limit_s, now = self._settings.model_idle_seconds, running_time()
+        rested = all(worker.state == "ready" for worker in self.workers)
+        if not (limit_s and rested and self._dispatcher.idle and not self._voices.preparing):
+            self._idle_since = now
+        elif now - self._idle_since >= limit_s:
+            self._dispatcher.unloaded = True
+            for worker in self.workers:
+                worker.unload()
 
     def _worker_status(self, worker: ManagedWorker) -> WorkerStatus:
         return WorkerStatus(

@@ -119,6 +119,7 @@ class Dispatcher:
         self._accepting = False
         self._worker_expected = False
         self.draining = False
+        self.unloaded = False  # no worker runs, until one is attached
         self.retries = 0
         self.samples = 0  # of audio received so far
 
@@ -174,6 +175,11 @@ class Dispatcher:
     def drain(self) -> None:
         self.draining = True
 
+    @property
+    def idle(self) -> bool:
+        """Whether no job is open."""
+        return not self._open
+
     async def wait_idle(self) -> None:
         await self._idle.wait()
 
@@ -196,6 +202,7 @@ class Dispatcher:
     # --- called by the managed workers ----------------------------------------------------------
 
     def attach(self, worker: Worker) -> None:
+        self.unloaded = False
         self._workers.append(worker)
         self._dispatch()
 
@@ -230,6 +237,7 @@ class Dispatcher:
         `worker_expected`: another worker is about to attach.
         """
         self._accepting = accepting
+        self.unloaded &= accepting
         self._worker_expected = worker_expected
         if not accepting:
             for job in [*self._queue.values(), *self._preempted.values()]:
@@ -298,6 +306,10 @@ class Dispatcher:
     def _timed_out(self, job: Job) -> None:
         if self._time_left_s(job) > TIMER_ACCURACY_S:  # this process was suspended meanwhile
             self._set_deadline(job)
+            return
+        if self.unloaded:
+            loop = asyncio.get_running_loop()
+            job.deadline = loop.call_later(self._limits.queue_timeout_s, self._timed_out, job)
             return
         message = f"no worker was free within {self._limits.queue_timeout_s:g} s"
         self._end(job, QueueTimeout(message, retry_after_s=self._retry_after_s()))

@@ -1,4 +1,4 @@
-"""A managed worker: keeps one worker process running on one device.
+"""A managed worker: keeps one worker process running on one device, unless it is idle.
 
 One task per worker: start the process, wait for its exit, clean up, back off, restart. Messages
 of the process go to the dispatcher (jobs) and the voice tracker (voices).
@@ -80,6 +80,8 @@ class ManagedWorker:
         self._config = config
         self._shared = shared
         self._was_ready = False
+        self._unloaded = False  # by `unload`; `_wanted` ends it
+        self._wanted = asyncio.Event()
         self._deaths = 0  # in a row, without a finished job, not due to suspects
         self._runaways_before = 0  # of earlier processes
         self._process: WorkerProcess | None = None
@@ -94,16 +96,44 @@ class ManagedWorker:
     def busy(self) -> int:
         return len(self._worker.jobs)
 
+    def unload(self) -> None:
+        """End the process, which has no job, until `load`."""
+        log.info("worker %s is unloaded, since its model is idle", self.id)
+        self._unloaded = True
+        self._wanted.clear()
+        self._shared.dispatcher.detach(self._worker, WorkerLost("the worker is unloaded"))
+        self._enter("idle")
+        if self._process:
+            self._process.send_signal(signal.SIGKILL)
+
+    def load(self) -> None:
+        """Start a process again after `unload`."""
+        if self._unloaded and not self._wanted.is_set():
+            self._wanted.set()
+            self._enter("restarting")
+
+    def stop(self) -> None:
+        """Start no further process."""
+        self.stopping = True
+        self._wanted.set()
+
     async def run(self) -> None:
         """Run one process after the other, until `stopping`."""
         while True:
             reason = await self._run_once()
+            if self._unloaded:
+                await self._wanted.wait()
+                self._unloaded = False
+            elif not self.stopping:
+                await self._back_off(reason)
             if self.stopping:
                 self._enter("stopped")
                 return
-            pause_s = self._count_death(reason)
-            log.error("worker %s: %s; next start in %g s", self.id, reason.message, pause_s)
-            await asyncio.sleep(pause_s)
+
+    async def _back_off(self, reason: ServerFault) -> None:
+        pause_s = self._count_death(reason)
+        log.error("worker %s: %s; next start in %g s", self.id, reason.message, pause_s)
+        await asyncio.sleep(pause_s)
 
     async def _run_once(self) -> ServerFault:
         """Run one process until all its messages are handled; return why it ended."""

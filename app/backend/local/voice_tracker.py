@@ -63,6 +63,11 @@ class VoiceTracker:
         if self._digests is not None:
             self._broadcast(Voices(self._digests, self._crashed, self._version))
 
+    @property
+    def preparing(self) -> bool:
+        """Whether a worker prepares a voice."""
+        return bool(self._preparing)
+
     def prepared(self, worker: str) -> Set[str]:
         """A copy, since `/system-status` reads it on a thread."""
         return frozenset(self._prepared.get(worker, ()))

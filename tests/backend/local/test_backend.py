@@ -7,6 +7,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -83,12 +84,13 @@ class BackendEnv:
         self.voices.set_voices(frozenset())
         self.repeating = asyncio.create_task(self.backend._repeat_state())
 
-    def _settings(self, start_s: float = 60, stall_s: float = 60) -> Settings:
+    def _settings(self, start_s: float = 60, stall_s: float = 60, idle_s: float = 0) -> Settings:
         return Settings.model_construct(
             model_path=self.folder / "model",
             concurrent_requests_per_worker=2,
             worker_start_seconds=start_s,
             worker_stall_seconds=stall_s,
+            model_idle_seconds=idle_s,
         )
 
     def _model(self, engine: str) -> Model:
@@ -376,3 +378,56 @@ async def test_busy_worker_is_killed(env: BackendEnv, monkeypatch: pytest.Monkey
     await env.backend.stop_workers()
     assert stream.ended
     assert not psutil.pid_exists(pid)
+
+
+# --- idle models --------------------------------------------------------------------------------
+
+
+async def test_idle_model_is_unloaded_and_comes_back_for_a_job(env: BackendEnv) -> None:
+    worker = env.supervise("test_engines:RunsAway", idle_s=0.2)
+    first = await wait_ready(worker)
+    await until(lambda: worker.state == "idle" and worker.pid is None, 0.01)
+    assert not psutil.pid_exists(first)
+    assert env.backend.status().state == "ready"
+    env.backend.ensure_ready()
+    assert [model.name for model in env.backend.models] == ["scripted"]
+    for _ in range(2):
+        assert await read_all(env.submit("audio3")) == expected_pcm("audio3", PLAIN.seed)
+    assert (worker.state, worker.restarts, worker.last_error) == ("ready", 0, None)
+    await until(lambda: worker.state == "idle" and worker.pid is None, 0.01)
+    await env.backend.stop_workers()
+    assert worker.state == "stopped"
+
+
+async def test_model_with_a_job_is_not_idle(env: BackendEnv) -> None:
+    worker = env.supervise(idle_s=0.2)
+    pid = await wait_ready(worker)
+    stream = env.submit("sleep0.6 audio3")
+    assert await read_all(stream) == expected_pcm("audio3", PLAIN.seed)
+    assert worker.pid == pid
+
+
+async def test_job_waits_for_an_unloaded_model_longer_than_the_queues_limit(
+    env: BackendEnv, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = env.supervise(idle_s=0.2)
+    await wait_ready(worker)
+    await until(lambda: worker.state == "idle", 0.01)
+    limits = replace(env.backend._dispatcher._limits, queue_timeout_s=0.05)
+    monkeypatch.setattr(env.backend._dispatcher, "_limits", limits)
+    assert await read_all(env.submit("audio3")) == expected_pcm("audio3", PLAIN.seed)
+
+
+@pytest.mark.heavy
+async def test_model_that_cannot_come_back_refuses_its_jobs(env: BackendEnv) -> None:
+    worker = env.supervise("test_engines:NeedsFile", idle_s=0.2)
+    (env.folder / "model").touch()
+    await wait_ready(worker)
+    await until(lambda: worker.state == "idle", 0.01)
+    (env.folder / "model").unlink()
+    stream = env.submit("audio3")
+    with pytest.raises(NotReady, match="no worker can be started"):
+        await read_all(stream)
+    assert worker.state == "failed"
+    with pytest.raises(NotReady):
+        env.backend.ensure_ready()

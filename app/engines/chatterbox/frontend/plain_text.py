@@ -22,16 +22,6 @@ def plain_text(text: str, language: str = ENGLISH.code) -> PlainText:
     return PlainText(plain.text.translate(NO_CONTROL_TOKENS), plain.dropped)
 
 
-def _without_pictures(text: str) -> PlainText:
-    dropped = "".join(_PICTURE.findall(text))
-    return PlainText(collapse_spaces(_PICTURE.sub(" ", text)) if dropped else text, dropped)
-
-
-_PICTURE = pattern(
-    r"[[\p{Extended_Pictographic}\p{Emoji_Modifier}\p{Regional_Indicator}\u20E3]--[\p{L}\p{N}\p{P}©®™]]"
-)
-
-
 def plain_text_with_tags(text: str, language: str = ENGLISH.code) -> PlainText:
     """As `plain_text`, but Turbo's tags stay, and its own punctuation."""
     plain = plain_english(text, plain_typography)
@@ -45,6 +35,15 @@ def only_tags_in_brackets(text: str) -> str:
     parts[1::2] = [f"[{tag.lower()}]" for tag in parts[1::2]]
     return "".join(parts)
 
+
+def _without_pictures(text: str) -> PlainText:
+    dropped = "".join(_PICTURE.findall(text))
+    return PlainText(collapse_spaces(_PICTURE.sub(" ", text)) if dropped else text, dropped)
+
+
+_PICTURE = pattern(
+    r"[[\p{Extended_Pictographic}\p{Emoji_Modifier}\p{Regional_Indicator}\u20E3]--[\p{L}\p{N}\p{P}©®™]]"
+)
 
 _TAG = pattern(rf"(?i)\[({'|'.join(TURBO.tags)})\]")
 
