@@ -11,7 +11,14 @@ from rich.table import Table
 from app.core.errors import StartupError
 from app.engines.chatterbox.variants import spec_of
 from app.engines.selection import NAME_OF_ID
-from app.model_files.manifest import MANIFESTS, Manifest, damaged, folder_of, inventory
+from app.model_files.manifest import (
+    MANIFESTS,
+    MULTILINGUAL,
+    Manifest,
+    damaged,
+    folder_of,
+    inventory,
+)
 from app.settings import Settings, load_settings
 
 models = typer.Typer(help="The Chatterbox models in MODEL_PATH.", invoke_without_command=True)
@@ -75,20 +82,23 @@ def download(
 
 
 def _download(folder: Path, manifest: Manifest) -> None:
-    from app.model_files.download import download as download_files  # imports httpx
+    from app.model_files import segmenter  # imports httpx, as the next
+    from app.model_files.download import download as download_files
 
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
     )
     bar.console.print(f"{manifest.title} into {folder}")
     with bar:
-        published = [name for name in manifest.files if name in manifest.checksums]
-        tasks = {name: bar.add_task(name, total=None) for name in published}
-        download_files(
-            folder,
-            lambda name, done, total: bar.update(tasks[name], completed=done, total=total),
-            manifest=manifest,
-        )
+        tasks = {name: bar.add_task(name, total=None) for name in manifest.published}
+
+        def show(name: str, done: int, total: int) -> None:
+            bar.update(tasks[name], completed=done, total=total)
+
+        download_files(folder, show, manifest=manifest)
+        if manifest.title == MULTILINGUAL.title:
+            tasks[segmenter.NAME] = bar.add_task(segmenter.NAME, total=None)
+            segmenter.download(folder, show)
 
 
 def _manifest(name: str, settings: Settings) -> Manifest:

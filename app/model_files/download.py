@@ -79,8 +79,7 @@ def _published(manifest: Manifest, endpoint: str | None) -> list[_HubFile]:
             hf_hub_url(manifest.repository, name, revision=manifest.revision, endpoint=endpoint),
             *manifest.checksums[name],
         )
-        for name in manifest.files
-        if name in manifest.checksums
+        for name in manifest.published
     ]
 
 

@@ -26,8 +26,9 @@ class Checksum(NamedTuple):
 class Manifest:
     """The files of the model `title` in a repository of the Hugging Face hub, at a pinned commit.
 
-    `extra`: further files that are read, those beside the tokenizer. A file that is not in
-    `checksums` is none of the repository's, as a T3 of one's own.
+    `extra`: further files that are read, those beside the tokenizer. `optional`: files without
+    which the model does not speak one of its languages. A file that is not in `checksums` is none
+    of the repository's, as a T3 of one's own.
     """
 
     title: str
@@ -40,11 +41,17 @@ class Manifest:
     conditionals: str
     checksums: dict[str, Checksum]
     extra: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
 
     @property
     def files(self) -> tuple[str, ...]:
         named = (self.voice_encoder, self.t3, self.s3gen, self.tokenizer, self.conditionals)
         return named + self.extra
+
+    @property
+    def published(self) -> tuple[str, ...]:
+        """The files that the repository has."""
+        return tuple(name for name in self.files + self.optional if name in self.checksums)
 
 
 ENGLISH = Manifest(
@@ -108,7 +115,7 @@ MULTILINGUAL = Manifest(
             1_920_163, "7073fd9de919443ae88e0bd2449917a65fe54898a4413ed1edcc4b67f28bce8c"
         ),
     },
-    extra=("Cangjie5_TC.json",),
+    optional=("Cangjie5_TC.json",),
 )
 """With T3 and S3Gen of versions 2 and 3, of which it names those that its loader upstream takes."""
 

@@ -64,7 +64,7 @@ def test_files_have_checksums_and_the_revision_is_a_commit(model: str, total: in
     manifest = MANIFESTS[model]
     assert len(bytes.fromhex(manifest.revision)) == 20
     assert all(len(bytes.fromhex(each.sha256)) == 32 for each in manifest.checksums.values())
-    assert sum(manifest.checksums[name].size for name in manifest.files) == total
+    assert sum(manifest.checksums[name].size for name in manifest.published) == total
 
 
 def test_import_loads_neither_torch_nor_the_hub_client() -> None:
