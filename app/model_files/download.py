@@ -163,6 +163,7 @@ def _extract(file: _RemoteFile, part: Path, folder: Path, manifest: Manifest) ->
             with archive.open(stored[path.name]) as source, extracted.open("wb") as target:
                 shutil.copyfileobj(source, target)
             if not manifest.checksums[name].fits(extracted):
+                extracted.unlink()
                 raise StartupError(f"{name} in {file.name} is not the published file")
             _place(extracted, path)
     part.unlink()
