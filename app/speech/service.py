@@ -51,6 +51,7 @@ SPEECH_ERRORS: tuple[type[ServiceError], ...] = (
     VoiceNotFound,
     ModelNotFound,
     TextTooLong,
+    UnusableAudio,
     QueueFull,
     *JOB_ERRORS,
 )
