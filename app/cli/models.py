@@ -5,20 +5,20 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from app.core.errors import StartupError
 from app.engines.chatterbox.variants import spec_of
 from app.engines.selection import NAME_OF_ID
-from app.model_files.manifest import (
-    MANIFESTS,
-    MULTILINGUAL,
-    Manifest,
-    damaged,
-    folder_of,
-    inventory,
-)
+from app.model_files.manifest import MANIFESTS, Manifest, damaged, folder_of, inventory
 from app.settings import Settings, load_settings
 
 models = typer.Typer(help="The Chatterbox models in MODEL_PATH.", invoke_without_command=True)
@@ -82,23 +82,21 @@ def download(
 
 
 def _download(folder: Path, manifest: Manifest) -> None:
-    from app.model_files import segmenter  # imports httpx, as the next
-    from app.model_files.download import download as download_files
+    from app.model_files.download import download as download_files  # imports httpx
 
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
     )
     bar.console.print(f"{manifest.title} into {folder}")
     with bar:
-        tasks = {name: bar.add_task(name, total=None) for name in manifest.published}
+        tasks: dict[str, TaskID] = {}
 
-        def show(name: str, done: int, total: int) -> None:
-            bar.update(tasks[name], completed=done, total=total)
+        def show(name: str, done: int, size: int) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(name)
+            bar.update(tasks[name], completed=done, total=size)
 
         download_files(folder, show, manifest=manifest)
-        if manifest.title == MULTILINGUAL.title:
-            tasks[segmenter.NAME] = bar.add_task(segmenter.NAME, total=None)
-            segmenter.download(folder, show)
 
 
 def _manifest(name: str, settings: Settings) -> Manifest:

@@ -10,7 +10,6 @@ from app.core.errors import StartupError
 from app.engines.chatterbox.checkpoint.t3_config import t3_config
 from app.engines.chatterbox.conditioning.conditionals import Conditionals
 from app.engines.chatterbox.variants import VARIANTS, ModelSpec
-from app.text.languages import LANGUAGES
 
 log = logging.getLogger(__name__)
 
@@ -20,9 +19,7 @@ Weights = dict[str, Tensor]
 def check_files(folder: Path, spec: ModelSpec) -> None:
     """Require the files that all languages need, and log those that only another variant has."""
     files = spec.manifest
-    optional = {name for code in spec.languages for name in LANGUAGES[code].files}
-    needed = [name for name in files.files if name not in optional]
-    absent = [name for name in needed if not (folder / name).exists()]
+    absent = [name for name in spec.needed_files if not (folder / name).exists()]
     owners = {
         name: other.title
         for other in reversed(VARIANTS.values())
