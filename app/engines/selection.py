@@ -7,11 +7,13 @@ from pathlib import Path
 from app.core.engine_config import PUBLISHED_FILES, ModelFiles
 from app.core.errors import StartupError
 from app.core.model import Model, ModelInfo
+from app.engines.chatterbox.frontend.helpers import missing_helper
 from app.engines.chatterbox.frontend.plain_text import PLAIN_TEXTS
 from app.engines.chatterbox.variants import VARIANTS, ModelSpec, spec_of
 from app.engines.registry import ENGINES, PlainTextOf
 from app.model_files.manifest import folder_of, refuse_files_of, refuse_other_variants
 from app.text.english import PlainText
+from app.text.languages import LANGUAGES
 from app.text.punctuation import plain_punctuation
 
 log = logging.getLogger(__name__)
@@ -87,17 +89,18 @@ def _choose_automatically(
 
 def _model(name: str, model_path: Path, multilingual: ModelFiles) -> Model:
     if spec := VARIANTS.get(name):
+        folder = folder_of(model_path, name)
         info = ModelInfo(
             spec.id,
             aliases=(spec.name,),
-            languages=dict.fromkeys(spec.languages),
+            languages={code: missing_helper(LANGUAGES[code], folder) for code in spec.languages},
             tags=spec.tags,
             defaults=spec.defaults,
             unused=spec.unused,
             converts_speech=spec.converts_speech,
         )
         files = multilingual if name == "multilingual" else PUBLISHED_FILES
-        return Model(name, "chatterbox", str(folder_of(model_path, name)), info, files)
+        return Model(name, "chatterbox", str(folder), info, files)
     return Model(name, name, str(model_path), ModelInfo(name, clones_voices=name != "preview"))
 
 

@@ -150,6 +150,8 @@ def test_model_has_its_folder_and_its_description(all_weights):
     assert "min_p" in turbo.info.unused
     assert turbo.info.defaults["top_p"] == 0.95
     assert len(multilingual.info.languages) == 23
+    assert multilingual.info.languages["de"] is None
+    assert "lacks Cangjie5_TC.json" in multilingual.info.languages["zh"]
     config = multilingual.engine_config(EngineConfig("cpu", 1, ""))
     assert config.model_path == str(all_weights / "multilingual")
     assert (config.variant, config.files.t3) == ("multilingual", "t3_mtl23ls_v2.safetensors")

@@ -5,21 +5,15 @@ that later versions have dropped: `T3Config.is_multilingual` decides on that alo
 penalty is 1.2, as it is there by default.
 """
 
-import copy
-
 import msgspec
 import pytest
 import torch
-from chatterbox.models.t3 import T3
 from chatterbox.models.t3.modules.t3_config import T3Config
-from chatterbox.models.tokenizers.tokenizer import MTLTokenizer
 from chatterbox.mtl_tts import punc_norm
 
-from app.bench.checkpoint import tiny_sizes
 from app.engines.chatterbox.frontend.multilingual import MultilingualFrontend, MultilingualTokenizer
 from app.engines.chatterbox.t3.request import T3Request
 from app.engines.chatterbox.variants import MULTILINGUAL
-from tests.engines.chatterbox.frontend import multilingual_files
 from tests.engines.chatterbox.t3.reference import (
     DEFAULTS,
     generate,
@@ -32,53 +26,27 @@ TEXTS = {"de": "Die Straße ist heute gesperrt!", "ko": "날씨가 아주 좋아
 
 
 @pytest.fixture(scope="module")
-def t3(models):
-    """The tiny checkpoint's T3, with as many text tokens as Multilingual's."""
-    with tiny_sizes():
-        t3 = T3(T3Config.multilingual()).eval().requires_grad_(False)
-    weights = models.t3.state_dict()
-    rows = MULTILINGUAL.t3.text_vocab_size
-    for name in ("text_emb.weight", "text_head.weight"):
-        noise = torch.randn(rows, 64, generator=torch.Generator().manual_seed(1))
-        weights[name] = noise * weights[name].std()
-    t3.load_state_dict(weights)
-    return t3
+def t3(models_of):
+    return models_of("multilingual").t3
 
 
 @pytest.fixture(scope="module")
-def upstream_t3(t3):
-    """A copy that runs without the analyzer."""
+def upstream_t3(upstream_of):
     with pytest.MonkeyPatch.context() as patches:
         patches.setattr(T3Config, "is_multilingual", False)
-        yield copy.deepcopy(t3)
+        yield upstream_of("multilingual").t3
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory):
-    return multilingual_files.write(tmp_path_factory.mktemp("multilingual"))
-
-
-@pytest.fixture(scope="module")
-def frontend(path):
-    return MultilingualFrontend(MultilingualTokenizer(str(path)), MULTILINGUAL)
-
-
-@pytest.fixture(scope="module")
-def upstream_tokenizer(path):
-    with pytest.MonkeyPatch.context() as patches:
-        patches.setattr(MTLTokenizer, "__init__", lambda self: None)  # it would download
-        tokenizer = MTLTokenizer()
-    tokenizer.tokenizer = MultilingualTokenizer(str(path)).tokenizer
-    return tokenizer
-
-
-@pytest.fixture(scope="module")
-def requests(models, frontend, upstream_tokenizer):
+def requests(models_of, upstream_of):
     """`requests(language, **params)`: the same request, with our text tokens and with theirs."""
+
+    models, upstream = models_of("multilingual"), upstream_of("multilingual")
+    frontend = MultilingualFrontend(models.tokenizer, MULTILINGUAL)
 
     def requests(language, **params):
         text = TEXTS[language]
-        theirs = upstream_tokenizer.text_to_tokens(punc_norm(text), language_id=language).long()
+        theirs = upstream.tokenizer.text_to_tokens(punc_norm(text), language_id=language).long()
         params = msgspec.structs.replace(DEFAULTS, **params)
         return tuple(
             T3Request(tokens, models.default_voice, params, seed=7, max_tokens=200)
@@ -96,7 +64,7 @@ def own_tokens(t3, request):
 def test_logits_equal_upstreams(t3, upstream_t3, requests, language):
     own, theirs = requests(language)
     assert torch.equal(own.text_tokens, theirs.text_tokens)
-    assert logit_error(t3, upstream_t3, own) < 1e-5
+    assert logit_error(t3, upstream_t3, own, MULTILINGUAL.t3) < 1e-5
 
 
 @pytest.mark.parametrize(
