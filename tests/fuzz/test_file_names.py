@@ -97,7 +97,9 @@ def client(service: Service) -> Iterator[httpx.Client]:
         file.write_bytes(wav())
     with service.client() as client:
         service.wait_until(lambda: client.get("/voices").json() == ["inside.wav"])
-        service.wait_until(lambda: any(".prepared" in str(each) for each in all_files(service.folder)))
+        service.wait_until(
+            lambda: any(".prepared" in str(each) for each in all_files(service.folder))
+        )
         yield client
     inside.unlink()
     outside.unlink()
