@@ -11,16 +11,20 @@ from schemathesis.checks import CHECKS, load_all_checks
 from app.observability.metrics import Metrics
 from app.server.app import create_app
 from app.settings import Settings
+from tests.support.fake_backend import MODEL
 from tests.support.service import API_KEY, Service
 
 SETTINGS = Settings(api_key=API_KEY)
-STATE: Any = SimpleNamespace(settings=SETTINGS, metrics=Metrics())
+STATE: Any = SimpleNamespace(
+    settings=SETTINGS, metrics=Metrics(), backend=SimpleNamespace(models=[MODEL])
+)
 SCHEMA = create_app(STATE).openapi()
 
 BEYOND_ANY_SCHEMA = {
     "empty_text",
     "invalid_voice_id",
     "model_not_found",
+    "unsupported_language",
     "unusable_audio",
     "voice_exists",
     "voice_not_found",
