@@ -87,7 +87,10 @@ def load_decoded(path: Path) -> tuple["Samples", int]:
 
 
 def prepared_path(decoded: Path) -> Path:
-    """Where a worker may keep what its engine computes from a decoded voice, as long as that."""
+    """Where workers may keep what their engines compute from a decoded voice, as long as that.
+
+    `a.prepared` of a voice `a`; with a model's name before the suffix, for that model alone.
+    """
     return decoded.with_suffix(".prepared")
 
 

@@ -58,7 +58,8 @@ class Engine(Protocol):
     which replaces characters that the model was not trained on before the text is split, and keeps
     its pauses (`text.pauses`); without it, `text.punctuation.plain_punctuation` is applied. And
     `prepare_kept_voice(samples, rate, path)`, which does as `prepare_voice`, but may keep what it
-    computes in the file `path`, which is private and is deleted with the voice.
+    computes in a private file at `path` with a suffix of its own before that of `path`; files so
+    named are deleted with the voice.
     """
 
     name: str

@@ -22,6 +22,7 @@ from app.core.errors import (
     ServiceError,
     TextTooLong,
     UnsupportedLanguage,
+    UnusableAudio,
     VoiceNotFound,
 )
 from app.core.model import ModelInfo
@@ -45,6 +46,7 @@ SPEECH_ERRORS: tuple[type[ServiceError], ...] = (
     VoiceNotFound,
     ModelNotFound,
     TextTooLong,
+    UnusableAudio,
     QueueFull,
     *JOB_ERRORS,
 )

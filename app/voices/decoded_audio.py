@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 from uuid import uuid4
 
-from app.audio.sandbox import decode, is_complete, prepared_path
+from app.audio.sandbox import decode, is_complete
 from app.core.blocking_thread import BlockingThread
 from app.core.errors import StorageFull
 from app.core.private_file import private_opener
@@ -172,9 +172,11 @@ class DecodedAudio:
         return open(partial, "xb", opener=private_opener)
 
     def _remove(self, digests: list[str]) -> None:
-        for digest in digests:
-            for path in (self._folder / digest, prepared_path(self._folder / digest)):
-                path.unlink(missing_ok=True)
+        """With what each model has prepared of them."""
+        removed = set(digests)
+        for name in os.listdir(self._folder) if removed else ():
+            if name.partition(".")[0] in removed:
+                (self._folder / name).unlink(missing_ok=True)
 
 
 def _is_there(path: Path) -> bool:

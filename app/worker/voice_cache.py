@@ -10,7 +10,7 @@ from time import monotonic
 from app.audio.sandbox import load_decoded, prepared_path
 from app.core import progress
 from app.core.audio import Samples
-from app.core.errors import DeviceFailed, PoisonRequest, StorageUnavailable
+from app.core.errors import DeviceFailed, PoisonRequest, StorageUnavailable, UnusableAudio
 from app.core.progress import Progress
 from app.engines.base import Engine, Voice, prepare_voice
 from app.ipc.messages import (
@@ -185,6 +185,8 @@ class VoiceCache:
                 log.error("voice %s crashed workers; it is prepared only on demand", digest[:8])
             case DeviceFailed():
                 pass
+            case UnusableAudio():  # by this model, which needs more of it than others
+                log.warning("voice %s cannot be prepared: %s", digest[:8], error.message)
             case _:
                 log.error("voice %s cannot be prepared", digest[:8], exc_info=error)
         self._failed.add(digest)

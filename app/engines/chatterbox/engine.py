@@ -165,7 +165,8 @@ class ChatterboxEngine:
 
     async def prepare_kept_voice(self, samples: Samples, rate: int, path: Path) -> Conditionals:
         """See `engines.base`."""
-        return await self._prepared(partial(self._disk_cache.get, samples, rate, path))
+        own = path.with_suffix(f".{self._spec.name}{path.suffix}")
+        return await self._prepared(partial(self._disk_cache.get, samples, rate, own))
 
     async def _prepared(self, get: Callable[[], Conditionals]) -> Conditionals:
         def run() -> Conditionals:

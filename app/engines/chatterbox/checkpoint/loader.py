@@ -40,7 +40,7 @@ from app.engines.chatterbox.checkpoint.validation import (
 )
 from app.engines.chatterbox.conditioning.conditionals import Conditionals, builtin_conditionals
 from app.engines.chatterbox.frontend.multilingual import MultilingualTokenizer
-from app.engines.chatterbox.frontend.turbo import TurboTokenizer
+from app.engines.chatterbox.frontend.turbo_tokenizer import TurboTokenizer
 from app.engines.chatterbox.runtime.linear import (
     Int8Linear,
     PackedLinear,

@@ -22,7 +22,12 @@ def prepare(models: Models, samples: Samples, rate: int) -> Conditionals:
     """
     spec = models.spec.prompt
     if len(samples) < spec.min_audio_s * rate:
-        raise UnusableAudio(f"{models.spec.title} needs {spec.min_audio_s:g} s of a voice")
+        seconds = math.floor(10 * len(samples) / rate) / 10
+        raise UnusableAudio(
+            f"{models.spec.title} needs a voice of at least {spec.min_audio_s:g} s, "
+            f"and this one has {seconds:.1f} s: give a longer one or another model.",
+            param="voice_id",
+        )
     at_24k = librosa.resample(samples, orig_sr=rate, target_sr=S3GEN_SR)
     if spec.loudness_lufs is not None:
         at_24k = normalise_loudness(at_24k, S3GEN_SR, spec.loudness_lufs)

@@ -92,7 +92,10 @@ class MeanFlow:
         return x + (stop - start) * velocity
 
 
-SOLVERS = {"euler_cfg": EulerCfg, "mean_flow": MeanFlow}
+SOLVERS: dict[str, type[EulerCfg] | type[MeanFlow]] = {
+    "euler_cfg": EulerCfg,
+    "mean_flow": MeanFlow,
+}
 """By `FlowSpec.solver`."""
 
 

@@ -247,33 +247,33 @@ def test_damaged_file_is_named_with_the_reason(folder, name, damage, reason):
         (
             "t3_cfg.safetensors",
             renamed("t3_turbo_v1.safetensors"),
-            "is missing: Chatterbox needs it; the folder has t3_turbo_v1.safetensors of .* Turbo",
+            "is of Chatterbox Turbo, not of Chatterbox:",
         ),
         (
             "t3_cfg.safetensors",
             rewritten(lambda w: w.update({"text_emb.weight": torch.zeros(2454, 64)})),
-            "is of Chatterbox Multilingual, not of Chatterbox",
+            "is of Chatterbox Multilingual, not of Chatterbox:",
         ),
         (
             "t3_cfg.safetensors",
             rewritten(lambda w: w.update({"text_emb.weight": torch.zeros(50_276, 32)})),
-            "is of Chatterbox Nano, not of Chatterbox",
+            "is of Chatterbox Nano, not of Chatterbox:",
         ),
         (
             "s3gen.safetensors",
             rewritten(lambda w: w.update({TIME_MIXER: torch.zeros(64, 128)})),
-            "is of Chatterbox Turbo, not of Chatterbox",
+            "is of Chatterbox Turbo, not of Chatterbox:",
         ),
         (
             "conds.pt",
             resaved(lambda c: c["t3"].update(cond_prompt_speech_tokens=torch.zeros(1, 375))),
-            "is not of Chatterbox: its prompt has 375 tokens, not up to 150",
+            r"conds\.pt is not of Chatterbox: its prompt has 375 tokens, not up to 150",
         ),
     ],
 )
 def test_file_of_another_variant_is_named(folder, name, damage, reason):
     damage(folder / name)
-    with pytest.raises(StartupError, match=f"{name} {reason}"):
+    with pytest.raises(StartupError, match=reason):
         tiny(folder)
 
 
@@ -330,7 +330,9 @@ def test_files_of_another_variant_beside_the_models_own_are_logged(folder, caplo
     (folder / "t3_nano_v1.safetensors").touch()
     with caplog.at_level(logging.WARNING):
         tiny(folder)
-    assert "Chatterbox reads none of t3_nano_v1.safetensors of Chatterbox Nano" in caplog.text
+    assert (
+        "t3_nano_v1.safetensors is of Chatterbox Nano: Chatterbox does not read it" in caplog.text
+    )
 
 
 def test_older_format_of_pickled_weights_is_read(checkpoint_of, tmp_path):

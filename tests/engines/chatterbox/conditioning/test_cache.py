@@ -1,4 +1,5 @@
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -112,3 +113,16 @@ def test_folder_that_cannot_be_written_is_logged_once(
         assert same(cache.get(*audio, path), voice)
     assert len(prepared) == 2
     assert caplog.text.count("prepared voices are not kept") == 1
+
+
+def test_variants_do_not_use_each_others_files(
+    models_of: Callable[[str], Models],
+    austen: tuple[Samples, int],
+    tmp_path: Path,
+    prepared: list[Conditionals],
+) -> None:
+    file = tmp_path / "voice"
+    for variant in ("chatterbox", "turbo"):
+        ConditionalsDiskCache(models_of(variant)).get(*austen, file)
+    assert len(prepared) == 2
+    assert not same(*prepared)

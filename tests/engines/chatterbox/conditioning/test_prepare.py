@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,24 @@ def close(conditionals: Conditionals, expected: UpstreamConditionals) -> bool:
         and torch.allclose(ours[name], theirs[name], rtol=0, atol=1e-4)
         for name in TENSOR_SHAPES
     )
+
+
+@pytest.fixture
+def turbo(models_of: Callable[[str], Models]) -> Models:
+    return models_of("turbo")
+
+
+@pytest.fixture
+def upstream_turbo(upstream_of: Callable[[str], ChatterboxTurboTTS]) -> ChatterboxTurboTTS:
+    return upstream_of("turbo")
+
+
+def write(path: Path, voice: tuple[Samples, int], seconds: float) -> tuple[Samples, int]:
+    """Write the first `seconds` of the repeated voice to `path`, and return them."""
+    samples, rate = voice
+    samples = np.tile(samples, 3)[: int(seconds * rate)]
+    soundfile.write(path, samples, rate, subtype="FLOAT")
+    return samples, rate
 
 
 def with_prompt(models: Models, **changes: float) -> Models:
@@ -152,7 +171,7 @@ def test_rejects_audio_shorter_than_the_model_needs(
 ) -> None:
     samples, rate = austen
     demanding = with_prompt(models, min_audio_s=5)
-    with pytest.raises(UnusableAudio, match="needs 5 s of a voice"):
+    with pytest.raises(UnusableAudio, match=r"at least 5 s, and this one has 4\.9 s"):
         prepare(demanding, samples[: 5 * rate - 1], rate)
     prepare(demanding, samples[: 5 * rate], rate)
 
@@ -174,3 +193,66 @@ def test_model_with_a_loudness_gets_the_same_voice_from_a_quiet_recording(
     loud = with_prompt(models, loudness_lufs=-27)
     one, quiet = (prepare(loud, samples * np.float32(gain), rate) for gain in (1, 0.5))
     torch.testing.assert_close(quiet.s3gen.prompt_feat, one.s3gen.prompt_feat, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("seconds", [5.01, 10.4, 16.3])
+def test_conditionals_of_turbo_equal_upstreams(
+    turbo: Models,
+    upstream_turbo: ChatterboxTurboTTS,
+    austen: tuple[Samples, int],
+    tmp_path: Path,
+    seconds: float,
+) -> None:
+    voice = write(tmp_path / "voice.wav", austen, seconds)
+    upstream_turbo.prepare_conditionals(tmp_path / "voice.wav")
+    prepared = prepare(turbo, *voice)
+    assert close(prepared, upstream_turbo.conds)
+    assert prepared.prompt_tokens.shape == (1, min(375, math.ceil(25 * seconds)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"loudness_lufs": None},
+        {"loudness_lufs": -26.9},
+        {"t3_s": 6},
+        {"t3_tokens": 374},
+        {"s3gen_s": 9},
+    ],
+)
+def test_comparison_of_turbos_conditionals_detects(
+    turbo: Models,
+    upstream_turbo: ChatterboxTurboTTS,
+    austen: tuple[Samples, int],
+    tmp_path: Path,
+    change: dict[str, float],
+) -> None:
+    voice = write(tmp_path / "voice.wav", austen, 16.3)
+    upstream_turbo.prepare_conditionals(tmp_path / "voice.wav")
+    assert not close(prepare(with_prompt(turbo, **change), *voice), upstream_turbo.conds)
+
+
+def test_loudness_is_that_of_the_whole_clip(
+    turbo: Models, upstream_turbo: ChatterboxTurboTTS, austen: tuple[Samples, int], tmp_path: Path
+) -> None:
+    """It is louder after the first ten seconds, which are all that S3Gen gets."""
+    samples, rate = write(tmp_path / "voice.wav", austen, 16.3)
+    samples[: 11 * rate] *= np.float32(0.2)
+    soundfile.write(tmp_path / "voice.wav", samples, rate, subtype="FLOAT")
+    upstream_turbo.prepare_conditionals(tmp_path / "voice.wav")
+    assert close(prepare(turbo, samples, rate), upstream_turbo.conds)
+    assert not close(prepare(turbo, samples[: 10 * rate], rate), upstream_turbo.conds)
+
+
+def test_voice_of_four_seconds_is_refused_for_turbo_alone(
+    turbo: Models, models: Models, austen: tuple[Samples, int]
+) -> None:
+    samples, rate = austen[0][: 4 * austen[1]], austen[1]
+    prepare(models, samples, rate)
+    with pytest.raises(UnusableAudio) as refusal:
+        prepare(turbo, samples, rate)
+    assert (refusal.value.status, refusal.value.param) == (422, "voice_id")
+    assert str(refusal.value) == (
+        "Chatterbox Turbo needs a voice of at least 5 s, and this one has 4.0 s: "
+        "give a longer one or another model."
+    )

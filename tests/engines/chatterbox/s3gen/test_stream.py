@@ -1,3 +1,5 @@
+from contextlib import contextmanager
+from copy import copy
 from dataclasses import replace
 
 import msgspec
@@ -78,6 +80,74 @@ def test_text_chunk_equals_upstreams(decoder_for, models, upstream):
     assert decibels(decoder_for(seed=8).decode(TOKENS, True) - expected, different - expected) > -20
 
 
+def turbo_decoder(s3gen, models, seed):
+    params = msgspec.structs.replace(DEFAULTS, seed=seed)
+    return StreamDecoder(s3gen, models.default_voice.s3gen, params)
+
+
+@pytest.fixture(scope="module")
+def turbo_s3gen(checkpoint_of):
+    return own_s3gen(checkpoint_of("turbo"), "turbo")
+
+
+@pytest.fixture(scope="module")
+def turbo_audio(models_of, upstream_of):
+    """Upstream's audio of `TOKENS` and of others."""
+    prompt, noise = models_of("turbo").default_voice.s3gen, Noise(7, 0, CPU)
+    return [
+        upstreams_audio(upstream_of("turbo").s3gen, tokens, prompt, noise)
+        for tokens in (TOKENS, TOKENS.flip(0))
+    ]
+
+
+def test_text_chunk_of_turbo_equals_upstreams(turbo_s3gen, models_of, turbo_audio):
+    expected, different = turbo_audio
+
+    one, other = (
+        turbo_decoder(turbo_s3gen, models_of("turbo"), seed).decode(TOKENS, last=True)
+        for seed in (7, 8)
+    )
+
+    assert one.shape == (SAMPLES_PER_TOKEN * len(TOKENS),)
+    assert decibels(one - expected, different - expected) < -60
+    assert decibels(other - expected, different - expected) > -20
+
+
+def drop_time_mixer(solver, flow):
+    solver._mix_times = lambda both: both.chunk(2, dim=1)[0]
+
+
+def drop_second_draw(solver, flow):
+    solve = flow._solve_one
+
+    def without(item, on_step):
+        noise = item.noise.clone()
+        noise[: -item.new_frames] = 0
+        return solve(item._replace(noise=noise), on_step)
+
+    flow._solve_one = without
+
+
+@pytest.mark.parametrize("mutate", [drop_time_mixer, drop_second_draw])
+def test_audio_comparison_of_turbo_detects(turbo_s3gen, models_of, turbo_audio, mutate):
+    expected, different = turbo_audio
+    flow = copy(turbo_s3gen.flow)
+    flow.solver = copy(flow.solver)
+    mutate(flow.solver, flow)
+
+    mutated = turbo_decoder(replace(turbo_s3gen, flow=flow), models_of("turbo"), 7)
+
+    audio = mutated.decode(TOKENS, last=True)
+    assert decibels(audio - expected, different - expected) > -40
+
+
+def test_stream_of_turbo_has_960_samples_per_token_and_no_click(turbo_s3gen, models_of):
+    with muffled_voice(turbo_s3gen):
+        slices = stream(turbo_decoder(turbo_s3gen, models_of("turbo"), 7), TOKENS, 15)
+    assert len(torch.cat(slices)) == SAMPLES_PER_TOKEN * len(TOKENS)
+    assert loudest_click(slices) < 1
+
+
 def test_last_solve_of_a_stream_equals_upstreams(decoder_for, models, upstream, mels):
     expected = upstreams_mel(upstream.s3gen, TOKENS, models.default_voice.s3gen, Noise(7, 0, CPU))
 
@@ -122,8 +192,8 @@ def test_every_token_gives_960_samples(decoder_for, method, fade_ms, size):
         assert audio.dtype == torch.float32
 
 
-@pytest.fixture
-def muffled(s3gen):
+@contextmanager
+def muffled_voice(s3gen):
     """No sound above 1 kHz, so that a click stands out."""
     bias = s3gen.vocoder._hift.conv_post.bias
     before = bias.detach().clone()
@@ -132,6 +202,12 @@ def muffled(s3gen):
         bias[1:9] -= 8
         yield
         bias.copy_(before)
+
+
+@pytest.fixture
+def muffled(s3gen):
+    with muffled_voice(s3gen):
+        yield
 
 
 def loudest_click(slices):
