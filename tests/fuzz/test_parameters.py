@@ -23,7 +23,10 @@ from tests.support.service import Service
 ROUTE = "/tts/generate"
 FEWER = settings(max_examples=settings().max_examples // 4)
 
-WORDS = ["text", "voice_id", "format", "chunk_overlap_method", "chunk_overlap_strategy"]
+WORDS = [
+    *("text", "voice_id", "format", "language"),
+    *("chunk_overlap_method", "chunk_overlap_strategy"),
+]
 CHOICES = ["wav", "MP3", "full", "zero", "ogg", "null", ""]
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)

@@ -10,6 +10,7 @@ from app.core.errors import StartupError
 from app.engines.chatterbox.checkpoint.t3_config import t3_config
 from app.engines.chatterbox.conditioning.conditionals import Conditionals
 from app.engines.chatterbox.variants import VARIANTS, ModelSpec
+from app.model_files.manifest import TITLE_OF_FILE, refuse_other_variants, wrong_variant
 
 log = logging.getLogger(__name__)
 
@@ -18,22 +19,16 @@ Weights = dict[str, Tensor]
 
 def check_files(folder: Path, spec: ModelSpec) -> None:
     """Require the files that all languages need, and log those that only another variant has."""
-    files = spec.manifest
-    absent = [name for name in spec.needed_files if not (folder / name).exists()]
-    owners = {
-        name: other.title
-        for other in reversed(VARIANTS.values())
-        for name in (other.manifest.t3, other.manifest.s3gen)
-        if name not in files.files and (folder / name).exists()
-    }
-    foreign = ", ".join(f"{name} of {title}" for name, title in owners.items())
-    if absent:
-        default = absent == [files.conditionals]
-        reason = "it holds the default voice" if default else f"{spec.title} needs it"
-        also = f"; the folder has {foreign}" if foreign else ""
-        raise StartupError(f"{folder / absent[0]} is missing: {reason}{also}")
-    if foreign:
-        log.warning("%s: %s reads none of %s", folder, spec.title, foreign)
+    manifest = spec.manifest
+    refuse_other_variants(folder, manifest)
+    for name in spec.needed_files:
+        if not (folder / name).exists():
+            default = name == manifest.conditionals
+            reason = "it holds the default voice" if default else f"{spec.title} needs it"
+            raise StartupError(f"{folder / name} is missing: {reason}")
+    for name, title in TITLE_OF_FILE.items():
+        if name not in manifest.files and title != spec.title and (folder / name).exists():
+            log.warning("%s is of %s: %s does not read it", folder / name, title, spec.title)
 
 
 def check_state_dict(module: nn.Module, weights: Weights, path: Path, spec: ModelSpec) -> None:
@@ -46,8 +41,8 @@ def check_state_dict(module: nn.Module, weights: Weights, path: Path, spec: Mode
         name for name in weights if name in expected and weights[name].shape != expected[name].shape
     ]
     owners = _owners(weights)
-    if owners and spec not in owners:
-        raise StartupError(f"{path} is of {owners[0].title}, not of {spec.title}")
+    if owners and spec.title not in owners:
+        raise wrong_variant(path, owners[0], spec.title)
     if missing:
         raise StartupError(
             f"{path} of {spec.title} lacks {len(missing)} tensors, {missing[0]} for one"
@@ -62,14 +57,14 @@ def check_state_dict(module: nn.Module, weights: Weights, path: Path, spec: Mode
         log.warning("%s: %d unexpected tensors, %s for one", path, len(unexpected), unexpected[0])
 
 
-def _owners(weights: Weights) -> list[ModelSpec]:
-    """The variants that these may be the weights of, as far as that can be told; else none."""
+def _owners(weights: Weights) -> list[str]:
+    """Titles of the variants that these may be the weights of; none if that cannot be told."""
     specs = VARIANTS.values()
     if "text_emb.weight" in weights:
-        return [spec for spec in specs if _fits(weights["text_emb.weight"], spec)]
+        return [spec.title for spec in specs if _fits(weights["text_emb.weight"], spec)]
     if "flow.encoder_proj.weight" in weights:
         mean_flow = any(".time_embed_mixer." in name for name in weights)
-        return [spec for spec in specs if spec.flow.is_mean_flow == mean_flow]
+        return [spec.title for spec in specs if spec.flow.is_mean_flow == mean_flow]
     return []
 
 
