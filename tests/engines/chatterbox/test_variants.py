@@ -103,6 +103,7 @@ async def test_stream_of_turbo_is_repeatable_and_watermarked_in_each_two_seconds
 
 
 @pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.heavy
 @pytest.mark.parametrize("variant", ["nano", "multilingual"])
 async def test_stream_of_a_variant_is_watermarked(checkpoint_of, variant):
     engine = new_engine(checkpoint_of(variant), variant, watermark=True)

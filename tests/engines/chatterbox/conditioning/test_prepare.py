@@ -195,7 +195,7 @@ def test_model_with_a_loudness_gets_the_same_voice_from_a_quiet_recording(
     torch.testing.assert_close(quiet.s3gen.prompt_feat, one.s3gen.prompt_feat, atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("seconds", [5.01, 10.4, 16.3])
+@pytest.mark.parametrize("seconds", [5.01, 16.3])
 def test_conditionals_of_turbo_equal_upstreams(
     turbo: Models,
     upstream_turbo: ChatterboxTurboTTS,
@@ -214,10 +214,10 @@ def test_conditionals_of_turbo_equal_upstreams(
     "change",
     [
         {"loudness_lufs": None},
-        {"loudness_lufs": -26.9},
-        {"t3_s": 6},
         {"t3_tokens": 374},
-        {"s3gen_s": 9},
+        pytest.param({"loudness_lufs": -26.9}, marks=pytest.mark.heavy),
+        pytest.param({"t3_s": 6}, marks=pytest.mark.heavy),
+        pytest.param({"s3gen_s": 9}, marks=pytest.mark.heavy),
     ],
 )
 def test_comparison_of_turbos_conditionals_detects(
