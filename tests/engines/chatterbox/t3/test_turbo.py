@@ -73,7 +73,7 @@ def test_parameters_of_guidance_change_nothing(turbo, turbo_request_for):
 
 
 def test_special_tokens_are_fed_back_but_not_returned(turbo, upstream_turbo, turbo_request_for):
-    params = {"synthesis_temperature": 5.0, "top_p": 1.0, "top_k": 10_000, "max_tokens": 60}
+    params = {"synthesis_temperature": 5.0, "top_p": 1.0, "top_k": 10_000, "max_tokens": 30}
     turbo, upstream_turbo = (with_bias(t3, START, 30.0) for t3 in (turbo, upstream_turbo))
     request = turbo_request_for(**params)
     tokens = generate(turbo, request)
@@ -114,13 +114,13 @@ def test_tokens_do_not_depend_on_sequences_that_join_and_leave(turbo, turbo_requ
         turbo_request_for(
             TEXT[: 10 + 5 * number],
             seed=number,
-            max_tokens=(30, 12)[number % 2],
+            max_tokens=(20, 9)[number % 2],
             synthesis_temperature=(0.8, 1.5, 1.0)[number % 3],
             repetition_penalty=(1.2, 1.0, 2.0)[number % 3],
             top_k=(1000, 5, 40)[number % 3],
             top_p=(0.95, 1.0)[number % 2],
         )
-        for number in range(6)
+        for number in range(5)
     ]
     batch = new_batch(turbo, 4, TINY_TURBO)
     queued, running, tokens = list(enumerate(requests)), {}, {}
