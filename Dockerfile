@@ -4,12 +4,13 @@
 #
 #   docker build -t chatterbox-tts:latest .
 #   docker build -t chatterbox-tts:latest --build-arg TORCH=newest .
+#   docker build -t chatterbox-tts:latest --build-arg MODELS=turbo,multilingual .
 #   docker build -t chatterbox-tts:latest --build-arg DOWNLOAD_WEIGHTS=0 .
 #
 # The second is for cards that chatterbox-tts's own torch does not know, such as the RTX 50 series
-# (driver 580 or newer).
+# (driver 580 or newer). The third has other models than the original; the first is the default one.
 #
-# The third leaves the weights (3 GB) out: mount a folder that has them on /app/models, filled by
+# The fourth leaves the weights (3 GB) out: mount a folder that has them on /app/models, filled by
 # `docker run --rm -v FOLDER:/app/models chatterbox-tts:latest models download`.
 #
 # The service is uid 1000 in the container. To let it write to a host folder of another owner, run
@@ -58,13 +59,14 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 # code makes 3 GB be fetched, pushed and pulled again.
 FROM packages AS weights
 ARG DOWNLOAD_WEIGHTS=1
+ARG MODELS=chatterbox
 WORKDIR /app
 COPY app/__init__.py app/
 COPY app/core/__init__.py app/core/errors.py app/core/
 COPY app/model_files app/model_files
 RUN mkdir models \
     && if [ "$DOWNLOAD_WEIGHTS" != 0 ]; then \
-        python -c "from pathlib import Path; from app.model_files.download import download; download(Path('models'))"; \
+        python -c "import sys; from pathlib import Path; from app.model_files.download import download; from app.model_files.manifest import MANIFESTS, folder_of; [download(folder_of(Path('models'), name), manifest=MANIFESTS[name]) for name in sys.argv[1].split(',')]" "$MODELS"; \
     fi
 
 
@@ -85,7 +87,8 @@ RUN pip install --no-cache-dir --no-deps --no-build-isolation -e . \
     && mkdir -p voices /cache \
     && chmod 1777 voices preloaded-voices /cache
 
-ENV MODEL=chatterbox \
+ARG MODELS=chatterbox
+ENV MODEL=$MODELS \
     PORT=8000 \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \

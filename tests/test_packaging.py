@@ -264,7 +264,8 @@ def test_everything_that_the_service_writes_has_a_writable_place() -> None:
 
 
 def test_image_runs_the_real_model_on_all_gpus() -> None:
-    wanted = {"MODEL": "chatterbox", "NVIDIA_VISIBLE_DEVICES": "all", "PORT": "8000"}
+    assert ("ARG", "MODELS=chatterbox") in final_stage()
+    wanted = {"MODEL": "$MODELS", "NVIDIA_VISIBLE_DEVICES": "all", "PORT": "8000"}
     assert wanted.items() <= environment().items()
     assert environment()["NVIDIA_DRIVER_CAPABILITIES"] == "compute,utility"
 
@@ -336,10 +337,14 @@ def build_weights(folder: Path, **environment: str) -> subprocess.CompletedProce
 
 
 def test_weights_are_downloaded_unless_disabled_in_the_build(tmp_path: Path) -> None:
-    (tmp_path / "with").mkdir()
-    tried = build_weights(tmp_path / "with", DOWNLOAD_WEIGHTS="1", HF_HUB_OFFLINE="1")
-    assert tried.returncode != 0
-    assert "StartupError: cannot reach the hub: HF_HUB_OFFLINE is set" in tried.stderr
+    for models in ("chatterbox", "turbo,multilingual"):
+        (tmp_path / models).mkdir()
+        tried = build_weights(
+            tmp_path / models, DOWNLOAD_WEIGHTS="1", HF_HUB_OFFLINE="1", MODELS=models
+        )
+        assert tried.returncode != 0
+        assert "StartupError: cannot reach the hub: HF_HUB_OFFLINE is set" in tried.stderr
+    assert (tmp_path / "turbo,multilingual" / "models" / "turbo").is_dir()
 
     (tmp_path / "without").mkdir()
     assert build_weights(tmp_path / "without", DOWNLOAD_WEIGHTS="0").returncode == 0
