@@ -5,7 +5,14 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from app.core.errors import StartupError
@@ -82,13 +89,14 @@ def _download(folder: Path, manifest: Manifest) -> None:
     )
     bar.console.print(f"{manifest.title} into {folder}")
     with bar:
-        published = [name for name in manifest.files if name in manifest.checksums]
-        tasks = {name: bar.add_task(name, total=None) for name in published}
-        download_files(
-            folder,
-            lambda name, done, total: bar.update(tasks[name], completed=done, total=total),
-            manifest=manifest,
-        )
+        tasks: dict[str, TaskID] = {}
+
+        def show(name: str, done: int, size: int) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(name)
+            bar.update(tasks[name], completed=done, total=size)
+
+        download_files(folder, show, manifest=manifest)
 
 
 def _manifest(name: str, settings: Settings) -> Manifest:

@@ -10,7 +10,7 @@ from app.core.model import Model, ModelInfo
 from app.engines.chatterbox.frontend.plain_text import PLAIN_TEXTS
 from app.engines.chatterbox.variants import VARIANTS, ModelSpec, spec_of
 from app.engines.registry import ENGINES, PlainTextOf
-from app.model_files.manifest import folder_of, missing, refuse_files_of, refuse_other_variants
+from app.model_files.manifest import folder_of, refuse_files_of, refuse_other_variants
 from app.text.english import PlainText
 from app.text.punctuation import plain_punctuation
 
@@ -108,7 +108,7 @@ def _absent(model: Model) -> list[str]:
     """Names of the files that a Chatterbox model lacks."""
     if model.engine != "chatterbox":
         return []
-    return missing(Path(model.folder), _spec(model).manifest)
+    return [name for name in _spec(model).needed_files if not (Path(model.folder) / name).is_file()]
 
 
 def _download_hint(model: Model) -> str:

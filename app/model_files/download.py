@@ -8,6 +8,7 @@ its own `hf_hub_download` starts a file of 2 GB from the beginning in each proce
 import fcntl
 import os
 import shutil
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from pathlib import Path
 import httpx
 
 from app.core.errors import StartupError
-from app.model_files.manifest import ENGLISH, Checksum, Manifest, file_size, missing
+from app.model_files.manifest import ENGLISH, Archive, Checksum, Manifest, file_size, missing
 
 TIMEOUT_S = 30.0
 """For connecting, and for each read."""
@@ -39,15 +40,20 @@ def download(
     that is not the repository's is missing.
     """
     with _one_line_errors(folder, manifest), _locked(folder):
-        published = _published(manifest, endpoint)
-        outdated = [file for file in published if not file.is_at(folder / file.name)]
+        published = [*_published(manifest, endpoint), *map(_archived, manifest.archives)]
+        outdated = [file for file in published if not file.is_complete(folder, manifest)]
         for file in published:
             if file not in outdated:
                 progress(file.name, file.size, file.size)
         _check_space(folder, outdated)
         for file in outdated:
-            _receive(file, file.part_in(folder), progress)
-            _place(file, file.part_in(folder), folder / file.name)
+            part = file.part_in(folder)
+            _receive(file, part, progress)
+            _check(file, part)
+            if file.members:
+                _extract(file, part, folder, manifest)
+            else:
+                _place(part, folder / file.name)
     if absent := missing(folder, manifest):
         raise StartupError(
             f"{', '.join(absent)} cannot be fetched, since {manifest.repository} has no such file: "
@@ -56,35 +62,44 @@ def download(
 
 
 @dataclass(frozen=True)
-class _HubFile:
+class _RemoteFile:
+    """A file of the hub, or with `members` an archive that has files of the manifest."""
+
     name: str
     url: str
     size: int
     sha256: str
+    members: tuple[str, ...] = ()
 
-    def is_at(self, path: Path) -> bool:
-        return Checksum(self.size, self.sha256).fits(path)
+    def is_complete(self, folder: Path, manifest: Manifest) -> bool:
+        names = self.members or (self.name,)
+        return all(manifest.checksums[name].fits(folder / name) for name in names)
 
     def part_in(self, folder: Path) -> Path:
         """Path of the partial file; the digest keeps another revision from resuming it."""
         return folder / f".{self.name}.{self.sha256[:12]}.part"
 
 
-def _published(manifest: Manifest, endpoint: str | None) -> list[_HubFile]:
+def _archived(archive: Archive) -> _RemoteFile:
+    return _RemoteFile(archive.name, archive.url, *archive.checksum, archive.files)
+
+
+def _published(manifest: Manifest, endpoint: str | None) -> list[_RemoteFile]:
     from huggingface_hub import hf_hub_url
 
+    archived = {name for archive in manifest.archives for name in archive.files}
     return [
-        _HubFile(
+        _RemoteFile(
             name,
             hf_hub_url(manifest.repository, name, revision=manifest.revision, endpoint=endpoint),
             *manifest.checksums[name],
         )
         for name in manifest.files
-        if name in manifest.checksums
+        if name in manifest.checksums and name not in archived
     ]
 
 
-def _receive(file: _HubFile, part: Path, progress: Progress) -> None:
+def _receive(file: _RemoteFile, part: Path, progress: Progress) -> None:
     """Append to `part` until it has the file's size; give up after a connection without data."""
     done = file_size(part) or 0
     while done < file.size:
@@ -98,13 +113,15 @@ def _receive(file: _HubFile, part: Path, progress: Progress) -> None:
             raise lost or StartupError(f"the hub sends nothing of {file.name}")
 
 
-def _append(file: _HubFile, part: Path, done: int, progress: Progress) -> None:
+def _append(file: _RemoteFile, part: Path, done: int, progress: Progress) -> None:
     """Append what one connection sends from byte `done` on."""
     from huggingface_hub import get_session, hf_raise_for_status
     from huggingface_hub.utils import build_hf_headers
 
     # Ranges count uncompressed bytes, so compression must be off.
-    headers = build_hf_headers() | {"Accept-Encoding": "identity", "Range": f"bytes={done}-"}
+    headers = {"Accept-Encoding": "identity", "Range": f"bytes={done}-"}
+    if not file.members:  # the hub's token is for the hub alone
+        headers = build_hf_headers() | headers
     with get_session().stream("GET", file.url, headers=headers, timeout=TIMEOUT_S) as response:
         hf_raise_for_status(response)
         if response.headers.get("Content-Type", "").startswith("text/html"):  # a captive portal's
@@ -120,19 +137,39 @@ def _append(file: _HubFile, part: Path, done: int, progress: Progress) -> None:
                     return
 
 
-def _place(file: _HubFile, part: Path, path: Path) -> None:
-    if not file.is_at(part):
+def _check(file: _RemoteFile, part: Path) -> None:
+    if not Checksum(file.size, file.sha256).fits(part):
         part.unlink()
         raise StartupError(
             f"{file.name} arrived damaged (its checksum is not the published one) and was deleted;"
             " try again, and distrust the connection if this repeats"
         )
+
+
+def _place(part: Path, path: Path) -> None:
     with part.open("rb") as received:
         os.fsync(received.fileno())
     part.replace(path)
 
 
-def _check_space(folder: Path, files: list[_HubFile]) -> None:
+def _extract(file: _RemoteFile, part: Path, folder: Path, manifest: Manifest) -> None:
+    """Put the members of an archive into their places, and delete it."""
+    with zipfile.ZipFile(part) as archive:
+        stored = {Path(name).name: name for name in archive.namelist()}
+        for name in file.members:
+            path = folder / name
+            path.parent.mkdir(exist_ok=True)
+            extracted = path.with_name(f".{path.name}.part")
+            with archive.open(stored[path.name]) as source, extracted.open("wb") as target:
+                shutil.copyfileobj(source, target)
+            if not manifest.checksums[name].fits(extracted):
+                extracted.unlink()
+                raise StartupError(f"{name} in {file.name} is not the published file")
+            _place(extracted, path)
+    part.unlink()
+
+
+def _check_space(folder: Path, files: list[_RemoteFile]) -> None:
     needed = sum(file.size - (file_size(file.part_in(folder)) or 0) for file in files)
     free = shutil.disk_usage(folder).free
     if needed > free:

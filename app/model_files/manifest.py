@@ -22,12 +22,21 @@ class Checksum(NamedTuple):
             return hashlib.file_digest(source, "sha256").hexdigest() == self.sha256
 
 
+class Archive(NamedTuple):
+    """A zip file from elsewhere, whose members are `files` of a manifest, by their base names."""
+
+    name: str
+    url: str
+    checksum: Checksum
+    files: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Manifest:
     """The files of the model `title` in a repository of the Hugging Face hub, at a pinned commit.
 
-    `extra`: further files that are read, those beside the tokenizer. A file that is not in
-    `checksums` is none of the repository's, as a T3 of one's own.
+    `extra`: further files that are read, those beside the tokenizer; some come in `archives`. A
+    file that is not in `checksums` is none of the repository's, as a T3 of one's own.
     """
 
     title: str
@@ -40,6 +49,7 @@ class Manifest:
     conditionals: str
     checksums: dict[str, Checksum]
     extra: tuple[str, ...] = ()
+    archives: tuple[Archive, ...] = ()
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -75,6 +85,16 @@ ENGLISH = Manifest(
     },
 )
 
+CHINESE_SEGMENTER = Archive(
+    name="spacy_ontonotes.zip",
+    url="https://github.com/explosion/spacy-pkuseg/releases/download/v0.0.26/spacy_ontonotes.zip",
+    checksum=Checksum(
+        34_567_143, "b216e7f92de7ae285aeab8feba2faa8ea8216e5995ff6fb3d391cc8356db1bfe"
+    ),
+    files=("spacy_ontonotes/features.msgpack", "spacy_ontonotes/weights.npz"),
+)
+"""The model of spacy-pkuseg, which that would fetch while it speaks."""
+
 MULTILINGUAL = Manifest(
     title="Chatterbox Multilingual",
     repository="ResembleAI/chatterbox",
@@ -107,8 +127,15 @@ MULTILINGUAL = Manifest(
         "Cangjie5_TC.json": Checksum(
             1_920_163, "7073fd9de919443ae88e0bd2449917a65fe54898a4413ed1edcc4b67f28bce8c"
         ),
+        "spacy_ontonotes/features.msgpack": Checksum(
+            22_685_181, "fd4322482a7018b9bce9216173ae9d2848efe6d310b468bbb4383fb55c874a18"
+        ),
+        "spacy_ontonotes/weights.npz": Checksum(
+            37_508_754, "5ada075eb25a854f71d6e6fa4e7d55e7be0ae049255b1f8f19d05c13b1b68c9e"
+        ),
     },
-    extra=("Cangjie5_TC.json",),
+    extra=("Cangjie5_TC.json", *CHINESE_SEGMENTER.files),
+    archives=(CHINESE_SEGMENTER,),
 )
 """With T3 and S3Gen of versions 2 and 3, of which it names those that its loader upstream takes."""
 

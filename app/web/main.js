@@ -22,6 +22,7 @@ class Page {
     this._audio = byId("audio");
     this._text = byId("text");
     this._format = byId("format");
+    this._model = byId("model");
     this._playback = null;
     this._limit = Infinity;
     this._loaded = false;
@@ -55,7 +56,7 @@ class Page {
       update();
     };
     this._voices.onchange = update;
-    for (const input of [this._text, this._format, byId("reveal")]) {
+    for (const input of [this._text, this._format, this._model, byId("reveal")]) {
       input.addEventListener("input", update);
     }
     byId("speech").addEventListener("submit", (event) => {
@@ -101,6 +102,7 @@ class Page {
       const schemaOf = (name) => parameters.find((one) => one.name === name).schema;
       this._limit = schemaOf("text")["x-max-length"];
       this._offerFormats(schemaOf("format").anyOf[0].enum);
+      this._offerModels(schemaOf("model").examples);
       this._parameters.show(parameters);
       this._loaded = true;
     } catch (error) {
@@ -118,11 +120,21 @@ class Page {
     this._requestChanged();
   }
 
+  /** The first is the default. */
+  _offerModels(names) {
+    const chosen = this._model.value;
+    this._model.replaceChildren(...names.map((name) => element("option", {}, name)));
+    if (names.includes(chosen)) this._model.value = chosen;
+    byId("models").hidden = names.length < 2;
+    this._requestChanged();
+  }
+
   // --- speaking --------------------------------------------------------------------------------
 
   get _request() {
     const request = { text: this._text.value, format: this._format.value };
     if (this._voices.chosen) request.voice_id = this._voices.chosen;
+    if (this._model.selectedIndex > 0) request.model = this._model.value;
     return { ...request, ...this._parameters.changed };
   }
 

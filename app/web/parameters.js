@@ -2,7 +2,7 @@
 
 import { element, say } from "./dom.js";
 
-const ELSEWHERE = ["text", "voice_id", "format"];
+const ELSEWHERE = ["text", "voice_id", "model", "format"];
 
 export class Parameters {
   onchange = () => {};

@@ -24,7 +24,7 @@ from app.voices.names import validate_voice_id
 from tests.support.browser import Watched
 from tests.support.media import audio_file, tone
 from tests.support.recogniser import decode_audio
-from tests.support.service import API_KEY, ROOT, Service, running_service
+from tests.support.service import API_KEY, ROOT, SCRIPTED, Service, running_service
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
@@ -137,7 +137,7 @@ async def open_page(browser: Browser) -> AsyncIterator[Open]:
         await tab.page.goto(service.url)
         if key:
             await enter_key(tab.page, key)
-            await expect(tab.page.locator("#parameters label")).to_have_count(15)
+            await expect(tab.page.locator("#parameters label")).to_have_count(16)
         return tab
 
     yield open_page
@@ -576,7 +576,7 @@ async def test_pending_text_is_spoken_after_key_is_entered(
     await page.click("#key-cancel")
     await page.click("#key-button")
     await enter_key(page)
-    await expect(page.locator("#parameters label")).to_have_count(15)
+    await expect(page.locator("#parameters label")).to_have_count(16)
     assert not [url for url in tab.requested if "tts" in url]
 
     await page.click("#key-button")
@@ -605,6 +605,33 @@ async def test_key_is_shared_by_all_tabs(open_page: Open, scripted: Service) -> 
     await other.click("#key-button")
     await enter_key(other)
     await expect(page.locator("#status")).to_contain_text("slots busy")
+
+
+# --- Models ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def several(tmp_path: Path) -> Iterator[Service]:
+    models = f"{SCRIPTED},tests.support.engines:OtherEngine"
+    with running_service(tmp_path, MODEL=models) as service:
+        service.wait_until(service.all_ready)
+        yield service
+
+
+async def test_one_of_several_models_is_chosen_and_speaks(
+    several: Service, open_page: Open
+) -> None:
+    page = (await open_page(several)).page
+    await expect(page.locator("#model option")).to_have_text(["scripted", "other"])
+    await page.select_option("#model", "other")
+    await expect(page.locator("#snippets")).to_contain_text("other")
+    await page.click("#speak")
+    await expect(page.locator("#answer")).to_contain_text("other")
+
+
+async def test_the_only_model_is_not_to_be_chosen(open_page: Open, scripted: Service) -> None:
+    page = (await open_page(scripted)).page
+    await expect(page.locator("#models")).to_be_hidden()
 
 
 # --- Voices ---------------------------------------------------------------------------------------
@@ -751,7 +778,7 @@ async def test_unreachable_message_disappears_when_server_is_back(
     await page.unroute_all()
     await expect(page.locator("#service")).to_contain_text("Ready")
     await expect(failure).to_be_empty()
-    await expect(page.locator("#parameters label")).to_have_count(15)
+    await expect(page.locator("#parameters label")).to_have_count(16)
 
 
 # --- Parameters and snippets ----------------------------------------------------------------------
@@ -861,7 +888,7 @@ async def test_page_works_with_keyboard_only(open_page: Open, preview: Service) 
     keys = page.keyboard
     await keys.type(API_KEY)
     await keys.press("Enter")
-    await expect(page.locator("#parameters label")).to_have_count(15)
+    await expect(page.locator("#parameters label")).to_have_count(16)
     await tab_to(page, "#text")
     await keys.press("Control+A")
     await keys.type(SENTENCE * 3)
@@ -928,7 +955,7 @@ async def test_axe_finds_nothing_serious(look: str, open_page: Open, preview: Se
     page = tab.page
     assert await serious_findings(page) == []
     await enter_key(page)
-    await expect(page.locator("#parameters label")).to_have_count(15)
+    await expect(page.locator("#parameters label")).to_have_count(16)
     await speak(page, "Hello there.")
     await expect(page.locator("#state")).to_have_text("Done.")
     await page.get_by_role("radio", name="austen.wav").check()

@@ -11,8 +11,8 @@ from app.model_files.manifest import ENGLISH, MANIFESTS
 
 
 def put_files(folder, model):
-    folder.mkdir(exist_ok=True)
     for name in MANIFESTS[model].files:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
 
 
@@ -193,3 +193,9 @@ def test_original_may_have_its_own_folder(tmp_path):
 )
 def test_text_is_prepared_for_the_first_model(all_weights, setting, kept):
     assert plain_text_of(setting, all_weights)("[laugh] [START]", "en").text == kept
+
+
+def test_files_that_only_some_languages_need_may_be_missing(all_weights):
+    (all_weights / "multilingual" / "Cangjie5_TC.json").unlink()
+    (all_weights / "multilingual" / "spacy_ontonotes" / "weights.npz").unlink()
+    assert choose("multilingual", all_weights) == "multilingual"

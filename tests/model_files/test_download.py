@@ -2,6 +2,7 @@
 
 import fcntl
 import hashlib
+import io
 import itertools
 import random
 import signal
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,7 +21,7 @@ import pytest
 
 from app.core.errors import StartupError
 from app.model_files.download import download
-from app.model_files.manifest import ENGLISH, Checksum, Manifest, missing
+from app.model_files.manifest import ENGLISH, Archive, Checksum, Manifest, missing
 
 CONTENTS = {name: random.Random(name).randbytes(400_000) for name in ENGLISH.files} | {
     "tokenizer.json": b'{"model": "not a large file"}'
@@ -281,3 +283,36 @@ def test_file_of_ones_own_is_to_be_put_there_by_hand(tmp_path: Path, hub: Hub) -
     (tmp_path / "t3_mine.safetensors").write_bytes(b"mine")
     download(tmp_path, endpoint=hub.endpoint, manifest=manifest)
     assert "t3_cfg.safetensors" not in contents(tmp_path)
+
+
+def test_archive_is_extracted_and_fetched_again_if_a_member_is_damaged(
+    tmp_path: Path, hub: Hub
+) -> None:
+    members = {name: random.Random(name).randbytes(5000) for name in ("a.msgpack", "b.npz")}
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, member in members.items():
+            archive.writestr(f"inner/{name}", member)
+    hub.contents["words.zip"] = content.getvalue()
+    own = {f"words/{name}": checksum_of(member) for name, member in members.items()}
+    url = f"{hub.endpoint}/cdn/words.zip"
+    archive_ = Archive("words.zip", url, checksum_of(content.getvalue()), tuple(own))
+    manifest = replace(
+        MANIFEST, checksums=MANIFEST.checksums | own, extra=tuple(own), archives=(archive_,)
+    )
+    for _ in range(2):
+        download(tmp_path, endpoint=hub.endpoint, manifest=manifest)
+        assert {path.name: path.read_bytes() for path in (tmp_path / "words").iterdir()} == members
+        assert leftovers(tmp_path) == []
+    assert [name for name, _ in hub.ranges].count("words.zip") == 1
+    (tmp_path / "words" / "b.npz").write_bytes(b"damaged")
+    download(tmp_path, endpoint=hub.endpoint, manifest=manifest)
+    assert (tmp_path / "words" / "b.npz").read_bytes() == members["b.npz"]
+    wrong = replace(
+        manifest, checksums=manifest.checksums | {"words/b.npz": own["words/a.msgpack"]}
+    )
+    assert fail(tmp_path, hub, wrong) == "words/b.npz in words.zip is not the published file"
+
+
+def checksum_of(content: bytes) -> Checksum:
+    return Checksum(len(content), hashlib.sha256(content).hexdigest())

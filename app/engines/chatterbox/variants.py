@@ -6,6 +6,7 @@ from typing import Any, Literal
 from app.core.engine_config import PUBLISHED_FILES, ModelFiles
 from app.model_files import manifest
 from app.model_files.manifest import Manifest
+from app.text.languages import LANGUAGES
 
 Sampler = Literal["cfg", "repetition_penalty", "temperature", "min_p", "top_k", "top_p"]
 
@@ -106,6 +107,12 @@ class ModelSpec:
     tags: tuple[str, ...] = ()
     defaults: dict[str, Any] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
+
+    @property
+    def needed_files(self) -> list[str]:
+        """The files of its manifest without those that only some of its languages need."""
+        optional = {name for code in self.languages for name in LANGUAGES[code].files}
+        return [name for name in self.manifest.files if name not in optional]
 
 
 ENGLISH = ModelSpec(

@@ -11,7 +11,6 @@ from app.engines.chatterbox.checkpoint.t3_config import t3_config
 from app.engines.chatterbox.conditioning.conditionals import Conditionals
 from app.engines.chatterbox.variants import VARIANTS, ModelSpec
 from app.model_files.manifest import TITLE_OF_FILE, refuse_other_variants, wrong_variant
-from app.text.languages import LANGUAGES
 
 log = logging.getLogger(__name__)
 
@@ -22,9 +21,8 @@ def check_files(folder: Path, spec: ModelSpec) -> None:
     """Require the files that all languages need, and log those that only another variant has."""
     manifest = spec.manifest
     refuse_other_variants(folder, manifest)
-    optional = {name for code in spec.languages for name in LANGUAGES[code].files}
-    for name in manifest.files:
-        if name not in optional and not (folder / name).exists():
+    for name in spec.needed_files:
+        if not (folder / name).exists():
             default = name == manifest.conditionals
             reason = "it holds the default voice" if default else f"{spec.title} needs it"
             raise StartupError(f"{folder / name} is missing: {reason}")

@@ -100,11 +100,12 @@ def turbo(load_turbo):
 
 @pytest.fixture(scope="package")
 def turbo_request_for():
-    """As `request_for`, of a shorter prompt."""
-    voice = builtin_conditionals(random_weights.conditionals(TURBO, 0))
-    voice = replace(voice, prompt_tokens=voice.prompt_tokens[:, :VOICE_TOKENS])
+    """As `request_for`, of a voice with fewer tokens than most."""
+    longest = builtin_conditionals(random_weights.conditionals(TURBO, 0))
+    usual = replace(longest, prompt_tokens=longest.prompt_tokens[:, :VOICE_TOKENS])
 
-    def request_for(text=TEXT, seed=1, max_tokens=200, **params):
+    def request_for(text=TEXT, seed=1, max_tokens=200, longest_voice=False, **params):
+        voice = longest if longest_voice else usual
         params = msgspec.structs.replace(DEFAULTS, **{"top_p": 0.95} | params)
         text_tokens = torch.tensor([[ord(char) for char in text]])
         return T3Request(text_tokens, voice, params, seed, max_tokens)

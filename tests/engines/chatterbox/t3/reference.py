@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from chatterbox.models.t3.modules.cond_enc import T3Cond
 
 from app.core.params import SynthesisParams
-from app.engines.chatterbox.t3.batch import T3Batch
+from app.engines.chatterbox.t3.batch import T3Batch, _pick_bucket
 from app.engines.chatterbox.variants import ENGLISH
 
 START = 6561
@@ -129,11 +129,12 @@ def own_logits(t3, request, tokens, spec=ENGLISH.t3):
     batch = new_batch(t3, slots=1, spec=spec)
     batch.admit(request)
     model = batch._model
-    logits = [model.logits(1, 256)]
+    kv_len = _pick_bucket(int(model.prompt_len[0]) + len(tokens) + 1, batch._kv_buckets)
+    logits = [model.logits(1, kv_len)]
     for token in tokens:
         model.next_token[0] = token
         model.num_generated[0] += 1
-        logits.append(model.logits(1, 256))
+        logits.append(model.logits(1, kv_len))
     return torch.cat(logits)
 
 

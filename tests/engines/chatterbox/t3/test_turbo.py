@@ -42,8 +42,10 @@ def generate(t3, request, slots=1, spec=TINY_TURBO):
     return reference.generate(new_batch(t3, slots, spec, max_positions=384), request)
 
 
-def test_logits_equal_upstreams(turbo, upstream_turbo, turbo_request_for):
-    assert logit_error(turbo, upstream_turbo, turbo_request_for(), TINY_TURBO) < 1e-5
+@pytest.mark.parametrize("longest_voice", [False, True])
+def test_logits_equal_upstreams(turbo, upstream_turbo, turbo_request_for, longest_voice):
+    request = turbo_request_for(longest_voice=longest_voice)
+    assert logit_error(turbo, upstream_turbo, request, TINY_TURBO) < 1e-5
 
 
 SETTINGS = [
