@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 import torch
+from chatterbox.tts_turbo import Conditionals
 from perth import PerthImplicitWatermarker
 
 from app.bench.randomness import pinned_randomness
@@ -48,9 +49,12 @@ async def turbo(checkpoint_of: Callable[[str], Path]) -> AsyncIterator[Chatterbo
 
 
 @pytest.fixture(scope="module")
-def generated(upstream_of: Callable[[str], Any]) -> tuple[Samples, Samples]:
+def generated(
+    upstream_of: Callable[[str], Any], checkpoint_of: Callable[[str], Path]
+) -> tuple[Samples, Samples]:
     """What the package generates for the text without a watermark, and for another text."""
     upstream = upstream_of("turbo")
+    upstream.conds = Conditionals.load(checkpoint_of("turbo") / "conds.pt")  # other tests change it
     upstream.watermarker.apply_watermark = lambda audio, sample_rate: audio
     [mixed] = np.random.SeedSequence((1, 0)).generate_state(1)
     audios = []
