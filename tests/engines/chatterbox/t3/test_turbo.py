@@ -73,7 +73,7 @@ def test_parameters_of_guidance_change_nothing(turbo, turbo_request_for):
 
 
 def test_special_tokens_are_fed_back_but_not_returned(turbo, upstream_turbo, turbo_request_for):
-    params = {"synthesis_temperature": 5.0, "top_p": 1.0, "top_k": 10_000, "max_tokens": 30}
+    params = {"synthesis_temperature": 5.0, "top_p": 1.0, "top_k": 10_000, "max_tokens": 60}
     turbo, upstream_turbo = (with_bias(t3, START, 30.0) for t3 in (turbo, upstream_turbo))
     request = turbo_request_for(**params)
     tokens = generate(turbo, request)
