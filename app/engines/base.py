@@ -30,10 +30,14 @@ Voice = Any
 
 @dataclass(frozen=True)
 class SpeechSlice:
-    """Some speech tokens of a text chunk, in the engine's own form; the `last` may be empty."""
+    """Some speech tokens of a text chunk, in the engine's own form; the `last` may be empty.
+
+    `trim_tokens`: of the last slice; the audio of so many tokens at the chunk's end is dropped.
+    """
 
     tokens: Any
     last: bool
+    trim_tokens: int = 0
 
 
 @dataclass(frozen=True)

@@ -201,6 +201,7 @@ class ChatterboxEngine:
         )
         max_lead_tokens = MAX_LEAD_SLICES * params.audio_tokens_per_slice
         lengths = slice_lengths(params.audio_tokens_per_slice, self._options, chunk.index)
+        trim_tokens = self._spec.t3.end_trim_tokens
         tokens: list[int] = []
         length = next(lengths)
         with translate_device_errors():
@@ -215,8 +216,8 @@ class ChatterboxEngine:
                         self.runaways += 1
                         log.warning("a text chunk of %d characters was cut", len(chunk.text))
                     if output.finish_reason:
-                        yield SpeechSlice(tokens, last=True)
-                    elif len(tokens) == length + self._spec.t3.end_trim_tokens:
+                        yield SpeechSlice(tokens, last=True, trim_tokens=trim_tokens)
+                    elif len(tokens) == length + trim_tokens:
                         yield SpeechSlice(tokens[:length], last=False)
                         tokens, length = tokens[length:], next(lengths)
 
@@ -238,8 +239,7 @@ class ChatterboxEngine:
     ) -> "_Decoder":
         stream = self._new_stream(voice.s3gen, params, first_chunk)
         deadline = monotonic() if first_chunk else FIRST_SLICE_DEADLINE
-        trim = self._spec.t3.end_trim_tokens
-        return _Decoder(self._s3gen_scheduler, stream, self._cpu_exclusive, deadline, trim)
+        return _Decoder(self._s3gen_scheduler, stream, self._cpu_exclusive, deadline)
 
     def _cpu_exclusive(self) -> AbstractContextManager[None]:
         """On a CPU, pause T3 during a job's first slice: S3Gen keeps all cores busy."""
@@ -325,7 +325,6 @@ def _root_cause(error: BaseException) -> str:
 class _Decoder:
     """One job's stream. `deadline`: when its client will have played all audio so far.
 
-    `trim_tokens`: see `T3Spec.end_trim_tokens`; the last slice of a text chunk has as many tokens.
     `num_tokens`: of the text chunk so far.
     """
 
@@ -333,7 +332,6 @@ class _Decoder:
     stream: StreamDecoder
     cpu_exclusive: Callable[[], AbstractContextManager[None]]
     deadline: float
-    trim_tokens: int = 0
     num_tokens: int = 0
 
     async def decode(self, piece: SpeechSlice) -> Samples:
@@ -344,7 +342,7 @@ class _Decoder:
             audio = await self.scheduler.decode(task)
         self.num_tokens += len(piece.tokens)
         if piece.last:
-            trimmed = min(self.trim_tokens, max(0, self.num_tokens - 1))
+            trimmed = min(piece.trim_tokens, max(0, self.num_tokens - 1))
             audio = audio[: len(audio) - trimmed * SAMPLES_PER_TOKEN]
             self.num_tokens = 0
         if len(audio):

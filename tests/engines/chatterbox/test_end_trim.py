@@ -29,11 +29,11 @@ async def decoded(engine, slices, overlap="full"):
     return np.concatenate([await decoder.decode(piece) for piece in slices])
 
 
-def slices_of(*lengths):
+def slices_of(*lengths, trim=0):
     """Of one text chunk; each token is another."""
     ends = [sum(lengths[: i + 1]) for i in range(len(lengths))]
     return [
-        SpeechSlice(list(range(end - length, end)), last=end == ends[-1])
+        SpeechSlice(list(range(end - length, end)), end == ends[-1], trim * (end == ends[-1]))
         for length, end in zip(lengths, ends, strict=True)
     ]
 
@@ -43,21 +43,18 @@ def test_one_token_is_cut_in_multilingual_alone():
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_end_of_each_text_chunk_is_cut(engine, monkeypatch):
-    slices = slices_of(18, 2) + slices_of(3)
-    whole = await decoded(engine, slices)
-    monkeypatch.setattr(engine, "_spec", TRIMMED)
-    cut = await decoded(engine, slices)
+async def test_end_of_each_text_chunk_is_cut(engine):
+    whole = await decoded(engine, slices_of(18, 2) + slices_of(3))
+    cut = await decoded(engine, slices_of(18, 2, trim=1) + slices_of(3, trim=1))
     assert len(whole) == 23 * 960
     assert np.array_equal(cut, np.concatenate([whole[: 19 * 960], whole[20 * 960 : 22 * 960]]))
-    assert len(await decoded(engine, slices_of(3, 1), "zero")) == 3 * 960
+    assert len(await decoded(engine, slices_of(3, 1, trim=1), "zero")) == 3 * 960
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_single_token_is_kept(engine, monkeypatch):
-    monkeypatch.setattr(engine, "_spec", TRIMMED)
-    assert len(await decoded(engine, slices_of(1))) == 960
-    assert len(await decoded(engine, slices_of(2))) == 960
+async def test_single_token_is_kept(engine):
+    assert len(await decoded(engine, slices_of(1, trim=1))) == 960
+    assert len(await decoded(engine, slices_of(2, trim=1))) == 960
 
 
 @pytest.mark.asyncio(loop_scope="module")
