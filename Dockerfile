@@ -66,7 +66,7 @@ COPY app/core/__init__.py app/core/errors.py app/core/
 COPY app/model_files app/model_files
 RUN mkdir models \
     && if [ "$DOWNLOAD_WEIGHTS" != 0 ]; then \
-        python -c "import sys; from pathlib import Path; from app.model_files.download import download; from app.model_files.manifest import MANIFESTS, folder_of; [download(folder_of(Path('models'), name), manifest=MANIFESTS[name]) for name in sys.argv[1].split(',')]" "$MODELS"; \
+        python -c "import sys; from pathlib import Path; from app.model_files.download import download; from app.model_files.manifest import MANIFESTS, folder_of; [download(folder_of(Path('models'), name), manifest=MANIFESTS[name]) for name in (each.strip().removeprefix('chatterbox-') for each in sys.argv[1].split(','))]" "$MODELS"; \
     fi
 
 

@@ -1,7 +1,7 @@
 """The decoder process: `python -m app.audio.decoder_main LIMITS`, started by `audio.sandbox`.
 
 It decodes an audio file from standard input. To standard output goes a `HEADER`, then mono samples
-as float32, little-endian: as much as engines use of a voice, so that no file takes more than 12 MB.
+as float32, little-endian: as much as engines use of a voice (12 MB at most), or all of a recording.
 The exit status is an `ExitStatus`.
 """
 

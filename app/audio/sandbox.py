@@ -129,7 +129,7 @@ def _raise_for_status(status: int, limits: DecodeLimits) -> None:
     if status == ExitStatus.DONE:
         return
     if status == ExitStatus.DISK_FULL:
-        raise StorageFull("There is no space left for the decoded voice.")
+        raise StorageFull("There is no space left for the decoded audio.")
     reason = next((refused.reason for refused in ExitStatus if refused == status), "")
     if reason:
         message = f"The file cannot be used: {reason.format(**asdict(limits))}."

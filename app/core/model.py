@@ -14,8 +14,8 @@ class ModelInfo(msgspec.Struct, frozen=True):
     `aliases`: other names that requests may give. `languages`: by ISO 639-1 code; a string says why
     one of them is not offered. `tags`: sounds that it makes on command, as `[laugh]`.
     `defaults`: synthesis parameters that differ from those of `SynthesisParams`. `unused`: those
-    that mean nothing to it. `converts_speech`: it can say in another voice what is said in a
-    recording. `compiled` and `notice` are known once it is loaded.
+    that mean nothing to it. `converts_speech`: it converts recordings to other voices.
+    `compiled` and `notice` are known once it is loaded.
     """
 
     name: str

@@ -87,7 +87,7 @@ TopP = Annotated[
 ]
 TopK = Annotated[
     int,
-    Field(ge=1, le=10_000),
+    Field(ge=1, le=6563),
     ParameterInfo("Keeps only so many of the likeliest tokens. For Turbo and Nano."),
 ]
 

@@ -43,9 +43,11 @@ def choose_models(
 
     `device_kind`: "cpu" or "cuda". Raises `StartupError` with a command to run.
     """
-    names = [NAME_OF_ID.get(name, name) for name in setting.split(",")]
     if setting == "auto":
         return _choose_automatically(model_path, device_kind, multilingual)
+    names = [NAME_OF_ID.get(name, name) for name in setting.split(",")]
+    for name in names:
+        _ensure_known(name)
     models = tuple(_model(name, model_path, multilingual) for name in dict.fromkeys(names))
     for model in models:
         _ensure_installed(model)
@@ -85,6 +87,11 @@ def _choose_automatically(
     hint = DOWNLOAD_HINT.format("")
     _ensure_installed(preview, f". Nor are Chatterbox's weights in {model_path}: {hint}")
     return (preview,)
+
+
+def _ensure_known(name: str) -> None:
+    if ":" not in name and name not in ENGINES and name not in VARIANTS:
+        raise StartupError(f"no model {name!r}: give one of {', '.join([*VARIANTS, 'preview'])}")
 
 
 def _model(name: str, model_path: Path, multilingual: ModelFiles) -> Model:
@@ -142,12 +149,11 @@ def plain_text_of(setting: str, model_path: Path) -> PlainTextOf:
     name = setting.partition(",")[0]
     name = NAME_OF_ID.get(name, name)
     if name == "auto":
-        models = [_model(each, model_path, PUBLISHED_FILES) for each in VARIANTS]
-        name = "preview" if all(map(_absent, models)) else "chatterbox"
+        models = [_model(each, model_path, PUBLISHED_FILES) for each in PREFERENCE["cpu"]]
+        name = next((model.name for model in models if not _absent(model)), "preview")
     if ":" in name:
         return lambda text, language: PlainText(plain_punctuation(text), "")
-    if name not in ENGINES and name not in VARIANTS:
-        raise StartupError(f"no model {name!r}: give one of {', '.join([*VARIANTS, 'preview'])}")
+    _ensure_known(name)
     if name in VARIANTS:
         return PLAIN_TEXTS[VARIANTS[name].frontend.kind]
     return ENGINES[name].plain_text

@@ -56,7 +56,7 @@ def download(
                 _place(part, folder / file.name)
     if absent := missing(folder, manifest):
         raise StartupError(
-            f"{', '.join(absent)} cannot be fetched, since {manifest.repository} has no such file: "
+            f"{', '.join(absent)} cannot be fetched, being none of the pinned files: "
             f"put it into {folder.absolute()} yourself"
         )
 

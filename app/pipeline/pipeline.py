@@ -97,7 +97,7 @@ class Pipeline:
         def tokens_of(chunk: TextChunk) -> AsyncGenerator[SpeechSlice, None]:
             return self._engine.speech_tokens(chunk, voice, params)
 
-        run = _Run(chunks, tokens_of, voice, params, resume_point)
+        run = _Run(chunks, tokens_of, voice, params, params, resume_point)
         return await self._run(run, emit, on_chunk, should_stop)
 
     async def convert(
@@ -111,22 +111,21 @@ class Pipeline:
         resume_point: ResumePoint = BEGINNING,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> ResumePoint | None:
-        """Say in another voice what is said in `recording`: float32 [n] at `rate` Hz.
+        """Convert `recording`, float32 [n] at `rate` Hz, to another voice.
 
         As `run`, for an engine that `converts_speech`. The audio is as long as the recording.
         """
         pieces = split_at_pauses(recording, rate, MAX_RECORDED_S)
         chunks = [RecordedChunk(index, piece, rate) for index, piece in enumerate(pieces)]
-        params = replace(
+        joined = replace(
             params,
             remove_leading_milliseconds=0,
             remove_trailing_milliseconds=0,
             crossfade_duration_milliseconds=0,
         )
-
         engine: Any = self._engine
         tokens_of = partial(engine.recorded_tokens, params=params)
-        run = _Run(chunks, tokens_of, voice, params, resume_point)
+        run = _Run(chunks, tokens_of, voice, params, joined, resume_point)
         return await self._run(run, emit, lambda done, total: None, should_stop)
 
     async def _run(
@@ -141,7 +140,7 @@ class Pipeline:
         slices = Slices(self._sizes.slices)
         audio = AudioPieces(self._sizes.audio)
         decoder = self._engine.new_decoder(run.voice, run.params, first)
-        pcm = _PcmConverter(self._engine, run.params, run.resume_point)
+        pcm = _PcmConverter(self._engine, run.joined, run.resume_point)
         done = itertools.count(first + 1)
         try:
             async with asyncio.TaskGroup() as stages:
@@ -228,12 +227,13 @@ class Pipeline:
 
 
 class _Run(NamedTuple):
-    """What is to be spoken, and how."""
+    """What is to be spoken, and how. `joined`: the parameters for joining the chunks."""
 
     chunks: Sequence[TextChunk | RecordedChunk]
     tokens_of: TokensOf
     voice: Voice
     params: SynthesisParams
+    joined: SynthesisParams
     resume_point: ResumePoint
 
 

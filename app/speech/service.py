@@ -133,7 +133,7 @@ class SpeechService:
             return self._stream(job, request.new_encoder, model, notice, pins)
 
     async def convert(self, request: ConversionRequest) -> SpeechStream:
-        """Say in another voice what is said in a recording. Raises one of `CONVERSION_ERRORS`."""
+        """Convert a recording to another voice. Raises one of `CONVERSION_ERRORS`."""
         model = self._converter(request.model)
         self.backend.ensure_accepting(model.name)
         params = self.settings.synthesis_params(model.defaults)

@@ -83,11 +83,14 @@ class DecodedAudio:
     async def decode(
         self, media: BinaryIO, digest: str, limits: DecodeLimits | None = None
     ) -> None:
-        """Decode a file unless that was done before. Raises StorageFull, and as `decode` does."""
+        """Decode a file unless that was done before. Raises StorageFull, and as `decode` does.
+
+        With `limits` it is no voice: the space for voices does not bound it.
+        """
         async with self._decoders:
             if await self._thread.run(_is_there, self._folder / digest):
                 return
-            if self._found.total_bytes >= self._max_mb * _MEGABYTE:
+            if not limits and self._found.total_bytes >= self._max_mb * _MEGABYTE:
                 raise StorageFull(
                     f"Decoded voices take the {self._max_mb:,} MB that VOICE_CACHE_MB allows."
                 )

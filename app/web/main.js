@@ -109,9 +109,8 @@ class Page {
       this._limit = schemaOf("text")["x-max-length"];
       this._offerFormats(schemaOf("format").anyOf[0].enum);
       this._parameters.show(parameters);
-      const names = schemaOf("model").examples;
-      const offered = names.map((name) => models.data.find(({ id }) => id === name));
-      this._models.show(offered, schemaOf("language").default);
+      const own = models.data.filter(({ id, root }) => id === root);
+      this._models.show(own, schemaOf("language").default);
       this._loaded = true;
     } catch (error) {
       this._setObstacle(error.message);

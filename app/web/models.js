@@ -23,7 +23,7 @@ export class Models {
    */
   show(models, language) {
     this._models = models;
-    this._standard = language;
+    this._standard = language.toLowerCase().split(/[-_]/)[0]; // as the server reads pt-BR
     offer(this._model, models.map(({ id }) => [id, id]), this._model.value);
     this._modelChanged();
   }
@@ -32,14 +32,14 @@ export class Models {
   get chosen() {
     const chosen = {};
     if (this._model.selectedIndex > 0) chosen.model = this._model.value;
-    if (this._language.length && this._language.value !== this._standard) chosen.language = this._language.value;
+    if (this._language.value && this._language.value !== this._standard) chosen.language = this._language.value;
     return chosen;
   }
 
   _modelChanged() {
     const { languages, tags } = this._models[this._model.selectedIndex] ?? { languages: [], tags: [] };
     const named = languages.map((code) => [code, nameOf(code)]).sort(([, a], [, b]) => a.localeCompare(b));
-    const before = languages.includes(this._language.value) ? this._language.value : this._standard;
+    const before = [this._language.value, this._standard, "en", languages[0]].find((code) => languages.includes(code));
     offer(this._language, named, before);
     this._tags.replaceChildren(...tags.map((tag) => this._button(tag)));
     this._tags.hidden = !tags.length;

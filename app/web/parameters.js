@@ -118,9 +118,6 @@ function inputOf(type, standard, name) {
     return element("select", { id }, ...type.enum.map((one) => element("option", {}, one)));
   }
   if (type.type === "boolean") return element("input", { type: "checkbox", id });
-  if (type.type === "string") {
-    return element("input", { type: "text", id, placeholder: standard, autocomplete: "off" });
-  }
   return element("input", {
     type: "number",
     id,

@@ -137,7 +137,7 @@ async def open_page(browser: Browser) -> AsyncIterator[Open]:
         await tab.page.goto(service.url)
         if key:
             await enter_key(tab.page, key)
-            await expect(tab.page.locator("#parameters label")).to_have_count(16)
+            await expect(tab.page.locator("#parameters label")).to_have_count(15)
         return tab
 
     yield open_page
@@ -576,7 +576,7 @@ async def test_pending_text_is_spoken_after_key_is_entered(
     await page.click("#key-cancel")
     await page.click("#key-button")
     await enter_key(page)
-    await expect(page.locator("#parameters label")).to_have_count(16)
+    await expect(page.locator("#parameters label")).to_have_count(15)
     assert not [url for url in tab.requested if "tts" in url]
 
     await page.click("#key-button")
@@ -786,7 +786,7 @@ async def test_unreachable_message_disappears_when_server_is_back(
     await page.unroute_all()
     await expect(page.locator("#service")).to_contain_text("Ready")
     await expect(failure).to_be_empty()
-    await expect(page.locator("#parameters label")).to_have_count(16)
+    await expect(page.locator("#parameters label")).to_have_count(15)
 
 
 # --- Parameters and snippets ----------------------------------------------------------------------
@@ -896,7 +896,7 @@ async def test_page_works_with_keyboard_only(open_page: Open, preview: Service) 
     keys = page.keyboard
     await keys.type(API_KEY)
     await keys.press("Enter")
-    await expect(page.locator("#parameters label")).to_have_count(16)
+    await expect(page.locator("#parameters label")).to_have_count(15)
     await tab_to(page, "#text")
     await keys.press("Control+A")
     await keys.type(SENTENCE * 3)
@@ -963,7 +963,7 @@ async def test_axe_finds_nothing_serious(look: str, open_page: Open, preview: Se
     page = tab.page
     assert await serious_findings(page) == []
     await enter_key(page)
-    await expect(page.locator("#parameters label")).to_have_count(16)
+    await expect(page.locator("#parameters label")).to_have_count(15)
     await speak(page, "Hello there.")
     await expect(page.locator("#state")).to_have_text("Done.")
     await page.get_by_role("radio", name="austen.wav").check()

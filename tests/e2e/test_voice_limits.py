@@ -200,6 +200,7 @@ def test_decoding_without_threads_is_tried_again(tmp_path: Path) -> None:
 def test_decoded_voices_that_vanish_are_made_again(service: Service, gone: str) -> None:
     with service.client() as client:
         assert upload(client, "v.wav", wav(1.1)).status_code == 201
+        service.wait_until(lambda: len(cached(service)) == 2, 10)  # no worker writes there now
         folder = cached(service)[0].parent
         if gone == "content":
             for path in cached(service):

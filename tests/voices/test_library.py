@@ -551,7 +551,7 @@ async def test_unreadable_file_is_logged_once_and_retried(store, folders, monkey
 
     async def no_room(media: BinaryIO, target: Path) -> None:
         tried.append(target.name)
-        raise errors.StorageFull("There is no space left for the decoded voice.")
+        raise errors.StorageFull("There is no space left for the decoded audio.")
 
     def complaints() -> int:
         return sum("cannot be read now" in r.getMessage() for r in caplog.records)

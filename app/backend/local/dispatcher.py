@@ -130,9 +130,8 @@ class Dispatcher:
         # The queue can be non-empty although a slot is free, if that worker's socket accepts no
         # message yet.
         waiting = len(self._queue)
-        if waiting >= self._limits.queued and (
-            waiting or not any(worker.free for worker in self._workers)
-        ):
+        free = self.unloaded or any(worker.free for worker in self._workers)
+        if waiting >= self._limits.queued and (waiting or not free):
             raise QueueFull(
                 f"{waiting} requests are waiting already", retry_after_s=self._retry_after_s()
             )

@@ -66,10 +66,11 @@ class PreviewEngine:
     It does not clone: every voice sounds like `joe`. `synthesis_temperature` scales the latent
     noise and `voice_exaggeration_factor` the duration noise, both up to a limit at which speech is
     still clear; 0.8 and 0.5 are the voice's own values. `seed` seeds the noise.
-    `cfg_guidance_weight`, `min_p`, `top_p`, `top_k` and `repetition_penalty` are ignored.
+    `unused` parameters are ignored.
     """
 
     name = "preview"
+    unused = ("cfg_guidance_weight", "repetition_penalty", "min_p", "top_p", "top_k")
     sample_rate = SAMPLE_RATE
     clones_voices = False
     compiled = False

@@ -1,6 +1,7 @@
-"""`/tts/convert`: say in another voice what is said in a recording."""
+"""`/tts/convert`: convert a recording to another voice."""
 
 import errno
+from collections.abc import Coroutine
 from functools import partial
 from typing import Annotated, Any
 
@@ -29,6 +30,7 @@ from app.protocols.native.negotiation import negotiate
 from app.protocols.native.voices import MULTIPART_OVERHEAD_BYTES, no_file
 from app.speech.options import lower, validated
 from app.speech.service import CONVERSION_ERRORS, ConversionRequest
+from app.speech.stream import SpeechStream
 
 router = APIRouter(tags=["speech"])
 
@@ -66,7 +68,7 @@ _FORM_SCHEMA = {
 
 @router.post(
     "/tts/convert",
-    summary="Say a recording in another voice",
+    summary="Convert a recording to another voice",
     openapi_extra={"requestBody": request_body("multipart/form-data", _FORM_SCHEMA)},
     response_class=Response,
     responses=error_responses(
@@ -81,32 +83,43 @@ async def convert(request: Request) -> Response:
         f"A recording may have at most {state.settings.max_upload_mb} MB.", param="file"
     )
     max_bytes = state.settings.max_upload_bytes + MULTIPART_OVERHEAD_BYTES
+    stream: SpeechStream | None = None
     try:
         async with (
             state.voices.upload_slots.take(),
             read_form(limit_body(request, max_bytes, too_large)) as form,
         ):
-            file = form.get("file")
-            if not isinstance(file, UploadFile):
-                raise no_file(form)
-            fields = validated(ConvertRequest, _values(form))
-            name = fields.format or negotiate(request.headers.get("accept", ""))
-            starting = state.speech.convert(
-                ConversionRequest(
-                    request.state.request_id,
-                    file.file,
-                    fields.voice_id,
-                    partial(ENCODERS[name], SAMPLE_RATE),
-                    fields.model,
-                    fields.seed,
-                )
-            )
+            fields, starting = _start(request, form)
             stream = await run_while_connected(request, starting)
-    except OSError as error:  # from the temporary file that holds the upload
-        if error.errno == errno.ENOSPC:
+    except BaseException as error:
+        if stream:  # it exists already, and nobody will read it
+            stream.close()
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise StorageFull("There is no space left for the upload.") from None
         raise
     return AudioResponse(stream, buffered=not fields.stream)
+
+
+def _start(
+    request: Request, form: FormData
+) -> tuple[ConvertRequest, Coroutine[Any, Any, SpeechStream]]:
+    """Raises `InvalidRequest`, `NotAcceptable`."""
+    file = form.get("file")
+    if not isinstance(file, UploadFile):
+        raise no_file(form)
+    fields = validated(ConvertRequest, _values(form))
+    name = fields.format or negotiate(request.headers.get("accept", ""))
+    starting = get_state(request).speech.convert(
+        ConversionRequest(
+            request.state.request_id,
+            file.file,
+            fields.voice_id,
+            partial(ENCODERS[name], SAMPLE_RATE),
+            fields.model,
+            fields.seed,
+        )
+    )
+    return fields, starting
 
 
 def _values(form: FormData) -> dict[str, Any]:

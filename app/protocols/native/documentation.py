@@ -53,7 +53,7 @@ QUERY_OPERATION: dict[str, Any] = {
 def document_settings(
     operations: dict[str, Any], settings: Settings, models: Sequence[ModelInfo]
 ) -> None:
-    """Add the models, the defaults and the maximum text length to the path's schema."""
+    """Add the defaults and the maximum text length to the path's schema."""
     defaults = msgspec.structs.asdict(settings.synthesis_params(models[0].defaults))
     del defaults["seed"]
     content = operations["post"]["requestBody"]["content"]["application/json"]
@@ -61,6 +61,5 @@ def document_settings(
     in_query = {one["name"]: one["schema"] for one in operations["get"]["parameters"]}
     for parameters in (in_body, in_query):
         parameters["text"]["x-max-length"] = settings.max_text_length
-        parameters["model"]["examples"] = [model.name for model in models]
         for name, default in defaults.items():
             parameters[name]["default"] = default

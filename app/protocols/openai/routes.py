@@ -53,6 +53,7 @@ _MODEL_EXAMPLE: dict[str, Any] = {
     "object": "model",
     "created": 1748390400,
     "owned_by": "chatterbox-tts-server",
+    "root": "chatterbox",
     "languages": ["en"],
     "tags": [],
 }
@@ -101,7 +102,10 @@ async def create_speech(request: Request) -> Response:
     ),
 )
 async def list_models(request: Request) -> Models:
-    """The models with their languages and tags, and OpenAI's names for the default one."""
+    """The models with their languages and tags, and OpenAI's names for the default one.
+
+    `root` is the model that a name stands for.
+    """
     return Models(data=[_describe(name, model) for name, model in _models(request).items()])
 
 
@@ -168,6 +172,7 @@ def _describe(name: str, model: ModelInfo) -> Model:
         id=name,
         created=_STARTED,
         owned_by="chatterbox-tts-server",
+        root=model.name,
         languages=[code for code, absence in model.languages.items() if absence is None],
         tags=list(model.tags),
     )

@@ -84,6 +84,7 @@ class Model(BaseModel):
     object: Literal["model"] = "model"
     created: int
     owned_by: str
+    root: str
     languages: list[str]
     tags: list[str]
 
