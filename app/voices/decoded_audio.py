@@ -94,13 +94,13 @@ class DecodedAudio:
                 raise StorageFull(
                     f"Decoded voices take the {self._max_mb:,} MB that VOICE_CACHE_MB allows."
                 )
-            partial = self._folder / f".{digest}.{uuid4().hex}"
-            result = await self._thread.run(self._create, partial)
+            partial = _PartialFile(self._folder / f".{digest}.{uuid4().hex}")
             try:
+                result = await self._thread.run(partial.create)
                 await decode(media, result, limits)
-                size = await self._thread.run(_publish, partial, self._folder / digest)
-            finally:
-                await self._thread.run(_discard, result, partial)
+                size = await self._thread.run(partial.publish, self._folder / digest)
+            finally:  # on the thread, so after `create`, even if that was not waited for
+                await self._thread.run(partial.discard)
             sizes, digests, total = self._found
             sizes[digest] = size
             digests.add(digest)
@@ -173,10 +173,6 @@ class DecodedAudio:
                     sizes[digest] = size
         return Listing(sizes, digests, total)
 
-    def _create(self, partial: Path) -> BinaryIO:
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return open(partial, "xb", opener=private_opener)
-
     def _remove(self, digests: list[str]) -> None:
         """With what each model has prepared of them."""
         removed = set(digests)
@@ -192,13 +188,25 @@ def _is_there(path: Path) -> bool:
         return False
 
 
-def _publish(partial: Path, target: Path) -> int:
-    """Return the file's size in bytes."""
-    size = partial.stat().st_size
-    partial.replace(target)
-    return size
+class _PartialFile:
+    """A file that is being written."""
 
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: BinaryIO | None = None
 
-def _discard(result: BinaryIO, partial: Path) -> None:
-    result.close()
-    partial.unlink(missing_ok=True)
+    def create(self) -> BinaryIO:
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._file = open(self._path, "xb", opener=private_opener)  # noqa: SIM115
+        return self._file
+
+    def publish(self, target: Path) -> int:
+        """Return the file's size in bytes."""
+        size = self._path.stat().st_size
+        self._path.replace(target)
+        return size
+
+    def discard(self) -> None:
+        if self._file:
+            self._file.close()
+        self._path.unlink(missing_ok=True)

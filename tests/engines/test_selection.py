@@ -187,7 +187,7 @@ def test_original_may_have_its_own_folder(tmp_path):
 @pytest.mark.parametrize(
     ("setting", "kept"),
     [
-        ("auto", "(laugh) (START)"),
+        ("auto", "[laugh] (START)"),
         ("chatterbox,turbo", "(laugh) (START)"),
         ("turbo", "[laugh] (START)"),
         ("chatterbox-nano,preview", "[laugh] (START)"),

@@ -149,7 +149,7 @@ async def test_voice_is_found_without_extension_if_unambiguous(store):
 async def test_one_of_parallel_uploads_of_a_name_succeeds(store, folders, monkeypatch):
     decoded = []
 
-    async def counted(media: BinaryIO, result: BinaryIO) -> None:
+    async def counted(media: BinaryIO, result: BinaryIO, limits: object) -> None:
         decoded.append(digest_of(result))
         await decode(media, result)
 
@@ -549,7 +549,7 @@ async def test_a_scan_reads_only_changed_files(store, folders, monkeypatch):
 async def test_unreadable_file_is_logged_once_and_retried(store, folders, monkeypatch, caplog):
     now, tried = 100.0, []
 
-    async def no_room(media: BinaryIO, target: Path) -> None:
+    async def no_room(media: BinaryIO, target: Path, limits: object) -> None:
         tried.append(target.name)
         raise errors.StorageFull("There is no space left for the decoded audio.")
 
@@ -714,7 +714,7 @@ async def test_voices_that_are_not_read_yet_are_read_on_demand(folders, monkeypa
         (folders.user / f"{number:02}.wav").write_bytes(content)
     order, started, go_on = [], asyncio.Event(), asyncio.Event()
 
-    async def held(media: BinaryIO, result: BinaryIO) -> None:
+    async def held(media: BinaryIO, result: BinaryIO, limits: object) -> None:
         order.append(digest_of(result))
         started.set()
         await go_on.wait()
