@@ -90,7 +90,8 @@ async def test_slices_follow_the_schedule_and_give_960_samples_per_token(engine,
 
 
 @pytest.mark.asyncio(loop_scope="module")
-@pytest.mark.parametrize("overlap", [pytest.param("full", marks=pytest.mark.heavy), "zero"])
+@pytest.mark.heavy
+@pytest.mark.parametrize("overlap", ["full", "zero"])
 async def test_audio_is_the_same_if_the_job_stops_after_each_text_chunk(engine, overlap):
     text = "Hello to you. Hello to me. Hello to all."
     params = msgspec.structs.replace(

@@ -57,7 +57,9 @@ def test_same_seed_gives_the_same_files(tiny_checkpoint, tmp_path):
         assert (again / name).read_bytes() != (other / name).read_bytes()
 
 
-@pytest.mark.parametrize("variant", ["turbo", "nano", "multilingual"])
+@pytest.mark.parametrize(
+    "variant", ["turbo", pytest.param("nano", marks=pytest.mark.heavy), "multilingual"]
+)
 def test_other_variants_are_loaded_by_the_package(checkpoint_of, upstream_of, variant):
     spec, upstream = VARIANTS[variant], upstream_of(variant)
     assert {path.name for path in checkpoint_of(variant).iterdir()} >= set(spec.needed_files)

@@ -181,7 +181,7 @@ def test_noise_by_position_makes_successive_solves_similar(decoder_for, mels):
 
 
 @pytest.mark.parametrize("method", ["full", "zero"])
-@pytest.mark.parametrize("fade_ms", [0, 500])
+@pytest.mark.parametrize("fade_ms", [pytest.param(0, marks=pytest.mark.heavy), 500])
 @pytest.mark.parametrize("size", [pytest.param(9, marks=pytest.mark.heavy), 35])
 def test_every_token_gives_960_samples(decoder_for, method, fade_ms, size):
     decoder = decoder_for(chunk_overlap_method=method, crossfade_duration_milliseconds=fade_ms)
