@@ -235,7 +235,7 @@ async def test_audio_plays_and_is_drawn_during_generation(
     preview.wait_until(lambda: preview.busy() == 0)
 
 
-@pytest.mark.parametrize("format", ["fmp4", "raw_pcm"])
+@pytest.mark.parametrize("format", ["fmp4", pytest.param("raw_pcm", marks=pytest.mark.heavy)])
 async def test_received_audio_stays_after_stop(
     format: str, open_page: Open, preview: Service
 ) -> None:
@@ -413,7 +413,7 @@ async def damage(route: Route) -> None:
     await route.fulfill(response=answer, body=bytes(sound))
 
 
-@pytest.mark.parametrize("format", ["fmp4", "wav"])
+@pytest.mark.parametrize("format", [pytest.param("fmp4", marks=pytest.mark.heavy), "wav"])
 async def test_aborted_response_is_shown_as_incomplete(
     format: str, open_page: Open, scripted: Service
 ) -> None:
@@ -428,7 +428,7 @@ async def test_aborted_response_is_shown_as_incomplete(
     assert await figure(tab.page, "Real-time factor") is None
 
 
-@pytest.mark.parametrize("format", ["fmp4", "raw_pcm"])
+@pytest.mark.parametrize("format", [pytest.param("fmp4", marks=pytest.mark.heavy), "raw_pcm"])
 async def test_response_without_audio_shows_a_message(
     format: str, open_page: Open, scripted: Service
 ) -> None:

@@ -50,7 +50,7 @@ _OF_MODELS: Table[BackendStatus] = (
     (
         Gauge,
         "tts_model_ready",
-        "1 if a worker of the model is ready.",
+        "1 if a worker of the model is ready, or starts when it is asked for.",
         lambda it: it.state == "ready",
     ),
     (
