@@ -26,7 +26,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "repetition_penalty": (1, 3),
     "min_p": (0, 1),
     "top_p": (0.001, 1),
-    "top_k": (1, 10_000),
+    "top_k": (1, 6563),
 }
 WHOLE_NUMBERS = [name for name, (_, most) in BOUNDS.items() if most > 5]
 ALIASES = {
