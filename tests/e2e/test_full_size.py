@@ -1,69 +1,169 @@
-"""The service with Chatterbox at full size with random weights on a CPU; takes minutes.
+"""The service with models of full size and random weights on a CPU; takes half an hour.
 
 pytest -m heavy -s tests/e2e/test_full_size.py
+
+Prints a table of memory and speed, and makes up to 3 GB of weights for each model, once.
 """
 
+import os
 import re
-from collections.abc import Callable
+import signal
+import wave
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from time import monotonic
+from typing import Any, NamedTuple
 
+import httpx
 import pytest
 
 from app.audio.formats import ENCODERS
 from app.bench.checkpoint import full_checkpoint
 from app.core.audio import SAMPLE_RATE
+from app.engines.chatterbox.variants import VARIANTS
 from tests.support.recogniser import decode_audio
-from tests.support.service import ROOT, Service
+from tests.support.service import ROOT, Service, running_service
 
-SECONDS = 2.8  # of "Sound.", for which the engine allows 70 tokens
+START_S = 400.0
+SHORT = "Sound."  # for which the engine allows 70 tokens
+LONG = "Never mind the weather, said the captain, and went below."
+SHORT_S = 2.8
 SILENCE_S = {"turbo": 0.12, "nano": 0.12}  # that these models append
+END_TRIM_S = {"multilingual": 0.04}
 MOST_MEMORY_GB = {
-    ("chatterbox", "float32"): 4.5,
-    ("chatterbox", "int8"): 2.5,
-    ("turbo", "int8"): 2.5,
-    ("nano", "float32"): 3.0,
     ("nano", "int8"): 2.5,
+    ("nano", "float32"): 3.0,
+    ("turbo", "int8"): 2.5,
+    ("turbo", "float32"): 4.0,
+    ("chatterbox", "int8"): 2.5,
+    ("chatterbox", "float32"): 4.5,
+    ("multilingual", "int8"): 2.5,
 }
 
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1800)]
 
-@pytest.mark.heavy
-@pytest.mark.timeout(1200)
+
+class Spoken(NamedTuple):
+    """An answer: its body, and when its first and its last byte came, in seconds."""
+
+    body: bytes
+    first_s: float
+    all_s: float
+
+
+class FullSize(NamedTuple):
+    service: Service
+    client: httpx.Client
+
+
+def speak(client: httpx.Client, path: str = "/tts/generate", **request: Any) -> Spoken:
+    began, body, first_s = monotonic(), b"", 0.0
+    with client.stream("POST", path, **request) as answer:
+        for piece in answer.iter_raw():
+            first_s = first_s or monotonic() - began
+            body += piece
+        assert answer.status_code == 200, body
+    return Spoken(body, first_s, monotonic() - began)
+
+
+def ask(client: httpx.Client, **request: Any) -> Spoken:
+    return speak(client, json={"format": "raw_pcm", "seed": 1, **request})
+
+
+@contextmanager
+def full_size_service(tmp_path: Path, *models: str, **env: Any) -> Iterator[FullSize]:
+    for model in models:
+        (tmp_path / model).symlink_to(full_checkpoint(model))
+    (tmp_path / "service").mkdir()
+    env |= {"MODEL": ",".join(models), "MODEL_PATH": tmp_path}
+    with running_service(tmp_path / "service", start_s=START_S, **env) as service:
+        service.wait_until(service.all_ready, START_S)
+        with service.client(timeout=1200) as client:
+            yield FullSize(service, client)
+
+
 @pytest.mark.parametrize(("model", "dtype"), MOST_MEMORY_GB)
-def test_each_model_streams_in_every_format(
-    start: Callable[..., Service], tmp_path: Path, model: str, dtype: str
-) -> None:
-    (tmp_path / model).symlink_to(full_checkpoint(model))
-    service = start(MODEL=model, MODEL_PATH=tmp_path, TTS_T3_DTYPE=dtype)
-    with service.client(timeout=600) as client:
-        assert client.get("/v1/models").json()["data"][0]["id"].endswith(model)
-        pcm = set()
+def test_each_model_streams_in_every_format(tmp_path: Path, model: str, dtype: str) -> None:
+    with full_size_service(tmp_path, model, TTS_T3_DTYPE=dtype) as (service, client):
+        assert client.get("/v1/models").json()["data"][0]["id"] == VARIANTS[model].id
+        cold = ask(client, text=SHORT)
+        expected_s = SHORT_S + SILENCE_S.get(model, 0) - END_TRIM_S.get(model, 0)
         for name in ENCODERS:
-            began, arrivals, body = monotonic(), [], b""
-            request = {"text": "Sound.", "format": name, "seed": 1}
-            with client.stream("POST", "/tts/generate", json=request) as answer:
-                for piece in answer.iter_raw():
-                    arrivals.append(monotonic() - began)
-                    body += piece
-            spoken_s = len(decode_audio(body, name)) / SAMPLE_RATE
-            print(f"{name}: first bytes after {arrivals[0]:.1f} s, all after {arrivals[-1]:.1f} s")
-            assert spoken_s == pytest.approx(SECONDS + SILENCE_S.get(model, 0), abs=0.1)
-            assert arrivals[0] < 0.8 * arrivals[-1]
-            if name == "raw_pcm":
-                pcm.add(body)
-                pcm.add(client.post("/tts/generate", json=request).content)
-                assert len(pcm) == 1, "another time the same seed gave other bytes"
-        [worker] = service.status()["workers"]
-        print(f"memory of the worker: {most_memory_gb(worker['pid']):.2f} GB")
+            spoken = ask(client, text=SHORT, format=name)
+            spoken_s = len(decode_audio(spoken.body, name)) / SAMPLE_RATE
+            assert spoken_s == pytest.approx(expected_s, abs=0.1), name
+            assert spoken.first_s < 0.8 * spoken.all_s, name
+        assert ask(client, text=SHORT).body == cold.body
 
         recording = (ROOT / "preloaded-voices" / "austen.wav").read_bytes()
         client.post("/voices", files={"file": ("a.wav", recording)}).raise_for_status()
-        client.post(
-            "/tts/generate", json={"text": "Sound.", "voice_id": "a.wav"}
-        ).raise_for_status()
-        memory_gb = most_memory_gb(worker["pid"])
-        print(f"after cloning a voice: {memory_gb:.2f} GB")
+        ask(client, text=SHORT, voice_id="a.wav")
+        spoken = ask(client, text=LONG, voice_id="a.wav")
+        audio_s = len(spoken.body) / 2 / SAMPLE_RATE
+        memory_gb = most_memory_gb(service.worker_pids()[0])
+        print(
+            f"\n| {model} | {dtype} | {memory_gb:.2f} GB | first audio after {spoken.first_s:.1f} s, "
+            f"of the first request {cold.first_s:.1f} s | {audio_s:.1f} s of audio in "
+            f"{spoken.all_s:.1f} s: {spoken.all_s / audio_s:.2f} |"
+        )
         assert memory_gb < MOST_MEMORY_GB[model, dtype]
+
+
+def test_two_models_speak_at_once_and_fail_alone(tmp_path: Path) -> None:
+    models = ("turbo", "nano")
+    env = {"TTS_T3_DTYPE": "int8", "MODEL_IDLE_SECONDS": 30}
+    with full_size_service(tmp_path, *models, **env) as (service, client):
+        alone = {name: ask(client, text=SHORT, model=name) for name in models}
+        with ThreadPoolExecutor() as threads:
+            answers = threads.map(lambda name: ask(client, text=SHORT, model=name), models)
+            both = dict(zip(models, answers, strict=True))
+        for name in models:
+            assert both[name].body == alone[name].body, "the other model changed the audio"
+        pids = {worker["model"]: worker["pid"] for worker in service.workers()}
+        print()
+        for name, pid in pids.items():
+            print(f"memory of {name}: {most_memory_gb(pid):.2f} GB")
+        for name in models:
+            print(f"{name}: alone {alone[name].all_s:.1f} s, together {both[name].all_s:.1f} s")
+
+        os.kill(pids["chatterbox-turbo"], signal.SIGKILL)
+        assert ask(client, text=SHORT, model="nano").body == alone["nano"].body
+        assert ask(client, text=SHORT, model="turbo").body == alone["turbo"].body
+        assert pids["chatterbox-nano"] in service.worker_pids()
+
+        service.wait_until(lambda: not service.worker_pids(), 120)
+        returned = ask(client, text=SHORT, model="nano")
+        print(f"Nano was away, came back and spoke: {returned.all_s:.1f} s")
+        assert returned.body == alone["nano"].body
+
+
+def test_a_minute_of_speech_is_converted_as_a_stream(tmp_path: Path) -> None:
+    minute = repeat_to(60, ROOT / "preloaded-voices" / "austen.wav")
+    with full_size_service(tmp_path, "chatterbox") as (_, client):
+        spoken = speak(
+            client,
+            "/tts/convert",
+            files={"file": ("minute.wav", minute)},
+            data={"voice_id": "default", "format": "raw_pcm"},
+        )
+    print(f"\nconverted 60 s: first audio after {spoken.first_s:.1f} s, all {spoken.all_s:.1f} s")
+    assert len(spoken.body) / 2 / SAMPLE_RATE == pytest.approx(60, abs=0.1)
+    assert spoken.first_s < spoken.all_s / 10
+
+
+def repeat_to(seconds: int, path: Path) -> bytes:
+    """Return the recording, over and over for that time, as WAV."""
+    with wave.open(str(path)) as source:
+        parameters, frames = source.getparams(), source.readframes(source.getnframes())
+    size = seconds * parameters.framerate * parameters.sampwidth
+    buffer = BytesIO()
+    with wave.open(buffer, "wb") as target:
+        target.setparams(parameters)
+        target.writeframes((frames * (size // len(frames) + 1))[:size])
+    return buffer.getvalue()
 
 
 def most_memory_gb(pid: int) -> float:

@@ -167,8 +167,8 @@ class Service:
 
     # --- waiting ----------------------------------------------------------------------------------
 
-    def wait_ready(self) -> "Service":
-        self.wait_until(lambda: self.ready_workers() > 0, START_S)
+    def wait_ready(self, timeout_s: float = START_S) -> "Service":
+        self.wait_until(lambda: self.ready_workers() > 0, timeout_s)
         return self
 
     def wait_until(self, condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
@@ -196,12 +196,12 @@ class Service:
 
 @contextmanager
 def running_service(
-    folder: Path, entry: tuple[str, ...] = ("app",), **env: Any
+    folder: Path, entry: tuple[str, ...] = ("app",), start_s: float = START_S, **env: Any
 ) -> Iterator[Service]:
     """Start a service, wait until it is ready, and stop it on exit."""
     service = Service(folder, env, entry)
     try:
-        yield service.wait_ready()
+        yield service.wait_ready(start_s)
     finally:
         service.stop()
     assert API_KEY not in service.log()
