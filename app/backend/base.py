@@ -90,6 +90,9 @@ class Backend(Protocol):
     def ensure_accepting(self, model: str | None = None) -> None:
         """Raise `Draining` or `NotReady` if no job for the model would be accepted."""
 
+    def ensure_room(self, model: str | None = None) -> None:
+        """Raise what `submit` would raise for a job for the model."""
+
     def ensure_ready(self) -> None:
         """Raise `Draining` or `NotReady` unless a worker of any model is ready."""
 

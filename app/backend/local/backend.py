@@ -102,6 +102,9 @@ class LocalBackend:
     def ensure_accepting(self, model: str | None = None) -> None:
         self._dispatcher.ensure_accepting()
 
+    def ensure_room(self, model: str | None = None) -> None:
+        self._dispatcher.ensure_room()
+
     def ensure_ready(self) -> None:
         if self._dispatcher.draining:
             raise Draining("the server is shutting down")
