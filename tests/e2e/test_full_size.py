@@ -80,7 +80,6 @@ def full_size_service(tmp_path: Path, *models: str, **env: Any) -> Iterator[Full
     (tmp_path / "service").mkdir()
     env |= {"MODEL": ",".join(models), "MODEL_PATH": tmp_path}
     with running_service(tmp_path / "service", start_s=START_S, **env) as service:
-        service.wait_until(service.all_ready, START_S)
         with service.client(timeout=1200) as client:
             yield FullSize(service, client)
 
@@ -105,16 +104,16 @@ def test_each_model_streams_in_every_format(tmp_path: Path, model: str, dtype: s
         audio_s = len(spoken.body) / 2 / SAMPLE_RATE
         memory_gb = most_memory_gb(service.worker_pids()[0])
         print(
-            f"\n| {model} | {dtype} | {memory_gb:.2f} GB | first audio after {spoken.first_s:.1f} s, "
-            f"of the first request {cold.first_s:.1f} s | {audio_s:.1f} s of audio in "
-            f"{spoken.all_s:.1f} s: {spoken.all_s / audio_s:.2f} |"
+            f"\n| {model} | {dtype} | {memory_gb:.2f} GB "
+            f"| first audio after {spoken.first_s:.1f} s, at first {cold.first_s:.1f} s "
+            f"| {audio_s:.1f} s of audio in {spoken.all_s:.1f} s: {spoken.all_s / audio_s:.2f} |"
         )
         assert memory_gb < MOST_MEMORY_GB[model, dtype]
 
 
 def test_two_models_speak_at_once_and_fail_alone(tmp_path: Path) -> None:
     models = ("turbo", "nano")
-    env = {"TTS_T3_DTYPE": "int8", "MODEL_IDLE_SECONDS": 30}
+    env = {"TTS_T3_DTYPE": "int8", "MODEL_IDLE_SECONDS": 60}
     with full_size_service(tmp_path, *models, **env) as (service, client):
         alone = {name: ask(client, text=SHORT, model=name) for name in models}
         with ThreadPoolExecutor() as threads:
@@ -134,7 +133,7 @@ def test_two_models_speak_at_once_and_fail_alone(tmp_path: Path) -> None:
         assert ask(client, text=SHORT, model="turbo").body == alone["turbo"].body
         assert pids["chatterbox-nano"] in service.worker_pids()
 
-        service.wait_until(lambda: not service.worker_pids(), 120)
+        service.wait_until(lambda: not service.worker_pids(), 180)
         returned = ask(client, text=SHORT, model="nano")
         print(f"Nano was away, came back and spoke: {returned.all_s:.1f} s")
         assert returned.body == alone["nano"].body
