@@ -73,15 +73,22 @@ def ask(client: httpx.Client, **request: Any) -> Spoken:
     return speak(client, json={"format": "raw_pcm", "seed": 1, **request})
 
 
+def any_starting(service: Service) -> bool:
+    return any(worker["state"] == "starting" for worker in service.workers())
+
+
 @contextmanager
 def full_size_service(tmp_path: Path, *models: str, **env: Any) -> Iterator[FullSize]:
     for model in models:
         (tmp_path / model).symlink_to(full_checkpoint(model))
     (tmp_path / "service").mkdir()
     env |= {"MODEL": ",".join(models), "MODEL_PATH": tmp_path}
-    with running_service(tmp_path / "service", start_s=START_S, **env) as service:
-        with service.client(timeout=1200) as client:
-            yield FullSize(service, client)
+    with (
+        running_service(tmp_path / "service", start_s=START_S, **env) as service,
+        service.client(timeout=1200) as client,
+    ):
+        service.wait_until(lambda: not any_starting(service), START_S)
+        yield FullSize(service, client)
 
 
 @pytest.mark.parametrize(("model", "dtype"), MOST_MEMORY_GB)

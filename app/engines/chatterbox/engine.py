@@ -265,6 +265,7 @@ class ChatterboxEngine:
         try:
             await self._t3_scheduler.warm()  # one stage after the other: see `compilation`
             await self._s3gen_scheduler.warm_up(self.default_voice.s3gen)
+            await self._cache_default_voice()
         except GraphCaptureError as error:
             log.debug("CUDA graph capture failed", exc_info=True)
             self._capture_graphs = False
@@ -276,6 +277,19 @@ class ChatterboxEngine:
             self._compiler = NO_COMPILER
             return f"not compiled, speech takes longer: {_root_cause(error)}"
         return None
+
+    async def _cache_default_voice(self) -> None:
+        """Generate one token, which leaves the voice's part of the prompt in T3's cache."""
+        request = T3Request(
+            text_tokens=self._frontend.tokenize("a", self._spec.languages[0]),
+            voice=self.default_voice,
+            params=SynthesisParams(),
+            seed=0,
+            max_tokens=1,
+        )
+        async with aclosing(self._t3_scheduler.generate(request, max_lead_tokens=1)) as outputs:
+            async for _ in outputs:
+                pass
 
     def _release_memory(self) -> None:
         """On a CPU, free mapped weights that were only converted, and unused heap pages."""
