@@ -148,9 +148,23 @@ def test_the_error_example_is_a_real_answer(preview: Service) -> None:
     assert answer.json() == printed
 
 
-def test_the_compose_file_is_one() -> None:
-    [compose] = yaml_blocks("services")
-    assert compose["services"]["tts"]["ports"] == ["8000:8000"]
+def test_compose_files_are_valid(tmp_path: Path) -> None:
+    files = []
+    for number, compose in enumerate(yaml_blocks("services")):
+        files.append(tmp_path / f"{number}.yaml")
+        files[-1].write_text(yaml.safe_dump(compose))
+    assert len(files) == 2
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
+    done = subprocess.run([*command, *files], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_open_webui_reaches_the_service_between_the_containers() -> None:
+    [services] = [each["services"] for each in yaml_blocks("services") if len(each["services"]) > 1]
+    webui = services["open-webui"]["environment"]
+    assert webui["AUDIO_TTS_OPENAI_API_BASE_URL"] == f"http://tts:{Settings().port}/v1"
+    assert webui["AUDIO_TTS_OPENAI_API_KEY"] == services["tts"]["environment"]["API_KEY"]
+    assert "tts" in services
 
 
 def test_the_scrape_configuration_finds_the_metrics(preview: Service) -> None:
