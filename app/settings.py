@@ -177,8 +177,9 @@ class Settings(BaseSettings):
     )
     default_language: str = Field(
         DEFAULTS.language,
-        description="The language of texts whose request has no `language` (`en`, `de`, `pt-BR`, "
-        "…). A model that does not speak it needs `language` in each request.",
+        description="The language of texts (`en`, `de`, `pt-BR`, …) whose request has no `language` "
+        "and whose voice has none that the model speaks. A model that does not speak it needs "
+        "`language` in each request.",
     )
     watermark: bool = Field(
         True,

@@ -46,12 +46,16 @@ ENGINES = {
 }
 
 
+OPTIONAL_ATTRIBUTES = (
+    *("languages", "tags", "defaults", "unused", "foreign_voice_defaults", "converts_speech"),
+)
+"""Of an engine's class; those of `ModelInfo`."""
+
+
 def info_of(engine: Engine) -> ModelInfo:
     """What a loaded engine can do; its class may have the attributes that `Engine` does not ask."""
     optional = {
-        name: getattr(engine, name)
-        for name in ("languages", "tags", "defaults", "unused", "converts_speech")
-        if hasattr(engine, name)
+        name: getattr(engine, name) for name in OPTIONAL_ATTRIBUTES if hasattr(engine, name)
     }
     return ModelInfo(engine.name, engine.clones_voices, engine.compiled, engine.notice, **optional)
 

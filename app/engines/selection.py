@@ -104,6 +104,7 @@ def _model(name: str, model_path: Path, multilingual: ModelFiles) -> Model:
             tags=spec.tags,
             defaults=spec.defaults,
             unused=spec.unused,
+            foreign_voice_defaults=spec.foreign_voice_defaults,
             converts_speech=spec.converts_speech,
         )
         files = multilingual if name == "multilingual" else PUBLISHED_FILES

@@ -92,7 +92,8 @@ class ModelSpec:
     `name`: in the setting MODEL, and that of its folder in MODEL_PATH. `id`: in the API.
     `languages`: ISO 639-1 codes. `tags`: sounds that it makes on command, as `[laugh]`.
     `defaults`: synthesis parameters that differ from those of `SynthesisParams`. `unused`: those
-    that mean nothing to it.
+    that mean nothing to it. `foreign_voice_defaults`: those for a text in another language than the
+    voice.
     """
 
     name: str
@@ -107,6 +108,7 @@ class ModelSpec:
     tags: tuple[str, ...] = ()
     defaults: dict[str, Any] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
+    foreign_voice_defaults: dict[str, float] = field(default_factory=dict)
     converts_speech: bool = False
 
     @property
@@ -151,6 +153,7 @@ MULTILINGUAL = replace(
         *("ar", "da", "de", "el", "en", "es", "fi", "fr", "he", "hi", "it", "ja", "ko", "ms"),
         *("nl", "no", "pl", "pt", "ru", "sv", "sw", "tr", "zh"),
     ),
+    foreign_voice_defaults={"cfg_guidance_weight": 0.0},  # upstream's advice against accents
 )
 
 TURBO = ModelSpec(
