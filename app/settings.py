@@ -32,7 +32,6 @@ from pydantic_settings import (
 )
 
 from app.core.engine_config import (
-    PUBLISHED_FILES,
     ChatterboxOptions,
     EngineConfig,
     ModelFiles,
@@ -239,6 +238,13 @@ class Settings(BaseSettings):
         le=10,
         description="Seconds of the voice, from its start, that S3Gen uses as its prompt. Less "
         "than the usual `10` is faster and resembles the voice less.",
+    )
+    tts_s3gen: Literal["own", "meanflow"] = Field(
+        "own",
+        description="S3Gen of `chatterbox` and `multilingual`: their `own`, or `meanflow`, Turbo's "
+        "`s3gen_meanflow.safetensors`, which is several times faster. It is an approximation: the "
+        "models were not published with it, and speech for a seed differs. With this setting, "
+        "`models download` fetches its file into their folders.",
     )
     tts_s3gen_context_tokens: int = Field(
         0,
@@ -447,9 +453,10 @@ class Settings(BaseSettings):
 
     def model_files(self, model: str) -> ModelFiles:
         """The file names that these settings give for a Chatterbox model."""
+        mean_flow = self.tts_s3gen == "meanflow"
         if model == "multilingual":
-            return ModelFiles(self.multilingual_t3_file, self.multilingual_s3gen_file)
-        return PUBLISHED_FILES
+            return ModelFiles(self.multilingual_t3_file, self.multilingual_s3gen_file, mean_flow)
+        return ModelFiles(mean_flow=mean_flow)
 
     def queue_sizes(self) -> QueueSizes:
         return QueueSizes(

@@ -1,6 +1,7 @@
 """Resolve the setting MODEL to the models that the service runs; no engine is imported."""
 
 import logging
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -30,6 +31,9 @@ A GPU runs all of them faster than speech: Turbo is the first to be heard and ma
 command, Multilingual speaks the other languages. On a CPU only the smallest ones keep up.
 """
 
+FilesOf = Callable[[str], ModelFiles]
+"""The files of a Chatterbox model, by its name."""
+
 NAME_OF_ID = {spec.id: spec.name for spec in VARIANTS.values()}
 
 
@@ -37,18 +41,19 @@ def choose_models(
     setting: str,
     model_path: Path,
     device_kind: str = "cpu",
-    multilingual: ModelFiles = PUBLISHED_FILES,
+    files_of: FilesOf = lambda name: PUBLISHED_FILES,
 ) -> tuple[Model, ...]:
     """Resolve MODEL without importing an engine; the first model is the default.
 
-    `device_kind`: "cpu" or "cuda". Raises `StartupError` with a command to run.
+    `device_kind`: "cpu" or "cuda". `files_of`: the files that the settings choose for a model.
+    Raises `StartupError` with a command to run.
     """
     if setting == "auto":
-        return _choose_automatically(model_path, device_kind, multilingual)
+        return _choose_automatically(model_path, device_kind, files_of)
     names = [NAME_OF_ID.get(name, name) for name in setting.split(",")]
     for name in names:
         _ensure_known(name)
-    models = tuple(_model(name, model_path, multilingual) for name in dict.fromkeys(names))
+    models = tuple(_model(name, model_path, files_of) for name in dict.fromkeys(names))
     for model in models:
         _ensure_installed(model)
         if absent := _absent(model):
@@ -63,9 +68,9 @@ def choose_models(
 
 
 def _choose_automatically(
-    model_path: Path, device_kind: str, multilingual: ModelFiles
+    model_path: Path, device_kind: str, files_of: FilesOf
 ) -> tuple[Model, ...]:
-    models = [_model(name, model_path, multilingual) for name in PREFERENCE[device_kind]]
+    models = [_model(name, model_path, files_of) for name in PREFERENCE[device_kind]]
     complete = tuple(model for model in models if not _absent(model))
     for model in models:
         absent = _absent(model)
@@ -83,7 +88,7 @@ def _choose_automatically(
         "no Chatterbox weights in %s (%s)",
         *(model_path, DOWNLOAD_HINT.format("")),
     )
-    preview = _model("preview", model_path, multilingual)
+    preview = _model("preview", model_path)
     hint = DOWNLOAD_HINT.format("")
     _ensure_installed(preview, f". Nor are Chatterbox's weights in {model_path}: {hint}")
     return (preview,)
@@ -94,7 +99,7 @@ def _ensure_known(name: str) -> None:
         raise StartupError(f"no model {name!r}: give one of {', '.join([*VARIANTS, 'preview'])}")
 
 
-def _model(name: str, model_path: Path, multilingual: ModelFiles) -> Model:
+def _model(name: str, model_path: Path, files_of: FilesOf = lambda name: PUBLISHED_FILES) -> Model:
     if spec := VARIANTS.get(name):
         folder = folder_of(model_path, name)
         info = ModelInfo(
@@ -107,8 +112,7 @@ def _model(name: str, model_path: Path, multilingual: ModelFiles) -> Model:
             foreign_voice_defaults=spec.foreign_voice_defaults,
             converts_speech=spec.converts_speech,
         )
-        files = multilingual if name == "multilingual" else PUBLISHED_FILES
-        return Model(name, "chatterbox", str(folder), info, files)
+        return Model(name, "chatterbox", str(folder), info, files_of(name))
     return Model(name, name, str(model_path), ModelInfo(name, clones_voices=name != "preview"))
 
 
@@ -150,7 +154,7 @@ def plain_text_of(setting: str, model_path: Path) -> PlainTextOf:
     name = setting.partition(",")[0]
     name = NAME_OF_ID.get(name, name)
     if name == "auto":
-        models = [_model(each, model_path, PUBLISHED_FILES) for each in PREFERENCE["cpu"]]
+        models = [_model(each, model_path) for each in PREFERENCE["cpu"]]
         name = next((model.name for model in models if not _absent(model)), "preview")
     if ":" in name:
         return lambda text, language: PlainText(plain_punctuation(text), "")

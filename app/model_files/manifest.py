@@ -1,7 +1,7 @@
 """Manifests: which files a model consists of, where they are published, and their checksums."""
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,8 +35,9 @@ class Archive(NamedTuple):
 class Manifest:
     """The files of the model `title` in a repository of the Hugging Face hub, at a pinned commit.
 
-    `extra`: further files that are read, those beside the tokenizer; some come in `archives`. A
-    file that is not in `checksums` is none of the repository's, as a T3 of one's own.
+    `extra`: further files that are read, those beside the tokenizer; some come in `archives`.
+    `borrowed`: the models whose repositories have the other files, by file name. A file that is not
+    in `checksums` is none of a repository's, as a T3 of one's own.
     """
 
     title: str
@@ -50,11 +51,21 @@ class Manifest:
     checksums: dict[str, Checksum]
     extra: tuple[str, ...] = ()
     archives: tuple[Archive, ...] = ()
+    borrowed: dict[str, "Manifest"] = field(default_factory=dict)
 
     @property
     def files(self) -> tuple[str, ...]:
         named = (self.voice_encoder, self.t3, self.s3gen, self.tokenizer, self.conditionals)
         return named + self.extra
+
+    def with_s3gen_of(self, other: "Manifest") -> "Manifest":
+        """With the S3Gen of another model in the place of its own."""
+        return replace(
+            self,
+            s3gen=other.s3gen,
+            checksums=self.checksums | {other.s3gen: other.checksums[other.s3gen]},
+            borrowed={other.s3gen: other},
+        )
 
 
 ENGLISH = Manifest(

@@ -145,7 +145,8 @@ def test_model_has_its_folder_and_its_description(all_weights):
     files = ModelFiles("t3_mtl23ls_v2.safetensors", "")
     (all_weights / "multilingual" / files.t3).touch()
     (all_weights / "multilingual/Cangjie5_TC.json").unlink()
-    turbo, multilingual = choose_models("turbo,multilingual", all_weights, multilingual=files)
+    files_of = {"turbo": ModelFiles(), "multilingual": files}.__getitem__
+    turbo, multilingual = choose_models("turbo,multilingual", all_weights, files_of=files_of)
     assert (turbo.info.name, turbo.info.aliases) == ("chatterbox-turbo", ("turbo",))
     assert "laugh" in turbo.info.tags
     assert "min_p" in turbo.info.unused
@@ -160,7 +161,23 @@ def test_model_has_its_folder_and_its_description(all_weights):
 
 def test_missing_t3_of_a_language_pack_is_named(all_weights):
     with pytest.raises(StartupError, match=r"multilingual lacks t3_es\.safetensors"):
-        choose_models("multilingual", all_weights, multilingual=ModelFiles("t3_es.safetensors"))
+        choose_models(
+            "multilingual", all_weights, files_of=lambda _: ModelFiles("t3_es.safetensors")
+        )
+
+
+def test_missing_mean_flow_is_named_where_a_model_has_none_of_its_own(all_weights):
+    def mean_flow(name):
+        return ModelFiles(mean_flow=True)
+
+    choose_models("turbo,nano", all_weights, files_of=mean_flow)
+    with pytest.raises(StartupError) as refused:
+        choose_models("multilingual", all_weights, files_of=mean_flow)
+    assert "multilingual lacks s3gen_meanflow.safetensors" in str(refused.value)
+    assert "'chatterbox-tts models download multilingual'" in str(refused.value)
+    (all_weights / "multilingual" / "s3gen_meanflow.safetensors").touch()
+    (all_weights / "multilingual" / "s3gen.pt").unlink()
+    choose_models("multilingual", all_weights, files_of=mean_flow)
 
 
 def test_missing_files_of_a_variant_name_its_download(weights):

@@ -209,7 +209,14 @@ VARIANTS = {spec.name: spec for spec in (ENGLISH, TURBO, NANO, MULTILINGUAL)}
 
 
 def spec_of(name: str, files: ModelFiles = PUBLISHED_FILES) -> ModelSpec:
-    """The model of that name, with other files where `files` names some."""
+    """The model of that name, with other files where `files` names some.
+
+    `files.mean_flow` is ignored for models that have a mean-flow S3Gen of their own.
+    """
     spec = VARIANTS[name]
     t3, s3gen = files.t3 or spec.manifest.t3, files.s3gen or spec.manifest.s3gen
-    return replace(spec, manifest=replace(spec.manifest, t3=t3, s3gen=s3gen))
+    spec = replace(spec, manifest=replace(spec.manifest, t3=t3, s3gen=s3gen))
+    if files.mean_flow and not spec.flow.is_mean_flow:
+        other = spec.manifest.with_s3gen_of(TURBO.manifest)
+        spec = replace(spec, flow=TURBO.flow, manifest=other)
+    return spec
