@@ -31,6 +31,14 @@ class ModelInfo(msgspec.Struct, frozen=True):
     foreign_voice_defaults: dict[str, float] = {}
     converts_speech: bool = False
 
+    @classmethod
+    def of(cls, source: object, **others: Any) -> "ModelInfo":
+        """From `others`, and those attributes of `source` that are named like a field."""
+        found = {
+            name: getattr(source, name) for name in cls.__struct_fields__ if hasattr(source, name)
+        }
+        return cls(**(found | others))
+
     @property
     def names(self) -> tuple[str, ...]:
         return (self.name, *self.aliases)
