@@ -164,8 +164,8 @@ def test_model_has_its_folder_and_its_description(all_weights):
 def test_unknown_model_error_lists_the_choices(all_weights, name):
     unknown = name.rpartition(",")[2]
     assert rejection(name, all_weights) == (
-        f"no model {unknown!r}: give one of chatterbox, turbo, nano, multilingual, preview, "
-        "or module:Class of your own"
+        f"no model {unknown!r}: give one of {', '.join(VARIANTS)}, preview, or module:Class of "
+        "your own"
     )
 
 
