@@ -65,6 +65,7 @@ class Model(msgspec.Struct, frozen=True):
 
     def engine_config(self, config: EngineConfig) -> EngineConfig:
         """`config` for this model."""
+        variant = self.name if self.engine == "chatterbox" else config.variant
         return msgspec.structs.replace(
-            config, model_path=self.folder, variant=self.name, files=self.files
+            config, model_path=self.folder, variant=variant, files=self.files
         )
