@@ -76,13 +76,15 @@ class FrontendSpec:
     """The frontend, by its name in the engine's `FRONTENDS`, and its limits on the speech tokens.
 
     A chunk of n characters takes about `tokens_per_char`·n speech tokens; it is cut off after
-    `runaway_factor` times as many and `spare_tokens`.
+    `runaway_factor` times as many and `spare_tokens`. `language_tokens`: a token of its language
+    precedes the text.
     """
 
     kind: Literal["english", "turbo", "multilingual"]
     tokens_per_char: float
     runaway_factor: float
     spare_tokens: int
+    language_tokens: bool = False
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ MULTILINGUAL = replace(
     id="chatterbox-multilingual",
     manifest=manifest.MULTILINGUAL,
     t3=replace(ENGLISH.t3, text_vocab_size=2454, end_trim_tokens=1),
-    frontend=replace(ENGLISH.frontend, kind="multilingual"),
+    frontend=replace(ENGLISH.frontend, kind="multilingual", language_tokens=True),
     languages=(
         *("ar", "da", "de", "el", "en", "es", "fi", "fr", "he", "hi", "it", "ja", "ko", "ms"),
         *("nl", "no", "pl", "pt", "ru", "sv", "sw", "tr", "zh"),
