@@ -89,13 +89,11 @@ def check_tokenizer(tokenizer: Any, spec: ModelSpec, path: Path) -> None:
     vocabulary = tokenizer.tokenizer.get_vocab()
     delimiters = {"[START]": config.start_text_token, "[STOP]": config.stop_text_token}
     required = delimiters if spec.t3.text_delimiters else {}
+    languages = [code for code in LANGUAGES if f"[{code}]" in vocabulary]
     if (
         any(vocabulary.get(token) != index for token, index in required.items())
         or any(f"[{tag}]" not in vocabulary for tag in spec.tags)
-        or (
-            spec.frontend.language_tokens
-            and not any(f"[{code}]" in vocabulary for code in LANGUAGES)
-        )
+        or (spec.frontend.language_tokens and not languages)
         or max(vocabulary.values()) >= spec.t3.text_vocab_size
     ):
         raise StartupError(
