@@ -118,6 +118,7 @@ def find_model(models: Sequence[ModelInfo], name: str | None) -> ModelInfo:
             return model
     if any(":" in model.name for model in models):
         raise NotReady("no worker is ready yet, and the model may be one that still starts")
+    known = ", ".join(model.name for model in models)
     raise ModelNotFound(
-        f"There is no model {shortened(name or '')!r}. GET /v1/models lists them.", param="model"
+        f"There is no model {shortened(name or '')!r}, only: {known}.", param="model"
     )

@@ -103,7 +103,7 @@ def test_unused_parameters_are_named(client: httpx.Client) -> None:
 
 
 def test_state_of_each_model_is_shown(service: Service, client: httpx.Client) -> None:
-    states = {SCRIPTED: "ready", OTHER: "ready"}
+    states = {"scripted": "ready", "other": "ready"}
     assert client.get("/ready").json() == {"status": "ready", "models": states}
     assert client.get("/health").json()["models"] == states
     status = service.status()
@@ -112,8 +112,8 @@ def test_state_of_each_model_is_shown(service: Service, client: httpx.Client) ->
         "OtherEngine.cpu.0",
     ]
     assert [(each["id"], each["workers"]) for each in status["models"]] == [
-        (SCRIPTED, 1),
-        (OTHER, 1),
+        ("scripted", 1),
+        ("other", 1),
     ]
     metrics = client.get("/metrics").text
     for model in states:
@@ -139,7 +139,7 @@ def test_each_model_has_its_own_queue(service: Service, client: httpx.Client) ->
         held = [threads.submit(speak, client, "sleep0.7 audio1", model="other") for _ in range(2)]
         service.wait_until(lambda: service.queue("waiting") == 1)
         waiting = {each["id"]: each["waiting"] for each in service.status()["models"]}
-        assert waiting == {SCRIPTED: 0, OTHER: 1}
+        assert waiting == {"scripted": 0, "other": 1}
         speak(client).raise_for_status()
         assert service.queue("waiting") == 1
         assert all(each.result().status_code == 200 for each in held)
@@ -177,7 +177,7 @@ def test_idle_model_leaves_while_the_other_speaks(tmp_path: Path) -> None:
 
         pid = worker_of(service, "ScriptedEngine")["pid"]
         service.wait_until(other_is_idle)
-        assert client.get("/ready").json()["models"] == {SCRIPTED: "ready", OTHER: "ready"}
+        assert client.get("/ready").json()["models"] == {"scripted": "ready", "other": "ready"}
         assert speak(client, model="other").content == expected_pcm("audio3", 7, OTHER_VOICE)
         assert worker_of(service, "OtherEngine")["restarts"] == 0
         assert worker_of(service, "ScriptedEngine")["pid"] in (pid, None)

@@ -124,7 +124,7 @@ class LocalBackend:
         dispatcher = self._dispatcher
         return BackendStatus(
             state=self._state(),
-            model=self._model.info.name,
+            model=self._info.name.rpartition(":")[2],  # an engine's class, until it is loaded
             workers=tuple(self._worker_status(worker) for worker in self.workers),
             queue=QueueStatus(
                 waiting=dispatcher.waiting,
