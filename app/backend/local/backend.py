@@ -230,8 +230,8 @@ class LocalBackend:
     def _unload_if_idle(self) -> None:
         """End the workers of a model that had no job for `MODEL_IDLE_SECONDS`."""
         limit_s, now = self._settings.model_idle_seconds, running_time()
-        rested = all(worker.state == "ready" for worker in self.workers)
-        if not (limit_s and rested and self._dispatcher.idle and not self._voices.preparing):
+        all_ready = all(worker.state == "ready" for worker in self.workers)
+        if not (limit_s and all_ready and self._dispatcher.idle and not self._voices.preparing):
             self._idle_since = now
         elif now - self._idle_since >= limit_s:
             self._dispatcher.unloaded = True
