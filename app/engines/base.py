@@ -79,8 +79,8 @@ class Engine(Protocol):
     Other methods raise `OutOfMemory` if a job does not fit on the device, and `DeviceFailed` if
     the device cannot be used any more.
 
-    An engine may also have `languages`, a dictionary of the languages that it speaks (see
-    `core.params.Languages`); without it, English. And `normalize_text(text, language) -> str`,
+    An engine may also have the attributes that `core.model.ModelInfo` describes, such as
+    `languages`; without it, it speaks English. And `normalize_text(text, language) -> str`,
     which replaces characters that the model was not trained on before the text is split, and keeps
     its pauses (`text.pauses`); without it, `text.punctuation.plain_punctuation` is applied. And
     `prepare_kept_voice(samples, rate, path)`, which does as `prepare_voice`, but may keep what it

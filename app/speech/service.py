@@ -125,10 +125,10 @@ class SpeechService:
         """Check the text, pin the voice, submit the job. Raises one of `SPEECH_ERRORS`."""
         model = self.model(request.model)
         text = await self._spoken_text(request)
-        self.backend.ensure_accepting(request.model)
+        self.backend.ensure_accepting(model.name)
         params, notice = self.complete(request.options, model, request.voice_id)
         with self._pinned(request.voice_id) as pins:
-            job = self._submit(request, text, pins.voice, params) if text else silence()
+            job = self._submit(request, text, pins.voice, params, model) if text else silence()
             return self._stream(job, request.new_encoder, model, notice, pins)
 
     async def convert(self, request: ConversionRequest) -> SpeechStream:
@@ -211,10 +211,15 @@ class SpeechService:
         return complete(options, defaults, model, voice_id, voice_language)
 
     def _submit(
-        self, request: SpeechRequest, text: str, voice: str | None, params: SynthesisParams
+        self,
+        request: SpeechRequest,
+        text: str,
+        voice: str | None,
+        params: SynthesisParams,
+        model: ModelInfo,
     ) -> JobStream:
         job = self.backend.submit(
-            JobRequest(request.request_id, text, voice, params, request.speed, request.model)
+            JobRequest(request.request_id, text, voice, params, request.speed, model.name)
         )
         job.silence_if_empty = request.silence_if_empty
         return job
