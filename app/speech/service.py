@@ -39,6 +39,8 @@ from app.settings import Settings
 from app.speech.options import SpeechOptions
 from app.speech.stream import SpeechStream
 from app.text.cleaning import clean
+from app.text.language_hint import other_language
+from app.text.languages import name_of
 from app.voices.library import VoiceLibrary
 
 LONG_TEXT = 1000
@@ -74,7 +76,7 @@ CONVERSION_ERRORS: tuple[type[ServiceError], ...] = (
 class SpeechRequest:
     """A request of any protocol. `voice_id`, `model` None: the default ones.
 
-    `new_encoder` is called once per attempt at the job; it makes the speech `speed` times as fast.
+    `new_encoder` is called once per attempt at the job; it applies the speed of the options.
     `silence_if_empty`: a text that has characters, but nothing to say, is a moment of silence in
     place of `EmptyText`.
     """
@@ -84,7 +86,6 @@ class SpeechRequest:
     voice_id: str | None
     options: SpeechOptions
     new_encoder: Callable[[], Encoder]
-    speed: float = 1.0
     silence_if_empty: bool = False
     model: str | None = None
 
@@ -129,7 +130,7 @@ class SpeechService:
         params = self.params(request.options, model)
         with self._pinned(request.voice_id) as pins:
             job = self._submit(request, text, pins.voice, params) if text else silence()
-            notice = ignored_parameters(model, request.voice_id, request.options)
+            notice = notices(model, request.voice_id, request.options, text, params.language)
             return self._stream(job, request.new_encoder, model, notice, pins)
 
     async def convert(self, request: ConversionRequest) -> SpeechStream:
@@ -212,7 +213,9 @@ class SpeechService:
         self, request: SpeechRequest, text: str, voice: str | None, params: SynthesisParams
     ) -> JobStream:
         job = self.backend.submit(
-            JobRequest(request.request_id, text, voice, params, request.speed, request.model)
+            JobRequest(
+                request.request_id, text, voice, params, request.options.speed, request.model
+            )
         )
         job.silence_if_empty = request.silence_if_empty
         return job
@@ -232,18 +235,31 @@ class SpeechService:
         cleaned = text if len(text) > longest * MAX_DECOMPOSITION else clean(text)
         if len(cleaned) > longest:
             raise TextTooLong(
-                f"The text has {len(cleaned)} characters, {longest} are allowed.", param="text"
+                f"The text has {len(cleaned)} characters, {longest} are allowed (MAX_TEXT_LENGTH).",
+                param="text",
             )
         return clean(text, markup=True) if self.settings.tts_strip_markup else cleaned
 
 
-def ignored_parameters(
-    model: ModelInfo, voice_id: str | None, options: SpeechOptions
+def notices(
+    model: ModelInfo, voice_id: str | None, options: SpeechOptions, text: str, language: str
 ) -> str | None:
-    """Return a notice about parameters that the model ignores."""
-    notices = []
+    """Say which parameters the model ignores, and if the text is plainly in another language."""
+    found = []
     if voice_id is not None and not model.clones_voices:
-        notices.append(f"the {model.name} voice ignores voice_id")
+        found.append(f"the {model.name} voice ignores voice_id")
     if unused := [name for name in model.unused if getattr(options, name, None) is not None]:
-        notices.append(f"{model.name} ignores {', '.join(unused)}")
-    return "; ".join(notices) or None
+        found.append(f"{model.name} ignores {', '.join(unused)}")
+    if other := other_language(text, language):
+        found.append(
+            f"the text {other.description}, but is spoken as {name_of(language)}"
+            + _cure(model, other.code)
+        )
+    return "; ".join(found) or None
+
+
+def _cure(model: ModelInfo, language: str) -> str:
+    if model.languages.get(language, "") is None:
+        return f": set language to {language}"
+    able = [spec.id for spec in VARIANTS.values() if language in spec.languages]
+    return f": {' or '.join(able)} speaks {name_of(language)}" if able else ""

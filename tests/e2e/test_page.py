@@ -447,7 +447,9 @@ async def test_server_error_is_shown_with_its_message(open_page: Open, scripted:
     await speak(tab.page, "...", seed=None)
     await expect(failure).to_have_text("There is nothing in this text that can be spoken.")
     await speak(tab.page, "x" * 20_001, seed=None)
-    await expect(failure).to_have_text("The text has 20001 characters, 20000 are allowed.")
+    await expect(failure).to_have_text(
+        "The text has 20001 characters, 20000 are allowed (MAX_TEXT_LENGTH)."
+    )
     await expect(tab.page.locator("#count")).to_have_class("small over")
     await speak(tab.page, "audio1", seed=None)
     await expect(failure).to_be_empty()

@@ -7,8 +7,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from app.audio.encoder import Encoder
-from app.audio.formats import ENCODERS, FormatName
-from app.core.audio import SAMPLE_RATE
+from app.audio.formats import FormatName, new_encoder
 from app.core.errors import NotAcceptable
 from app.http.audio_response import AudioResponse, audio_headers
 from app.http.dependencies import READ_ERRORS, get_state, read_parameters
@@ -16,7 +15,7 @@ from app.http.openapi import error_responses
 from app.protocols.native.documentation import JSON_OPERATION, QUERY_OPERATION
 from app.protocols.native.negotiation import negotiate
 from app.protocols.native.schemas import GenerateRequest, from_json, from_query
-from app.speech.service import SPEECH_ERRORS, SpeechRequest, ignored_parameters
+from app.speech.service import SPEECH_ERRORS, SpeechRequest, notices
 
 router = APIRouter(tags=["speech"])
 
@@ -50,12 +49,13 @@ async def describe(request: Request) -> Response:
     """Respond with the headers of GET, without a job."""
     state, parameters = get_state(request), from_query(request.query_params)
     model = state.speech.model(parameters.model)
-    await state.speech.clean(parameters.text)
-    state.speech.params(parameters, model)  # raises UnsupportedLanguage
+    text = await state.speech.clean(parameters.text)
+    language = state.speech.params(parameters, model).language  # raises UnsupportedLanguage
     encoder = _new_encoder(request, parameters)()
     if parameters.voice_id is not None:
         state.voices.unpin(state.voices.pin(parameters.voice_id))  # raises VoiceNotFound
-    headers = audio_headers(model, ignored_parameters(model, parameters.voice_id, parameters))
+    notice = notices(model, parameters.voice_id, parameters, text, language)
+    headers = audio_headers(model, notice)
     response = Response(headers=headers, media_type=encoder.media_type)
     del response.headers["content-length"]  # a stream has none
     return response
@@ -77,4 +77,4 @@ async def _respond(request: Request, parameters: GenerateRequest) -> AudioRespon
 
 def _new_encoder(request: Request, parameters: GenerateRequest) -> Callable[[], Encoder]:
     name: FormatName = parameters.format or negotiate(request.headers.get("accept", ""))
-    return partial(ENCODERS[name], SAMPLE_RATE)
+    return partial(new_encoder, name, parameters.speed)
