@@ -113,9 +113,9 @@ def _arguments(command: Any) -> list[str]:
 def _values(parameter: Any) -> list[str]:
     from app.audio.formats import FORMAT_OF_NAME
 
-    values = {
+    values: dict[str | None, list[str]] = {
         "format": list(FORMAT_OF_NAME),
-        "shell": list(Shell),
+        "shell": [str(shell) for shell in Shell],
         "chunk_overlap_method": ["full", "zero"],
     }
     return values.get(parameter.name, [])

@@ -78,7 +78,7 @@ MISTAKES = {
     "JSON for a form": typed("application/json", "curl -F file=@voice.wav", path="/voices"),
     "form in JSON": bad_json("text=Hello", "looks like a form", "curl --json"),
     # Windows quoting, other encodings
-    "single quotes stay": bad_json("'{text:", "single quote", "Windows", "@request.json"),
+    "quotes stay": bad_json("'{text:", "single quote", "Windows", "@request"),
     "quotes removed": bad_json("{text: Hello there.}", "double quotes are missing", "@request.json"),
     "backslashes stay": bad_json(r'{\"text\": \"Hello\"}', "backslashes", "@request.json"),
     "Python's dict": bad_json("{'text': 'Hello'}", "not in single ones"),
@@ -141,7 +141,7 @@ def test_message_names_the_mistake_and_its_cure(stranger: httpx.Client, name: st
 OTHER_LANGUAGES = {
     "Это предложение написано по-русски.": "is in Cyrillic letters",
     "これは日本語の文章です。": "is in Japanese letters",
-    "Das ist ein Satz, der nicht auf Englisch ist und mit dem wir es zeigen.": "looks like German (de)",
+    "Das ist ein Satz, der nicht auf Englisch ist.": "looks like German (de)",
 }  # fmt: skip
 
 

@@ -55,10 +55,9 @@ class ConvertRequest(BaseModel):
 
 def _without_null(field: dict[str, Any]) -> dict[str, Any]:
     """The schema of an optional field: a form has no null."""
-    [own, *_] = field.get("anyOf", [{}])
-    return {
-        name: value for name, value in field.items() if name != "anyOf" and value is not None
-    } | own
+    own = {name: value for name, value in field.items() if value is not None}
+    kinds: list[dict[str, Any]] = own.pop("anyOf", [{}])
+    return own | kinds[0]
 
 
 _FIELDS = ConvertRequest.model_json_schema()["properties"]
