@@ -11,7 +11,9 @@ from app.core.errors import ServiceError, StartupError, from_code
 from app.server.sockets import url_of
 from app.settings import Settings
 
-PROBE_TIMEOUT_S = 1.0
+PROBE_TIMEOUT = httpx.Timeout(5.0, connect=1.0)
+"""A port where nothing listens refuses at once; a busy machine takes its time to answer."""
+
 TIMEOUT_S = 600.0
 """Without any byte: the queue and a long text before its first sound."""
 
@@ -38,10 +40,10 @@ class Server:
     def __exit__(self, *error: object) -> None:
         self._client.close()
 
-    def health(self, timeout_s: float = PROBE_TIMEOUT_S) -> dict[str, Any] | None:
+    def health(self) -> dict[str, Any] | None:
         """What `/health` says; None if no service of this kind answers."""
         try:
-            answer = self._client.get("/health", timeout=timeout_s).json()
+            answer = self._client.get("/health", timeout=PROBE_TIMEOUT).json()
         except (httpx.HTTPError, ValueError):
             return None
         known = isinstance(answer, dict) and {"status", "model", "version"} <= answer.keys()

@@ -11,6 +11,7 @@ from app.cli.options import LanguageOption, ModelOption, ServerOption, with_para
 from app.cli.output import Output, format_for, opened
 from app.cli.player import find_player
 from app.cli.text_input import TextArgument, TextFile, read_text
+from app.cli.voice_files import has_voice_file
 from app.core.errors import ModelNotFound, Unauthenticated, VoiceNotFound
 from app.core.log import set_up_logging
 from app.settings import Settings, load_settings
@@ -119,14 +120,19 @@ def _ask_server(
         except Unauthenticated:
             has_key = settings.api_key.get_secret_value().strip()
             reason = "has another API_KEY" if has_key else "needs API_KEY, which is not set here"
-        except (VoiceNotFound, ModelNotFound) as error:
-            reason = f"cannot: {error}"
+        except VoiceNotFound:
+            if not has_voice_file(settings, request["voice_id"]):
+                raise
+            reason = "has no such voice"
+        except ModelNotFound:
+            reason = "has no such model"
     if not quiet:
         note(f"the server at {server.url} {reason}; loading a model instead")
     return None
 
 
 def _speak_by(server: "Server", request: dict[str, Any], out: Output, *, quiet: bool) -> str:
+    out.start()
     with server.speech({**request, "format": "raw_pcm"}) as response:
         if (notice := response.headers.get("X-TTS-Notice")) and not quiet:
             note(notice)

@@ -48,6 +48,10 @@ def find_voice(settings: Settings, name: str) -> VoiceFile | None:
     return alike[0] if len(alike) == 1 else None
 
 
+def has_voice_file(settings: Settings, voice: str) -> bool:
+    return bool(find_voice(settings, voice)) or Path(voice).is_file()
+
+
 def find_voice_file(settings: Settings, voice: str) -> Path:
     """The file of a voice, or the file that `voice` is the path of. Raises `StartupError`."""
     if found := find_voice(settings, voice):

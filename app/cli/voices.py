@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from app.cli.options import ServerOption
 from app.cli.voice_files import VoiceFile, find_voice, folders, suggestion, voice_files
@@ -161,20 +159,19 @@ def _row(file: VoiceFile) -> dict[str, Any]:
 
 
 def _print(rows: list[dict[str, Any]], *, as_json: bool) -> None:
-    """Print a table in a terminal, in which no name is cut; in a pipe lines with tabs."""
+    """Print JSON, columns in a terminal, or lines with tabs; no name is cut."""
     if as_json:
         typer.echo(json.dumps(rows, ensure_ascii=False, indent=2))
-    elif sys.stdout.isatty():
-        table = Table()
-        for column in rows[0] if rows else ("voice_id",):
-            table.add_column(column, overflow="fold")
-        for row in rows:
-            table.add_row(*map(_shown, row.values()))
-        Console().print(table)
-    else:
+    elif not sys.stdout.isatty():
         columns = ("voice_id", "folder", "bytes")
         for row in rows:
             typer.echo("\t".join(str(row[name]) for name in columns if name in row))
+    elif rows:
+        lines = [list(rows[0]), *(list(map(_shown, row.values())) for row in rows)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        for line in lines:
+            cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+            typer.echo("  ".join(cells).rstrip())
 
 
 def _shown(value: Any) -> str:

@@ -79,7 +79,7 @@ MISTAKES = {
     "form in JSON": bad_json("text=Hello", "looks like a form", "curl --json"),
     # Windows quoting, other encodings
     "quotes stay": bad_json("'{text:", "single quote", "Windows", "@request"),
-    "quotes removed": bad_json("{text: Hello there.}", "double quotes are missing", "@request.json"),
+    "quotes removed": bad_json("{text: Hello there.}", "quotes are missing", "@request.json"),
     "backslashes stay": bad_json(r'{\"text\": \"Hello\"}', "backslashes", "@request.json"),
     "Python's dict": bad_json("{'text': 'Hello'}", "not in single ones"),
     "typographic quotes": bad_json("{“text”: “Hello”}", "typographic quotes"),
