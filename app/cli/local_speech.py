@@ -2,6 +2,7 @@
 
 import asyncio
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,12 @@ from app.cli.console import progress_bar
 from app.cli.output import Output
 from app.cli.voice_files import find_voice_file
 from app.core.cpu import cpu_count
+from app.core.params import SynthesisParams
 from app.core.process_env import visible_cuda_devices
 from app.settings import Settings
 
 if TYPE_CHECKING:
+    from app.core.model import Model
     from app.engines.base import Engine, Voice
 
 
@@ -32,59 +35,74 @@ async def speak_here(
     from app.core.devices import detect
     from app.engines.languages import languages_of, resolve_language
     from app.engines.registry import load_engine
-    from app.engines.selection import choose_models
-    from app.pipeline.pipeline import Pipeline
     from app.text.cleaning import clean
 
     text = clean(text, markup=settings.tts_strip_markup)
-    device = detect(visible_cuda_devices())[0]
-    chosen = choose_models(
-        model or settings.model,
-        settings.model_path,
-        device.kind,
-        settings.model_files("multilingual"),
-    )[0]
+    device = detect(visible_cuda_devices())[0].kind
+    chosen = _chosen(settings, model, device)
     params = msgspec.structs.replace(settings.synthesis_params(chosen.info.defaults), **parameters)
     source = find_voice_file(settings, voice) if voice else None
     with progress_bar(quiet=quiet) as bar:
         task = bar.add_task("loading the model", total=None)
-        config = settings.engine_config(device.kind, cpu_count(), slots=1)
+        config = settings.engine_config(device, cpu_count(), slots=1)
         engine = load_engine(chosen.engine, chosen.engine_config(config))
         try:
             language = resolve_language(params.language, engine.name, languages_of(engine))
             params = msgspec.structs.replace(params, language=language)
-            if not quiet:
-                for ignored in _ignored(engine, source, chosen.info.unused, parameters):
-                    bar.console.print(f"the {engine.name} voice ignores {ignored}", markup=False)
+            ignored = [name for name in chosen.info.unused if name in parameters]
+            for notice in _notices(engine, text, language, source, ignored) if not quiet else ():
+                bar.console.print(notice, markup=False, soft_wrap=True)
             await engine.warm_up()
             prepared = await _prepare_voice(engine, source) if source else engine.default_voice
             bar.update(task, description="speaking")
-            out.start()
 
-            async def emit(pcm: bytes) -> None:
-                await asyncio.to_thread(out.write, pcm)  # a player takes it at the pace of speech
+            def show(done: int, chunks: int) -> None:
+                bar.update(task, completed=done, total=chunks)
 
-            pipeline = Pipeline(engine, settings.queue_sizes())
-            try:
-                await pipeline.run(
-                    text,
-                    prepared,
-                    params,
-                    emit,
-                    lambda done, chunks: bar.update(task, completed=done, total=chunks),
-                )
-            finally:
-                pipeline.close()
+            await _run(settings, engine, (text, prepared, params), out, show)
         finally:
             await engine.close()
     return engine.name
 
 
-def _ignored(
-    engine: "Engine", source: Path | None, unused: tuple[str, ...], parameters: dict[str, Any]
-) -> list[str]:
-    voice = ["--voice"] if source and not engine.clones_voices else []
-    return voice + [f"--{name.replace('_', '-')}" for name in unused if name in parameters]
+async def _run(
+    settings: Settings,
+    engine: "Engine",
+    job: tuple[str, "Voice", SynthesisParams],
+    out: Output,
+    show: Callable[[int, int], None],
+) -> None:
+    from app.pipeline.pipeline import Pipeline
+
+    async def emit(pcm: bytes) -> None:
+        await asyncio.to_thread(out.write, pcm)  # a player takes it at the pace of speech
+
+    out.start()
+    pipeline = Pipeline(engine, settings.queue_sizes())
+    try:
+        await pipeline.run(*job, emit, show)
+    finally:
+        pipeline.close()
+
+
+def _chosen(settings: Settings, model: str | None, device: str) -> "Model":
+    from app.engines.selection import choose_models
+
+    files = settings.model_files("multilingual")
+    return choose_models(model or settings.model, settings.model_path, device, files)[0]
+
+
+def _notices(
+    engine: "Engine", text: str, language: str, source: Path | None, ignored: list[str]
+) -> Iterator[str]:
+    from app.engines.languages import language_notice, languages_of
+
+    if source and not engine.clones_voices:
+        yield f"the {engine.name} voice ignores --voice"
+    for name in ignored:
+        yield f"the {engine.name} model ignores --{name.replace('_', '-')}"
+    if notice := language_notice(text, language, languages_of(engine)):
+        yield notice
 
 
 async def _prepare_voice(engine: "Engine", source: Path) -> "Voice":

@@ -161,7 +161,10 @@ class NotFound(ServiceError):
 
 class VoiceNotFound(NotFound):
     code = "voice_not_found"
-    example, example_param = "There is no voice 'nobody.wav'. GET /voices lists them.", "voice_id"
+    example = (
+        "There is no voice 'austn'. Is 'austen.wav' meant? There are austen.wav and voice.wav."
+    )
+    example_param = "voice_id"
 
 
 class ModelNotFound(NotFound):
@@ -241,7 +244,7 @@ class TooManyUploads(ServerFault):
 
 class ClientStalled(JobError):
     code, status = "client_stalled", 504
-    example = "the client took nothing for too long"
+    example = "the client took nothing for too long (CLIENT_STALL_SECONDS)"
 
 
 class WorkerStalled(JobError):

@@ -33,14 +33,12 @@ from app.core.model import ModelInfo
 from app.core.params import SynthesisParams
 from app.core.unicode import MAX_DECOMPOSITION
 from app.engines.chatterbox.variants import VARIANTS
-from app.engines.languages import resolve_language
+from app.engines.languages import language_notice, resolve_language
 from app.observability.metrics import Metrics
 from app.settings import Settings
 from app.speech.options import SpeechOptions
 from app.speech.stream import SpeechStream
 from app.text.cleaning import clean
-from app.text.language_hint import other_language
-from app.text.languages import name_of
 from app.voices.library import VoiceLibrary
 
 LONG_TEXT = 1000
@@ -250,16 +248,6 @@ def notices(
         found.append(f"the {model.name} voice ignores voice_id")
     if unused := [name for name in model.unused if getattr(options, name, None) is not None]:
         found.append(f"{model.name} ignores {', '.join(unused)}")
-    if other := other_language(text, language):
-        found.append(
-            f"the text {other.description}, but is spoken as {name_of(language)}"
-            + _cure(model, other.code)
-        )
+    if other := language_notice(text, language, model.languages):
+        found.append(other)
     return "; ".join(found) or None
-
-
-def _cure(model: ModelInfo, language: str) -> str:
-    if model.languages.get(language, "") is None:
-        return f": set language to {language}"
-    able = [spec.id for spec in VARIANTS.values() if language in spec.languages]
-    return f": {' or '.join(able)} speaks {name_of(language)}" if able else ""

@@ -689,7 +689,7 @@ async def test_voice_deleted_elsewhere_disappears(open_page: Open, scripted: Ser
     tab.tolerated = ("status of 404",)
     page, voices = tab.page, tab.page.locator("#voices")
     for name, button, told in (
-        ("asked.wav", "Speak", "There is no voice 'asked.wav'. GET /voices lists them."),
+        ("asked.wav", "Speak", "There is no voice 'asked.wav'."),
         ("deleted.wav", "Delete deleted.wav", "“deleted.wav” is deleted."),
     ):
         await upload(page, name)

@@ -168,7 +168,10 @@ class Dispatcher:
             if not job.stream.ended:
                 self._grant(job)
             if job.stream.stalled_s(now, least_samples) > self._limits.client_stall_s:
-                self._abort(job, ClientStalled("the client took nothing for too long"))
+                self._abort(
+                    job,
+                    ClientStalled("the client took nothing for too long (CLIENT_STALL_SECONDS)"),
+                )
         self._unread_bytes = sum(job.stream.unread_bytes for job in self._open if not job.worker)
         self._dispatch()
 
