@@ -28,6 +28,7 @@ from tests.support.recogniser import decode_audio
 from tests.support.service import ROOT, Service, running_service
 
 START_S = 900.0
+RECORDING = ROOT / "preloaded-voices" / "austen.wav"
 SHORT = "Sound."  # for which the engine allows 70 tokens
 LONG = "Never mind the weather, said the captain, and went below."
 SHORT_S = 2.8
@@ -73,6 +74,10 @@ def ask(client: httpx.Client, **request: Any) -> Spoken:
     return speak(client, json={"format": "raw_pcm", "seed": 1, **request})
 
 
+def add_voice(client: httpx.Client) -> None:
+    client.post("/voices", files={"file": ("a.wav", RECORDING.read_bytes())}).raise_for_status()
+
+
 def any_starting(service: Service) -> bool:
     return any(worker["state"] == "starting" for worker in service.workers())
 
@@ -104,8 +109,7 @@ def test_each_model_streams_in_every_format(tmp_path: Path, model: str, dtype: s
             assert spoken.first_s < 0.8 * spoken.all_s, name
         assert ask(client, text=SHORT).body == cold.body
 
-        recording = (ROOT / "preloaded-voices" / "austen.wav").read_bytes()
-        client.post("/voices", files={"file": ("a.wav", recording)}).raise_for_status()
+        add_voice(client)
         ask(client, text=SHORT, voice_id="a.wav")
         spoken = ask(client, text=LONG, voice_id="a.wav")
         audio_s = len(spoken.body) / 2 / SAMPLE_RATE
@@ -125,22 +129,22 @@ def test_two_models_speak_at_once_and_fail_alone(tmp_path: Path) -> None:
         with ThreadPoolExecutor() as threads:
             answers = threads.map(lambda name: ask(client, text=SHORT, model=name), models)
             both = dict(zip(models, answers, strict=True))
-        pids = {worker["model"]: worker["pid"] for worker in service.workers()}
+        pids = {worker["id"].partition(".")[0]: worker["pid"] for worker in service.workers()}
         print()
         for name in models:
-            memory_gb = most_memory_gb(pids[VARIANTS[name].id])
+            memory_gb = most_memory_gb(pids[name])
             print(
                 f"{name} beside the other: {memory_gb:.2f} GB, {both[name].all_s:.1f} s "
                 f"instead of {alone[name].all_s:.1f} s"
             )
             assert both[name].body == alone[name].body, "the other model changed the audio"
 
-        os.kill(pids["chatterbox-turbo"], signal.SIGKILL)
+        os.kill(pids["turbo"], signal.SIGKILL)
         assert ask(client, text=SHORT, model="nano").body == alone["nano"].body
         service.wait_until(lambda: len(service.worker_pids()) == 2)
         service.wait_until(lambda: not any_starting(service), START_S)
         assert ask(client, text=SHORT, model="turbo").body == alone["turbo"].body
-        assert pids["chatterbox-nano"] in service.worker_pids()
+        assert pids["nano"] in service.worker_pids()
 
 
 def test_idle_model_leaves_and_returns(tmp_path: Path) -> None:
@@ -154,13 +158,14 @@ def test_idle_model_leaves_and_returns(tmp_path: Path) -> None:
 
 
 def test_a_minute_of_speech_is_converted_as_a_stream(tmp_path: Path) -> None:
-    minute = repeat_to(60, ROOT / "preloaded-voices" / "austen.wav")
+    minute = repeat_to(60, RECORDING)
     with full_size_service(tmp_path, "chatterbox") as (_, client):
+        add_voice(client)
         spoken = speak(
             client,
             "/tts/convert",
             files={"file": ("minute.wav", minute)},
-            data={"voice_id": "default", "format": "raw_pcm"},
+            data={"voice_id": "a.wav", "format": "raw_pcm"},
         )
     print(f"\nconverted 60 s: first audio after {spoken.first_s:.1f} s, all {spoken.all_s:.1f} s")
     assert len(spoken.body) / 2 / SAMPLE_RATE == pytest.approx(60, abs=0.1)
