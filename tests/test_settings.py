@@ -430,6 +430,9 @@ def test_requires_an_api_key(key: str | None, given: Callable[..., Settings]) ->
         ("WORKERS_PER_DEVICE", "0"),
         ("WORKERS_PER_DEVICE", "1.5"),
         ("CONCURRENT_REQUESTS_PER_WORKER", "-1"),
+        ("CONCURRENT_REQUESTS_PER_WORKER", "257"),
+        ("CONCURRENT_REQUESTS_PER_WORKER", "2.0"),
+        ("CONCURRENT_REQUESTS_PER_WORKER", "many"),
         ("MODEL", "os; rm"),
         ("TTS_VOICE_EXAGGERATION_FACTOR", "2.1"),
         ("TTS_CFG_GUIDANCE_WEIGHT", "-0.1"),
@@ -560,6 +563,13 @@ def test_other_models_are_refused(given: Callable[..., Settings], model: str) ->
 @pytest.mark.parametrize("name", ["../t3.safetensors", "t3", "", "a/b.pt"])
 def test_file_of_multilingual_is_a_name(given: Callable[..., Settings], name: str) -> None:
     assert complaints(given, MULTILINGUAL_T3_FILE=name)
+
+
+@pytest.mark.parametrize(("given_as", "slots"), [("auto", "auto"), (" AUTO ", "auto"), ("8", 8)])
+def test_slots_are_a_number_or_auto(
+    given: Callable[..., Settings], given_as: str, slots: int | str
+) -> None:
+    assert given(CONCURRENT_REQUESTS_PER_WORKER=given_as).concurrent_requests_per_worker == slots
 
 
 def test_models_own_defaults_count_where_no_setting_is_made(

@@ -80,7 +80,7 @@ async def _start_backend(
         own = replace(folder, channels=folder.channels / str(index))
         own.channels.mkdir(mode=0o700)
         prefix = f"{model.label}."
-        backend = LocalBackend(settings, model, own, metrics, background, prefix)
+        backend = LocalBackend(settings, model, own, metrics, background, prefix, len(models))
         await stack.enter_async_context(backend.running())
         backends.append(backend)
     return RoutedBackend(backends)
