@@ -572,7 +572,7 @@ def test_slots_are_a_number_or_auto(
     assert given(CONCURRENT_REQUESTS_PER_WORKER=given_as).concurrent_requests_per_worker == slots
 
 
-def test_models_own_defaults_count_where_no_setting_is_made(
+def test_models_own_defaults_apply_where_the_environment_sets_nothing(
     given: Callable[..., Settings],
 ) -> None:
     own = {"top_p": 0.95, "synthesis_temperature": 0.7, "voice_exaggeration_factor": 0.0}
