@@ -42,7 +42,10 @@ class SpeechSlice:
 
 @dataclass(frozen=True)
 class RecordedChunk:
-    """A piece of a recording to convert, number `index`: `speech`, float32 [n] at `rate` Hz."""
+    """A piece of a recording to convert, number `index`: `speech`, float32 [n] at `rate` Hz.
+
+    It begins with the end of the piece before: 80 ms, of which the audio may fade in over 40.
+    """
 
     index: int
     speech: Samples

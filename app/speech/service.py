@@ -139,6 +139,7 @@ class SpeechService:
         if request.seed is not None:
             params = replace(params, seed=request.seed)
         with self._pinned(request.voice_id) as pins:
+            self.backend.ensure_room(model.name)  # before the recording is decoded
             recording = await self.voices.add_recording(request.recording)
             pins.callback(self.voices.unpin, recording)
             job = self.backend.submit(

@@ -3,13 +3,16 @@
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from os import kill
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 import httpx
 import pytest
 
+from app.core.cpu import cpu_count
 from tests.support.api import SPEECH, code, error_code, heard, upload, wav
 from tests.support.engines import OTHER_VOICE, expected_pcm
 from tests.support.service import SCRIPTED, Service, running_service
@@ -122,6 +125,14 @@ def test_state_of_each_model_is_shown(service: Service, client: httpx.Client) ->
         assert f'tts_model_ready{{model="{model}"}} 1.0' in metrics
 
 
+def test_each_worker_may_use_all_cores_but_its_threads_wait_without_spinning(
+    service: Service,
+) -> None:
+    for worker in service.workers():
+        variables = Path(f"/proc/{worker['pid']}/environ").read_text().split("\0")
+        assert {f"OMP_NUM_THREADS={cpu_count()}", "OMP_WAIT_POLICY=PASSIVE"} <= set(variables)
+
+
 def test_each_model_prepares_the_voices(service: Service, client: httpx.Client) -> None:
     upload(client, "mine.wav", wav()).raise_for_status()
     prepared = {"prepared": 1, "workers": 1}
@@ -171,15 +182,41 @@ def test_idle_model_leaves_while_the_other_speaks(tmp_path: Path) -> None:
         running_service(tmp_path, MODEL=f"{SCRIPTED},{OTHER}", MODEL_IDLE_SECONDS=1) as service,
         service.client() as client,
     ):
-        service.wait_until(service.all_ready)
+        service.wait_until(
+            lambda: {worker["state"] for worker in service.workers()} <= {"ready", "idle"}
+        )
 
         def other_is_idle() -> bool:
             speak(client).raise_for_status()
             return worker_of(service, "OtherEngine")["state"] == "idle"
 
-        pid = worker_of(service, "ScriptedEngine")["pid"]
         service.wait_until(other_is_idle)
+        pid = worker_of(service, "ScriptedEngine")["pid"]
         assert client.get("/ready").json()["models"] == {"scripted": "ready", "other": "ready"}
         assert speak(client, model="other").content == expected_pcm("audio3", 7, OTHER_VOICE)
         assert worker_of(service, "OtherEngine")["restarts"] == 0
         assert worker_of(service, "ScriptedEngine")["pid"] in (pid, None)
+
+
+@pytest.mark.heavy
+def test_models_that_do_not_end_by_themselves_are_stopped_at_once(tmp_path: Path) -> None:
+    """Each is given two seconds, all of them together."""
+    names = (SCRIPTED, OTHER, "tests.support.engines:BrittleEngine")
+    with (
+        running_service(tmp_path, MODEL=",".join(names)) as service,
+        ThreadPoolExecutor(len(names)) as threads,
+    ):
+        service.wait_until(service.all_ready)
+
+        def block(model: str) -> None:
+            with service.client() as client, suppress(httpx.TransportError):
+                speak(client, "block", model=model)
+
+        held = [threads.submit(block, model) for model in names]
+        service.wait_until(lambda: service.busy() == len(names))
+        began = monotonic()
+        service.process.send_signal(signal.SIGTERM)
+        sleep(0.2)
+        assert service.stop(signal.SIGTERM) == 0
+        assert 2 < monotonic() - began < 5
+        assert all(each.result() is None for each in held)

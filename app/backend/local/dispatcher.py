@@ -126,6 +126,20 @@ class Dispatcher:
     # --- called by the backend ------------------------------------------------------------------
 
     def submit(self, request: JobRequest) -> JobStream:
+        self.ensure_room()
+        stream = JobStream()
+        self._accepted += 1
+        job = Job(f"{request.request_id}#{self._accepted}", request, stream, running_time())
+        stream.on_consumed = lambda: self._grant(job)
+        stream.on_close = lambda failure: self._closed(job, failure)
+        self._open.add(job)
+        self._idle.clear()
+        self._enqueue(job)
+        self._dispatch()
+        return stream
+
+    def ensure_room(self) -> None:
+        """Raises `Draining`, `NotReady`, `QueueFull`."""
         self.ensure_accepting()
         # The queue can be non-empty although a slot is free, if that worker's socket accepts no
         # message yet.
@@ -137,16 +151,6 @@ class Dispatcher:
             )
         if self._unread_bytes > MAX_UNREAD_BYTES:
             raise QueueFull("too much finished audio is waiting for clients that do not read it")
-        stream = JobStream()
-        self._accepted += 1
-        job = Job(f"{request.request_id}#{self._accepted}", request, stream, running_time())
-        stream.on_consumed = lambda: self._grant(job)
-        stream.on_close = lambda failure: self._closed(job, failure)
-        self._open.add(job)
-        self._idle.clear()
-        self._enqueue(job)
-        self._dispatch()
-        return stream
 
     def ensure_accepting(self) -> None:
         if self.draining:

@@ -76,13 +76,11 @@ class FlowSpec:
 class FrontendSpec:
     """The frontend, by its name in the engine's `FRONTENDS`, and its limits on the speech tokens.
 
-    A chunk of n characters takes about `tokens_per_char`·n speech tokens; it is cut off after
-    `runaway_factor` times as many and `spare_tokens`. `language_tokens`: a token of its language
-    precedes the text.
+    A chunk is cut off after `runaway_factor` times as many speech tokens as its language usually
+    takes, and `spare_tokens`. `language_tokens`: a token of its language precedes the text.
     """
 
     kind: Literal["english", "turbo", "multilingual"]
-    tokens_per_char: float
     runaway_factor: float
     spare_tokens: int
     language_tokens: bool = False
@@ -144,7 +142,7 @@ ENGLISH = ModelSpec(
     ),
     prompt=PromptSpec(t3_s=6, t3_tokens=150, s3gen_s=10, min_audio_s=1, loudness_lufs=None),
     flow=FlowSpec(solver="euler_cfg", steps=10),
-    frontend=FrontendSpec(kind="english", tokens_per_char=1.9, runaway_factor=4, spare_tokens=25),
+    frontend=FrontendSpec(kind="english", runaway_factor=4, spare_tokens=25),
     slot_needs=SlotNeeds(worker_mb=2900, slot_mb=500, most=16),
     unused=("top_k",),
     converts_speech=True,

@@ -92,7 +92,7 @@ async def convert(request: Request) -> Response:
             fields, starting = _start(request, form)
             stream = await run_while_connected(request, starting)
     except BaseException as error:
-        if stream:  # it exists already, and nobody will read it
+        if stream:  # the connection ended after the job began
             stream.close()
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise StorageFull("There is no space left for the upload.") from None
