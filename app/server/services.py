@@ -78,7 +78,9 @@ def _new_backends(
     for index, (model, prefix) in enumerate(zip(models, _prefixes(models), strict=True)):
         own = replace(folder, channels=folder.channels / str(index))
         own.channels.mkdir(mode=0o700)
-        backends.append(LocalBackend(settings, model, own, metrics, background, prefix))
+        backends.append(
+            LocalBackend(settings, model, own, metrics, background, prefix, len(models))
+        )
     return backends
 
 

@@ -23,7 +23,8 @@ OTHER = "tests.support.engines:OtherEngine"
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("models")
-    with running_service(folder, MODEL=f"{SCRIPTED},{OTHER}", TTS_SYNTHESIS_TEMPERATURE=1) as both:
+    settings = {"TTS_SYNTHESIS_TEMPERATURE": 1, "CONCURRENT_REQUESTS_PER_WORKER": "auto"}
+    with running_service(folder, MODEL=f"{SCRIPTED},{OTHER}", **settings) as both:
         both.wait_until(both.all_ready)
         yield both
 
@@ -114,6 +115,7 @@ def test_state_of_each_model_is_shown(service: Service, client: httpx.Client) ->
         "ScriptedEngine.cpu.0",
         "OtherEngine.cpu.0",
     ]
+    assert [each["slots"] for each in status["workers"]] == [1, 1]
     assert [(each["id"], each["workers"]) for each in status["models"]] == [
         ("scripted", 1),
         ("other", 1),

@@ -20,6 +20,7 @@ from app.backend.job_stream import JobStream
 from app.backend.local.dispatcher import Dispatcher, Limits
 from app.backend.local.managed_worker import ManagedWorker, WorkerContext
 from app.backend.local.runtime_dir import RuntimeDir
+from app.backend.local.slots import auto_slots
 from app.backend.local.voice_tracker import VoiceTracker
 from app.core.audio import SAMPLE_RATE
 from app.core.background import BackgroundTasks
@@ -44,7 +45,8 @@ class LocalBackend:
     """Implements `backend.base.Backend` for one model.
 
     `runtime_dir.channels` is this backend's own. `prefix`: of its workers' names, which are to
-    differ from those of other models on this machine; empty if this is the only one.
+    differ from those of other models on this machine; empty if this is the only one. `num_models`:
+    those that share the devices.
     """
 
     def __init__(
@@ -55,11 +57,13 @@ class LocalBackend:
         metrics: Metrics,
         background: BackgroundTasks,
         prefix: str = "",
+        num_models: int = 1,
     ) -> None:
         self._settings = settings
         self._model = model
         self._info = model.info
         self._prefix = prefix
+        self._num_models = num_models
         self._runtime_dir = runtime_dir
         self._spawn_task = background.spawn
         self._repeating: asyncio.Task[None] | None = None
@@ -173,12 +177,20 @@ class LocalBackend:
         # Not divided by the number of models: mostly one of them speaks, and needs all cores.
         threads = max(1, cpu_count() // (len(devices) * per_device))
         for device in devices:
+            slots = self._slots(device)
             for number in range(per_device):
                 name = f"{self._prefix}{device.name}.{number}"
-                config = self._worker_config(name, device.kind, threads)
+                config = self._worker_config(name, device.kind, threads, slots)
                 worker = ManagedWorker(config, device, shared)
                 self.workers.append(worker)
                 self._tasks.append(self._spawn_task(worker.run(), f"worker {worker.id}"))
+
+    def _slots(self, device: Device) -> int:
+        setting = self._settings.concurrent_requests_per_worker
+        if setting != "auto":
+            return setting
+        workers = self._num_models * self._settings.workers_per_device
+        return auto_slots(self._model, device, workers)
 
     async def stop_workers(self) -> None:
         """Let idle workers exit by themselves, then kill those that did not."""
@@ -201,16 +213,14 @@ class LocalBackend:
             worker_expected=bool(states & {"starting", "restarting"}),
         )
 
-    def _worker_config(self, name: str, device_kind: str, threads: int) -> WorkerConfig:
+    def _worker_config(self, name: str, device_kind: str, threads: int, slots: int) -> WorkerConfig:
         settings = self._settings
         return WorkerConfig(
             name=name,
             incarnation=0,
             engine=self._model.engine,
             engine_config=self._model.engine_config(
-                settings.engine_config(
-                    device_kind, threads, settings.concurrent_requests_per_worker
-                )
+                settings.engine_config(device_kind, threads, slots)
             ),
             queues=settings.queue_sizes(),
             channels_dir=str(self._runtime_dir.channels),
@@ -243,7 +253,7 @@ class LocalBackend:
             id=worker.id,
             device=worker.device.name,
             state=worker.state,
-            slots=self._settings.concurrent_requests_per_worker,
+            slots=worker.slots,
             busy=worker.busy,
             restarts=worker.restarts,
             pid=worker.pid,

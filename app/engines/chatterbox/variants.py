@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from app.core.engine_config import PUBLISHED_FILES, ModelFiles
+from app.core.model import SlotNeeds
 from app.model_files import manifest
 from app.model_files.manifest import Manifest
 from app.text.languages import LANGUAGES
@@ -93,7 +94,7 @@ class ModelSpec:
     `languages`: ISO 639-1 codes. `tags`: sounds that it makes on command, as `[laugh]`.
     `defaults`: synthesis parameters that differ from those of `SynthesisParams`. `unused`: those
     that mean nothing to it. `foreign_voice_defaults`: those for a text in another language than the
-    voice.
+    voice. `slot_needs`: see the manual's page on deployment for their sources.
     """
 
     id: str
@@ -102,6 +103,7 @@ class ModelSpec:
     prompt: PromptSpec
     flow: FlowSpec
     frontend: FrontendSpec
+    slot_needs: SlotNeeds
     languages: tuple[str, ...] = ("en",)
     tags: tuple[str, ...] = ()
     defaults: dict[str, Any] = field(default_factory=dict)
@@ -141,6 +143,7 @@ ENGLISH = ModelSpec(
     prompt=PromptSpec(t3_s=6, t3_tokens=150, s3gen_s=10, min_audio_s=1, loudness_lufs=None),
     flow=FlowSpec(solver="euler_cfg", steps=10),
     frontend=FrontendSpec(kind="english", runaway_factor=4, spare_tokens=25),
+    slot_needs=SlotNeeds(worker_mb=2900, slot_mb=500, most=16),
     unused=("top_k",),
     converts_speech=True,
 )
@@ -186,6 +189,7 @@ TURBO = ModelSpec(
     prompt=PromptSpec(t3_s=15, t3_tokens=375, s3gen_s=10, min_audio_s=5, loudness_lufs=-27),
     flow=FlowSpec(solver="mean_flow", steps=2),
     frontend=replace(ENGLISH.frontend, kind="turbo"),
+    slot_needs=SlotNeeds(worker_mb=2800, slot_mb=340, most=32),
     tags=(
         *("angry", "fear", "surprised", "whispering", "advertisement", "dramatic", "narration"),
         *("crying", "happy", "sarcastic", "clear throat", "sigh", "shush", "cough", "groan"),
@@ -199,6 +203,7 @@ NANO = replace(
     TURBO,
     id="chatterbox-nano",
     manifest=manifest.NANO,
+    slot_needs=SlotNeeds(worker_mb=2300, slot_mb=240, most=32),
     t3=replace(TURBO.t3, config=TURBO.t3.config | {"llama_config_name": "GPT2_small"}),
 )
 
