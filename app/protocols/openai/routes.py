@@ -137,7 +137,7 @@ async def list_audio_models(request: Request) -> AudioModels:
         {
             "voices": [
                 {"id": "austen.wav", "name": "austen", "language": "en"},
-                {"id": "alloy", "name": "alloy (default voice)", "language": None},
+                {"id": "giulia.it.wav", "name": "giulia.it", "language": "it"},
             ]
         }
     ),
