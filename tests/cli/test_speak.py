@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 import wave
@@ -11,6 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
+from app.audio.formats import FORMAT_OF_NAME
 from app.cli import main as main_module
 from app.cli import speak as speak_module
 from app.core.params import ALL_PARAMETERS
@@ -127,6 +129,8 @@ def test_every_synthesis_parameter_is_an_option_with_its_bounds(run: Terminal) -
     shown = run.done("speak", "--help").out.decode()
     for name in ALL_PARAMETERS:
         assert f"--{name.replace('_', '-')}" in shown
+    [formats] = re.findall(r"--format NAME(.*?)--play", shown, re.DOTALL)
+    assert set(re.findall(r"\w+", formats)) >= FORMAT_OF_NAME.keys()
     for other in ("--exaggeration", "--temperature", "(0.25 to 4)", "Examples:"):
         assert other in shown
     assert "must be at most 2" in run.mistake("speak", "a", "--exaggeration", "2.1")
