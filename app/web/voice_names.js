@@ -1,4 +1,4 @@
-/** Derives a valid voice id from the name of a recording. */
+/** Names of voices: as people read them, and valid ids from the names of recordings. */
 
 export const ENDINGS = [".wav", ".mp3", ".flac", ".ogg", ".m4a", ".webm", ".opus"];
 
@@ -6,6 +6,9 @@ const ENDING = new RegExp(`(?:${ENDINGS.join("|").replaceAll(".", "\\.")})$`, "i
 const UNUSABLE = /[^\p{L}\p{N} ._-]/gu;
 const LONGEST = 128; // in characters
 const LONGEST_BYTES = 255;
+
+/** A voice's name without its ending. */
+export const nameOf = (id) => id.replace(ENDING, "");
 
 /** The name nearest to a file's that a voice may have. Raises where its ending is of no recording. */
 export function voiceNameOf(fileName) {
