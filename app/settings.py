@@ -9,9 +9,11 @@ import os
 import re
 import secrets
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from msgspec.structs import replace
 from pydantic import (
     BeforeValidator,
     Field,
@@ -33,7 +35,6 @@ from pydantic_settings import (
 )
 
 from app.core.engine_config import (
-    PUBLISHED_FILES,
     ChatterboxOptions,
     EngineConfig,
     ModelFiles,
@@ -71,9 +72,8 @@ SLICE_GROWTH = {"cpu": 2.0, "cuda": 1.0}
 
 _LINE = re.compile(r"^\s*(?:export\s+)?(?P<name>[^#=\s]+)\s*=(?P<value>.*)$")
 _QUOTED = re.compile(r"""^(?P<quote>['"])(?P<value>.*?)\1\s*(?P<comment>#.*)?$""")
-_BUILT_IN = r"(chatterbox-)?(turbo|nano|multilingual)|chatterbox|preview"
-_ONE_MODEL = rf"(({_BUILT_IN})|[A-Za-z_][\w.]*:[A-Za-z_]\w*)"
-_MODEL = re.compile(rf"^(auto|{_ONE_MODEL}(,{_ONE_MODEL})*)\Z")
+_MODEL = r"(?!auto\b)([A-Za-z][A-Za-z0-9-]*|[A-Za-z_][\w.]*:[A-Za-z_]\w*)"
+_MODELS = re.compile(rf"auto|{_MODEL}(,{_MODEL})*")
 _FILE_NAME = r"^[A-Za-z0-9][\w.-]*\.(safetensors|pt)$"
 _LANGUAGE = re.compile(r"^[A-Za-z]{2,3}([-_][A-Za-z0-9]+)*\Z")
 _COMMENT = re.compile(r"\s#.*$")
@@ -174,7 +174,8 @@ class Settings(BaseSettings):
         "t3_mtl23ls_v3.safetensors",
         pattern=_FILE_NAME,
         description="T3 of `multilingual`, in its folder: version 3, "
-        "`t3_mtl23ls_v2.safetensors`, or that of a single-language pack.",
+        "`t3_mtl23ls_v2.safetensors`, or that of a single-language pack, with which it speaks this "
+        "language only.",
     )
     multilingual_s3gen_file: str = Field(
         "s3gen.pt",
@@ -184,8 +185,9 @@ class Settings(BaseSettings):
     )
     default_language: str = Field(
         DEFAULTS.language,
-        description="The language of texts whose request has no `language` (`en`, `de`, `pt-BR`, "
-        "…). A model that does not speak it needs `language` in each request.",
+        description="The language (`en`, `de`, `pt-BR`, …) of texts whose request has none, and "
+        "whose voice has none that the model speaks. A model that does not speak it needs "
+        "`language` in each request.",
     )
     watermark: bool = Field(
         True,
@@ -245,6 +247,13 @@ class Settings(BaseSettings):
         le=10,
         description="Seconds of the voice, from its start, that S3Gen uses as its prompt. Less "
         "than the usual `10` is faster and resembles the voice less.",
+    )
+    tts_s3gen: Literal["own", "meanflow"] = Field(
+        "own",
+        description="S3Gen of `chatterbox` and `multilingual`: their `own`, or `meanflow`, Turbo's "
+        "`s3gen_meanflow.safetensors`, which is several times faster. It is an approximation: the "
+        "models were not published with it, and speech for a seed differs. With this setting, "
+        "`models download` fetches its file into their folders.",
     )
     tts_s3gen_context_tokens: int = Field(
         0,
@@ -401,13 +410,13 @@ class Settings(BaseSettings):
 
     @field_validator("model")
     @classmethod
-    def _known(cls, value: str) -> str:
+    def _names_models(cls, value: str) -> str:
         value = ",".join(name.strip() for name in value.split(","))
-        if not _MODEL.match(value):
+        if not _MODELS.fullmatch(value):
             raise PydanticCustomError(
                 "model",
-                "must be auto, or chatterbox, turbo, nano, multilingual, preview, module:Class of "
-                "your own, or several of these with commas between them",
+                "must be auto, or a model such as turbo or module:Class of your own, or several of "
+                "these with commas between them",
             )
         return value
 
@@ -426,18 +435,29 @@ class Settings(BaseSettings):
         return value
 
     def synthesis_params(self, defaults: Mapping[str, Any] = NO_DEFAULTS) -> SynthesisParams:
-        """The parameters of a request that sets none of them, with a random seed.
+        """The parameters of a request that gives none of them, with a random seed.
 
-        `defaults`: a model's own, which count where no setting was made.
+        `defaults`: a model's own, which apply where the environment sets nothing.
         """
+        params = self._params
+        key = tuple(defaults.items())
+        if key not in params:
+            params[key] = self._without_seed(defaults)
+        return replace(params[key], seed=secrets.randbits(32))
+
+    @cached_property
+    def _params(self) -> dict[tuple[tuple[str, Any], ...], SynthesisParams]:
+        return {}
+
+    def _without_seed(self, defaults: Mapping[str, Any]) -> SynthesisParams:
         settings = {name: _SETTING_OF.get(name, f"tts_{name}") for name in PARAMETERS}
         fields = type(self).model_fields
         values = {
             name: getattr(self, setting) for name, setting in settings.items() if setting in fields
         }
-        made = {name for name, setting in settings.items() if setting in self.model_fields_set}
-        values |= {name: value for name, value in defaults.items() if name not in made}
-        return SynthesisParams(**values, seed=secrets.randbits(32))
+        chosen = {name for name, setting in settings.items() if setting in self.model_fields_set}
+        values |= {name: value for name, value in defaults.items() if name not in chosen}
+        return SynthesisParams(**values)
 
     def engine_config(self, device_kind: str, threads: int, slots: int) -> EngineConfig:
         """The configuration of an engine on a device of this kind, "cuda" or "cpu"."""
@@ -452,10 +472,9 @@ class Settings(BaseSettings):
         )
 
     def model_files(self, model: str) -> ModelFiles:
-        """The file names that these settings give for a Chatterbox model."""
-        if model == "multilingual":
-            return ModelFiles(self.multilingual_t3_file, self.multilingual_s3gen_file)
-        return PUBLISHED_FILES
+        """The files of a Chatterbox model; `MULTILINGUAL_T3_FILE` is T3's of `multilingual`."""
+        t3, s3gen = (getattr(self, f"{model}_{part}_file", "") for part in ("t3", "s3gen"))
+        return ModelFiles(t3, s3gen, mean_flow=self.tts_s3gen == "meanflow")
 
     def queue_sizes(self) -> QueueSizes:
         return QueueSizes(

@@ -21,7 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pipeline": {"audio", "core", "engines", "text"},
     "worker": {"audio", "core", "engines", "ipc", "pipeline"},
     "observability": {"core"},
-    "voices": {"audio", "core"},
+    "voices": {"audio", "core", "text"},
     "backend": {"core", "ipc", "observability", "settings", "voices"},
     "speech": {
         "audio", "backend", "core", "engines", "observability", "settings", "text", "voices",

@@ -435,7 +435,6 @@ def test_requires_an_api_key(key: str | None, given: Callable[..., Settings]) ->
         ("WORKERS_PER_DEVICE", "0"),
         ("WORKERS_PER_DEVICE", "1.5"),
         ("CONCURRENT_REQUESTS_PER_WORKER", "-1"),
-        ("MODEL", "gpt"),
         ("MODEL", "os; rm"),
         ("TTS_VOICE_EXAGGERATION_FACTOR", "2.1"),
         ("TTS_CFG_GUIDANCE_WEIGHT", "-0.1"),
@@ -557,7 +556,7 @@ def test_model_is_one_or_several(given: Callable[..., Settings], model: str) -> 
     assert given(MODEL=model).model == model.replace(" ", "")
 
 
-@pytest.mark.parametrize("model", ["auto,turbo", "turbo,", "", "chatterbox-preview"])
+@pytest.mark.parametrize("model", ["auto,turbo", "turbo,auto", "turbo,", "", "a:b:c", "t b"])
 def test_other_models_are_refused(given: Callable[..., Settings], model: str) -> None:
     [line] = complaints(given, MODEL=model)
     assert line.startswith("MODEL: must be auto, or ")
@@ -575,14 +574,6 @@ def test_models_own_defaults_count_where_no_setting_is_made(
     params = given(TTS_SYNTHESIS_TEMPERATURE="0.9").synthesis_params(own)
     assert (params.top_p, params.synthesis_temperature) == (0.95, 0.9)
     assert (params.voice_exaggeration_factor, params.min_p) == (0, 0.05)
-
-
-def test_unknown_model_error_lists_the_choices(given: Callable[..., Settings]) -> None:
-    [line] = complaints(given, MODEL="foo")
-    assert line == (
-        "MODEL: must be auto, or chatterbox, turbo, nano, multilingual, preview, module:Class of "
-        "your own, or several of these with commas between them (it is 'foo')"
-    )
 
 
 # --- the environment of others --------------------------------------------------------------------

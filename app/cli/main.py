@@ -45,7 +45,7 @@ def serve() -> None:
         settings.model,
         settings.model_path,
         detect(visible_cuda_devices())[0].kind if settings.model == "auto" else "cpu",
-        settings.model_files("multilingual"),
+        settings.model_files,
     )
     for warning in weak_key(settings):
         log.warning("%s", warning)

@@ -99,7 +99,7 @@ async def _synthesize(
         model or settings.model,
         settings.model_path,
         device.kind,
-        settings.model_files("multilingual"),
+        settings.model_files,
     )[0]
     params = msgspec.structs.replace(settings.synthesis_params(chosen.info.defaults), **given)
     source = _voice_file(settings, voice) if voice else None

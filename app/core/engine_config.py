@@ -20,10 +20,14 @@ class ChatterboxOptions(msgspec.Struct, frozen=True):
 
 
 class ModelFiles(msgspec.Struct, frozen=True):
-    """File names that take the place of those in a model's manifest, where they are not empty."""
+    """File names that take the place of those in a model's manifest, where they are not empty.
+
+    `mean_flow`: Turbo's S3Gen takes the place of the model's own.
+    """
 
     t3: str = ""
     s3gen: str = ""
+    mean_flow: bool = False
 
 
 PUBLISHED_FILES = ModelFiles()

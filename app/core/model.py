@@ -14,7 +14,8 @@ class ModelInfo(msgspec.Struct, frozen=True):
     `aliases`: other names that requests may give. `languages`: by ISO 639-1 code; a string says why
     one of them is not offered. `tags`: sounds that it makes on command, as `[laugh]`.
     `defaults`: synthesis parameters that differ from those of `SynthesisParams`. `unused`: those
-    that mean nothing to it. `converts_speech`: it converts recordings to other voices.
+    that mean nothing to it. `foreign_voice_defaults`: further ones, where the text is in another
+    language than the voice. `converts_speech`: it converts recordings to other voices.
     `compiled` and `notice` are known once it is loaded.
     """
 
@@ -27,7 +28,16 @@ class ModelInfo(msgspec.Struct, frozen=True):
     tags: tuple[str, ...] = ()
     defaults: dict[str, Any] = {}
     unused: tuple[str, ...] = ()
+    foreign_voice_defaults: dict[str, float] = {}
     converts_speech: bool = False
+
+    @classmethod
+    def of(cls, source: object, **others: Any) -> "ModelInfo":
+        """From `others`, and those attributes of `source` that are named like a field."""
+        found = {
+            name: getattr(source, name) for name in cls.__struct_fields__ if hasattr(source, name)
+        }
+        return cls(**(found | others))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -55,6 +65,7 @@ class Model(msgspec.Struct, frozen=True):
 
     def engine_config(self, config: EngineConfig) -> EngineConfig:
         """`config` for this model."""
+        variant = self.name if self.engine == "chatterbox" else config.variant
         return msgspec.structs.replace(
-            config, model_path=self.folder, variant=self.name, files=self.files
+            config, model_path=self.folder, variant=variant, files=self.files
         )

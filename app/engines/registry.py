@@ -8,7 +8,6 @@ from app.core.audio import SAMPLE_RATE
 from app.core.cache_dir import keep_kernels_private
 from app.core.engine_config import EngineConfig
 from app.core.errors import StartupError
-from app.core.model import ModelInfo
 from app.engines.base import Engine
 from app.engines.chatterbox.frontend.plain_text import plain_text
 from app.text.english import PlainText, plain_english
@@ -44,16 +43,6 @@ ENGINES = {
         lambda text, language: plain_english(text),
     ),
 }
-
-
-def info_of(engine: Engine) -> ModelInfo:
-    """What a loaded engine can do; its class may have the attributes that `Engine` does not ask."""
-    optional = {
-        name: getattr(engine, name)
-        for name in ("languages", "tags", "defaults", "unused", "converts_speech")
-        if hasattr(engine, name)
-    }
-    return ModelInfo(engine.name, engine.clones_voices, engine.compiled, engine.notice, **optional)
 
 
 def load_engine(name_or_path: str, config: EngineConfig) -> Engine:

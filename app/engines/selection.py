@@ -1,6 +1,7 @@
 """Resolve the setting MODEL to the models that the service runs; no engine is imported."""
 
 import logging
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from app.core.errors import StartupError
 from app.core.model import Model, ModelInfo
 from app.engines.chatterbox.frontend.helpers import missing_helper
 from app.engines.chatterbox.frontend.plain_text import PLAIN_TEXTS
-from app.engines.chatterbox.variants import VARIANTS, ModelSpec, spec_of
+from app.engines.chatterbox.variants import PREFERENCE, VARIANTS, ModelSpec, spec_of
 from app.engines.registry import ENGINES, PlainTextOf
 from app.model_files.manifest import folder_of, refuse_files_of, refuse_other_variants
 from app.text.english import PlainText
@@ -20,15 +21,8 @@ log = logging.getLogger(__name__)
 
 DOWNLOAD_HINT = "'chatterbox-tts models download{}' fetches them"
 
-PREFERENCE = {
-    "cuda": ("turbo", "multilingual", "chatterbox", "nano"),
-    "cpu": ("nano", "turbo", "chatterbox", "multilingual"),
-}
-"""The models in the order in which MODEL=auto takes them, by the kind of device.
-
-A GPU runs all of them faster than speech: Turbo is the first to be heard and makes sounds on
-command, Multilingual speaks the other languages. On a CPU only the smallest ones keep up.
-"""
+FilesOf = Callable[[str], ModelFiles]
+"""The files of a Chatterbox model, by its name."""
 
 NAME_OF_ID = {spec.id: spec.name for spec in VARIANTS.values()}
 
@@ -37,18 +31,19 @@ def choose_models(
     setting: str,
     model_path: Path,
     device_kind: str = "cpu",
-    multilingual: ModelFiles = PUBLISHED_FILES,
+    files_of: FilesOf = lambda name: PUBLISHED_FILES,
 ) -> tuple[Model, ...]:
     """Resolve MODEL without importing an engine; the first model is the default.
 
-    `device_kind`: "cpu" or "cuda". Raises `StartupError` with a command to run.
+    `device_kind`: "cpu" or "cuda". `files_of`: the files that the settings choose for a model.
+    Raises `StartupError` with a command to run.
     """
     if setting == "auto":
-        return _choose_automatically(model_path, device_kind, multilingual)
+        return _choose_automatically(model_path, device_kind, files_of)
     names = [NAME_OF_ID.get(name, name) for name in setting.split(",")]
     for name in names:
         _ensure_known(name)
-    models = tuple(_model(name, model_path, multilingual) for name in dict.fromkeys(names))
+    models = tuple(_model(name, model_path, files_of) for name in dict.fromkeys(names))
     for model in models:
         _ensure_installed(model)
         if absent := _absent(model):
@@ -63,9 +58,9 @@ def choose_models(
 
 
 def _choose_automatically(
-    model_path: Path, device_kind: str, multilingual: ModelFiles
+    model_path: Path, device_kind: str, files_of: FilesOf
 ) -> tuple[Model, ...]:
-    models = [_model(name, model_path, multilingual) for name in PREFERENCE[device_kind]]
+    models = [_model(spec.name, model_path, files_of) for spec in PREFERENCE[device_kind]]
     complete = tuple(model for model in models if not _absent(model))
     for model in models:
         absent = _absent(model)
@@ -83,7 +78,7 @@ def _choose_automatically(
         "no Chatterbox weights in %s (%s)",
         *(model_path, DOWNLOAD_HINT.format("")),
     )
-    preview = _model("preview", model_path, multilingual)
+    preview = _model("preview", model_path)
     hint = DOWNLOAD_HINT.format("")
     _ensure_installed(preview, f". Nor are Chatterbox's weights in {model_path}: {hint}")
     return (preview,)
@@ -91,24 +86,19 @@ def _choose_automatically(
 
 def _ensure_known(name: str) -> None:
     if ":" not in name and name not in ENGINES and name not in VARIANTS:
-        raise StartupError(f"no model {name!r}: give one of {', '.join([*VARIANTS, 'preview'])}")
+        known = ", ".join([*VARIANTS, "preview"])
+        raise StartupError(f"no model {name!r}: give one of {known}, or module:Class of your own")
 
 
-def _model(name: str, model_path: Path, multilingual: ModelFiles) -> Model:
-    if spec := VARIANTS.get(name):
-        folder = folder_of(model_path, name)
-        info = ModelInfo(
-            spec.id,
-            aliases=(spec.name,),
-            languages={code: missing_helper(LANGUAGES[code], folder) for code in spec.languages},
-            tags=spec.tags,
-            defaults=spec.defaults,
-            unused=spec.unused,
-            converts_speech=spec.converts_speech,
-        )
-        files = multilingual if name == "multilingual" else PUBLISHED_FILES
-        return Model(name, "chatterbox", str(folder), info, files)
-    return Model(name, name, str(model_path), ModelInfo(name, clones_voices=name != "preview"))
+def _model(name: str, model_path: Path, files_of: FilesOf = lambda name: PUBLISHED_FILES) -> Model:
+    if name not in VARIANTS:
+        info = ModelInfo(name, clones_voices=name != "preview")
+        return Model(name, name, str(model_path), info)
+    files = files_of(name)
+    spec, folder = spec_of(name, files), folder_of(model_path, name)
+    languages = {code: missing_helper(LANGUAGES[code], folder) for code in spec.languages}
+    info = ModelInfo.of(spec, name=spec.id, aliases=(name,), languages=languages)
+    return Model(name, "chatterbox", str(folder), info, files)
 
 
 def _spec(model: Model) -> ModelSpec:
@@ -149,7 +139,7 @@ def plain_text_of(setting: str, model_path: Path) -> PlainTextOf:
     name = setting.partition(",")[0]
     name = NAME_OF_ID.get(name, name)
     if name == "auto":
-        models = [_model(each, model_path, PUBLISHED_FILES) for each in PREFERENCE["cpu"]]
+        models = [_model(spec.name, model_path) for spec in PREFERENCE["cpu"]]
         name = next((model.name for model in models if not _absent(model)), "preview")
     if ":" in name:
         return lambda text, language: PlainText(plain_punctuation(text), "")

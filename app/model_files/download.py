@@ -91,11 +91,12 @@ def _published(manifest: Manifest, endpoint: str | None) -> list[_RemoteFile]:
     return [
         _RemoteFile(
             name,
-            hf_hub_url(manifest.repository, name, revision=manifest.revision, endpoint=endpoint),
+            hf_hub_url(owner.repository, name, revision=owner.revision, endpoint=endpoint),
             *manifest.checksums[name],
         )
         for name in manifest.files
         if name in manifest.checksums and name not in archived
+        for owner in (manifest.borrowed.get(name, manifest),)
     ]
 
 

@@ -1,7 +1,9 @@
 """Manifests: which files a model consists of, where they are published, and their checksums."""
 
 import hashlib
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Set
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,12 +35,16 @@ class Archive(NamedTuple):
 
 @dataclass(frozen=True)
 class Manifest:
-    """The files of the model `title` in a repository of the Hugging Face hub, at a pinned commit.
+    """The files of a model in a repository of the Hugging Face hub, at a pinned commit.
 
-    `extra`: further files that are read, those beside the tokenizer; some come in `archives`. A
-    file that is not in `checksums` is none of the repository's, as a T3 of one's own.
+    `name`: that of the model's folder in MODEL_PATH. `extra`: further files that are read, those
+    beside the tokenizer; some come in `archives`. `borrowed`: the models whose repositories have
+    the other files, by file name. A file that is not in `checksums` is none of a repository's, as a
+    T3 of one's own. `other_t3`: names of T3 in other versions. `packs`: T3 files that speak a
+    single language, and its code.
     """
 
+    name: str
     title: str
     repository: str
     revision: str
@@ -50,14 +56,35 @@ class Manifest:
     checksums: dict[str, Checksum]
     extra: tuple[str, ...] = ()
     archives: tuple[Archive, ...] = ()
+    borrowed: dict[str, "Manifest"] = field(default_factory=dict)
+    other_t3: tuple[str, ...] = ()
+    packs: dict[str, str] = field(default_factory=dict)
 
     @property
     def files(self) -> tuple[str, ...]:
         named = (self.voice_encoder, self.t3, self.s3gen, self.tokenizer, self.conditionals)
         return named + self.extra
 
+    def without(self, names: Set[str]) -> "Manifest":
+        """Without those of its `extra` files."""
+        return replace(
+            self,
+            extra=tuple(name for name in self.extra if name not in names),
+            archives=tuple(each for each in self.archives if not names & set(each.files)),
+        )
+
+    def with_s3gen_of(self, other: "Manifest") -> "Manifest":
+        """With the S3Gen of another model in the place of its own."""
+        return replace(
+            self,
+            s3gen=other.s3gen,
+            checksums=self.checksums | {other.s3gen: other.checksums[other.s3gen]},
+            borrowed={other.s3gen: other},
+        )
+
 
 ENGLISH = Manifest(
+    name="chatterbox",
     title="Chatterbox",
     repository="ResembleAI/chatterbox",
     revision="1b475dffa71fb191cb6d5901215eb6f55635a9b6",
@@ -96,6 +123,7 @@ CHINESE_SEGMENTER = Archive(
 """The model of spacy-pkuseg, which that would fetch while it speaks."""
 
 MULTILINGUAL = Manifest(
+    name="multilingual",
     title="Chatterbox Multilingual",
     repository="ResembleAI/chatterbox",
     revision="5bb1f6ee58e50c3b8d408bc82a6d3740c2db6e18",
@@ -136,10 +164,23 @@ MULTILINGUAL = Manifest(
     },
     extra=("Cangjie5_TC.json", *CHINESE_SEGMENTER.files),
     archives=(CHINESE_SEGMENTER,),
+    other_t3=("t3_23lang.safetensors", "t3_mtl23ls_v2.safetensors"),
+    packs={
+        "t3_es_es.safetensors": "es",
+        "t3_es_mx_latam.safetensors": "es",
+        "t3_hi.safetensors": "hi",
+        "t3_pt_br.safetensors": "pt",
+        "t3_pt_pt.safetensors": "pt",
+        "t3_zh_cmn.safetensors": "zh",
+    },
 )
-"""With T3 and S3Gen of versions 2 and 3, of which it names those that its loader upstream takes."""
+"""With T3 and S3Gen of versions 2 and 3, of which it names those that its loader upstream takes.
+
+The packs are in repositories of their own, `ResembleAI/Chatterbox-Multilingual-…`.
+"""
 
 TURBO = Manifest(
+    name="turbo",
     title="Chatterbox Turbo",
     repository="ResembleAI/chatterbox-turbo",
     revision="749d1c1a46eb10492095d68fbcf55691ccf137cd",
@@ -180,6 +221,7 @@ TURBO = Manifest(
 
 NANO = replace(
     TURBO,
+    name="nano",
     title="Chatterbox Nano",
     repository="ResembleAI/chatterbox-nano",
     revision="71ccd1d0081b430592cea481f4307e764e07bc64",
@@ -193,25 +235,23 @@ NANO = replace(
 )
 """All files but T3 are Turbo's."""
 
-MANIFESTS = {
-    "chatterbox": ENGLISH,
-    "turbo": TURBO,
-    "nano": NANO,
-    "multilingual": MULTILINGUAL,
-}
-"""By the model's name, which is that of its folder in MODEL_PATH."""
+MANIFESTS = {each.name: each for each in (ENGLISH, TURBO, NANO, MULTILINGUAL)}
+"""By `Manifest.name`."""
 
-TITLE_OF_FILE = {
-    "t3_cfg.safetensors": ENGLISH.title,
-    "t3_turbo_v1.safetensors": TURBO.title,
-    "t3_nano_v1.safetensors": NANO.title,
-    "s3gen_meanflow.safetensors": f"{TURBO.title} or Nano",
-    "t3_23lang.safetensors": MULTILINGUAL.title,
-    "t3_mtl23ls_v2.safetensors": MULTILINGUAL.title,
-    "t3_mtl23ls_v3.safetensors": MULTILINGUAL.title,
-    "grapheme_mtl_merged_expanded_v1.json": MULTILINGUAL.title,
-}
-"""The models that files belong to, of those files that tell them apart."""
+COMMON_NAMES = frozenset({"s3gen.safetensors", "s3gen.pt", "tokenizer.json", "vocab.json"})
+"""Files of these names are in the repositories of several models, even if only one reads them."""
+
+
+def _titles_of_files() -> dict[str, str]:
+    titles = defaultdict[str, list[str]](list)
+    for each in MANIFESTS.values():
+        for name in (each.t3, *each.other_t3, *each.packs, each.s3gen, each.tokenizer):
+            titles[name].append(each.title)
+    return {name: " or ".join(found) for name, found in titles.items() if name not in COMMON_NAMES}
+
+
+TITLE_OF_FILE = _titles_of_files()
+"""The titles of the models that a file may be of, by its name, if the name tells."""
 
 
 def folder_of(model_path: Path, name: str) -> Path:

@@ -33,10 +33,10 @@ from app.core.model import ModelInfo
 from app.core.params import SynthesisParams
 from app.core.unicode import MAX_DECOMPOSITION
 from app.engines.chatterbox.variants import VARIANTS
-from app.engines.languages import resolve_language
 from app.observability.metrics import Metrics
 from app.settings import Settings
 from app.speech.options import SpeechOptions
+from app.speech.parameters import CompleteParams, complete
 from app.speech.stream import SpeechStream
 from app.text.cleaning import clean
 from app.voices.library import VoiceLibrary
@@ -126,10 +126,9 @@ class SpeechService:
         model = self.model(request.model)
         text = await self._spoken_text(request)
         self.backend.ensure_accepting(request.model)
-        params = self.params(request.options, model)
+        params, notice = self.complete(request.options, model, request.voice_id)
         with self._pinned(request.voice_id) as pins:
             job = self._submit(request, text, pins.voice, params) if text else silence()
-            notice = ignored_parameters(model, request.voice_id, request.options)
             return self._stream(job, request.new_encoder, model, notice, pins)
 
     async def convert(self, request: ConversionRequest) -> SpeechStream:
@@ -202,11 +201,13 @@ class SpeechService:
                 return ""
             raise
 
-    def params(self, options: SpeechOptions, model: ModelInfo) -> SynthesisParams:
-        """Complete the options for a model. Raises `UnsupportedLanguage`."""
-        params = options.params(self.settings.synthesis_params(model.defaults))
-        language = resolve_language(params.language, model.name, model.languages)
-        return replace(params, language=language)
+    def complete(
+        self, options: SpeechOptions, model: ModelInfo, voice_id: str | None
+    ) -> CompleteParams:
+        """Complete the options for a model and a voice. Raises `UnsupportedLanguage`."""
+        defaults = self.settings.synthesis_params(model.defaults)
+        voice_language = None if voice_id is None else self.voices.language_of(voice_id)
+        return complete(options, defaults, model, voice_id, voice_language)
 
     def _submit(
         self, request: SpeechRequest, text: str, voice: str | None, params: SynthesisParams
@@ -235,15 +236,3 @@ class SpeechService:
                 f"The text has {len(cleaned)} characters, {longest} are allowed.", param="text"
             )
         return clean(text, markup=True) if self.settings.tts_strip_markup else cleaned
-
-
-def ignored_parameters(
-    model: ModelInfo, voice_id: str | None, options: SpeechOptions
-) -> str | None:
-    """Return a notice about parameters that the model ignores."""
-    notices = []
-    if voice_id is not None and not model.clones_voices:
-        notices.append(f"the {model.name} voice ignores voice_id")
-    if unused := [name for name in model.unused if getattr(options, name, None) is not None]:
-        notices.append(f"{model.name} ignores {', '.join(unused)}")
-    return "; ".join(notices) or None

@@ -87,6 +87,11 @@ class VoiceLibrary:
         """The id that equals `name`, or the only id that equals it without its ending."""
         return self.snapshot.find(name)
 
+    def language_of(self, name: str) -> str | None:
+        """The code of the voice's language; None if it is unknown, or the voice is."""
+        voice_id = self.find(name)
+        return voice_id and self.snapshot.language_of(voice_id)
+
     def ensure_read(self, name: str) -> None:
         """Raise NotReady if the first scan has not read the voice of this id or stem yet."""
         if len(name) <= MAX_NAME_LENGTH and self.scanner.is_unread(nfc(name)):
@@ -154,6 +159,19 @@ class VoiceLibrary:
             self.decoded.unpin(name)
             raise
         return name
+
+    async def read(self, voice_id: str) -> bytes:
+        """The recording of a voice, as it was uploaded.
+
+        Raises VoiceNotFound, NotReady, PayloadTooLarge, StorageUnavailable.
+        """
+        voice_id = self._existing(voice_id)
+        with _storage_errors():
+            for folder in (self._user, self._preloaded):
+                content = await self._thread.run(folder.read, voice_id, self._max_upload_bytes)
+                if content is not None:
+                    return content
+        raise self.not_found(voice_id)
 
     async def delete(self, voice_id: str) -> None:
         """Remove a voice of the user. Raises VoiceNotFound, PreloadedVoice, StorageUnavailable."""

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from app.core.unicode import nfc
 from app.voices.folder import Signature
+from app.voices.language import language_of_voice
 from app.voices.names import MAX_NAME_LENGTH
 
 
@@ -68,6 +69,10 @@ class VoiceSnapshot:
             return None
         name = nfc(name)
         return name if name in self.digests else self.ids_by_stem.get(name)
+
+    def language_of(self, voice_id: str) -> str | None:
+        """The code of the voice's language, or None if it is unknown."""
+        return language_of_voice(voice_id, self.digests[voice_id])
 
 
 def stem_of(voice_id: str) -> str:

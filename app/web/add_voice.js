@@ -2,7 +2,7 @@
 
 import { Clip } from "./clip.js";
 import { confirm } from "./confirm.js";
-import { byId, say } from "./dom.js";
+import { byId, element, say } from "./dom.js";
 import { Microphone } from "./microphone.js";
 import { ENDINGS, nameOf, voiceNameOf } from "./voice_names.js";
 
@@ -23,6 +23,13 @@ export class AddVoice {
     this._listen();
     say(byId("add-read"), READ);
     byId("upload").accept = ENDINGS.join();
+  }
+
+  /** That the voice may have. @param {string[][]} languages codes and names */
+  offerLanguages(languages) {
+    const options = [["", "Not stated"], ...languages];
+    byId("add-language").replaceChildren(...options.map(([value, name]) => element("option", { value }, name)));
+    byId("add-language-row").hidden = languages.length < 2;
   }
 
   open() {
@@ -169,7 +176,9 @@ export class AddVoice {
     byId("add-send").disabled = true;
     try {
       const asItIs = clip.isWhole && this._ending;
-      const id = voiceNameOf(byId("add-name").value.trim() + (asItIs ? this._ending : ".wav"));
+      const code = byId("add-language").value;
+      const name = byId("add-name").value.trim() + (code && `.${code}`);
+      const id = voiceNameOf(name + (asItIs ? this._ending : ".wav"));
       const added = await this._upload(asItIs ? clip.file : clip.wav(), id);
       if (added && this._clip === clip) this._dialog.close();
       if (added) this._onAdded(added.voice_id);

@@ -63,6 +63,12 @@ export class Api {
     });
   }
 
+  /** The recording of a voice. */
+  async recordingOf(id) {
+    const answer = await this.ask(`voices/${encodeURIComponent(id)}`);
+    return new Blob([await answer.arrayBuffer()]); // without a type, which browsers find out
+  }
+
   /** Also sent while the page is being closed. */
   deleteVoice(id) {
     return this.ask(`voices/${encodeURIComponent(id)}`, { method: "DELETE", keepalive: true });

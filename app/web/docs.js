@@ -54,7 +54,7 @@ function FoldedErrors({ React }) {
     const button = createElement("button", { className: "btn", onClick: () => setOpen(true) }, "Example");
     const cells = [
       createElement("td", { key: 1, className: "response-col_status" }, props.code),
-      createElement("td", { key: 2, className: "response-col_description" }, props.response.get("description")),
+      createElement("td", { key: 2, className: "response-col_description" }, props.response.get("description").replaceAll("`", "")),
       createElement("td", { key: 3, className: "response-col_links" }, button),
     ];
     return createElement("tr", { className: "response" }, cells);

@@ -204,6 +204,7 @@ class Page {
       this._parameters.show(parameters);
       const own = models.data.filter(({ id, root }) => id === root);
       this._models.show(own, schemaOf("language").default);
+      this._addVoice.offerLanguages(this._models.languages);
       this._loaded = true;
     } catch (error) {
       this._speaker.obstacle = error.advice ?? error.message;

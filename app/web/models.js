@@ -1,6 +1,7 @@
 /** Choice of the model, its language, and buttons for the sounds that it makes on command. */
 
 import { byId, element } from "./dom.js";
+import { languageName } from "./voice_names.js";
 
 export class Models {
   onchange = () => {};
@@ -51,6 +52,12 @@ export class Models {
     this._modelChanged();
   }
 
+  /** Of all models, in the order of their names. @returns {string[][]} codes and names */
+  get languages() {
+    const codes = new Set(this._models.flatMap(({ languages }) => languages));
+    return named([...codes]);
+  }
+
   /** The chosen one; undefined before they are known. */
   get current() {
     return this._models[this._model.selectedIndex];
@@ -60,8 +67,13 @@ export class Models {
   get chosen() {
     const chosen = {};
     if (this._model.selectedIndex > 0) chosen.model = this._model.value;
-    if (this._language.value && this._language.value !== this._standard) chosen.language = this._language.value;
+    if (this._language.value && this._language.value !== this._implied) chosen.language = this._language.value;
     return chosen;
+  }
+
+  /** What the server speaks of itself: the voice's language, or the default. */
+  get _implied() {
+    return this.current.languages.includes(this._suggested) ? this._suggested : this._standard;
   }
 
   _offer() {
@@ -71,9 +83,8 @@ export class Models {
 
   _modelChanged() {
     const { languages, tags } = this.current ?? { languages: [], tags: [] };
-    const named = languages.map((code) => [code, nameOf(code)]).sort(([, a], [, b]) => a.localeCompare(b));
     const wanted = [this._wanted.language, this._suggested, this._standard, "en", languages[0]];
-    offer(this._language, named, wanted.find((code) => languages.includes(code)));
+    offer(this._language, named(languages), wanted.find((code) => languages.includes(code)));
     this._tags.replaceChildren(...tags.map((tag) => this._button(tag)));
     this._tags.hidden = !tags.length;
     this.onchange();
@@ -103,6 +114,6 @@ function offer(select, options, chosen) {
   select.parentElement.hidden = options.length < 2;
 }
 
-function nameOf(code) {
-  return new Intl.DisplayNames("en", { type: "language", fallback: "code" }).of(code);
+function named(codes) {
+  return codes.map((code) => [code, languageName(code)]).sort(([, a], [, b]) => a.localeCompare(b));
 }

@@ -1,9 +1,10 @@
 /** The list of voices: search, choose, hear and delete. */
 
 import { byId, element, iconButton, say } from "./dom.js";
-import { nameOf } from "./voice_names.js";
+import { languageName, nameOf } from "./voice_names.js";
 
 const DEFAULT = "";
+const UNPLAYABLE = "This browser cannot play the recording.";
 const DEFAULT_NAME = "Default voice";
 const MANY = 8;
 const UNDO_MS = 8000;
@@ -35,6 +36,7 @@ export class Voices {
     this._said = element("p", { role: "status", className: "small" });
     this._failed = element("p", { role: "alert", className: "failure" });
     root.append(this._search, group, this._none, add, this._said, this._failed);
+    this._recording = new Audio();
     addEventListener("pagehide", () => this._deleteNow());
     this._show([]);
   }
@@ -46,16 +48,14 @@ export class Voices {
 
   /** Of the chosen voice; empty where it is not known. */
   get language() {
-    return this._voices.find(({ id }) => id === this.wanted)?.language ?? "";
+    return this._find(this.wanted)?.language ?? "";
   }
 
   /** Raises `ApiError`. */
   async refresh() {
-    const asked = ["voices", "voices?preloaded=true"].map((path) => this._api.get(path));
-    const [all, preloaded] = (await Promise.all(asked)).map((list) => list.map(voiceOf));
-    const ids = new Set(preloaded.map(({ id }) => id));
+    const voices = await this._api.get("voices?details=true");
     const focused = this._list.contains(document.activeElement);
-    this._show(all.map((voice) => ({ ...voice, preloaded: ids.has(voice.id) })));
+    this._show(voices.map(({ voice_id: id, ...facts }) => ({ ...facts, id, name: nameOf(id, facts.language) })));
     if (focused) this._list.querySelector("input:checked").focus();
   }
 
@@ -77,24 +77,27 @@ export class Voices {
   choose(id) {
     this.wanted = id;
     for (const input of this._list.querySelectorAll("input")) input.checked = input.value === (this.chosen ?? "");
-    say(byId("voice-chosen"), this.chosen ? this._nameOf(this.chosen) : DEFAULT_NAME);
+    say(byId("voice-chosen"), this.chosen ? this._nameOf(this._find(id)) : DEFAULT_NAME);
     this.onchange();
   }
 
   _listed(id) {
-    return !this._deleted.has(id) && this._voices.some((voice) => voice.id === id);
+    return !this._deleted.has(id) && Boolean(this._find(id));
   }
 
-  /** With its ending, where two voices differ in nothing else. */
-  _nameOf(id) {
-    const name = nameOf(id);
+  _find(id) {
+    return this._voices.find((voice) => voice.id === id);
+  }
+
+  /** The id, where two voices differ in nothing else. */
+  _nameOf({ id, name }) {
     return this._names.get(name) > 1 ? id : name;
   }
 
   _show(voices) {
-    this._voices = voices.sort((a, b) => compare(a.id, b.id));
+    this._voices = voices.sort((a, b) => compare(a.name, b.name) || compare(a.id, b.id));
     this._names = new Map();
-    for (const { id } of voices) this._names.set(nameOf(id), (this._names.get(nameOf(id)) ?? 0) + 1);
+    for (const { name } of voices) this._names.set(name, (this._names.get(name) ?? 0) + 1);
     const items = [{ id: DEFAULT }, ...this._voices].map((voice) => this._item(voice));
     this._list.replaceChildren(...items);
     this._search.hidden = voices.length <= MANY;
@@ -115,8 +118,9 @@ export class Voices {
     this._none.hidden = found > 0;
   }
 
-  _item({ id, preloaded, language }) {
-    const name = id ? this._nameOf(id) : DEFAULT_NAME;
+  _item(voice) {
+    const { id, preloaded, language } = voice;
+    const name = id ? this._nameOf(voice) : DEFAULT_NAME;
     const item = element("li", {});
     item.dataset.name = name.toLowerCase();
     if (this._deleted.has(id)) {
@@ -129,9 +133,10 @@ export class Voices {
       this.choose(id);
     });
     const label = element("label", {}, radio, element("span", {}, name));
-    const facts = [language, preloaded && "preloaded"].filter(Boolean).join(", ");
+    const facts = [language && languageName(language), preloaded && "preloaded"].filter(Boolean).join(", ");
     if (facts) label.append(element("span", { className: "small" }, facts));
     item.append(label, iconButton("▶", `Hear ${name}`, () => this._onHear(id)));
+    if (id) item.append(iconButton("♪", `Hear the recording of ${name}`, () => this._hearRecording(id)));
     if (id && !preloaded) item.append(iconButton("✕", `Delete ${name}`, () => this._delete(id)));
     return item;
   }
@@ -145,6 +150,23 @@ export class Voices {
       this._showAgain(id);
     });
     return [element("span", { className: "deleted", role: "status" }, `“${name}” is deleted.`), undo];
+  }
+
+  /** Or ends it. */
+  async _hearRecording(id) {
+    const playing = !this._recording.paused && this._heard === id;
+    this._recording.pause();
+    if (playing) return;
+    this.quiet();
+    try {
+      const file = await this._api.recordingOf(id);
+      URL.revokeObjectURL(this._recording.src);
+      this._recording.src = URL.createObjectURL(file);
+      this._heard = id;
+      await this._recording.play();
+    } catch (error) {
+      if (error.name !== "AbortError") say(this._failed, error.advice ?? UNPLAYABLE);
+    }
   }
 
   /** At the server only after a while, in which it can be undone. */
@@ -183,10 +205,6 @@ export class Voices {
     this._deleted.clear();
   }
 }
-
-/** The server lists ids, or objects with an id and a language. */
-const voiceOf = (voice) =>
-  typeof voice === "string" ? { id: voice } : { id: voice.voice_id ?? voice.id, language: voice.language ?? "" };
 
 /** What another tab has deleted already is as deleted as it can be. */
 function unlessGone(error) {

@@ -18,9 +18,10 @@ import zmq.asyncio
 
 from app.core.errors import StartupError
 from app.core.log import set_up_logging
+from app.core.model import ModelInfo
 from app.core.native import kill_with_parent
 from app.engines.base import Engine
-from app.engines.registry import info_of, load_engine
+from app.engines.registry import load_engine
 from app.ipc import channels, messages
 from app.ipc.control import ReportSender
 from app.pipeline.pipeline import Pipeline
@@ -119,7 +120,7 @@ class _Session:
             await self._voices_received.wait()
             await self._voices.wait_idle(PREPARE_BEFORE_READY_S)
             if not restart_request.done():
-                await self._results.send(messages.WorkerReady(info_of(self._engine)))
+                await self._results.send(messages.WorkerReady(ModelInfo.of(self._engine)))
                 log.debug("ready")
             drained = tasks.create_task(self._drain())
             either: set[asyncio.Future[Any]] = {drained, restart_request}

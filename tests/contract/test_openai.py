@@ -143,12 +143,12 @@ def test_open_webui_lists_voices_without_a_key(stranger: httpx.Client) -> None:
     answer = stranger.get("/v1/audio/voices", headers={"Accept": "*/*"})
     assert answer.raise_for_status().json() == {
         "voices": [
-            {"id": "austen.wav", "name": "austen"},
-            {"id": "joe-synthetic.flac", "name": "joe-synthetic"},
-            {"id": "slt-synthetic.flac", "name": "slt-synthetic"},
-            {"id": "nova", "name": "nova (austen.wav)"},
-            {"id": "reader", "name": "reader (austen)"},
-            {"id": "alloy", "name": "alloy (default voice)"},
+            {"id": "austen.wav", "name": "austen", "language": "en"},
+            {"id": "joe-synthetic.flac", "name": "joe-synthetic", "language": "en"},
+            {"id": "slt-synthetic.flac", "name": "slt-synthetic", "language": "en"},
+            {"id": "nova", "name": "nova (austen.wav)", "language": "en"},
+            {"id": "reader", "name": "reader (austen)", "language": "en"},
+            {"id": "alloy", "name": "alloy (default voice)", "language": None},
         ]
     }
     assert [model["id"] for model in stranger.get("/v1/models").json()["data"]] == MODELS

@@ -745,12 +745,15 @@ async def test_voice_is_added_played_replaced_and_deleted(
     await expect(voices).to_contain_text("“my voice” is added and chosen.")
     await expect(page.get_by_role("radio", name="my voice")).to_be_checked()
     uploaded = page.locator("#voices li", has_text="my voice")
-    await expect(uploaded.get_by_role("button")).to_have_count(2)
+    await expect(uploaded.get_by_role("button")).to_have_count(3)
     await expect(uploaded).not_to_contain_text("preloaded")
     preloaded = page.locator("#voices li", has_text="austen")
-    await expect(preloaded.get_by_role("button")).to_have_count(1)
+    await expect(preloaded.get_by_role("button")).to_have_count(2)
     await expect(preloaded).to_contain_text("preloaded")
 
+    async with page.expect_response("**/voices/my%20voice.wav") as recording:
+        await page.get_by_role("button", name="Hear the recording of my voice").click()
+    assert (await recording.value).ok
     async with page.expect_request("**/tts/generate") as request:
         await page.get_by_role("button", name="Hear my voice").click()
     sent = (await request.value).post_data_json

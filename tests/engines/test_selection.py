@@ -5,6 +5,7 @@ import pytest
 from app.core.engine_config import EngineConfig, ModelFiles
 from app.core.errors import StartupError
 from app.engines import selection
+from app.engines.chatterbox.variants import PREFERENCE, VARIANTS, spec_of
 from app.engines.registry import ENGINES
 from app.engines.selection import choose_models, plain_text_of
 from app.model_files.manifest import ENGLISH, MANIFESTS
@@ -145,7 +146,8 @@ def test_model_has_its_folder_and_its_description(all_weights):
     files = ModelFiles("t3_mtl23ls_v2.safetensors", "")
     (all_weights / "multilingual" / files.t3).touch()
     (all_weights / "multilingual/Cangjie5_TC.json").unlink()
-    turbo, multilingual = choose_models("turbo,multilingual", all_weights, multilingual=files)
+    files_of = {"turbo": ModelFiles(), "multilingual": files}.__getitem__
+    turbo, multilingual = choose_models("turbo,multilingual", all_weights, files_of=files_of)
     assert (turbo.info.name, turbo.info.aliases) == ("chatterbox-turbo", ("turbo",))
     assert "laugh" in turbo.info.tags
     assert "min_p" in turbo.info.unused
@@ -158,9 +160,66 @@ def test_model_has_its_folder_and_its_description(all_weights):
     assert (config.variant, config.files.t3) == ("multilingual", "t3_mtl23ls_v2.safetensors")
 
 
+@pytest.mark.parametrize("name", ["foo", "chatterbox-preview", "turbo,flash"])
+def test_unknown_model_error_lists_the_choices(all_weights, name):
+    unknown = name.rpartition(",")[2]
+    assert rejection(name, all_weights) == (
+        f"no model {unknown!r}: give one of {', '.join(VARIANTS)}, preview, or module:Class of "
+        "your own"
+    )
+
+
+def test_auto_prefers_every_model_on_every_device():
+    for specs in PREFERENCE.values():
+        assert sorted(spec.name for spec in specs) == sorted(VARIANTS)
+
+
+@pytest.mark.parametrize(
+    ("t3", "language"),
+    [("t3_es_mx_latam.safetensors", "es"), ("t3_pt_br.safetensors", "pt"),
+     ("t3_zh_cmn.safetensors", "zh"), ("t3_of_ones_own.safetensors", None)],
+)  # fmt: skip
+def test_single_language_pack_speaks_its_language_only(all_weights, t3, language):
+    folder = all_weights / "multilingual"
+    (folder / t3).touch()
+    files = ModelFiles(t3)
+    [model] = choose_models("multilingual", all_weights, files_of=lambda name: files)
+    codes = list(model.info.languages)
+    assert codes == [language] if language else len(codes) == 23
+    assert model.info.defaults.get("language") == language
+    read = spec_of("multilingual", files).manifest
+    assert ("Cangjie5_TC.json" in read.files) == (language in ("zh", None))
+    assert bool(read.archives) == (language in ("zh", None))
+
+
+def test_pack_needs_no_files_of_other_languages(all_weights):
+    folder = all_weights / "multilingual"
+    (folder / "Cangjie5_TC.json").unlink()
+    (folder / "t3_hi.safetensors").touch()
+    files = ModelFiles("t3_hi.safetensors")
+    [model] = choose_models("multilingual", all_weights, files_of=lambda name: files)
+    assert model.info.languages == {"hi": None}
+
+
 def test_missing_t3_of_a_language_pack_is_named(all_weights):
     with pytest.raises(StartupError, match=r"multilingual lacks t3_es\.safetensors"):
-        choose_models("multilingual", all_weights, multilingual=ModelFiles("t3_es.safetensors"))
+        choose_models(
+            "multilingual", all_weights, files_of=lambda _: ModelFiles("t3_es.safetensors")
+        )
+
+
+def test_missing_mean_flow_is_named_where_a_model_has_none_of_its_own(all_weights):
+    def mean_flow(name):
+        return ModelFiles(mean_flow=True)
+
+    choose_models("turbo,nano", all_weights, files_of=mean_flow)
+    with pytest.raises(StartupError) as refused:
+        choose_models("multilingual", all_weights, files_of=mean_flow)
+    assert "multilingual lacks s3gen_meanflow.safetensors" in str(refused.value)
+    assert "'chatterbox-tts models download multilingual'" in str(refused.value)
+    (all_weights / "multilingual" / "s3gen_meanflow.safetensors").touch()
+    (all_weights / "multilingual" / "s3gen.pt").unlink()
+    choose_models("multilingual", all_weights, files_of=mean_flow)
 
 
 def test_missing_files_of_a_variant_name_its_download(weights):

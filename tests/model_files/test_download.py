@@ -21,7 +21,7 @@ import pytest
 
 from app.core.errors import StartupError
 from app.model_files.download import download
-from app.model_files.manifest import ENGLISH, Archive, Checksum, Manifest, missing
+from app.model_files.manifest import ENGLISH, TURBO, Archive, Checksum, Manifest, missing
 
 CONTENTS = {name: random.Random(name).randbytes(400_000) for name in ENGLISH.files} | {
     "tokenizer.json": b'{"model": "not a large file"}'
@@ -52,7 +52,7 @@ class Handler(BaseHTTPRequestHandler):
     hub: Hub
 
     def do_GET(self) -> None:
-        files = f"/{ENGLISH.repository}/resolve/{ENGLISH.revision}/"
+        files = self._folder_of(TURBO if self.path.endswith(TURBO.s3gen) else ENGLISH)
         if self.hub.captive:
             page = b"<html>Welcome to our hotel</html>"
             self._send(200, page, **{"Content-Type": "text/html; charset=utf-8"})
@@ -62,6 +62,10 @@ class Handler(BaseHTTPRequestHandler):
             self._send_file(self.path.removeprefix("/cdn/"))
         else:
             self._send(404, b"")
+
+    @staticmethod
+    def _folder_of(manifest: Manifest) -> str:
+        return f"/{manifest.repository}/resolve/{manifest.revision}/"
 
     def _send_file(self, name: str) -> None:
         requested = self.headers["Range"]
@@ -283,6 +287,14 @@ def test_file_of_ones_own_is_to_be_put_there_by_hand(tmp_path: Path, hub: Hub) -
     (tmp_path / "t3_mine.safetensors").write_bytes(b"mine")
     download(tmp_path, endpoint=hub.endpoint, manifest=manifest)
     assert "t3_cfg.safetensors" not in contents(tmp_path)
+
+
+def test_mean_flow_is_fetched_from_the_repository_of_its_owner(tmp_path: Path, hub: Hub) -> None:
+    hub.contents[TURBO.s3gen] = b"two steps"
+    owner = replace(TURBO, checksums={TURBO.s3gen: checksum_of(b"two steps")})
+    download(tmp_path, endpoint=hub.endpoint, manifest=MANIFEST.with_s3gen_of(owner))
+    assert (tmp_path / TURBO.s3gen).read_bytes() == b"two steps"
+    assert contents(tmp_path).keys() == CONTENTS.keys() - {ENGLISH.s3gen}
 
 
 def test_archive_is_extracted_and_fetched_again_if_a_member_is_damaged(

@@ -83,6 +83,7 @@ class ChatterboxEngine:
         spec = spec or spec_of(config.variant, config.files)
         self.name, self.tags = spec.id, spec.tags
         self.defaults, self.unused = spec.defaults, spec.unused
+        self.foreign_voice_defaults = spec.foreign_voice_defaults
         self.converts_speech = spec.converts_speech
         self.notice: str | None = None
         self.runaways = 0

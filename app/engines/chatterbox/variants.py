@@ -89,15 +89,14 @@ class FrontendSpec:
 class ModelSpec:
     """One model of the family.
 
-    `name`: in the setting MODEL, and that of its folder in MODEL_PATH. `id`: in the API.
+    `id`: in the API; in the setting MODEL, too, where its `name` suffices.
     `languages`: ISO 639-1 codes. `tags`: sounds that it makes on command, as `[laugh]`.
     `defaults`: synthesis parameters that differ from those of `SynthesisParams`. `unused`: those
-    that mean nothing to it.
+    that mean nothing to it. `foreign_voice_defaults`: those for a text in another language than the
+    voice.
     """
 
-    name: str
     id: str
-    title: str
     manifest: Manifest
     t3: T3Spec
     prompt: PromptSpec
@@ -107,7 +106,16 @@ class ModelSpec:
     tags: tuple[str, ...] = ()
     defaults: dict[str, Any] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
+    foreign_voice_defaults: dict[str, float] = field(default_factory=dict)
     converts_speech: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+    @property
+    def title(self) -> str:
+        return self.manifest.title
 
     @property
     def needed_files(self) -> list[str]:
@@ -117,9 +125,7 @@ class ModelSpec:
 
 
 ENGLISH = ModelSpec(
-    name="chatterbox",
     id="chatterbox",
-    title="Chatterbox",
     manifest=manifest.ENGLISH,
     t3=T3Spec(
         backbone="llama",
@@ -141,9 +147,7 @@ ENGLISH = ModelSpec(
 
 MULTILINGUAL = replace(
     ENGLISH,
-    name="multilingual",
     id="chatterbox-multilingual",
-    title="Chatterbox Multilingual",
     manifest=manifest.MULTILINGUAL,
     t3=replace(ENGLISH.t3, text_vocab_size=2454, end_trim_tokens=1),
     frontend=replace(ENGLISH.frontend, kind="multilingual"),
@@ -151,12 +155,11 @@ MULTILINGUAL = replace(
         *("ar", "da", "de", "el", "en", "es", "fi", "fr", "he", "hi", "it", "ja", "ko", "ms"),
         *("nl", "no", "pl", "pt", "ru", "sv", "sw", "tr", "zh"),
     ),
+    foreign_voice_defaults={"cfg_guidance_weight": 0.0},  # upstream's advice against accents
 )
 
 TURBO = ModelSpec(
-    name="turbo",
     id="chatterbox-turbo",
-    title="Chatterbox Turbo",
     manifest=manifest.TURBO,
     t3=T3Spec(
         backbone="gpt2",
@@ -194,9 +197,7 @@ TURBO = ModelSpec(
 
 NANO = replace(
     TURBO,
-    name="nano",
     id="chatterbox-nano",
-    title="Chatterbox Nano",
     manifest=manifest.NANO,
     t3=replace(TURBO.t3, config=TURBO.t3.config | {"llama_config_name": "GPT2_small"}),
 )
@@ -204,9 +205,40 @@ NANO = replace(
 VARIANTS = {spec.name: spec for spec in (ENGLISH, TURBO, NANO, MULTILINGUAL)}
 """All models, by `ModelSpec.name`."""
 
+PREFERENCE = {
+    "cuda": (TURBO, MULTILINGUAL, ENGLISH, NANO),
+    "cpu": (NANO, TURBO, ENGLISH, MULTILINGUAL),
+}
+"""The models in the order in which MODEL=auto takes them, by the kind of device.
+
+A GPU runs all of them faster than speech: Turbo is the first to be heard and makes sounds on
+command, Multilingual speaks the other languages. On a CPU only the smallest ones keep up.
+"""
+
 
 def spec_of(name: str, files: ModelFiles = PUBLISHED_FILES) -> ModelSpec:
-    """The model of that name, with other files where `files` names some."""
+    """The model of that name, with other files where `files` names some.
+
+    With T3 of a single-language pack it speaks this language only. `files.mean_flow` is ignored for
+    models that have a mean-flow S3Gen of their own.
+    """
     spec = VARIANTS[name]
     t3, s3gen = files.t3 or spec.manifest.t3, files.s3gen or spec.manifest.s3gen
-    return replace(spec, manifest=replace(spec.manifest, t3=t3, s3gen=s3gen))
+    spec = replace(spec, manifest=replace(spec.manifest, t3=t3, s3gen=s3gen))
+    if language := spec.manifest.packs.get(t3):
+        spec = _for_one_language(spec, language)
+    if files.mean_flow and not spec.flow.is_mean_flow:
+        other = spec.manifest.with_s3gen_of(TURBO.manifest)
+        spec = replace(spec, flow=TURBO.flow, manifest=other)
+    return spec
+
+
+def _for_one_language(spec: ModelSpec, code: str) -> ModelSpec:
+    """The model without other languages, and without the files that only they need."""
+    unread = {name for other in spec.languages for name in LANGUAGES[other].files if other != code}
+    return replace(
+        spec,
+        manifest=spec.manifest.without(unread),
+        languages=(code,),
+        defaults=spec.defaults | {"language": code},
+    )

@@ -16,7 +16,7 @@ from app.http.openapi import error_responses
 from app.protocols.native.documentation import JSON_OPERATION, QUERY_OPERATION
 from app.protocols.native.negotiation import negotiate
 from app.protocols.native.schemas import GenerateRequest, from_json, from_query
-from app.speech.service import SPEECH_ERRORS, SpeechRequest, ignored_parameters
+from app.speech.service import SPEECH_ERRORS, SpeechRequest
 
 router = APIRouter(tags=["speech"])
 
@@ -51,12 +51,11 @@ async def describe(request: Request) -> Response:
     state, parameters = get_state(request), from_query(request.query_params)
     model = state.speech.model(parameters.model)
     await state.speech.clean(parameters.text)
-    state.speech.params(parameters, model)  # raises UnsupportedLanguage
+    notice = state.speech.complete(parameters, model, parameters.voice_id).notice
     encoder = _new_encoder(request, parameters)()
     if parameters.voice_id is not None:
         state.voices.unpin(state.voices.pin(parameters.voice_id))  # raises VoiceNotFound
-    headers = audio_headers(model, ignored_parameters(model, parameters.voice_id, parameters))
-    response = Response(headers=headers, media_type=encoder.media_type)
+    response = Response(headers=audio_headers(model, notice), media_type=encoder.media_type)
     del response.headers["content-length"]  # a stream has none
     return response
 

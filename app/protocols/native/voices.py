@@ -1,5 +1,6 @@
 """`/voices`: upload, list and delete voices."""
 
+import asyncio
 import errno
 
 import msgspec
@@ -28,6 +29,7 @@ from app.http.form import read_form
 from app.http.openapi import error_responses, json_response, request_body
 from app.http.request_body import ensure_media_type, limit_body, run_while_connected
 from app.voices.names import decode_file_name, validate_voice_id
+from app.voices.snapshot import VoiceSnapshot
 
 router = APIRouter(prefix="/voices", tags=["voices"])
 
@@ -48,6 +50,12 @@ class Uploaded(BaseModel):
 
 class Deleted(BaseModel):
     message: str
+
+
+class VoiceDetails(BaseModel):
+    voice_id: str
+    language: str | None
+    preloaded: bool
 
 
 @router.post(
@@ -93,18 +101,48 @@ async def upload(request: Request, replace: bool = False) -> Uploaded:
 @router.get(
     "",
     summary="List voices",
-    response_model=list[str],
+    response_model=list[str] | list[VoiceDetails],
     responses=json_response(["austen.wav", "voice.wav"]) | error_responses(InvalidRequest),
 )
-async def list_voices(request: Request, preloaded: bool | None = None) -> Response:
+async def list_voices(
+    request: Request, preloaded: bool | None = None, details: bool = False
+) -> Response:
     """The ids of all available voices.
 
-    `preloaded=true`: only preloaded ones; `false`: only uploaded ones.
+    `preloaded=true`: only preloaded ones; `false`: only uploaded ones. `details=true`: objects with
+    `voice_id`, `language` (a code, or null if unknown) and `preloaded`.
     """
     voices = get_state(request).voices.snapshot
-    lists = {None: voices.ids, True: voices.preloaded_ids, False: voices.uploaded_ids}
-    content = msgspec.json.encode(lists[preloaded])  # pydantic takes long for thousands
+    content = await asyncio.to_thread(_list_json, voices, preloaded, details)
     return Response(content, media_type="application/json")
+
+
+def _list_json(voices: VoiceSnapshot, preloaded: bool | None, details: bool) -> bytes:
+    lists = {None: voices.ids, True: voices.preloaded_ids, False: voices.uploaded_ids}
+    ids = lists[preloaded]
+    if not details:
+        return msgspec.json.encode(ids)  # pydantic takes long for thousands
+    known = set(voices.preloaded_ids)
+    return msgspec.json.encode(
+        [
+            {"voice_id": each, "language": voices.language_of(each), "preloaded": each in known}
+            for each in ids
+        ]
+    )
+
+
+@router.get(
+    "/{voice_id}",
+    summary="Download a voice",
+    response_class=Response,
+    responses={200: {"content": {"application/octet-stream": {}}}}
+    | error_responses(VoiceNotFound, NotReady, PayloadTooLarge, StorageUnavailable),
+)
+async def download(voice_id: str, request: Request) -> Response:
+    """The recording, as it was uploaded."""
+    content = await get_state(request).voices.read(voice_id)
+    headers = {"Content-Disposition": "attachment", "X-Content-Type-Options": "nosniff"}
+    return Response(content, headers=headers, media_type="application/octet-stream")
 
 
 @router.delete(

@@ -146,14 +146,17 @@ async def list_audio_models(request: Request) -> AudioModels:
     responses=json_response(
         {
             "voices": [
-                {"id": "austen.wav", "name": "austen"},
-                {"id": "alloy", "name": "alloy (default voice)"},
+                {"id": "austen.wav", "name": "austen", "language": "en"},
+                {"id": "alloy", "name": "alloy (default voice)", "language": None},
             ]
         }
     ),
 )
 async def list_audio_voices(request: Request) -> Response:
-    """All voices, the aliases, and one of OpenAI's names that means the default voice."""
+    """All voices, the aliases, and one of OpenAI's names that means the default voice.
+
+    `language`: a code, or null if it is unknown.
+    """
     state = get_state(request)
     aliases = tuple(state.settings.voice_aliases.items())
     content = await asyncio.to_thread(_voice_list, state.voices.snapshot, aliases)
@@ -163,9 +166,15 @@ async def list_audio_voices(request: Request) -> Response:
 @lru_cache(maxsize=1)
 def _voice_list(voices: VoiceSnapshot, aliases: tuple[tuple[str, str], ...]) -> bytes:
     """The list as JSON, made once for all requests: there may be thousands of voices."""
-    names = listed_names(voices, dict(aliases))
-    listed = AudioVoices(voices=[Voice(id=id, name=name) for id, name in names.items()])
-    return listed.model_dump_json().encode()
+    known = dict(aliases)
+
+    def language_of(name: str) -> str | None:
+        voice_id = voices.find(name) or voices.find(known.get(name, ""))
+        return voice_id and voices.language_of(voice_id)
+
+    names = listed_names(voices, known).items()
+    listed = [Voice(id=id, name=name, language=language_of(id)) for id, name in names]
+    return AudioVoices(voices=listed).model_dump_json().encode()
 
 
 def _models(request: Request) -> dict[str, ModelInfo]:

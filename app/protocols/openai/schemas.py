@@ -107,6 +107,7 @@ class AudioModels(BaseModel):
 class Voice(BaseModel):
     id: str
     name: str
+    language: str | None
 
 
 class AudioVoices(BaseModel):

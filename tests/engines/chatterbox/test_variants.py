@@ -14,7 +14,6 @@ import pytest
 import pytest_asyncio
 import torch
 from chatterbox.tts_turbo import Conditionals
-from perth import PerthImplicitWatermarker
 
 from app.bench.randomness import pinned_randomness
 from app.core.audio import SAMPLE_RATE, Samples
@@ -27,6 +26,7 @@ from app.engines.chatterbox.variants import VARIANTS
 from tests.engines.chatterbox.test_engine import speak
 from tests.support.speech import CPU, decibels
 from tests.support.tiny_chatterbox import TinyChatterbox
+from tests.support.watermark import assert_detected, score, through_mp3
 
 TEXT = "Hello you. [laugh]"
 SAMPLES_PER_TOKEN = 960
@@ -100,27 +100,30 @@ async def test_comparison_detects_a_dropped_silence_tail(turbo, generated, monke
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_stream_of_turbo_is_repeatable_and_watermarked_in_each_two_seconds(turbo):
+async def test_stream_of_turbo_is_repeatable_and_watermarked(turbo):
     one, other = await asyncio.gather(*(speak(turbo, TEXT, top_p=0.95) for _ in range(2)))
     assert one == other
-    assert_watermarked(one)
+    assert_detected(samples(one))
 
 
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.heavy
-@pytest.mark.parametrize("variant", ["nano", "multilingual"])
-async def test_stream_of_a_variant_is_watermarked(checkpoint_of, variant):
-    engine = new_engine(checkpoint_of(variant), variant, watermark=True)
-    try:
-        assert_watermarked(await speak(engine, "Hello you."))
-    finally:
+@pytest.mark.parametrize("variant", VARIANTS)
+async def test_stream_of_each_variant_is_watermarked_also_as_mp3(checkpoint_of, variant):
+    """Of several text chunks, and so across their seams."""
+    text, two_chunks = "Hello to you. Hello to me.", {"text_processing_chunk_size": 20}
+    scores = {}
+    for marked in (True, False):
+        engine = new_engine(checkpoint_of(variant), variant, watermark=marked)
+        pcm = await speak(engine, text, **two_chunks)
         await engine.close()
+        assert len(pcm) > 2 * 3.5 * SAMPLE_RATE
+        if marked:
+            assert_detected(samples(pcm))
+            assert_detected(through_mp3(samples(pcm)))
+        scores[marked] = score(samples(pcm))
+    assert scores[False] < 0.5 < scores[True]
 
 
-def assert_watermarked(pcm: bytes) -> None:
-    audio = np.frombuffer(pcm, np.int16) / np.float32(32768)
-    size = 2 * SAMPLE_RATE
-    excerpts = [audio[begin : begin + size] for begin in range(0, len(audio) - size + 1, size)]
-    detector = PerthImplicitWatermarker()
-    scores = [detector.get_watermark(part, SAMPLE_RATE, round=False) for part in (audio, *excerpts)]
-    assert min(scores) > 0.9
+def samples(pcm: bytes) -> Samples:
+    return np.frombuffer(pcm, np.int16) / np.float32(32768)

@@ -1,6 +1,5 @@
 """Compared with Perth itself on real speech: its marked recording, and its detector."""
 
-import io
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +13,6 @@ import pytest
 import soxr
 import torch
 
-from app.audio.formats import ENCODERS
 from app.core.audio import Samples
 from app.core.errors import StartupError
 from app.engines.chatterbox import watermark
@@ -27,6 +25,7 @@ from app.engines.chatterbox.watermark import (
     load_watermarker,
 )
 from app.pipeline.joiner import to_int16
+from tests.support import watermark as support
 
 ROOT = Path(__file__).parents[3]
 RATE = 24_000
@@ -44,9 +43,7 @@ def mark() -> Iterator[WatermarkFn]:
 @pytest.fixture(scope="module")
 def perth(mark: WatermarkFn) -> Any:
     """Perth's own class."""
-    from perth import PerthImplicitWatermarker
-
-    return PerthImplicitWatermarker()
+    return support.perth()
 
 
 @pytest.fixture(scope="module")
@@ -87,22 +84,6 @@ def distance_db(marked: Samples, whole: Samples, audio: Samples) -> float:
     """Error of `marked` relative to the mark itself, which is 15 dB below the speech."""
     error, mark = np.square(marked - whole), np.square(whole - audio)
     return float(10 * np.log10(error.mean() / mark.mean()))
-
-
-def assert_detected(perth: Any, audio: Samples) -> None:
-    """In the whole recording, and in every 2 s of it."""
-    assert perth.get_watermark(audio, RATE, round=False) > 0.9
-    for start in range(0, len(audio) - 2 * RATE + 1, RATE):
-        excerpt = audio[start : start + 2 * RATE]
-        assert perth.get_watermark(excerpt, RATE, round=False) > 0.9
-
-
-def through_mp3(audio: Samples) -> Samples:
-    """Encode and decode as the service and its client do."""
-    encoder = ENCODERS["mp3"](RATE)
-    encoded = encoder.encode(to_int16(audio)) + encoder.finish()
-    with av.open(io.BytesIO(encoded)) as file:
-        return np.concatenate([frame.to_ndarray()[0] for frame in file.decode(audio=0)])
 
 
 @pytest.mark.parametrize("lengths", SLICINGS)
@@ -154,13 +135,13 @@ def test_digital_silence_stays_silent(mark: WatermarkFn) -> None:
 
 
 def test_perth_detects_the_mark_in_mp3_and_in_every_excerpt(
-    mark: WatermarkFn, perth: Any, speech: Samples
+    mark: WatermarkFn, speech: Samples
 ) -> None:
     marked = streamed(mark, speech, (5 * 960,))
 
-    assert_detected(perth, marked)
-    assert_detected(perth, through_mp3(marked))
-    assert perth.get_watermark(through_mp3(speech), RATE, round=False) < 0.1
+    support.assert_detected(marked)
+    support.assert_detected(support.through_mp3(marked))
+    assert support.score(support.through_mp3(speech)) < 0.1
 
 
 def test_delay_is_at_most_the_look_ahead(mark: WatermarkFn, speech: Samples) -> None:

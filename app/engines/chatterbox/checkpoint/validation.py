@@ -40,7 +40,7 @@ def check_state_dict(module: nn.Module, weights: Weights, path: Path, spec: Mode
     mismatched = [
         name for name in weights if name in expected and weights[name].shape != expected[name].shape
     ]
-    owners = _owners(weights)
+    owners = _owners(weights, spec)
     if owners and spec.title not in owners:
         raise wrong_variant(path, owners[0], spec.title)
     if missing:
@@ -57,9 +57,9 @@ def check_state_dict(module: nn.Module, weights: Weights, path: Path, spec: Mode
         log.warning("%s: %d unexpected tensors, %s for one", path, len(unexpected), unexpected[0])
 
 
-def _owners(weights: Weights) -> list[str]:
+def _owners(weights: Weights, expected: ModelSpec) -> list[str]:
     """Titles of the variants that these may be the weights of; none if that cannot be told."""
-    specs = VARIANTS.values()
+    specs = (expected, *VARIANTS.values())
     if "text_emb.weight" in weights:
         return [spec.title for spec in specs if _fits(weights["text_emb.weight"], spec)]
     if "flow.encoder_proj.weight" in weights:

@@ -37,7 +37,7 @@ def missing_helper(language: Language, folder: Path) -> str | None:
     if files:
         return (
             f"{folder} lacks {', '.join(files)}: "
-            "'chatterbox-tts models download multilingual' fetches them"
+            f"'chatterbox-tts models download {folder.name}' fetches them"
         )
     return None
 

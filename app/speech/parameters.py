@@ -1,0 +1,69 @@
+"""Complete the parameters of a request for its model and its voice."""
+
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from app.core.model import ModelInfo
+from app.core.params import SynthesisParams
+from app.engines.languages import resolve_language
+from app.speech.options import SpeechOptions
+from app.text.languages import language_of
+
+
+class CompleteParams(NamedTuple):
+    """`notice`: for the client, which of them are not as it may expect; None if all are."""
+
+    params: SynthesisParams
+    notice: str | None
+
+
+def complete(
+    options: SpeechOptions,
+    defaults: SynthesisParams,
+    model: ModelInfo,
+    voice_id: str | None,
+    voice_language: str | None,
+) -> CompleteParams:
+    """Take `defaults` where a parameter is absent, but the voice's language if `model` speaks it.
+
+    A voice of another language than the text changes defaults, and is never refused. Raises
+    `UnsupportedLanguage` for the language of the request or of `defaults`.
+    """
+    if voice_language and model.languages.get(voice_language, "") is None:
+        defaults = replace(defaults, language=voice_language)
+    params = options.params(defaults)
+    language = resolve_language(params.language, model.name, model.languages)
+    changed = _against_accent(options, params, model, voice_language, language)
+    notices = _ignored(options, model, voice_id)
+    if changed:
+        spoken, written = (language_of(code or "").name for code in (voice_language, language))
+        values = ", ".join(f"{name} is {value:g}" for name, value in changed.items())
+        notices.append(f"the voice is {spoken}, the text {written}: {values}, for less accent")
+    return CompleteParams(replace(params, language=language, **changed), "; ".join(notices) or None)
+
+
+def _against_accent(
+    options: SpeechOptions,
+    params: SynthesisParams,
+    model: ModelInfo,
+    voice_language: str | None,
+    language: str,
+) -> dict[str, float]:
+    """The model's defaults for a voice of another language, where they change the parameters."""
+    if voice_language in (None, language):
+        return {}
+    return {
+        name: value
+        for name, value in model.foreign_voice_defaults.items()
+        if getattr(options, name) is None and getattr(params, name) != value
+    }
+
+
+def _ignored(options: SpeechOptions, model: ModelInfo, voice_id: str | None) -> list[str]:
+    notices = []
+    if voice_id is not None and not model.clones_voices:
+        notices.append(f"the {model.name} voice ignores voice_id")
+    if unused := [name for name in model.unused if getattr(options, name, None) is not None]:
+        notices.append(f"{model.name} ignores {', '.join(unused)}")
+    return notices
