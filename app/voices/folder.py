@@ -141,7 +141,10 @@ class VoiceFolder:
         return removed
 
     def read(self, voice_id: str, max_bytes: int) -> bytes | None:
-        """The file of this id, in any Unicode form; None if there is none. Raises PayloadTooLarge."""
+        """The file of this id, in any Unicode form; None if there is none.
+
+        Raises PayloadTooLarge.
+        """
         for path in self._alike(voice_id):
             if nfc(path.name) != voice_id:
                 continue

@@ -107,7 +107,8 @@ function commandBox(text) {
   const copy = element("button", { type: "button", className: "quiet" }, "Copy");
   copy.setAttribute("aria-label", "Copy the commands");
   copy.addEventListener("click", async () => say(copy, (await copied(code)) ? "Copied" : "Press Ctrl+C"));
-  return element("div", { className: "command" }, element("pre", {}, code), copy);
+  const box = element("pre", { tabIndex: 0, role: "group", "aria-label": "Commands" }, code);
+  return element("div", { className: "command" }, box, copy);
 }
 
 function gpuPair({ device_id, utilization_percent, memory_gb }) {

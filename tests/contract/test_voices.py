@@ -46,7 +46,7 @@ def test_recording_is_downloaded_as_it_was_uploaded(client: httpx.Client) -> Non
     assert answer.content == content
     assert answer.headers["Content-Type"] == "application/octet-stream"
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
-    assert error_code(client.get("/voices/nobody.wav")) == "voice_not_found"
+    assert error_code(client.get("/voices/nobody.wav"), 404) == "voice_not_found"
 
 
 @pytest.mark.parametrize(

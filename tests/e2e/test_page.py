@@ -153,6 +153,13 @@ def scripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         yield service
 
 
+@pytest.fixture
+def queue(tmp_path: Path) -> Iterator[Service]:
+    """One slot, and places to wait."""
+    with running_service(tmp_path) as service:
+        yield service
+
+
 async def enter_key(page: Page, key: str = API_KEY) -> None:
     await page.fill("#key", key)
     await page.press("#key", "Enter")
@@ -389,6 +396,66 @@ async def test_history_and_choices_survive_a_reload(open_page: Open, scripted: S
     await expect(page.locator("#history")).to_contain_text("What you have spoken is kept here")
 
 
+FILL = """async count => {
+    const opening = indexedDB.open("chatterbox-tts", 1);
+    await new Promise(done => { opening.onsuccess = done; });
+    const transaction = opening.result.transaction(["runs", "sounds"], "readwrite");
+    for (let n = 1; n <= count; n++) {
+        const request = { text: `number ${n}`, format: "wav" };
+        const facts = { size: 1e3, seconds: 1, madeAt: n, name: "speech.wav", incomplete: false };
+        const run = { text: request.text, request, ...facts };
+        const adding = transaction.objectStore("runs").add(run);
+        adding.onsuccess = () =>
+            transaction.objectStore("sounds").put(new Blob(["sound"]), adding.result);
+    }
+    await new Promise(done => { transaction.oncomplete = done; });
+}"""
+
+TYPING = """async id => {
+    const input = document.getElementById(id) ?? document.querySelector(id);
+    const times = [];
+    for (const letter of "voice 499") {
+        const began = performance.now();
+        input.value += letter;
+        input.dispatchEvent(new Event("input", { bubbles: true }));
+        document.body.getBoundingClientRect();
+        await new Promise(done => requestAnimationFrame(() => setTimeout(done)));
+        times.push(performance.now() - began);
+    }
+    return times.sort((a, b) => a - b);
+}"""
+
+
+@pytest.mark.heavy
+async def test_page_stays_quick_with_500_voices_and_500_runs(
+    open_page: Open, scripted: Service
+) -> None:
+    tab = await open_page(scripted)
+    page = tab.page
+    facts = {"language": None, "preloaded": True}
+    many = [facts | {"voice_id": f"voice {number}.wav"} for number in range(500)]
+    await page.route("**/voices?*", lambda route: route.fulfill(json=many))
+    await page.evaluate(FILL, 500)
+    await page.reload()
+    await loaded(page)
+    await expect(page.locator("#voices li").nth(11)).to_contain_text("voice 10")
+    for _ in range(10):
+        await page.get_by_role("button", name="Show more").click()
+    await expect(page.locator("#history li")).to_have_count(500)
+    await expect(page.locator("#history li").first).to_contain_text("number 500")
+    for field in ("#text", "#voices [type=search]"):
+        times = await page.evaluate(TYPING, field)
+        print(field, "ms:", [round(each) for each in times])
+        assert times[len(times) // 2] < 100
+    await expect(page.locator("#voices li:visible")).to_have_count(1)
+    await speak(page, "audio5", "wav", seed=None)
+    await expect(page.locator("#history li").first).to_contain_text("audio5")
+    await page.reload()
+    await expect(page.locator("#history li").first).to_contain_text("audio5")
+    kept = "indexedDB.databases().then(all => all.length)"
+    assert await page.evaluate(kept) == 1
+
+
 @pytest.mark.heavy
 @pytest.mark.parametrize(
     ("script", "told"),
@@ -439,6 +506,28 @@ async def test_full_queue_shows_a_message(open_page: Open, scripted: Service) ->
     await retry.click()
     await expect(tab.page.locator("#state")).to_have_text("Done.")
     await expect(retry).to_be_hidden()
+
+
+async def test_waiting_request_tells_its_place_and_waits_outside_of_the_real_time_factor(
+    open_page: Open, queue: Service
+) -> None:
+    page = (await open_page(queue)).page
+    bodies = [{"text": f"audio1 sleep{seconds}", "format": "raw_pcm"} for seconds in (3, 0.5)]
+    async with queue.async_client() as client:
+        before = []
+        for body in bodies:
+            before.append(asyncio.create_task(client.post("/tts/generate", json=body)))
+            await asyncio.sleep(0.3)
+        await speak(page, "audio50", seed=None)
+        state = page.locator("#state")
+        await expect(state).to_have_text("Waiting: 1 before you…")
+        await expect(state).to_have_text("Waiting: you are next…")
+        await expect(state).to_have_text("Done.")
+        await asyncio.gather(*before)
+    await expect(page.locator("#answer")).to_contain_text("s in the queue")
+    factor, first_byte = await figure(page, "Real-time factor"), await figure(page, "First byte")
+    assert (first_byte or 0) > 1
+    assert (factor or 9) < 0.5
 
 
 async def test_blocked_autoplay_shows_a_message_until_it_plays(
@@ -693,6 +782,25 @@ async def test_key_in_the_link_is_taken_and_leaves_the_address(
     assert page.url == "about:blank"
 
 
+@pytest.mark.heavy
+async def test_printed_link_opens_the_page_with_the_key(open_page: Open, tmp_path: Path) -> None:
+    service = Service(tmp_path, {"API_KEY": "", "HOST": "127.0.0.1"})
+    try:
+        service.wait_until(lambda: "ready: scripted" in service.log_path.read_text(), 30)
+        [link] = re.findall(r"Open (\S+)", service.log())
+        key = link.partition("#key=")[2]
+        assert len(key) >= 32
+        tab = await open_page(service, key="")
+        await tab.page.goto("about:blank")
+        await tab.page.goto(link)
+        await loaded(tab.page)
+        assert tab.page.url == f"{service.url}/"
+        assert not [url for url in tab.requested if key in url.partition("#")[0]]
+        assert service.log().count(key) == 1
+    finally:
+        service.stop()
+
+
 # --- Models ---------------------------------------------------------------------------------------
 
 
@@ -855,6 +963,7 @@ async def test_file_name_is_adapted_to_a_valid_voice_id(open_page: Open, scripte
     page = (await open_page(scripted)).page
     for name, voice_id in VALID_VOICE_IDS.items():
         await add(page, name)
+        await expect(page.locator("#add-dialog")).to_be_hidden()
         await expect(page.locator("#voices input:checked")).to_have_value(voice_id)
         with scripted.client() as client:
             assert validate_voice_id(voice_id) in client.get("/voices").json()

@@ -135,8 +135,8 @@ def _list_json(voices: VoiceSnapshot, preloaded: bool | None, details: bool) -> 
     "/{voice_id}",
     summary="Download a voice",
     response_class=Response,
-    responses={200: {"content": {"application/octet-stream": {}}}}
-    | error_responses(VoiceNotFound, NotReady, PayloadTooLarge, StorageUnavailable),
+    responses=error_responses(VoiceNotFound, NotReady, PayloadTooLarge, StorageUnavailable),
+    openapi_extra={"responses": {"200": {"content": {"application/octet-stream": {}}}}},
 )
 async def download(voice_id: str, request: Request) -> Response:
     """The recording, as it was uploaded."""
