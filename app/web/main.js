@@ -258,6 +258,7 @@ class Page {
   _keep(playback) {
     const { request, file, peaks, incomplete } = playback;
     const { text } = request;
+    if (text === SAMPLE) return; // a voice was tried
     const facts = { name: fileNameOf(playback), type: file.type, size: file.size, madeAt: Date.now() };
     this._history.add({ text, request, seconds: peaks.seconds, incomplete, ...facts }, file);
   }

@@ -84,6 +84,7 @@ export class Speaker {
   /** In place of the one before, which is released first. */
   _take(next) {
     keepingFocus(() => {
+      if (this._playback?.state !== "over") this._playback?.stop(); // what it has made is kept
       this._playback?.dispose();
       this._playback = typeof next === "function" ? next() : next;
       this._transport.show(this._playback);

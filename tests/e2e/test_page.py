@@ -508,6 +508,7 @@ async def test_full_queue_shows_a_message(open_page: Open, scripted: Service) ->
     await expect(retry).to_be_hidden()
 
 
+@pytest.mark.heavy
 async def test_waiting_request_tells_its_place_and_waits_outside_of_the_real_time_factor(
     open_page: Open, queue: Service
 ) -> None:
@@ -786,7 +787,8 @@ async def test_key_in_the_link_is_taken_and_leaves_the_address(
 async def test_printed_link_opens_the_page_with_the_key(open_page: Open, tmp_path: Path) -> None:
     service = Service(tmp_path, {"API_KEY": "", "HOST": "127.0.0.1"})
     try:
-        service.wait_until(lambda: "ready: scripted" in service.log_path.read_text(), 30)
+        for line in ("#key=", "ready: scripted"):
+            service.wait_until(lambda line=line: line in service.log_path.read_text(), 30)
         [link] = re.findall(r"Open (\S+)", service.log())
         key = link.partition("#key=")[2]
         assert len(key) >= 32
