@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from pydantic import (
     BeforeValidator,
     Field,
+    PrivateAttr,
     SecretStr,
     ValidationError,
     ValidationInfo,
@@ -63,6 +64,8 @@ ENV_FILE = Path(".env")
 SHORT_NAME = 5
 SAFE_KEY_LENGTH = 16
 MAX_SLOTS = 256
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+"""Hosts that only this machine can connect to."""
 
 FIRST_SLICE = 20
 SLICE_GROWTH = {"cpu": 2.0, "cuda": 1.0}
@@ -107,9 +110,13 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(extra="ignore", frozen=True, protected_namespaces=())
 
+    _key_was_made: bool = PrivateAttr(False)
+
     # Core
     api_key: SecretStr = Field(
-        SecretStr(""), description="**(Required)** The secret key that clients must send."
+        SecretStr(""),
+        description="**(Required)** The secret key that clients must send. Without one, a server "
+        "that only this machine reaches (`HOST=127.0.0.1`) makes one at each start and prints it.",
     )
     host: str = Field(
         "0.0.0.0",  # noqa: S104
@@ -508,6 +515,11 @@ class Settings(BaseSettings):
         return self.max_upload_mb * 1_048_576
 
     @property
+    def key_was_made(self) -> bool:
+        """Whether the key is a random one of this start, which nobody knows yet."""
+        return self._key_was_made
+
+    @property
     def effective_log_level(self) -> str:
         return "DEBUG" if self.debug else self.log_level
 
@@ -579,14 +591,25 @@ def load_settings(*, api_key_required: bool, **overrides: Any) -> Settings:
     except (OSError, UnicodeError) as error:
         raise StartupError(f"cannot read {ENV_FILE}: {error}") from None
     if api_key_required and not settings.api_key.get_secret_value().strip():
-        raise StartupError("API_KEY is not set: choose a secret key, e.g. API_KEY=… in .env")
+        if settings.host not in LOOPBACK:
+            raise StartupError(
+                "API_KEY is not set: choose a secret key, e.g. API_KEY=… in .env; with "
+                "HOST=127.0.0.1, for this machine only, one is made"
+            )
+        return _with_made_key(settings)
     return settings
+
+
+def _with_made_key(settings: Settings) -> Settings:
+    made = settings.model_copy(update={"api_key": SecretStr(secrets.token_urlsafe(24))})
+    made._key_was_made = True
+    return made
 
 
 def weak_key(settings: Settings) -> list[str]:
     """A warning about a key that can be guessed, if other machines can connect."""
     length = len(settings.api_key.get_secret_value().strip())
-    if length >= SAFE_KEY_LENGTH or settings.host in ("localhost", "127.0.0.1", "::1"):
+    if length >= SAFE_KEY_LENGTH or settings.host in LOOPBACK:
         return []
     return [
         f"API_KEY has {length} characters and may be guessed: use {SAFE_KEY_LENGTH} or more, or "

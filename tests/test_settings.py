@@ -17,6 +17,7 @@ from app.core.errors import StartupError
 from app.core.params import SynthesisParams
 from app.core.process_env import child_environment, visible_cuda_devices
 from app.settings import (
+    SAFE_KEY_LENGTH,
     Settings,
     load_settings,
     unexpanded_settings,
@@ -416,6 +417,10 @@ def test_requires_an_api_key(key: str | None, given: Callable[..., Settings]) ->
         given(API_KEY=f" {key}")
     with pytest.raises(StartupError, match="API_KEY is not set"):
         load_settings(api_key_required=True)
+    given(HOST="127.0.0.1")
+    settings = load_settings(api_key_required=True)
+    assert settings.key_was_made
+    assert len(settings.api_key.get_secret_value()) >= SAFE_KEY_LENGTH
 
 
 @pytest.mark.parametrize(

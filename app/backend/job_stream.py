@@ -38,7 +38,8 @@ class JobStream:
 
     `on_failed` is called when the job ends with an `error`, also while the reader awaits something
     else. With `silence_if_empty`, `SILENCE` takes the place of `EmptyText`. `file`: what the reader
-    has encoded and not yet sent, which counts as unread.
+    has encoded and not yet sent, which counts as unread. `queued_s`: how long the job waited for a
+    worker.
     """
 
     def __init__(self) -> None:
@@ -49,6 +50,7 @@ class JobStream:
         self.committed = False
         self.ended = False
         self.consumed_samples = 0
+        self.queued_s = 0.0
         self.silence_if_empty = False
         self.file: Collection[bytes] = ()
         self._chunks: deque[bytes] = deque()

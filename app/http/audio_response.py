@@ -122,5 +122,6 @@ class AudioResponse(Response):
 
     async def _start(self, send: Send, *more: tuple[bytes, bytes]) -> None:
         content_type = (b"content-type", self._stream.media_type.encode())
-        headers = [*self.raw_headers, content_type, *more]
+        queued = (b"server-timing", b"queue;dur=%d" % (1000 * self._stream.queued_s))
+        headers = [*self.raw_headers, content_type, queued, *more]
         await send({"type": "http.response.start", "status": 200, "headers": headers})

@@ -35,6 +35,7 @@ _PAGES = ("index.html", "docs.html")
 
 WEB_FILES = {
     "/": _read(FOLDER / "index.html"),
+    "/docs": _read(FOLDER / "docs.html"),
     **{
         f"/web/{path.name}": _read(path)
         for path in (
@@ -44,7 +45,4 @@ WEB_FILES = {
         if path.name not in _PAGES
     },
 }
-"""`/` and `/web/…`, served without the key."""
-
-DOCS = _read(FOLDER / "docs.html")
-"""`/docs`, which needs the key."""
+"""`/`, `/docs` and `/web/…`, served without the key."""

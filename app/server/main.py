@@ -8,9 +8,11 @@ import asyncio
 import gc
 import logging
 import signal
+import sys
 from collections.abc import Coroutine, Sequence
 from importlib import import_module
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from app.backend.base import Backend
 from app.core.background import BackgroundTasks
@@ -53,6 +55,8 @@ async def serve(settings: Settings, models: Sequence[Model]) -> None:
         url = url_of(settings.host, settings.port)
         names = ", ".join(model.info.name for model in models)
         log.info("listening on %s:%d, model %s: %s", settings.host, settings.port, names, url)
+        if settings.key_was_made or sys.stdout.isatty():
+            _print_link(settings, url)
         if settings.port_health:
             log.info("answering probes on port %d", settings.port_health)
         try:
@@ -69,6 +73,15 @@ async def serve(settings: Settings, models: Sequence[Model]) -> None:
     if left := asyncio.all_tasks() - {asyncio.current_task()}:
         log.error("tasks still running: %s", [task.get_name() for task in left])
     log.info("stopped")
+
+
+def _print_link(settings: Settings, url: str) -> None:
+    """To standard output and not the log: a log may be collected, and the link has the key.
+
+    Browsers send no fragment to a server.
+    """
+    key = quote(settings.api_key.get_secret_value().strip(), safe="")
+    print(f"\n    Open {url}#key={key}\n", flush=True)  # noqa: T201
 
 
 def _bind(settings: Settings) -> list[Listener]:

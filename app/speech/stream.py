@@ -57,6 +57,11 @@ class SpeechStream:
         return self._encoder.media_type
 
     @property
+    def queued_s(self) -> float:
+        """How long the job waited for a worker."""
+        return self._job.queued_s
+
+    @property
     def error(self) -> ServiceError | None:
         return self._job.error
 

@@ -161,6 +161,19 @@ class VoiceLibrary:
             raise
         return name
 
+    async def read(self, voice_id: str) -> bytes:
+        """The recording of a voice, as it was uploaded.
+
+        Raises VoiceNotFound, NotReady, PayloadTooLarge, StorageUnavailable.
+        """
+        voice_id = self._existing(voice_id)
+        with _storage_errors():
+            for folder in (self._user, self._preloaded):
+                content = await self._thread.run(folder.read, voice_id, self._max_upload_bytes)
+                if content is not None:
+                    return content
+        raise self.not_found(voice_id)
+
     async def delete(self, voice_id: str) -> None:
         """Remove a voice of the user. Raises VoiceNotFound, PreloadedVoice, StorageUnavailable."""
         voice_id = self._existing(voice_id)

@@ -3,11 +3,20 @@
 import { headerOf } from "./api_key.js";
 
 export class ApiError extends Error {
-  /** `status` is 0 and `code` "unreachable" where there was no answer. */
-  constructor(message, status = 0, code = "unreachable") {
+  /**
+   * `status` is 0 and `code` "unreachable" where there was no answer. `retryAfter`: in how many
+   * seconds another try makes sense, as the server says; else null.
+   */
+  constructor(message, status = 0, code = "unreachable", retryAfter = null) {
     super(message);
     this.status = status;
     this.code = code;
+    this.retryAfter = retryAfter;
+  }
+
+  /** With when to try again. */
+  get advice() {
+    return this.message + (this.retryAfter ? ` Try again in ${this.retryAfter} s.` : "");
   }
 }
 
@@ -54,8 +63,15 @@ export class Api {
     });
   }
 
+  /** The recording of a voice. */
+  async recordingOf(id) {
+    const answer = await this.ask(`voices/${encodeURIComponent(id)}`);
+    return new Blob([await answer.arrayBuffer()]); // without a type, which browsers find out
+  }
+
+  /** Also sent while the page is being closed. */
   deleteVoice(id) {
-    return this.ask(`voices/${encodeURIComponent(id)}`, { method: "DELETE" });
+    return this.ask(`voices/${encodeURIComponent(id)}`, { method: "DELETE", keepalive: true });
   }
 
   /** Uses XMLHttpRequest, because `fetch` reports no upload progress. */
@@ -105,9 +121,8 @@ export class Api {
 /** What an answer that is none says, as an `ApiError`. */
 export async function failureOf(answer) {
   const { message, code } = await errorIn(answer);
-  const wait = answer.headers.get("Retry-After");
-  const after = wait ? ` Try again in ${wait} s.` : "";
-  return new ApiError(sentence(IN_OTHER_WORDS[code] ?? message) + after, answer.status, code);
+  const wait = Number(answer.headers.get("Retry-After")) || null;
+  return new ApiError(sentence(IN_OTHER_WORDS[code] ?? message), answer.status, code, wait);
 }
 
 /** The server's own words are for programmers. */

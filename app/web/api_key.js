@@ -1,5 +1,7 @@
 /** The API key, kept in this browser's storage only, or in memory where that is blocked. */
 
+import { read, remove, write } from "./storage.js";
+
 const PLACE = "chatterbox-tts-key";
 
 export class Key {
@@ -7,22 +9,22 @@ export class Key {
   onchange = () => {};
 
   constructor() {
-    this.value = kept();
+    this.value = read(PLACE);
     addEventListener("storage", () => {
-      if (kept() === this.value) return;
-      this.value = kept();
+      if (read(PLACE) === this.value) return;
+      this.value = read(PLACE);
       this.onchange();
     });
   }
 
   keep(value) {
     this.value = value;
-    stored((storage) => storage.setItem(PLACE, value));
+    write(PLACE, value);
   }
 
   forget() {
     this.value = "";
-    stored((storage) => storage.removeItem(PLACE));
+    remove(PLACE);
   }
 }
 
@@ -31,12 +33,12 @@ export function headerOf(value) {
   return String.fromCharCode(...new TextEncoder().encode(value));
 }
 
-const kept = () => stored((storage) => storage.getItem(PLACE)) ?? "";
-
-function stored(use) {
-  try {
-    return use(localStorage);
-  } catch {
-    return null; // blocked by the browser's settings
-  }
+/**
+ * The key in the page's address, `#key=…`, which no browser sends to a server. It is removed from
+ * the address and from the browser's history. Empty if there is none.
+ */
+export function takeKeyFromAddress() {
+  const key = new URLSearchParams(location.hash.slice(1).replaceAll("+", "%2B")).get("key");
+  if (key !== null) history.replaceState(null, "", location.pathname + location.search);
+  return key ?? "";
 }

@@ -33,3 +33,11 @@ export function showPairs(list, pairs) {
 export function say(place, text) {
   if (place.textContent !== text) place.textContent = text;
 }
+
+/** A button that shows a sign and is read as `name`. */
+export function iconButton(sign, name, react) {
+  const button = element("button", { type: "button", className: "quiet icon", title: name }, sign);
+  button.setAttribute("aria-label", name);
+  button.addEventListener("click", react);
+  return button;
+}

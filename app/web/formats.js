@@ -23,6 +23,9 @@ const FORMATS = {
   raw_pcm: { label: "raw_pcm · 16 bit", type: "audio/pcm", ending: "pcm", headerBytes: 0 },
 };
 
+/** The formats that this page plays. */
+export const KNOWN = Object.keys(FORMATS);
+
 const LIVE = "Heard while it is being made.";
 const BY_PAGE = "Heard while it is being made, without a way to seek before the end.";
 const AT_ONCE = "Heard once all of it is made.";
@@ -58,8 +61,17 @@ function pcm(headerBytes) {
   };
 }
 
+/** Heard at once, and saved as a file that every computer opens. */
+const BEST = ["mp3", "wav"];
+
+/** The format that suits this browser, of those that the server makes. */
+export function best(names) {
+  const ranking = [...BEST.filter((name) => format(name).live), ...BEST, ...ranked(names)];
+  return ranking.find((name) => names.includes(name));
+}
+
 /** Those of `names` that are known here, the best for this browser first. */
 export function ranked(names) {
-  const known = Object.keys(FORMATS).filter((name) => names.includes(name));
+  const known = KNOWN.filter((name) => names.includes(name));
   return [...known.filter((name) => format(name).live), ...known.filter((name) => !format(name).live)];
 }

@@ -1,83 +1,116 @@
-/** The last requests: a bar chart of their times to first sound, and a table. */
+/** The list of what was spoken: hear, save or use it again. */
 
-import { element } from "./dom.js";
-import { formatted, seconds } from "./run_stats.js";
+import { confirm } from "./confirm.js";
+import { byId, element, iconButton } from "./dom.js";
+import { RunStore, surplus } from "./run_store.js";
+import { nameOf } from "./voice_names.js";
 
-const MOST = 12;
-const SVG = "http://www.w3.org/2000/svg";
-const HEIGHT = 64;
-const STEP = 24;
+const SHOWN = 6;
+const MORE = 50;
+const HOUR_MS = 3_600_000;
 
 export class History {
   _runs = [];
+  _shown = SHOWN;
 
-  /** @param {Element} root */
-  constructor(root) {
-    this._root = root;
-    this._show();
+  /** @param {{onHear: Function, onUse: Function}} reactions to a run's buttons */
+  constructor({ onHear, onUse }) {
+    this._onHear = onHear;
+    this._onUse = onUse;
+    this._store = new RunStore();
+    this._list = element("ul", { className: "history" });
+    this._said = element("p", { className: "small" });
+    this._more = element("button", { type: "button", className: "quiet" }, "Show more");
+    this._more.addEventListener("click", () => this._showMore());
+    byId("history").append(this._list, this._more, this._said);
+    byId("history-clear").addEventListener("click", () => this._clear());
+    this._loaded = this._load();
   }
 
-  /** @param {import("./run_stats.js").RunStats} figures of a run that is over */
-  add(figures) {
-    this._runs = [...this._runs, figures].slice(-MOST);
-    this._show();
+  /** @param {import("./run_store.js").Run} run @param {Blob} sound */
+  async add(run, sound) {
+    await this._loaded;
+    this._runs.unshift(await this._store.add(run, sound));
+    const old = surplus(this._runs);
+    this._runs.length -= old.length;
+    await this._store.remove(old);
+    this._list.prepend(this._item(this._runs[0]));
+    this._tidy();
   }
 
-  _show() {
-    if (!this._runs.length) {
-      this._root.replaceChildren(element("p", { className: "small" }, "None yet."));
-      return;
-    }
-    this._root.replaceChildren(this._chart(), this._caption(), this._table());
+  async _load() {
+    this._runs = await this._store.list();
+    this._list.replaceChildren(...this._runs.slice(0, this._shown).map((run) => this._item(run)));
+    this._tidy();
   }
 
-  _chart() {
-    const longest = Math.max(...this._runs.map((run) => run.firstSound ?? 0), 0.001);
-    const times = this._runs.map((run) => seconds(run.firstSound)).join(", ");
-    const chart = svg("svg", {
-      class: "chart",
-      role: "img",
-      viewBox: `0 0 ${MOST * STEP} ${HEIGHT}`,
-      preserveAspectRatio: "xMinYMax",
-      "aria-label": `Time to first sound of the last runs: ${times}`,
-    });
-    chart.append(...this._runs.map((run, n) => bar(run, n, longest)));
-    return chart;
+  _showMore() {
+    const next = this._runs.slice(this._shown, this._shown + MORE);
+    this._shown += MORE;
+    const items = next.map((run) => this._item(run));
+    this._list.append(...items);
+    items[0]?.querySelector("button").focus();
+    this._tidy();
   }
 
-  _caption() {
-    const caption = element("p", { className: "small" }, "Time to the first sound, newest at the right");
-    if (this._runs.some((run) => run.underruns)) {
-      caption.append("; ", element("span", { className: "swatch" }), " with underruns");
-    }
-    caption.append(".");
-    return caption;
+  _tidy() {
+    while (this._list.children.length > Math.min(this._shown, this._runs.length)) this._list.lastChild.remove();
+    this._more.hidden = this._runs.length <= this._shown;
+    byId("history-clear").hidden = !this._runs.length;
+    const none = this._runs.length ? "" : "What you have spoken is kept here, in this browser.";
+    this._said.textContent = this._store.problem || none;
   }
 
-  _table() {
-    const names = ["Format", "First sound", "Real-time factor", "Underruns"];
-    const head = element("tr", {}, ...names.map((name) => element("th", { scope: "col" }, name)));
-    const rows = this._runs.toReversed().map((run) => {
-      const cells = [run.format, ...formatted(run)];
-      return element("tr", {}, ...cells.map((cell) => element("td", {}, cell)));
-    });
-    const table = element("table", {}, element("thead", {}, head), element("tbody", {}, ...rows));
-    return element("div", { className: "wide", tabIndex: 0, role: "group", "aria-label": "Last runs" }, table);
+  _item(run) {
+    const text = element("p", { className: "quote" }, run.text);
+    const facts = element("p", { className: "small" }, factsOf(run).join(" · "));
+    const hear = iconButton("▶", `Play: ${brief(run)}`, () => this._hear(run));
+    const save = iconButton("↓", `Download: ${brief(run)}`, () => this._save(run));
+    const use = element("button", { type: "button", className: "quiet" }, "Use again");
+    use.setAttribute("aria-label", `Use again: ${brief(run)}`);
+    use.addEventListener("click", () => this._onUse(run.request));
+    return element("li", {}, hear, element("div", {}, text, facts), save, use);
+  }
+
+  async _hear(run) {
+    const sound = await this._sound(run);
+    if (sound) this._onHear(run, sound);
+  }
+
+  async _save(run) {
+    const sound = await this._sound(run);
+    if (!sound) return;
+    const link = element("a", { href: URL.createObjectURL(sound), download: run.name });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60_000); // the browser reads it first
+  }
+
+  async _sound(run) {
+    const sound = await this._store.soundOf(run);
+    if (!sound) this._said.textContent = "The browser has deleted this sound.";
+    return sound;
+  }
+
+  async _clear() {
+    if (!(await confirm("Clear the history? Its sounds are deleted from this browser.", "Clear"))) return;
+    const old = this._runs;
+    this._runs = [];
+    this._shown = SHOWN;
+    await this._store.remove(old);
+    this._tidy();
   }
 }
 
-function bar(run, n, longest) {
-  const height = Math.max(2, ((run.firstSound ?? 0) / longest) * (HEIGHT - 4));
-  const attributes = { x: n * STEP + 3, y: HEIGHT - height, width: STEP - 6, height, rx: 3 };
-  const made = svg("rect", { ...attributes, class: run.underruns ? "uneven" : "even" });
-  const title = svg("title", {});
-  title.textContent = `${run.format}: ${seconds(run.firstSound)}, underruns: ${run.underruns}`;
-  made.append(title);
-  return made;
-}
+const brief = (run) => [...run.text].slice(0, 40).join("");
 
-function svg(name, attributes) {
-  const made = document.createElementNS(SVG, name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, String(value));
-  return made;
+function factsOf({ request, seconds, madeAt, incomplete }) {
+  const made = new Date(madeAt);
+  const recent = Date.now() - madeAt < 12 * HOUR_MS;
+  const when = recent ? { timeStyle: "short" } : { dateStyle: "medium", timeStyle: "short" };
+  return [
+    request.voice_id ? nameOf(request.voice_id) : "Default voice",
+    request.model,
+    `${seconds.toFixed(1)} s${incomplete ? ", incomplete" : ""}`,
+    new Intl.DateTimeFormat(undefined, when).format(made),
+  ].filter(Boolean);
 }

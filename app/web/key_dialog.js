@@ -2,6 +2,7 @@
 
 import { byId, say } from "./dom.js";
 
+const WRONG_LINK = "The key in this link is not the server's: open the link that it shows when it starts.";
 const REFUSED = "The server no longer takes the key that was kept here.";
 
 export class KeyDialog {
@@ -37,6 +38,22 @@ export class KeyDialog {
       const finish = () => resolve(Boolean(this._api.key.value));
       this._dialog.addEventListener("close", finish, { once: true });
     });
+  }
+
+  /** Takes the key of a link, if the server does; the one that was kept stays otherwise. */
+  async useFromLink(value) {
+    try {
+      if (!(await this._api.accepts(value))) {
+        this.open(WRONG_LINK);
+        return;
+      }
+    } catch (error) {
+      this._input.value = value; // another try needs no link
+      this.open(error.message);
+      return;
+    }
+    this._api.key.keep(value);
+    this._changed();
   }
 
   /** Forgets the key that the server did not take, and asks for another one. */

@@ -1,85 +1,180 @@
 /** The page connects its parts, which own all state. */
 
+import { AddVoice } from "./add_voice.js";
 import { Api, UNREACHABLE } from "./api.js";
-import { byId, element, say, showPairs } from "./dom.js";
-import { statsOf, statRows } from "./run_stats.js";
-import { format, ranked, whenHeard } from "./formats.js";
+import { Key, takeKeyFromAddress } from "./api_key.js";
+import { byId, element, say } from "./dom.js";
+import { Draft } from "./draft.js";
+import { KNOWN, best, format, ranked, whenHeard } from "./formats.js";
 import { History } from "./history.js";
 import { KeyDialog } from "./key_dialog.js";
-import { Key } from "./api_key.js";
 import { Models } from "./models.js";
 import { Parameters } from "./parameters.js";
-import { Playback } from "./playback.js";
+import { isSample } from "./presets.js";
 import { Snippets } from "./snippets.js";
+import { Speaker, fileNameOf } from "./speaker.js";
 import { Status } from "./status.js";
+import { nameOf } from "./voice_names.js";
 import { Voices } from "./voices.js";
-import { Waveform } from "./waveform.js";
 
 const SAMPLE = "This is how I sound.";
-const SHORTEST_S = 6;
+const BEST = "best";
+const WIDE = "(min-width: 60rem)";
 
 class Page {
   constructor() {
-    this._audio = byId("audio");
     this._text = byId("text");
     this._format = byId("format");
-    this._playback = null;
+    this._formats = KNOWN; // until the server says which it makes
     this._limit = Infinity;
     this._loaded = false;
-    this._obstacle = ""; // to asking at all
-    this._failure = ""; // of the playback
     this._api = new Api(new Key(), () => this._keyDialog.refuse());
-    this._history = new History(byId("runs"));
-    this._waveform = new Waveform(byId("waveform"), (to) => this._seek(to));
+    this._history = new History({
+      onHear: (run, sound) => this._speaker.replay(run, sound),
+      onUse: (request) => this._use(request),
+    });
     this._snippets = new Snippets(byId("snippets"), byId("reveal"), this._api);
-    this._parameters = new Parameters(byId("parameters"), byId("changed"));
+    this._parameters = new Parameters((sample) => this._offerSample(sample));
     this._models = new Models(this._text);
-    this._voices = new Voices(byId("voices"), this._api, (id) => this._hear(id));
+    this._addVoice = new AddVoice(this._api, (id) => this._voiceAdded(id));
+    this._voices = new Voices(byId("voices"), this._api, {
+      onHear: (id) => this._hear(id),
+      onAdd: () => this._addVoice.open(),
+    });
     this._keyDialog = new KeyDialog(this._api, () => this._keyChanged());
     const places = { root: byId("status"), pill: byId("service"), notice: byId("notice") };
     this._status = new Status(places, this._api, () => this._reachedAgain());
-    this._offerFormats(["fmp4"]);
+    this._speaker = new Speaker(this._api, this._status);
+    this._draft = new Draft(() => this._choices);
+    this._restore(Draft.kept());
     this._listen();
-    this._showFigures();
-    this._drawOften();
   }
 
-  begin() {
-    byId("parameters-details").open = matchMedia("(min-width: 60rem)").matches;
+  /** @param {string} key of the link that opened the page; empty if it had none */
+  begin(key) {
+    byId("voices-details").open = matchMedia(WIDE).matches;
+    if (key && key !== this._api.key.value) this._keyDialog.useFromLink(key);
     if (this._api.key.value) this._load();
-    else this._keyDialog.open();
+    else if (!key) this._keyDialog.open();
   }
 
   _listen() {
     const update = () => this._requestChanged();
     this._parameters.onchange = () => {
-      this._setObstacle(this._obstacle && this._parameters.problem);
+      if (!this._parameters.problem && this._pointedOut) this._speaker.obstacle = "";
       update();
     };
-    this._voices.onchange = update;
-    this._models.onchange = update;
+    this._voices.onchange = () => {
+      this._models.suggest(this._voices.language);
+      update();
+    };
+    this._models.onchange = () => {
+      if (this._models.current) this._parameters.adapt(this._models.current);
+      update();
+    };
     for (const input of [this._text, this._format, byId("reveal")]) {
       input.addEventListener("input", update);
     }
+    byId("details").addEventListener("toggle", update);
     byId("speech").addEventListener("submit", (event) => {
       event.preventDefault();
-      this._speakText();
+      this._speak(this._request);
     });
-    byId("stop").addEventListener("click", () => this._stop());
+    this._speaker.onmade = (playback) => this._keep(playback);
+    this._speaker.onfailed = (playback) => this._failed(playback);
     document.addEventListener("keydown", (event) => this._shortcut(event));
-    for (const name of ["dragover", "drop"]) document.addEventListener(name, refuseFiles);
+    for (const name of ["dragover", "drop"]) document.addEventListener(name, (event) => this._dropped(event));
+    addEventListener("hashchange", () => {
+      const key = takeKeyFromAddress();
+      if (key) this._keyDialog.useFromLink(key);
+    });
+    matchMedia(WIDE).addEventListener("change", ({ matches }) => {
+      byId("voices-details").open = matches;
+    });
   }
 
   _shortcut(event) {
     if (document.querySelector("dialog[open]")) return;
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
-      if (!event.repeat) this._speakText();
-    } else if (event.key === "Escape") this._stop();
+      if (!event.repeat && !byId("speak").disabled) this._speak(this._request);
+    } else if (event.key === "Escape") this._speaker.stop();
     else return;
     event.preventDefault();
   }
 
-  // --- server state ----------------------------------------------------------------------------
+  /** A file that is dropped anywhere may become a voice; the browser would open it instead. */
+  _dropped(event) {
+    if (!event.dataTransfer.types.includes("Files")) return;
+    event.preventDefault();
+    if (event.type === "drop" && event.dataTransfer.files.length) this._addVoice.take(event.dataTransfer.files[0]);
+  }
+
+  // --- what is chosen ---------------------------------------------------------------------------
+
+  /** To be kept for the next visit. */
+  get _choices() {
+    return {
+      text: this._text.value,
+      format: this._format.value,
+      voice_id: this._voices.wanted,
+      ...this._models.wanted,
+      parameters: this._parameters.wanted,
+    };
+  }
+
+  _restore({ text, format: name, voice_id: voice, model, language, parameters }) {
+    if (typeof text === "string") this._text.value = text;
+    this._offerFormats(this._formats, name);
+    this._voices.wanted = voice ?? "";
+    this._models.wanted = { model, language };
+    this._parameters.wanted = parameters ?? {};
+  }
+
+  /** As in an earlier request. */
+  _use({ text, format: name, voice_id: voice, model, language, ...parameters }) {
+    this._text.value = text;
+    this._format.value = name;
+    this._voices.choose(voice ?? "");
+    this._models.wanted = { model, language };
+    this._parameters.wanted = parameters;
+    this._requestChanged();
+    this._text.focus();
+  }
+
+  get _request() {
+    const name = this._format.value === BEST ? best(this._formats) : this._format.value;
+    const request = { text: this._text.value, format: name };
+    if (this._voices.chosen) request.voice_id = this._voices.chosen;
+    return { ...request, ...this._models.chosen, ...this._parameters.changed };
+  }
+
+  _requestChanged() {
+    const request = this._request;
+    say(byId("format-note"), whenHeard(request));
+    this._format.title = whenHeard(request);
+    if (byId("details").open) this._snippets.show(request, this._parameters.problem);
+    this._showLength();
+    this._draft.changed();
+  }
+
+  /** In code points, as the server counts. */
+  _showLength() {
+    const length = [...this._text.value].length;
+    const over = length - this._limit;
+    const limit = Number.isFinite(this._limit) ? ` of ${number(this._limit)}` : "";
+    const excess = over > 0 ? `: ${number(over)} too many` : "";
+    say(byId("count"), `${number(length)}${limit} characters${excess}`);
+    byId("count").classList.toggle("over", over > 0);
+    byId("speak").disabled = over > 0;
+  }
+
+  _offerSample(sample) {
+    if (!isSample(this._text.value) || this._models.chosen.language) return;
+    this._text.value = sample;
+    this._requestChanged();
+  }
+
+  // --- server state -----------------------------------------------------------------------------
 
   _keyChanged() {
     this._status.refresh();
@@ -89,15 +184,13 @@ class Page {
   }
 
   _reachedAgain() {
-    if (this._obstacle === UNREACHABLE) this._obstacle = "";
-    if (this._failure === UNREACHABLE) this._failure = "";
-    this._showFailure();
+    this._speaker.forgive(UNREACHABLE);
     this._voices.quiet();
     if (this._api.key.value && !this._loaded) this._load();
   }
 
   async _load() {
-    this._setObstacle("");
+    this._speaker.obstacle = "";
     try {
       const [schema, models] = await Promise.all([
         this._api.get("openapi.json"),
@@ -107,47 +200,36 @@ class Page {
       const { parameters } = schema.paths["/tts/generate"].get;
       const schemaOf = (name) => parameters.find((one) => one.name === name).schema;
       this._limit = schemaOf("text")["x-max-length"];
-      this._offerFormats(schemaOf("format").anyOf[0].enum);
+      this._offerFormats(schemaOf("format").anyOf[0].enum, this._format.value);
       this._parameters.show(parameters);
       const own = models.data.filter(({ id, root }) => id === root);
       this._models.show(own, schemaOf("language").default);
+      this._addVoice.offerLanguages(this._models.languages);
       this._loaded = true;
     } catch (error) {
-      this._setObstacle(error.message);
+      this._speaker.obstacle = error.advice ?? error.message;
     }
   }
 
-  _offerFormats(names) {
-    const options = ranked(names).map((name) =>
-      element("option", { value: name }, format(name).label),
-    );
-    const chosen = this._format.length > 1 && this._format.value;
-    this._format.replaceChildren(...options);
+  _offerFormats(names, chosen) {
+    this._formats = names;
+    const options = ranked(names).map((name) => element("option", { value: name }, format(name).label));
+    this._format.replaceChildren(element("option", { value: BEST }, "Best for this browser"), ...options);
     if (names.includes(chosen)) this._format.value = chosen;
     this._requestChanged();
   }
 
-  // --- speaking --------------------------------------------------------------------------------
-
-  get _request() {
-    const request = { text: this._text.value, format: this._format.value };
-    if (this._voices.chosen) request.voice_id = this._voices.chosen;
-    return { ...request, ...this._models.chosen, ...this._parameters.changed };
+  async _voiceAdded(id) {
+    try {
+      await this._voices.refresh();
+    } catch (error) {
+      this._speaker.obstacle = error.message;
+    }
+    this._voices.choose(id);
+    this._voices.say(`“${nameOf(id)}” is added and chosen.`);
   }
 
-  _requestChanged() {
-    const request = this._request;
-    say(byId("format-note"), whenHeard(request));
-    this._snippets.show(request, format(request.format).ending, this._parameters.problem);
-    const length = [...this._text.value].length; // code points, as the server counts
-    const limit = Number.isFinite(this._limit) ? ` of ${this._limit.toLocaleString("en")}` : "";
-    say(byId("count"), `${length.toLocaleString("en")}${limit} characters`);
-    byId("count").classList.toggle("over", length > this._limit);
-  }
-
-  _speakText() {
-    this._speak(this._request);
-  }
+  // --- speaking ---------------------------------------------------------------------------------
 
   _hear(voice) {
     const { voice_id: _, ...request } = this._request;
@@ -156,149 +238,33 @@ class Page {
 
   async _speak(request) {
     if (!this._api.key.value && !(await this._keyDialog.ask())) return;
-    if (this._parameters.problem) {
-      this._setObstacle(this._parameters.problem);
+    this._pointedOut = Boolean(this._parameters.problem);
+    if (this._pointedOut) {
+      this._speaker.obstacle = this._parameters.problem;
       this._parameters.pointOut();
       return;
     }
-    this._obstacle = "";
     this._voices.quiet();
-    this._keepingFocus(() => this._release());
-    const key = this._api.key.value;
-    const playback = new Playback(this._api, request, this._audio);
-    this._playback = playback;
-    playback.onchange = () => this._showState(playback);
-    this._showState(playback);
-    await playback.speak();
-    this._offerDownload(playback);
-    if (playback.error?.status === 401 && this._api.key.value !== key) this._speak(request);
-    if (playback.error?.code === "unreachable") this._status.refresh(); // so that its return is noticed
-    if (playback.error?.code === "voice_not_found") this._voices.refresh(); // another tab has deleted it
+    this._keyAsked = this._api.key.value;
+    this._speaker.speak(request);
   }
 
-  _stop() {
-    const playback = this._playback;
-    if (playback && playback.state !== "over") this._keepingFocus(() => playback.stop());
+  _failed({ error, request }) {
+    if (error.status === 401 && this._api.key.value !== this._keyAsked) this._speak(request);
+    if (error.code === "unreachable") this._status.refresh(); // so that its return is noticed
+    if (error.code === "voice_not_found") this._voices.refresh(); // another tab has deleted it
   }
 
-  _release() {
-    this._playback?.dispose();
-    this._audio.hidden = true;
-    const link = byId("download");
-    URL.revokeObjectURL(link.href);
-    link.hidden = true;
-    link.removeAttribute("href");
-  }
-
-  _offerDownload(playback) {
-    if (!playback.file || playback !== this._playback) return;
-    const link = byId("download");
-    link.href = URL.createObjectURL(playback.file);
-    link.download = `speech${playback.incomplete ? "-incomplete" : ""}.${playback.format.ending}`;
-    link.hidden = false;
-  }
-
-  _seek(to) {
-    if (this._audio.src && this._audio.seekable.length) this._audio.currentTime = to;
-  }
-
-  // --- display of a playback -------------------------------------------------------------------
-
-  _showState(playback) {
-    if (playback !== this._playback) return;
-    say(byId("state"), stateOf(playback));
-    this._failure = playback.error?.message ?? playback.warning;
-    this._showFailure();
-    this._keepingFocus(() => {
-      byId("stop").disabled = playback.state === "over";
-    });
-    showPairs(byId("answer"), playback.answer ? answerPairs(playback.answer) : []);
-    if (playback.state === "over" && playback.times.firstByte !== null) this._history.add(statsOf(playback));
-    this._waveform.describe(`${playback.peaks.seconds.toFixed(1)} s of sound, ${stateOf(playback)}`);
-  }
-
-  _setObstacle(reason) {
-    this._obstacle = reason;
-    this._showFailure();
-  }
-
-  _showFailure() {
-    say(byId("failure"), this._obstacle || this._failure);
-  }
-
-  /** Makes a change; moves the focus to Speak if the focused element is then hidden or disabled. */
-  _keepingFocus(change) {
-    const { activeElement } = document;
-    change();
-    if (activeElement?.matches("[hidden], :disabled")) byId("speak").focus();
-  }
-
-  _drawOften() {
-    const draw = () => {
-      this._showFigures();
-      requestAnimationFrame(draw);
-    };
-    requestAnimationFrame(draw);
-    this._audio.addEventListener("timeupdate", () => this._playback?.observe()); // hidden pages draw nothing
-  }
-
-  _showFigures() {
-    const playback = this._playback;
-    playback?.observe();
-    this._waveform.draw(playback?.peaks.values ?? [], playback ? this._position(playback) : 0, widthOf(playback));
-    const pairs = playback ? statRows(statsOf(playback)) : statRows(NOTHING);
-    if (String(pairs) !== this._shownFigures) showPairs(byId("figures"), pairs);
-    this._shownFigures = String(pairs);
-    say(byId("clock"), playback ? clock(this._position(playback), playback.peaks.seconds) : "");
-  }
-
-  /** The position of the player, or of the audio element on replay. */
-  _position(playback) {
-    return playback.url ? this._audio.currentTime : playback.player.position;
+  _keep(playback) {
+    const { request, file, peaks, incomplete } = playback;
+    const { text } = request;
+    if (text === SAMPLE) return; // a voice was tried
+    const facts = { name: fileNameOf(playback), type: file.type, size: file.size, madeAt: Date.now() };
+    this._history.add({ text, request, seconds: peaks.seconds, incomplete, ...facts }, file);
   }
 }
 
-const NOTHING = { format: "", firstByte: null, firstSound: null, realTimeFactor: null, audio: 0, underruns: 0 };
+const number = (value) => value.toLocaleString("en");
 
-/** Of the waveform, in seconds: the sound's, but while it comes, a short one leaves room for more. */
-function widthOf(playback) {
-  const seconds = playback?.peaks.seconds || SHORTEST_S;
-  return playback?.state === "streaming" ? Math.max(SHORTEST_S, seconds) : seconds;
-}
-
-function stateOf(playback) {
-  if (playback.stopped) return "Stopped.";
-  if (playback.error && !playback.peaks.seconds) return "Nothing was made.";
-  if (playback.error) return playback.state === "playing" ? "Playing what has come." : "Not complete.";
-  if (playback.unplayable) return playback.state === "over" ? "Made, but not heard." : "Being made, but not heard…";
-  return {
-    asking: "Waiting for the first sound…",
-    streaming: "Speaking, while the rest is being made…",
-    playing: "Complete; playing…",
-    over: "Done.",
-  }[playback.state];
-}
-
-/** What is dropped beside the place for it would be opened by the browser, in place of the page. */
-function refuseFiles(event) {
-  if (event.defaultPrevented || !event.dataTransfer.types.includes("Files")) return;
-  event.preventDefault();
-  event.dataTransfer.dropEffect = "none";
-}
-
-function answerPairs({ requestId, model, notice }) {
-  const pairs = [
-    ["Model", model],
-    ["Request", requestId],
-    ["Notice", notice],
-  ];
-  return pairs.filter(([, value]) => value);
-}
-
-function clock(position, total) {
-  const written = (seconds) =>
-    `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
-  return `${written(position)} / ${written(total)}`;
-}
-
-new Page().begin();
+const key = takeKeyFromAddress(); // before anything else may fail
+new Page().begin(key);

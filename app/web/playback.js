@@ -5,9 +5,10 @@
  * `onchange` is called at each step.
  */
 
+import { ApiError } from "./api.js";
 import { format } from "./formats.js";
 import { Peaks } from "./peaks.js";
-import { wavOf } from "./wav.js";
+import { playable, wavOf } from "./wav.js";
 
 export class Playback {
   state = "asking";
@@ -54,6 +55,34 @@ export class Playback {
     }
   }
 
+  get paused() {
+    return this.url ? this._audio.paused : this.player.paused;
+  }
+
+  /** Whether the sound can be paused and played. */
+  get canToggle() {
+    return Boolean(this.url) || (this.peaks.seconds > 0 && this.player.ready && !this.unplayable);
+  }
+
+  /** Whether another position can be chosen. */
+  get canSeek() {
+    return Boolean(this._audio.src) && this._audio.seekable.length > 0;
+  }
+
+  get position() {
+    return this.url ? this._audio.currentTime : this.player.position;
+  }
+
+  set position(seconds) {
+    this._audio.currentTime = seconds;
+  }
+
+  toggle() {
+    if (!this.url) this.player.toggle();
+    else if (this._audio.paused) this._audio.play();
+    else this._audio.pause();
+  }
+
   /** Stops the server, too; what was received can be replayed. */
   stop() {
     this._halt();
@@ -71,9 +100,11 @@ export class Playback {
     return this.times.lastByte === null;
   }
 
-  /** Time of generation divided by the length of the audio. */
+  /** Time of generation, without the wait in the queue, divided by the length of the audio. */
   get realTimeFactor() {
-    return this.times.lastByte && this.peaks.seconds ? this.times.lastByte / this.peaks.seconds : null;
+    const { lastByte } = this.times;
+    if (!lastByte || !this.peaks.seconds) return null;
+    return Math.max(0, lastByte - this.answer.queued) / this.peaks.seconds;
   }
 
   /** To be called often: records when the first audible sample was played. */
@@ -107,10 +138,10 @@ export class Playback {
   _fail(error) {
     if (this.stopped) return;
     if (!this.peaks.seconds) {
-      this._end(this.answer ? new Error(this._broken()) : error);
+      this._end(this.answer ? new ApiError(this._broken(), 200, "broken_off") : error);
       return;
     }
-    this.error = new Error(this._broken());
+    this.error = new ApiError(this._broken(), 200, "broken_off");
     this.file = this._saved(this._whole());
     this._play();
   }
@@ -158,11 +189,9 @@ export class Playback {
 
   /** Gives the audio element the file, where the player has not kept all of it. */
   _offerAgain() {
-    const playable = this.format.type === "audio/pcm" ? wavOf(this.file) : this.file;
     this.player.stop();
-    this.url = URL.createObjectURL(playable);
+    this.url = URL.createObjectURL(playable(this.file));
     this._audio.src = this.url;
-    this._audio.hidden = false;
   }
 
   /** Releases all memory. */
@@ -202,5 +231,6 @@ function headersOf(answer) {
     requestId: header("X-Request-ID"),
     model: header("X-TTS-Model"),
     notice: header("X-TTS-Notice"),
+    queued: Number(/queue;dur=([\d.]+)/.exec(header("Server-Timing") ?? "")?.[1] ?? 0) / 1000,
   };
 }

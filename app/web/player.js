@@ -1,8 +1,8 @@
 /**
  * Players play a format's bytes as they arrive.
  *
- * All have `start` (in the click, or a phone will not play), `append`, `end`, `stop`, the
- * `position` of playback in seconds, `underruns` (silent waits after the first sound),
+ * All have `start` (in the click, or a phone will not play), `append`, `end`, `stop`, `toggle`
+ * between `paused` and playing (once `ready`), the `position` of playback in seconds, `underruns` (silent waits after the first sound),
  * `keeps` (whether all of it can be replayed), `onended`, `onunplayable` when playback has failed,
  * and `onwarning` with a sentence, which is empty when the problem is over.
  */
@@ -43,10 +43,23 @@ class ElementPlayer {
     return this._audio.currentTime;
   }
 
+  /** Whether there is something to play. */
+  get ready() {
+    return Boolean(this._url);
+  }
+
+  get paused() {
+    return this._audio.paused;
+  }
+
+  toggle() {
+    if (this.paused) this._play();
+    else this._audio.pause();
+  }
+
   stop() {
     this._listening.abort();
     this._audio.pause();
-    this._audio.hidden = true;
     this._audio.removeAttribute("src");
     this._audio.load();
     if (this._url) URL.revokeObjectURL(this._url);
@@ -55,7 +68,6 @@ class ElementPlayer {
   _show(source) {
     this._url = URL.createObjectURL(source);
     this._audio.src = this._url;
-    this._audio.hidden = false;
     this._play();
   }
 
@@ -169,6 +181,19 @@ export class PcmPlayer {
   get position() {
     if (!this._until) return 0;
     return this._placed - Math.max(0, this._until - this._context.currentTime);
+  }
+
+  get ready() {
+    return !this._closed;
+  }
+
+  get paused() {
+    return this._context.state !== "running";
+  }
+
+  toggle() {
+    if (this.paused) this._context.resume();
+    else this._context.suspend();
   }
 
   start() {

@@ -1,86 +1,78 @@
-/** The current request as a shell command and as HTML. */
+/** The current request in other languages, in tabs. */
 
 import { element, say } from "./dom.js";
+import { LANGUAGES } from "./snippet_texts.js";
 
-const PLACEHOLDER = "<YOUR_API_KEY>";
-const LONGEST_URL = 60_000;
-
-/** For bash and its like: in single quotes nothing has a meaning but the quote. */
-export const quoted = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
-
-/** @param {{url: string, request: any, key: string, ending: string}} what */
-export function curl({ url, request, key, ending }) {
-  return [
-    `curl -X POST ${quoted(url)}`,
-    `  -H 'Content-Type: application/json'`,
-    `  -H ${quoted(`X-API-Key: ${key}`)}`,
-    `  --data-raw ${quoted(JSON.stringify(request))}`,
-    `  --output speech.${ending}`,
-  ].join(" \\\n");
-}
-
-/** @param {{url: string, request: any, key: string}} what */
-export function audioTag(what) {
-  return `<audio controls src="${sourceOf(what).replaceAll("&", "&amp;")}"></audio>`;
-}
-
-/** Why there can be no audio tag, in a sentence; empty if there can. */
-function untaggable(what) {
-  if (what.request.format === "raw_pcm") return "Raw PCM has no header, so no audio tag plays it.";
-  const isLong = sourceOf(what).length > LONGEST_URL;
-  return isLong ? "The text is too long for a URL: send it as the command does." : "";
-}
-
-function sourceOf({ url, request, key }) {
-  const query = new URLSearchParams({ ...request, api_key: key }).toString().replaceAll("+", "%20");
-  return `${url}?${query}`;
-}
+const PLACEHOLDER = "YOUR_API_KEY";
 
 export class Snippets {
   /** @param {Element} root @param {HTMLInputElement} reveal whether the real key is shown */
   constructor(root, reveal, api) {
     this._reveal = reveal;
     this._api = api;
-    this._curl = new Snippet(root, "Command");
-    this._tag = new Snippet(root, "Audio tag");
-  }
-
-  /** @param {any} request @param {string} ending @param {string} problem why it would be refused */
-  show(request, ending, problem) {
-    const key = this._reveal.checked ? this._api.key.value : PLACEHOLDER;
-    const what = { url: this._api.url("tts/generate"), request, key, ending };
-    this._curl.show(curl(what), problem);
-    this._tag.show(audioTag(what), problem || untaggable(what));
-  }
-}
-
-/** A box with a button that copies its text, or the reason why there is none. */
-class Snippet {
-  constructor(root, name) {
+    this._tabs = Object.keys(LANGUAGES).map((name) => this._tab(name));
+    const list = element("div", { className: "tabs", role: "tablist", "aria-label": "Language" }, ...this._tabs);
+    list.addEventListener("keydown", (event) => this._move(event));
     this._code = element("code");
-    this._box = element("pre", { tabIndex: 0, role: "group", "aria-label": name }, this._code);
+    this._box = element("pre", { tabIndex: 0, id: "snippet", role: "tabpanel" }, this._code);
     this._reason = element("p", { className: "small" });
-    this._button = element("button", { type: "button", className: "quiet" }, "Copy");
-    this._button.setAttribute("aria-label", `Copy: ${name}`);
-    this._button.addEventListener("click", () => this._copy());
-    const head = element("div", { className: "between" }, element("h3", {}, name), this._button);
-    root.append(head, this._box, this._reason);
+    this._copy = element("button", { type: "button", className: "quiet" }, "Copy");
+    this._copy.addEventListener("click", () => this._copyText());
+    root.append(element("div", { className: "between" }, list, this._copy), this._box, this._reason);
+    this._choose(this._tabs[0]);
   }
 
-  show(text, reason) {
-    say(this._code, text);
-    say(this._reason, reason);
-    this._box.hidden = this._button.hidden = Boolean(reason);
+  /** @param {any} request @param {string} problem why it would be refused */
+  show(request, problem) {
+    this._what = { request, problem };
+    this._update();
   }
 
-  async _copy() {
-    say(this._button, (await copied(this._code)) ? "Copied" : "Press Ctrl+C");
-    setTimeout(() => say(this._button, "Copy"), 2000);
+  _tab(name) {
+    const tab = element("button", { type: "button", role: "tab", className: "quiet", id: `tab-${name}` }, name);
+    tab.setAttribute("aria-controls", "snippet");
+    tab.addEventListener("click", () => this._choose(tab));
+    return tab;
+  }
+
+  _choose(chosen) {
+    for (const tab of this._tabs) {
+      tab.setAttribute("aria-selected", String(tab === chosen));
+      tab.tabIndex = tab === chosen ? 0 : -1;
+    }
+    this._chosen = chosen;
+    this._box.setAttribute("aria-labelledby", chosen.id);
+    this._update();
+  }
+
+  _move({ key }) {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[key];
+    if (!step) return;
+    const count = this._tabs.length;
+    this._choose(this._tabs[(this._tabs.indexOf(this._chosen) + step + count) % count]);
+    this._chosen.focus();
+  }
+
+  _update() {
+    if (!this._what) return;
+    const { request, problem } = this._what;
+    const key = this._reveal.checked ? this._api.key.value : PLACEHOLDER;
+    const base = this._api.url("").replace(/\/$/, "");
+    const { text, reason } = LANGUAGES[this._chosen.textContent]({ base, request, key });
+    const obstacle = problem || reason || "";
+    say(this._code, obstacle ? "" : text);
+    say(this._reason, obstacle);
+    this._box.hidden = this._copy.hidden = Boolean(obstacle);
+  }
+
+  async _copyText() {
+    say(this._copy, (await copied(this._code)) ? "Copied" : "Press Ctrl+C");
+    setTimeout(() => say(this._copy, "Copy"), 2000);
   }
 }
 
 /** Without https, a browser may only mark the text for the user to copy. */
-async function copied(code) {
+export async function copied(code) {
   try {
     await navigator.clipboard.writeText(code.textContent);
     return true;

@@ -2,12 +2,21 @@
 
 import { element, say, showPairs } from "./dom.js";
 import { UNREACHABLE, failureOf, sentence } from "./api.js";
+import { copied } from "./snippets.js";
 
 const EVERY_MS = 2000;
+const HURRIED_MS = 500;
 const PREVIEW =
-  "This is the built-in preview voice: it speaks English, and clones no voice. For cloned voices the server needs Chatterbox's weights.";
+  "This is the built-in preview voice: it speaks English, and clones no voice. For cloned voices, stop the server and give it Chatterbox's weights:";
+const CURE =
+  "pip install '.[preview,chatterbox]'\nchatterbox-tts models download\nchatterbox-tts serve";
 
 export class Status {
+  /** The answer of `/system-status` has come. */
+  onstatus = (status) => {};
+  /** Whether it is asked for more often. */
+  hurried = false;
+
   /**
    * @param {{root: Element, pill: Element, notice: HTMLElement}} places
    * @param {() => void} onBack the server answers again
@@ -25,7 +34,7 @@ export class Status {
     this.refresh();
   }
 
-  /** Now, and from now on every 2 s. */
+  /** Now, and from now on every 2 s, or more often. */
   async refresh() {
     clearTimeout(this._next);
     if (document.hidden) return;
@@ -35,13 +44,13 @@ export class Status {
     } catch (error) {
       this._gone(error);
     }
-    if (turn === this._turn) this._next = setTimeout(() => this.refresh(), EVERY_MS);
+    if (turn === this._turn) this._next = setTimeout(() => this.refresh(), this.hurried ? HURRIED_MS : EVERY_MS);
   }
 
   async _ask() {
     const health = await (await this._api.open("health")).json();
     const ready = await this._api.open("ready");
-    const waiting = ready.ok ? "" : (await failureOf(ready)).message;
+    const waiting = ready.ok ? "" : (await failureOf(ready)).advice;
     this._tell(health, waiting);
     if (this._api.key.value) this._show(await this._api.get("system-status"));
     else this._clear("Needs the key.");
@@ -52,16 +61,24 @@ export class Status {
     this._reached = true;
     this._pill.dataset.state = waiting ? "waiting" : "ready";
     say(this._pill, waiting || `Ready · ${health.model} · ${health.version}`);
-    const notice = health.model === "preview" ? PREVIEW : health.notice && sentence(health.notice);
-    this._notice.hidden = !notice;
-    say(this._notice, notice ?? "");
+    this._showNotice(health);
+  }
+
+  /** With the commands that make it go. */
+  _showNotice({ model, notice }) {
+    const text = model === "preview" ? PREVIEW : notice && sentence(notice);
+    if (text === this._shownNotice) return;
+    this._shownNotice = text;
+    this._notice.hidden = !text;
+    this._notice.replaceChildren(element("p", {}, text ?? ""));
+    if (model === "preview") this._notice.append(commandBox(CURE));
   }
 
   _gone(error) {
     if (error.status === 401) return; // said where the key is asked for
     this._reached = Boolean(error.status);
     this._pill.dataset.state = "gone";
-    say(this._pill, error.status ? error.message : UNREACHABLE);
+    say(this._pill, error.status ? error.advice : UNREACHABLE);
     this._clear("No answer.");
   }
 
@@ -70,7 +87,9 @@ export class Status {
     this._workers.replaceChildren(element("li", { className: "small" }, reason));
   }
 
-  _show({ cpu, gpus, workers, queue }) {
+  _show(status) {
+    this.onstatus(status);
+    const { cpu, gpus, workers, queue } = status;
     const { used, total } = cpu.ram_gb;
     showPairs(this._machine, [
       ["Queue", `${queue.running} running, ${queue.waiting} of at most ${queue.limit} waiting`],
@@ -80,6 +99,16 @@ export class Status {
     ]);
     this._workers.replaceChildren(...workers.map(workerItem));
   }
+}
+
+/** Commands, and a button that copies them. */
+function commandBox(text) {
+  const code = element("code", {}, text);
+  const copy = element("button", { type: "button", className: "quiet" }, "Copy");
+  copy.setAttribute("aria-label", "Copy the commands");
+  copy.addEventListener("click", async () => say(copy, (await copied(code)) ? "Copied" : "Press Ctrl+C"));
+  const box = element("pre", { tabIndex: 0, role: "group", "aria-label": "Commands" }, code);
+  return element("div", { className: "command" }, box, copy);
 }
 
 function gpuPair({ device_id, utilization_percent, memory_gb }) {

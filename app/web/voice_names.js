@@ -1,4 +1,4 @@
-/** Derives a valid voice id from the name of a recording. */
+/** Names of voices: as people read them, and valid ids from the names of recordings. */
 
 export const ENDINGS = [".wav", ".mp3", ".flac", ".ogg", ".m4a", ".webm", ".opus"];
 
@@ -6,6 +6,19 @@ const ENDING = new RegExp(`(?:${ENDINGS.join("|").replaceAll(".", "\\.")})$`, "i
 const UNUSABLE = /[^\p{L}\p{N} ._-]/gu;
 const LONGEST = 128; // in characters
 const LONGEST_BYTES = 255;
+
+/** A voice's name without its ending, and without the code of its `language`, as in `giulia.it.wav`. */
+export function nameOf(id, language = "") {
+  const name = id.replace(ENDING, "");
+  const code = name.lastIndexOf(".");
+  const isCode = language && code > 0 && name.slice(code + 1).toLowerCase().split(/[-_]/)[0] === language;
+  return isCode ? name.slice(0, code) : name;
+}
+
+/** Of a code of ISO 639. */
+export function languageName(code) {
+  return new Intl.DisplayNames("en", { type: "language", fallback: "code" }).of(code);
+}
 
 /** The name nearest to a file's that a voice may have. Raises where its ending is of no recording. */
 export function voiceNameOf(fileName) {

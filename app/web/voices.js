@@ -1,39 +1,61 @@
-/** The list of voices: choose, preview, delete and upload. */
+/** The list of voices: search, choose, hear and delete. */
 
-import { element, say } from "./dom.js";
-import { confirm } from "./confirm.js";
-import { ENDINGS, voiceNameOf } from "./voice_names.js";
+import { byId, element, iconButton, say } from "./dom.js";
+import { languageName, nameOf } from "./voice_names.js";
 
 const DEFAULT = "";
+const UNPLAYABLE = "This browser cannot play the recording.";
+const DEFAULT_NAME = "Default voice";
+const MANY = 8;
+const UNDO_MS = 8000;
+
+const { compare } = new Intl.Collator(undefined, { numeric: true, sensitivity: "base" });
 
 export class Voices {
   onchange = () => {};
+  /** What the user has chosen, also where it is not listed at the moment. */
+  wanted = DEFAULT;
+  _voices = [];
+  _deleted = new Map(); // by id: the timer that ends the time to undo it
 
-  /** @param {Element} root @param {import("./api.js").Api} api @param {(id: string) => void} onHear */
-  constructor(root, api, onHear) {
+  /**
+   * @param {Element} root @param {import("./api.js").Api} api
+   * @param {{onHear: (id: string) => void, onAdd: () => void}} reactions
+   */
+  constructor(root, api, { onHear, onAdd }) {
     this._api = api;
     this._onHear = onHear;
+    this._search = element("input", { type: "search", placeholder: "Search", hidden: true });
+    this._search.setAttribute("aria-label", "Search voices");
+    this._search.addEventListener("input", () => this._filter());
     this._list = element("ul", { className: "voices" });
     const group = element("div", { role: "radiogroup", "aria-labelledby": "voices-heading" }, this._list);
+    this._none = element("p", { className: "small", hidden: true }, "No voice has this in its name.");
+    const add = element("button", { type: "button", id: "add-voice" }, "+ Add a voice");
+    add.addEventListener("click", onAdd);
     this._said = element("p", { role: "status", className: "small" });
     this._failed = element("p", { role: "alert", className: "failure" });
-    this._progress = element("progress", { max: 1, value: 0, hidden: true });
-    this._progress.setAttribute("aria-label", "Upload");
-    root.append(group, this._dropZone(), this._progress, this._said, this._failed);
+    root.append(this._search, group, this._none, add, this._said, this._failed);
+    this._recording = new Audio();
+    addEventListener("pagehide", () => this._deleteNow());
     this._show([]);
   }
 
   /** The `voice_id` that is chosen; undefined for the default voice. */
   get chosen() {
-    return this._list.querySelector("input:checked").value || undefined;
+    return this._listed(this.wanted) ? this.wanted : undefined;
+  }
+
+  /** Of the chosen voice; empty where it is not known. */
+  get language() {
+    return this._find(this.wanted)?.language ?? "";
   }
 
   /** Raises `ApiError`. */
   async refresh() {
-    const asked = ["voices", "voices?preloaded=true"].map((path) => this._api.get(path));
-    const [ids, preloaded] = await Promise.all(asked);
+    const voices = await this._api.get("voices?details=true");
     const focused = this._list.contains(document.activeElement);
-    this._show(ids, preloaded);
+    this._show(voices.map(({ voice_id: id, ...facts }) => ({ ...facts, id, name: nameOf(id, facts.language) })));
     if (focused) this._list.querySelector("input:checked").focus();
   }
 
@@ -47,117 +69,141 @@ export class Voices {
     say(this._failed, "");
   }
 
-  _show(ids, preloaded = []) {
-    const chosen = this._list.querySelector("input:checked")?.value ?? DEFAULT;
-    const items = [DEFAULT, ...ids].map((id) => this._item(id, preloaded.includes(id)));
-    this._list.replaceChildren(...items);
-    this._choose(ids.includes(chosen) ? chosen : DEFAULT);
+  say(text) {
+    this.quiet();
+    say(this._said, text);
   }
 
-  _choose(id) {
-    for (const input of this._list.querySelectorAll("input")) input.checked = input.value === id;
+  choose(id) {
+    this.wanted = id;
+    for (const input of this._list.querySelectorAll("input")) input.checked = input.value === (this.chosen ?? "");
+    say(byId("voice-chosen"), this.chosen ? this._nameOf(this._find(id)) : DEFAULT_NAME);
     this.onchange();
   }
 
-  _item(id, preloaded) {
+  _listed(id) {
+    return !this._deleted.has(id) && Boolean(this._find(id));
+  }
+
+  _find(id) {
+    return this._voices.find((voice) => voice.id === id);
+  }
+
+  /** The id, where two voices differ in nothing else. */
+  _nameOf({ id, name }) {
+    return this._names.get(name) > 1 ? id : name;
+  }
+
+  _show(voices) {
+    this._voices = voices.sort((a, b) => compare(a.name, b.name) || compare(a.id, b.id));
+    this._names = new Map();
+    for (const { name } of voices) this._names.set(name, (this._names.get(name) ?? 0) + 1);
+    const items = [{ id: DEFAULT }, ...this._voices].map((voice) => this._item(voice));
+    this._list.replaceChildren(...items);
+    this._search.hidden = voices.length <= MANY;
+    if (this._search.hidden) this._search.value = "";
+    this._filter();
+    if (voices.length && !this._listed(this.wanted)) this.wanted = DEFAULT;
+    this.choose(this.wanted);
+  }
+
+  _filter() {
+    const sought = this._search.value.trim().toLowerCase();
+    let found = 0;
+    for (const item of this._list.children) {
+      const is = item.dataset.name.includes(sought);
+      if (item.hidden === is) item.hidden = !is;
+      found += Number(is);
+    }
+    this._none.hidden = found > 0;
+  }
+
+  _item(voice) {
+    const { id, preloaded, language } = voice;
+    const name = id ? this._nameOf(voice) : DEFAULT_NAME;
+    const item = element("li", {});
+    item.dataset.name = name.toLowerCase();
+    if (this._deleted.has(id)) {
+      item.append(...this._undo(id, name));
+      return item;
+    }
     const radio = element("input", { type: "radio", name: "voice", value: id });
     radio.addEventListener("change", () => {
       this.quiet();
-      this.onchange();
+      this.choose(id);
     });
-    const name = id || "Default voice";
     const label = element("label", {}, radio, element("span", {}, name));
-    const hear = this._button("▶", `Hear ${name}`, () => this._onHear(id));
-    const item = element("li", {}, label, hear);
-    if (preloaded) label.append(element("span", { className: "small" }, "preloaded"));
-    else if (id) item.append(this._button("✕", `Delete ${id}`, () => this._delete(id)));
+    const facts = [language && languageName(language), preloaded && "preloaded"].filter(Boolean).join(", ");
+    if (facts) label.append(element("span", { className: "small" }, facts));
+    item.append(label, iconButton("▶", `Hear ${name}`, () => this._onHear(id)));
+    if (id) item.append(iconButton("♪", `Hear the recording of ${name}`, () => this._hearRecording(id)));
+    if (id && !preloaded) item.append(iconButton("✕", `Delete ${name}`, () => this._delete(id)));
     return item;
   }
 
-  _button(sign, name, react) {
-    const button = element("button", { type: "button", className: "quiet icon", title: name }, sign);
-    button.setAttribute("aria-label", name);
-    button.addEventListener("click", react);
-    return button;
-  }
-
-  async _delete(id) {
-    if (!(await confirm(`Delete the voice “${id}”? Its recording is lost.`, "Delete"))) return;
-    await this._report(async () => {
-      await this._api.deleteVoice(id).catch(unlessGone);
-      await this.refresh();
-      return `“${id}” is deleted.`;
+  _undo(id, name) {
+    const undo = element("button", { type: "button" }, "Undo");
+    undo.setAttribute("aria-label", `Undo: keep ${name}`);
+    undo.addEventListener("click", () => {
+      clearTimeout(this._deleted.get(id));
+      this._deleted.delete(id);
+      this._showAgain(id);
     });
+    return [element("span", { className: "deleted", role: "status" }, `“${name}” is deleted.`), undo];
   }
 
-  _dropZone() {
-    const input = element("input", { type: "file", accept: ENDINGS.join(), id: "upload" });
-    input.addEventListener("change", () => {
-      if (input.files.length) this._upload(input.files[0]);
-      input.value = "";
-    });
-    const hint = element("span", { className: "small" }, "One speaker, 1 s to 5 min. Or drop it here.");
-    const zone = element("div", { className: "drop" }, this._uploadLabel(), input, hint);
-    const over = (is) => (event) => {
-      event.preventDefault();
-      zone.classList.toggle("over", is);
-    };
-    zone.addEventListener("dragover", over(true));
-    zone.addEventListener("dragleave", over(false));
-    zone.addEventListener("drop", (event) => {
-      over(false)(event);
-      if (event.dataTransfer.files.length) this._upload(event.dataTransfer.files[0]);
-    });
-    return zone;
-  }
-
-  _uploadLabel() {
-    const label = element("label", {}, "Add a voice from a recording");
-    label.htmlFor = "upload";
-    return label;
-  }
-
-  _upload(file) {
-    return this._report(async () => {
-      const added = await this._send(file, voiceNameOf(file.name));
-      if (!added) return "";
-      await this.refresh();
-      this._choose(added.voice_id);
-      return addedAs(added.voice_id, file.name.normalize("NFC"));
-    });
-  }
-
-  /** What the server says of the new voice; null if the one of that name is to stay. */
-  async _send(file, name) {
-    const onProgress = (share) => {
-      this._progress.value = share;
-    };
-    try {
-      return await this._api.uploadVoice(file, { name, replace: false, onProgress });
-    } catch (error) {
-      if (error.code !== "voice_exists") throw error;
-    }
-    if (!(await confirm(`There is a voice “${name}” already.`, "Replace it"))) return null;
-    return this._api.uploadVoice(file, { name, replace: true, onProgress });
-  }
-
-  /** Does `work` and shows its result or its error. */
-  async _report(work) {
+  /** Or ends it. */
+  async _hearRecording(id) {
+    const playing = !this._recording.paused && this._heard === id;
+    this._recording.pause();
+    if (playing) return;
     this.quiet();
-    this._progress.value = 0;
-    this._progress.hidden = false;
     try {
-      say(this._said, await work());
+      const file = await this._api.recordingOf(id);
+      URL.revokeObjectURL(this._recording.src);
+      this._recording.src = URL.createObjectURL(file);
+      this._heard = id;
+      await this._recording.play();
     } catch (error) {
-      say(this._failed, error.message);
+      if (error.name !== "AbortError") say(this._failed, error.advice ?? UNPLAYABLE);
     }
-    this._progress.hidden = true;
   }
-}
 
-function addedAs(id, fileName) {
-  if (id === fileName) return `“${id}” is added and chosen.`;
-  return `“${fileName}” is added as “${id}”, and chosen.`;
+  /** At the server only after a while, in which it can be undone. */
+  _delete(id) {
+    this.quiet();
+    this._deleted.set(id, setTimeout(() => this._deleteAtServer(id), UNDO_MS));
+    if (this.wanted === id) this.wanted = DEFAULT;
+    this._showAgain(id);
+  }
+
+  _showAgain(id) {
+    this._show(this._voices);
+    const at = this._voices.findIndex((voice) => voice.id === id) + 1; // after the default voice
+    this._list.children[at]?.querySelector("button, input").focus();
+  }
+
+  async _deleteAtServer(id) {
+    const held = this._list.contains(document.activeElement);
+    try {
+      await this._api.deleteVoice(id).catch(unlessGone);
+      this._voices = this._voices.filter((voice) => voice.id !== id);
+    } catch (error) {
+      say(this._failed, error.advice);
+    }
+    this._deleted.delete(id);
+    this._show(this._voices);
+    if (held && !this._list.contains(document.activeElement)) this._list.querySelector("input:checked").focus();
+  }
+
+  /** As the page is closed. */
+  _deleteNow() {
+    for (const [id, timer] of this._deleted) {
+      clearTimeout(timer);
+      this._api.deleteVoice(id).catch(() => {}); // there is nobody left to tell
+    }
+    this._deleted.clear();
+  }
 }
 
 /** What another tab has deleted already is as deleted as it can be. */

@@ -6,12 +6,11 @@ const COLUMN = 3;
 const QUIET = 0.2;
 
 export class Waveform {
-  /** @param {HTMLCanvasElement} canvas @param {(seconds: number) => void} onSeek */
-  constructor(canvas, onSeek) {
+  /** @param {HTMLCanvasElement} canvas */
+  constructor(canvas) {
     this._canvas = canvas;
     this._context = canvas.getContext("2d");
     this._shown = "";
-    canvas.addEventListener("click", (event) => onSeek((event.offsetX / canvas.clientWidth) * this._seconds));
   }
 
   /** @param {number[]} peaks @param {number} position @param {number} width both in seconds */
@@ -37,7 +36,7 @@ export class Waveform {
   /** The loudest peak in each column. */
   _columns(peaks, width) {
     const columns = new Array(Math.floor(width / this._step)).fill(0);
-    const share = columns.length / (this._seconds * PEAKS_PER_S);
+    const share = columns.length / Math.max(1, this._seconds * PEAKS_PER_S);
     for (const [n, peak] of peaks.entries()) {
       const first = Math.floor(n * share);
       const end = Math.min(columns.length, Math.max(first + 1, Math.floor((n + 1) * share)));

@@ -45,7 +45,7 @@ def protected_routes(service: ContractService) -> list[tuple[str, str]]:
         for method in methods
     ]
     assert len(routes) > 7
-    unlisted = ["/docs", "/openapi.json", "/nope", "/health/", "/voices/", "/HEALTH"]
+    unlisted = ["/openapi.json", "/nope", "/health/", "/voices/", "/HEALTH"]
     routes += [("GET", path) for path in unlisted]
     routes += [("HEAD", "/tts/generate"), ("PUT", "/voices"), ("OPTIONS", "/voices")]
     return [(method, path) for method, path in routes if path not in OPEN]

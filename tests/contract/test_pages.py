@@ -50,10 +50,10 @@ def test_other_files_are_not_served(client: httpx.Client, stranger: httpx.Client
     assert stranger.post("/", params={"api_key": API_KEY}).status_code == 405
 
 
-def test_docs_need_the_key(client: httpx.Client, stranger: httpx.Client) -> None:
-    for path in ("/docs", "/docs%0A", "/web/docs.html"):
+def test_docs_load_without_the_key(client: httpx.Client, stranger: httpx.Client) -> None:
+    for path in ("/docs%0A", "/web/docs.html", "/openapi.json"):
         assert stranger.get(path).status_code == 401
     assert client.get("/docs%0A").status_code == client.get("/%0A").status_code == 200
-    page = client.get("/docs")
+    page = stranger.get("/docs")
     assert page.content == (FOLDER / "docs.html").read_bytes()
     assert "default-src 'none'; script-src 'self';" in page.headers["Content-Security-Policy"]

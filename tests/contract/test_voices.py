@@ -39,6 +39,16 @@ def client(service: ContractService) -> Iterator[httpx.Client]:
         assert all_files(service.folder) == {}
 
 
+def test_recording_is_downloaded_as_it_was_uploaded(client: httpx.Client) -> None:
+    content = audio_file(tone(1.5))
+    upload(client, "Zoë.wav", content)
+    answer = client.get("/voices/Zoë.wav")
+    assert answer.content == content
+    assert answer.headers["Content-Type"] == "application/octet-stream"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert error_code(client.get("/voices/nobody.wav"), 404) == "voice_not_found"
+
+
 @pytest.mark.parametrize(
     ("name", "container", "codec"),
     [

@@ -16,8 +16,11 @@ async def test_swagger_ui_works_without_other_hosts(browser: Browser, preview: S
     context.set_default_timeout(PATIENCE_MS)
     tab = Watched(await context.new_page())
     page = tab.page
-    await page.goto(f"{preview.url}/docs?api_key={API_KEY}")
-    assert page.url == f"{preview.url}/docs"
+    await page.goto(f"{preview.url}/docs")
+    await page.fill("#key", API_KEY)
+    await page.press("#key", "Enter")
+    await expect(page.locator("#ask")).to_be_hidden()
+    await page.reload()  # the key is kept
     with preview.client() as client:
         paths = client.get("/openapi.json").json()["paths"]
     await expect(page.locator(".opblock")).to_have_count(sum(map(len, paths.values())))
@@ -27,6 +30,11 @@ async def test_swagger_ui_works_without_other_hosts(browser: Browser, preview: S
     await speech.get_by_role("button", name="Try it out").click()
     await speech.locator("textarea").fill('{"text": "Hello there."}')
     await speech.get_by_role("button", name="Execute").click()
+    errors = speech.locator(".responses-table:not(.live-responses-table) .response")
+    unknown = errors.filter(has_text="voice_not_found")
+    await expect(unknown).not_to_contain_text("message")
+    await unknown.get_by_role("button", name="Example").click()
+    await expect(errors.filter(has_text="There is no voice")).to_be_visible()
     answer = speech.locator(".live-responses-table")
     await expect(answer.locator("tbody .response-col_status")).to_have_text("200")
     heard = answer.locator("audio")

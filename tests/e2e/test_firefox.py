@@ -53,6 +53,7 @@ ENTER_KEY = """
     element("key").value = key;
     element("key").form.requestSubmit();
     await until(() => document.querySelectorAll("#parameters label").length);
+    for (const folded of document.querySelectorAll("details")) folded.open = true;
 """
 SPEAK = """
     choose(text, format);

@@ -413,7 +413,8 @@ class Dispatcher:
         now = running_time()
         job.grant(credit, now)
         if job.sent_at is None:
-            self._metrics.job_waited(now - job.accepted_at)
+            job.stream.queued_s = now - job.accepted_at
+            self._metrics.job_waited(job.stream.queued_s)
         if not job.was_preempted:
             job.sent_at = now
         log.debug("job %s sent to worker %s", job.id, worker.name)

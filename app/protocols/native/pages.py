@@ -1,9 +1,9 @@
-"""`/`, `/web/…` and `/docs`: the web page, served without the key, and the API's page."""
+"""`/`, `/web/…` and `/docs`: the web page, and the API's page, served without the key."""
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from app.http.web_files import DOCS, WEB_FILES
+from app.http.web_files import WEB_FILES
 
 router = APIRouter()
 
@@ -27,7 +27,7 @@ _DOCS_POLICY = _POLICY | {
 async def _file(request: Request) -> Response:
     """Send the file of the path, or 304 if the client has this version."""
     path = request.scope["route"].path  # a path may end in a line feed, which Starlette ignores
-    file, policy = (DOCS, _DOCS_POLICY) if path == "/docs" else (WEB_FILES[path], _POLICY)
+    file, policy = WEB_FILES[path], _DOCS_POLICY if path == "/docs" else _POLICY
     headers = {
         "Cache-Control": "no-cache",  # may be stored, but must be revalidated
         "Content-Security-Policy": "; ".join(f"{kind} {source}" for kind, source in policy.items()),
@@ -43,4 +43,3 @@ async def _file(request: Request) -> Response:
 
 for _path in WEB_FILES:
     router.add_api_route(_path, _file, methods=["GET", "HEAD"], include_in_schema=False)
-router.add_api_route("/docs", _file, include_in_schema=False)

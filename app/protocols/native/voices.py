@@ -135,6 +135,20 @@ async def rename(voice_id: str, request: Request) -> Renamed:
     return Renamed(voice_id=new_id, message=f"Voice '{old_id}' renamed to '{new_id}'.")
 
 
+@router.get(
+    "/{voice_id}",
+    summary="Download a voice",
+    response_class=Response,
+    responses=error_responses(VoiceNotFound, NotReady, PayloadTooLarge, StorageUnavailable),
+    openapi_extra={"responses": {"200": {"content": {"application/octet-stream": {}}}}},
+)
+async def download(voice_id: str, request: Request) -> Response:
+    """The recording, as it was uploaded."""
+    content = await get_state(request).voices.read(voice_id)
+    headers = {"Content-Disposition": "attachment", "X-Content-Type-Options": "nosniff"}
+    return Response(content, headers=headers, media_type="application/octet-stream")
+
+
 @router.delete(
     "/{voice_id}",
     summary="Delete a voice",

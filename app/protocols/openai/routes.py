@@ -5,6 +5,7 @@ from functools import lru_cache
 from time import time
 from typing import Any
 
+import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
@@ -28,6 +29,7 @@ from app.protocols.openai.schemas import (
     from_openai_json,
 )
 from app.protocols.openai.sse import SseEncoder
+from app.settings import Settings
 from app.speech.model_resolver import resolve_model
 from app.speech.service import SPEECH_ERRORS, SpeechRequest
 from app.speech.voice_resolver import listed_names, resolve_voice
@@ -54,6 +56,8 @@ _MODEL_EXAMPLE: dict[str, Any] = {
     "root": "chatterbox",
     "languages": ["en"],
     "tags": [],
+    "defaults": {"synthesis_temperature": 0.8, "language": "en"},
+    "unused": ["top_k"],
 }
 
 
@@ -101,9 +105,12 @@ async def create_speech(request: Request) -> Response:
 async def list_models(request: Request) -> Models:
     """The models with their languages and tags, and OpenAI's names for the default one.
 
-    `root` is the model that a name stands for.
+    `root` is the model that a name stands for. `defaults`: its synthesis parameters in a request
+    that has none. `unused`: those that it ignores.
     """
-    return Models(data=[_describe(name, model) for name, model in _models(request).items()])
+    settings = get_state(request).settings
+    models = _models(request).items()
+    return Models(data=[_describe(name, model, settings) for name, model in models])
 
 
 @router.get(
@@ -116,7 +123,7 @@ async def describe_model(model: str, request: Request) -> Model:
     models = _models(request)
     if model not in models:
         raise ModelNotFound(f"There is no model {shortened(model)!r}.", param="model")
-    return _describe(model, models[model])
+    return _describe(model, models[model], get_state(request).settings)
 
 
 @router.get(
@@ -173,7 +180,9 @@ def _models(request: Request) -> dict[str, ModelInfo]:
     return {model.name: model for model in models} | dict.fromkeys(OPENAI_MODELS, models[0])
 
 
-def _describe(name: str, model: ModelInfo) -> Model:
+def _describe(name: str, model: ModelInfo, settings: Settings) -> Model:
+    defaults = msgspec.structs.asdict(settings.synthesis_params(model.defaults))
+    del defaults["seed"]  # a random one
     return Model(
         id=name,
         created=_STARTED,
@@ -181,6 +190,8 @@ def _describe(name: str, model: ModelInfo) -> Model:
         root=model.name,
         languages=[code for code, absence in model.languages.items() if absence is None],
         tags=list(model.tags),
+        defaults=defaults,
+        unused=list(model.unused),
     )
 
 

@@ -84,6 +84,8 @@ class Model(BaseModel):
     root: str
     languages: list[str]
     tags: list[str]
+    defaults: dict[str, Any]
+    unused: list[str]
 
 
 class Models(BaseModel):
