@@ -447,7 +447,9 @@ async def test_server_error_is_shown_with_its_message(open_page: Open, scripted:
     await speak(tab.page, "...", seed=None)
     await expect(failure).to_have_text("There is nothing in this text that can be spoken.")
     await speak(tab.page, "x" * 20_001, seed=None)
-    await expect(failure).to_have_text("The text has 20001 characters, 20000 are allowed.")
+    await expect(failure).to_have_text(
+        "The text has 20001 characters, 20000 are allowed (MAX_TEXT_LENGTH)."
+    )
     await expect(tab.page.locator("#count")).to_have_class("small over")
     await speak(tab.page, "audio1", seed=None)
     await expect(failure).to_be_empty()
@@ -687,7 +689,7 @@ async def test_voice_deleted_elsewhere_disappears(open_page: Open, scripted: Ser
     tab.tolerated = ("status of 404",)
     page, voices = tab.page, tab.page.locator("#voices")
     for name, button, told in (
-        ("asked.wav", "Speak", "There is no voice 'asked.wav'. GET /voices lists them."),
+        ("asked.wav", "Speak", "There is no voice 'asked.wav'."),
         ("deleted.wav", "Delete deleted.wav", "“deleted.wav” is deleted."),
     ):
         await upload(page, name)

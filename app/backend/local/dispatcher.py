@@ -147,7 +147,8 @@ class Dispatcher:
         free = self.unloaded or any(worker.free for worker in self._workers)
         if waiting >= self._limits.queued and (waiting or not free):
             raise QueueFull(
-                f"{waiting} requests are waiting already", retry_after_s=self._retry_after_s()
+                f"{waiting} requests are waiting already (MAX_QUEUED_REQUESTS)",
+                retry_after_s=self._retry_after_s(),
             )
         if self._unread_bytes > MAX_UNREAD_BYTES:
             raise QueueFull("too much finished audio is waiting for clients that do not read it")
@@ -171,7 +172,10 @@ class Dispatcher:
             if not job.stream.ended:
                 self._grant(job)
             if job.stream.stalled_s(now, least_samples) > self._limits.client_stall_s:
-                self._abort(job, ClientStalled("the client took nothing for too long"))
+                self._abort(
+                    job,
+                    ClientStalled("the client took nothing for too long (CLIENT_STALL_SECONDS)"),
+                )
         self._unread_bytes = sum(job.stream.unread_bytes for job in self._open if not job.worker)
         self._dispatch()
 
@@ -314,7 +318,9 @@ class Dispatcher:
             loop = asyncio.get_running_loop()
             job.deadline = loop.call_later(self._limits.queue_timeout_s, self._timed_out, job)
             return
-        message = f"no worker was free within {self._limits.queue_timeout_s:g} s"
+        message = (
+            f"no worker was free within {self._limits.queue_timeout_s:g} s (QUEUE_TIMEOUT_SECONDS)"
+        )
         self._end(job, QueueTimeout(message, retry_after_s=self._retry_after_s()))
 
     def _preempt(self, job: Job, resume_point: ResumePoint) -> None:
