@@ -145,9 +145,8 @@ def test_the_error_example_is_a_real_answer(preview: Service) -> None:
     [printed] = [json.loads(text) for text in blocks("json") if '"error":' in text]
     with preview.client() as client:
         answer = client.get("/tts/generate", params={"text": "hi", "voice_id": "austn"}).json()
-    for error in (answer["error"], printed["error"]):
-        error["message"], _, voices = error["message"].partition(" There are ")
-        assert voices.startswith("austen.wav")
+    for each in (answer, printed):  # other voices are here
+        each["error"]["message"] = each["error"]["message"].partition("? There ")[0]
     assert answer == printed
 
 

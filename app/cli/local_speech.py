@@ -88,9 +88,8 @@ async def _run(
 def _chosen(settings: Settings, model: str | None, device: str) -> "Model":
     from app.engines.selection import choose_models
 
-    return choose_models(
-        model or settings.model, settings.model_path, device, settings.model_files
-    )[0]
+    files = settings.model_files
+    return choose_models(model or settings.model, settings.model_path, device, files)[0]
 
 
 def _notices(

@@ -204,7 +204,7 @@ class SpeechService:
     def complete(
         self, options: SpeechOptions, model: ModelInfo, voice_id: str | None, text: str
     ) -> CompleteParams:
-        """Complete the options for a model, a voice, a text. Raises `UnsupportedLanguage`."""
+        """Complete the options for a model, a voice and a text. Raises `UnsupportedLanguage`."""
         defaults = self.settings.synthesis_params(model.defaults)
         voice_language = None if voice_id is None else self.voices.language_of(voice_id)
         return complete(options, defaults, model, voice_id, voice_language, text)
