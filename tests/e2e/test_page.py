@@ -900,6 +900,20 @@ async def test_deletion_reaches_the_server_after_the_time_to_undo_it(
         assert "gone.wav" not in client.get("/voices").json()
 
 
+@pytest.mark.heavy
+async def test_voice_is_renamed(open_page: Open, scripted: Service) -> None:
+    page = (await open_page(scripted)).page
+    with scripted.client() as client:
+        if "patch" not in client.get("/openapi.json").json()["paths"]["/voices/{voice_id}"]:
+            pytest.skip("this service renames no voices")
+        await add(page, "old.wav")
+        await page.get_by_role("button", name="Rename old").click()
+        await page.fill("#question-name", "new")
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_role("radio", name="new")).to_be_checked()
+        client.delete("/voices/new.wav").raise_for_status()
+
+
 async def test_voice_deleted_elsewhere_disappears(open_page: Open, scripted: Service) -> None:
     tab = await open_page(scripted)
     tab.tolerated = ("status of 404",)
