@@ -89,6 +89,7 @@ RUN pip install --no-cache-dir --no-deps --no-build-isolation -e . \
 
 ARG MODELS=chatterbox
 ENV MODEL=$MODELS \
+    CONCURRENT_REQUESTS_PER_WORKER=auto \
     PORT=8000 \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \

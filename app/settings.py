@@ -63,6 +63,7 @@ from app.core.validation import describe_error
 ENV_FILE = Path(".env")
 SHORT_NAME = 5
 SAFE_KEY_LENGTH = 16
+MAX_SLOTS = 256
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 """Hosts that only this machine can connect to."""
 
@@ -90,6 +91,18 @@ NO_DEFAULTS: Mapping[str, Any] = {}
 
 Duration = Annotated[float, Field(gt=0, le=86_400)]
 QueueSize = Annotated[int, Field(ge=1, le=1000)]
+
+
+def _slots(value: Any) -> Any:
+    text = str(value).strip().lower()
+    if text == "auto":
+        return text
+    if text.isdecimal() and 1 <= int(text) <= MAX_SLOTS:
+        return int(text)
+    raise PydanticCustomError("slots", "must be a whole number from 1 to 256, or auto")
+
+
+Slots = Annotated[int | Literal["auto"], BeforeValidator(_slots)]
 
 
 class Settings(BaseSettings):
@@ -125,12 +138,12 @@ class Settings(BaseSettings):
         le=64,
         description="Worker processes for each GPU, or for the CPU where there is no GPU.",
     )
-    concurrent_requests_per_worker: int = Field(
+    concurrent_requests_per_worker: Slots = Field(
         1,
-        ge=1,
-        le=256,
-        description="Requests that one worker runs at a time (its slots). There can be more "
-        "clients than slots: while others wait, a job far ahead of its client gives its slot up.",
+        description="Requests that one worker runs at a time (its slots), up to 256; `auto`: as "
+        "many as a GPU's free memory holds and its speed serves without gaps, on a CPU one. There "
+        "can be more clients than slots: while others wait, a job far ahead of its client gives "
+        "its slot up.",
     )
     voices_dir: Path = Field(Path("voices/"), description="The folder for uploaded voices.")
     preloaded_voices_dir: Path = Field(

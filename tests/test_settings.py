@@ -435,6 +435,9 @@ def test_requires_an_api_key(key: str | None, given: Callable[..., Settings]) ->
         ("WORKERS_PER_DEVICE", "0"),
         ("WORKERS_PER_DEVICE", "1.5"),
         ("CONCURRENT_REQUESTS_PER_WORKER", "-1"),
+        ("CONCURRENT_REQUESTS_PER_WORKER", "257"),
+        ("CONCURRENT_REQUESTS_PER_WORKER", "2.0"),
+        ("CONCURRENT_REQUESTS_PER_WORKER", "many"),
         ("MODEL", "os; rm"),
         ("TTS_VOICE_EXAGGERATION_FACTOR", "2.1"),
         ("TTS_CFG_GUIDANCE_WEIGHT", "-0.1"),
@@ -567,7 +570,14 @@ def test_file_of_multilingual_is_a_name(given: Callable[..., Settings], name: st
     assert complaints(given, MULTILINGUAL_T3_FILE=name)
 
 
-def test_models_own_defaults_count_where_no_setting_is_made(
+@pytest.mark.parametrize(("given_as", "slots"), [("auto", "auto"), (" AUTO ", "auto"), ("8", 8)])
+def test_slots_are_a_number_or_auto(
+    given: Callable[..., Settings], given_as: str, slots: int | str
+) -> None:
+    assert given(CONCURRENT_REQUESTS_PER_WORKER=given_as).concurrent_requests_per_worker == slots
+
+
+def test_models_own_defaults_apply_where_the_environment_sets_nothing(
     given: Callable[..., Settings],
 ) -> None:
     own = {"top_p": 0.95, "synthesis_temperature": 0.7, "voice_exaggeration_factor": 0.0}

@@ -1,4 +1,4 @@
-"""The audio formats: one table of names, encoders, file suffixes and media types.
+"""The audio formats: one table of names, encoders, file endings and media types.
 
 Request schemas, content negotiation and the command line derive from it.
 """
@@ -15,44 +15,50 @@ from app.audio.ffmpeg_encoders import (
     OggOpusEncoder,
     WebmEncoder,
 )
+from app.audio.tempo import TempoEncoder
+from app.core.audio import SAMPLE_RATE
 
 
 @dataclass(frozen=True)
 class AudioFormat:
-    """`media_types`: others than the encoder's that an `Accept` header may use for it."""
+    """`aliases`: other names that requests may have for it. `suffixes`: endings of its files.
+
+    `accept`: the media types by which an `Accept` header asks for it.
+    """
 
     encoder: type[Encoder]
+    aliases: tuple[str, ...] = ()
     suffixes: tuple[str, ...] = ()
-    media_types: tuple[str, ...] = ()
+    accept: tuple[str, ...] = ()
 
 
-WAV = AudioFormat(WavEncoder, (".wav",), ("audio/x-wav", "audio/wave"))
-MP3 = AudioFormat(Mp3Encoder, (".mp3",), ("audio/mp3",))
-FRAGMENTED_MP4 = AudioFormat(FragmentedMp4Encoder, (".mp4", ".m4a"))
-PCM = AudioFormat(RawPcmEncoder, (".pcm",))
-WEBM = AudioFormat(WebmEncoder, (".webm",))
+PCM = AudioFormat(RawPcmEncoder, ("pcm",), (".pcm",), ("audio/pcm",))
 
-FORMATS = {"wav": WAV, "mp3": MP3, "fmp4": FRAGMENTED_MP4, "raw_pcm": PCM, "webm": WEBM}
-"""By the name that `format` of `/tts/generate` has for it."""
-
-OPENAI_FORMATS = {
-    "mp3": MP3,
-    "opus": AudioFormat(OggOpusEncoder),
-    "aac": AudioFormat(AdtsEncoder),
-    "flac": AudioFormat(FlacEncoder),
-    "wav": WAV,
-    "pcm": PCM,
+FORMATS = {
+    "wav": AudioFormat(WavEncoder, (), (".wav",), ("audio/wav", "audio/x-wav", "audio/wave")),
+    "mp3": AudioFormat(Mp3Encoder, (), (".mp3",), ("audio/mpeg", "audio/mp3")),
+    "fmp4": AudioFormat(FragmentedMp4Encoder, ("mp4", "m4a"), (".mp4", ".m4a"), ("audio/mp4",)),
+    "raw_pcm": PCM,
+    "webm": AudioFormat(WebmEncoder, (), (".webm",), ("audio/webm",)),
+    "opus": AudioFormat(OggOpusEncoder, ("ogg",), (".opus", ".ogg")),
+    "aac": AudioFormat(AdtsEncoder, (), (".aac",)),
+    "flac": AudioFormat(FlacEncoder, (), (".flac",)),
 }
-"""By the name that `response_format` of OpenAI's API has for it."""
+"""By name; every route and the command line accept all names and aliases."""
+
+FORMAT_OF_NAME = FORMATS | {alias: form for form in FORMATS.values() for alias in form.aliases}
 
 ENCODERS = {name: form.encoder for name, form in FORMATS.items()}
-OPENAI_ENCODERS = {name: form.encoder for name, form in OPENAI_FORMATS.items()}
 
 FORMAT_OF_SUFFIX = {suffix: name for name, form in FORMATS.items() for suffix in form.suffixes}
 
 if TYPE_CHECKING:
     FormatName: TypeAlias = str
-    OpenAIFormatName: TypeAlias = str
 else:
-    FormatName = Literal[tuple(FORMATS)]
-    OpenAIFormatName = Literal[tuple(OPENAI_FORMATS)]
+    FormatName = Literal[tuple(FORMAT_OF_NAME)]
+
+
+def new_encoder(name: FormatName, speed: float = 1.0) -> Encoder:
+    """An encoder of the format for audio that is to be `speed` times as fast."""
+    encoder = FORMAT_OF_NAME[name].encoder(SAMPLE_RATE)
+    return encoder if speed == 1 else TempoEncoder(SAMPLE_RATE, speed, encoder)

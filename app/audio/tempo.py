@@ -1,6 +1,6 @@
 """Changes the tempo of speech without its pitch.
 
-The OpenAI routes put a `TempoEncoder` around the encoder of a response.
+A `TempoEncoder` is put around another encoder.
 """
 
 from collections.abc import Iterator

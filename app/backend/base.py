@@ -22,10 +22,11 @@ WorkerState = Literal["starting", "ready", "restarting", "idle", "failed", "stop
 
 @dataclass(frozen=True)
 class JobRequest:
-    """A checked text to synthesize. `voice`: digest of a decoded voice; None: the default one.
+    """A checked text to synthesize, or a recording to convert.
 
-    `speed`: how many seconds of the job's audio the client hears in a second. `model`: one of a
-    model's names; None: the default one.
+    `voice`: digest of a decoded voice; None: the default one. `speed`: how many seconds of the
+    job's audio the client hears in a second. `model`: one of a model's names; None: the default
+    one. `recording`: the name of a decoded recording, which takes the place of the text.
     """
 
     request_id: str
@@ -90,6 +91,9 @@ class Backend(Protocol):
     def ensure_accepting(self, model: str | None = None) -> None:
         """Raise `Draining` or `NotReady` if no job for the model would be accepted."""
 
+    def ensure_room(self, model: str | None = None) -> None:
+        """Raise what `submit` would raise for a job for the model."""
+
     def ensure_ready(self) -> None:
         """Raise `Draining` or `NotReady` unless a worker of any model is ready."""
 
@@ -115,6 +119,7 @@ def find_model(models: Sequence[ModelInfo], name: str | None) -> ModelInfo:
             return model
     if any(":" in model.name for model in models):
         raise NotReady("no worker is ready yet, and the model may be one that still starts")
+    known = ", ".join(model.name for model in models)
     raise ModelNotFound(
-        f"There is no model {shortened(name or '')!r}. GET /v1/models lists them.", param="model"
+        f"There is no model {shortened(name or '')!r}, only: {known}.", param="model"
     )

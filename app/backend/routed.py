@@ -28,6 +28,9 @@ class RoutedBackend:
     def ensure_accepting(self, model: str | None = None) -> None:
         self._backend_of(model).ensure_accepting(model)
 
+    def ensure_room(self, model: str | None = None) -> None:
+        self._backend_of(model).ensure_room(model)
+
     def ensure_ready(self) -> None:
         refusals: list[ServiceError] = []
         for backend in self._backends:

@@ -19,7 +19,7 @@ import httpx
 import numpy as np
 import psutil
 
-from app.audio.formats import ENCODERS
+from app.audio.formats import FORMAT_OF_NAME
 from app.bench.client import HEADER_BYTES, ClientResult, SpeechClient, parse_error
 from app.core.errors import InvalidRequest, ServerFault, Unauthenticated
 
@@ -216,8 +216,8 @@ class Target:
 
 def check_format(form: str, *, paced: bool) -> None:
     """Raise `InvalidRequest` for an unknown format, or one that a paced client cannot play."""
-    if form not in ENCODERS:
-        raise InvalidRequest(f"There is no format {form!r}; there are {', '.join(ENCODERS)}.")
+    if form not in FORMAT_OF_NAME:
+        raise InvalidRequest(f"There is no format {form!r}; there are {', '.join(FORMAT_OF_NAME)}.")
     if paced and form not in HEADER_BYTES:
         raise InvalidRequest(f"--paced hears {' and '.join(HEADER_BYTES)}, not {form}.")
 

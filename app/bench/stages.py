@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from app.engines.chatterbox import engine as engine_module
 from app.engines.chatterbox.checkpoint.loader import load
 from app.engines.chatterbox.checkpoint.models import Models
-from app.engines.chatterbox.frontend.english import EnglishFrontend
 from app.engines.chatterbox.s3gen.flow import Flow, StaticShapeFlow
 from app.engines.chatterbox.s3gen.waveform import StreamingVocoder
 
@@ -103,7 +102,7 @@ def without_end_token() -> AbstractContextManager[object]:
 
 def limited_to(tokens: int) -> AbstractContextManager[object]:
     """Cut the text chunks that begin inside after `tokens` speech tokens."""
-    return mock.patch.object(EnglishFrontend, "max_tokens", return_value=tokens)
+    return mock.patch.object(engine_module, "max_tokens", return_value=tokens)
 
 
 def peak_memory_gb(device: str) -> float:

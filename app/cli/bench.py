@@ -21,7 +21,11 @@ from app.core.process_env import visible_cuda_devices
 from app.model_files import manifest
 from app.settings import Settings, load_settings
 
-bench = typer.Typer(help="Measure a running service, or the engine.", no_args_is_help=True)
+bench = typer.Typer(
+    help="Measure a running service, or the engine.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 
 
 class Size(StrEnum):

@@ -1,5 +1,6 @@
 """Terminal and file output that several commands share."""
 
+import sys
 from pathlib import Path
 from typing import BinaryIO
 
@@ -9,7 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from app.core.errors import StartupError
 
 
-def progress_bar() -> Progress:
+def progress_bar(*, quiet: bool = False) -> Progress:
     """On standard error, if that is a terminal."""
     console = Console(stderr=True)
     return Progress(
@@ -17,7 +18,7 @@ def progress_bar() -> Progress:
         BarColumn(),
         TextColumn("{task.percentage:3.0f}%"),
         console=console,
-        disable=not console.is_terminal,
+        disable=quiet or not console.is_terminal,
     )
 
 
@@ -26,3 +27,8 @@ def open_for_writing(path: Path) -> BinaryIO:
         return path.open("wb")
     except OSError as error:
         raise StartupError(f"cannot write {path.parent}: {error.strerror}") from None
+
+
+def note(message: str) -> None:
+    """Print a line for the user on standard error."""
+    print(f"chatterbox-tts: {message}", file=sys.stderr)  # noqa: T201

@@ -1,62 +1,69 @@
-"""The command line: `chatterbox-tts serve | speak | text | voices | models | bench`."""
+"""The command line: `chatterbox-tts serve | speak | text | voices | …`."""
 
-import asyncio
-import logging
 import sys
 from typing import Annotated
 
 import typer
 
 from app import __version__
+from app.cli import serve, speak, text
 from app.cli.bench import bench
+from app.cli.completion import Shell, completion_script
 from app.cli.models import models
-from app.cli.synthesize import speak
-from app.cli.text import show_text
-from app.cli.voices import list_voices
-from app.core.errors import ServiceError, StartupError
-from app.core.log import set_up_logging
-from app.core.native import hide_memory
-from app.core.process_env import visible_cuda_devices
-from app.settings import load_settings, unexpanded_settings, unknown_settings, weak_key
+from app.cli.voices import voices
+from app.core.errors import (
+    InvalidRequest,
+    NotFound,
+    ServiceError,
+    StartupError,
+    Unauthenticated,
+)
 
-log = logging.getLogger(__name__)
+USER_MISTAKES = (StartupError, InvalidRequest, NotFound, Unauthenticated)
+"""Errors that end a command with 2, as wrong options do; others end it with 1."""
+
+EXAMPLES = """\b
+Examples:
+  chatterbox-tts serve --port 8000
+  chatterbox-tts speak "Good morning." --play
+  chatterbox-tts voices add recording.wav --name anna
+  chatterbox-tts COMMAND --help
+"""
+
+COMPLETION_EXAMPLES = """\b
+In ~/.bashrc:
+  source <(chatterbox-tts completion bash)
+In ~/.zshrc:
+  source <(chatterbox-tts completion zsh)
+For fish, once:
+  chatterbox-tts completion fish > ~/.config/fish/completions/chatterbox-tts.fish
+"""
 
 cli = typer.Typer(
+    rich_markup_mode=None,
     no_args_is_help=True,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
+    epilog=EXAMPLES,
 )
 
-
-@cli.command()
-def serve() -> None:
-    """Start the service; all its settings come from the environment and `.env`."""
-    hide_memory()  # which holds the key
-    from app.core.devices import detect
-    from app.engines.selection import choose_models
-    from app.server.main import serve as serve_http
-
-    settings = load_settings(api_key_required=True)
-    set_up_logging(settings.effective_log_level, "master")
-    for warning in [*unknown_settings(), *unexpanded_settings()]:
-        log.warning("%s", warning)
-    models = choose_models(
-        settings.model,
-        settings.model_path,
-        detect(visible_cuda_devices())[0].kind if settings.model == "auto" else "cpu",
-        settings.model_files,
-    )
-    for warning in weak_key(settings):
-        log.warning("%s", warning)
-    asyncio.run(serve_http(settings, models))
-
-
-cli.command()(speak)
-cli.command("text")(show_text)
-cli.command("voices")(list_voices)
-cli.add_typer(models, name="models")
+cli.command(epilog=serve.EXAMPLES, short_help="Start the service.")(serve.serve)
+cli.command(epilog=speak.EXAMPLES, short_help="Say a text into a file or aloud.")(speak.speak)
+cli.command("text", epilog=text.EXAMPLES, short_help="Show what is spoken of a text.")(
+    text.show_text
+)
+cli.add_typer(voices, name="voices", short_help="List, add, rename and remove voices.")
+cli.add_typer(models, name="models", short_help="List and download models.")
 cli.add_typer(bench, name="bench")
+
+
+@cli.command(epilog=COMPLETION_EXAMPLES, short_help="Print a script for the Tab key.")
+def completion(
+    shell: Annotated[Shell, typer.Argument(help="The shell that is to complete commands.")],
+) -> None:
+    """Print a script that completes commands and options with the Tab key."""
+    typer.echo(completion_script(typer.main.get_command(cli), shell))
 
 
 def main() -> None:
@@ -65,7 +72,7 @@ def main() -> None:
         cli()
     except (StartupError, ServiceError) as error:
         print(f"chatterbox-tts: {error}", file=sys.stderr)  # noqa: T201
-        sys.exit(2 if isinstance(error, StartupError) else 1)
+        sys.exit(2 if isinstance(error, USER_MISTAKES) else 1)
     except KeyboardInterrupt:
         print("chatterbox-tts: stopped", file=sys.stderr)  # noqa: T201
         sys.exit(130)

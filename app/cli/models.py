@@ -21,7 +21,11 @@ from app.engines.selection import NAME_OF_ID
 from app.model_files.manifest import MANIFESTS, Manifest, damaged, folder_of, inventory
 from app.settings import Settings, load_settings
 
-models = typer.Typer(help="The Chatterbox models in MODEL_PATH.", invoke_without_command=True)
+models = typer.Typer(
+    help="The Chatterbox models in MODEL_PATH.",
+    invoke_without_command=True,
+    rich_markup_mode=None,
+)
 
 
 @models.callback()

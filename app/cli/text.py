@@ -1,23 +1,26 @@
 """`chatterbox-tts text`: what a model is given to speak, without the model."""
 
-import sys
 from collections import Counter
-from typing import Annotated
 from unicodedata import name
 
 import typer
 
+from app.cli.options import LanguageOption, ModelOption
+from app.cli.text_input import TextArgument, TextFile, read_text
 from app.settings import load_settings
+
+EXAMPLES = """\b
+Examples:
+  chatterbox-tts text "**Hello** → world"
+  chatterbox-tts text -f chapter.txt --language de
+"""
 
 
 def show_text(
-    text: Annotated[str, typer.Argument(help="What to say; - reads standard input.")],
-    model: Annotated[
-        str | None, typer.Option(help="As in MODEL, which is the default: turbo, for one.")
-    ] = None,
-    language: Annotated[
-        str | None, typer.Option(help="Its code, such as de; by default DEFAULT_LANGUAGE.")
-    ] = None,
+    text: TextArgument = None,
+    file: TextFile = None,
+    model: ModelOption = None,
+    language: LanguageOption = None,
 ) -> None:
     """Show the text chunks of TEXT as they are spoken, and what is dropped of it."""
     from app.engines.selection import plain_text_of
@@ -27,10 +30,8 @@ def show_text(
 
     settings = load_settings(api_key_required=False)
     plain_text = plain_text_of(model or settings.model, settings.model_path)
-    if text == "-":
-        text = sys.stdin.buffer.read().decode(errors="replace")
     markup: list[str] = []
-    cleaned = clean(text, markup=settings.tts_strip_markup, dropped=markup)
+    cleaned = clean(read_text(text, file), markup=settings.tts_strip_markup, dropped=markup)
     spoken = language_of(parse_language(language or settings.default_language))
     plain = plain_text(cleaned, spoken.code)
     for chunk in split(plain.text, settings.tts_text_processing_chunk_size, spoken):

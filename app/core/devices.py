@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pynvml
 
@@ -29,6 +29,29 @@ class Device:
 
 
 CPU = Device("cpu", "cpu")
+
+
+class Capacity(NamedTuple):
+    """`free_mb`: of the device's memory. `core_mhz`: its cores times their highest clock."""
+
+    free_mb: int
+    core_mhz: int
+
+
+def capacity(device: Device) -> Capacity | None:
+    """What a GPU has at this moment; None if it does not say, as slices of GPUs do not."""
+    with nvml_session() as nvml:
+        if not (nvml and device.uuid):
+            return None
+        try:
+            handle = nvml.nvmlDeviceGetHandleByUUID(device.uuid)
+            free = nvml.nvmlDeviceGetMemoryInfo(handle).free
+            cores = nvml.nvmlDeviceGetNumGpuCores(handle)
+            clock = nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM)
+        except nvml.NVMLError as error:
+            log.warning("%s does not report its size: %s", device.name, error)
+            return None
+    return Capacity(free // 2**20, cores * clock)
 
 
 def detect(visible: str | None) -> list[Device]:

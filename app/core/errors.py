@@ -120,17 +120,20 @@ class VoiceExists(InvalidRequest):
 
 class PayloadTooLarge(InvalidRequest):
     code, status = "payload_too_large", 413
-    example, example_param = "A voice file may have at most 25 MB.", "file"
+    example, example_param = "A voice file may have at most 25 MB (MAX_UPLOAD_MB).", "file"
 
 
 class TextTooLong(PayloadTooLarge):
     code = "text_too_long"
-    example, example_param = "The text has 20001 characters, 20000 are allowed.", "text"
+    example, example_param = (
+        "The text has 20001 characters, 20000 are allowed (MAX_TEXT_LENGTH).",
+        "text",
+    )
 
 
 class UnsupportedMedia(InvalidRequest):
     code, status = "unsupported_media_type", 415
-    example = "The Content-Type must be application/json."
+    example = "The body came as text/plain; send application/json, as curl --json does: …"
 
 
 class UnusableAudio(InvalidRequest):
@@ -144,7 +147,7 @@ class HeadersTooLong(InvalidRequest):
 
 class Unauthenticated(ServiceError):
     code, status, type = "invalid_api_key", 401, "authentication_error"
-    example = "The API key is missing or wrong. …"
+    example = "The API key is missing. …"
 
 
 class TooManyWrongKeys(Unauthenticated):
@@ -158,7 +161,10 @@ class NotFound(ServiceError):
 
 class VoiceNotFound(NotFound):
     code = "voice_not_found"
-    example, example_param = "There is no voice 'nobody.wav'. GET /voices lists them.", "voice_id"
+    example = (
+        "There is no voice 'austn'. Is 'austen.wav' meant? There are austen.wav and voice.wav."
+    )
+    example_param = "voice_id"
 
 
 class ModelNotFound(NotFound):
@@ -168,7 +174,7 @@ class ModelNotFound(NotFound):
 
 class QueueFull(ServiceError):
     code, status, type, retry_after_s = "queue_full", 429, "rate_limit_error", 5
-    example = "100 requests are waiting already"
+    example = "100 requests are waiting already (MAX_QUEUED_REQUESTS)"
 
 
 class ServerFault(ServiceError):
@@ -211,7 +217,7 @@ class Draining(JobError):
 
 class QueueTimeout(JobError):
     code, status, retry_after_s = "queue_timeout", 503, 5
-    example = "no worker was free within 60 s"
+    example = "no worker was free within 60 s (QUEUE_TIMEOUT_SECONDS)"
 
 
 class OutOfMemory(JobError):
@@ -223,7 +229,7 @@ class OutOfMemory(JobError):
 
 class TooManyConnections(ServerFault):
     code, status, retry_after_s = "too_many_connections", 503, 5
-    example = "4096 connections are open already"
+    example = "4096 connections are open already (MAX_CONNECTIONS)"
 
 
 class StorageUnavailable(ServerFault):
@@ -238,7 +244,7 @@ class TooManyUploads(ServerFault):
 
 class ClientStalled(JobError):
     code, status = "client_stalled", 504
-    example = "the client took nothing for too long"
+    example = "the client took nothing for too long (CLIENT_STALL_SECONDS)"
 
 
 class WorkerStalled(JobError):

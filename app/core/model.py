@@ -44,12 +44,23 @@ class ModelInfo(msgspec.Struct, frozen=True):
         return (self.name, *self.aliases)
 
 
+class SlotNeeds(msgspec.Struct, frozen=True):
+    """What a worker's slots take of a GPU. `worker_mb`: device memory without any; `slot_mb`: each.
+
+    `most`: jobs whose listeners do not run dry on an H100.
+    """
+
+    worker_mb: int
+    slot_mb: int
+    most: int
+
+
 class Model(msgspec.Struct, frozen=True):
     """One of the models that the service runs.
 
     `name`: in the setting MODEL. `engine`: a name or an import path, see `engines.registry`.
     `folder`: of its weights. `info`: what is known of it before it is loaded; of an engine of the
-    user's own, nothing.
+    user's own, nothing, nor its `slot_needs`.
     """
 
     name: str
@@ -57,6 +68,7 @@ class Model(msgspec.Struct, frozen=True):
     folder: str
     info: ModelInfo
     files: ModelFiles = PUBLISHED_FILES
+    slot_needs: SlotNeeds | None = None
 
     @property
     def label(self) -> str:

@@ -92,6 +92,13 @@ TopK = Annotated[
 ]
 
 
+Speed = Annotated[
+    float,
+    Field(ge=0.25, le=4),
+    ParameterInfo("How many times as fast; the pitch stays."),
+]
+"""Of the audio, after synthesis: no engine knows it."""
+
 LanguageTag = Annotated[
     str,
     ParameterInfo("The language of the text, by its ISO 639-1 code; a region may follow: `pt-BR`."),
@@ -135,6 +142,11 @@ PARAMETERS: dict[str, Any] = get_type_hints(SynthesisParams, include_extras=True
 """The annotated type of each parameter, by name."""
 
 
+ALL_PARAMETERS: dict[str, Any] = PARAMETERS | {"speed": Speed}
+"""Those, and what requests set beside them."""
+
+
 def info_of(name: str) -> ParameterInfo:
     """The documentation of a parameter."""
-    return next(each for each in PARAMETERS[name].__metadata__ if isinstance(each, ParameterInfo))
+    metadata = ALL_PARAMETERS[name].__metadata__
+    return next(each for each in metadata if isinstance(each, ParameterInfo))

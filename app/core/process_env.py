@@ -27,14 +27,20 @@ def child_environment(**extra: str) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.upper() != "API_KEY"} | extra
 
 
-def worker_thread_env(device: str, threads: int) -> dict[str, str]:
-    """Variables that an engine's libraries read on loading; `device` is `cpu` or `cuda`."""
+def worker_thread_env(device: str, threads: int, shares_cores: bool = False) -> dict[str, str]:
+    """Variables that an engine's libraries read on loading; `device` is `cpu` or `cuda`.
+
+    `shares_cores`: other processes have as many threads for the same cores. Any of them may use all
+    of them while the others rest, but a thread that waits must not spin.
+    """
     variables = {
         "OMP_NUM_THREADS": str(threads),
         "MKL_CBWR": "AUTO",  # makes results independent of how rows are divided among threads
     }
     if device == "cpu":
         variables["MALLOC_ARENA_MAX"] = "1"  # threads share the memory that is idle
+        if shares_cores:
+            variables["OMP_WAIT_POLICY"] = "PASSIVE"
     return variables
 
 

@@ -42,7 +42,10 @@ class SpeechSlice:
 
 @dataclass(frozen=True)
 class RecordedChunk:
-    """A piece of a recording to convert, number `index`: `speech`, float32 [n] at `rate` Hz."""
+    """A piece of a recording to convert, number `index`: `speech`, float32 [n] at `rate` Hz.
+
+    It begins with the end of the piece before: 80 ms, of which the audio may fade in over 40.
+    """
 
     index: int
     speech: Samples
@@ -76,8 +79,8 @@ class Engine(Protocol):
     Other methods raise `OutOfMemory` if a job does not fit on the device, and `DeviceFailed` if
     the device cannot be used any more.
 
-    An engine may also have `languages`, a dictionary of the languages that it speaks (see
-    `core.params.Languages`); without it, English. And `normalize_text(text, language) -> str`,
+    An engine may also have the attributes that `core.model.ModelInfo` describes, such as
+    `languages`; without it, it speaks English. And `normalize_text(text, language) -> str`,
     which replaces characters that the model was not trained on before the text is split, and keeps
     its pauses (`text.pauses`); without it, `text.punctuation.plain_punctuation` is applied. And
     `prepare_kept_voice(samples, rate, path)`, which does as `prepare_voice`, but may keep what it

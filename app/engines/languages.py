@@ -1,9 +1,10 @@
-"""Check the language of a job against those that its model speaks."""
+"""Check the language of a job against those that its model speaks, and against its text."""
 
 from app.core.errors import UnsupportedLanguage
 from app.core.params import ENGLISH_ONLY, Languages
 from app.core.validation import shortened
 from app.engines.chatterbox.variants import VARIANTS
+from app.text.language_hint import other_language
 from app.text.languages import name_of, parse_language
 
 
@@ -30,3 +31,18 @@ def resolve_language(tag: str, model: str, languages: Languages) -> str:
     raise UnsupportedLanguage(
         f"The model {model} does not speak {name}, only: {spoken}.{hint}", param="language"
     )
+
+
+def language_notice(text: str, language: str, languages: Languages) -> str | None:
+    """Say that `text` is plainly in another language than its job's, and what to do.
+
+    `languages`: those of the model.
+    """
+    other = other_language(text, language)
+    if other is None:
+        return None
+    notice = f"the text {other.description}, but is spoken as {name_of(language)}"
+    if languages.get(other.code, "") is None:
+        return f"{notice}: set language to {other.code}"
+    able = [spec.id for spec in VARIANTS.values() if other.code in spec.languages]
+    return f"{notice}: {' or '.join(able)} speaks {name_of(other.code)}" if able else notice

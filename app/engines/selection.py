@@ -98,7 +98,7 @@ def _model(name: str, model_path: Path, files_of: FilesOf = lambda name: PUBLISH
     spec, folder = spec_of(name, files), folder_of(model_path, name)
     languages = {code: missing_helper(LANGUAGES[code], folder) for code in spec.languages}
     info = ModelInfo.of(spec, name=spec.id, aliases=(name,), languages=languages)
-    return Model(name, "chatterbox", str(folder), info, files)
+    return Model(name, "chatterbox", str(folder), info, files, spec.slot_needs)
 
 
 def _spec(model: Model) -> ModelSpec:

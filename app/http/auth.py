@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app.core.client_address import network_of
 from app.core.errors import TooManyWrongKeys, Unauthenticated
 from app.http.error_handlers import ErrorResponse
+from app.http.key_hints import describe_key
 from app.http.web_files import WEB_FILES
 
 OPEN_PATHS = frozenset({"/health", "/ready", "/ping", *WEB_FILES})
@@ -118,10 +119,8 @@ class WrongKeys:
                 f"Your address has sent {MAX_WRONG_KEYS} wrong API keys within a minute. Correct "
                 "the key; the right one is accepted at any time."
             )
-        return Unauthenticated(
-            "The API key is missing or wrong. It goes into a header, X-API-Key: <key> or "
-            "Authorization: Bearer <key>, or into the query, ?api_key=<key>."
-        )
+        keys = [key.decode("latin-1") for key in _keys(scope)]
+        return Unauthenticated(describe_key(scope, keys))
 
     def _too_many(self, scope: Scope) -> bool:
         sent = {_digest(key) for key in _keys(scope) if key}

@@ -46,5 +46,7 @@ async def read_parameters(request: Request) -> dict[str, Any]:
     """
     longest = get_state(request).settings.max_text_length
     max_bytes = longest * BYTES_PER_CHARACTER + OTHER_PARAMETERS_BYTES
-    too_large = PayloadTooLarge(f"The text may have at most {longest} characters.", param="text")
+    too_large = PayloadTooLarge(
+        f"The text may have at most {longest} characters (MAX_TEXT_LENGTH).", param="text"
+    )
     return await read_json_object(request, max_bytes, too_large)

@@ -15,9 +15,9 @@ from starlette.types import Receive, Scope, Send
 
 from app.core.errors import InvalidRequest, MethodNotAllowed, NotFound, ServiceError
 from app.core.validation import describe_error
-from app.http.route_hints import similar_route
+from app.http.route_hints import routes_of_purpose, similar_route
 
-METHODS = ("GET", "HEAD", "POST", "DELETE")
+METHODS = ("GET", "HEAD", "POST", "PATCH", "DELETE")
 """Methods that routes of this service have."""
 
 
@@ -120,9 +120,14 @@ def _from_http_exception(
     if error.status_code == 404:
         if similar := similar_route(path, routes):
             return NotFound(f"There is nothing at {path}; the route is {similar}.")
+        if meant := routes_of_purpose(path, routes):
+            return NotFound(f"There is nothing at {path}; {meant}{hint}.")
         return NotFound(f"There is nothing at {path}{hint}.")
     if error.status_code == 405:
-        return MethodNotAllowed(f"{request.method} is not allowed at {path}{hint}.")
+        allowed = ", ".join(_allowed_methods(request))
+        return MethodNotAllowed(
+            f"{request.method} is not allowed at {path}{hint}. Allowed: {allowed}."
+        )
     return InvalidRequest(str(error.detail))
 
 

@@ -1,17 +1,22 @@
 """Read forms with files, also from clients that write a file's name as `filename*` only."""
 
+import errno
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from python_multipart.exceptions import FormParserError
-from starlette.datastructures import FormData
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from app.core.errors import InvalidRequest
+from app.core.errors import InvalidRequest, PayloadTooLarge, StorageFull
+from app.core.validation import shortened
+from app.http.dependencies import get_state
+from app.http.request_body import ensure_media_type, limit_body
 
 MAX_FIELD_BYTES = 1024
+MULTIPART_OVERHEAD_BYTES = 65_536
 
 _PLAIN_NAME = re.compile(rb";\s*filename\s*=", re.IGNORECASE)
 _EXTENDED_NAME = re.compile(rb";\s*filename\*\s*=\s*(\"?)[\w-]*'[\w-]*'", re.IGNORECASE)
@@ -62,3 +67,40 @@ async def read_form(request: Request) -> AsyncIterator[FormData]:
         yield form
     finally:
         await form.close()
+
+
+@asynccontextmanager
+async def read_upload(request: Request, what: str) -> AsyncIterator[tuple[UploadFile, FormData]]:
+    """Yield the field `file` of a form, and the form, in one of the slots for uploads.
+
+    `what`: the file, for messages. Raises `InvalidRequest`, `UnsupportedMedia`, `PayloadTooLarge`,
+    `TooManyUploads`, `StorageFull`.
+    """
+    ensure_media_type(request, "multipart/form-data")
+    state = get_state(request)
+    too_large = PayloadTooLarge(
+        f"{what} may have at most {state.settings.max_upload_mb} MB (MAX_UPLOAD_MB).", param="file"
+    )
+    max_bytes = state.settings.max_upload_bytes + MULTIPART_OVERHEAD_BYTES
+    try:
+        async with (
+            state.voices.upload_slots.take(),
+            read_form(limit_body(request, max_bytes, too_large)) as form,
+        ):
+            file = form.get("file")
+            if not isinstance(file, UploadFile) or not file.filename:
+                raise _no_file(form)
+            yield file, form
+    except OSError as error:  # from the temporary file that holds the upload
+        if error.errno == errno.ENOSPC:
+            raise StorageFull("There is no space left for the upload.") from None
+        raise
+
+
+def _no_file(form: FormData) -> InvalidRequest:
+    named = [name for name, value in form.multi_items() if isinstance(value, UploadFile)]
+    instead = f", not {shortened(named[0])!r}" if named and "file" not in form else ""
+    return InvalidRequest(
+        f"Send one file, as the multipart field 'file'{instead}, as curl -F file=@voice.wav does.",
+        param="file",
+    )

@@ -12,6 +12,7 @@ from starlette.types import Message
 from app.core.errors import InvalidRequest, PayloadTooLarge, RequestTooSlow, UnsupportedMedia
 from app.core.running_time import running_time, timeout
 from app.core.validation import shortened
+from app.http.json_hints import json_hint, not_utf8
 
 T = TypeVar("T")
 
@@ -23,6 +24,12 @@ MAX_NAMES = 100
 """In one JSON object."""
 
 MAX_CONTENT_TYPE_LENGTH = 1000
+
+_HOW = {
+    "application/json": 'as curl --json \'{"text": "Hello."}\' does',
+    "multipart/form-data": "as curl -F file=@voice.wav does",
+}
+"""By media type: a command that sends it."""
 
 PIECE_BYTES = 32_768
 """A body is read in pieces of at most this length, between which other requests have their turn."""
@@ -42,7 +49,10 @@ def ensure_media_type(request: Request, expected: str) -> None:
         )
     media_type, parameters = parse_options_header(header)
     if media_type.strip() != expected.encode():
-        raise UnsupportedMedia(f"The Content-Type must be {expected}.")
+        came = (
+            f"as {shortened(media_type.decode('latin-1'))}" if header else "without a Content-Type"
+        )
+        raise UnsupportedMedia(f"The body came {came}; send {expected}, {_HOW[expected]}.")
     if parameters.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8"):
         raise InvalidRequest("The charset of the body must be UTF-8.")
 
@@ -137,11 +147,16 @@ async def read_json_object(
         value = json.loads(
             body, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant
         )
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"The body is not valid JSON: {not_utf8(error)}.") from None
     except (ValueError, RecursionError) as error:
         message = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise InvalidRequest(f"The body is not valid JSON: {message}.") from None
+        hint = json_hint(body)
+        raise InvalidRequest(f"The body is not valid JSON: {message}.{hint}") from None
     if not isinstance(value, dict):
-        raise InvalidRequest("The body must be a JSON object.")
+        twice = isinstance(value, str) and value.lstrip().startswith("{")
+        hint = " It is one in quotes: it was converted to JSON twice." if twice else ""
+        raise InvalidRequest(f"The body must be a JSON object.{hint}")
     return value
 
 

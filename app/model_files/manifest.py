@@ -251,7 +251,7 @@ def _titles_of_files() -> dict[str, str]:
 
 
 TITLE_OF_FILE = _titles_of_files()
-"""The titles of the models that a file may be of, by its name, if the name tells."""
+"""By file name, the title of the model that has such a file; without names that many models use."""
 
 
 def folder_of(model_path: Path, name: str) -> Path:

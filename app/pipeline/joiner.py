@@ -18,12 +18,18 @@ class ChunkJoiner:
     stays audible; a chunk with nothing left counts as absent. After a pause a chunk does not fade.
     """
 
-    def __init__(self, params: SynthesisParams, sample_rate: int, state: bytes = b"") -> None:
-        """`state`: of the stream that this one continues."""
+    def __init__(
+        self,
+        params: SynthesisParams,
+        sample_rate: int,
+        state: bytes = b"",
+        keeps_start: bool = False,
+    ) -> None:
+        """`state`: of the stream that this one continues. `keeps_start`: of the first chunk."""
         leading = params.remove_leading_milliseconds * sample_rate // 1000
         trailing = params.remove_trailing_milliseconds * sample_rate // 1000
         fade = params.crossfade_duration_milliseconds * sample_rate // 1000
-        self._trim = _Trim(leading, trailing)
+        self._trim = _Trim(leading, trailing, skip=0 if keeps_start else leading)
         self._join = _Join(fade if params.chunk_overlap_method == "full" else 0)
         self._sample_rate = sample_rate
         self._join.seam = np.frombuffer(state, np.float32)
@@ -51,12 +57,15 @@ class ChunkJoiner:
 
 
 class _Trim:
-    """Cuts `lead` samples off the start of every chunk, `trail` off its end."""
+    """Cuts `lead` samples off the start of every chunk, `trail` off its end.
 
-    def __init__(self, lead: int, trail: int) -> None:
+    `skip`: in place of `lead` for the first chunk.
+    """
+
+    def __init__(self, lead: int, trail: int, skip: int) -> None:
         self._lead = lead
         self._trail = trail
-        self._skip = lead  # samples of this chunk still to be dropped
+        self._skip = skip  # samples of this chunk still to be dropped
         self._held = _NOTHING  # may be its end
 
     def push(self, audio: Samples, last: bool) -> Samples:

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from app.audio.pauses import split_at_pauses
 from app.core import progress
-from app.core.audio import Samples
+from app.core.audio import TOKENS_PER_SECOND, Samples
 from app.core.engine_config import QueueSizes
 from app.core.errors import EmptyText
 from app.core.params import SynthesisParams
@@ -36,6 +36,12 @@ LONG_TEXT = 1000
 
 MAX_RECORDED_S = 28.0
 """Of one chunk: the speech tokenizer takes at most 30 seconds at once."""
+
+OVERLAP_TOKENS = 2
+"""How much of a recorded chunk the next one repeats: S3Gen fades each chunk's first token in.
+
+That token is dropped, and the second is crossfaded.
+"""
 
 Emit = Callable[[bytes], Awaitable[None]]
 TokensOf = Callable[[Any], AsyncGenerator[SpeechSlice, None]]
@@ -97,7 +103,8 @@ class Pipeline:
         def tokens_of(chunk: TextChunk) -> AsyncGenerator[SpeechSlice, None]:
             return self._engine.speech_tokens(chunk, voice, params)
 
-        run = _Run(chunks, tokens_of, voice, params, params, resume_point)
+        joiner = ChunkJoiner(params, self._engine.sample_rate, resume_point.joiner)
+        run = _Run(chunks, tokens_of, voice, params, joiner, resume_point)
         return await self._run(run, emit, on_chunk, should_stop)
 
     async def convert(
@@ -113,19 +120,28 @@ class Pipeline:
     ) -> ResumePoint | None:
         """Convert `recording`, float32 [n] at `rate` Hz, to another voice.
 
-        As `run`, for an engine that `converts_speech`. The audio is as long as the recording.
+        As `run`, for an engine that `converts_speech`. The audio is as long as the recording, in
+        whole speech tokens.
         """
-        pieces = split_at_pauses(recording, rate, MAX_RECORDED_S)
+        pieces = split_at_pauses(recording, rate, MAX_RECORDED_S, OVERLAP_TOKENS)
         chunks = [RecordedChunk(index, piece, rate) for index, piece in enumerate(pieces)]
-        joined = replace(
+        half_ms = OVERLAP_TOKENS * 1000 // TOKENS_PER_SECOND // 2
+        joining = replace(
             params,
-            remove_leading_milliseconds=0,
+            remove_leading_milliseconds=half_ms,
             remove_trailing_milliseconds=0,
-            crossfade_duration_milliseconds=0,
+            crossfade_duration_milliseconds=half_ms,
+            chunk_overlap_method="full",
+        )
+        joiner = ChunkJoiner(
+            joining,
+            self._engine.sample_rate,
+            resume_point.joiner,
+            keeps_start=resume_point.text_chunk == 0,
         )
         engine: Any = self._engine
         tokens_of = partial(engine.recorded_tokens, params=params)
-        run = _Run(chunks, tokens_of, voice, params, joined, resume_point)
+        run = _Run(chunks, tokens_of, voice, params, joiner, resume_point)
         return await self._run(run, emit, lambda done, total: None, should_stop)
 
     async def _run(
@@ -140,7 +156,7 @@ class Pipeline:
         slices = Slices(self._sizes.slices)
         audio = AudioPieces(self._sizes.audio)
         decoder = self._engine.new_decoder(run.voice, run.params, first)
-        pcm = _PcmConverter(self._engine, run.joined, run.resume_point)
+        pcm = _PcmConverter(self._engine, run.joiner, run.resume_point.watermark)
         done = itertools.count(first + 1)
         try:
             async with asyncio.TaskGroup() as stages:
@@ -227,22 +243,23 @@ class Pipeline:
 
 
 class _Run(NamedTuple):
-    """What is to be spoken, and how. `joined`: the parameters for joining the chunks."""
+    """What is to be spoken, and how. `params`: for the engine. `joiner`: of the chunks' audio."""
 
     chunks: Sequence[TextChunk | RecordedChunk]
     tokens_of: TokensOf
     voice: Voice
     params: SynthesisParams
-    joined: SynthesisParams
+    joiner: ChunkJoiner
     resume_point: ResumePoint
 
 
 class _PcmConverter:
     """Joins, marks and converts the audio of one run."""
 
-    def __init__(self, engine: Engine, params: SynthesisParams, resumed: ResumePoint) -> None:
-        self._joiner = ChunkJoiner(params, engine.sample_rate, resumed.joiner)
-        self._watermark = engine.new_watermark(resumed.watermark)
+    def __init__(self, engine: Engine, joiner: ChunkJoiner, watermark: bytes) -> None:
+        """`watermark`: the state of that of the stream that this one continues."""
+        self._joiner = joiner
+        self._watermark = engine.new_watermark(watermark)
 
     def push(self, piece: AudioPiece, pause_s: float) -> bytes:
         return self._convert(self._joiner.push(*piece, pause_s), last=False)

@@ -22,12 +22,13 @@ class ConnectionLimit:
     def acquire(self, address: str) -> None:
         """Count a connection. Raises `TooManyConnections`."""
         if self._open >= self._most:
-            raise TooManyConnections(f"{self._most} connections are open already")
+            raise TooManyConnections(f"{self._most} connections are open already (MAX_CONNECTIONS)")
         if self._per_address:
             network = network_of(address)
             if self._open_of[network] >= self._per_address:
                 raise TooManyConnections(
-                    f"{self._per_address} connections of your address are open already"
+                    f"{self._per_address} connections of your address are open already "
+                    "(MAX_CONNECTIONS_PER_ADDRESS)"
                 )
             self._open_of[network] += 1
         self._open += 1

@@ -53,7 +53,9 @@ async def running_services(
         with suppress(TimeoutError):  # it hangs; the first scan says so
             async with timeout(MAX_CHECK_S):
                 await voices.check()
-        backend = await _start_backend(settings, models, folder, metrics, background, stack)
+        backends = _new_backends(settings, models, folder, metrics, background)
+        await stack.enter_async_context(_running(backends))
+        backend: Backend = RoutedBackend(backends) if len(backends) > 1 else backends[0]
         voices.on_change = lambda digests: backend.set_voices(frozenset(digests.values()))
         watching = background.spawn(_watch_voices(voices, backend, settings), "watch voices")
         stack.callback(watching.cancel)
@@ -62,28 +64,45 @@ async def running_services(
     threads.shutdown(wait=False, cancel_futures=True)
 
 
-async def _start_backend(
+def _new_backends(
     settings: Settings,
     models: Sequence[Model],
     folder: RuntimeDir,
     metrics: Metrics,
     background: BackgroundTasks,
-    stack: AsyncExitStack,
-) -> Backend:
-    """Start the workers of each model, to be stopped with `stack`."""
+) -> list[LocalBackend]:
+    """A backend for each model."""
     if len(models) == 1:
-        only = LocalBackend(settings, models[0], folder, metrics, background)
-        await stack.enter_async_context(only.running())
-        return only
+        return [LocalBackend(settings, models[0], folder, metrics, background)]
     backends = []
-    for index, model in enumerate(models):
+    for index, (model, prefix) in enumerate(zip(models, _prefixes(models), strict=True)):
         own = replace(folder, channels=folder.channels / str(index))
         own.channels.mkdir(mode=0o700)
-        prefix = f"{model.label}."
-        backend = LocalBackend(settings, model, own, metrics, background, prefix)
-        await stack.enter_async_context(backend.running())
-        backends.append(backend)
-    return RoutedBackend(backends)
+        backends.append(
+            LocalBackend(settings, model, own, metrics, background, prefix, len(models))
+        )
+    return backends
+
+
+def _prefixes(models: Sequence[Model]) -> list[str]:
+    """Of the names of each model's workers; engines' classes may have one name and be numbered."""
+    labels = [model.label for model in models]
+    numbers = [labels[: index + 1].count(label) for index, label in enumerate(labels)]
+    return [
+        f"{label}-{number}." if number > 1 else f"{label}."
+        for label, number in zip(labels, numbers, strict=True)
+    ]
+
+
+@asynccontextmanager
+async def _running(backends: Sequence[LocalBackend]) -> AsyncIterator[None]:
+    """Start the workers of all models on entry, stop all at once on exit."""
+    try:
+        for backend in backends:
+            backend.start()
+        yield
+    finally:
+        await asyncio.gather(*(backend.stop() for backend in backends))
 
 
 async def _watch_voices(voices: VoiceLibrary, backend: Backend, settings: Settings) -> None:

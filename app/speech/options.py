@@ -8,7 +8,7 @@ import msgspec
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from app.core.errors import InvalidRequest
-from app.core.params import PARAMETERS, SynthesisParams, info_of
+from app.core.params import PARAMETERS, Speed, SynthesisParams, info_of
 from app.core.validation import describe_error, shortened
 
 M = TypeVar("M", bound=BaseModel)
@@ -44,6 +44,7 @@ else:
 class SpeechOptions(_Parameters):
     """All of `SynthesisParams`, each optional: those that are absent come from the settings."""
 
+    speed: Annotated[Speed, Field(1.0, description=info_of("speed").description)]
     stream: Annotated[
         bool, Field(True, description="False: the whole file at once, with its true size.")
     ]

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from app.core.model import ModelInfo
 from app.core.params import SynthesisParams
-from app.engines.languages import resolve_language
+from app.engines.languages import language_notice, resolve_language
 from app.speech.options import SpeechOptions
 from app.text.languages import language_of
 
@@ -24,6 +24,7 @@ def complete(
     model: ModelInfo,
     voice_id: str | None,
     voice_language: str | None,
+    text: str,
 ) -> CompleteParams:
     """Take `defaults` where a parameter is absent, but the voice's language if `model` speaks it.
 
@@ -40,6 +41,8 @@ def complete(
         spoken, written = (language_of(code or "").name for code in (voice_language, language))
         values = ", ".join(f"{name} is {value:g}" for name, value in changed.items())
         notices.append(f"the voice is {spoken}, the text {written}: {values}, for less accent")
+    if other := language_notice(text, language, model.languages):
+        notices.append(other)
     return CompleteParams(replace(params, language=language, **changed), "; ".join(notices) or None)
 
 

@@ -74,7 +74,7 @@ CONVERSION_ERRORS: tuple[type[ServiceError], ...] = (
 class SpeechRequest:
     """A request of any protocol. `voice_id`, `model` None: the default ones.
 
-    `new_encoder` is called once per attempt at the job; it makes the speech `speed` times as fast.
+    `new_encoder` is called once per attempt at the job; it applies the speed of the options.
     `silence_if_empty`: a text that has characters, but nothing to say, is a moment of silence in
     place of `EmptyText`.
     """
@@ -84,7 +84,6 @@ class SpeechRequest:
     voice_id: str | None
     options: SpeechOptions
     new_encoder: Callable[[], Encoder]
-    speed: float = 1.0
     silence_if_empty: bool = False
     model: str | None = None
 
@@ -125,10 +124,10 @@ class SpeechService:
         """Check the text, pin the voice, submit the job. Raises one of `SPEECH_ERRORS`."""
         model = self.model(request.model)
         text = await self._spoken_text(request)
-        self.backend.ensure_accepting(request.model)
-        params, notice = self.complete(request.options, model, request.voice_id)
+        self.backend.ensure_accepting(model.name)
+        params, notice = self.complete(request.options, model, request.voice_id, text)
         with self._pinned(request.voice_id) as pins:
-            job = self._submit(request, text, pins.voice, params) if text else silence()
+            job = self._submit(request, text, pins.voice, params, model) if text else silence()
             return self._stream(job, request.new_encoder, model, notice, pins)
 
     async def convert(self, request: ConversionRequest) -> SpeechStream:
@@ -139,6 +138,7 @@ class SpeechService:
         if request.seed is not None:
             params = replace(params, seed=request.seed)
         with self._pinned(request.voice_id) as pins:
+            self.backend.ensure_room(model.name)  # before the recording is decoded
             recording = await self.voices.add_recording(request.recording)
             pins.callback(self.voices.unpin, recording)
             job = self.backend.submit(
@@ -202,18 +202,23 @@ class SpeechService:
             raise
 
     def complete(
-        self, options: SpeechOptions, model: ModelInfo, voice_id: str | None
+        self, options: SpeechOptions, model: ModelInfo, voice_id: str | None, text: str
     ) -> CompleteParams:
-        """Complete the options for a model and a voice. Raises `UnsupportedLanguage`."""
+        """Complete the options for a model, a voice and a text. Raises `UnsupportedLanguage`."""
         defaults = self.settings.synthesis_params(model.defaults)
         voice_language = None if voice_id is None else self.voices.language_of(voice_id)
-        return complete(options, defaults, model, voice_id, voice_language)
+        return complete(options, defaults, model, voice_id, voice_language, text)
 
     def _submit(
-        self, request: SpeechRequest, text: str, voice: str | None, params: SynthesisParams
+        self,
+        request: SpeechRequest,
+        text: str,
+        voice: str | None,
+        params: SynthesisParams,
+        model: ModelInfo,
     ) -> JobStream:
         job = self.backend.submit(
-            JobRequest(request.request_id, text, voice, params, request.speed, request.model)
+            JobRequest(request.request_id, text, voice, params, request.options.speed, model.name)
         )
         job.silence_if_empty = request.silence_if_empty
         return job
@@ -233,6 +238,7 @@ class SpeechService:
         cleaned = text if len(text) > longest * MAX_DECOMPOSITION else clean(text)
         if len(cleaned) > longest:
             raise TextTooLong(
-                f"The text has {len(cleaned)} characters, {longest} are allowed.", param="text"
+                f"The text has {len(cleaned)} characters, {longest} are allowed (MAX_TEXT_LENGTH).",
+                param="text",
             )
         return clean(text, markup=True) if self.settings.tts_strip_markup else cleaned

@@ -100,7 +100,8 @@ class VoiceFolder:
                 size += len(block)
                 if size > max_bytes:
                     raise PayloadTooLarge(
-                        f"A voice file may have at most {max_bytes:,} bytes.", param="file"
+                        f"A voice file may have at most {max_bytes:,} bytes (MAX_UPLOAD_MB).",
+                        param="file",
                     )
                 digest.update(block)
                 file.write(block)
@@ -155,6 +156,24 @@ class VoiceFolder:
             return content
         return None
 
+    def rename(self, voice_id: str, new_id: str) -> bool:
+        """Rename the file of this id; returns False if there is none. Raises VoiceExists."""
+        old = next((path for path in self._alike(voice_id) if nfc(path.name) == voice_id), None)
+        if old is None:
+            return False
+        for taken in self._alike(new_id):
+            if taken != old:
+                raise _taken(taken.name)
+        final = self.path / new_id
+        if casefold_key(voice_id) == casefold_key(new_id):
+            old.rename(final)
+            return True
+        try:
+            _move_to_free_name(old, final)
+        except FileExistsError as taken:
+            raise _taken(new_id) from taken
+        return True
+
     def discard(self, temp: Path) -> None:
         with suppress(OSError):
             temp.unlink()
@@ -176,6 +195,10 @@ def _exists(name: str) -> VoiceExists:
         f"There is a voice {nfc(name)!r} already. POST /voices?replace=true replaces it.",
         param="file",
     )
+
+
+def _taken(name: str) -> VoiceExists:
+    return VoiceExists(f"There is a voice {nfc(name)!r} already.", param="voice_id")
 
 
 def _move_to_free_name(temp: Path, final: Path) -> None:

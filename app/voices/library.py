@@ -22,6 +22,7 @@ from app.core.blocking_thread import BlockingThread
 from app.core.errors import (
     NotReady,
     PreloadedVoice,
+    ServiceError,
     StorageFull,
     StorageUnavailable,
     VoiceNotFound,
@@ -30,9 +31,10 @@ from app.core.unicode import nfc
 from app.core.validation import shortened
 from app.voices.decoded_audio import DecodedAudio
 from app.voices.folder import VoiceFolder, signature_of
-from app.voices.names import MAX_NAME_LENGTH, casefold_key, validate_voice_id
+from app.voices.names import MAX_NAME_LENGTH, casefold_key, validate_voice_id, with_ending
 from app.voices.scanner import MAX_VOICES, VoiceScanner
 from app.voices.snapshot import FileVersion, VoiceSnapshot
+from app.voices.suggestions import describe_voices
 from app.voices.upload_slots import UploadSlots
 
 log = logging.getLogger(__name__)
@@ -98,13 +100,12 @@ class VoiceLibrary:
             raise NotReady(f"the voice {name!r} is still being read", param="voice_id")
 
     def not_found(self, voice_id: str, alias: str | None = None) -> VoiceNotFound:
-        """The error for a missing voice, with a suggestion. `alias`: the name in the request."""
+        """The error for a missing voice, with suggestions. `alias`: the name in the request."""
         message = f"There is no voice {shortened(voice_id)!r}"
         if alias is not None:
             message += f", which {alias!r} stands for"
-        near = self.find(voice_id)
-        suggestion = f" Is {near!r} meant?" if near else ""
-        return VoiceNotFound(f"{message}.{suggestion} GET /voices lists them.", param="voice_id")
+        known = describe_voices(nfc(voice_id[:MAX_NAME_LENGTH]), self.snapshot.ids)
+        return VoiceNotFound(f"{message}. {known}", param="voice_id")
 
     def pin(self, voice_id: str) -> str:
         """The digest of a voice; its decoded audio stays until `unpin`.
@@ -181,10 +182,30 @@ class VoiceLibrary:
                 removed = await self._thread.run(self._user.remove, voice_id)
                 await self.scanner.refresh()
         if not removed:
-            if voice_id in self.snapshot.digests:
-                raise PreloadedVoice("A preloaded voice cannot be deleted.", param="voice_id")
-            raise self.not_found(voice_id)
+            raise self._unchangeable(voice_id, "deleted")
         log.info("voice %s deleted", voice_id)
+
+    async def rename(self, voice_id: str, new_id: str) -> tuple[str, str]:
+        """Rename a voice of the user; returns its old and its new id.
+
+        A new name without ending gets that of the old one. Raises VoiceNotFound, VoiceExists,
+        InvalidVoiceId, PreloadedVoice, StorageUnavailable.
+        """
+        voice_id = self._existing(voice_id)
+        new_id = validate_voice_id(with_ending(new_id, voice_id), param="voice_id")
+        digest = self.snapshot.digests[voice_id]
+        with _storage_errors():
+            async with self.scanner.changing:
+                renamed = await self._thread.run(self._user.rename, voice_id, new_id)
+                if renamed:
+                    path = os.path.join(self._user.path, new_id)
+                    signature = await self._thread.run(signature_of, path)
+                    self.scanner.add_version(path, FileVersion(signature, digest))
+                await self.scanner.refresh()
+        if not renamed:
+            raise self._unchangeable(voice_id, "renamed")
+        log.info("voice %s renamed to %s", voice_id, new_id)
+        return voice_id, new_id
 
     async def check(self) -> None:
         """Raises StartupError if a folder cannot be read. To be called at start only."""
@@ -225,10 +246,16 @@ class VoiceLibrary:
             self.scanner.add_version(path, FileVersion(signature, digest))
             await self.scanner.refresh()
 
+    def _unchangeable(self, voice_id: str, change: str) -> ServiceError:
+        """The error for a voice that is no file of the user's."""
+        if voice_id in self.snapshot.digests:
+            return PreloadedVoice(f"A preloaded voice cannot be {change}.", param="voice_id")
+        return self.not_found(voice_id)
+
     def _existing(self, voice_id: str) -> str:
-        """The id in NFC. Raises VoiceNotFound, NotReady."""
-        found = nfc(voice_id[:MAX_NAME_LENGTH])
-        if found not in self.snapshot.digests:
+        """The id that `voice_id` is a form of. Raises VoiceNotFound, NotReady."""
+        found = self.find(voice_id)
+        if found is None:
             self.ensure_read(voice_id)
             raise self.not_found(voice_id)
         return found

@@ -53,7 +53,7 @@ def _utf8_or_latin1(content: bytes) -> str:
         return content.decode("latin-1")
 
 
-def validate_voice_id(name: str) -> str:
+def validate_voice_id(name: str, *, param: str = "file") -> str:
     """`name` in NFC; raises InvalidVoiceId unless it may be the name of a voice file."""
     voice_id = nfc(name[:MAX_NAME_LENGTH])
     if (
@@ -69,9 +69,15 @@ def validate_voice_id(name: str) -> str:
             f"A voice id has at most {MAX_ID_LENGTH} letters, digits, spaces and . _ -"
             + (f", no {refused!a}" if refused else "")
             + f"; it does not start with a dot, and ends in one of {' '.join(ENDINGS)}.",
-            param="file",
+            param=param,
         )
     return voice_id
+
+
+def with_ending(name: str, other: str) -> str:
+    """`name`, with the ending of the id `other` if it has none."""
+    has_one = name.lower().endswith(ENDINGS)
+    return name if has_one else f"{name}.{other.rpartition('.')[2]}"
 
 
 def casefold_key(name: str) -> str:

@@ -192,9 +192,11 @@ class Page {
   async _load() {
     this._speaker.obstacle = "";
     try {
-      const [schema, models] = await Promise.all(["openapi.json", "v1/models"].map((path) => this._api.get(path)));
-      this._voices.renames = "patch" in schema.paths["/voices/{voice_id}"];
-      await this._voices.refresh();
+      const [schema, models] = await Promise.all([
+        this._api.get("openapi.json"),
+        this._api.get("v1/models"),
+        this._voices.refresh(),
+      ]);
       const { parameters } = schema.paths["/tts/generate"].get;
       const schemaOf = (name) => parameters.find((one) => one.name === name).schema;
       this._limit = schemaOf("text")["x-max-length"];

@@ -16,8 +16,6 @@ export class Voices {
   onchange = () => {};
   /** What the user has chosen, also where it is not listed at the moment. */
   wanted = DEFAULT;
-  /** Whether the server can. */
-  renames = false;
   _voices = [];
   _deleted = new Map(); // by id: the timer that ends the time to undo it
 
@@ -141,7 +139,7 @@ export class Voices {
     item.append(label, iconButton("▶", `Hear ${name}`, () => this._onHear(id)));
     if (id) item.append(iconButton("♪", `Hear the recording of ${name}`, () => this._hearRecording(id)));
     if (!id || preloaded) return item;
-    if (this.renames) item.append(iconButton("✎", `Rename ${name}`, () => this._rename(id, name)));
+    item.append(iconButton("✎", `Rename ${name}`, () => this._rename(id, name)));
     item.append(iconButton("✕", `Delete ${name}`, () => this._delete(id)));
     return item;
   }

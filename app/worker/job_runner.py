@@ -41,7 +41,7 @@ class Send(Protocol):
 
 
 class ActiveJob:
-    """One text being synthesized. Sends no more audio than it has credit for.
+    """A text being synthesized, or a recording being converted; sends audio as it has credit.
 
     `waits`: for credit or for its voice, and so makes no `progress`. `preempt_requested`: it is to
     stop after the text chunk in progress; `resume_point`: where it has stopped.

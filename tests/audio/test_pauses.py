@@ -21,6 +21,16 @@ def test_pieces_are_the_recording_and_none_is_too_long(seconds: float) -> None:
     assert len(pieces) == 1 or all(len(piece) >= TOKEN for piece in pieces)
 
 
+def test_pieces_overlap_by_some_tokens() -> None:
+    speech = noise(35.5)
+    apart = split_at_pauses(speech, RATE, 10)
+    overlapping = split_at_pauses(speech, RATE, 10, overlap=2)
+    assert len(overlapping) == len(apart) > 3
+    assert np.array_equal(overlapping[0], apart[0])
+    for before, piece, longer in zip(apart, apart[1:], overlapping[1:], strict=False):
+        assert np.array_equal(longer, np.concatenate([before[-2 * TOKEN :], piece]))
+
+
 def test_it_is_cut_where_it_is_quiet() -> None:
     speech = noise(15)
     speech[int(8.3 * RATE) : int(8.6 * RATE)] = 0

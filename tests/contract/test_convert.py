@@ -64,6 +64,17 @@ def test_an_unusable_recording_is_refused(client: httpx.Client) -> None:
     assert "not 'recording'" in answer.json()["error"]["message"]
 
 
+def test_full_queue_is_noticed_before_the_recording_is_decoded(
+    client: httpx.Client, service: ContractService
+) -> None:
+    service.backend.queue_is_full = True
+    try:
+        assert error_code(convert(client, b"no audio"), 429) == "queue_full"
+        assert error_code(convert(client, b"no audio", voice_id="none.wav"), 404)
+    finally:
+        service.backend.queue_is_full = False
+
+
 def test_a_model_that_converts_nothing_names_those_that_do(
     client: httpx.Client, service: ContractService
 ) -> None:

@@ -61,6 +61,7 @@ def test_default_language_is_spoken_without_the_parameter(
     assert polyglot.backend.jobs[-1].params.language == "de"
 
 
+@pytest.mark.fault(63)
 @each_route
 @pytest.mark.parametrize(
     ("language", "reason"),
@@ -77,6 +78,18 @@ def test_other_languages_are_refused_before_a_job(
     error = refusal(ask(speaks, route, language=language))
     assert (error["code"], error["param"]) == ("unsupported_language", "language")
     assert error["message"].startswith(reason)
+    assert len(polyglot.backend.jobs) == before
+
+
+@pytest.mark.fault(63)
+@each_route
+def test_unknown_model_is_refused_before_a_job(
+    polyglot: ContractService, speaks: httpx.Client, route: str
+) -> None:
+    before = len(polyglot.backend.jobs)
+    error = refusal(ask(speaks, route, model="chatterbox-turbo"), 404)
+    assert (error["code"], error["param"]) == ("model_not_found", "model")
+    assert error["message"] == "There is no model 'chatterbox-turbo', only: scripted."
     assert len(polyglot.backend.jobs) == before
 
 

@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 import pytest
 
-from app.audio.formats import OPENAI_ENCODERS
+from app.audio.formats import ENCODERS
 from app.protocols.openai.routes import PUBLIC_LISTS
 from app.speech.voice_resolver import OPENAI_VOICES
 from tests.protocols.test_sse import events_in
@@ -44,7 +44,7 @@ def test_speed_out_of_bounds_is_refused_by_name(client: httpx.Client) -> None:
             ROUTE, json={"input": "audio100", "speed": speed, "response_format": "pcm"}
         )
         assert len(answer.content) == 100 * 1920 / speed
-    for form in OPENAI_ENCODERS.keys() - {"pcm"}:
+    for form in ENCODERS.keys() - {"raw_pcm"}:
         params = {"input": "audio100", "speed": 2, "response_format": form}
         file = client.post(ROUTE, json=params).content
         assert seconds_of(file) == pytest.approx(2, rel=0.05)
@@ -220,7 +220,7 @@ def test_additional_client_fields_are_ignored(client: httpx.Client) -> None:
     [
         ("input", None),
         ("model", 5),
-        ("response_format", "fmp4"),
+        ("response_format", "mpga"),
         ("stream_format", "events"),
         ("instructions", ["x"]),
         ("temperature", 0),
@@ -268,9 +268,9 @@ def test_silence_has_the_format_that_was_asked_for(
     service: ContractService, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service.backend, "queue_is_full", True)  # it needs no place in it
-    for form in OPENAI_ENCODERS.keys() - {"pcm"}:
+    for form in ENCODERS.keys() - {"raw_pcm"}:
         answer = client.post(ROUTE, json={"input": ".", "response_format": form})
-        assert answer.headers["Content-Type"] == OPENAI_ENCODERS[form].media_type
+        assert answer.headers["Content-Type"] == ENCODERS[form].media_type
         assert seconds_of(answer.content) == pytest.approx(0.2, abs=0.07)
     asked = {"input": "...", "response_format": "pcm", "stream_format": "sse", "voice": "austen"}
     delta, done = events_in(client.post(ROUTE, json=asked).content)
@@ -300,7 +300,7 @@ def test_accept_header_is_ignored(client: httpx.Client) -> None:
 
 
 def test_file_has_its_size_and_content_length(client: httpx.Client) -> None:
-    for form in OPENAI_ENCODERS:
+    for form in ENCODERS:
         answer = client.post(
             ROUTE, json={"input": "audio30", "response_format": form, "stream": False}
         )

@@ -88,7 +88,7 @@ def test_markup_reaches_the_job_only_if_it_is_to_be_read(tmp_path: Path, is_on: 
         ("seed", 2**32),
         ("text_processing_chunk_size", 10**30),
         ("top_p", "nan"),
-        ("format", "flac"),
+        ("format", "mpga"),
         ("chunk_overlap_method", ""),
         ("stream", "maybe"),
         ("voice", "x"),
@@ -186,7 +186,7 @@ def test_body_over_the_limit_is_refused(client: httpx.Client, chunked: bool) -> 
     answer = post(client, iter([body]) if chunked else body)  # type: ignore[arg-type]
     error = refusal(answer, 413)
     assert (error["code"], error["param"]) == ("payload_too_large", "text")
-    assert error["message"] == "The text may have at most 20000 characters."
+    assert error["message"] == "The text may have at most 20000 characters (MAX_TEXT_LENGTH)."
 
 
 @pytest.mark.usefixtures("no_job")
@@ -197,6 +197,7 @@ def test_wrong_method_is_refused(client: httpx.Client) -> None:
         assert refusal(answer, 405)["code"] == "method_not_allowed"
         assert answer.headers["Allow"] == "GET, HEAD, POST"
         assert f"{method} is not allowed at {SPEECH}; see /docs" in answer.text
+        assert "Allowed: GET, HEAD, POST." in answer.text
 
 
 ENCODINGS = ["gzip", "br", "zstd", "deflate", "X-Unknown", "identity, gzip", "aws-chunked"]
@@ -276,7 +277,7 @@ def test_path_that_resembles_a_route_is_answered_with_it(client: httpx.Client, p
 
 UNLIKE = (
     *("/v1/embeddings", "/v1/chat/completions", "/v1/audio/transcriptions", "/favicon.ico"),
-    *("/tts/speak", "/robots.txt", "/web/nothing.js", "/x", "//", "/v1" * 101),
+    *("/robots.txt", "/web/nothing.js", "/x", "//", "/v1" * 101),
 )
 
 
@@ -284,6 +285,26 @@ UNLIKE = (
 def test_path_unlike_any_route_is_answered_with_the_manual(client: httpx.Client, path: str) -> None:
     error = refusal(client.get(f"http://service{path}"), 404)
     assert error["message"] == f"There is nothing at {path}; see /docs."
+
+
+OF_PURPOSE = {
+    "/tts/speak": "/tts/generate",
+    "/v1/tts": "/tts/generate",
+    "/api/synthesize": "/tts/generate",
+    "/v1/text-to-speech/austen": "/v1/audio/speech",
+    "/api/speakers": "/voices",
+    "/upload_reference": "/voices",
+    "/status": "/health",
+}
+
+
+@pytest.mark.parametrize("path", OF_PURPOSE)
+def test_path_of_another_service_is_answered_with_the_route_for_it(
+    client: httpx.Client, path: str
+) -> None:
+    error = refusal(client.get(f"http://service{path}"), 404)
+    assert error["message"].startswith(f"There is nothing at {path}; ")
+    assert OF_PURPOSE[path] in error["message"]
 
 
 @pytest.mark.fault(56)
@@ -307,7 +328,7 @@ def test_headers_describe_the_audio_and_head_starts_no_job(
 
 
 @pytest.mark.fault(56)
-@pytest.mark.parametrize("asked", [{"text": ""}, {"text": "a", "format": "ogg"}, {}])
+@pytest.mark.parametrize("asked", [{"text": ""}, {"text": "a", "format": "oga"}, {}])
 def test_head_refuses_invalid_parameters_like_get(
     client: httpx.Client, asked: dict[str, str]
 ) -> None:

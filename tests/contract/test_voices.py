@@ -95,7 +95,7 @@ def test_file_in_wrong_field_is_named(client: httpx.Client) -> None:
     answer = client.post("/voices", files={"audio": ("v.wav", wav())})
     assert error_code(answer, 400) == "invalid_request"
     message = answer.json()["error"]["message"]
-    assert message == "Send one file, as the multipart field 'file', not 'audio'."
+    assert message.startswith("Send one file, as the multipart field 'file', not 'audio', as curl ")
 
 
 def test_uploaded_voice_hides_preloaded_one(client: httpx.Client, service: ContractService) -> None:
@@ -119,6 +119,25 @@ def test_uploaded_voice_hides_preloaded_one(client: httpx.Client, service: Contr
     client.delete("/voices/p.wav").raise_for_status()
     assert heard(client, "p.wav") == code(1.1)
     assert (service.preloaded_dir / "p.wav").read_bytes() == wav(1.1)
+
+
+def test_voice_is_renamed(client: httpx.Client, service: ContractService) -> None:
+    upload(client, "v.wav", wav(1.1)).raise_for_status()
+    upload(client, "w.wav", wav(1.2)).raise_for_status()
+    answer = client.patch("/voices/v", json={"voice_id": "Anna"})
+    assert answer.status_code == 200
+    assert answer.json() == {
+        "voice_id": "Anna.wav", "message": "Voice 'v.wav' renamed to 'Anna.wav'."
+    }  # fmt: skip
+    assert client.get("/voices").json() == ["Anna.wav", "w.wav"]
+    assert (heard(client, "Anna.wav"), heard(client, "v.wav")) == (code(1.1), None)
+    refused = {"W.wav": (409, "voice_exists"), "a/b.wav": (400, "invalid_voice_id")}
+    for name, (status, expected) in refused.items():
+        answer = client.patch("/voices/Anna.wav", json={"voice_id": name})
+        assert error_code(answer, status) == expected
+        assert answer.json()["error"]["param"] == "voice_id"
+    assert client.patch("/voices/Anna.wav", json={"name": "x"}).status_code == 400
+    assert client.patch("/voices/v.wav", json={"voice_id": "x.wav"}).status_code == 404
 
 
 @pytest.mark.fault(32)
@@ -307,7 +326,7 @@ def test_file_over_the_limit_is_refused(
     answer = upload_raw(client, form(part(bytes(size))))
     assert error_code(answer, 413) == "payload_too_large"
     error = answer.json()["error"]
-    assert error["message"] == f"A voice file may have at most {limit}."
+    assert error["message"] == f"A voice file may have at most {limit} (MAX_UPLOAD_MB)."
     assert error["param"] == "file"
     assert all_files(service.folder) == before
 

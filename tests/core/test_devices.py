@@ -5,10 +5,16 @@ import pynvml
 import pytest
 
 import app.core.devices as devices
-from app.core.devices import CPU, Device, detect
+from app.core.devices import CPU, Capacity, Device, capacity, detect
 
 UUIDS = ["GPU-11aa", "GPU-22bb", "GPU-22cc", "GPU-33dd"]
 CARDS = ["NVIDIA T400", "NVIDIA GeForce RTX 4090", "NVIDIA H200", "Tesla P4"]
+SIZES = [
+    Capacity(1900, 500_000),
+    Capacity(23_000, 41_000_000),
+    Capacity(140_000, 33_000_000),
+    Capacity(7500, 2_800_000),
+]
 ALL = [Device(f"gpu{index}", "cuda", uuid) for index, uuid in enumerate(UUIDS)]
 
 
@@ -16,6 +22,7 @@ class FakeNvml(SimpleNamespace):
     """The part of NVML that is used here; `open` counts unfinished sessions."""
 
     NVMLError = pynvml.NVMLError
+    NVML_CLOCK_SM = pynvml.NVML_CLOCK_SM
 
     def __init__(self, uuids: list[Any], driver: bool = True) -> None:
         super().__init__(uuids=uuids, driver=driver, open=0)
@@ -39,6 +46,21 @@ class FakeNvml(SimpleNamespace):
 
     def nvmlDeviceGetName(self, handle: int) -> str:
         return CARDS[handle - 1000]
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> int:
+        if uuid not in self.uuids:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
+        return 1000 + self.uuids.index(uuid)
+
+    def nvmlDeviceGetMemoryInfo(self, handle: int) -> SimpleNamespace:
+        return SimpleNamespace(free=SIZES[handle - 1000].free_mb * 2**20)
+
+    def nvmlDeviceGetNumGpuCores(self, handle: int) -> int:
+        return SIZES[handle - 1000].core_mhz // 1000
+
+    def nvmlDeviceGetMaxClockInfo(self, handle: int, kind: int) -> int:
+        assert kind == self.NVML_CLOCK_SM
+        return 1000
 
 
 @pytest.fixture
@@ -102,6 +124,17 @@ def test_detects_the_cpu_without_a_driver_or_gpu(nvml: FakeNvml) -> None:
     assert detect(None) == [CPU]
     nvml.driver = False
     assert detect(None) == [CPU]
+    assert nvml.open == 0
+
+
+def test_a_gpu_reports_its_size(nvml: FakeNvml, caplog: pytest.LogCaptureFixture) -> None:
+    assert [capacity(gpu) for gpu in ALL] == SIZES
+    assert caplog.messages == []
+    assert capacity(Device("mig0", "cuda", "MIG-5e")) is None
+    assert "mig0 does not report its size" in caplog.text
+    assert capacity(CPU) is None
+    nvml.driver = False
+    assert capacity(ALL[0]) is None
     assert nvml.open == 0
 
 

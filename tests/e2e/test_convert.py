@@ -13,7 +13,11 @@ from tests.support.service import ROOT
 AUSTEN = ROOT / "preloaded-voices" / "austen.wav"
 
 
-@pytest.mark.parametrize("format_name", ["raw_pcm", "mp3"])
+ENCODER_DELAY = {"raw_pcm": 0, "mp3": 4 * 576}
+"""In samples, at start and end; a converted recording is exactly as long as it was."""
+
+
+@pytest.mark.parametrize("format_name", ENCODER_DELAY)
 def test_what_is_said_comes_back_and_no_file_is_left(start, tmp_path, format_name):
     speech, rate = soundfile.read(AUSTEN, dtype="float32")
     said = np.tile(speech, 4)  # longer than what is converted at once
@@ -26,7 +30,7 @@ def test_what_is_said_comes_back_and_no_file_is_left(start, tmp_path, format_nam
         service.wait_until(service.is_idle, 10)
 
     expected = soxr.resample(said, rate, SAMPLE_RATE)
-    assert abs(len(heard) - len(expected)) < 4000
+    assert abs(len(heard) - len(expected)) <= ENCODER_DELAY[format_name]
     if format_name == "raw_pcm":
-        assert np.corrcoef(heard[: len(expected)], expected[: len(heard)])[0, 1] > 0.99
+        assert np.corrcoef(heard, expected)[0, 1] > 0.99
     assert not [name for name in all_files(service.folder) if "recording" in str(name)]

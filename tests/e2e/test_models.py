@@ -3,13 +3,16 @@
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from os import kill
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 import httpx
 import pytest
 
+from app.core.cpu import cpu_count
 from tests.support.api import SPEECH, code, error_code, heard, upload, wav
 from tests.support.engines import OTHER_VOICE, expected_pcm
 from tests.support.service import SCRIPTED, Service, running_service
@@ -20,7 +23,8 @@ OTHER = "tests.support.engines:OtherEngine"
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("models")
-    with running_service(folder, MODEL=f"{SCRIPTED},{OTHER}", TTS_SYNTHESIS_TEMPERATURE=1) as both:
+    settings = {"TTS_SYNTHESIS_TEMPERATURE": 1, "CONCURRENT_REQUESTS_PER_WORKER": "auto"}
+    with running_service(folder, MODEL=f"{SCRIPTED},{OTHER}", **settings) as both:
         both.wait_until(both.all_ready)
         yield both
 
@@ -103,7 +107,7 @@ def test_unused_parameters_are_named(client: httpx.Client) -> None:
 
 
 def test_state_of_each_model_is_shown(service: Service, client: httpx.Client) -> None:
-    states = {SCRIPTED: "ready", OTHER: "ready"}
+    states = {"scripted": "ready", "other": "ready"}
     assert client.get("/ready").json() == {"status": "ready", "models": states}
     assert client.get("/health").json()["models"] == states
     status = service.status()
@@ -111,13 +115,22 @@ def test_state_of_each_model_is_shown(service: Service, client: httpx.Client) ->
         "ScriptedEngine.cpu.0",
         "OtherEngine.cpu.0",
     ]
+    assert [each["slots"] for each in status["workers"]] == [1, 1]
     assert [(each["id"], each["workers"]) for each in status["models"]] == [
-        (SCRIPTED, 1),
-        (OTHER, 1),
+        ("scripted", 1),
+        ("other", 1),
     ]
     metrics = client.get("/metrics").text
     for model in states:
         assert f'tts_model_ready{{model="{model}"}} 1.0' in metrics
+
+
+def test_each_worker_may_use_all_cores_but_its_threads_wait_without_spinning(
+    service: Service,
+) -> None:
+    for worker in service.workers():
+        variables = Path(f"/proc/{worker['pid']}/environ").read_text().split("\0")
+        assert {f"OMP_NUM_THREADS={cpu_count()}", "OMP_WAIT_POLICY=PASSIVE"} <= set(variables)
 
 
 def test_each_model_prepares_the_voices(service: Service, client: httpx.Client) -> None:
@@ -139,7 +152,7 @@ def test_each_model_has_its_own_queue(service: Service, client: httpx.Client) ->
         held = [threads.submit(speak, client, "sleep0.7 audio1", model="other") for _ in range(2)]
         service.wait_until(lambda: service.queue("waiting") == 1)
         waiting = {each["id"]: each["waiting"] for each in service.status()["models"]}
-        assert waiting == {SCRIPTED: 0, OTHER: 1}
+        assert waiting == {"scripted": 0, "other": 1}
         speak(client).raise_for_status()
         assert service.queue("waiting") == 1
         assert all(each.result().status_code == 200 for each in held)
@@ -169,15 +182,41 @@ def test_idle_model_leaves_while_the_other_speaks(tmp_path: Path) -> None:
         running_service(tmp_path, MODEL=f"{SCRIPTED},{OTHER}", MODEL_IDLE_SECONDS=1) as service,
         service.client() as client,
     ):
-        service.wait_until(service.all_ready)
+        service.wait_until(
+            lambda: {worker["state"] for worker in service.workers()} <= {"ready", "idle"}
+        )
 
         def other_is_idle() -> bool:
             speak(client).raise_for_status()
             return worker_of(service, "OtherEngine")["state"] == "idle"
 
-        pid = worker_of(service, "ScriptedEngine")["pid"]
         service.wait_until(other_is_idle)
-        assert client.get("/ready").json()["models"] == {SCRIPTED: "ready", OTHER: "ready"}
+        pid = worker_of(service, "ScriptedEngine")["pid"]
+        assert client.get("/ready").json()["models"] == {"scripted": "ready", "other": "ready"}
         assert speak(client, model="other").content == expected_pcm("audio3", 7, OTHER_VOICE)
         assert worker_of(service, "OtherEngine")["restarts"] == 0
         assert worker_of(service, "ScriptedEngine")["pid"] in (pid, None)
+
+
+@pytest.mark.heavy
+def test_models_that_do_not_end_by_themselves_are_stopped_at_once(tmp_path: Path) -> None:
+    """Each is given two seconds, all of them together."""
+    names = (SCRIPTED, OTHER, "tests.support.engines:BrittleEngine")
+    with (
+        running_service(tmp_path, MODEL=",".join(names)) as service,
+        ThreadPoolExecutor(len(names)) as threads,
+    ):
+        service.wait_until(service.all_ready)
+
+        def block(model: str) -> None:
+            with service.client() as client, suppress(httpx.TransportError):
+                speak(client, "block", model=model)
+
+        held = [threads.submit(block, model) for model in names]
+        service.wait_until(lambda: service.busy() == len(names))
+        began = monotonic()
+        service.process.send_signal(signal.SIGTERM)
+        sleep(0.2)
+        assert service.stop(signal.SIGTERM) == 0
+        assert 2 < monotonic() - began < 5
+        assert all(each.result() is None for each in held)

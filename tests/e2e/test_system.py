@@ -10,7 +10,7 @@ from time import monotonic
 import pytest
 
 from tests.support.media import audio_file, tone
-from tests.support.service import SCRIPTED, Service, free_port
+from tests.support.service import Service, free_port
 
 PROBES = ("/health", "/ready", "/ping")
 LOADING = "tests.support.engines:LoadingEngine"
@@ -64,7 +64,7 @@ def test_status_counts_the_workers_that_have_each_voice_prepared(
 
     def prepared() -> dict[str, int]:
         [model] = service.status()["models"]
-        assert (model["id"], model["workers"]) == (SCRIPTED, 2)
+        assert (model["id"], model["workers"]) == ("scripted", 2)
         assert all(voice["workers"] == 2 for voice in model["voices"].values())
         return {voice_id: voice["prepared"] for voice_id, voice in model["voices"].items()}
 

@@ -64,7 +64,8 @@ def test_any_request_gets_a_documented_response(case: schemathesis.Case, service
     )
     if answer.status_code >= 400 and case.meta.generation.mode.is_positive:
         error = answer.json()["error"]
-        assert error["code"] in BEYOND_ANY_SCHEMA or is_for_a_fraction(error), error
+        allowed = error["code"] in BEYOND_ANY_SCHEMA or is_for_a_fraction(error)
+        assert allowed or "cannot convert speech" in error["message"], error
 
 
 def is_for_a_fraction(error: dict[str, Any]) -> bool:

@@ -160,3 +160,19 @@ def test_int16_is_rounded_and_clamped() -> None:
 def test_nan_samples_fail_the_conversion(crack: float) -> None:
     with pytest.raises(EngineFailed):
         to_int16(np.array([0, crack, 0], np.float32))
+
+
+def test_repeated_speech_that_fades_in_is_joined_without_a_hole_or_a_click() -> None:
+    """As of recordings, whose pieces overlap by 80 ms; the first keeps its start."""
+    token, time_s = 960, np.arange(24_000) / 24_000
+    first, second = (np.sin(2 * np.pi * 200 * time_s + phase) for phase in (0, 1))
+    second[: token // 2] = 0
+    second[token // 2 : token] *= np.linspace(0, 1, token // 2)
+    joiner = ChunkJoiner(params(lead=40, fade=40), 24_000, keeps_start=True)
+    pieces = [joiner.push(audio.astype(np.float32), last=True) for audio in (first, second)]
+    joined = np.concatenate([*pieces, joiner.finish()])
+    assert len(joined) == len(first) + len(second) - 2 * token
+    assert np.array_equal(joined[: len(first) - token], first[:-token].astype(np.float32))
+    peaks = np.abs(joined[: len(joined) // 240 * 240]).reshape(-1, 240).max(axis=1)
+    assert peaks.min() > 0.7
+    assert np.abs(np.diff(joined)).max() < 2**0.5 * np.abs(np.diff(first)).max()

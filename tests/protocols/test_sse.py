@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from app.audio.formats import OPENAI_ENCODERS
+from app.audio.formats import ENCODERS
 from app.core.audio import SAMPLE_RATE
 from app.core.errors import EmptyText, WorkerLost
 from app.protocols.openai.sse import SseEncoder
@@ -20,9 +20,9 @@ def events_in(stream: bytes) -> list[dict[str, Any]]:
     return [json.loads(event.removeprefix("data: ")) for event in events]
 
 
-@pytest.mark.parametrize("name", OPENAI_ENCODERS)
+@pytest.mark.parametrize("name", ENCODERS)
 def test_sse_deltas_join_to_the_file(name: str) -> None:
-    pcm, new = speech(0.5), OPENAI_ENCODERS[name]
+    pcm, new = speech(0.5), ENCODERS[name]
 
     *deltas, done = events_in(encode(SseEncoder(3, new(SAMPLE_RATE), {}), pcm, samples=777))
 
@@ -37,7 +37,7 @@ def test_sse_deltas_join_to_the_file(name: str) -> None:
     ("samples", "tokens"), [(0, 0), (1, 1), (959, 1), (960, 1), (961, 2), (24_000, 25)]
 )
 def test_partial_token_counts(samples: int, tokens: int) -> None:
-    encoder = SseEncoder(7, OPENAI_ENCODERS["pcm"](SAMPLE_RATE), NAMES)
+    encoder = SseEncoder(7, ENCODERS["raw_pcm"](SAMPLE_RATE), NAMES)
 
     done = events_in(encode(encoder, bytes(2 * samples), samples=100))[-1]
 
@@ -49,7 +49,7 @@ def test_partial_token_counts(samples: int, tokens: int) -> None:
 
 
 def test_abort_event_uses_the_routes_parameter_names() -> None:
-    encoder = SseEncoder(7, OPENAI_ENCODERS["pcm"](SAMPLE_RATE), NAMES)
+    encoder = SseEncoder(7, ENCODERS["raw_pcm"](SAMPLE_RATE), NAMES)
 
     [event] = events_in(encoder.on_abort(EmptyText("nothing", param="text")))
 
@@ -57,7 +57,7 @@ def test_abort_event_uses_the_routes_parameter_names() -> None:
 
 
 def test_abort_event_has_the_usual_error_shape() -> None:
-    encoder = SseEncoder(7, OPENAI_ENCODERS["pcm"](SAMPLE_RATE), NAMES)
+    encoder = SseEncoder(7, ENCODERS["raw_pcm"](SAMPLE_RATE), NAMES)
 
     [event] = events_in(encoder.on_abort(WorkerLost("it is gone")))
 
@@ -73,6 +73,6 @@ def test_abort_event_has_the_usual_error_shape() -> None:
 
 
 def test_sse_encoder_is_cpu_bound_if_its_encoder_is() -> None:
-    for new in OPENAI_ENCODERS.values():
+    for new in ENCODERS.values():
         encoder = new(SAMPLE_RATE)
         assert SseEncoder(0, encoder, {}).cpu_bound == encoder.cpu_bound

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from app.audio.formats import ENCODERS, OPENAI_ENCODERS
+from app.audio.formats import ENCODERS
 from tests.soak.checks import Violation, check_error, check_speech, check_success
 from tests.soak.speech import Speech
 from tests.soak.voices import VoiceHistory, voice_file
@@ -80,7 +80,7 @@ async def format_client(call: Call) -> str:
         call.random,
         letters=call.random.randint(10, 60),
         slows=call.random.randint(0, 2),
-        form=call.random.choice(sorted(OPENAI_ENCODERS if openai else ENCODERS)),
+        form=call.random.choice(sorted(ENCODERS)),
         stream=call.random.random() < 0.6,
         openai=openai,
     )

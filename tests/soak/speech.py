@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from app.audio.formats import ENCODERS, OPENAI_ENCODERS
+from app.audio.formats import ENCODERS
 from app.core.audio import SAMPLE_RATE
 from app.core.params import SynthesisParams
 from tests.support.signal_engine import DEFAULT_VOICE, expected_pcm
@@ -15,7 +15,7 @@ SLICE_TOKENS = 10
 
 @dataclass(frozen=True)
 class Speech:
-    """`form` is a key of `ENCODERS` or, for the OpenAI API, of `OPENAI_ENCODERS`."""
+    """`form` is a key of `ENCODERS`."""
 
     text: str
     params: SynthesisParams
@@ -52,7 +52,6 @@ class Speech:
 
     def file(self, voice: int = DEFAULT_VOICE) -> bytes:
         """Encode the complete response; blocks."""
-        encoders = OPENAI_ENCODERS if self.openai else ENCODERS
-        encoder = encoders[self.form](SAMPLE_RATE)
+        encoder = ENCODERS[self.form](SAMPLE_RATE)
         streamed = encoder.encode(expected_pcm(self.text, self.params, voice)) + encoder.finish()
         return streamed if self.stream else encoder.finalize_file(streamed)

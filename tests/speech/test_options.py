@@ -146,7 +146,7 @@ def test_rejects_other_types_for_strings(name: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *(("format", value) for value in ("ogg", "audio/wav", "../wav", "")),
+        *(("format", value) for value in ("oga", "audio/wav", "../wav", "")),
         *(("chunk_overlap_method", value) for value in ("half", "", "FULL")),
         ("chunk_overlap_strategy", "half"),
     ],

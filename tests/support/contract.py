@@ -1,5 +1,6 @@
 """The API in this process: real routes, voices and encoders, and a backend in memory."""
 
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
+import uvicorn
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from fastapi import FastAPI
 
@@ -76,6 +78,18 @@ class ContractService:
             base_url="http://service",
             **({"headers": {"X-API-Key": API_KEY}} | options),
         )
+
+    @contextmanager
+    def listening(self) -> Iterator[str]:
+        """Answer on a port, too; yields the URL."""
+        listener = socket.create_server(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(self._app, lifespan="off", log_config=None))
+        serving = self._portal.start_task_soon(server.serve, [listener])
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            serving.result(30)
 
     def close(self) -> None:
         self.voices.close()

@@ -43,9 +43,7 @@ class FakeBackend:
         return self.model if self.state == "ready" else None
 
     def submit(self, job: JobRequest) -> JobStream:
-        self.ensure_accepting()
-        if self.queue_is_full:
-            raise QueueFull("100 requests are waiting already")
+        self.ensure_room()
         self.jobs.append(job)
         voice = 0
         if job.voice is not None:
@@ -57,6 +55,11 @@ class FakeBackend:
 
     def ensure_accepting(self, model: str | None = None) -> None:
         self.ensure_ready()
+
+    def ensure_room(self, model: str | None = None) -> None:
+        self.ensure_accepting()
+        if self.queue_is_full:
+            raise QueueFull("100 requests are waiting already")
 
     def ensure_ready(self) -> None:
         if self.state == "draining":

@@ -388,15 +388,53 @@ async def test_pinning_an_unknown_voice_fails(store):
     assert "'a.wav'" in missing.value.message
 
 
-async def test_suggests_a_voice_id_with_its_extension(store):
+async def test_unknown_voice_error_names_the_likeliest_and_those_that_exist(store):
+    with pytest.raises(errors.VoiceNotFound, match="There are none yet: POST /voices adds one"):
+        store.pin("jane")
     for voice_id in ("jane.wav", "john.wav", "john.mp3"):
         await add(store, voice_id)
-    said = {"jane": "There is no voice 'jane'. Is 'jane.wav' meant? GET /voices lists them."}
-    said["john"] = "There is no voice 'john'. GET /voices lists them."
+    there_are = "There are jane.wav, john.mp3 and john.wav."
+    said = {
+        "Jane": f"There is no voice 'Jane'. Is 'jane.wav' meant? {there_are}",
+        "jahne.mp3": f"There is no voice 'jahne.mp3'. Is 'jane.wav' meant? {there_are}",
+        "xyz": f"There is no voice 'xyz'. {there_are}",
+        "john": "There is no voice 'john'. Its ending is needed: there are john.mp3 and john.wav.",
+    }
     for name, message in said.items():
         with pytest.raises(errors.VoiceNotFound) as missing:
             store.pin(name)
         assert missing.value.message == message
+    store.unpin(store.pin("jane"))
+
+
+async def test_renamed_voice_keeps_its_content_and_its_pins(store, folders):
+    await add(store, "a.wav")
+    pinned = store.pin("a.wav")
+    assert await store.rename("a", "Bo") == ("a.wav", "Bo.wav")
+    assert await store.rename("Bo.wav", "bo.wav") == ("Bo.wav", "bo.wav")
+    assert store.snapshot.ids == in_folder(folders.user) == ["bo.wav"]
+    assert store.pin("bo") == pinned
+    await store.scan()
+    assert store.snapshot.ids == ["bo.wav"]
+
+
+async def test_voice_is_not_renamed_to_a_taken_or_invalid_name(store, folders):
+    await add(store, "a.wav")
+    await add(store, "b.wav")
+    (folders.preloaded / "p.wav").write_bytes(LOW)
+    await store.scan()
+    refused = {
+        ("a.wav", "B.wav"): errors.VoiceExists,
+        ("a.wav", "../c.wav"): errors.InvalidVoiceId,
+        ("c.wav", "d.wav"): errors.VoiceNotFound,
+        ("p.wav", "q.wav"): errors.PreloadedVoice,
+    }
+    for names, kind in refused.items():
+        with pytest.raises(kind) as error:
+            await store.rename(*names)
+        assert error.value.param == "voice_id"
+    assert in_folder(folders.user) == ["a.wav", "b.wav"]
+    assert in_folder(folders.preloaded) == ["p.wav"]
 
 
 @pytest.mark.parametrize("voice_id", ["a\r\n\0.wav", "\u202egnp.wav", "\ud800", "x" * 100_000])
@@ -732,9 +770,7 @@ async def test_voices_that_are_not_read_yet_are_read_on_demand(folders, monkeypa
     go_on.set()
     await scanning
     assert order.index(store.snapshot.digests["07.wav"]) < 6  # after those that had begun
-    assert store.pin("07.wav")
-    with pytest.raises(errors.VoiceNotFound):
-        store.pin("07")
+    assert store.pin("07.wav") == store.pin("07")
     store.close()
 
 

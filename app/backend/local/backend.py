@@ -4,8 +4,6 @@ It lets the dispatcher accept jobs while a worker is ready or restarting.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -22,6 +20,7 @@ from app.backend.job_stream import JobStream
 from app.backend.local.dispatcher import Dispatcher, Limits
 from app.backend.local.managed_worker import ManagedWorker, WorkerContext
 from app.backend.local.runtime_dir import RuntimeDir
+from app.backend.local.slots import auto_slots
 from app.backend.local.voice_tracker import VoiceTracker
 from app.core.audio import SAMPLE_RATE
 from app.core.background import BackgroundTasks
@@ -46,7 +45,8 @@ class LocalBackend:
     """Implements `backend.base.Backend` for one model.
 
     `runtime_dir.channels` is this backend's own. `prefix`: of its workers' names, which are to
-    differ from those of other models.
+    differ from those of other models on this machine; empty if this is the only one. `num_models`:
+    those that share the devices.
     """
 
     def __init__(
@@ -57,13 +57,16 @@ class LocalBackend:
         metrics: Metrics,
         background: BackgroundTasks,
         prefix: str = "",
+        num_models: int = 1,
     ) -> None:
         self._settings = settings
         self._model = model
         self._info = model.info
         self._prefix = prefix
+        self._num_models = num_models
         self._runtime_dir = runtime_dir
         self._spawn_task = background.spawn
+        self._repeating: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.workers: list[ManagedWorker] = []
         self._context: zmq.Context[Any] = zmq.Context()
@@ -78,18 +81,18 @@ class LocalBackend:
         self._idle_since = running_time()
         self._dispatcher = Dispatcher(limits, self._voices, self._broadcaster.send, metrics)
 
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Start the workers on entry, stop them on exit."""
-        repeating = self._spawn_task(self._repeat_state(), "repeat state")
-        try:
-            self.start_workers(detect(visible_cuda_devices()))
-            yield
-        finally:
-            repeating.cancel()
-            await self.stop_workers()
-            self._broadcaster.close()
-            self._context.term()
+    def start(self) -> None:
+        """Start the workers; `stop` is to follow, also if this raises."""
+        self._repeating = self._spawn_task(self._repeat_state(), "repeat state")
+        self.start_workers(detect(visible_cuda_devices()))
+
+    async def stop(self) -> None:
+        """Stop the workers, if there are any, and close the channels."""
+        if self._repeating:
+            self._repeating.cancel()
+        await self.stop_workers()
+        self._broadcaster.close()
+        self._context.term()
 
     # --- Backend --------------------------------------------------------------------------------
 
@@ -101,6 +104,9 @@ class LocalBackend:
 
     def ensure_accepting(self, model: str | None = None) -> None:
         self._dispatcher.ensure_accepting()
+
+    def ensure_room(self, model: str | None = None) -> None:
+        self._dispatcher.ensure_room()
 
     def ensure_ready(self) -> None:
         if self._dispatcher.draining:
@@ -121,7 +127,7 @@ class LocalBackend:
         dispatcher = self._dispatcher
         return BackendStatus(
             state=self._state(),
-            model=self._model.info.name,
+            model=self._info.name.rpartition(":")[2],  # an engine's class, until it is loaded
             workers=tuple(self._worker_status(worker) for worker in self.workers),
             queue=QueueStatus(
                 waiting=dispatcher.waiting,
@@ -168,14 +174,23 @@ class LocalBackend:
             self._context, self._dispatcher, self._voices, self._settings, self._worker_changed
         )
         per_device = self._settings.workers_per_device
+        # Not divided by the number of models: mostly one of them speaks, and needs all cores.
         threads = max(1, cpu_count() // (len(devices) * per_device))
         for device in devices:
+            slots = self._slots(device)
             for number in range(per_device):
                 name = f"{self._prefix}{device.name}.{number}"
-                config = self._worker_config(name, device.kind, threads)
+                config = self._worker_config(name, device.kind, threads, slots)
                 worker = ManagedWorker(config, device, shared)
                 self.workers.append(worker)
                 self._tasks.append(self._spawn_task(worker.run(), f"worker {worker.id}"))
+
+    def _slots(self, device: Device) -> int:
+        setting = self._settings.concurrent_requests_per_worker
+        if setting != "auto":
+            return setting
+        workers = self._num_models * self._settings.workers_per_device
+        return auto_slots(self._model, device, workers)
 
     async def stop_workers(self) -> None:
         """Let idle workers exit by themselves, then kill those that did not."""
@@ -198,21 +213,20 @@ class LocalBackend:
             worker_expected=bool(states & {"starting", "restarting"}),
         )
 
-    def _worker_config(self, name: str, device_kind: str, threads: int) -> WorkerConfig:
+    def _worker_config(self, name: str, device_kind: str, threads: int, slots: int) -> WorkerConfig:
         settings = self._settings
         return WorkerConfig(
             name=name,
             incarnation=0,
             engine=self._model.engine,
             engine_config=self._model.engine_config(
-                settings.engine_config(
-                    device_kind, threads, settings.concurrent_requests_per_worker
-                )
+                settings.engine_config(device_kind, threads, slots)
             ),
             queues=settings.queue_sizes(),
             channels_dir=str(self._runtime_dir.channels),
             voices_dir=str(self._runtime_dir.voices),
             log_level=settings.effective_log_level,
+            shares_cores=bool(self._prefix),
         )
 
     async def _repeat_state(self) -> None:
@@ -226,8 +240,8 @@ class LocalBackend:
     def _unload_if_idle(self) -> None:
         """End the workers of a model that had no job for `MODEL_IDLE_SECONDS`."""
         limit_s, now = self._settings.model_idle_seconds, running_time()
-        rested = all(worker.state == "ready" for worker in self.workers)
-        if not (limit_s and rested and self._dispatcher.idle and not self._voices.preparing):
+        all_ready = all(worker.state == "ready" for worker in self.workers)
+        if not (limit_s and all_ready and self._dispatcher.idle and not self._voices.preparing):
             self._idle_since = now
         elif now - self._idle_since >= limit_s:
             self._dispatcher.unloaded = True
@@ -239,7 +253,7 @@ class LocalBackend:
             id=worker.id,
             device=worker.device.name,
             state=worker.state,
-            slots=self._settings.concurrent_requests_per_worker,
+            slots=worker.slots,
             busy=worker.busy,
             restarts=worker.restarts,
             pid=worker.pid,

@@ -126,17 +126,7 @@ class Dispatcher:
     # --- called by the backend ------------------------------------------------------------------
 
     def submit(self, request: JobRequest) -> JobStream:
-        self.ensure_accepting()
-        # The queue can be non-empty although a slot is free, if that worker's socket accepts no
-        # message yet.
-        waiting = len(self._queue)
-        free = self.unloaded or any(worker.free for worker in self._workers)
-        if waiting >= self._limits.queued and (waiting or not free):
-            raise QueueFull(
-                f"{waiting} requests are waiting already", retry_after_s=self._retry_after_s()
-            )
-        if self._unread_bytes > MAX_UNREAD_BYTES:
-            raise QueueFull("too much finished audio is waiting for clients that do not read it")
+        self.ensure_room()
         stream = JobStream()
         self._accepted += 1
         job = Job(f"{request.request_id}#{self._accepted}", request, stream, running_time())
@@ -147,6 +137,21 @@ class Dispatcher:
         self._enqueue(job)
         self._dispatch()
         return stream
+
+    def ensure_room(self) -> None:
+        """Raises `Draining`, `NotReady`, `QueueFull`."""
+        self.ensure_accepting()
+        # The queue can be non-empty although a slot is free, if that worker's socket accepts no
+        # message yet.
+        waiting = len(self._queue)
+        free = self.unloaded or any(worker.free for worker in self._workers)
+        if waiting >= self._limits.queued and (waiting or not free):
+            raise QueueFull(
+                f"{waiting} requests are waiting already (MAX_QUEUED_REQUESTS)",
+                retry_after_s=self._retry_after_s(),
+            )
+        if self._unread_bytes > MAX_UNREAD_BYTES:
+            raise QueueFull("too much finished audio is waiting for clients that do not read it")
 
     def ensure_accepting(self) -> None:
         if self.draining:
@@ -167,7 +172,10 @@ class Dispatcher:
             if not job.stream.ended:
                 self._grant(job)
             if job.stream.stalled_s(now, least_samples) > self._limits.client_stall_s:
-                self._abort(job, ClientStalled("the client took nothing for too long"))
+                self._abort(
+                    job,
+                    ClientStalled("the client took nothing for too long (CLIENT_STALL_SECONDS)"),
+                )
         self._unread_bytes = sum(job.stream.unread_bytes for job in self._open if not job.worker)
         self._dispatch()
 
@@ -310,7 +318,9 @@ class Dispatcher:
             loop = asyncio.get_running_loop()
             job.deadline = loop.call_later(self._limits.queue_timeout_s, self._timed_out, job)
             return
-        message = f"no worker was free within {self._limits.queue_timeout_s:g} s"
+        message = (
+            f"no worker was free within {self._limits.queue_timeout_s:g} s (QUEUE_TIMEOUT_SECONDS)"
+        )
         self._end(job, QueueTimeout(message, retry_after_s=self._retry_after_s()))
 
     def _preempt(self, job: Job, resume_point: ResumePoint) -> None:

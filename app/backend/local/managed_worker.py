@@ -93,6 +93,10 @@ class ManagedWorker:
         return self._process.pid if self._process else None
 
     @property
+    def slots(self) -> int:
+        return self._config.engine_config.slots
+
+    @property
     def busy(self) -> int:
         return len(self._worker.jobs)
 
@@ -269,4 +273,4 @@ class ManagedWorker:
 
     def _new_worker(self, jobs: JobSender | None = None) -> Worker:
         send = jobs.send if jobs else lambda message: False
-        return Worker(self.id, self._shared.settings.concurrent_requests_per_worker, send)
+        return Worker(self.id, self.slots, send)

@@ -32,6 +32,7 @@ from app.engines.chatterbox.checkpoint.loader import load
 from app.engines.chatterbox.conditioning.cache import ConditionalsDiskCache
 from app.engines.chatterbox.conditioning.conditionals import Conditionals
 from app.engines.chatterbox.conditioning.prepare import prepare
+from app.engines.chatterbox.frontend.budget import max_tokens
 from app.engines.chatterbox.frontend.english import EnglishFrontend
 from app.engines.chatterbox.frontend.multilingual import MultilingualFrontend
 from app.engines.chatterbox.frontend.plain_text import PLAIN_TEXTS
@@ -109,7 +110,7 @@ class ChatterboxEngine:
         self.default_voice = self._models.default_voice.limit_prompt(
             self._options.voice_prompt_seconds
         )
-        self._frontend = FRONTENDS[spec.frontend.kind](self._models.tokenizer, spec)
+        self._frontend = FRONTENDS[spec.frontend.kind](self._models.tokenizer)
         missing = getattr(self._frontend, "missing_languages", {})
         self.languages = {code: missing.get(code) for code in spec.languages}
         self._disk_cache = ConditionalsDiskCache(self._models)
@@ -198,7 +199,7 @@ class ChatterboxEngine:
             voice=voice,
             params=params,
             seed=int(mixed[0]),
-            max_tokens=self._frontend.max_tokens(chunk.text, params.language),
+            max_tokens=max_tokens(self._spec, chunk.text, params.language),
         )
         max_lead_tokens = MAX_LEAD_SLICES * params.audio_tokens_per_slice
         lengths = slice_lengths(params.audio_tokens_per_slice, self._options, chunk.index)

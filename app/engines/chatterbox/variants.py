@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from app.core.engine_config import PUBLISHED_FILES, ModelFiles
+from app.core.model import SlotNeeds
 from app.model_files import manifest
 from app.model_files.manifest import Manifest
 from app.text.languages import LANGUAGES
@@ -75,14 +76,14 @@ class FlowSpec:
 class FrontendSpec:
     """The frontend, by its name in the engine's `FRONTENDS`, and its limits on the speech tokens.
 
-    A chunk of n characters takes about `tokens_per_char`·n speech tokens; it is cut off after
-    `runaway_factor` times as many and `spare_tokens`.
+    A chunk is cut off after `runaway_factor` times as many speech tokens as its language usually
+    takes, and `spare_tokens`. `language_tokens`: a token of its language precedes the text.
     """
 
     kind: Literal["english", "turbo", "multilingual"]
-    tokens_per_char: float
     runaway_factor: float
     spare_tokens: int
+    language_tokens: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class ModelSpec:
     `languages`: ISO 639-1 codes. `tags`: sounds that it makes on command, as `[laugh]`.
     `defaults`: synthesis parameters that differ from those of `SynthesisParams`. `unused`: those
     that mean nothing to it. `foreign_voice_defaults`: those for a text in another language than the
-    voice.
+    voice. `slot_needs`: see the manual's page on deployment for their sources.
     """
 
     id: str
@@ -102,6 +103,7 @@ class ModelSpec:
     prompt: PromptSpec
     flow: FlowSpec
     frontend: FrontendSpec
+    slot_needs: SlotNeeds
     languages: tuple[str, ...] = ("en",)
     tags: tuple[str, ...] = ()
     defaults: dict[str, Any] = field(default_factory=dict)
@@ -140,7 +142,8 @@ ENGLISH = ModelSpec(
     ),
     prompt=PromptSpec(t3_s=6, t3_tokens=150, s3gen_s=10, min_audio_s=1, loudness_lufs=None),
     flow=FlowSpec(solver="euler_cfg", steps=10),
-    frontend=FrontendSpec(kind="english", tokens_per_char=1.9, runaway_factor=4, spare_tokens=25),
+    frontend=FrontendSpec(kind="english", runaway_factor=4, spare_tokens=25),
+    slot_needs=SlotNeeds(worker_mb=2900, slot_mb=500, most=16),
     unused=("top_k",),
     converts_speech=True,
 )
@@ -150,7 +153,7 @@ MULTILINGUAL = replace(
     id="chatterbox-multilingual",
     manifest=manifest.MULTILINGUAL,
     t3=replace(ENGLISH.t3, text_vocab_size=2454, end_trim_tokens=1),
-    frontend=replace(ENGLISH.frontend, kind="multilingual"),
+    frontend=replace(ENGLISH.frontend, kind="multilingual", language_tokens=True),
     languages=(
         *("ar", "da", "de", "el", "en", "es", "fi", "fr", "he", "hi", "it", "ja", "ko", "ms"),
         *("nl", "no", "pl", "pt", "ru", "sv", "sw", "tr", "zh"),
@@ -186,6 +189,7 @@ TURBO = ModelSpec(
     prompt=PromptSpec(t3_s=15, t3_tokens=375, s3gen_s=10, min_audio_s=5, loudness_lufs=-27),
     flow=FlowSpec(solver="mean_flow", steps=2),
     frontend=replace(ENGLISH.frontend, kind="turbo"),
+    slot_needs=SlotNeeds(worker_mb=2800, slot_mb=340, most=32),
     tags=(
         *("angry", "fear", "surprised", "whispering", "advertisement", "dramatic", "narration"),
         *("crying", "happy", "sarcastic", "clear throat", "sigh", "shush", "cough", "groan"),
@@ -199,6 +203,7 @@ NANO = replace(
     TURBO,
     id="chatterbox-nano",
     manifest=manifest.NANO,
+    slot_needs=SlotNeeds(worker_mb=2300, slot_mb=240, most=32),
     t3=replace(TURBO.t3, config=TURBO.t3.config | {"llama_config_name": "GPT2_small"}),
 )
 

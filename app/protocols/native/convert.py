@@ -1,6 +1,5 @@
 """`/tts/convert`: convert a recording to another voice."""
 
-import errno
 from collections.abc import Coroutine
 from functools import partial
 from typing import Annotated, Any
@@ -10,24 +9,21 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.datastructures import FormData, UploadFile
 from starlette.responses import Response
 
-from app.audio.formats import ENCODERS, FormatName
-from app.core.audio import SAMPLE_RATE
+from app.audio.formats import FormatName, new_encoder
 from app.core.errors import (
     InvalidRequest,
     NotAcceptable,
     PayloadTooLarge,
-    StorageFull,
     TooManyUploads,
     UnsupportedMedia,
 )
 from app.core.params import Seed
 from app.http.audio_response import AudioResponse
 from app.http.dependencies import get_state
-from app.http.form import read_form
+from app.http.form import read_upload
 from app.http.openapi import error_responses, request_body
-from app.http.request_body import ensure_media_type, limit_body, run_while_connected
+from app.http.request_body import run_while_connected
 from app.protocols.native.negotiation import negotiate
-from app.protocols.native.voices import MULTIPART_OVERHEAD_BYTES, no_file
 from app.speech.options import lower, validated
 from app.speech.service import CONVERSION_ERRORS, ConversionRequest
 from app.speech.stream import SpeechStream
@@ -57,12 +53,22 @@ class ConvertRequest(BaseModel):
     stream: Annotated[bool, Field(True, description="False: the whole file at once.")]
 
 
-_SCHEMA = ConvertRequest.model_json_schema()
+def _without_null(field: dict[str, Any]) -> dict[str, Any]:
+    """The schema of an optional field: a form has no null."""
+    own = {name: value for name, value in field.items() if value is not None}
+    kinds: list[dict[str, Any]] = own.pop("anyOf", [{}])
+    return own | kinds[0]
+
+
+_FIELDS = ConvertRequest.model_json_schema()["properties"]
 _FORM_SCHEMA = {
     "type": "object",
     "required": ["file"],
     "additionalProperties": False,
-    "properties": {"file": {"type": "string", "format": "binary"}, **_SCHEMA["properties"]},
+    "properties": {
+        "file": {"type": "string", "format": "binary"},
+        **{name: _without_null(field) for name, field in _FIELDS.items()},
+    },
 }
 
 
@@ -77,36 +83,22 @@ _FORM_SCHEMA = {
 )
 async def convert(request: Request) -> Response:
     """The same words, in the voice of `voice_id`; `file` has up to 5 minutes of speech."""
-    ensure_media_type(request, "multipart/form-data")
-    state = get_state(request)
-    too_large = PayloadTooLarge(
-        f"A recording may have at most {state.settings.max_upload_mb} MB.", param="file"
-    )
-    max_bytes = state.settings.max_upload_bytes + MULTIPART_OVERHEAD_BYTES
     stream: SpeechStream | None = None
     try:
-        async with (
-            state.voices.upload_slots.take(),
-            read_form(limit_body(request, max_bytes, too_large)) as form,
-        ):
-            fields, starting = _start(request, form)
+        async with read_upload(request, "A recording") as (file, form):
+            fields, starting = _start(request, file, form)
             stream = await run_while_connected(request, starting)
-    except BaseException as error:
+    except BaseException:
         if stream:  # it exists already, and nobody will read it
             stream.close()
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise StorageFull("There is no space left for the upload.") from None
         raise
     return AudioResponse(stream, buffered=not fields.stream)
 
 
 def _start(
-    request: Request, form: FormData
+    request: Request, file: UploadFile, form: FormData
 ) -> tuple[ConvertRequest, Coroutine[Any, Any, SpeechStream]]:
     """Raises `InvalidRequest`, `NotAcceptable`."""
-    file = form.get("file")
-    if not isinstance(file, UploadFile):
-        raise no_file(form)
     fields = validated(ConvertRequest, _values(form))
     name = fields.format or negotiate(request.headers.get("accept", ""))
     starting = get_state(request).speech.convert(
@@ -114,7 +106,7 @@ def _start(
             request.state.request_id,
             file.file,
             fields.voice_id,
-            partial(ENCODERS[name], SAMPLE_RATE),
+            partial(new_encoder, name),
             fields.model,
             fields.seed,
         )

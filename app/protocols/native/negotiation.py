@@ -7,9 +7,11 @@ MAX_ACCEPT_LENGTH = 4096
 """Of an `Accept` header; the rest is ignored."""
 
 _BY_PREFERENCE = sorted(FORMATS.items(), key=lambda item: item[1] is PCM)  # no player opens PCM
-_OFFERED: dict[str, FormatName] = {form.encoder.media_type: name for name, form in _BY_PREFERENCE}
+_OFFERED: dict[str, FormatName] = {
+    form.accept[0]: name for name, form in _BY_PREFERENCE if form.accept
+}
 _FORMATS: dict[str, FormatName] = _OFFERED | {
-    media_type: name for name, form in FORMATS.items() for media_type in form.media_types
+    media_type: name for name, form in FORMATS.items() for media_type in form.accept
 }
 
 
@@ -26,7 +28,8 @@ def negotiate(accept: str) -> FormatName:
         if media_type not in refused and (found := _first_match(media_type, refused)):
             return found
     raise NotAcceptable(
-        f"The Accept header allows none of the types that are made here: {', '.join(_OFFERED)}."
+        f"The Accept header allows none of the types that are made here: {', '.join(_OFFERED)}. "
+        f"The parameter 'format' has more: {', '.join(FORMATS)}."
     )
 
 

@@ -7,8 +7,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from app.audio.encoder import Encoder
-from app.audio.formats import ENCODERS, FormatName
-from app.core.audio import SAMPLE_RATE
+from app.audio.formats import FormatName, new_encoder
 from app.core.errors import NotAcceptable
 from app.http.audio_response import AudioResponse, audio_headers
 from app.http.dependencies import READ_ERRORS, get_state, read_parameters
@@ -50,8 +49,8 @@ async def describe(request: Request) -> Response:
     """Respond with the headers of GET, without a job."""
     state, parameters = get_state(request), from_query(request.query_params)
     model = state.speech.model(parameters.model)
-    await state.speech.clean(parameters.text)
-    notice = state.speech.complete(parameters, model, parameters.voice_id).notice
+    text = await state.speech.clean(parameters.text)
+    notice = state.speech.complete(parameters, model, parameters.voice_id, text).notice
     encoder = _new_encoder(request, parameters)()
     if parameters.voice_id is not None:
         state.voices.unpin(state.voices.pin(parameters.voice_id))  # raises VoiceNotFound
@@ -76,4 +75,4 @@ async def _respond(request: Request, parameters: GenerateRequest) -> AudioRespon
 
 def _new_encoder(request: Request, parameters: GenerateRequest) -> Callable[[], Encoder]:
     name: FormatName = parameters.format or negotiate(request.headers.get("accept", ""))
-    return partial(ENCODERS[name], SAMPLE_RATE)
+    return partial(new_encoder, name, parameters.speed)

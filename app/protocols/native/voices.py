@@ -1,12 +1,12 @@
-"""`/voices`: upload, list and delete voices."""
+"""`/voices`: upload, list, rename and delete voices."""
 
 import asyncio
-import errno
+from typing import Annotated
 
 import msgspec
 from fastapi import APIRouter, Request
-from pydantic import BaseModel
-from starlette.datastructures import FormData, UploadFile
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.datastructures import UploadFile
 from starlette.responses import Response
 
 from app.core.errors import (
@@ -23,17 +23,15 @@ from app.core.errors import (
     VoiceExists,
     VoiceNotFound,
 )
-from app.core.validation import shortened
-from app.http.dependencies import get_state
-from app.http.form import read_form
+from app.http.dependencies import READ_ERRORS, get_state, read_parameters
+from app.http.form import read_upload
 from app.http.openapi import error_responses, json_response, request_body
-from app.http.request_body import ensure_media_type, limit_body, run_while_connected
+from app.http.request_body import run_while_connected
+from app.speech.options import validated
 from app.voices.names import decode_file_name, validate_voice_id
 from app.voices.snapshot import VoiceSnapshot
 
 router = APIRouter(prefix="/voices", tags=["voices"])
-
-MULTIPART_OVERHEAD_BYTES = 65_536
 
 _FORM_SCHEMA = {
     "type": "object",
@@ -58,6 +56,21 @@ class VoiceDetails(BaseModel):
     preloaded: bool
 
 
+class NewName(BaseModel):
+    """What to change of a voice."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    voice_id: Annotated[
+        str, Field(description="The new id; without an ending, that of the file stays.")
+    ]
+
+
+class Renamed(BaseModel):
+    voice_id: str
+    message: str
+
+
 @router.post(
     "",
     summary="Upload a voice",
@@ -73,28 +86,10 @@ class VoiceDetails(BaseModel):
 )
 async def upload(request: Request, replace: bool = False) -> Uploaded:
     """The file name becomes the `voice_id`. `replace=true` swaps an existing one."""
-    ensure_media_type(request, "multipart/form-data")
-    state = get_state(request)
-    settings = state.settings
-    too_large = PayloadTooLarge(
-        f"A voice file may have at most {settings.max_upload_mb} MB.", param="file"
-    )
-    max_bytes = settings.max_upload_bytes + MULTIPART_OVERHEAD_BYTES
-    try:
-        async with (
-            state.voices.upload_slots.take(),
-            read_form(limit_body(request, max_bytes, too_large)) as form,
-        ):
-            file = form.get("file")
-            if not isinstance(file, UploadFile) or not file.filename:
-                raise no_file(form)
-            voice_id = validate_voice_id(_file_name(file))
-            adding = state.voices.add(voice_id, file.file, replace=replace)
-            await run_while_connected(request, adding)
-    except OSError as error:  # from the temporary file that holds the upload
-        if error.errno == errno.ENOSPC:
-            raise StorageFull("There is no space left for the upload.") from None
-        raise
+    async with read_upload(request, "A voice file") as (file, _):
+        voice_id = validate_voice_id(_file_name(file))
+        adding = get_state(request).voices.add(voice_id, file.file, replace=replace)
+        await run_while_connected(request, adding)
     return Uploaded(voice_id=voice_id, message="Voice uploaded successfully.")
 
 
@@ -145,6 +140,29 @@ async def download(voice_id: str, request: Request) -> Response:
     return Response(content, headers=headers, media_type="application/octet-stream")
 
 
+@router.patch(
+    "/{voice_id}",
+    summary="Rename a voice",
+    openapi_extra={
+        "requestBody": request_body(
+            "application/json", NewName.model_json_schema(), rename={"voice_id": "new.wav"}
+        )
+    },
+    responses=json_response(
+        {"voice_id": "new.wav", "message": "Voice 'voice.wav' renamed to 'new.wav'."}
+    )
+    | error_responses(
+        *(InvalidRequest, InvalidVoiceId, PreloadedVoice, VoiceNotFound, VoiceExists),
+        *(NotReady, StorageUnavailable, StorageFull, *READ_ERRORS),
+    ),
+)
+async def rename(voice_id: str, request: Request) -> Renamed:
+    """Only uploaded ones; a generation that was accepted before ends with the voice it had."""
+    new = validated(NewName, await read_parameters(request))
+    old_id, new_id = await get_state(request).voices.rename(voice_id, new.voice_id)
+    return Renamed(voice_id=new_id, message=f"Voice '{old_id}' renamed to '{new_id}'.")
+
+
 @router.delete(
     "/{voice_id}",
     summary="Delete a voice",
@@ -155,12 +173,6 @@ async def delete(voice_id: str, request: Request) -> Deleted:
     """Only uploaded ones; a generation that was accepted before ends with the voice it had."""
     await get_state(request).voices.delete(voice_id)
     return Deleted(message=f"Voice '{voice_id}' deleted successfully.")
-
-
-def no_file(form: FormData) -> InvalidRequest:
-    named = [name for name, value in form.multi_items() if isinstance(value, UploadFile)]
-    instead = f", not {shortened(named[0])!r}" if named and "file" not in form else ""
-    return InvalidRequest(f"Send one file, as the multipart field 'file'{instead}.", param="file")
 
 
 def _file_name(file: UploadFile) -> str:

@@ -10,9 +10,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from app.audio.encoder import Encoder
-from app.audio.formats import OPENAI_ENCODERS
-from app.audio.tempo import TempoEncoder
-from app.core.audio import SAMPLE_RATE
+from app.audio.formats import new_encoder
 from app.core.errors import ModelNotFound
 from app.core.model import ModelInfo
 from app.core.validation import shortened
@@ -90,7 +88,6 @@ async def create_speech(request: Request) -> Response:
             voice_id,
             parameters,
             lambda: _new_encoder(parameters),
-            parameters.speed,
             silence_if_empty=True,  # clients check a key with "."; models write "..." and emoji
             model=model,
         )
@@ -199,9 +196,7 @@ def _describe(name: str, model: ModelInfo, settings: Settings) -> Model:
 
 
 def _new_encoder(parameters: OpenAISpeechRequest) -> Encoder:
-    encoder: Encoder = OPENAI_ENCODERS[parameters.response_format](SAMPLE_RATE)
-    if parameters.speed != 1:
-        encoder = TempoEncoder(SAMPLE_RATE, parameters.speed, encoder)
+    encoder = new_encoder(parameters.response_format, parameters.speed)
     if parameters.stream_format == "sse":
         encoder = SseEncoder(len(parameters.input), encoder, _PARAM_NAMES)
     return encoder

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from app.audio.formats import OpenAIFormatName
+from app.audio.formats import FormatName
 from app.speech.options import SpeechOptions, lower, validated
 
 
@@ -59,12 +59,9 @@ class OpenAISpeechRequest(SpeechOptions):
         ),
     ]
     response_format: Annotated[
-        OpenAIFormatName,
+        FormatName,
         BeforeValidator(lower),
         Field("mp3", description="The audio format; `pcm` is 16-bit mono at 24 kHz."),
-    ]
-    speed: Annotated[
-        float, Field(1.0, ge=0.25, le=4, description="How many times as fast; the pitch stays.")
     ]
     stream_format: Annotated[
         Literal["audio", "sse"],

@@ -7,6 +7,7 @@ import soundfile
 import torch
 from chatterbox.vc import ChatterboxVC
 
+from app.audio.pauses import split_at_pauses
 from app.core.engine_config import EngineConfig, QueueSizes
 from app.core.params import SynthesisParams
 from app.core.resume_point import ResumePoint
@@ -16,6 +17,7 @@ from app.pipeline.pipeline import Pipeline
 from tests.support.service import ROOT
 from tests.support.tiny_chatterbox import TinyChatterbox
 
+HEAVY = pytest.mark.heavy
 BYTES_PER_TOKEN = 2 * 960
 RATE = 16_000
 AUSTEN = ROOT / "preloaded-voices" / "austen.wav"
@@ -62,11 +64,15 @@ async def convert(engine, recording, **options):
     return b"".join(pieces), left
 
 
+def new_engine(folder, variant="chatterbox"):
+    return TinyChatterbox(EngineConfig("cpu", 1, str(folder), watermark=False, variant=variant))
+
+
 async def test_audio_is_as_long_as_the_recording_and_stops_after_any_chunk(
     tiny_checkpoint, recording, monkeypatch
 ):
     monkeypatch.setattr(pipeline_module, "MAX_RECORDED_S", 0.9)
-    engine = TinyChatterbox(EngineConfig("cpu", 1, str(tiny_checkpoint), watermark=False))
+    engine = new_engine(tiny_checkpoint)
     tokens = -(-(len(recording) // 160) // 4)  # of four frames of 10 ms each
 
     complete, left = await convert(engine, recording)
@@ -83,3 +89,30 @@ async def test_audio_is_as_long_as_the_recording_and_stops_after_any_chunk(
     other, _ = await convert(engine, recording[:16_000], params={"seed": 2})
     assert other != complete[: len(other)]
     await engine.close()
+
+
+@pytest.mark.heavy
+async def test_multilingual_converts_without_its_trim_at_the_end(checkpoint_of, recording):
+    engine = new_engine(checkpoint_of("multilingual"), "multilingual")
+    assert engine._spec.t3.end_trim_tokens
+    audio, _ = await convert(engine, recording[:16_000])
+    await engine.close()
+    assert len(audio) == 25 * BYTES_PER_TOKEN
+
+
+@pytest.mark.parametrize(("overlap", "smooth"), [(2, True), pytest.param(0, False, marks=HEAVY)])
+async def test_pieces_are_joined_without_a_hole(tiny_checkpoint, monkeypatch, overlap, smooth):
+    """Of speech without a pause; each piece's audio begins with silence and a fade-in."""
+    monkeypatch.setattr(pipeline_module, "MAX_RECORDED_S", 0.9)
+    monkeypatch.setattr(pipeline_module, "OVERLAP_TOKENS", overlap)
+    engine = new_engine(tiny_checkpoint)
+    voiced = np.sin(np.cumsum(2 * np.pi * np.linspace(100, 300, 22_400) / RATE))
+    speech = (0.5 * voiced).astype(np.float32)
+    cut = len(split_at_pauses(speech, RATE, 0.9)[0]) * 3 // 2
+    pcm, _ = await convert(engine, speech)
+    await engine.close()
+    assert len(pcm) == 35 * BYTES_PER_TOKEN
+    audio = np.frombuffer(pcm, "<i2").astype(float)
+    level = np.sqrt(np.convolve(audio**2, np.ones(240) / 240, "same"))  # of 10 ms
+    seam = level[cut - 2 * 960 : cut + 2 * 960]
+    assert (seam.min() > 0.5 * np.median(level)) == smooth

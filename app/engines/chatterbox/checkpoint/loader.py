@@ -158,7 +158,7 @@ class _Checkpoint:
             weights = self._read_all(path)
         except (SafetensorError, *_BROKEN_PICKLE) as error:
             raise StartupError(
-                f"{path} of {self.spec.title} is damaged or cut off: {error}"
+                f"{path} of {self.spec.title} is damaged or cut off: {_reason(error)}"
             ) from error
         except OSError as error:
             raise _unreadable(path, error) from error
@@ -204,7 +204,7 @@ def _load_tokenizer(path: Path, spec: ModelSpec) -> Any:
     except OSError as error:
         raise _unreadable(path, error) from error
     except Exception as error:
-        raise StartupError(f"{path} is not a tokenizer: {error}") from error
+        raise StartupError(f"{path} of {spec.title} is not a tokenizer: {error}") from error
     check_tokenizer(tokenizer, spec, path)
     return tokenizer
 
@@ -224,9 +224,13 @@ def _load_conditionals(path: Path, spec: ModelSpec, device: str) -> Conditionals
     try:
         voice = builtin_conditionals(torch.load(content, map_location=device, weights_only=True))
     except _BROKEN_PICKLE as error:
-        raise StartupError(f"{path} is not a voice: {error}") from error
+        raise StartupError(f"{path} of {spec.title} is not a voice: {_reason(error)}") from error
     check_voice(voice, spec, path)
     return voice
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or "it is empty"
 
 
 def _unreadable(path: Path, error: OSError) -> StartupError:

@@ -10,7 +10,8 @@ from app.core.errors import StartupError
 from app.engines.chatterbox.checkpoint.t3_config import t3_config
 from app.engines.chatterbox.conditioning.conditionals import Conditionals
 from app.engines.chatterbox.variants import VARIANTS, ModelSpec
-from app.model_files.manifest import TITLE_OF_FILE, refuse_other_variants, wrong_variant
+from app.model_files.manifest import TITLE_OF_FILE, damaged, refuse_other_variants, wrong_variant
+from app.text.languages import LANGUAGES
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +19,10 @@ Weights = dict[str, Tensor]
 
 
 def check_files(folder: Path, spec: ModelSpec) -> None:
-    """Require the files that all languages need, and log those that only another variant has."""
+    """Require the files that all languages need; log those that only another variant has.
+
+    Also those of text that differ from the published ones: a tokenizer works with half its files.
+    """
     manifest = spec.manifest
     refuse_other_variants(folder, manifest)
     for name in spec.needed_files:
@@ -29,6 +33,9 @@ def check_files(folder: Path, spec: ModelSpec) -> None:
     for name, title in TITLE_OF_FILE.items():
         if name not in manifest.files and title != spec.title and (folder / name).exists():
             log.warning("%s is of %s: %s does not read it", folder / name, title, spec.title)
+    for name in damaged(folder, manifest):
+        if name in (manifest.tokenizer, *manifest.extra):
+            log.warning("%s of %s is not the published file", folder / name, spec.title)
 
 
 def check_state_dict(module: nn.Module, weights: Weights, path: Path, spec: ModelSpec) -> None:
@@ -58,7 +65,7 @@ def check_state_dict(module: nn.Module, weights: Weights, path: Path, spec: Mode
 
 
 def _owners(weights: Weights, expected: ModelSpec) -> list[str]:
-    """Titles of the variants that these may be the weights of; none if that cannot be told."""
+    """Titles of the models with weights of these names and shapes; empty if that tells nothing."""
     specs = (expected, *VARIANTS.values())
     if "text_emb.weight" in weights:
         return [spec.title for spec in specs if _fits(weights["text_emb.weight"], spec)]
@@ -74,14 +81,19 @@ def _fits(text_embedding: Tensor, spec: ModelSpec) -> bool:
 
 
 def check_tokenizer(tokenizer: Any, spec: ModelSpec, path: Path) -> None:
-    """Require T3's start and stop tokens, all tags, and no token beyond its text vocabulary."""
+    """Require T3's start and stop tokens, all tags, and no token beyond its text vocabulary.
+
+    Of languages one token will do.
+    """
     config = t3_config(spec.t3)
     vocabulary = tokenizer.tokenizer.get_vocab()
     delimiters = {"[START]": config.start_text_token, "[STOP]": config.stop_text_token}
     required = delimiters if spec.t3.text_delimiters else {}
+    languages = [code for code in LANGUAGES if f"[{code}]" in vocabulary]
     if (
         any(vocabulary.get(token) != index for token, index in required.items())
         or any(f"[{tag}]" not in vocabulary for tag in spec.tags)
+        or (spec.frontend.language_tokens and not languages)
         or max(vocabulary.values()) >= spec.t3.text_vocab_size
     ):
         raise StartupError(

@@ -1,4 +1,4 @@
-"""Turn an English text chunk into T3's text tokens and a limit for its speech."""
+"""Turn an English text chunk into T3's text tokens."""
 
 import torch
 from chatterbox.models.tokenizers import EnTokenizer
@@ -7,13 +7,11 @@ from torch import Tensor
 
 from app.core.errors import EmptyText
 from app.engines.chatterbox.frontend.plain_text import NO_CONTROL_TOKENS
-from app.engines.chatterbox.variants import ModelSpec
 
 
 class EnglishFrontend:
-    def __init__(self, tokenizer: EnTokenizer, spec: ModelSpec) -> None:
+    def __init__(self, tokenizer: EnTokenizer) -> None:
         self._tokenizer = tokenizer
-        self._spec = spec
 
     def tokenize(self, text: str, language: str = "en") -> Tensor:
         """Tokens, int64 [1, n], without start and stop.
@@ -23,9 +21,3 @@ class EnglishFrontend:
         if not self._tokenizer.encode(text.strip()):
             raise EmptyText("There is nothing to say in the text.", param="text")
         return torch.tensor([self._tokenizer.encode(punc_norm(text.translate(NO_CONTROL_TOKENS)))])
-
-    def max_tokens(self, text: str, language: str = "en") -> int:
-        """Speech tokens after which T3 has missed its stop token, see `FrontendSpec`."""
-        budget = self._spec.frontend
-        plausible = int(budget.runaway_factor * budget.tokens_per_char * len(text))
-        return min(self._spec.t3.max_tokens, plausible + budget.spare_tokens)

@@ -1,4 +1,4 @@
-"""Turn a text chunk in one of 23 languages into T3's text tokens and a limit for its speech."""
+"""Turn a text chunk in one of 23 languages into T3's text tokens."""
 
 from pathlib import Path
 from unicodedata import normalize
@@ -11,8 +11,6 @@ from torch import Tensor
 from app.core.errors import EmptyText
 from app.engines.chatterbox.frontend.helpers import load_preparations
 from app.engines.chatterbox.frontend.plain_text import NO_CONTROL_TOKENS
-from app.engines.chatterbox.variants import ModelSpec
-from app.text.languages import LANGUAGES
 
 
 class MultilingualTokenizer:
@@ -41,9 +39,8 @@ class MultilingualTokenizer:
 
 
 class MultilingualFrontend:
-    def __init__(self, tokenizer: MultilingualTokenizer, spec: ModelSpec) -> None:
+    def __init__(self, tokenizer: MultilingualTokenizer) -> None:
         self._tokenizer = tokenizer
-        self._spec = spec
         self.missing_languages = tokenizer.missing
 
     def tokenize(self, text: str, language: str) -> Tensor:
@@ -52,11 +49,3 @@ class MultilingualFrontend:
             raise EmptyText("There is nothing to say in the text.", param="text")
         ids = self._tokenizer.encode(punc_norm(text), language)
         return torch.tensor([self._tokenizer.prefix(language) + ids])
-
-    def max_tokens(self, text: str, language: str) -> int:
-        """Speech tokens after which T3 has missed its stop token, see `FrontendSpec`."""
-        budget = self._spec.frontend
-        expected = LANGUAGES[language].tokens_per_char * len(text)
-        return min(
-            self._spec.t3.max_tokens, int(budget.runaway_factor * expected) + budget.spare_tokens
-        )

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from app.engines.chatterbox.runtime.compilation import Compiler
+
 
 class KVRange(NamedTuple):
     """The part of the KV cache to attend to; `positions` begin at 0."""
@@ -54,20 +56,39 @@ class Backbone(nn.Module):
 
 
 class CachedLayer(nn.Module):
-    """A decoder layer's KV cache: `keys` and `values`, [rows, kv_heads, max_positions, head_dim].
+    """A decoder layer with a KV cache: `keys`, `values`, [rows, kv_heads, max_positions, head_dim].
 
-    Each layer has tensors of its own, since compiled code can then write to them in place.
+    `project`, before the attention: the layer's input, the `rotary` tensors if there are any, cache
+    and places in it → query, key and value, which it also writes to the cache. `output_and_mlp`,
+    after it: the layer's input and the attention's output → the layer's output. Each layer has a
+    cache of its own, since compiled code can then write to it in place.
     """
 
     keys: Tensor
     values: Tensor
 
     def __init__(
-        self, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device
+        self,
+        project: nn.Module,
+        output_and_mlp: nn.Module,
+        shape: tuple[int, int, int, int],
+        dtype: torch.dtype,
+        compiler: Compiler,
     ) -> None:
+        """`shape`, `dtype`: of the cache."""
         super().__init__()
+        device = next(project.parameters()).device
         for name in ("keys", "values"):
             self.register_buffer(name, lazy_zeros(shape, dtype, device), persistent=False)
+        self._project = compiler.compile(project)
+        self._output_and_mlp = compiler.compile(output_and_mlp)
+
+    def forward(self, x: Tensor, inputs: AttentionInputs, *rotary: Tensor) -> Tensor:
+        query, key, value = self._project(
+            x, *rotary, self.keys, self.values, inputs.rows, inputs.positions
+        )
+        hidden: Tensor = self._output_and_mlp(x, self.attend(query, key, value, inputs))
+        return hidden
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, inputs: AttentionInputs) -> Tensor:
         """[rows, n, heads, head_dim] each → [rows, heads, n, head_dim]."""

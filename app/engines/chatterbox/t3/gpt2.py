@@ -41,14 +41,7 @@ class GPT2Layer(CachedLayer):
     ) -> None:
         attention = layer.attn
         shape = (rows, attention.num_heads, max_positions, attention.head_dim)
-        super().__init__(shape, dtype, layer.ln_1.weight.device)
-        self._project = compiler.compile(QKVProjection(layer))
-        self._output_and_mlp = compiler.compile(AttentionOutputAndMLP(layer))
-
-    def forward(self, x: Tensor, inputs: AttentionInputs) -> Tensor:
-        query, key, value = self._project(x, self.keys, self.values, inputs.rows, inputs.positions)
-        hidden: Tensor = self._output_and_mlp(x, self.attend(query, key, value, inputs))
-        return hidden
+        super().__init__(QKVProjection(layer), AttentionOutputAndMLP(layer), shape, dtype, compiler)
 
 
 class QKVProjection(nn.Module):

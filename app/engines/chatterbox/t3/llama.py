@@ -50,19 +50,8 @@ class LlamaLayer(CachedLayer):
         self, layer: Any, rows: int, max_positions: int, dtype: torch.dtype, compiler: Compiler
     ) -> None:
         attention = layer.self_attn
-        kv_heads = attention.config.num_key_value_heads
-        shape = (rows, kv_heads, max_positions, attention.head_dim)
-        super().__init__(shape, dtype, layer.input_layernorm.weight.device)
-        self._project = compiler.compile(QKVProjection(layer))
-        self._output_and_mlp = compiler.compile(AttentionOutputAndMLP(layer))
-
-    def forward(self, x: Tensor, inputs: AttentionInputs, cosine: Tensor, sine: Tensor) -> Tensor:
-        """`cosine`, `sine`: of the rotary embedding, [rows, n, 1, head_dim]."""
-        query, key, value = self._project(
-            x, cosine, sine, self.keys, self.values, inputs.rows, inputs.positions
-        )
-        hidden: Tensor = self._output_and_mlp(x, self.attend(query, key, value, inputs))
-        return hidden
+        shape = (rows, attention.config.num_key_value_heads, max_positions, attention.head_dim)
+        super().__init__(QKVProjection(layer), AttentionOutputAndMLP(layer), shape, dtype, compiler)
 
 
 class QKVProjection(nn.Module):

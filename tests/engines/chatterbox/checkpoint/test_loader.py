@@ -18,8 +18,10 @@ from app.core.errors import StartupError
 from app.engines.chatterbox.checkpoint.loader import load
 from app.engines.chatterbox.checkpoint.mapped_file import load_pickle
 from app.engines.chatterbox.checkpoint.models import Models
+from app.engines.chatterbox.checkpoint.validation import check_files
 from app.engines.chatterbox.runtime.linear import LinearOfConv1D
 from app.engines.chatterbox.variants import VARIANTS
+from app.text.languages import LANGUAGES
 
 TIME_MIXER = "flow.decoder.estimator.time_embed_mixer.weight"
 
@@ -164,6 +166,17 @@ def empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
+def without_languages(path: Path) -> None:
+    content = json.loads(path.read_text())
+    vocabulary = content["model"]["vocab"]
+    for code in LANGUAGES:
+        vocabulary[f"<{code}>"] = vocabulary.pop(f"[{code}]", 0)
+    content["added_tokens"] = [
+        token for token in content["added_tokens"] if token["content"].strip("[]") not in LANGUAGES
+    ]
+    path.write_text(json.dumps(content))
+
+
 def rewritten(change: Callable[[dict[str, Tensor]], object]) -> Callable[[Path], None]:
     def damage(path: Path) -> None:
         weights = {name: tensor.clone() for name, tensor in load_file(path).items()}
@@ -296,7 +309,7 @@ def test_file_of_another_variant_is_named(folder, name, damage, reason):
         ),
         ("turbo", "t3_turbo_v1.safetensors", Path.unlink, "is missing: Chatterbox Turbo needs it"),
         ("turbo", "merges.txt", Path.unlink, "is missing: Chatterbox Turbo needs it"),
-        ("turbo", "vocab.json", truncated, "not a tokenizer"),
+        ("turbo", "vocab.json", truncated, "of Chatterbox Turbo is not a tokenizer"),
         (
             "turbo",
             "t3_turbo_v1.safetensors",
@@ -305,12 +318,18 @@ def test_file_of_another_variant_is_named(folder, name, damage, reason):
         ),
         ("multilingual", "s3gen.pt", truncated, "of Chatterbox Multilingual is damaged or cut off"),
         ("multilingual", "ve.pt", garbage, "of Chatterbox Multilingual is damaged or cut off"),
-        ("multilingual", "ve.pt", empty, "of Chatterbox Multilingual is damaged or cut off"),
+        ("multilingual", "ve.pt", empty, "of Chatterbox Multilingual is .* cut off: it is empty"),
         (
             "multilingual",
             "ve.pt",
             lambda path: path.write_bytes(pickle.dumps(Bomb(), 2)),
             "of Chatterbox Multilingual is damaged or cut off",
+        ),
+        (
+            "multilingual",
+            "grapheme_mtl_merged_expanded_v1.json",
+            without_languages,
+            "of Chatterbox Multilingual is another model's tokenizer: it has",
         ),
         (
             "multilingual",
@@ -340,6 +359,16 @@ def test_files_of_another_variant_beside_the_models_own_are_logged(folder, caplo
     assert (
         "t3_nano_v1.safetensors is of Chatterbox Nano: Chatterbox does not read it" in caplog.text
     )
+
+
+def test_files_of_text_that_are_not_the_published_ones_are_logged(checkpoint_of, tmp_path, caplog):
+    for file in checkpoint_of("turbo").iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    (tmp_path / "merges.txt").unlink()
+    (tmp_path / "merges.txt").write_bytes(b"#version: 0.2")
+    check_files(tmp_path, VARIANTS["turbo"])
+    assert f"{tmp_path / 'merges.txt'} of Chatterbox Turbo is not the published file" in caplog.text
+    assert "t3_turbo" not in caplog.text
 
 
 def test_older_format_of_pickled_weights_is_read(checkpoint_of, tmp_path):

@@ -4,12 +4,11 @@ from chatterbox.tts import punc_norm
 
 from app.core.errors import EmptyText
 from app.engines.chatterbox.frontend.english import EnglishFrontend
-from app.engines.chatterbox.variants import ENGLISH
 
 
 @pytest.fixture
 def frontend(models):
-    return EnglishFrontend(models.tokenizer, ENGLISH)
+    return EnglishFrontend(models.tokenizer)
 
 
 @pytest.mark.parametrize(
@@ -36,10 +35,3 @@ def test_control_tokens_in_a_text_are_words(models, frontend, name):
 def test_rejects_text_without_content(frontend, text):
     with pytest.raises(EmptyText):
         frontend.tokenize(text)
-
-
-@pytest.mark.parametrize(
-    ("length", "tokens"), [(1, 32), (10, 101), (100, 785), (128, 997), (129, 1000), (500, 1000)]
-)
-def test_max_tokens_is_four_times_the_usual_number(frontend, length, tokens):
-    assert frontend.max_tokens("x" * length) == tokens

@@ -41,7 +41,7 @@ def tokenizer(path):
 
 @pytest.fixture(scope="module")
 def frontend(tokenizer):
-    return MultilingualFrontend(tokenizer, MULTILINGUAL)
+    return MultilingualFrontend(tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ DETECTED_IN = {"kanji kept": {"ja"}, "no space before は": {"ja"}, "no Cangjie 
 @pytest.mark.parametrize("mutation", MUTATIONS)
 def test_comparing_tokens_detects_mutation(path, upstream, monkeypatch, mutation):
     monkeypatch.setattr(*MUTATIONS[mutation])
-    mutated = MultilingualFrontend(MultilingualTokenizer(str(path)), MULTILINGUAL)
+    mutated = MultilingualFrontend(MultilingualTokenizer(str(path)))
     found = differing(mutated, upstream)
     assert found
     assert found == DETECTED_IN.get(mutation, found)
@@ -151,14 +151,6 @@ def test_control_tokens_in_a_text_are_words(tokenizer, frontend, text):
 def test_rejects_text_without_content(frontend, text, language):
     with pytest.raises(EmptyText):
         frontend.tokenize(text, language)
-
-
-@pytest.mark.parametrize(
-    ("language", "length", "tokens"),
-    [("en", 100, 785), ("de", 100, 745), ("zh", 20, 465), ("zh", 44, 993), ("zh", 45, 1000)],
-)
-def test_max_tokens_follow_the_language(frontend, language, length, tokens):
-    assert frontend.max_tokens("x" * length, language) == tokens
 
 
 # --- Missing helpers ------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ def tokenizer(folder):
 
 @pytest.fixture(scope="module")
 def frontend(tokenizer):
-    return TurboFrontend(tokenizer, TURBO)
+    return TurboFrontend(tokenizer)
 
 
 TEXTS = [
@@ -96,11 +96,6 @@ def test_rejects_tags_at_other_numbers(folder, tmp_path):
     (tmp_path / "added_tokens.json").write_text('{"[laugh]": 50275}')
     with pytest.raises(ValueError, match=r"\[laugh\] is not token 50275"):
         TurboTokenizer(str(tmp_path / "vocab.json"))
-
-
-@pytest.mark.parametrize(("length", "tokens"), [(1, 32), (100, 785), (129, 1001), (500, 1001)])
-def test_max_tokens_is_four_times_the_usual_number(frontend, length, tokens):
-    assert frontend.max_tokens("x" * length) == min(tokens, int(7.6 * length) + 25)
 
 
 # --- The text before it is split ------------------------------------------------------------------

@@ -182,7 +182,7 @@ def test_t3_compiled_by_inductor_gives_the_same_tokens(
 ) -> None:
     """Needs g++."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    text = EnglishFrontend(models.tokenizer, ENGLISH).tokenize(TEXT)
+    text = EnglishFrontend(models.tokenizer).tokenize(TEXT)
     request = T3Request(text, models.default_voice, SynthesisParams(), 1, 40)
 
     def tokens(compiler: Compiler) -> list[int | None]:

@@ -27,7 +27,7 @@ TEXT = "The train to the city was late; we walked home."
 
 
 def request_for(models, max_tokens=150, **params):
-    text = EnglishFrontend(models.tokenizer, ENGLISH).tokenize(TEXT)
+    text = EnglishFrontend(models.tokenizer).tokenize(TEXT)
     return T3Request(text, models.default_voice, SynthesisParams(**params), 3, max_tokens)
 
 

@@ -14,7 +14,7 @@ from app.engines.chatterbox.conditioning.conditionals import builtin_conditional
 from app.engines.chatterbox.frontend.english import EnglishFrontend
 from app.engines.chatterbox.runtime.linear import use_linears
 from app.engines.chatterbox.t3.request import T3Request
-from app.engines.chatterbox.variants import ENGLISH, TURBO
+from app.engines.chatterbox.variants import TURBO
 from tests.engines.chatterbox.t3.reference import DEFAULTS, TEXT
 
 
@@ -32,7 +32,7 @@ def upstream_t3(upstream):
 @pytest.fixture(scope="package")
 def request_for(models):
     """`request_for(text, seed=…, max_tokens=…, **params)` with the checkpoint's own voice."""
-    frontend = EnglishFrontend(models.tokenizer, ENGLISH)
+    frontend = EnglishFrontend(models.tokenizer)
 
     def request_for(text=TEXT, seed=1, max_tokens=200, **params):
         return T3Request(

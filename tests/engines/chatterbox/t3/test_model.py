@@ -199,7 +199,7 @@ def full_size_logits(dtype, tokens):
     `tokens`, or the most likely ones if there are none.
     """
     models = load(full_checkpoint(), "cpu", dtype)
-    text = EnglishFrontend(models.tokenizer, ENGLISH).tokenize(TEXT)
+    text = EnglishFrontend(models.tokenizer).tokenize(TEXT)
     batch = new_batch(models.t3, slots=1)
     batch.admit(T3Request(text, models.default_voice, DEFAULTS, 1, 200))
     model, logits, fed = batch._model, [], []

@@ -42,7 +42,7 @@ def requests(models_of, upstream_of):
     """`requests(language, **params)`: the same request, with our text tokens and with theirs."""
 
     models, upstream = models_of("multilingual"), upstream_of("multilingual")
-    frontend = MultilingualFrontend(models.tokenizer, MULTILINGUAL)
+    frontend = MultilingualFrontend(models.tokenizer)
 
     def requests(language, **params):
         text = TEXTS[language]

@@ -1,0 +1,116 @@
+"""Speech in this process, by the engine and pipeline that a worker runs."""
+
+import asyncio
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from app.cli.console import progress_bar
+from app.cli.output import Output
+from app.cli.voice_files import find_voice_file
+from app.core.cpu import cpu_count
+from app.core.params import SynthesisParams
+from app.core.process_env import visible_cuda_devices
+from app.settings import Settings
+
+if TYPE_CHECKING:
+    from app.core.model import Model
+    from app.engines.base import Engine, Voice
+
+
+async def speak_here(
+    settings: Settings,
+    text: str,
+    voice: str | None,
+    model: str | None,
+    parameters: dict[str, Any],
+    out: Output,
+    *,
+    quiet: bool,
+) -> str:
+    """Load a model and give its speech to `out`; return the model's name."""
+    from app.core.devices import detect
+    from app.engines.languages import languages_of, resolve_language
+    from app.engines.registry import load_engine
+    from app.text.cleaning import clean
+
+    text = clean(text, markup=settings.tts_strip_markup)
+    device = detect(visible_cuda_devices())[0].kind
+    chosen = _chosen(settings, model, device)
+    params = msgspec.structs.replace(settings.synthesis_params(chosen.info.defaults), **parameters)
+    source = find_voice_file(settings, voice) if voice else None
+    with progress_bar(quiet=quiet) as bar:
+        task = bar.add_task("loading the model", total=None)
+        config = settings.engine_config(device, cpu_count(), slots=1)
+        engine = load_engine(chosen.engine, chosen.engine_config(config))
+        try:
+            language = resolve_language(params.language, engine.name, languages_of(engine))
+            params = msgspec.structs.replace(params, language=language)
+            ignored = [name for name in chosen.info.unused if name in parameters]
+            for notice in _notices(engine, text, language, source, ignored) if not quiet else ():
+                bar.console.print(notice, markup=False, soft_wrap=True)
+            await engine.warm_up()
+            prepared = await _prepare_voice(engine, source) if source else engine.default_voice
+            bar.update(task, description="speaking")
+
+            def show(done: int, chunks: int) -> None:
+                bar.update(task, completed=done, total=chunks)
+
+            await _run(settings, engine, (text, prepared, params), out, show)
+        finally:
+            await engine.close()
+    return engine.name
+
+
+async def _run(
+    settings: Settings,
+    engine: "Engine",
+    job: tuple[str, "Voice", SynthesisParams],
+    out: Output,
+    show: Callable[[int, int], None],
+) -> None:
+    from app.pipeline.pipeline import Pipeline
+
+    async def emit(pcm: bytes) -> None:
+        await asyncio.to_thread(out.write, pcm)  # a player takes it at the pace of speech
+
+    out.start()
+    pipeline = Pipeline(engine, settings.queue_sizes())
+    try:
+        await pipeline.run(*job, emit, show)
+    finally:
+        pipeline.close()
+
+
+def _chosen(settings: Settings, model: str | None, device: str) -> "Model":
+    from app.engines.selection import choose_models
+
+    files = settings.model_files
+    return choose_models(model or settings.model, settings.model_path, device, files)[0]
+
+
+def _notices(
+    engine: "Engine", text: str, language: str, source: Path | None, ignored: list[str]
+) -> Iterator[str]:
+    from app.engines.languages import language_notice, languages_of
+
+    if source and not engine.clones_voices:
+        yield f"the {engine.name} voice ignores --voice"
+    for name in ignored:
+        yield f"the {engine.name} model ignores --{name.replace('_', '-')}"
+    if notice := language_notice(text, language, languages_of(engine)):
+        yield notice
+
+
+async def _prepare_voice(engine: "Engine", source: Path) -> "Voice":
+    """Clone the voice in an audio file. Raises `UnusableAudio`."""
+    from app.audio.sandbox import decode_file, load_decoded
+
+    with tempfile.TemporaryDirectory() as folder:
+        decoded = Path(folder) / "voice"
+        await decode_file(source, decoded)
+        samples, rate = load_decoded(decoded)
+    return await engine.prepare_voice(samples, rate)

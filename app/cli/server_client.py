@@ -1,0 +1,117 @@
+"""A running service as the command line uses it, over HTTP."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Self
+from urllib.parse import quote
+
+import httpx
+
+from app.core.errors import ServiceError, StartupError, from_code
+from app.server.sockets import url_of
+from app.settings import Settings
+
+PROBE_TIMEOUT = httpx.Timeout(5.0, connect=1.0)
+"""A port where nothing listens refuses at once; a busy machine takes its time to answer."""
+
+TIMEOUT_S = 600.0
+"""Without any byte: the queue and a long text before its first sound."""
+
+
+class Server:
+    """The service at `url`; its errors are raised as `ServiceError`."""
+
+    def __init__(self, url: str, key: str) -> None:
+        url = (url if "://" in url else f"http://{url}").rstrip("/").removesuffix("/v1")
+        self.url = url
+        try:
+            self._client = httpx.Client(
+                base_url=url,
+                headers={b"X-API-Key": key.encode()} if key else None,
+                timeout=httpx.Timeout(TIMEOUT_S, connect=10),
+                verify=url.startswith("https:"),  # loading all certificates takes long
+            )
+        except (httpx.InvalidURL, ValueError) as error:
+            raise StartupError(f"--server {url}: {error}") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._client.close()
+
+    def health(self) -> dict[str, Any] | None:
+        """What `/health` says; None if no service of this kind answers."""
+        try:
+            answer = self._client.get("/health", timeout=PROBE_TIMEOUT).json()
+        except (httpx.HTTPError, ValueError):
+            return None
+        known = isinstance(answer, dict) and {"status", "model", "version"} <= answer.keys()
+        return answer if known else None
+
+    @contextmanager
+    def speech(self, request: dict[str, Any]) -> Iterator[httpx.Response]:
+        """The response of `/tts/generate`, whose body is to be read."""
+        with (
+            self._errors(),
+            self._client.stream("POST", "/tts/generate", json=request) as response,
+        ):
+            if response.is_error:
+                response.read()
+            yield self._checked(response)
+
+    def voices(self, **query: str) -> list[str]:
+        names: list[str] = self._call("GET", "/voices", params=query).json()
+        return names
+
+    def add_voice(self, voice_id: str, content: bytes, *, replace: bool) -> str:
+        form = {"file": (voice_id, content)}
+        query = {"replace": "true"} if replace else {}
+        return str(self._call("POST", "/voices", files=form, params=query).json()["voice_id"])
+
+    def rename_voice(self, voice_id: str, new_id: str) -> str:
+        path = f"/voices/{quote(voice_id, safe='')}"
+        return str(self._call("PATCH", path, json={"voice_id": new_id}).json()["voice_id"])
+
+    def delete_voice(self, voice_id: str) -> None:
+        self._call("DELETE", f"/voices/{quote(voice_id, safe='')}")
+
+    def _call(self, method: str, path: str, **options: Any) -> httpx.Response:
+        with self._errors():
+            return self._checked(self._client.request(method, path, **options))
+
+    def _checked(self, response: httpx.Response) -> httpx.Response:
+        if response.is_success:
+            return response
+        try:
+            error = response.json()["error"]
+            raise from_code(error["code"], error["message"].removesuffix("."))
+        except (ValueError, LookupError, TypeError, AttributeError):
+            raise ServiceError(
+                f"{self.url} is no Chatterbox TTS server: it answers {response.status_code}"
+            ) from None
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except httpx.ConnectError as error:
+            raise ServiceError(
+                f"cannot reach {self.url} ({error}): is the server started, and is this its port?"
+            ) from None
+        except httpx.UnsupportedProtocol as error:
+            raise StartupError(f"--server {self.url}: {error}") from None
+        except httpx.TimeoutException:
+            raise ServiceError(f"{self.url} has not answered in time") from None
+        except httpx.TransportError as error:
+            raise ServiceError(f"{self.url} broke off: {error}") from None
+
+
+def server_at(url: str, settings: Settings) -> Server:
+    """The server at a URL, with the key of the settings."""
+    return Server(url, settings.api_key.get_secret_value().strip())
+
+
+def local_server(settings: Settings) -> Server:
+    """The server that these settings start; it may not run."""
+    return server_at(url_of(settings.host, settings.port), settings)
