@@ -69,6 +69,16 @@ export class Api {
     return new Blob([await answer.arrayBuffer()]); // without a type, which browsers find out
   }
 
+  /** What the server says of the voice under its new name. */
+  async renameVoice(id, name) {
+    const answer = await this.ask(`voices/${encodeURIComponent(id)}`, {
+      method: "PATCH",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify({ voice_id: name }),
+    });
+    return answer.json();
+  }
+
   /** Also sent while the page is being closed. */
   deleteVoice(id) {
     return this.ask(`voices/${encodeURIComponent(id)}`, { method: "DELETE", keepalive: true });

@@ -1,7 +1,8 @@
 /** The list of voices: search, choose, hear and delete. */
 
+import { askName } from "./confirm.js";
 import { byId, element, iconButton, say } from "./dom.js";
-import { languageName, nameOf } from "./voice_names.js";
+import { languageName, nameOf, voiceNameOf } from "./voice_names.js";
 
 const DEFAULT = "";
 const UNPLAYABLE = "This browser cannot play the recording.";
@@ -134,10 +135,12 @@ export class Voices {
     });
     const label = element("label", {}, radio, element("span", {}, name));
     const facts = [language && languageName(language), preloaded && "preloaded"].filter(Boolean).join(", ");
-    if (facts) label.append(element("span", { className: "small" }, facts));
+    if (facts) label.lastChild.append(" ", element("span", { className: "small" }, facts));
     item.append(label, iconButton("▶", `Hear ${name}`, () => this._onHear(id)));
     if (id) item.append(iconButton("♪", `Hear the recording of ${name}`, () => this._hearRecording(id)));
-    if (id && !preloaded) item.append(iconButton("✕", `Delete ${name}`, () => this._delete(id)));
+    if (!id || preloaded) return item;
+    item.append(iconButton("✎", `Rename ${name}`, () => this._rename(id, name)));
+    item.append(iconButton("✕", `Delete ${name}`, () => this._delete(id)));
     return item;
   }
 
@@ -166,6 +169,22 @@ export class Voices {
       await this._recording.play();
     } catch (error) {
       if (error.name !== "AbortError") say(this._failed, error.advice ?? UNPLAYABLE);
+    }
+  }
+
+  /** The ending stays. */
+  async _rename(id, name) {
+    const stem = nameOf(id); // with the code of its language
+    const wanted = await askName(`Another name for “${name}”:`, "Rename", stem);
+    if (!wanted || wanted === stem) return;
+    this.quiet();
+    try {
+      const renamed = await this._api.renameVoice(id, voiceNameOf(wanted + id.slice(stem.length)));
+      if (this.wanted === id) this.wanted = renamed.voice_id;
+      await this.refresh();
+      say(this._said, `“${name}” is now “${nameOf(renamed.voice_id)}”.`);
+    } catch (error) {
+      say(this._failed, error.advice ?? error.message);
     }
   }
 

@@ -150,6 +150,8 @@ def scripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with running_service(
         folder, MAX_QUEUED_REQUESTS=0, PRELOADED_VOICES_DIR=ROOT / "preloaded-voices"
     ) as service:
+        with service.client() as client:
+            service.wait_until(lambda: len(client.get("/voices").json()) == 3)
         yield service
 
 
@@ -855,7 +857,7 @@ async def test_voice_is_added_played_replaced_and_deleted(
     await expect(voices).to_contain_text("“my voice” is added and chosen.")
     await expect(page.get_by_role("radio", name="my voice")).to_be_checked()
     uploaded = page.locator("#voices li", has_text="my voice")
-    await expect(uploaded.get_by_role("button")).to_have_count(3)
+    await expect(uploaded.get_by_role("button")).to_have_count(4)
     await expect(uploaded).not_to_contain_text("preloaded")
     preloaded = page.locator("#voices li", has_text="austen")
     await expect(preloaded.get_by_role("button")).to_have_count(2)
@@ -898,6 +900,18 @@ async def test_deletion_reaches_the_server_after_the_time_to_undo_it(
     await expect(page.get_by_role("radio", name="Default voice")).to_be_focused()
     with scripted.client() as client:
         assert "gone.wav" not in client.get("/voices").json()
+
+
+@pytest.mark.heavy
+async def test_voice_is_renamed(open_page: Open, scripted: Service) -> None:
+    page = (await open_page(scripted)).page
+    with scripted.client() as client:
+        await add(page, "old.wav")
+        await page.get_by_role("button", name="Rename old").click()
+        await page.fill("#question-name", "new")
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_role("radio", name="new")).to_be_checked()
+        client.delete("/voices/new.wav").raise_for_status()
 
 
 async def test_voice_deleted_elsewhere_disappears(open_page: Open, scripted: Service) -> None:
