@@ -26,6 +26,7 @@ from app.bench.equivalence import (
 from app.bench.report import Figures, Report, Summary, summarize
 from app.core.engine_config import EngineConfig
 from app.core.process_env import worker_thread_env
+from app.engines.chatterbox.variants import VARIANTS
 
 TEXT = "Sound."
 LONG_CHUNKS, LONG_TOKENS = 31, 10
@@ -44,8 +45,9 @@ STAGES = ("T3", "flow's encoder", "flow's solver", "vocoder", "rest of S3Gen", "
 class Plan:
     """What to measure.
 
-    An empty `config.model_path` means random weights, `tiny` or of full size. With 0 `rounds` the
-    package is left out, and the engine measured once. `jobs`: numbers of concurrent jobs, measured
+    An empty `config.model_path` means random weights of `config.variant`, `tiny` or of full size.
+    With 0 `rounds` the package, which is compared for the original alone, is left out, and the
+    engine measured once. `jobs`: numbers of concurrent jobs, measured
     one after the other; `config.slots` must have room for the largest.
     """
 
@@ -86,7 +88,7 @@ def measure(plan: Plan, on_progress: Callable[[str], None]) -> Report:
     config = plan.config
     on_progress("loading")
     with (
-        benchmark_checkpoint(config.model_path, plan.tiny) as folder,
+        benchmark_checkpoint(config.model_path, plan.tiny, config.variant) as folder,
         child_process(**worker_thread_env(config.device, config.threads)) as own,
         child_process(TQDM_DISABLE="1", TRANSFORMERS_VERBOSITY="error") as other,
     ):
@@ -116,6 +118,7 @@ def measure(plan: Plan, on_progress: Callable[[str], None]) -> Report:
             long_text = _long_text(own)
     random = f"random, {'tiny' if plan.tiny else 'full size'}"
     settings = {
+        "model": config.variant,
         "weights": config.model_path or random,
         "device": config.device,
         "tokens": plan.tokens,
@@ -155,7 +158,8 @@ def run_round(plan: Plan, own: Run, other: Run, seed: int) -> dict[str, Figures 
     streamed = own(engine_process.run_streamed, TEXT, seed, plan.tokens)
     staged = own(engine_process.run_stages, [TEXT], seed, plan.tokens)
     check_waveform(streamed.audio, staged.audio, "the stream beside its own stages")
-    check_token_count(len(staged.tokens), plan.tokens, "T3")
+    tail = VARIANTS[plan.config.variant].t3.silence_tail
+    check_token_count(len(staged.tokens), plan.tokens + len(tail), "T3")
     figures = {
         "first_audio_s": streamed.first_audible_s,
         "total_s": streamed.total_s,

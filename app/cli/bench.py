@@ -18,7 +18,7 @@ from app.core.cpu import cpu_count
 from app.core.devices import detect
 from app.core.errors import StartupError
 from app.core.process_env import visible_cuda_devices
-from app.model_files import manifest
+from app.engines.chatterbox.variants import VARIANTS
 from app.settings import Settings, load_settings
 
 bench = typer.Typer(
@@ -31,6 +31,13 @@ bench = typer.Typer(
 class Size(StrEnum):
     FULL = "full"
     TINY = "tiny"
+
+
+class Model(StrEnum):
+    CHATTERBOX = "chatterbox"
+    TURBO = "turbo"
+    NANO = "nano"
+    MULTILINGUAL = "multilingual"
 
 
 class Kind(StrEnum):
@@ -93,15 +100,19 @@ def bench_serve(
 
 @bench.command("engine")
 def bench_engine(
+    model: Annotated[
+        Model, typer.Option(help="Only chatterbox is compared with the package.")
+    ] = Model.CHATTERBOX,
     model_path: Annotated[
-        str, typer.Option(help="A folder of weights; random ones by default.")
+        str, typer.Option(help="A folder of its weights; random ones by default.")
     ] = "",
     size: Annotated[Size, typer.Option(help="Of random weights.")] = Size.FULL,
     device: Annotated[Kind | None, typer.Option(help="By default a GPU if there is one.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads, by default all.")] = cpu_count(),
     rounds: Annotated[
-        int, typer.Option(min=0, help="Rounds in turns with the package; 0: without it.")
-    ] = 3,
+        int | None,
+        typer.Option(min=0, help="Rounds in turns with the package, by default 3; 0: without it."),
+    ] = None,
     jobs: Annotated[
         list[int] | None, typer.Option(min=1, help="Also this many jobs at once; repeatable.")
     ] = None,
@@ -129,7 +140,11 @@ def bench_engine(
 
     if picture:
         check_matplotlib()
-    _check_chatterbox(model_path)
+    _check_chatterbox(model, model_path)
+    if rounds is None:
+        rounds = 3 if model is Model.CHATTERBOX else 0
+    elif rounds and model is not Model.CHATTERBOX:
+        raise StartupError(f"--model {model}: only chatterbox is compared, give --rounds 0")
     settings = _settings(
         tts_t3_dtype=t3_dtype,
         tts_voice_prompt_seconds=prompt_seconds,
@@ -138,7 +153,9 @@ def bench_engine(
         torch_compile=None if torch_compile is None else str(torch_compile),
     )
     config = settings.engine_config(_kind(device), threads, slots=max(jobs or [1]))
-    config = msgspec.structs.replace(config, model_path=model_path, watermark=True)
+    config = msgspec.structs.replace(
+        config, model_path=model_path, variant=str(model), watermark=True
+    )
     from app.bench.engine import Plan, measure  # imports torch
 
     plan = Plan(config, size is Size.TINY, tokens, rounds, tuple(jobs or ()), long_text)
@@ -154,13 +171,16 @@ def bench_engine(
             draw(report, file)
 
 
-def _check_chatterbox(model_path: str) -> None:
+def _check_chatterbox(model: Model, model_path: str) -> None:
     if not find_spec("torch") or not find_spec("chatterbox"):
         raise StartupError(
             "bench engine needs Chatterbox's Python packages: "
             "in a clone, pip install -c .ci/constraints.txt '.[chatterbox]'"
         )
-    if model_path and (absent := manifest.missing(Path(model_path))):
+    files = VARIANTS[model].needed_files
+    if model_path and (
+        absent := [name for name in files if not (Path(model_path) / name).exists()]
+    ):
         raise StartupError(f"{model_path} lacks {', '.join(absent)}")
 
 

@@ -116,12 +116,23 @@ def test_writes_table_json_and_plot(tmp_path: Path) -> None:
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.heavy
+@pytest.mark.parametrize("model", ["turbo", "multilingual"])
+def test_measures_each_model(model: str) -> None:
+    done = bench("--model", model, "--jobs", "2")
+    assert done.returncode == 0, done.stderr
+    assert model in done.stdout
+    assert "generate" not in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (("--t3-dtype", "int9"), "TTS_T3_DTYPE"),
         (("--first-slice", "501"), "TTS_FIRST_SLICE_TOKENS"),
         (("--model-path", "nowhere"), "nowhere"),
+        (("--model", "turbo", "--model-path", "nowhere"), "t3_turbo_v1.safetensors"),
+        (("--model", "nano", "--rounds", "1"), "--rounds 0"),
     ],
 )
 def test_invalid_option_is_one_line(arguments: tuple[str, ...], said: str) -> None:
