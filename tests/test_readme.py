@@ -144,8 +144,10 @@ def test_the_manual_has_a_row_for_every_parameter(preview: Service) -> None:
 def test_the_error_example_is_a_real_answer(preview: Service) -> None:
     [printed] = [json.loads(text) for text in blocks("json") if '"error":' in text]
     with preview.client() as client:
-        answer = client.get("/tts/generate", params={"text": "hi", "voice_id": "nobody.wav"})
-    assert answer.json() == printed
+        answer = client.get("/tts/generate", params={"text": "hi", "voice_id": "austn"}).json()
+    for each in (answer, printed):  # other voices are here
+        each["error"]["message"] = each["error"]["message"].partition("? There ")[0]
+    assert answer == printed
 
 
 def test_the_compose_file_is_one() -> None:

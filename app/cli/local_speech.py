@@ -2,7 +2,7 @@
 
 import asyncio
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,9 +49,9 @@ async def speak_here(
         try:
             language = resolve_language(params.language, engine.name, languages_of(engine))
             params = msgspec.structs.replace(params, language=language)
-            ignored = [name for name in chosen.info.unused if name in parameters]
-            for notice in _notices(engine, text, language, source, ignored) if not quiet else ():
-                bar.console.print(notice, markup=False, soft_wrap=True)
+            notices = () if quiet else _notices(engine, text, language, source, parameters)
+            for notice in notices:
+                bar.console.print(f"chatterbox-tts: {notice}", markup=False, soft_wrap=True)
             await engine.warm_up()
             prepared = await _prepare_voice(engine, source) if source else engine.default_voice
             bar.update(task, description="speaking")
@@ -93,14 +93,15 @@ def _chosen(settings: Settings, model: str | None, device: str) -> "Model":
 
 
 def _notices(
-    engine: "Engine", text: str, language: str, source: Path | None, ignored: list[str]
+    engine: "Engine", text: str, language: str, source: Path | None, parameters: Collection[str]
 ) -> Iterator[str]:
     from app.engines.languages import language_notice, languages_of
 
     if source and not engine.clones_voices:
         yield f"the {engine.name} voice ignores --voice"
-    for name in ignored:
-        yield f"the {engine.name} model ignores --{name.replace('_', '-')}"
+    for name in getattr(engine, "unused", ()):
+        if name in parameters:
+            yield f"the {engine.name} model ignores --{name.replace('_', '-')}"
     if notice := language_notice(text, language, languages_of(engine)):
         yield notice
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from app.cli.console import open_for_writing
 from app.cli.player import Playback, Player
 from app.core.audio import BYTES_PER_SAMPLE, SAMPLE_RATE
-from app.core.errors import InvalidRequest, StartupError
+from app.core.errors import InvalidRequest, ServiceError, StartupError
 
 if TYPE_CHECKING:
     from app.audio.encoder import Encoder
@@ -104,6 +104,7 @@ class _FileSink(_Sink):
 
     def __init__(self, encoder: "Encoder", stream: BinaryIO) -> None:
         super().__init__(encoder, stream)
+        self._file = stream
         self._pieces: list[bytes] = []
 
     def _put(self, content: bytes) -> None:
@@ -111,7 +112,11 @@ class _FileSink(_Sink):
 
     def finish(self) -> None:
         super().finish()
-        self._stream.write(self._encoder.finalize_file(b"".join(self._pieces)))
+        try:
+            self._file.write(self._encoder.finalize_file(b"".join(self._pieces)))
+            self._file.flush()
+        except OSError as error:
+            raise ServiceError(f"cannot write the audio: {error.strerror}") from None
 
 
 @contextmanager
@@ -139,6 +144,10 @@ def opened(output: str | None, form: str, player: Player | None, speed: float) -
 def _replacing(path: Path) -> Iterator[BinaryIO]:
     if path.is_dir():
         raise InvalidRequest(f"{path} is a folder")
+    if path.exists() and not path.is_file():  # a device, a named pipe
+        with open_for_writing(path) as file:
+            yield file
+        return
     partial = path.with_name(f".{path.name}.part")
     try:
         with open_for_writing(partial) as file:

@@ -94,7 +94,8 @@ class Playback:
         if self._process and self._process.poll() is None:
             self._process.terminate()
             self._process.wait()
-        if self._file:
+        if self._sink and self._file:
+            self._sink.close()
             self._file.unlink(missing_ok=True)
 
     def _start(self, source: str) -> subprocess.Popen[bytes]:

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import httpx
 
-from app.core.errors import ServiceError, StartupError, from_code
+from app.core.errors import ServiceError, StartupError, Unauthenticated, from_code
 from app.server.sockets import url_of
 from app.settings import Settings
 
@@ -85,6 +85,11 @@ class Server:
             return response
         try:
             error = response.json()["error"]
+            if response.status_code == Unauthenticated.status:
+                raise Unauthenticated(
+                    f"{self.url} refuses the key: set API_KEY to that of the service, in the "
+                    "environment or .env"
+                )
             raise from_code(error["code"], error["message"].removesuffix("."))
         except (ValueError, LookupError, TypeError, AttributeError):
             raise ServiceError(

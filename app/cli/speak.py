@@ -49,7 +49,9 @@ def speak(
     format: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="wav, mp3, fmp4, raw_pcm, webm, opus, aac, flac, mp4, m4a or ogg."
+            metavar="NAME",
+            help="Whatever the ending: wav, mp3, fmp4 (mp4, m4a), raw_pcm (pcm), webm, opus (ogg), "
+            "aac or flac.",
         ),
     ] = None,
     play: Annotated[bool, typer.Option("--play", help="Play it while it is made.")] = False,

@@ -2,6 +2,7 @@
 
 import os
 import pty
+import socket
 import subprocess
 import sys
 import wave
@@ -223,6 +224,14 @@ def test_a_missing_extra_is_one_line_that_names_the_command(
     (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules[{package!r}] = None\n")
     done = command(tmp_path, *args, MODEL="preview", API_KEY="k", PYTHONPATH=f"{tmp_path}:{ROOT}")
     assert f"pip install -c .ci/constraints.txt '.[{extra}]'" in refusal(done)
+
+
+def test_serve_listens_where_its_options_say(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        args = ("serve", "--host", "127.0.0.1", "--port", port)
+        line = refusal(command(tmp_path, *args, API_KEY="k", HOST="::", PORT="2"))
+    assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in line
 
 
 # --- voices and models ----------------------------------------------------------------------------

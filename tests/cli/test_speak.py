@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 import wave
@@ -11,6 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
+from app.audio.formats import FORMAT_OF_NAME
 from app.cli import main as main_module
 from app.cli import speak as speak_module
 from app.core.params import ALL_PARAMETERS
@@ -127,6 +129,8 @@ def test_every_synthesis_parameter_is_an_option_with_its_bounds(run: Terminal) -
     shown = run.done("speak", "--help").out.decode()
     for name in ALL_PARAMETERS:
         assert f"--{name.replace('_', '-')}" in shown
+    [formats] = re.findall(r"--format NAME(.*?)--play", shown, re.DOTALL)
+    assert set(re.findall(r"\w+", formats)) >= FORMAT_OF_NAME.keys()
     for other in ("--exaggeration", "--temperature", "(0.25 to 4)", "Examples:"):
         assert other in shown
     assert "must be at most 2" in run.mistake("speak", "a", "--exaggeration", "2.1")
@@ -173,6 +177,8 @@ def test_user_mistake_is_a_sentence_and_exits_2(run: Terminal, args: tuple[str, 
 
 
 def test_failure_that_is_no_mistake_exits_1(run: Terminal) -> None:
+    line = run.mistake("speak", SPOKEN, "-o", "/dev/full", "--format", "wav", status=1)
+    assert line == "chatterbox-tts: cannot write the audio: No space left on device"
     assert "cannot reach http://127.0.0.1:1" in run.mistake(
         "speak", "a", "--server", "127.0.0.1:1", status=1
     )
@@ -207,7 +213,7 @@ def test_service_that_cannot_speak_is_named_and_a_model_is_loaded(run: Terminal,
 
 
 def test_service_of_a_url_must_speak(run: Terminal, url: str) -> None:
-    assert "The API key is missing" in run.mistake("speak", "a", "--server", url)
+    assert "refuses the key: set API_KEY" in run.mistake("speak", "a", "--server", url)
     run.set(API_KEY=API_KEY)
     line = run.mistake("speak", "audio3", "--server", f"{url}/v1/", "--voice", "ana")
     assert "Is 'anna.wav' meant?" in line

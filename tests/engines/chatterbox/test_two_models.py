@@ -7,11 +7,14 @@ from contextlib import aclosing
 import msgspec
 import pytest
 import pytest_asyncio
+import soundfile
 
 from app.core.engine_config import EngineConfig
 from app.core.params import SynthesisParams
 from app.engines.base import TextChunk
 from app.engines.chatterbox.variants import VARIANTS
+from tests.support.api import error_code
+from tests.support.service import ROOT
 from tests.support.tiny_chatterbox import TinyChatterbox, TinyTurbo
 
 JOBS = [
@@ -106,3 +109,14 @@ def test_audio_of_two_worker_processes_is_that_of_each_alone(start, folder):
     with ThreadPoolExecutor(len(JOBS)) as threads:
         for _ in range(3):
             assert list(threads.map(spoken, JOBS)) == alone
+
+    short = soundfile.read(ROOT / "preloaded-voices" / "austen.wav")[0][: 4 * 16_000]
+    soundfile.write(service.folder / "short.wav", short, 16_000)
+    with service.client() as client, (service.folder / "short.wav").open("rb") as file:
+        client.post("/voices", files={"file": ("short.wav", file)}).raise_for_status()
+        body = {"text": "Hello.", "voice_id": "short.wav"}
+        client.post("/tts/generate", json=body).raise_for_status()
+        refusal = client.post("/tts/generate", json=body | {"model": "chatterbox-turbo"})
+    assert error_code(refusal, 422) == "unusable_audio"
+    said = refusal.json()["error"]["message"]
+    assert "Chatterbox Turbo needs a voice of at least 5 s, and this one has 4.0 s" in said

@@ -20,9 +20,10 @@ from app.core.audio import SAMPLE_RATE, Samples
 from app.core.engine_config import EngineConfig
 from app.core.params import SynthesisParams
 from app.engines.base import SpeechSlice, TextChunk
+from app.engines.chatterbox import engine as engine_module
 from app.engines.chatterbox.engine import ChatterboxEngine
 from app.engines.chatterbox.s3gen.noise import Noise
-from app.engines.chatterbox.variants import VARIANTS
+from app.engines.chatterbox.variants import TURBO, VARIANTS
 from tests.engines.chatterbox.test_engine import speak
 from tests.support.speech import CPU, decibels
 from tests.support.tiny_chatterbox import TinyChatterbox
@@ -97,6 +98,16 @@ async def test_comparison_detects_a_dropped_silence_tail(turbo, generated, monke
     monkeypatch.setattr(turbo, "_spec", without)
     audio = await decoded(turbo)
     assert len(generated[0]) - len(audio) == 3 * SAMPLES_PER_TOKEN
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_speech_that_is_cut_off_has_the_silence_tail(turbo, monkeypatch):
+    monkeypatch.setattr(engine_module, "max_tokens", lambda *_: 5)
+    params = msgspec.structs.replace(params_of("turbo"), audio_tokens_per_slice=3)
+    slices = turbo.speech_tokens(TextChunk(TEXT, 1), turbo.default_voice, params)
+    first, second = [piece.tokens async for piece in slices]
+    assert (len(first), len(second)) == (3, 2 + 3)
+    assert second[2:] == list(TURBO.t3.silence_tail)
 
 
 @pytest.mark.asyncio(loop_scope="module")
