@@ -2,11 +2,9 @@
 
 import asyncio
 import tempfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import msgspec
 
 from app.cli.console import progress_bar
 from app.cli.output import Output
@@ -33,24 +31,28 @@ async def speak_here(
 ) -> str:
     """Load a model and give its speech to `out`; return the model's name."""
     from app.core.devices import detect
-    from app.engines.languages import languages_of, resolve_language
+    from app.core.model import ModelInfo
     from app.engines.registry import load_engine
+    from app.speech.options import SpeechOptions, validated
+    from app.speech.parameters import complete
     from app.text.cleaning import clean
+    from app.voices.language import language_of_voice
 
     text = clean(text, markup=settings.tts_strip_markup)
     device = detect(visible_cuda_devices())[0].kind
     chosen = _chosen(settings, model, device)
-    params = msgspec.structs.replace(settings.synthesis_params(chosen.info.defaults), **parameters)
+    options = validated(SpeechOptions, parameters)
+    defaults = settings.synthesis_params(chosen.info.defaults)
     source = find_voice_file(settings, voice) if voice else None
+    voice_language = language_of_voice(source.name, digest="") if source else None
     with progress_bar(quiet=quiet) as bar:
         task = bar.add_task("loading the model", total=None)
         config = settings.engine_config(device, cpu_count(), slots=1)
         engine = load_engine(chosen.engine, chosen.engine_config(config))
         try:
-            language = resolve_language(params.language, engine.name, languages_of(engine))
-            params = msgspec.structs.replace(params, language=language)
-            notices = () if quiet else _notices(engine, text, language, source, parameters)
-            for notice in notices:
+            info = ModelInfo.of(engine)
+            params, notice = complete(options, defaults, info, voice, voice_language, text)
+            if notice and not quiet:
                 bar.console.print(f"chatterbox-tts: {notice}", markup=False, soft_wrap=True)
             await engine.warm_up()
             prepared = await _prepare_voice(engine, source) if source else engine.default_voice
@@ -90,20 +92,6 @@ def _chosen(settings: Settings, model: str | None, device: str) -> "Model":
 
     files = settings.model_files
     return choose_models(model or settings.model, settings.model_path, device, files)[0]
-
-
-def _notices(
-    engine: "Engine", text: str, language: str, source: Path | None, parameters: Collection[str]
-) -> Iterator[str]:
-    from app.engines.languages import language_notice, languages_of
-
-    if source and not engine.clones_voices:
-        yield f"the {engine.name} voice ignores --voice"
-    for name in getattr(engine, "unused", ()):
-        if name in parameters:
-            yield f"the {engine.name} model ignores --{name.replace('_', '-')}"
-    if notice := language_notice(text, language, languages_of(engine)):
-        yield notice
 
 
 async def _prepare_voice(engine: "Engine", source: Path) -> "Voice":
