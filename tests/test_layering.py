@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bench": {"audio", "core", "engines", "pipeline"},
     "cli": {
         "audio", "bench", "core", "engines", "model_files", "pipeline", "server",
-        "settings", "text", "voices",
+        "settings", "speech", "text", "voices",
     },
     "__main__": {"cli"},
 }  # fmt: skip
