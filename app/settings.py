@@ -424,7 +424,8 @@ class Settings(BaseSettings):
     @field_validator("model")
     @classmethod
     def _names_models(cls, value: str) -> str:
-        value = ",".join(name.strip() for name in value.split(","))
+        names = [name.strip() for name in value.split(",") if name.strip()]
+        value = ",".join(name if ":" in name else name.lower() for name in names)
         if not _MODELS.fullmatch(value):
             raise PydanticCustomError(
                 "model",

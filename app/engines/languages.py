@@ -45,4 +45,7 @@ def language_notice(text: str, language: str, languages: Languages) -> str | Non
     if languages.get(other.code, "") is None:
         return f"{notice}: set language to {other.code}"
     able = [spec.id for spec in VARIANTS.values() if other.code in spec.languages]
-    return f"{notice}: {' or '.join(able)} speaks {name_of(other.code)}" if able else notice
+    if not able:
+        return notice
+    speaker = f"{' or '.join(able)} speaks {name_of(other.code)}"
+    return f"{notice}: {speaker}, if the setting MODEL has it"

@@ -14,7 +14,7 @@ from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from app.core.errors import InvalidRequest, MethodNotAllowed, NotFound, ServiceError
-from app.core.validation import describe_error
+from app.core.validation import describe_error, shortened
 from app.http.route_hints import routes_of_purpose, similar_route
 
 METHODS = ("GET", "HEAD", "POST", "PATCH", "DELETE")
@@ -116,7 +116,9 @@ def _sentence(message: str) -> str:
 def _from_http_exception(
     request: Request, error: HTTPException, routes: Collection[str]
 ) -> ServiceError:
-    path, hint = request.scope["path"], "; see /docs" if request.app.openapi_url else ""
+    path, hint = request.scope["path"], ""
+    if request.app.openapi_url:
+        hint = f"; see {shortened(str(request.base_url))}docs"
     if error.status_code == 404:
         if similar := similar_route(path, routes):
             return NotFound(f"There is nothing at {path}; the route is {similar}.")

@@ -31,7 +31,7 @@ def json_hint(body: bytes) -> str:
         return " Names and text are in double quotes in JSON, not in single ones."
     if _FORM.match(start):
         return ' It looks like a form: send JSON, as with curl --json \'{"text": "Hello."}\'.'
-    if any(quote in start.decode(errors="ignore")[:100] for quote in _QUOTES):
+    if re.match(rf"\{{\s*[{_QUOTES}]", start.decode(errors="ignore")):
         return ' It has typographic quotes: write plain ones, ".'
     return ""
 

@@ -22,7 +22,7 @@ from app.observability.loop_watchdog import watch_loop
 from app.observability.system_stats import cpu_load
 from app.server.services import running_services
 from app.server.sockets import Listener, allow_many_descriptors, listen, url_of
-from app.settings import Settings
+from app.settings import LOOPBACK, Settings
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +55,7 @@ async def serve(settings: Settings, models: Sequence[Model]) -> None:
         url = url_of(settings.host, settings.port)
         names = ", ".join(model.info.name for model in models)
         log.info("listening on %s:%d, model %s: %s", settings.host, settings.port, names, url)
-        if settings.key_was_made or sys.stdout.isatty():
-            _print_link(settings, url)
+        _print_link(settings, url)
         if settings.port_health:
             log.info("answering probes on port %d", settings.port_health)
         try:
@@ -76,10 +75,14 @@ async def serve(settings: Settings, models: Sequence[Model]) -> None:
 
 
 def _print_link(settings: Settings, url: str) -> None:
-    """To standard output and not the log: a log may be collected, and the link has the key.
+    """Print the page's address with the key to standard output; browsers keep a fragment back.
 
-    Browsers send no fragment to a server.
+    A key of the user's own is only printed for a terminal of this machine: what a container prints
+    is collected as a log.
     """
+    on_own_screen = settings.host in LOOPBACK and sys.stdout and sys.stdout.isatty()
+    if not (settings.key_was_made or on_own_screen):
+        return
     key = quote(settings.api_key.get_secret_value().strip(), safe="")
     print(f"\n    Open {url}#key={key}\n", flush=True)  # noqa: T201
 

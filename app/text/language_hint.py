@@ -34,14 +34,18 @@ _SCRIPTS = {
 """The first and last letter of a script's main block, and the language that is offered in it."""
 
 _WORDS = {
-    "de": "der die und das ist nicht ich ein eine zu mit auf für von dem den sich auch wir sie es",
-    "fr": "le la les des est et une dans pour que qui ne pas sur vous nous je il elle du avec au",
-    "es": "el la los las es una en que por para con no se lo del pero como más está y un muy",
+    "de": "der die und das ist nicht ich ein eine zu mit auf für von dem den sich auch wir sie es "
+    "hallo guten wie geht heute hat haben ihm ihn er ihr des weil meine bin sind kann aber oder",
+    "fr": "le la les des est et une dans pour que qui ne pas sur vous nous je il elle du avec au "
+    "bonjour ceci un tout",
+    "es": "el la los las es una en que por para con no se lo del pero como más está y un muy "
+    "hola esto de",
     "it": "il la che di è una per non sono con del della gli le si questo anche ma come un nel",
     "pt": "o os as que uma não para com em por se mais como mas foi ao ele das dos é um você",
     "nl": "de het een en van is niet dat ik op te zijn met voor aan er maar om ook als dit bij",
     "sv": "och att det som en är på av för inte jag den med till har de ett om vi så men",
     "da": "og at det som en er på af for ikke jeg den med til har de et om vi så men",
+    "no": "og at det som en er på av for ikke jeg den med til har de et om vi så men hva noe",
     "pl": "i w nie na się że to z do jest jak ale co tak po od przez tylko już dla są",
     "tr": "ve bir bu için ile da de çok ne daha gibi ama var olarak kadar ben sen o değil",
     "fi": "ja on ei se että oli hän mutta kun niin ovat tämä mitä minä sinä myös joka kuin",
@@ -53,6 +57,8 @@ for _code, _words in _WORDS.items():
         _LANGUAGES_OF_WORD.setdefault(_word, set()).add(_code)
 
 _WORD = re.compile(r"[^\W\d_]+")
+_ADDRESS = re.compile(r"\S+(://|@|\.\w{2,}/)\S*")
+_SENTENCE_START = re.compile(r"(?:^|[.!?…]\s+)\W*(?=[^\W\d_])")
 
 
 @dataclass(frozen=True)
@@ -93,15 +99,19 @@ def _script(letters: list[str], number: int) -> str | None:
 
 
 def _by_words(text: str, language: str) -> OtherLanguage | None:
-    words = _WORD.findall(text.lower())
-    if len(words) < MIN_WORDS or language not in _WORDS:
+    text = _ADDRESS.sub(" ", text)
+    starts = {match.end() for match in _SENTENCE_START.finditer(text)}
+    found = list(_WORD.finditer(text))
+    # A capital inside a sentence is that of a name, as in "La Jolla" or "Der Spiegel".
+    words = [each[0].lower() for each in found if each[0].islower() or each.start() in starts]
+    if len(found) < MIN_WORDS:
         return None
     counts = Counter(code for word in words for code in _LANGUAGES_OF_WORD.get(word, ()))
     (code, count), (_, second) = [*counts.most_common(2), ("", 0), ("", 0)][:2]
     different = sum(code in _LANGUAGES_OF_WORD.get(word, ()) for word in set(words))
     is_plain = (
         different >= MIN_FREQUENT
-        and count >= 0.25 * len(words)
+        and count >= 0.25 * len(found)
         and count >= 4 * counts[language]
         and count > second
     )

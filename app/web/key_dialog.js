@@ -2,7 +2,7 @@
 
 import { byId, say } from "./dom.js";
 
-const WRONG_LINK = "The key in this link is not the server's: open the link that it shows when it starts.";
+const WRONG_LINK = "The key in this link is wrong. Enter the API_KEY that the server was started with, or open the link that it printed.";
 const REFUSED = "The server no longer takes the key that was kept here.";
 
 export class KeyDialog {

@@ -55,7 +55,7 @@ export class Slider {
     const { value, standard, ignored } = this._field;
     const shown = value ?? standard;
     this._input.value = String(shown * this._sign);
-    this._number.textContent = shown;
+    this._number.textContent = this._sign > 0 ? shown : ""; // it would fall towards "Steady"
     this._input.setAttribute("aria-valuetext", `${shown}, from ${this._ends.join(" to ")}`);
     this._input.disabled = Boolean(ignored);
     this._reason.textContent = ignored;

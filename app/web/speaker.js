@@ -1,5 +1,6 @@
 /** Speaks requests one at a time, shows how each fares, and offers what was made. */
 
+import { sentence } from "./api.js";
 import { byId, say, showPairs } from "./dom.js";
 import { Playback } from "./playback.js";
 import { QueuePlace } from "./queue_place.js";
@@ -114,7 +115,8 @@ export class Speaker {
     if (playback !== this._playback) return;
     const state = (playback.state === "asking" && this._place.text) || stateOf(playback);
     this._status.hurried = playback.state === "asking";
-    say(byId("state"), state);
+    const notice = playback.answer?.notice;
+    say(byId("state"), notice ? `${state} ${sentence(notice)}` : state);
     this._failure = playback.error?.message ?? playback.warning;
     this._showFailure();
     keepingFocus(() => {

@@ -7,9 +7,9 @@ import { copied } from "./snippets.js";
 const EVERY_MS = 2000;
 const HURRIED_MS = 500;
 const PREVIEW =
-  "This is the built-in preview voice: it speaks English, and clones no voice. For cloned voices, stop the server and give it Chatterbox's weights:";
+  "This is the built-in preview voice: it speaks English, and clones no voice. For cloned voices, stop the server, fetch Chatterbox in the clone's folder (9 GB), and start it again:";
 const CURE =
-  "pip install '.[preview,chatterbox]'\nchatterbox-tts models download\nchatterbox-tts serve";
+  ".venv/bin/pip install -c .ci/constraints.txt '.[preview,chatterbox]'\n.venv/bin/chatterbox-tts models download";
 
 export class Status {
   /** The answer of `/system-status` has come. */

@@ -196,7 +196,7 @@ def test_wrong_method_is_refused(client: httpx.Client) -> None:
         answer = client.request(method, SPEECH, params={"text": "audio1"})
         assert refusal(answer, 405)["code"] == "method_not_allowed"
         assert answer.headers["Allow"] == "GET, HEAD, POST"
-        assert f"{method} is not allowed at {SPEECH}; see /docs" in answer.text
+        assert f"{method} is not allowed at {SPEECH}; see {client.base_url}docs" in answer.text
         assert "Allowed: GET, HEAD, POST." in answer.text
 
 
@@ -284,7 +284,7 @@ UNLIKE = (
 @pytest.mark.parametrize("path", UNLIKE)
 def test_path_unlike_any_route_is_answered_with_the_manual(client: httpx.Client, path: str) -> None:
     error = refusal(client.get(f"http://service{path}"), 404)
-    assert error["message"] == f"There is nothing at {path}; see /docs."
+    assert error["message"] == f"There is nothing at {path}; see http://service/docs."
 
 
 OF_PURPOSE = {

@@ -34,6 +34,8 @@ CHROMIUM_PAGE = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8
         ("audio/ogg, audio/flac, audio/mpeg;q=0.1", "mp3"),
         ("Audio/MPEG; charset=none; Q=0.4", "mp3"),
         ("audio/pcm;rate=24000;channels=1", "raw_pcm"),
+        # curl --json
+        ("application/json", "wav"),
     ],
 )
 def test_accepted_type_of_the_highest_quality_is_chosen(accept: str, format_name: str) -> None:

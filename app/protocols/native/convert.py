@@ -17,14 +17,14 @@ from app.core.errors import (
     TooManyUploads,
     UnsupportedMedia,
 )
-from app.core.params import Seed
+from app.core.params import Seed, Speed, info_of
 from app.http.audio_response import AudioResponse
 from app.http.dependencies import get_state
 from app.http.form import read_upload
 from app.http.openapi import error_responses, request_body
 from app.http.request_body import run_while_connected
 from app.protocols.native.negotiation import negotiate
-from app.speech.options import lower, validated
+from app.speech.options import lower, query_value, validated
 from app.speech.service import CONVERSION_ERRORS, ConversionRequest
 from app.speech.stream import SpeechStream
 
@@ -50,6 +50,7 @@ class ConvertRequest(BaseModel):
         Field(None, description="The audio format; overrides the `Accept` header."),
     ]
     seed: Annotated[Seed | None, Field(None, description="The same seed gives the same audio.")]
+    speed: Annotated[Speed, Field(1.0, description=info_of("speed").description)]
     stream: Annotated[bool, Field(True, description="False: the whole file at once.")]
 
 
@@ -59,6 +60,8 @@ def _without_null(field: dict[str, Any]) -> dict[str, Any]:
     kinds: list[dict[str, Any]] = own.pop("anyOf", [{}])
     return own | kinds[0]
 
+
+_NOT_TEXT = ("seed", "speed", "stream")
 
 _FIELDS = ConvertRequest.model_json_schema()["properties"]
 _FORM_SCHEMA = {
@@ -106,7 +109,7 @@ def _start(
             request.state.request_id,
             file.file,
             fields.voice_id,
-            partial(new_encoder, name),
+            partial(new_encoder, name, fields.speed),
             fields.model,
             fields.seed,
         )
@@ -120,8 +123,6 @@ def _values(form: FormData) -> dict[str, Any]:
     for name, value in form.multi_items():
         if name in values:
             raise InvalidRequest(f"{name!r} is given twice.", param=name)
-        is_number = name == "seed" and str(value).isdecimal()
-        flags = {"true": True, "false": False} if name == "stream" else {}
-        values[name] = int(str(value)) if is_number else flags.get(str(value), value)
+        values[name] = query_value(name, str(value)) if name in _NOT_TEXT else value
     del values["file"]
     return values

@@ -18,10 +18,11 @@ _FORMATS: dict[str, FormatName] = _OFFERED | {
 def negotiate(accept: str) -> FormatName:
     """The supported format with the highest quality, the first of equals; `wav` by default.
 
-    Raises `NotAcceptable` if `accept` names only media types that are not supported.
+    JSON, which `curl --json` asks for with every request, says nothing about audio. Raises
+    `NotAcceptable` if `accept` names only media types that are not supported.
     """
     ranges = [parsed for parsed in map(_parse, accept[:MAX_ACCEPT_LENGTH].split(",")) if parsed]
-    if not ranges:
+    if all(media_type == "application/json" for media_type, _ in ranges):
         return "wav"
     refused = {media_type for media_type, quality in ranges if quality <= 0}
     for media_type, _ in sorted(ranges, key=lambda parsed: -parsed[1]):
