@@ -1,6 +1,7 @@
 """Resolve the setting MODEL to the models that the service runs; no engine is imported."""
 
 import logging
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -73,13 +74,14 @@ def _choose_automatically(
         _ensure_installed(complete[0])
         return complete
     refuse_other_variants(model_path)
+    hint = DOWNLOAD_HINT.format("")
+    packages = _missing_packages("chatterbox")
     log.warning(
         "speaking with the built-in preview voice, which ignores voice cloning: "
-        "no Chatterbox weights in %s (%s)",
-        *(model_path, DOWNLOAD_HINT.format("")),
+        "no Chatterbox weights in %s (%s)%s",
+        *(model_path, hint, f". {packages}" if packages else ""),
     )
     preview = _model("preview", model_path)
-    hint = DOWNLOAD_HINT.format("")
     _ensure_installed(preview, f". Nor are Chatterbox's weights in {model_path}: {hint}")
     return (preview,)
 
@@ -118,16 +120,24 @@ def _download_hint(model: Model) -> str:
 
 def _ensure_installed(model: Model, also: str = "") -> None:
     """Raise `StartupError` if the packages of the model's engine are not installed."""
-    if built_in := ENGINES.get(model.engine):
-        if not all(map(find_spec, built_in.packages)):
-            raise StartupError(
-                f"{built_in.absence}: in a clone, pip install -c .ci/constraints.txt "
-                f"'.[{model.engine}]'{also}"
-            )
+    if model.engine in ENGINES:
+        if missing := _missing_packages(model.engine):
+            raise StartupError(f"{missing}{also}")
         return
     package = model.engine.partition(":")[0].partition(".")[0]  # finding more would import it
     if not find_spec(package):
         raise StartupError(f"MODEL: there is no package {package!r} to import an engine from")
+
+
+def _missing_packages(engine: str) -> str | None:
+    """Which packages an engine of this package lacks, and how they are installed."""
+    built_in = ENGINES[engine]
+    if all(map(find_spec, built_in.packages)):
+        return None
+    return (
+        f"{built_in.absence}: in a clone, {sys.executable} -m pip install -c .ci/constraints.txt "
+        f"'.[{engine}]'"
+    )
 
 
 def plain_text_of(setting: str, model_path: Path) -> PlainTextOf:
