@@ -90,7 +90,7 @@ class SpeechRequest:
 
 @dataclass(frozen=True)
 class ConversionRequest:
-    """A `recording` of speech, to be said in another voice. See `SpeechRequest`."""
+    """A `recording` of speech that gets another voice. See `SpeechRequest`."""
 
     request_id: str
     recording: BinaryIO
@@ -98,6 +98,7 @@ class ConversionRequest:
     new_encoder: Callable[[], Encoder]
     model: str | None = None
     seed: int | None = None
+    speed: float = 1.0
 
 
 class _Pins(ExitStack):
@@ -143,7 +144,7 @@ class SpeechService:
             pins.callback(self.voices.unpin, recording)
             job = self.backend.submit(
                 JobRequest(
-                    *(request.request_id, "", pins.voice, params),
+                    *(request.request_id, "", pins.voice, params, request.speed),
                     model=model.name,
                     recording=recording,
                 )

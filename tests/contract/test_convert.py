@@ -30,12 +30,13 @@ def convert(client: httpx.Client, content: bytes = b"", **fields: str) -> httpx.
 
 
 def test_a_recording_becomes_a_job(client: httpx.Client, service: ContractService) -> None:
-    answer = convert(client, format="RAW_PCM", seed="7", stream="false")
+    answer = convert(client, format="RAW_PCM", seed="7", stream="false", speed="1.5")
     assert answer.raise_for_status().headers["Content-Type"].startswith("audio/pcm")
     assert answer.headers["X-TTS-Model"] == "scripted"
     [job] = service.backend.jobs
     assert (job.text, job.voice, job.params.seed) == ("", None, 7)
     assert job.recording
+    assert job.speed == 1.5
 
 
 @pytest.mark.parametrize(
@@ -47,6 +48,7 @@ def test_a_recording_becomes_a_job(client: httpx.Client, service: ContractServic
         ({"seed": "-1"}, 400, "invalid_request"),
         ({"seed": "4294967296"}, 400, "invalid_request"),
         ({"stream": "perhaps"}, 400, "invalid_request"),
+        ({"speed": "5"}, 400, "invalid_request"),
         ({"text": "Hello"}, 400, "invalid_request"),
     ],
 )

@@ -112,6 +112,7 @@ def _start(
             partial(new_encoder, name, fields.speed),
             fields.model,
             fields.seed,
+            fields.speed,
         )
     )
     return fields, starting
