@@ -777,7 +777,7 @@ async def test_key_in_the_link_is_taken_and_leaves_the_address(
     assert page.url == f"{scripted.url}/"
     await page.goto("about:blank")
     await page.goto(f"{scripted.url}/#key=wrong%2B+1")
-    await expect(page.locator("#key-failure")).to_contain_text("The key in this link is not")
+    await expect(page.locator("#key-failure")).to_contain_text("The key in this link is wrong")
     assert page.url == f"{scripted.url}/"
     await page.keyboard.press("Escape")
     await expect(page.locator("#voices li")).to_have_count(4)
