@@ -31,7 +31,7 @@ from app.core.unicode import nfc
 from app.core.validation import shortened
 from app.voices.decoded_audio import DecodedAudio
 from app.voices.folder import VoiceFolder, signature_of
-from app.voices.names import MAX_NAME_LENGTH, casefold_key, validate_voice_id, with_ending
+from app.voices.names import MAX_NAME_LENGTH, casefold_key, renamed, validate_voice_id
 from app.voices.scanner import MAX_VOICES, VoiceScanner
 from app.voices.snapshot import FileVersion, VoiceSnapshot
 from app.voices.suggestions import describe_voices
@@ -174,8 +174,11 @@ class VoiceLibrary:
                     return content
         raise self.not_found(voice_id)
 
-    async def delete(self, voice_id: str) -> None:
-        """Remove a voice of the user. Raises VoiceNotFound, PreloadedVoice, StorageUnavailable."""
+    async def delete(self, voice_id: str) -> str:
+        """Remove a voice of the user; returns its id.
+
+        Raises VoiceNotFound, PreloadedVoice, StorageUnavailable.
+        """
         voice_id = self._existing(voice_id)
         with _storage_errors():
             async with self.scanner.changing:
@@ -184,25 +187,26 @@ class VoiceLibrary:
         if not removed:
             raise self._unchangeable(voice_id, "deleted")
         log.info("voice %s deleted", voice_id)
+        return voice_id
 
     async def rename(self, voice_id: str, new_id: str) -> tuple[str, str]:
         """Rename a voice of the user; returns its old and its new id.
 
-        A new name without ending gets that of the old one. Raises VoiceNotFound, VoiceExists,
-        InvalidVoiceId, PreloadedVoice, StorageUnavailable.
+        The file keeps its ending. Raises VoiceNotFound, VoiceExists, InvalidVoiceId,
+        PreloadedVoice, StorageUnavailable.
         """
-        voice_id = self._existing(voice_id)
-        new_id = validate_voice_id(with_ending(new_id, voice_id), param="voice_id")
-        digest = self.snapshot.digests[voice_id]
         with _storage_errors():
             async with self.scanner.changing:
-                renamed = await self._thread.run(self._user.rename, voice_id, new_id)
-                if renamed:
+                voice_id = self._existing(voice_id)
+                new_id = renamed(voice_id, new_id, param="voice_id")
+                digest = self.snapshot.digests[voice_id]
+                moved = await self._thread.run(self._user.rename, voice_id, new_id)
+                if moved:
                     path = os.path.join(self._user.path, new_id)
                     signature = await self._thread.run(signature_of, path)
                     self.scanner.add_version(path, FileVersion(signature, digest))
                 await self.scanner.refresh()
-        if not renamed:
+        if not moved:
             raise self._unchangeable(voice_id, "renamed")
         log.info("voice %s renamed to %s", voice_id, new_id)
         return voice_id, new_id

@@ -62,7 +62,7 @@ class NewName(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     voice_id: Annotated[
-        str, Field(description="The new id; without an ending, that of the file stays.")
+        str, Field(description="The new id; the file's ending stays, and may be left out.")
     ]
 
 
@@ -157,8 +157,8 @@ async def download(voice_id: str, request: Request) -> Response:
 )
 async def delete(voice_id: str, request: Request) -> Deleted:
     """Only uploaded ones; a generation that was accepted before ends with the voice it had."""
-    await get_state(request).voices.delete(voice_id)
-    return Deleted(message=f"Voice '{voice_id}' deleted successfully.")
+    deleted = await get_state(request).voices.delete(voice_id)
+    return Deleted(message=f"Voice '{deleted}' deleted successfully.")
 
 
 def _list_json(voices: VoiceSnapshot, preloaded: bool | None, details: bool) -> bytes:
