@@ -32,6 +32,7 @@ from app.core.validation import shortened
 from app.voices.decoded_audio import DecodedAudio
 from app.voices.folder import VoiceFolder, signature_of
 from app.voices.names import MAX_NAME_LENGTH, casefold_key, renamed, validate_voice_id
+from app.voices.open_voice import OpenVoice
 from app.voices.scanner import MAX_VOICES, VoiceScanner
 from app.voices.snapshot import FileVersion, VoiceSnapshot
 from app.voices.suggestions import describe_voices
@@ -161,17 +162,17 @@ class VoiceLibrary:
             raise
         return name
 
-    async def read(self, voice_id: str) -> bytes:
-        """The recording of a voice, as it was uploaded.
+    async def open(self, voice_id: str) -> OpenVoice:
+        """Open the recording of a voice, as it was uploaded.
 
-        Raises VoiceNotFound, NotReady, PayloadTooLarge, StorageUnavailable.
+        Raises VoiceNotFound, NotReady, StorageUnavailable.
         """
         voice_id = self._existing(voice_id)
         with _storage_errors():
             for folder in (self._user, self._preloaded):
-                content = await self._thread.run(folder.read, voice_id, self._max_upload_bytes)
-                if content is not None:
-                    return content
+                file = await self._thread.run(folder.open, voice_id)
+                if file is not None:
+                    return OpenVoice(file, self._thread)
         raise self.not_found(voice_id)
 
     async def delete(self, voice_id: str) -> str:

@@ -46,7 +46,18 @@ def test_recording_is_downloaded_as_it_was_uploaded(client: httpx.Client) -> Non
     assert answer.content == content
     assert answer.headers["Content-Type"] == "application/octet-stream"
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["Content-Length"] == str(len(content))
     assert error_code(client.get("/voices/nobody.wav"), 404) == "voice_not_found"
+
+
+def test_preloaded_voice_above_the_limit_of_uploads_is_downloaded(
+    client: httpx.Client, service: ContractService
+) -> None:
+    content = wav(40)
+    assert len(content) > LIMIT_BYTES
+    (service.preloaded_dir / "long.wav").write_bytes(content)
+    service.scan()
+    assert client.get("/voices/long").content == content
 
 
 @pytest.mark.parametrize(

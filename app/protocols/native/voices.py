@@ -27,6 +27,7 @@ from app.http.dependencies import READ_ERRORS, get_state, read_parameters
 from app.http.form import read_upload
 from app.http.openapi import error_responses, json_response, request_body
 from app.http.request_body import run_while_connected
+from app.http.voice_response import VoiceResponse
 from app.speech.options import validated
 from app.voices.names import decode_file_name, validate_voice_id
 from app.voices.snapshot import VoiceSnapshot
@@ -139,14 +140,12 @@ async def rename(voice_id: str, request: Request) -> Renamed:
     "/{voice_id}",
     summary="Download a voice",
     response_class=Response,
-    responses=error_responses(VoiceNotFound, NotReady, PayloadTooLarge, StorageUnavailable),
+    responses=error_responses(VoiceNotFound, NotReady, StorageUnavailable),
     openapi_extra={"responses": {"200": {"content": {"application/octet-stream": {}}}}},
 )
 async def download(voice_id: str, request: Request) -> Response:
     """The recording, as it was uploaded."""
-    content = await get_state(request).voices.read(voice_id)
-    headers = {"Content-Disposition": "attachment", "X-Content-Type-Options": "nosniff"}
-    return Response(content, headers=headers, media_type="application/octet-stream")
+    return VoiceResponse(await get_state(request).voices.open(voice_id))
 
 
 @router.delete(
