@@ -90,11 +90,6 @@ class VoiceLibrary:
         """The id that equals `name`, or the only id that equals it without its ending."""
         return self.snapshot.find(name)
 
-    def language_of(self, name: str) -> str | None:
-        """The code of the voice's language; None if it is unknown, or the voice is."""
-        voice_id = self.find(name)
-        return voice_id and self.snapshot.language_of(voice_id)
-
     def ensure_read(self, name: str) -> None:
         """Raise NotReady if the first scan has not read the voice of this id or stem yet."""
         if len(name) <= MAX_NAME_LENGTH and self.scanner.is_unread(nfc(name)):
