@@ -199,8 +199,8 @@ class Settings(BaseSettings):
     default_language: str = Field(
         DEFAULTS.language,
         description="The language (`en`, `de`, `pt-BR`, …) of texts whose request has none, and "
-        "whose voice has none that the model speaks. A model that does not speak it needs "
-        "`language` in each request.",
+        "whose voice has none in its name that the model speaks. A model that does not speak it "
+        "needs `language` in each request.",
     )
     watermark: bool = Field(
         True,

@@ -36,6 +36,7 @@ async def speak_here(
     from app.speech.options import SpeechOptions, validated
     from app.speech.parameters import complete
     from app.text.cleaning import clean
+    from app.voices.folder import digest_of
     from app.voices.language import language_of_voice
 
     text = clean(text, markup=settings.tts_strip_markup)
@@ -44,14 +45,15 @@ async def speak_here(
     options = validated(SpeechOptions, parameters)
     defaults = settings.synthesis_params(chosen.info.defaults)
     source = find_voice_file(settings, voice) if voice else None
-    voice_language = language_of_voice(source.name, digest="") if source else None
+    voice_id = source.name if source else None
+    voice_language = language_of_voice(source.name, digest_of(str(source))) if source else None
     with progress_bar(quiet=quiet) as bar:
         task = bar.add_task("loading the model", total=None)
         config = settings.engine_config(device, cpu_count(), slots=1)
         engine = load_engine(chosen.engine, chosen.engine_config(config))
         try:
             info = ModelInfo.of(engine)
-            params, notice = complete(options, defaults, info, voice, voice_language, text)
+            params, notice = complete(options, defaults, info, voice_id, voice_language, text)
             if notice and not quiet:
                 bar.console.print(f"chatterbox-tts: {notice}", markup=False, soft_wrap=True)
             await engine.warm_up()

@@ -106,7 +106,7 @@ def rename(
 ) -> None:
     """Rename a voice."""
     from app.voices.folder import VoiceFolder
-    from app.voices.names import validate_voice_id, with_ending
+    from app.voices.names import renamed
 
     settings = load_settings(api_key_required=False)
     if server is not None:
@@ -114,7 +114,7 @@ def rename(
             typer.echo(f"renamed to {service.rename_voice(voice, name)}")
         return
     found = _uploaded(settings, voice, "renamed")
-    new_id = validate_voice_id(with_ending(name, found.voice_id))
+    new_id = renamed(found.voice_id, name)
     with _folder_errors(settings):
         VoiceFolder(settings.voices_dir).rename(found.voice_id, new_id)
     typer.echo(f"renamed to {new_id}")

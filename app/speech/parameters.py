@@ -8,7 +8,8 @@ from app.core.model import ModelInfo
 from app.core.params import SynthesisParams
 from app.engines.languages import language_notice, resolve_language
 from app.speech.options import SpeechOptions
-from app.text.languages import language_of
+from app.text.languages import language_of, parse_language
+from app.voices.language import named_language
 
 
 class CompleteParams(NamedTuple):
@@ -26,17 +27,21 @@ def complete(
     voice_language: str | None,
     text: str,
 ) -> CompleteParams:
-    """Take `defaults` where a parameter is absent, but the voice's language if `model` speaks it.
+    """Take `defaults` where a parameter is absent, but the language in the name of the voice.
 
-    A voice of another language than the text changes defaults, and is never refused. Raises
-    `UnsupportedLanguage` for the language of the request or of `defaults`.
+    `voice_id`: complete, since the name's end counts. A language that `model` does not speak does
+    not count. A voice of another language than the text changes defaults, and is never refused.
+    Raises `UnsupportedLanguage` for the language of the request or of `defaults`.
     """
-    if voice_language and model.languages.get(voice_language, "") is None:
-        defaults = replace(defaults, language=voice_language)
+    named = _spoken_because_of_name(options, defaults, model, voice_id)
+    if named:
+        defaults = replace(defaults, language=named)
     params = options.params(defaults)
     language = resolve_language(params.language, model.name, model.languages)
     changed = _against_accent(options, params, model, voice_language, language)
     notices = _ignored(options, model, voice_id)
+    if named:
+        notices.append(f"spoken in {language_of(named).name}, the language of the voice")
     if changed:
         spoken, written = (language_of(code or "").name for code in (voice_language, language))
         values = ", ".join(f"{name} is {value:g}" for name, value in changed.items())
@@ -44,6 +49,16 @@ def complete(
     if other := language_notice(text, language, model.languages):
         notices.append(other)
     return CompleteParams(replace(params, language=language, **changed), "; ".join(notices) or None)
+
+
+def _spoken_because_of_name(
+    options: SpeechOptions, defaults: SynthesisParams, model: ModelInfo, voice_id: str | None
+) -> str | None:
+    """The language in the name of the voice, where that changes the language of the speech."""
+    named = named_language(voice_id or "")
+    if options.language is not None or named in (None, parse_language(defaults.language)):
+        return None
+    return named if model.languages.get(named or "", "") is None else None
 
 
 def _against_accent(

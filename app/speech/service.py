@@ -207,8 +207,9 @@ class SpeechService:
     ) -> CompleteParams:
         """Complete the options for a model, a voice and a text. Raises `UnsupportedLanguage`."""
         defaults = self.settings.synthesis_params(model.defaults)
-        voice_language = None if voice_id is None else self.voices.language_of(voice_id)
-        return complete(options, defaults, model, voice_id, voice_language, text)
+        known = voice_id and self.voices.find(voice_id)
+        voice_language = self.voices.snapshot.language_of(known) if known else None
+        return complete(options, defaults, model, known or voice_id, voice_language, text)
 
     def _submit(
         self,

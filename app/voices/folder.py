@@ -159,19 +159,11 @@ class VoiceFolder:
             raise _taken(new_id) from taken
         return True
 
-    def read(self, voice_id: str, max_bytes: int) -> bytes | None:
-        """The file of this id, in any Unicode form; None if there is none.
-
-        Raises PayloadTooLarge.
-        """
+    def open(self, voice_id: str) -> BinaryIO | None:
+        """Open the file of this id, in any Unicode form; None if there is none."""
         for path in self._alike(voice_id):
-            if nfc(path.name) != voice_id:
-                continue
-            with open_media(path) as file:
-                content = file.read(max_bytes + 1)
-            if len(content) > max_bytes:
-                raise PayloadTooLarge(f"{voice_id!r} is larger than {max_bytes:,} bytes.")
-            return content
+            if nfc(path.name) == voice_id:
+                return open_media(path)
         return None
 
     def discard(self, temp: Path) -> None:

@@ -21,15 +21,18 @@ _LANGUAGE_OF_RECORDING = {
     "14c777cdf544f6dadf37fe1bda27ea17831d45d45a4a4e9c7f35d47531a69729": "en",  # joe-synthetic.flac
     "cb2142b878e5bf99b259db49089b77ac065c143c0b30f43eb4dda0d8ffd78f81": "en",  # slt-synthetic.flac
 }
-"""By digest: of the preloaded voices whose ids, without a code, are in use."""
+"""By digest: of the preloaded voices whose ids, without a code, are in use.
+
+It is their accent; they speak `DEFAULT_LANGUAGE`, as other voices without a code do."""
 
 
 def language_of_voice(voice_id: str, digest: str) -> str | None:
     """The code of the language, ISO 639-1; None if neither name nor `digest` tells."""
-    return _code_in(voice_id) or _LANGUAGE_OF_RECORDING.get(digest)
+    return named_language(voice_id) or _LANGUAGE_OF_RECORDING.get(digest)
 
 
-def _code_in(voice_id: str) -> str | None:
+def named_language(voice_id: str) -> str | None:
+    """The code of the language in the voice's name, in which it speaks unless another is asked."""
     name, _, tag = voice_id.rpartition(".")[0].rpartition(".")
     if not name or not _TAG.fullmatch(tag):
         return None

@@ -31,7 +31,8 @@ from app.core.unicode import nfc
 from app.core.validation import shortened
 from app.voices.decoded_audio import DecodedAudio
 from app.voices.folder import VoiceFolder, signature_of
-from app.voices.names import MAX_NAME_LENGTH, casefold_key, validate_voice_id, with_ending
+from app.voices.names import MAX_NAME_LENGTH, casefold_key, renamed, validate_voice_id
+from app.voices.open_voice import OpenVoice
 from app.voices.scanner import MAX_VOICES, VoiceScanner
 from app.voices.snapshot import FileVersion, VoiceSnapshot
 from app.voices.suggestions import describe_voices
@@ -88,11 +89,6 @@ class VoiceLibrary:
     def find(self, name: str) -> str | None:
         """The id that equals `name`, or the only id that equals it without its ending."""
         return self.snapshot.find(name)
-
-    def language_of(self, name: str) -> str | None:
-        """The code of the voice's language; None if it is unknown, or the voice is."""
-        voice_id = self.find(name)
-        return voice_id and self.snapshot.language_of(voice_id)
 
     def ensure_read(self, name: str) -> None:
         """Raise NotReady if the first scan has not read the voice of this id or stem yet."""
@@ -161,21 +157,24 @@ class VoiceLibrary:
             raise
         return name
 
-    async def read(self, voice_id: str) -> bytes:
-        """The recording of a voice, as it was uploaded.
+    async def open(self, voice_id: str) -> OpenVoice:
+        """Open the recording of a voice, as it was uploaded.
 
-        Raises VoiceNotFound, NotReady, PayloadTooLarge, StorageUnavailable.
+        Raises VoiceNotFound, NotReady, StorageUnavailable.
         """
         voice_id = self._existing(voice_id)
         with _storage_errors():
             for folder in (self._user, self._preloaded):
-                content = await self._thread.run(folder.read, voice_id, self._max_upload_bytes)
-                if content is not None:
-                    return content
+                file = await self._thread.run(folder.open, voice_id)
+                if file is not None:
+                    return OpenVoice(file, self._thread)
         raise self.not_found(voice_id)
 
-    async def delete(self, voice_id: str) -> None:
-        """Remove a voice of the user. Raises VoiceNotFound, PreloadedVoice, StorageUnavailable."""
+    async def delete(self, voice_id: str) -> str:
+        """Remove a voice of the user; returns its id.
+
+        Raises VoiceNotFound, PreloadedVoice, StorageUnavailable.
+        """
         voice_id = self._existing(voice_id)
         with _storage_errors():
             async with self.scanner.changing:
@@ -184,25 +183,26 @@ class VoiceLibrary:
         if not removed:
             raise self._unchangeable(voice_id, "deleted")
         log.info("voice %s deleted", voice_id)
+        return voice_id
 
     async def rename(self, voice_id: str, new_id: str) -> tuple[str, str]:
         """Rename a voice of the user; returns its old and its new id.
 
-        A new name without ending gets that of the old one. Raises VoiceNotFound, VoiceExists,
-        InvalidVoiceId, PreloadedVoice, StorageUnavailable.
+        The file keeps its ending. Raises VoiceNotFound, VoiceExists, InvalidVoiceId,
+        PreloadedVoice, StorageUnavailable.
         """
-        voice_id = self._existing(voice_id)
-        new_id = validate_voice_id(with_ending(new_id, voice_id), param="voice_id")
-        digest = self.snapshot.digests[voice_id]
         with _storage_errors():
             async with self.scanner.changing:
-                renamed = await self._thread.run(self._user.rename, voice_id, new_id)
-                if renamed:
+                voice_id = self._existing(voice_id)
+                new_id = renamed(voice_id, new_id, param="voice_id")
+                digest = self.snapshot.digests[voice_id]
+                moved = await self._thread.run(self._user.rename, voice_id, new_id)
+                if moved:
                     path = os.path.join(self._user.path, new_id)
                     signature = await self._thread.run(signature_of, path)
                     self.scanner.add_version(path, FileVersion(signature, digest))
                 await self.scanner.refresh()
-        if not renamed:
+        if not moved:
             raise self._unchangeable(voice_id, "renamed")
         log.info("voice %s renamed to %s", voice_id, new_id)
         return voice_id, new_id

@@ -76,13 +76,32 @@ def validate_voice_id(name: str, *, param: str = "file") -> str:
 
 def with_ending(name: str, other: str) -> str:
     """`name`, with the ending of the id `other` if it has none."""
-    has_one = name.lower().endswith(ENDINGS)
-    return name if has_one else f"{name}.{other.rpartition('.')[2]}"
+    return name if name.lower().endswith(ENDINGS) else name + _ending_of(other)
+
+
+def renamed(voice_id: str, name: str, *, param: str = "file") -> str:
+    """The id of a voice that gets another name; its file stays of the same kind.
+
+    Raises InvalidVoiceId, also for another ending than that of `voice_id`.
+    """
+    new_id = validate_voice_id(with_ending(name, voice_id), param=param)
+    ending = _ending_of(voice_id)
+    if _ending_of(new_id).lower() != ending.lower():
+        raise InvalidVoiceId(
+            f"The new name of {voice_id!r} ends in {ending}, or has no ending: renaming a file "
+            "does not convert it.",
+            param=param,
+        )
+    return new_id
 
 
 def casefold_key(name: str) -> str:
     """Equal for names that differ at most in case and Unicode form."""
     return nfc(nfc(name).casefold())
+
+
+def _ending_of(voice_id: str) -> str:
+    return "." + voice_id.rpartition(".")[2]
 
 
 def _is_allowed(character: str) -> bool:

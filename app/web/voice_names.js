@@ -3,6 +3,7 @@
 export const ENDINGS = [".wav", ".mp3", ".flac", ".ogg", ".m4a", ".webm", ".opus"];
 
 const ENDING = new RegExp(`(?:${ENDINGS.join("|").replaceAll(".", "\\.")})$`, "i");
+const CODE = /.\.[a-z]{2,3}(?:[-_][a-z\d]+)*$/i;
 const UNUSABLE = /[^\p{L}\p{N} ._-]/gu;
 const LONGEST = 128; // in characters
 const LONGEST_BYTES = 255;
@@ -13,6 +14,11 @@ export function nameOf(id, language = "") {
   const code = name.lastIndexOf(".");
   const isCode = language && code > 0 && name.slice(code + 1).toLowerCase().split(/[-_]/)[0] === language;
   return isCode ? name.slice(0, code) : name;
+}
+
+/** Whether a voice that has a language has it in its name. */
+export function hasCode(id) {
+  return CODE.test(id.replace(ENDING, ""));
 }
 
 /** Of a code of ISO 639. */

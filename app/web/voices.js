@@ -2,7 +2,7 @@
 
 import { askName } from "./confirm.js";
 import { byId, element, iconButton, say } from "./dom.js";
-import { languageName, nameOf, voiceNameOf } from "./voice_names.js";
+import { hasCode, languageName, nameOf, voiceNameOf } from "./voice_names.js";
 
 const DEFAULT = "";
 const UNPLAYABLE = "This browser cannot play the recording.";
@@ -47,9 +47,10 @@ export class Voices {
     return this._listed(this.wanted) ? this.wanted : undefined;
   }
 
-  /** Of the chosen voice; empty where it is not known. */
+  /** In the name of the chosen voice, so that the server speaks it; empty if there is none. */
   get language() {
-    return this._find(this.wanted)?.language ?? "";
+    const { id, language } = this._find(this.wanted) ?? {};
+    return language && hasCode(id) ? language : "";
   }
 
   /** Raises `ApiError`. */

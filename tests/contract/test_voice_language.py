@@ -10,6 +10,7 @@ from tests.contract.test_language import ask, each_route
 from tests.support.api import SPEECH, error_code, upload, wav
 from tests.support.contract import ContractService
 from tests.support.fake_backend import MODEL
+from tests.support.service import ROOT
 
 SETTINGS = {"default_language": "de", "voice_aliases": {"nova": "ana.pt-BR.wav"}}
 POLYGLOT = type(MODEL)(
@@ -19,6 +20,7 @@ POLYGLOT = type(MODEL)(
 )
 GERMAN = type(MODEL)(MODEL.name, languages={"de": None})
 VOICES = {"ana.pt-BR.wav": "pt", "hans.de.wav": "de", "yuki.ja.wav": "ja", "plain.wav": None}
+BY_NAME = "spoken in {}, the language of the voice"
 LESS_ACCENT = "the voice is {}, the text {}: cfg_guidance_weight is 0, for less accent"
 
 
@@ -63,9 +65,30 @@ def test_lists_show_the_language(client: httpx.Client, voices: None) -> None:
 def test_voice_is_spoken_in_its_language(
     polyglot: ContractService, client: httpx.Client, route: str
 ) -> None:
-    assert spoken(polyglot, client, route, "ana.pt-BR.wav") == ("pt", 0.5, None)
+    assert spoken(polyglot, client, route, "ana.pt-BR.wav") == (
+        *("pt", 0.5),
+        BY_NAME.format("Portuguese"),
+    )
+    assert spoken(polyglot, client, route, "hans.de.wav") == ("de", 0.5, None)
     assert spoken(polyglot, client, route, "plain.wav") == ("de", 0.5, None)
     assert spoken(polyglot, client, route, "plain.wav", language="en") == ("en", 0.5, None)
+
+
+def test_name_without_ending_has_the_language(
+    polyglot: ContractService, client: httpx.Client
+) -> None:
+    assert spoken(polyglot, client, "POST", "ana.pt-BR")[0] == "pt"
+
+
+def test_preloaded_voice_has_an_accent_and_speaks_the_default_language(
+    polyglot: ContractService, client: httpx.Client
+) -> None:
+    content = (ROOT / "preloaded-voices" / "austen.wav").read_bytes()
+    upload(client, "jane.wav", content).raise_for_status()
+    notice = LESS_ACCENT.format("English", "German")
+    assert spoken(polyglot, client, "POST", "jane.wav") == ("de", 0, notice)
+    assert spoken(polyglot, client, "POST", "jane.wav", language="en") == ("en", 0.5, None)
+    client.delete("/voices/jane.wav").raise_for_status()
 
 
 def test_alias_has_the_language_of_its_voice(

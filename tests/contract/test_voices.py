@@ -46,7 +46,18 @@ def test_recording_is_downloaded_as_it_was_uploaded(client: httpx.Client) -> Non
     assert answer.content == content
     assert answer.headers["Content-Type"] == "application/octet-stream"
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["Content-Length"] == str(len(content))
     assert error_code(client.get("/voices/nobody.wav"), 404) == "voice_not_found"
+
+
+def test_preloaded_voice_above_the_limit_of_uploads_is_downloaded(
+    client: httpx.Client, service: ContractService
+) -> None:
+    content = wav(40)
+    assert len(content) > LIMIT_BYTES
+    (service.preloaded_dir / "long.wav").write_bytes(content)
+    service.scan()
+    assert client.get("/voices/long").content == content
 
 
 @pytest.mark.parametrize(
@@ -131,13 +142,21 @@ def test_voice_is_renamed(client: httpx.Client, service: ContractService) -> Non
     }  # fmt: skip
     assert client.get("/voices").json() == ["Anna.wav", "w.wav"]
     assert (heard(client, "Anna.wav"), heard(client, "v.wav")) == (code(1.1), None)
-    refused = {"W.wav": (409, "voice_exists"), "a/b.wav": (400, "invalid_voice_id")}
+    refused = {"W.wav": (409, "voice_exists")}
+    refused |= dict.fromkeys(("a/b.wav", "BOB.mp3"), (400, "invalid_voice_id"))
     for name, (status, expected) in refused.items():
         answer = client.patch("/voices/Anna.wav", json={"voice_id": name})
         assert error_code(answer, status) == expected
         assert answer.json()["error"]["param"] == "voice_id"
     assert client.patch("/voices/Anna.wav", json={"name": "x"}).status_code == 400
     assert client.patch("/voices/v.wav", json={"voice_id": "x.wav"}).status_code == 404
+
+
+def test_deletion_is_answered_with_the_id(client: httpx.Client) -> None:
+    upload(client, "huge.wav", wav(1.1)).raise_for_status()
+    assert client.delete("/voices/huge").json() == {
+        "message": "Voice 'huge.wav' deleted successfully."
+    }
 
 
 @pytest.mark.fault(32)

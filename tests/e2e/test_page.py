@@ -837,6 +837,17 @@ async def test_one_of_several_models_is_chosen_and_speaks(
     await expect(page.locator("#answer")).to_contain_text("other")
 
 
+async def test_only_a_code_in_the_name_of_a_voice_is_spoken(
+    open_page: Open, scripted: Service
+) -> None:
+    page = (await open_page(scripted)).page
+    has_code = 'async id => (await import("/web/voice_names.js")).hasCode(id)'
+    for voice_id in ("giulia.it.wav", "ana.pt-BR.mp3", "mei.cmn.opus"):
+        assert await page.evaluate(has_code, voice_id)
+    for voice_id in ("austen.wav", "joe-synthetic.flac"):
+        assert not await page.evaluate(has_code, voice_id)
+
+
 async def test_the_only_model_is_not_to_be_chosen(open_page: Open, scripted: Service) -> None:
     page = (await open_page(scripted)).page
     await expect(page.locator("#model")).to_be_hidden()

@@ -20,6 +20,7 @@ from app.audio.sandbox import decode, load_decoded
 from app.core import errors
 from app.voices import folder as voice_files
 from app.voices.library import VoiceLibrary
+from app.voices.open_voice import PIECE_BYTES
 from tests.support.media import audio_file, tone
 
 LOW, HIGH = audio_file(tone(1.5, hz=220)), audio_file(tone(1.5, hz=440))
@@ -323,7 +324,7 @@ async def test_one_of_parallel_deletions_succeeds(store):
     outcomes = await asyncio.gather(
         *(store.delete("a.wav") for _ in range(10)), return_exceptions=True
     )
-    assert sorted(type(o).__name__ for o in outcomes) == ["NoneType"] + ["VoiceNotFound"] * 9
+    assert sorted(type(o).__name__ for o in outcomes) == ["VoiceNotFound"] * 9 + ["str"]
 
 
 async def test_a_users_voice_hides_a_preloaded_one_until_deleted(store, folders):
@@ -418,6 +419,16 @@ async def test_renamed_voice_keeps_its_content_and_its_pins(store, folders):
     assert store.snapshot.ids == ["bo.wav"]
 
 
+async def test_voice_that_is_replaced_meanwhile_is_renamed_with_its_new_content(store):
+    await add(store, "a.wav")
+    replacing = asyncio.create_task(add(store, "a.wav", HIGH, replace=True))
+    while not store.scanner.changing.locked():  # noqa: ASYNC110 - a lock has no event
+        await asyncio.sleep(0)
+    await store.rename("a.wav", "b.wav")
+    await replacing
+    assert store.snapshot.digests == {"b.wav": digest(HIGH)}
+
+
 async def test_voice_is_not_renamed_to_a_taken_or_invalid_name(store, folders):
     await add(store, "a.wav")
     await add(store, "b.wav")
@@ -435,6 +446,32 @@ async def test_voice_is_not_renamed_to_a_taken_or_invalid_name(store, folders):
         assert error.value.param == "voice_id"
     assert in_folder(folders.user) == ["a.wav", "b.wav"]
     assert in_folder(folders.preloaded) == ["p.wav"]
+
+
+async def test_download_is_read_in_pieces_whatever_becomes_of_the_file(store, folders):
+    content = audio_file(tone(20))
+    await add(store, "a.wav", content)
+    opened = await store.open("a")
+    pieces = [await opened.read()]
+    await store.rename("a", "b")
+    await store.delete("b")
+    while piece := await opened.read():
+        pieces.append(piece)
+    assert opened.size == len(content)
+    assert len(pieces) > 2
+    assert max(map(len, pieces)) == PIECE_BYTES
+    assert b"".join(pieces) == content
+    opened.close()
+
+
+async def test_download_of_a_file_that_is_cut_off_fails(store, folders):
+    await add(store, "a.wav", audio_file(tone(20)))
+    opened = await store.open("a")
+    await opened.read()
+    os.truncate(folders.user / "a.wav", PIECE_BYTES)
+    with pytest.raises(OSError, match="cut off"):
+        await opened.read()
+    opened.close()
 
 
 @pytest.mark.parametrize("voice_id", ["a\r\n\0.wav", "\u202egnp.wav", "\ud800", "x" * 100_000])

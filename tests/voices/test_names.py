@@ -4,7 +4,13 @@ import pytest
 
 from app.core.errors import InvalidVoiceId
 from app.core.unicode import nfc
-from app.voices.names import MAX_ID_LENGTH, casefold_key, decode_file_name, validate_voice_id
+from app.voices.names import (
+    MAX_ID_LENGTH,
+    casefold_key,
+    decode_file_name,
+    renamed,
+    validate_voice_id,
+)
 
 DECOMPOSED, COMPOSED = "e\u0301.wav", "\u00e9.wav"
 
@@ -26,6 +32,13 @@ def test_rejects_invalid_names(name: str) -> None:
 def test_error_names_the_first_character_that_is_not_allowed() -> None:
     with pytest.raises(InvalidVoiceId, match="no '/'"):
         validate_voice_id("a/b*.wav")
+
+
+def test_renamed_file_keeps_its_ending() -> None:
+    for name, new_id in {"b": "b.WAV", "b.wav": "b.wav", "b.2": "b.2.WAV"}.items():
+        assert renamed("a.WAV", name) == new_id
+    with pytest.raises(InvalidVoiceId, match=r"The new name of 'a.WAV' ends in \.WAV, or has no "):
+        renamed("a.WAV", "b.mp3")
 
 
 ENCODED = {

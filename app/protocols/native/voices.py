@@ -27,6 +27,7 @@ from app.http.dependencies import READ_ERRORS, get_state, read_parameters
 from app.http.form import read_upload
 from app.http.openapi import error_responses, json_response, request_body
 from app.http.request_body import run_while_connected
+from app.http.voice_response import VoiceResponse
 from app.speech.options import validated
 from app.voices.names import decode_file_name, validate_voice_id
 from app.voices.snapshot import VoiceSnapshot
@@ -62,7 +63,7 @@ class NewName(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     voice_id: Annotated[
-        str, Field(description="The new id; without an ending, that of the file stays.")
+        str, Field(description="The new id; the file's ending stays, and may be left out.")
     ]
 
 
@@ -139,14 +140,12 @@ async def rename(voice_id: str, request: Request) -> Renamed:
     "/{voice_id}",
     summary="Download a voice",
     response_class=Response,
-    responses=error_responses(VoiceNotFound, NotReady, PayloadTooLarge, StorageUnavailable),
+    responses=error_responses(VoiceNotFound, NotReady, StorageUnavailable),
     openapi_extra={"responses": {"200": {"content": {"application/octet-stream": {}}}}},
 )
 async def download(voice_id: str, request: Request) -> Response:
     """The recording, as it was uploaded."""
-    content = await get_state(request).voices.read(voice_id)
-    headers = {"Content-Disposition": "attachment", "X-Content-Type-Options": "nosniff"}
-    return Response(content, headers=headers, media_type="application/octet-stream")
+    return VoiceResponse(await get_state(request).voices.open(voice_id))
 
 
 @router.delete(
@@ -157,8 +156,8 @@ async def download(voice_id: str, request: Request) -> Response:
 )
 async def delete(voice_id: str, request: Request) -> Deleted:
     """Only uploaded ones; a generation that was accepted before ends with the voice it had."""
-    await get_state(request).voices.delete(voice_id)
-    return Deleted(message=f"Voice '{voice_id}' deleted successfully.")
+    deleted = await get_state(request).voices.delete(voice_id)
+    return Deleted(message=f"Voice '{deleted}' deleted successfully.")
 
 
 def _list_json(voices: VoiceSnapshot, preloaded: bool | None, details: bool) -> bytes:
