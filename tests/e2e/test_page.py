@@ -966,7 +966,7 @@ async def test_dropped_file_is_trimmed_and_named_before_it_is_sent(
     await page.keyboard.press("Enter")
     await expect(page.get_by_role("radio", name="Zoë 2")).to_be_checked()
     sent = scripted.folder / "voices" / "Zoë 2.wav"
-    assert sent.stat().st_size == 44 + 1.5 * 48_000 * 2
+    assert sent.stat().st_size == 44 + 1.5 * 24_000 * 2
     with scripted.client() as client:
         client.delete("/voices/Zoë 2.wav").raise_for_status()
 
