@@ -1,9 +1,9 @@
 """Terminal and file output that several commands share."""
 
-import sys
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
@@ -22,6 +22,11 @@ def progress_bar(*, quiet: bool = False) -> Progress:
     )
 
 
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether it is one; Python has None for a standard stream that is closed."""
+    return stream is not None and stream.isatty()
+
+
 def open_for_writing(path: Path) -> BinaryIO:
     try:
         return path.open("wb")
@@ -31,4 +36,4 @@ def open_for_writing(path: Path) -> BinaryIO:
 
 def note(message: str) -> None:
     """Print a line for the user on standard error."""
-    print(f"chatterbox-tts: {message}", file=sys.stderr)  # noqa: T201
+    typer.echo(f"chatterbox-tts: {message}", err=True)

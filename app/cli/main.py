@@ -1,6 +1,8 @@
 """The command line: `chatterbox-tts serve | speak | text | voices | …`."""
 
+import errno
 import sys
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -9,6 +11,7 @@ from app import __version__
 from app.cli import serve, speak, text
 from app.cli.bench import bench
 from app.cli.completion import Shell, completion_script
+from app.cli.console import note
 from app.cli.models import models
 from app.cli.voices import voices
 from app.core.errors import (
@@ -21,6 +24,8 @@ from app.core.errors import (
 
 USER_MISTAKES = (StartupError, InvalidRequest, NotFound, Unauthenticated)
 """Errors that end a command with 2, as wrong options do; others end it with 1."""
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 EXAMPLES = """\b
 Examples:
@@ -71,11 +76,28 @@ def main() -> None:
     try:
         cli()
     except (StartupError, ServiceError) as error:
-        print(f"chatterbox-tts: {error}", file=sys.stderr)  # noqa: T201
+        note(str(error))
+        _give_up_output()
         sys.exit(2 if isinstance(error, USER_MISTAKES) else 1)
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        note(f"cannot write the output: {error.strerror}")
+        _give_up_output()
+        sys.exit(1)
     except KeyboardInterrupt:
-        print("chatterbox-tts: stopped", file=sys.stderr)  # noqa: T201
+        note("stopped")
         sys.exit(130)
+
+
+def _give_up_output() -> None:
+    """Close standard output if it takes no more, before Python tries that with a complaint."""
+    try:
+        if sys.stdout:
+            sys.stdout.flush()
+    except OSError:
+        with suppress(OSError):
+            sys.stdout.close()
 
 
 def _print_version(requested: bool) -> None:

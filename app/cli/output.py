@@ -1,5 +1,7 @@
 """Where `speak` puts audio: a file, standard output, a player, or several of them."""
 
+import os
+import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -8,7 +10,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, BinaryIO
 
-from app.cli.console import open_for_writing
+from app.cli.console import is_terminal, open_for_writing
 from app.cli.player import Playback, Player
 from app.core.audio import BYTES_PER_SAMPLE, SAMPLE_RATE
 from app.core.errors import InvalidRequest, ServiceError, StartupError
@@ -94,9 +96,10 @@ class _Sink:
             self._stream.finish()
 
     def _put(self, content: bytes) -> None:
-        self._stream.write(content)
-        if not isinstance(self._stream, Playback):
-            self._stream.flush()
+        if isinstance(self._stream, Playback):
+            self._stream.write(content)
+        else:
+            _write(self._stream, content)
 
 
 class _FileSink(_Sink):
@@ -112,11 +115,15 @@ class _FileSink(_Sink):
 
     def finish(self) -> None:
         super().finish()
-        try:
-            self._file.write(self._encoder.finalize_file(b"".join(self._pieces)))
-            self._file.flush()
-        except OSError as error:
-            raise ServiceError(f"cannot write the audio: {error.strerror}") from None
+        _write(self._file, self._encoder.finalize_file(b"".join(self._pieces)))
+
+
+def _write(stream: BinaryIO, content: bytes) -> None:
+    try:
+        stream.write(content)
+        stream.flush()
+    except OSError as error:
+        raise ServiceError(f"cannot write the audio: {error.strerror}") from None
 
 
 @contextmanager
@@ -127,7 +134,9 @@ def opened(output: str | None, form: str, player: Player | None, speed: float) -
     with ExitStack() as stack:
         result = Output(speed)
         if output == STANDARD_OUTPUT:
-            if sys.stdout.isatty():
+            if sys.stdout is None:
+                raise StartupError("standard output is closed: write | or > after the command")
+            if is_terminal(sys.stdout):
                 raise StartupError("standard output is a terminal: write | or > after the command")
             result.add(_Sink(new_encoder(form), sys.stdout.buffer))
         elif output is not None:
@@ -148,10 +157,11 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
         with open_for_writing(path) as file:
             yield file
         return
-    partial = path.with_name(f".{path.name}.part")
+    target = Path(os.path.realpath(path))  # of a link, which stays
+    partial = target.with_name(f".{secrets.token_hex(8)}.part")
     try:
         with open_for_writing(partial) as file:
             yield file
-        partial.replace(path)
+        partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)

@@ -87,7 +87,10 @@ class Playback:
             self._broken = True
         status = self._process.wait()
         if status or self._broken:
-            raise ServiceError(f"{self._player.program} cannot play it: it ended with {status}")
+            raise ServiceError(
+                f"{self._player.program} cannot play it: it ended with {status}; "
+                "write a file with -o instead"
+            )
 
     def close(self) -> None:
         """Stop the player, if it still runs."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ipaddress import ip_address
 from typing import Any, Self
 from urllib.parse import quote
 
@@ -22,17 +23,24 @@ class Server:
     """The service at `url`; its errors are raised as `ServiceError`."""
 
     def __init__(self, url: str, key: str) -> None:
-        url = (url if "://" in url else f"http://{url}").rstrip("/").removesuffix("/v1")
-        self.url = url
+        given, url = url, url if "://" in url else f"http://{url}"
+        self.url = url = url.rstrip("/").removesuffix("/v1")
+        self._key = key
         try:
+            host = httpx.URL(url).host
+            if not host:
+                raise StartupError(
+                    f"--server {given!r} names no host: give a URL such as http://127.0.0.1:8000"
+                )
             self._client = httpx.Client(
                 base_url=url,
-                headers={b"X-API-Key": key.encode()} if key else None,
+                auth=self._with_key,
                 timeout=httpx.Timeout(TIMEOUT_S, connect=10),
+                trust_env=not _is_this_machine(host),  # no proxy in between gets the key
                 verify=url.startswith("https:"),  # loading all certificates takes long
             )
         except (httpx.InvalidURL, ValueError) as error:
-            raise StartupError(f"--server {url}: {error}") from None
+            raise StartupError(f"--server {given}: {error}") from None
 
     def __enter__(self) -> Self:
         return self
@@ -41,9 +49,9 @@ class Server:
         self._client.close()
 
     def health(self) -> dict[str, Any] | None:
-        """What `/health` says; None if no service of this kind answers."""
+        """What `/health` says, asked without the key; None if no service of this kind answers."""
         try:
-            answer = self._client.get("/health", timeout=PROBE_TIMEOUT).json()
+            answer = self._client.get("/health", timeout=PROBE_TIMEOUT, auth=None).json()
         except (httpx.HTTPError, ValueError):
             return None
         known = isinstance(answer, dict) and {"status", "model", "version"} <= answer.keys()
@@ -76,6 +84,11 @@ class Server:
     def delete_voice(self, voice_id: str) -> None:
         self._call("DELETE", f"/voices/{quote(voice_id, safe='')}")
 
+    def _with_key(self, request: httpx.Request) -> httpx.Request:
+        if self._key:
+            request.headers["X-API-Key"] = self._key
+        return request
+
     def _call(self, method: str, path: str, **options: Any) -> httpx.Response:
         with self._errors():
             return self._checked(self._client.request(method, path, **options))
@@ -86,8 +99,9 @@ class Server:
         try:
             error = response.json()["error"]
             if response.status_code == Unauthenticated.status:
+                reason = "refuses the key" if self._key else "needs a key"
                 raise Unauthenticated(
-                    f"{self.url} refuses the key: set API_KEY to that of the service, in the "
+                    f"{self.url} {reason}: set API_KEY to that of the service, in the "
                     "environment or .env"
                 )
             raise from_code(error["code"], error["message"].removesuffix("."))
@@ -110,6 +124,13 @@ class Server:
             raise ServiceError(f"{self.url} has not answered in time") from None
         except httpx.TransportError as error:
             raise ServiceError(f"{self.url} broke off: {error}") from None
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def server_at(url: str, settings: Settings) -> Server:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from app.cli.console import is_terminal
 from app.core.errors import InvalidRequest, StartupError
 
 TextArgument = Annotated[
@@ -28,7 +29,7 @@ def read_text(text: str | None, file: Path | None) -> str:
             return _decoded(file.read_bytes(), str(file))
         except OSError as error:
             raise StartupError(f"cannot read {file}: {error.strerror}") from None
-    if text is None and sys.stdin.isatty():
+    if (sys.stdin is None and text in (None, "-")) or (text is None and is_terminal(sys.stdin)):
         raise StartupError("no text: write it after the command, in quotes, or use -f FILE")
     if text is None or text == "-":
         return _decoded(sys.stdin.buffer.read(), "standard input")

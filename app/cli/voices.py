@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from app.cli.console import is_terminal
 from app.cli.options import ServerOption
 from app.cli.voice_files import VoiceFile, find_voice, folders, suggestion, voice_files
 from app.core.errors import PreloadedVoice, StartupError, VoiceExists
@@ -162,7 +163,7 @@ def _print(rows: list[dict[str, Any]], *, as_json: bool) -> None:
     """Print JSON, columns in a terminal, or lines with tabs; no name is cut."""
     if as_json:
         typer.echo(json.dumps(rows, ensure_ascii=False, indent=2))
-    elif not sys.stdout.isatty():
+    elif not is_terminal(sys.stdout):
         columns = ("voice_id", "folder", "bytes")
         for row in rows:
             typer.echo("\t".join(str(row[name]) for name in columns if name in row))

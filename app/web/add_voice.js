@@ -13,10 +13,11 @@ const READ =
 export class AddVoice {
   /**
    * @param {import("./api.js").Api} api
-   * @param {(id: string) => void} onAdded
+   * @param {{onReplace: (id: string) => void, onAdded: (id: string) => void}} reactions
    */
-  constructor(api, onAdded) {
+  constructor(api, { onReplace, onAdded }) {
     this._api = api;
+    this._onReplace = onReplace;
     this._onAdded = onAdded;
     this._dialog = byId("add-dialog");
     this._sound = new Audio();
@@ -202,6 +203,7 @@ export class AddVoice {
       if (error.code !== "voice_exists") throw error;
     }
     if (!(await confirm(`There is a voice “${nameOf(name)}” already.`, "Replace it"))) return null;
+    this._onReplace(name);
     return this._api.uploadVoice(file, { name, replace: true, onProgress });
   }
 }

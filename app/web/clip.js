@@ -1,5 +1,6 @@
 /** A recording that is to become a voice: its samples, and the part of it that is sent. */
 
+import { SAMPLE_RATE } from "./demuxers.js";
 import { wavOf } from "./wav.js";
 
 const SHORTEST_S = 1;
@@ -18,7 +19,7 @@ export class Clip {
 
   /** @param {Blob} file */
   static async of(file) {
-    const context = new OfflineAudioContext(1, 1, 48_000);
+    const context = new OfflineAudioContext(1, 1, SAMPLE_RATE);
     const decoded = await context.decodeAudioData(await file.arrayBuffer()).catch(() => null);
     return new Clip(file, decoded);
   }

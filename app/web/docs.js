@@ -1,5 +1,6 @@
 /** Swagger UI of the API, with the key that the page at `/` keeps, or that this one asks for. */
 
+import { UNREACHABLE, failureOf } from "./api.js";
 import { Key, headerOf } from "./api_key.js";
 import { byId, say } from "./dom.js";
 
@@ -12,7 +13,8 @@ const key = new Key();
 async function show(value) {
   const headers = { "X-API-Key": headerOf(value) };
   const answer = await fetch("openapi.json", { headers, cache: "no-store" }).catch(() => null);
-  if (!answer?.ok) return answer ? "The server does not take this key." : "The server cannot be reached.";
+  if (!answer) return UNREACHABLE;
+  if (!answer.ok) return (await failureOf(answer)).advice;
   const ui = SwaggerUIBundle({
     dom_id: "#api",
     spec: await answer.json(),

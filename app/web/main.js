@@ -36,7 +36,10 @@ class Page {
     this._snippets = new Snippets(byId("snippets"), byId("reveal"), this._api);
     this._parameters = new Parameters((sample) => this._offerSample(sample));
     this._models = new Models(this._text);
-    this._addVoice = new AddVoice(this._api, (id) => this._voiceAdded(id));
+    this._addVoice = new AddVoice(this._api, {
+      onReplace: (id) => this._voices.keep(id),
+      onAdded: (id) => this._voiceAdded(id),
+    });
     this._voices = new Voices(byId("voices"), this._api, {
       onHear: (id) => this._hear(id),
       onAdd: () => this._addVoice.open(),
@@ -220,6 +223,7 @@ class Page {
   }
 
   async _voiceAdded(id) {
+    this._voices.keep(id);
     try {
       await this._voices.refresh();
     } catch (error) {

@@ -76,6 +76,12 @@ export class Voices {
     say(this._said, text);
   }
 
+  /** Takes back the deletion of a voice, if it is to be deleted. */
+  keep(id) {
+    clearTimeout(this._deleted.get(id));
+    if (this._deleted.delete(id)) this._show(this._voices);
+  }
+
   choose(id) {
     this.wanted = id;
     for (const input of this._list.querySelectorAll("input")) input.checked = input.value === (this.chosen ?? "");
@@ -149,9 +155,8 @@ export class Voices {
     const undo = element("button", { type: "button" }, "Undo");
     undo.setAttribute("aria-label", `Undo: keep ${name}`);
     undo.addEventListener("click", () => {
-      clearTimeout(this._deleted.get(id));
-      this._deleted.delete(id);
-      this._showAgain(id);
+      this.keep(id);
+      this._focus(id);
     });
     return [element("span", { className: "deleted", role: "status" }, `“${name}” is deleted.`), undo];
   }
@@ -179,8 +184,10 @@ export class Voices {
     const wanted = await askName(`Another name for “${name}”:`, "Rename", stem);
     if (!wanted || wanted === stem) return;
     this.quiet();
+    const newId = voiceNameOf(wanted + id.slice(stem.length));
+    this.keep(newId);
     try {
-      const renamed = await this._api.renameVoice(id, voiceNameOf(wanted + id.slice(stem.length)));
+      const renamed = await this._api.renameVoice(id, newId);
       if (this.wanted === id) this.wanted = renamed.voice_id;
       await this.refresh();
       say(this._said, `“${name}” is now “${nameOf(renamed.voice_id)}”.`);
@@ -194,11 +201,11 @@ export class Voices {
     this.quiet();
     this._deleted.set(id, setTimeout(() => this._deleteAtServer(id), UNDO_MS));
     if (this.wanted === id) this.wanted = DEFAULT;
-    this._showAgain(id);
+    this._show(this._voices);
+    this._focus(id);
   }
 
-  _showAgain(id) {
-    this._show(this._voices);
+  _focus(id) {
     const at = this._voices.findIndex((voice) => voice.id === id) + 1; // after the default voice
     this._list.children[at]?.querySelector("button, input").focus();
   }

@@ -2,12 +2,16 @@
 
 import io
 import json
+import os
 import re
+import socket
 import subprocess
 import sys
 import wave
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from typing import NamedTuple
 
 import pytest
@@ -15,6 +19,8 @@ import pytest
 from app.audio.formats import FORMAT_OF_NAME
 from app.cli import main as main_module
 from app.cli import speak as speak_module
+from app.cli.output import opened
+from app.cli.server_client import Server
 from app.core.params import ALL_PARAMETERS
 from tests.support.contract import ContractService, contract_service
 from tests.support.engines import expected_pcm
@@ -51,9 +57,11 @@ class Terminal:
         for name, value in env.items():
             self._patch.setenv(name, value)
 
-    def __call__(self, *args: str, stdin: bytes = b"") -> Done:
+    def __call__(self, *args: str, stdin: bytes | None = b"") -> Done:
+        """Run a command; without `stdin`, its standard input is closed."""
         self._patch.setattr(sys, "argv", ["chatterbox-tts", *args])
-        self._patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        read = None if stdin is None else io.TextIOWrapper(io.BytesIO(stdin))
+        self._patch.setattr(sys, "stdin", read)
         self._capture.readouterr()
         try:
             main_module.main()
@@ -68,7 +76,7 @@ class Terminal:
         assert done.status == 0, done.err
         return done
 
-    def mistake(self, *args: str, stdin: bytes = b"", status: int = 2) -> str:
+    def mistake(self, *args: str, stdin: bytes | None = b"", status: int = 2) -> str:
         """The last line of a command that fails."""
         done = self(*args, stdin=stdin)
         assert done.status == status, done.err
@@ -152,7 +160,9 @@ def test_play_gives_the_audio_to_an_installed_player(run: Terminal) -> None:
     run.done("speak", "audio3", "--play", "-o", "out.pcm", "--seed", "7")
     assert (run.folder / "out.pcm").read_bytes() == expected_pcm("audio3", 7)
     player.write_text(f"#!{sys.executable}\nraise SystemExit(3)\n")
-    assert "aplay cannot play it" in run.mistake("speak", "audio3", "--play", status=1)
+    line = run.mistake("speak", "audio3", "--play", status=1)
+    assert "aplay cannot play it: it ended with" in line
+    assert "write a file with -o instead" in line
 
 
 MISTAKES = {
@@ -161,6 +171,7 @@ MISTAKES = {
     ("speak", "a", "-o", "out.txt"): "or give --format",
     ("speak", "a", "--format", "mpga"): "it is one of wav mp3",
     ("speak", "a", "--server", "ftp://there"): "--server ftp://there",
+    ("speak", "a", "--server", ""): "--server '' names no host: give a URL such as",
     ("serve", "--port", "0"): "--port",
     ("voices", "rm", "nobody"): "no voice nobody",
     ("voices", "add", "no.wav"): "cannot read no.wav",
@@ -182,6 +193,60 @@ def test_failure_that_is_no_mistake_exits_1(run: Terminal) -> None:
     assert "cannot reach http://127.0.0.1:1" in run.mistake(
         "speak", "a", "--server", "127.0.0.1:1", status=1
     )
+
+
+@pytest.mark.parametrize(
+    "args", [("voices", "list", "--json"), ("speak", "audio3", "-q", "-o", "-")], ids=" ".join
+)
+def test_standard_output_without_space_is_a_sentence(
+    run: Terminal, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...]
+) -> None:
+    with suppress(OSError), open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        done = run(*args)
+    assert done.status == 1
+    [line] = done.err.splitlines()
+    assert line.startswith("chatterbox-tts: cannot write the ")
+    assert line.endswith("No space left on device")
+
+
+def test_pipe_whose_reader_leaves_ends_the_command(
+    run: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with suppress(OSError), os.fdopen(writer, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        line = run.mistake("speak", "audio3", "-q", "-o", "-", status=1)
+    assert line == "chatterbox-tts: cannot write the audio: Broken pipe"
+
+
+def test_closed_standard_streams_are_no_terminals(
+    run: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    run.done("voices", "list")
+    assert "standard output is closed" in run.mistake("speak", "audio3", "-o", "-")
+    assert "no text: write it" in run.mistake("speak", "-o", "out.wav", stdin=None)
+    assert "no text: write it" in run.mistake("speak", "-", "-o", "out.wav", stdin=None)
+
+
+def test_file_behind_a_link_is_written(run: Terminal) -> None:
+    (run.folder / "files").mkdir()
+    (run.folder / "link.pcm").symlink_to("files/out.pcm")
+    run.done("speak", "audio3", "-o", "link.pcm", "--seed", "7")
+    assert (run.folder / "link.pcm").is_symlink()
+    assert (run.folder / "files" / "out.pcm").read_bytes() == expected_pcm("audio3", 7)
+
+
+def test_two_commands_may_write_one_file(tmp_path: Path) -> None:
+    target = str(tmp_path / "out.pcm")
+    with opened(target, "pcm", None, 1) as one, opened(target, "pcm", None, 1) as other:
+        for output, pcm in ((one, b"ab"), (other, b"cd")):
+            output.write(pcm)
+            output.finish()
+    assert (tmp_path / "out.pcm").read_bytes() == b"ab"
+    assert [path.name for path in tmp_path.iterdir()] == ["out.pcm"]
 
 
 # --- a running service ----------------------------------------------------------------------------
@@ -213,12 +278,37 @@ def test_service_that_cannot_speak_is_named_and_a_model_is_loaded(run: Terminal,
 
 
 def test_service_of_a_url_must_speak(run: Terminal, url: str) -> None:
+    assert "needs a key: set API_KEY" in run.mistake("speak", "a", "--server", url)
+    run.set(API_KEY="wrong")
     assert "refuses the key: set API_KEY" in run.mistake("speak", "a", "--server", url)
     run.set(API_KEY=API_KEY)
     line = run.mistake("speak", "audio3", "--server", f"{url}/v1/", "--voice", "ana")
     assert "Is 'anna.wav' meant?" in line
     done = run.done("speak", "Это русский текст.", "--server", url, "-o", "out.mp3")
     assert "the text is in Cyrillic letters" in done.err
+
+
+def test_key_passes_no_proxy_on_the_way_to_this_machine(run: Terminal, url: str) -> None:
+    run.set(http_proxy="http://127.0.0.1:1", API_KEY=API_KEY)
+    assert run.done("voices", "list", "--server", url).out == b"anna.wav\n"
+
+
+def test_probe_of_a_port_sends_no_key() -> None:
+    asked: list[bytes] = []
+
+    def answer(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            asked.append(connection.recv(65_536))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = Thread(target=answer, args=(listener,))
+        thread.start()
+        with Server(f"http://127.0.0.1:{listener.getsockname()[1]}", "secret") as server:
+            assert server.health() is None
+        thread.join()
+    assert asked[0].startswith(b"GET /health")
+    assert b"secret" not in asked[0]
 
 
 # --- voices ---------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """`/docs` in Debian's Chromium: trying out the API."""
 
 import pytest
-from playwright.async_api import Browser, expect
+from playwright.async_api import Browser, Route, expect
 
 from tests.support.browser import Watched
 from tests.support.service import API_KEY, Service
@@ -9,6 +9,29 @@ from tests.support.service import API_KEY, Service
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
 PATIENCE_MS = 30_000
+
+
+async def test_reason_why_the_api_is_not_shown(browser: Browser, preview: Service) -> None:
+    context = await browser.new_context()
+    context.set_default_timeout(PATIENCE_MS)
+    page = await context.new_page()
+    await page.goto(f"{preview.url}/docs")
+    answers = {
+        "The server does not take this key.": (401, "invalid_api_key", "the key is wrong"),
+        "Too many clients.": (503, "too_many_connections", "too many clients"),
+    }
+    coming = iter(answers.values())
+
+    async def refuse(route: Route) -> None:
+        status, code, message = next(coming)
+        await route.fulfill(status=status, json={"error": {"code": code, "message": message}})
+
+    await page.route("**/openapi.json", refuse)
+    for shown in answers:
+        await page.fill("#key", "a key")
+        await page.press("#key", "Enter")
+        await expect(page.locator("#problem")).to_have_text(shown)
+    await context.close()
 
 
 async def test_swagger_ui_works_without_other_hosts(browser: Browser, preview: Service) -> None:
