@@ -337,7 +337,13 @@ def test_an_error_of_ffmpeg_is_an_encoder_failure(name: str) -> None:
 
 
 @pytest.mark.timed
-@pytest.mark.parametrize("name", FFMPEG_FORMATS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name == "mp3" else pytest.param(name, marks=pytest.mark.heavy)
+        for name in FFMPEG_FORMATS
+    ],
+)
 @pytest.mark.parametrize("leave", [abandon, encode])
 def test_encoders_that_are_dropped_leave_nothing_behind(
     name: str, leave: Callable[[Encoder, bytes], bytes]
