@@ -56,7 +56,10 @@ def _spoken_because_of_name(
 ) -> str | None:
     """The language in the name of the voice, where that changes the language of the speech."""
     named = named_language(voice_id or "")
-    if options.language is not None or named in (None, parse_language(defaults.language)):
+    if getattr(options, "language", None) is not None or named in (
+        None,
+        parse_language(defaults.language),
+    ):
         return None
     return named if model.languages.get(named or "", "") is None else None
 
