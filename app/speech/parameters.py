@@ -55,8 +55,8 @@ def _spoken_because_of_name(
     options: SpeechOptions, defaults: SynthesisParams, model: ModelInfo, voice_id: str | None
 ) -> str | None:
     """The language in the name of the voice, where that changes the language of the speech."""
-    named = named_language(voice_id or "")
-    if options.language is not None or named in (None, parse_language(defaults.language)):
+    asked, named = getattr(options, "language", None), named_language(voice_id or "")
+    if asked is not None or named in (None, parse_language(defaults.language)):
         return None
     return named if model.languages.get(named or "", "") is None else None
 

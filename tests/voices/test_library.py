@@ -419,11 +419,18 @@ async def test_renamed_voice_keeps_its_content_and_its_pins(store, folders):
     assert store.snapshot.ids == ["bo.wav"]
 
 
-async def test_voice_that_is_replaced_meanwhile_is_renamed_with_its_new_content(store):
+async def test_voice_that_is_replaced_meanwhile_is_renamed_with_its_new_content(store, monkeypatch):
+    replace, begun = voice_files.VoiceFolder.replace, asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def announced(*args: object) -> None:
+        loop.call_soon_threadsafe(begun.set)
+        replace(*args)
+
     await add(store, "a.wav")
+    monkeypatch.setattr(voice_files.VoiceFolder, "replace", announced)
     replacing = asyncio.create_task(add(store, "a.wav", HIGH, replace=True))
-    while not store.scanner.changing.locked():  # noqa: ASYNC110 - a lock has no event
-        await asyncio.sleep(0)
+    await begun.wait()
     await store.rename("a.wav", "b.wav")
     await replacing
     assert store.snapshot.digests == {"b.wav": digest(HIGH)}
