@@ -20,9 +20,12 @@ TIMEOUT_S = 600.0
 
 
 class Server:
-    """The service at `url`; its errors are raised as `ServiceError`."""
+    """The service at `url`; its errors are raised as `ServiceError`.
 
-    def __init__(self, url: str, key: str) -> None:
+    `direct`: without a proxy, which would get the key; always so for a loopback address.
+    """
+
+    def __init__(self, url: str, key: str, *, direct: bool = False) -> None:
         given, url = url, url if "://" in url else f"http://{url}"
         self.url = url = url.rstrip("/").removesuffix("/v1")
         self._key = key
@@ -36,7 +39,7 @@ class Server:
                 base_url=url,
                 auth=self._with_key,
                 timeout=httpx.Timeout(TIMEOUT_S, connect=10),
-                trust_env=not _is_this_machine(host),  # no proxy in between gets the key
+                trust_env=not (direct or _is_loopback(host)),
                 verify=url.startswith("https:"),  # loading all certificates takes long
             )
         except (httpx.InvalidURL, ValueError) as error:
@@ -126,7 +129,7 @@ class Server:
             raise ServiceError(f"{self.url} broke off: {error}") from None
 
 
-def _is_this_machine(host: str) -> bool:
+def _is_loopback(host: str) -> bool:
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -135,9 +138,13 @@ def _is_this_machine(host: str) -> bool:
 
 def server_at(url: str, settings: Settings) -> Server:
     """The server at a URL, with the key of the settings."""
-    return Server(url, settings.api_key.get_secret_value().strip())
+    return Server(url, _key(settings))
 
 
 def local_server(settings: Settings) -> Server:
     """The server that these settings start; it may not run."""
-    return server_at(url_of(settings.host, settings.port), settings)
+    return Server(url_of(settings.host, settings.port), _key(settings), direct=True)
+
+
+def _key(settings: Settings) -> str:
+    return settings.api_key.get_secret_value().strip()

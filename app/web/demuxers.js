@@ -7,7 +7,7 @@
 
 export const SAMPLE_RATE = 24_000;
 
-class Demuxer {
+export class Demuxer {
   init = new Uint8Array();
   delay = 0;
   _rest = new Uint8Array();
@@ -22,6 +22,11 @@ class Demuxer {
     const parts = [];
     for (let part; (part = this._next()); ) if (part.samples) parts.push(part);
     return parts;
+  }
+
+  /** What is left when no more will come, as parts. */
+  end() {
+    return [];
   }
 
   _take(size) {
@@ -130,6 +135,34 @@ export class Mp3Demuxer extends Demuxer {
   }
 }
 
+/** AAC in ADTS: a part is a frame, whose header has its length. */
+export class AdtsDemuxer extends Demuxer {
+  _next() {
+    if (this._rest.length < 7) return null;
+    const size = ((viewOf(this._rest).getUint32(3) >> 13) & 0x1fff) || 7;
+    return this._rest.length < size ? null : { bytes: this._take(size), samples: 1024 };
+  }
+}
+
+/** Opus in Ogg: a part is a page; the first two, at position 0, are headers. */
+export class OggDemuxer extends Demuxer {
+  delay = 156;
+  _passed = 0; // samples of 48 kHz
+
+  _next() {
+    const segments = this._rest[26];
+    if (this._rest.length < 27 + segments || segments === undefined) return null;
+    const size = this._rest.subarray(27, 27 + segments).reduce((sum, one) => sum + one, 27 + segments);
+    if (this._rest.length < size) return null;
+    const bytes = this._take(size);
+    const position = Number(viewOf(bytes).getBigInt64(6, true));
+    if (!position) this.init = joined([this.init, bytes]);
+    const samples = Math.max(0, position - this._passed) / 2;
+    this._passed = Math.max(position, this._passed);
+    return { bytes, samples };
+  }
+}
+
 /** PCM, after a header of `headerBytes`; a part is all that has arrived. */
 export class PcmDemuxer extends Demuxer {
   constructor(headerBytes) {
@@ -165,4 +198,4 @@ export function joined(pieces) {
   return whole;
 }
 
-const viewOf = (bytes) => new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+export const viewOf = (bytes) => new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);

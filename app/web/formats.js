@@ -1,7 +1,8 @@
 /** Audio formats: label, media type, file ending, demuxer and player of each. */
 
 import { MsePlayer, PcmPlayer, WholePlayer, streams } from "./player.js";
-import { Mp3Demuxer, Mp4Demuxer, PcmDemuxer, WebmDemuxer } from "./demuxers.js";
+import { AdtsDemuxer, Mp3Demuxer, Mp4Demuxer, OggDemuxer, PcmDemuxer, WebmDemuxer } from "./demuxers.js";
+import { FlacDemuxer } from "./flac.js";
 
 const WAV_HEADER_BYTES = 44;
 
@@ -19,6 +20,14 @@ const FORMATS = {
     demuxer: () => new WebmDemuxer(),
   },
   mp3: { label: "mp3", type: "audio/mpeg", ending: "mp3", demuxer: () => new Mp3Demuxer() },
+  opus: {
+    label: "opus · Ogg",
+    type: 'audio/ogg; codecs="opus"',
+    ending: "opus",
+    demuxer: () => new OggDemuxer(),
+  },
+  aac: { label: "aac · ADTS", type: "audio/aac", ending: "aac", demuxer: () => new AdtsDemuxer() },
+  flac: { label: "flac", type: "audio/flac", ending: "flac", demuxer: () => new FlacDemuxer() },
   wav: { label: "wav", type: "audio/wav", ending: "wav", headerBytes: WAV_HEADER_BYTES },
   raw_pcm: { label: "raw_pcm · 16 bit", type: "audio/pcm", ending: "pcm", headerBytes: 0 },
 };

@@ -42,7 +42,15 @@ export class Peaks {
 
   /** @param {Uint8Array} bytes */
   add(bytes) {
-    const parts = this._demuxer.push(bytes);
+    this._take(this._demuxer.push(bytes));
+  }
+
+  /** No more will come. */
+  end() {
+    this._take(this._demuxer.end());
+  }
+
+  _take(parts) {
     this._waiting.push(...parts);
     this._end += lengthOf(parts);
     this._working ??= this._work();

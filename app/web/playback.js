@@ -126,6 +126,7 @@ export class Playback {
   }
 
   _complete() {
+    this.peaks.end();
     if (!this.peaks.seconds) {
       this._end(new Error("The answer has no sound in it."));
       return;

@@ -65,5 +65,6 @@ export class Replay {
 
   async _draw(sound) {
     this.peaks.add(new Uint8Array(await sound.arrayBuffer()));
+    this.peaks.end();
   }
 }

@@ -7,7 +7,6 @@
 import { format } from "./formats.js";
 
 const LONGEST_URL = 60_000;
-const OPENAI_FORMATS = { mp3: "mp3", wav: "wav", raw_pcm: "pcm", fmp4: "aac", webm: "opus" };
 
 /** For bash and its like: in single quotes nothing has a meaning but the quote. */
 const quoted = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
@@ -60,8 +59,7 @@ function javascript({ base, request, key }) {
 /** With the package `openai` for Python. */
 function openai({ base, request, key }) {
   const { text, format: name, voice_id: voice = "alloy", model = "tts-1", speed, ...others } = request;
-  const made = OPENAI_FORMATS[name];
-  const given = { model, voice, input: text, response_format: made, ...(speed && { speed }) };
+  const given = { model, voice, input: text, response_format: name, ...(speed && { speed }) };
   const lines = [
     "from openai import OpenAI",
     "",
@@ -70,7 +68,7 @@ function openai({ base, request, key }) {
     ...Object.entries(given).map(([option, value]) => `    ${option}=${literal(value)},`),
     ...(Object.keys(others).length ? [`    extra_body=${literal(others, "    ")},`] : []),
     ") as answer:",
-    `    answer.stream_to_file("speech.${made}")`,
+    `    answer.stream_to_file("${fileOf(request)}")`,
   ];
   return { text: lines.join("\n") };
 }

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from app.audio.formats import FORMATS
 from tests.support.media import seconds_of
 from tests.support.service import API_KEY, Service, free_port
 
@@ -173,7 +174,7 @@ def seconds_in(service: Service) -> float:
         return seconds_of(client.get(url_of(service, "wav")).content)
 
 
-@pytest.mark.parametrize("format", ["wav", "raw_pcm", "mp3", "fmp4", "webm"])
+@pytest.mark.parametrize("format", FORMATS)
 def test_page_plays_each_format_to_its_end(page: Firefox, format: str) -> None:
     assert page.run(SPEAK, text=TEXT, format=format) == ["Done.", "", []]
 

@@ -21,6 +21,7 @@ import pytest_asyncio
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, FilePayload, Locator, Page, Route, expect
 
+from app.audio.formats import FORMATS as AUDIO_FORMATS
 from app.voices.names import validate_voice_id
 from tests.support.browser import Watched
 from tests.support.media import audio_file, tone
@@ -31,7 +32,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
 PATIENCE_MS = 30_000
 SEED = 7
-FORMATS = ("fmp4", "webm", "mp3", "wav", "raw_pcm")
+FORMATS = ("fmp4", "webm", "mp3", "wav", "raw_pcm", "opus", "aac", "flac")
 SENTENCE = "The baker opened his shop by the light in the east, and then he went home again."
 PAIR = f"{SENTENCE} {SENTENCE}"
 RECORDING = audio_file(tone(2))
@@ -331,7 +332,7 @@ def similarity(heights: Any, sound: Any) -> float:
     peaks = [np.abs(sound[start : start + 480]).max() for start in range(0, len(sound), 480)]
     bars = heights[1::3][: len(heights) // 3]
     expected = np.zeros(len(bars))
-    np.maximum.at(expected, np.arange(len(peaks)) * len(bars) // len(peaks), peaks)
+    np.maximum.at(expected, np.arange(len(peaks)) * 480 * len(bars) // len(sound), peaks)
     return float(np.corrcoef(bars, expected)[0, 1])
 
 
@@ -339,7 +340,7 @@ async def test_runs_are_charted_replayed_and_leak_no_object_url(
     open_page: Open, preview: Service
 ) -> None:
     page = (await open_page(preview, script=COUNT_OBJECT_URLS + CLOSES_LATE_AND_ONCE)).page
-    for number, format in enumerate(FORMATS, start=1):
+    for number, format in enumerate(("fmp4", "raw_pcm", "opus", "aac", "flac"), start=1):
         await speak(page, "Hello there.", format)
         await expect(page.locator("#runs tbody tr")).to_have_count(number)
         await expect(page.locator("#download")).to_be_visible()
@@ -1126,7 +1127,12 @@ async def test_snippets_are_equivalent_to_the_request(
     open_page: Open, scripted: Service, tmp_path: Path
 ) -> None:
     page = (await open_page(scripted)).page
+    offered = page.locator("#format option")
+    names = await offered.evaluate_all("all => all.map(one => one.value)")
+    assert set(names) == {"best", *AUDIO_FORMATS}
     await page.fill("#text", NASTY)
+    await page.select_option("#format", "flac")
+    assert 'response_format="flac"' in await snippet(page, "OpenAI")
     await page.select_option("#format", "mp3")
     await page.uncheck("#parameter-stream")
     command, tag = await snippet(page, "curl"), await snippet(page, "HTML")

@@ -18,7 +18,11 @@ from app.core.audio import SAMPLE_RATE
 
 Audio = NDArray[np.float32]
 
-CONTAINERS = {"wav": "wav", "mp3": "mp3", "fmp4": "mp4", "webm": "webm"}
+CONTAINERS = {
+    **{name: name for name in ("wav", "mp3", "webm", "aac", "flac")},
+    "fmp4": "mp4",
+    "opus": "ogg",
+}
 
 _MODEL_RATE = 16_000
 _QUIET = np.zeros(int(0.3 * _MODEL_RATE), np.float32)  # the model needs silence before speech
