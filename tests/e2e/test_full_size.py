@@ -78,6 +78,12 @@ def add_voice(client: httpx.Client) -> None:
     client.post("/voices", files={"file": ("a.wav", RECORDING.read_bytes())}).raise_for_status()
 
 
+def link_files(source: Path, folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    for path in source.glob("[!.]*"):
+        (folder / path.name).symlink_to(path)
+
+
 def any_starting(service: Service) -> bool:
     return any(worker["state"] == "starting" for worker in service.workers())
 
@@ -85,7 +91,7 @@ def any_starting(service: Service) -> bool:
 @contextmanager
 def full_size_service(tmp_path: Path, *models: str, **env: Any) -> Iterator[FullSize]:
     for model in models:
-        (tmp_path / model).symlink_to(full_checkpoint(model))
+        link_files(full_checkpoint(model), tmp_path / model)
     (tmp_path / "service").mkdir()
     env |= {"MODEL": ",".join(models), "MODEL_PATH": tmp_path}
     with (
@@ -157,9 +163,14 @@ def test_idle_model_leaves_and_returns(tmp_path: Path) -> None:
         assert after.body == before.body
 
 
-def test_a_minute_of_speech_is_converted_as_a_stream(tmp_path: Path) -> None:
+@pytest.mark.parametrize("s3gen", ["meanflow", "own"])
+def test_a_minute_of_speech_is_converted_as_a_stream(tmp_path: Path, s3gen: str) -> None:
     minute = repeat_to(60, RECORDING)
-    with full_size_service(tmp_path, "chatterbox") as (_, client):
+    if s3gen == "meanflow":
+        name = VARIANTS["turbo"].manifest.s3gen
+        (tmp_path / "chatterbox").mkdir()
+        (tmp_path / "chatterbox" / name).symlink_to(full_checkpoint("turbo") / name)
+    with full_size_service(tmp_path, "chatterbox", TTS_S3GEN=s3gen) as (_, client):
         add_voice(client)
         spoken = speak(
             client,
@@ -167,7 +178,9 @@ def test_a_minute_of_speech_is_converted_as_a_stream(tmp_path: Path) -> None:
             files={"file": ("minute.wav", minute)},
             data={"voice_id": "a.wav", "format": "raw_pcm"},
         )
-    print(f"\nconverted 60 s: first audio after {spoken.first_s:.1f} s, all {spoken.all_s:.1f} s")
+    print(
+        f"\n60 s with S3Gen {s3gen}: first audio after {spoken.first_s:.1f} s, all {spoken.all_s:.1f} s"
+    )
     assert len(spoken.body) / 2 / SAMPLE_RATE == pytest.approx(60, abs=0.1)
     assert spoken.first_s < spoken.all_s / 10
 
