@@ -127,15 +127,20 @@ def test_key_is_in_no_command_line_and_no_environment_of_children(
 
 
 @pytest.mark.covers("upload privacy")
-def test_uploaded_file_is_private_and_served_by_no_route(
+def test_uploaded_file_is_private_and_served_with_the_key_only(
     tried: tuple[Service, RecordingClient],
 ) -> None:
     service, _ = tried
     mode = stat.S_IMODE((service.voices_dir / "a.wav").stat().st_mode)
     assert oct(mode) == "0o600"
     with service.client() as client:
-        for path in ("/voices/a.wav", "/a.wav", "/voices/../voices/a.wav", "/static/a.wav"):
+        for path in ("/a.wav", "/voices/../a.wav", "/static/a.wav", "/voices/..%2Fa.wav"):
             assert client.get(path).status_code in (404, 405)
+        answer = client.get("/voices/a.wav")
+        assert answer.status_code == 200
+        assert answer.headers["Content-Disposition"] == "attachment"
+        del client.headers["X-API-Key"]
+        assert client.get("/voices/a.wav").status_code == 401
 
 
 @pytest.mark.covers("log injection")
