@@ -37,7 +37,7 @@ END_TRIM_S = {"multilingual": 0.04}
 MOST_MEMORY_GB = {
     ("nano", "int8"): 2.5,
     ("nano", "float32"): 3.0,
-    ("turbo", "int8"): 2.5,
+    ("turbo", "int8"): 3.0,
     ("turbo", "float32"): 4.0,
     ("chatterbox", "int8"): 2.5,
     ("chatterbox", "float32"): 4.5,
