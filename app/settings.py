@@ -449,7 +449,7 @@ class Settings(BaseSettings):
         return value
 
     def synthesis_params(self, defaults: Mapping[str, Any] = NO_DEFAULTS) -> SynthesisParams:
-        """The parameters of a request that gives none of them, with a random seed.
+        """The default parameters of a request, with a random seed.
 
         `defaults`: a model's own, which apply where the environment sets nothing.
         """
@@ -517,7 +517,7 @@ class Settings(BaseSettings):
 
     @property
     def key_was_made(self) -> bool:
-        """Whether the key is a random one of this start, which nobody knows yet."""
+        """Whether the key is a random one, generated at this start."""
         return self._key_was_made
 
     @property

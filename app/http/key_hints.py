@@ -27,7 +27,7 @@ MAX_QUERY_LENGTH = 4096
 
 
 def describe_key(scope: Scope, keys: list[str]) -> str:
-    """Say in a sentence why none of the `keys` in a request counts, or where it should be."""
+    """A sentence about why none of the `keys` of a request is right, or where the key belongs."""
     sent = [key for key in keys if key.strip()]
     if not sent:
         return f"The API key is missing. {_misplaced(scope)}{PLACES}"

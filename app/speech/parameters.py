@@ -13,7 +13,7 @@ from app.voices.language import named_language
 
 
 class CompleteParams(NamedTuple):
-    """`notice`: for the client, which of them are not as it may expect; None if all are."""
+    """`notice`: tells the client what differs from its request; None if nothing does."""
 
     params: SynthesisParams
     notice: str | None
@@ -27,10 +27,10 @@ def complete(
     voice_language: str | None,
     text: str,
 ) -> CompleteParams:
-    """Take `defaults` where a parameter is absent, but the language in the name of the voice.
+    """Take `defaults` for parameters that are absent; the voice's name may set the language.
 
-    `voice_id`: complete, since the name's end counts. A language that `model` does not speak does
-    not count. A voice of another language than the text changes defaults, and is never refused.
+    `voice_id`: with its ending. A language that `model` does not speak is ignored. A voice of
+    another language than the text changes defaults, and is never refused.
     Raises `UnsupportedLanguage` for the language of the request or of `defaults`.
     """
     named = _spoken_because_of_name(options, defaults, model, voice_id)

@@ -27,7 +27,7 @@ It is their accent; they speak `DEFAULT_LANGUAGE`, as other voices without a cod
 
 
 def language_of_voice(voice_id: str, digest: str) -> str | None:
-    """The code of the language, ISO 639-1; None if neither name nor `digest` tells."""
+    """The ISO 639-1 code of the voice's language; None if it is unknown."""
     return named_language(voice_id) or _LANGUAGE_OF_RECORDING.get(digest)
 
 

@@ -16,7 +16,7 @@ MAX_COMPARED_LENGTH = 32
 
 
 def describe_voices(name: str, ids: Sequence[str], listing: str = "GET /voices") -> str:
-    """Sentences that help a client whose `name` is none of the `ids`, which are sorted.
+    """Sentences for a client that asked for the voice `name`, which is not among `ids` (sorted).
 
     `listing`: what lists all of them.
     """

@@ -1,4 +1,4 @@
-"""The mistakes of newcomers: what each is told, and that it names the cure."""
+"""Mistakes of newcomers: each is answered with a message that names the cure."""
 
 import json
 from typing import Any, NamedTuple

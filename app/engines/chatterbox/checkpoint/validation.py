@@ -65,7 +65,7 @@ def check_state_dict(module: nn.Module, weights: Weights, path: Path, spec: Mode
 
 
 def _owners(weights: Weights, expected: ModelSpec) -> list[str]:
-    """Titles of the models with weights of these names and shapes; empty if that tells nothing."""
+    """Titles of the models with weights of these names and shapes; empty if there is none."""
     specs = (expected, *VARIANTS.values())
     if "text_emb.weight" in weights:
         return [spec.title for spec in specs if _fits(weights["text_emb.weight"], spec)]
