@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from app.engines.chatterbox.checkpoint.mapped_file import map_file
+from app.engines.chatterbox.runtime.kernels import Int8Weights, linear
 
 Replacement = Callable[[Tensor, Tensor | None], nn.Module]
 """Makes a layer of a weight, float32 [out, in], and a bias, float32 [out]."""
@@ -49,9 +50,8 @@ class PackedLinear(nn.Module):
 class Int8Linear(nn.Module):
     """Weight-only int8 quantisation with one scale per output.
 
-    Decoding is bound by memory bandwidth and reads the int8 weights, with bfloat16 activations. A
-    prompt is not: its weights are float32, made for each product. In bfloat16 it takes five times
-    as long on a processor without such instructions.
+    Decoding is bound by memory bandwidth and reads the int8 weights, by a kernel of its own, with
+    float32 activations. A long prompt is not: its weights are float32, made for each product.
     """
 
     weight: Tensor
@@ -61,23 +61,31 @@ class Int8Linear(nn.Module):
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
         self.out_features = len(weight)
-        scale = (torch.linalg.vector_norm(weight, torch.inf, 1).clamp(min=1e-12) / 127).bfloat16()
-        blocks = zip(torch.split(weight, _BLOCK), torch.split(scale.float(), _BLOCK), strict=True)
+        scale = torch.linalg.vector_norm(weight, torch.inf, 1).clamp(min=1e-12) / 127
+        blocks = zip(torch.split(weight, _BLOCK), torch.split(scale, _BLOCK), strict=True)
         quantised = torch.cat([_quantise(rows, scales) for rows, scales in blocks])
         self.register_buffer("weight", quantised, persistent=False)
         self.register_buffer("scale", scale, persistent=False)
         self.register_buffer("bias", bias, persistent=False)
 
+    @property
+    def arrays(self) -> Int8Weights:
+        bias = torch.zeros_like(self.scale) if self.bias is None else self.bias
+        return Int8Weights(self.weight.numpy(), self.scale.numpy(), bias.detach().numpy())
+
     def forward(self, x: Tensor) -> Tensor:
         """float32 [rows, n, in] → float32 [rows, n, out]."""
-        if x.shape[1] > 1:
-            return F.linear(x, self.weight.float() * self.scale.float()[:, None], self.bias)
-        y = torch._weight_int8pack_mm(x.bfloat16()[:, 0], self.weight, self.scale)[:, None].float()
-        return y if self.bias is None else y + self.bias
+        if x.shape[1] > _MAX_KERNEL_POSITIONS:
+            return F.linear(x, self.weight.float() * self.scale[:, None], self.bias)
+        y = linear(self.arrays, x.flatten(0, 1).numpy())
+        return torch.from_numpy(y).view(*x.shape[:2], -1)
 
 
 ROW_INDEPENDENT = (PackedLinear, Int8Linear)
 """Layers that compute a row equally in a batch of any size."""
+
+_MAX_KERNEL_POSITIONS = 32
+"""For longer prompts, a product with float32 weights made for it takes less time."""
 
 _BLOCK = 64
 """Rows quantised at a time: larger temporary tensors leave the heap fragmented, by about 1 GB."""

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from app.engines.chatterbox.runtime.compilation import Compiler
-from app.engines.chatterbox.runtime.linear import Bfloat16Linear
+from app.engines.chatterbox.runtime.linear import Bfloat16Linear, Int8Linear
+from app.engines.chatterbox.t3 import gpt2_kernel
 from app.engines.chatterbox.t3.backbone import AttentionInputs, Backbone, CachedLayer, KVRange
 
 
@@ -22,15 +23,27 @@ class GPT2Backbone(Backbone):
         )
         self.position_embedding = tfmr.wpe
         self.norm = tfmr.ln_f
+        self._kernel_layers: tuple[gpt2_kernel.LayerWeights, ...] = ()
+        if isinstance(tfmr.h[0].attn.c_proj, Int8Linear):
+            self._kernel_layers = tuple(
+                gpt2_kernel.layer_weights(layer, cached.keys.numpy(), cached.values.numpy())
+                for layer, cached in zip(tfmr.h, self.layers, strict=True)
+            )
 
     def forward(
         self, x: Tensor, rows: Tensor, positions: Tensor, kv_range: KVRange | None
     ) -> Tensor:
         """See `Backbone`. Positions are embedded here, over the whole stream."""
-        inputs = AttentionInputs.of(rows, positions, kv_range, self.cache_dtype)
         x = x + self.position_embedding(positions)
-        for layer in self.layers:
-            x = layer(x, inputs)
+        if self._kernel_layers and x.shape[1] == 1:
+            hidden, places = x[:, 0].numpy(), (rows.numpy(), positions[:, 0].numpy())
+            for weights in self._kernel_layers:
+                hidden = gpt2_kernel.decode(weights, hidden, *places)
+            x = torch.from_numpy(hidden)[:, None]
+        else:
+            inputs = AttentionInputs.of(rows, positions, kv_range, self.cache_dtype)
+            for layer in self.layers:
+                x = layer(x, inputs)
         normed: Tensor = self.norm(x)
         return normed
 

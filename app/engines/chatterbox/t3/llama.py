@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from app.engines.chatterbox.runtime.compilation import Compiler
-from app.engines.chatterbox.runtime.linear import Bfloat16Linear, fused_linears
+from app.engines.chatterbox.runtime.linear import Bfloat16Linear, Int8Linear, fused_linears
+from app.engines.chatterbox.t3 import llama_kernel
 from app.engines.chatterbox.t3.backbone import AttentionInputs, Backbone, CachedLayer, KVRange
 
 
@@ -26,6 +27,12 @@ class LlamaBackbone(Backbone):
             for layer in tfmr.layers
         )
         self.norm = tfmr.norm
+        self._kernel_layers: tuple[llama_kernel.LayerWeights, ...] = ()
+        if isinstance(tfmr.layers[0].self_attn.o_proj, Int8Linear):
+            self._kernel_layers = tuple(
+                llama_kernel.layer_weights(layer, cached.keys.numpy(), cached.values.numpy())
+                for layer, cached in zip(tfmr.layers, self.layers, strict=True)
+            )
         device = tfmr.norm.weight.device
         positions = torch.arange(max_positions, device=device)[None]
         cosine, sine = tfmr.rotary_emb(torch.empty(0, device=device), positions)
@@ -36,11 +43,18 @@ class LlamaBackbone(Backbone):
         self, x: Tensor, rows: Tensor, positions: Tensor, kv_range: KVRange | None
     ) -> Tensor:
         """See `Backbone`."""
-        inputs = AttentionInputs.of(rows, positions, kv_range, self.cache_dtype)
-        cosine = self.cosine[positions][:, :, None]
-        sine = self.sine[positions][:, :, None]
-        for layer in self.layers:
-            x = layer(x, inputs, cosine, sine)
+        if self._kernel_layers and x.shape[1] == 1:
+            hidden, places = x[:, 0].numpy(), (rows.numpy(), positions[:, 0].numpy())
+            angles = self.cosine.numpy(), self.sine.numpy()
+            for weights in self._kernel_layers:
+                hidden = llama_kernel.decode(weights, hidden, *angles, *places)
+            x = torch.from_numpy(hidden)[:, None]
+        else:
+            inputs = AttentionInputs.of(rows, positions, kv_range, self.cache_dtype)
+            cosine = self.cosine[positions][:, :, None]
+            sine = self.sine[positions][:, :, None]
+            for layer in self.layers:
+                x = layer(x, inputs, cosine, sine)
         normed: Tensor = self.norm(x)
         return normed
 
