@@ -20,16 +20,12 @@ if TYPE_CHECKING:
 
 
 async def speak_here(
-    settings: Settings,
-    text: str,
-    voice: str | None,
-    model: str | None,
-    parameters: dict[str, Any],
-    out: Output,
-    *,
-    quiet: bool,
+    settings: Settings, request: dict[str, Any], out: Output, *, quiet: bool
 ) -> str:
-    """Load a model and give its speech to `out`; return the model's name."""
+    """Load a model and give its speech to `out`; returns what it is.
+
+    `request`: as for the API; its `voice_id` may also be the path of a recording.
+    """
     from app.core.devices import detect
     from app.core.model import ModelInfo
     from app.engines.registry import load_engine
@@ -39,7 +35,9 @@ async def speak_here(
     from app.voices.folder import digest_of
     from app.voices.language import language_of_voice
 
-    text = clean(text, markup=settings.tts_strip_markup)
+    parameters = dict(request)
+    text = clean(parameters.pop("text"), markup=settings.tts_strip_markup)
+    voice, model = parameters.pop("voice_id", None), parameters.pop("model", None)
     device = detect(visible_cuda_devices())[0].kind
     chosen = _chosen(settings, model, device)
     options = validated(SpeechOptions, parameters)
@@ -66,7 +64,7 @@ async def speak_here(
             await _run(settings, engine, (text, prepared, params), out, show)
         finally:
             await engine.close()
-    return engine.name
+    return f"{engine.name} model, loaded for this"
 
 
 async def _run(
