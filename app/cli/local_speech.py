@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.cli.console import progress_bar
 from app.cli.output import Output
+from app.cli.terms import in_options
 from app.cli.voice_files import find_voice_file
 from app.core.cpu import cpu_count
 from app.core.params import SynthesisParams
@@ -53,7 +54,8 @@ async def speak_here(
             info = ModelInfo.of(engine)
             params, notice = complete(options, defaults, info, voice_id, voice_language, text)
             if notice and not quiet:
-                bar.console.print(f"chatterbox-tts: {notice}", markup=False, soft_wrap=True)
+                said = f"chatterbox-tts: {in_options(notice)}"
+                bar.console.print(said, markup=False, soft_wrap=True)
             await engine.warm_up()
             prepared = await _prepare_voice(engine, source) if source else engine.default_voice
             bar.update(task, description="speaking")

@@ -231,7 +231,11 @@ class VoiceLibrary:
             for folder in folders:
                 problem = await self._thread.run(folder.problem, written=folder is self._user)
                 if problem:
-                    log.warning("the voices folder %s %s", folder.path.absolute(), problem)
+                    setting = "VOICES_DIR" if folder is self._user else "PRELOADED_VOICES_DIR"
+                    log.warning(
+                        "the voices folder %s %s: change that, or set %s to another folder",
+                        *(folder.path.absolute(), problem, setting),
+                    )
 
     def close(self) -> None:
         self._thread.close()

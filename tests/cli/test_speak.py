@@ -23,6 +23,7 @@ from app.cli import speak as speak_module
 from app.cli.output import opened
 from app.cli.player import Player
 from app.cli.server_client import Server
+from app.cli.terms import in_options
 from app.core.params import ALL_PARAMETERS
 from app.server.made_key import kept_key
 from tests.support.contract import ContractService, contract_service
@@ -209,7 +210,11 @@ MISTAKES = {
     ("serve", "--port", "0"): "--port",
     ("voices", "rm", "nobody"): "no voice nobody",
     ("voices", "add", "no.wav"): "cannot read no.wav",
-    ("voices", "add", "text.txt"): "ends in one of .wav",
+    (
+        "voices",
+        "add",
+        "text.txt",
+    ): "'text.txt' is not the name of a sound file, which ends in one of",
     ("completion", "tcsh"): "tcsh",
     ("speaks",): "No such command",
 }
@@ -318,8 +323,27 @@ def test_service_of_a_url_must_speak(run: Terminal, url: str) -> None:
     run.set(API_KEY=API_KEY)
     line = run.mistake("speak", "audio3", "--server", f"{url}/v1/", "--voice", "ana")
     assert "Is 'anna.wav' meant?" in line
+    line = run.mistake("speak", "audio3", "--server", url, "--model", "turbo")
+    assert "models download turbo" in line
     done = run.done("speak", "Это русский текст.", "--server", url, "-o", "out.mp3")
     assert "the text is in Cyrillic letters" in done.err
+
+
+SAID = {
+    "the preview voice ignores voice_id": "the preview voice ignores --voice",
+    "'top_k' must be at most 6563": "--top-k must be at most 6563",
+    "nano ignores cfg_guidance_weight, min_p": "nano ignores --cfg-guidance-weight, --min-p",
+    "the text looks like German (de): set language to de": "the text looks like German (de): "
+    "add --language de",
+    "There are 20: a, …; GET /voices lists them all.": "There are 20: a, …; chatterbox-tts voices "
+    "lists them all.",
+    "no voice top_k.wav, whose seed and text": "no voice top_k.wav, whose seed and text",
+}
+
+
+@pytest.mark.parametrize("said", SAID)
+def test_names_of_the_api_are_shown_as_options(said: str) -> None:
+    assert in_options(said) == SAID[said]
 
 
 def test_key_that_the_service_has_made_is_known(run: Terminal, url: str) -> None:
