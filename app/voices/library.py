@@ -30,7 +30,7 @@ from app.core.errors import (
 from app.core.unicode import nfc
 from app.core.validation import shortened
 from app.voices.decoded_audio import DecodedAudio
-from app.voices.folder import VoiceFolder, signature_of
+from app.voices.folder import CURES, VoiceFolder, signature_of
 from app.voices.names import MAX_NAME_LENGTH, casefold_key, renamed, validate_voice_id
 from app.voices.open_voice import OpenVoice
 from app.voices.scanner import MAX_VOICES, VoiceScanner
@@ -233,8 +233,8 @@ class VoiceLibrary:
                 if problem:
                     setting = "VOICES_DIR" if folder is self._user else "PRELOADED_VOICES_DIR"
                     log.warning(
-                        "the voices folder %s %s: change that, or set %s to another folder",
-                        *(folder.path.absolute(), problem, setting),
+                        "the voices folder %s %s: %s, or set %s to another",
+                        *(folder.path.absolute(), problem, CURES[problem], setting),
                     )
 
     def close(self) -> None:
