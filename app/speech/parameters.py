@@ -49,7 +49,7 @@ def complete(asked: Asked, defaults: SynthesisParams, model: ModelInfo) -> Compl
         _ignored_voice(asked, model),
         _ignored_parameters(asked, model),
         named and f"spoken in {language_of(named).name}, the language of the voice",
-        changed and _less_accent(asked, params, changed),
+        _less_accent(asked, params, changed),
         language_notice(asked.text, params.language, model.languages),
     )
     return CompleteParams(replace(params, **changed), "; ".join(filter(None, notices)) or None)
@@ -75,7 +75,9 @@ def _against_accent(asked: Asked, params: SynthesisParams, model: ModelInfo) -> 
     }
 
 
-def _less_accent(asked: Asked, params: SynthesisParams, changed: dict[str, Any]) -> str:
+def _less_accent(asked: Asked, params: SynthesisParams, changed: dict[str, Any]) -> str | None:
+    if not changed:
+        return None
     spoken, written = language_of(asked.voice_language or ""), language_of(params.language)
     values = ", ".join(f"{name} is {value:g}" for name, value in changed.items())
     return f"the voice is {spoken.name}, the text {written.name}: {values}, for less accent"
