@@ -90,9 +90,6 @@ def main() -> None:
         note(f"cannot write the output: {error.strerror}")
         _give_up_output()
         sys.exit(1)
-    except KeyboardInterrupt:
-        note("stopped")
-        sys.exit(130)
 
 
 def _give_up_output() -> None:

@@ -102,7 +102,7 @@ class UnsupportedLanguage(InvalidRequest):
 
 class PreloadedVoice(InvalidRequest):
     code, status = "preloaded_voice", 403
-    example, example_param = "A preloaded voice cannot be deleted.", "voice_id"
+    example, example_param = "A preloaded voice cannot be deleted here: …", "voice_id"
 
 
 class MethodNotAllowed(InvalidRequest):

@@ -211,17 +211,15 @@ def _locked(folder: Path) -> Iterator[None]:
 def _one_line_errors(folder: Path, manifest: Manifest) -> Iterator[None]:
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-    by_hand = (
-        f"set HF_ENDPOINT to a mirror that is in reach, or put {', '.join(manifest.files)} into "
-        f"{folder.absolute()} yourself"
-    )
+    by_hand = f"or put {', '.join(manifest.files)} into {folder.absolute()} yourself"
+    elsewhere = f"set HF_ENDPOINT to a mirror that is in reach, {by_hand}"
     try:
         yield
     except HfHubHTTPError as error:  # an OSError too, so it goes first
         answer = error.response
         raise DownloadFailed(
             f"{answer.url.host} refused {manifest.repository}: "
-            f"{answer.status_code} {answer.reason_phrase}; try again later, {by_hand}"
+            f"{answer.status_code} {answer.reason_phrase}; try again later, {elsewhere}"
         ) from error
     except OfflineModeIsEnabled as error:
         raise StartupError(
@@ -231,7 +229,7 @@ def _one_line_errors(folder: Path, manifest: Manifest) -> Iterator[None]:
         host = error.request.url.host
         raise DownloadFailed(
             f"cannot reach {host} ({error}): connect to the network and repeat the command, "
-            f"{by_hand}"
+            f"{elsewhere}"
         ) from error
     except OSError as error:
         raise StartupError(f"cannot write to {folder}: {error.strerror}") from error

@@ -253,7 +253,10 @@ class VoiceLibrary:
     def _unchangeable(self, voice_id: str, change: str) -> ServiceError:
         """The error for a voice that is no file of the user's."""
         if voice_id in self.snapshot.digests:
-            return PreloadedVoice(f"A preloaded voice cannot be {change}.", param="voice_id")
+            return PreloadedVoice(
+                f"A preloaded voice cannot be {change} here: it is a file in PRELOADED_VOICES_DIR.",
+                param="voice_id",
+            )
         return self.not_found(voice_id)
 
     def _existing(self, voice_id: str) -> str:

@@ -50,14 +50,14 @@ def spoken(**values: Any) -> bytes:
 
 MISTAKES = {
     # no key
-    "no key": without_key("is missing"),
+    "no key": without_key("is missing", "the API_KEY that", "in the link"),
     "no key after Bearer": without_key("is missing", "no key", Authorization="Bearer "),
     # wrong header, wrong key
     "no Bearer": without_key("is missing", "lacks the word Bearer", Authorization=API_KEY),
     "Basic": without_key("is missing", "another kind than Bearer", Authorization="Basic eDp5"),
     "other header": without_key("is missing", "header api-key is not read", api_key="k"),
     "ElevenLabs' header": without_key("header xi-api-key is not read", xi_api_key="k"),
-    "wrong key": without_key("is wrong", "not the API_KEY that this service has", X_API_Key="k"),
+    "wrong key": without_key("is wrong", "the API_KEY that", "in the link", X_API_Key="k"),
     "quotes": without_key("is wrong", "with quotes", X_API_Key=f'"{API_KEY}"'),
     **{
         f"placeholder {key}": without_key("is wrong", "placeholder", X_API_Key=key)
@@ -98,6 +98,9 @@ MISTAKES = {
     ),
     # wrong format
     "format": Mistake(400, "invalid_request", ("must be 'wav'",), body=spoken(format="x")),
+    "misspelt text": Mistake(
+        400, "invalid_request", ("no parameter 'txt'", "Is 'text' meant?"), body=b'{"txt": "a"}'
+    ),
     "parameter": Mistake(400, "invalid_request", ("Is 'voice_id'",), body=spoken(voiceid="")),
     # wrong path, wrong method
     "path": Mistake(404, "not_found", ("the route is /v1/audio/speech",), "/audio/speech"),

@@ -2,7 +2,6 @@
 
 import logging
 import multiprocessing
-import os
 import stat
 from contextlib import ExitStack
 from pathlib import Path
@@ -58,14 +57,6 @@ def test_file_of_a_later_service_stays() -> None:
     with kept_key(PORT, "second"):
         first.close()
         assert find_key(PORT) == "second"
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is closed to root")
-def test_closed_folder_is_harmless(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    tmp_path.chmod(0o500)
-    with caplog.at_level(logging.WARNING), kept_key(PORT, "a key"):
-        assert find_key(PORT) == ""
-    assert "Permission denied" in caplog.text
 
 
 @pytest.mark.parametrize("home", ["relative", "/dev/null/state", "/proc/none"])
