@@ -516,6 +516,11 @@ class Settings(BaseSettings):
         return self.max_upload_mb * 1_048_576
 
     @property
+    def key(self) -> str:
+        """The API key as clients send it; empty if there is none."""
+        return self.api_key.get_secret_value().strip()
+
+    @property
     def key_was_made(self) -> bool:
         """Whether the key is a random one, generated at this start."""
         return self._key_was_made
@@ -591,7 +596,7 @@ def load_settings(*, api_key_required: bool, **overrides: Any) -> Settings:
         raise StartupError(str(error.__cause__)) from None
     except (OSError, UnicodeError) as error:
         raise StartupError(f"cannot read {ENV_FILE}: {error}") from None
-    if api_key_required and not settings.api_key.get_secret_value().strip():
+    if api_key_required and not settings.key:
         if settings.host not in LOOPBACK:
             raise StartupError(
                 "API_KEY is not set: choose a secret key, e.g. API_KEY=… in .env; with "
@@ -609,7 +614,7 @@ def _with_made_key(settings: Settings) -> Settings:
 
 def weak_key(settings: Settings) -> list[str]:
     """A warning about a key that can be guessed, if other machines can connect."""
-    length = len(settings.api_key.get_secret_value().strip())
+    length = len(settings.key)
     if length >= SAFE_KEY_LENGTH or settings.host in LOOPBACK:
         return []
     return [

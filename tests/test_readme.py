@@ -18,7 +18,7 @@ from tests.support.media import seconds_of
 from tests.support.service import API_KEY, ROOT, Service
 from tests.test_settings import shown
 
-STRICT_CURL = 'curl() { command curl --silent --show-error --fail-with-body "$@"; }\n'
+STRICT_CURL = 'curl() { command curl --silent --show-error --fail "$@"; }\n'
 
 
 def curl_commands() -> list[str]:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any
 
+import typer
+
 PROGRAM = "chatterbox-tts"
 
 
@@ -93,15 +95,14 @@ def _subcommands(command: Any) -> dict[str, Any]:
 
 
 def _options(command: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
-    for each in command.params:
+    for each in command.get_params(typer.Context(command, help_option_names=["-h", "--help"])):
         if each.param_type_name == "option":
             yield (*each.opts, *each.secondary_opts), each
-    yield ("-h", "--help"), HELP
 
 
 def _choices(command: Any) -> Iterator[tuple[tuple[str, ...], list[str]]]:
     for names, option in _options(command):
-        if option is not HELP and (choices := _values(option)):
+        if choices := _values(option):
             yield names, choices
 
 
@@ -119,11 +120,3 @@ def _values(parameter: Any) -> list[str]:
         "chunk_overlap_method": ["full", "zero"],
     }
     return values.get(parameter.name, [])
-
-
-class _Help:
-    is_flag = True
-
-
-HELP = _Help()
-"""Stands for the option --help, which Click adds itself."""

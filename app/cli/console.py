@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from app.cli.terms import in_options
 from app.core.errors import StartupError
 
 
@@ -36,4 +37,4 @@ def open_for_writing(path: Path) -> BinaryIO:
 
 def note(message: str) -> None:
     """Print a line for the user on standard error."""
-    typer.echo(f"chatterbox-tts: {message}", err=True)
+    typer.echo(f"chatterbox-tts: {in_options(message)}", err=True)

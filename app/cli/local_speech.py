@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.cli.console import progress_bar
 from app.cli.output import Output
+from app.cli.terms import in_options
 from app.cli.voice_files import find_voice_file
 from app.core.cpu import cpu_count
 from app.core.params import SynthesisParams
@@ -20,26 +21,24 @@ if TYPE_CHECKING:
 
 
 async def speak_here(
-    settings: Settings,
-    text: str,
-    voice: str | None,
-    model: str | None,
-    parameters: dict[str, Any],
-    out: Output,
-    *,
-    quiet: bool,
+    settings: Settings, request: dict[str, Any], out: Output, *, quiet: bool
 ) -> str:
-    """Load a model and give its speech to `out`; return the model's name."""
+    """Load a model and give its speech to `out`; returns what it is.
+
+    `request`: as for the API; its `voice_id` may also be the path of a recording.
+    """
     from app.core.devices import detect
     from app.core.model import ModelInfo
     from app.engines.registry import load_engine
     from app.speech.options import SpeechOptions, validated
-    from app.speech.parameters import complete
+    from app.speech.parameters import Asked, complete
     from app.text.cleaning import clean
     from app.voices.folder import digest_of
     from app.voices.language import language_of_voice
 
-    text = clean(text, markup=settings.tts_strip_markup)
+    parameters = dict(request)
+    text = clean(parameters.pop("text"), markup=settings.tts_strip_markup)
+    voice, model = parameters.pop("voice_id", None), parameters.pop("model", None)
     device = detect(visible_cuda_devices())[0].kind
     chosen = _chosen(settings, model, device)
     options = validated(SpeechOptions, parameters)
@@ -53,9 +52,11 @@ async def speak_here(
         engine = load_engine(chosen.engine, chosen.engine_config(config))
         try:
             info = ModelInfo.of(engine)
-            params, notice = complete(options, defaults, info, voice_id, voice_language, text)
+            asked = Asked(options, voice_id, voice_language, text)
+            params, notice = complete(asked, defaults, info)
             if notice and not quiet:
-                bar.console.print(f"chatterbox-tts: {notice}", markup=False, soft_wrap=True)
+                said = f"chatterbox-tts: {in_options(notice)}"
+                bar.console.print(said, markup=False, soft_wrap=True)
             await engine.warm_up()
             prepared = await _prepare_voice(engine, source) if source else engine.default_voice
             bar.update(task, description="speaking")
@@ -66,7 +67,7 @@ async def speak_here(
             await _run(settings, engine, (text, prepared, params), out, show)
         finally:
             await engine.close()
-    return engine.name
+    return f"{engine.name} model, loaded for this"
 
 
 async def _run(

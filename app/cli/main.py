@@ -15,6 +15,7 @@ from app.cli.console import note
 from app.cli.models import models
 from app.cli.voices import voices
 from app.core.errors import (
+    DownloadFailed,
     InvalidRequest,
     NotFound,
     ServiceError,
@@ -24,6 +25,9 @@ from app.core.errors import (
 
 USER_MISTAKES = (StartupError, InvalidRequest, NotFound, Unauthenticated)
 """Errors that end a command with 2, as wrong options do; others end it with 1."""
+
+NO_MISTAKES = (DownloadFailed,)
+"""Errors of these kinds that end it with 1."""
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
@@ -78,16 +82,14 @@ def main() -> None:
     except (StartupError, ServiceError) as error:
         note(str(error))
         _give_up_output()
-        sys.exit(2 if isinstance(error, USER_MISTAKES) else 1)
+        is_mistake = isinstance(error, USER_MISTAKES) and not isinstance(error, NO_MISTAKES)
+        sys.exit(2 if is_mistake else 1)
     except OSError as error:
         if error.errno not in NO_SPACE:
             raise
         note(f"cannot write the output: {error.strerror}")
         _give_up_output()
         sys.exit(1)
-    except KeyboardInterrupt:
-        note("stopped")
-        sys.exit(130)
 
 
 def _give_up_output() -> None:

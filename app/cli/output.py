@@ -3,12 +3,12 @@
 import os
 import secrets
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from math import inf
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from app.cli.console import is_terminal, open_for_writing
 from app.cli.player import Playback, Player
@@ -38,6 +38,14 @@ def format_for(output: str | None, name: str | None) -> str:
     return found
 
 
+class Sink(Protocol):
+    """Takes PCM."""
+
+    def write(self, pcm: bytes) -> None: ...
+
+    def finish(self) -> None: ...
+
+
 class Output:
     """Takes the PCM of one text and times it, from the last `start`."""
 
@@ -45,7 +53,7 @@ class Output:
         from app.audio.formats import new_encoder
 
         self._tempo = new_encoder("raw_pcm", speed)
-        self._sinks: list[_Sink] = []
+        self._sinks: list[Sink] = []
         self._samples = 0
         self._first_audio_s = 0.0
         self.start()
@@ -53,7 +61,7 @@ class Output:
     def start(self) -> None:
         self._began = perf_counter()
 
-    def add(self, sink: "_Sink") -> None:
+    def add(self, sink: Sink) -> None:
         self._sinks.append(sink)
 
     def write(self, pcm: bytes) -> None:
@@ -80,42 +88,34 @@ class Output:
             sink.write(pcm)
 
 
-class _Sink:
+class _Stream:
     """Encodes audio and writes it to a stream at once."""
 
-    def __init__(self, encoder: "Encoder", stream: "BinaryIO | Playback") -> None:
+    def __init__(self, encoder: "Encoder", stream: BinaryIO) -> None:
         self._encoder = encoder
         self._stream = stream
 
     def write(self, pcm: bytes) -> None:
-        self._put(self._encoder.encode(pcm))
+        _write(self._stream, self._encoder.encode(pcm))
 
     def finish(self) -> None:
-        self._put(self._encoder.finish())
-        if isinstance(self._stream, Playback):
-            self._stream.finish()
-
-    def _put(self, content: bytes) -> None:
-        if isinstance(self._stream, Playback):
-            self._stream.write(content)
-        else:
-            _write(self._stream, content)
+        _write(self._stream, self._encoder.finish())
 
 
-class _FileSink(_Sink):
+class _File:
     """Writes the file at the end, when its header can state its length."""
 
-    def __init__(self, encoder: "Encoder", stream: BinaryIO) -> None:
-        super().__init__(encoder, stream)
-        self._file = stream
+    def __init__(self, encoder: "Encoder", file: BinaryIO) -> None:
+        self._encoder = encoder
+        self._file = file
         self._pieces: list[bytes] = []
 
-    def _put(self, content: bytes) -> None:
-        self._pieces.append(content)
+    def write(self, pcm: bytes) -> None:
+        self._pieces.append(self._encoder.encode(pcm))
 
     def finish(self) -> None:
-        super().finish()
-        _write(self._file, self._encoder.finalize_file(b"".join(self._pieces)))
+        content = b"".join([*self._pieces, self._encoder.finish()])
+        _write(self._file, self._encoder.finalize_file(content))
 
 
 def _write(stream: BinaryIO, content: bytes) -> None:
@@ -127,8 +127,13 @@ def _write(stream: BinaryIO, content: bytes) -> None:
 
 
 @contextmanager
-def opened(output: str | None, form: str, player: Player | None, speed: float) -> Iterator[Output]:
-    """An output to be finished. A file appears only if all goes well."""
+def opened(
+    output: str | None, form: str, players: Sequence[Player], speed: float
+) -> Iterator[Output]:
+    """An output to be finished; without `players` it plays nothing.
+
+    A file appears only if all goes well.
+    """
     from app.audio.formats import new_encoder
 
     with ExitStack() as stack:
@@ -138,14 +143,13 @@ def opened(output: str | None, form: str, player: Player | None, speed: float) -
                 raise StartupError("standard output is closed: write | or > after the command")
             if is_terminal(sys.stdout):
                 raise StartupError("standard output is a terminal: write | or > after the command")
-            result.add(_Sink(new_encoder(form), sys.stdout.buffer))
+            result.add(_Stream(new_encoder(form), sys.stdout.buffer))
         elif output is not None:
             file = stack.enter_context(_replacing(Path(output)))
-            result.add(_FileSink(new_encoder(form), file))
-        if player:
-            playback = Playback(player)
-            stack.callback(playback.close)
-            result.add(_Sink(new_encoder(player.format), playback))
+            result.add(_File(new_encoder(form), file))
+        if players:
+            playback = stack.enter_context(closing(Playback(players)))
+            result.add(playback)
         yield result
 
 

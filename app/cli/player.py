@@ -2,10 +2,11 @@
 
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from tempfile import NamedTemporaryFile
+from time import perf_counter
 
 from app.core.audio import SAMPLE_RATE
 from app.core.errors import ServiceError, StartupError
@@ -42,11 +43,14 @@ PLAYERS = (
 """In the order in which they are tried."""
 
 
-def find_player() -> Player:
-    """Return the first player that is installed. Raises `StartupError` if there is none."""
-    for player in PLAYERS:
-        if shutil.which(player.program):
-            return player
+EARLY_S = 2.0
+"""A player that fails sooner is taken to have played nothing."""
+
+
+def find_players() -> list[Player]:
+    """Return those that are installed. Raises `StartupError` if there is none."""
+    if found := [player for player in PLAYERS if shutil.which(player.program)]:
+        return found
     raise StartupError(
         "--play finds no player: install ffmpeg (for ffplay), mpv, alsa-utils (for aplay) or sox, "
         "or write a file with -o"
@@ -54,55 +58,115 @@ def find_player() -> Player:
 
 
 class Playback:
-    """A player that is running; `write` its format to it, then `finish`."""
+    """Plays PCM with the first of some players that can, each from the start.
 
-    def __init__(self, player: Player) -> None:
-        self._player = player
-        self._file = Path(tempfile.mkstemp(suffix=".wav")[1]) if player.from_file else None
-        self._process = None if self._file else self._start("-")
-        self._sink = self._file.open("wb") if self._file else None
-        self._broken = False
+    Raises `ServiceError` when none is left, or one fails that has already played something.
+    """
 
-    def write(self, content: bytes) -> None:
-        """Wait until the player has taken it; ignored if the player has ended."""
-        if self._sink:
-            self._sink.write(content)
-        elif self._process and self._process.stdin and not self._broken:
-            try:
-                self._process.stdin.write(content)
-                self._process.stdin.flush()
-            except BrokenPipeError:
-                self._broken = True
+    def __init__(self, players: Sequence[Player]) -> None:
+        self._left = list(players)
+        self._failures: list[str] = []
+        self._pcm: list[bytes] = []  # all so far, until a player has played some
+        self._running = self._next()
+
+    def write(self, pcm: bytes) -> None:
+        """Wait until the player has taken it; ignored if a player has ended that played."""
+        self._pcm.append(pcm)
+        self._running.write(pcm)
+        while self._running.is_gone and not self._running.has_played:
+            self._replace(self._running.finish())
+        if self._running.has_played:
+            self._pcm.clear()
 
     def finish(self) -> None:
-        """Wait until all is played. Raises `ServiceError` if the player fails."""
-        if self._sink and self._file:
-            self._sink.close()
-            self._process = self._start(str(self._file))
-        if self._process is None:
-            return
-        try:
-            self._process.communicate()
-        except BrokenPipeError:
-            self._broken = True
-        status = self._process.wait()
-        if status or self._broken:
-            raise ServiceError(
-                f"{self._player.program} cannot play it: it ended with {status}; "
-                "write a file with -o instead"
-            )
+        """Wait until all is played."""
+        while failure := self._running.finish():
+            self._replace(failure)
 
     def close(self) -> None:
         """Stop the player, if it still runs."""
+        self._running.close()
+
+    def _replace(self, failure: str) -> None:
+        self._failures.append(failure)
+        if self._running.has_played:
+            raise self._failed()
+        self._running.close()
+        self._running = self._next()
+        for pcm in self._pcm:
+            self._running.write(pcm)
+
+    def _next(self) -> "_RunningPlayer":
+        while self._left:
+            player = self._left.pop(0)
+            try:
+                return _RunningPlayer(player)
+            except OSError as error:
+                self._failures.append(f"{player.program} cannot be started: {error.strerror}")
+        raise self._failed()
+
+    def _failed(self) -> ServiceError:
+        return ServiceError(f"{', '.join(self._failures)}; write a file with -o instead")
+
+
+class _RunningPlayer:
+    """`has_played`: it has run for longer than `EARLY_S`. `is_gone`: it takes nothing more."""
+
+    def __init__(self, player: Player) -> None:
+        from app.audio.formats import new_encoder
+
+        self.has_played = self.is_gone = False
+        self._player = player
+        self._encoder = new_encoder(player.format)
+        self._process = None if player.from_file else self._start(*player.arguments)
+        self._file = NamedTemporaryFile(suffix=".wav") if player.from_file else None  # noqa: SIM115
+        self._started_at = perf_counter()
+
+    def write(self, pcm: bytes) -> None:
+        if self._process and self._process.poll() is None:
+            self.has_played |= perf_counter() - self._started_at > EARLY_S
+        self._put(self._encoder.encode(pcm))
+
+    def finish(self) -> str:
+        """Wait until all is played; returns what went wrong, if anything did."""
+        self.write(b"")
+        self._put(self._encoder.finish())
+        if self._file:
+            try:
+                self._process = self._start(self._file.name)
+            except OSError as error:
+                return f"{self._player.program} cannot be started: {error.strerror}"
+        self._close_pipe()
+        began = perf_counter()
+        status = self._process.wait() if self._process else 0
+        self.has_played |= perf_counter() - began > EARLY_S
+        if status or self.is_gone:
+            return f"{self._player.program} cannot play it: it ended with {status}"
+        return ""
+
+    def close(self) -> None:
         if self._process and self._process.poll() is None:
             self._process.terminate()
             self._process.wait()
-        if self._sink and self._file:
-            self._sink.close()
-            self._file.unlink(missing_ok=True)
+        self._close_pipe()
+        if self._file:
+            self._file.close()  # which removes it
 
-    def _start(self, source: str) -> subprocess.Popen[bytes]:
-        arguments = [source] if self._player.from_file else self._player.arguments
+    def _put(self, content: bytes) -> None:
+        sink = self._file or (self._process and self._process.stdin)
+        if sink and not self.is_gone:
+            try:
+                sink.write(content)
+                sink.flush()
+            except BrokenPipeError:
+                self.is_gone = True
+
+    def _close_pipe(self) -> None:
+        if self._process and self._process.stdin:
+            with suppress(BrokenPipeError):
+                self._process.stdin.close()
+
+    def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [self._player.program, *arguments],
             stdin=subprocess.DEVNULL if self._player.from_file else subprocess.PIPE,

@@ -9,8 +9,10 @@ from urllib.parse import quote
 import httpx
 
 from app.core.errors import ServiceError, StartupError, Unauthenticated, from_code
+from app.server.made_key import find_key
 from app.server.sockets import url_of
 from app.settings import Settings
+from app.voices.snapshot import id_of
 
 PROBE_TIMEOUT = httpx.Timeout(5.0, connect=1.0)
 """A port where nothing listens refuses at once; a busy machine takes its time to answer."""
@@ -22,15 +24,17 @@ TIMEOUT_S = 600.0
 class Server:
     """The service at `url`; its errors are raised as `ServiceError`.
 
-    `direct`: without a proxy, which would get the key; always so for a loopback address.
+    Without a `key`, a service on this machine gets the one that it has made for itself. `direct`:
+    without a proxy, which would get the key; always so for a loopback address.
     """
 
     def __init__(self, url: str, key: str, *, direct: bool = False) -> None:
         given, url = url, url if "://" in url else f"http://{url}"
         self.url = url = url.rstrip("/").removesuffix("/v1")
-        self._key = key
         try:
-            host = httpx.URL(url).host
+            host, port = httpx.URL(url).host, httpx.URL(url).port
+            is_here = _is_loopback(host)
+            self._key = key or (find_key(port or 80) if is_here else "")
             if not host:
                 raise StartupError(
                     f"--server {given!r} names no host: give a URL such as http://127.0.0.1:8000"
@@ -39,7 +43,7 @@ class Server:
                 base_url=url,
                 auth=self._with_key,
                 timeout=httpx.Timeout(TIMEOUT_S, connect=10),
-                trust_env=not (direct or _is_loopback(host)),
+                trust_env=not (direct or is_here),
                 verify=url.startswith("https:"),  # loading all certificates takes long
             )
         except (httpx.InvalidURL, ValueError) as error:
@@ -84,8 +88,11 @@ class Server:
         path = f"/voices/{quote(voice_id, safe='')}"
         return str(self._call("PATCH", path, json={"voice_id": new_id}).json()["voice_id"])
 
-    def delete_voice(self, voice_id: str) -> None:
+    def delete_voice(self, name: str) -> str:
+        """Delete the voice of that id, or the only one that has it without its ending."""
+        voice_id = id_of(name, self.voices()) or name
         self._call("DELETE", f"/voices/{quote(voice_id, safe='')}")
+        return voice_id
 
     def _with_key(self, request: httpx.Request) -> httpx.Request:
         if self._key:
@@ -138,13 +145,9 @@ def _is_loopback(host: str) -> bool:
 
 def server_at(url: str, settings: Settings) -> Server:
     """The server at a URL, with the key of the settings."""
-    return Server(url, _key(settings))
+    return Server(url, settings.key)
 
 
 def local_server(settings: Settings) -> Server:
     """The server that these settings start; it may not run."""
-    return Server(url_of(settings.host, settings.port), _key(settings), direct=True)
-
-
-def _key(settings: Settings) -> str:
-    return settings.api_key.get_secret_value().strip()
+    return Server(url_of(settings.host, settings.port), settings.key, direct=True)

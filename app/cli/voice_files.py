@@ -39,13 +39,10 @@ def folders(settings: Settings) -> list[str]:
 
 def find_voice(settings: Settings, name: str) -> VoiceFile | None:
     """The voice of that id, or the only one that has it without its ending."""
-    from app.voices.snapshot import stem_of
+    from app.voices.snapshot import id_of
 
-    name, files = nfc(name), voice_files(settings)
-    if exact := [file for file in files if file.voice_id == name]:
-        return exact[0]
-    alike = [file for file in files if stem_of(file.voice_id) == name]
-    return alike[0] if len(alike) == 1 else None
+    files = {file.voice_id: file for file in voice_files(settings)}
+    return files.get(id_of(name, files) or "")
 
 
 def has_voice_file(settings: Settings, voice: str) -> bool:

@@ -136,7 +136,7 @@ def remove(
         service = stack.enter_context(_server(server, settings)) if server is not None else None
         for name in names:
             if service:
-                service.delete_voice(name)
+                name = service.delete_voice(name)
             else:
                 name = _uploaded(settings, name, "removed").voice_id
                 with _folder_errors(settings):

@@ -1,6 +1,7 @@
 """Every way in which a request or a start can fail, as one exception tree.
 
     StartupError                the process cannot start: one line on the terminal, exit code 2
+    └── DownloadFailed          exit code 1
     DeviceFailed                a worker's device is beyond use: the worker is replaced
     ServiceError                a request failed: code, HTTP status, error type
     ├── InvalidRequest          400
@@ -38,6 +39,10 @@ from typing import ClassVar, Self
 
 class StartupError(Exception):
     """The process cannot start; the message is printed as one line, without a traceback."""
+
+
+class DownloadFailed(StartupError):
+    """A download broke off, or could not begin, for no mistake of the user's."""
 
 
 class DeviceFailed(Exception):
@@ -97,7 +102,7 @@ class UnsupportedLanguage(InvalidRequest):
 
 class PreloadedVoice(InvalidRequest):
     code, status = "preloaded_voice", 403
-    example, example_param = "A preloaded voice cannot be deleted.", "voice_id"
+    example, example_param = "A preloaded voice cannot be deleted here: …", "voice_id"
 
 
 class MethodNotAllowed(InvalidRequest):
@@ -126,7 +131,7 @@ class PayloadTooLarge(InvalidRequest):
 class TextTooLong(PayloadTooLarge):
     code = "text_too_long"
     example, example_param = (
-        "The text has 20001 characters, 20000 are allowed (MAX_TEXT_LENGTH).",
+        "The text has 20001 characters, 20000 are allowed: send it in parts, or …",
         "text",
     )
 

@@ -1,6 +1,7 @@
 """Environment variables of this process and its children."""
 
 import os
+import sys
 from pathlib import Path
 
 
@@ -12,6 +13,12 @@ def visible_cuda_devices() -> str | None:
 def cache_home() -> Path:
     """The user's folder for caches (XDG Base Directory Specification)."""
     return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+
+
+def state_home() -> Path:
+    """The user's folder for what a program keeps while it runs, and later."""
+    usual = "~/Library/Application Support" if sys.platform == "darwin" else "~/.local/state"
+    return Path(os.environ.get("XDG_STATE_HOME") or os.path.expanduser(usual))
 
 
 def is_set(name: str) -> bool:

@@ -10,7 +10,7 @@ from app.core.errors import PayloadTooLarge, UnsupportedMedia
 from app.http.request_body import read_json_object
 from app.observability.metrics import Metrics
 from app.settings import Settings
-from app.speech.service import SpeechService
+from app.speech.service import SHORTEN_TEXT, SpeechService
 from app.voices.library import VoiceLibrary
 
 BYTES_PER_CHARACTER = 12
@@ -39,14 +39,25 @@ def get_state(request: Request) -> AppState:
     return state
 
 
-async def read_parameters(request: Request) -> dict[str, Any]:
+async def read_parameters(request: Request, text: str = "text") -> dict[str, Any]:
     """Read a JSON object, as long as the longest text that the settings allow.
 
-    Pydantic's own body parameters accept duplicate keys, NaN and any length.
+    `text`: the name of the text in it. Pydantic's own body parameters accept duplicate keys, NaN
+    and any length.
     """
     longest = get_state(request).settings.max_text_length
     max_bytes = longest * BYTES_PER_CHARACTER + OTHER_PARAMETERS_BYTES
     too_large = PayloadTooLarge(
-        f"The text may have at most {longest} characters (MAX_TEXT_LENGTH).", param="text"
+        f"The text may have at most {longest} characters: {SHORTEN_TEXT}.", param="text"
     )
-    return await read_json_object(request, max_bytes, too_large)
+    example = f'{{"{text}": "Hello."}}'
+    return await read_json_object(request, max_bytes, too_large, example)
+
+
+async def read_short_object(request: Request, example: str) -> dict[str, Any]:
+    """Read a JSON object without a text. `example`: one that the route takes."""
+    too_large = PayloadTooLarge(
+        f"The body may have at most {OTHER_PARAMETERS_BYTES} bytes: send what the route takes, "
+        f"such as {example}."
+    )
+    return await read_json_object(request, OTHER_PARAMETERS_BYTES, too_large, example)

@@ -76,7 +76,7 @@ async def read_upload(request: Request, what: str) -> AsyncIterator[tuple[Upload
     `what`: the file, for messages. Raises `InvalidRequest`, `UnsupportedMedia`, `PayloadTooLarge`,
     `TooManyUploads`, `StorageFull`.
     """
-    ensure_media_type(request, "multipart/form-data")
+    ensure_media_type(request, "multipart/form-data", "curl -F file=@voice.wav")
     state = get_state(request)
     too_large = PayloadTooLarge(
         f"{what} may have at most {state.settings.max_upload_mb} MB (MAX_UPLOAD_MB).", param="file"

@@ -10,27 +10,31 @@ MAX_LOOKED_AT = 4096
 """Bytes of the body: a mistake of the shell shows at its beginning."""
 
 
-def json_hint(body: bytes) -> str:
-    """A sentence that begins with a space; empty if the mistake is of no known kind."""
+def json_hint(body: bytes, example: str) -> str:
+    """A sentence that begins with a space; empty if the mistake is of no known kind.
+
+    `example`: a body without a mistake.
+    """
+    escaped = example.replace('"', r"\"")
     start = body[:MAX_LOOKED_AT].lstrip()
     if not start:
-        return " The body is empty."
+        return f" The body is empty: send JSON, as curl --json '{example}' does."
     if start.startswith(b"'"):
         return (
             " It begins with a single quote, which a Windows shell does not remove: write "
-            rf'"{{\"text\": \"Hello.\"}}" there, or {_FILE}.'
+            f'"{escaped}" there, or {_FILE}.'
         )
     if _UNQUOTED_NAME.match(start):
         return (
             " Its double quotes are missing, which a Windows shell removes: write "
-            rf'"{{\"text\": \"Hello.\"}}" there, or {_FILE}.'
+            f'"{escaped}" there, or {_FILE}.'
         )
     if re.match(rb"\{\s*\\", start):
         return f" It has backslashes before its quotes, which this shell keeps: {_FILE}."
     if re.match(rb"\{\s*'", start):
         return " Names and text are in double quotes in JSON, not in single ones."
     if _FORM.match(start):
-        return ' It looks like a form: send JSON, as with curl --json \'{"text": "Hello."}\'.'
+        return f" It looks like a form: send JSON, as curl --json '{example}' does."
     if re.match(rf"\{{\s*[{_QUOTES}]", start.decode(errors="ignore")):
         return ' It has typographic quotes: write plain ones, ".'
     return ""

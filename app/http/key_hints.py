@@ -10,6 +10,10 @@ PLACES = (
     "It goes into a header, X-API-Key: <key> or Authorization: Bearer <key>, or into the query, "
     "?api_key=<key>."
 )
+WHICH = (
+    "It is the API_KEY that the service was started with; without one, it is in the link that the "
+    "service printed at its start. "
+)
 _OTHER_HEADERS = (
     *("api-key", "apikey", "x-apikey", "x-api-token", "x-auth-token", "x-access-token"),
     *("token", "x-token", "key", "x-key", "xi-api-key", "api_key", "x-api_key"),
@@ -30,7 +34,7 @@ def describe_key(scope: Scope, keys: list[str]) -> str:
     """A sentence about why none of the `keys` of a request is right, or where the key belongs."""
     sent = [key for key in keys if key.strip()]
     if not sent:
-        return f"The API key is missing. {_misplaced(scope)}{PLACES}"
+        return f"The API key is missing. {_misplaced(scope) or WHICH}{PLACES}"
     key = unquote(sent[0].strip())
     if len(key) <= MAX_PLACEHOLDER_LENGTH and _PLACEHOLDER.fullmatch(key):
         return (
@@ -39,7 +43,7 @@ def describe_key(scope: Scope, keys: list[str]) -> str:
         )
     if key[:1] in "'\"" or key[-1:] in "'\"":
         return f"The API key is wrong: it came with quotes around it; leave them out. {PLACES}"
-    return f"The API key is wrong: it is not the API_KEY that this service has. {PLACES}"
+    return f"The API key is wrong: it is not that of this service. {WHICH}{PLACES}"
 
 
 def _misplaced(scope: Scope) -> str:

@@ -25,21 +25,15 @@ MAX_NAMES = 100
 
 MAX_CONTENT_TYPE_LENGTH = 1000
 
-_HOW = {
-    "application/json": 'as curl --json \'{"text": "Hello."}\' does',
-    "multipart/form-data": "as curl -F file=@voice.wav does",
-}
-"""By media type: a command that sends it."""
-
 PIECE_BYTES = 32_768
 """A body is read in pieces of at most this length, between which other requests have their turn."""
 
 
-def ensure_media_type(request: Request, expected: str) -> None:
+def ensure_media_type(request: Request, expected: str, how: str) -> None:
     """Raise `UnsupportedMedia` if the body has another type, or a Content-Encoding.
 
-    Raises `InvalidRequest` if it is in another charset than UTF-8, some of which take quadratic
-    time to decode.
+    `how`: a command that sends `expected`, for the message. Raises `InvalidRequest` if it is in
+    another charset than UTF-8, some of which take quadratic time to decode.
     """
     _ensure_not_encoded(request)
     header = request.headers.get("content-type", "")
@@ -52,9 +46,19 @@ def ensure_media_type(request: Request, expected: str) -> None:
         came = (
             f"as {shortened(media_type.decode('latin-1'))}" if header else "without a Content-Type"
         )
-        raise UnsupportedMedia(f"The body came {came}; send {expected}, {_HOW[expected]}.")
+        hint = _misplaced(request)
+        raise UnsupportedMedia(f"{hint}The body came {came}; send {expected}, as {how} does.")
     if parameters.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8"):
         raise InvalidRequest("The charset of the body must be UTF-8.")
+
+
+def _misplaced(request: Request) -> str:
+    """A sentence about parameters in the query of a request without a body; empty if none are."""
+    sent = request.headers.get("content-length", "0"), request.headers.get("transfer-encoding")
+    names = [name for name in request.query_params if name != "api_key"]
+    if sent != ("0", None) or not names:
+        return ""
+    return f"In the query {shortened(names[0])!r} is not read: parameters go into a JSON body. "
 
 
 def _ensure_not_encoded(request: Request) -> None:
@@ -138,10 +142,13 @@ def _pieces(message: Message) -> list[Message]:
 
 
 async def read_json_object(
-    request: Request, max_bytes: int, too_large: PayloadTooLarge
+    request: Request, max_bytes: int, too_large: PayloadTooLarge, example: str
 ) -> dict[str, Any]:
-    """Read a JSON object; refuse duplicate keys, NaN, Infinity and nesting beyond recursion."""
-    ensure_media_type(request, "application/json")
+    """Read a JSON object; refuse duplicate keys, NaN, Infinity and nesting beyond recursion.
+
+    `example`: one that the route takes, for messages.
+    """
+    ensure_media_type(request, "application/json", f"curl --json '{example}'")
     body = await limit_body(request, max_bytes, too_large).body()
     try:
         value = json.loads(
@@ -151,8 +158,10 @@ async def read_json_object(
         raise InvalidRequest(f"The body is not valid JSON: {not_utf8(error)}.") from None
     except (ValueError, RecursionError) as error:
         message = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        hint = json_hint(body)
-        raise InvalidRequest(f"The body is not valid JSON: {message}.{hint}") from None
+        hint = json_hint(body, example)
+        raise InvalidRequest(
+            f"{_misplaced(request)}The body is not valid JSON: {message}.{hint}"
+        ) from None
     if not isinstance(value, dict):
         twice = isinstance(value, str) and value.lstrip().startswith("{")
         hint = " It is one in quotes: it was converted to JSON twice." if twice else ""

@@ -10,13 +10,13 @@ import os
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 
-from app.core.errors import StartupError
+from app.core.errors import DownloadFailed, StartupError
 from app.model_files.manifest import ENGLISH, Archive, Checksum, Manifest, file_size, missing
 
 TIMEOUT_S = 30.0
@@ -36,8 +36,8 @@ def download(
 
     Files with the manifest's checksums are kept, others of that name are replaced. `endpoint` is
     the hub's address; None means `HF_ENDPOINT`, or huggingface.co.
-    Raises StartupError: hub out of reach, checksum wrong, disk full, folder not writable, or a file
-    that is not the repository's is missing.
+    Raises DownloadFailed: hub out of reach, checksum wrong, disk full. Raises StartupError: folder
+    not writable, HF_HUB_OFFLINE set, or a file that is not the repository's is missing.
     """
     with _one_line_errors(folder, manifest), _locked(folder):
         published = [*_published(manifest, endpoint), *map(_archived, manifest.archives)]
@@ -111,7 +111,7 @@ def _receive(file: _RemoteFile, part: Path, progress: Progress) -> None:
             lost = error
         before, done = done, file_size(part) or 0
         if done <= before:
-            raise lost or StartupError(f"the hub sends nothing of {file.name}")
+            raise lost or DownloadFailed(f"the hub sends nothing of {file.name}")
 
 
 def _append(file: _RemoteFile, part: Path, done: int, progress: Progress) -> None:
@@ -126,7 +126,10 @@ def _append(file: _RemoteFile, part: Path, done: int, progress: Progress) -> Non
     with get_session().stream("GET", file.url, headers=headers, timeout=TIMEOUT_S) as response:
         hf_raise_for_status(response)
         if response.headers.get("Content-Type", "").startswith("text/html"):  # a captive portal's
-            raise StartupError("what answers in the hub's place sends a web page")
+            raise DownloadFailed(
+                "what answers in the hub's place sends a web page: open one in a browser to log in "
+                "to the network, then repeat the command"
+            )
         if response.status_code != httpx.codes.PARTIAL_CONTENT:
             done = 0
         with part.open("ab" if done else "wb") as target:
@@ -141,7 +144,7 @@ def _append(file: _RemoteFile, part: Path, done: int, progress: Progress) -> Non
 def _check(file: _RemoteFile, part: Path) -> None:
     if not Checksum(file.size, file.sha256).fits(part):
         part.unlink()
-        raise StartupError(
+        raise DownloadFailed(
             f"{file.name} arrived damaged (its checksum is not the published one) and was deleted;"
             " try again, and distrust the connection if this repeats"
         )
@@ -165,7 +168,7 @@ def _extract(file: _RemoteFile, part: Path, folder: Path, manifest: Manifest) ->
                 shutil.copyfileobj(source, target)
             if not manifest.checksums[name].fits(extracted):
                 extracted.unlink()
-                raise StartupError(f"{name} in {file.name} is not the published file")
+                raise DownloadFailed(f"{name} in {file.name} is not the published file")
             _place(extracted, path)
     part.unlink()
 
@@ -174,14 +177,18 @@ def _check_space(folder: Path, files: list[_RemoteFile]) -> None:
     needed = sum(file.size - (file_size(file.part_in(folder)) or 0) for file in files)
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise StartupError(
+        raise DownloadFailed(
             f"disk full: {folder} has {free / 1e9:.1f} GB left, {needed / 1e9:.1f} GB are to come"
         )
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Keep out other processes, which would append to the same partial files."""
+    """Make the folder, and keep out other processes, which would append to the same partial files.
+
+    Folders that are still empty at the end are removed, if they were made here.
+    """
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ".download.lock"
     with path.open("w") as lock:
@@ -195,6 +202,9 @@ def _locked(folder: Path) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
+            with suppress(OSError):  # it has files
+                for each in made:
+                    each.rmdir()
 
 
 @contextmanager
@@ -202,18 +212,24 @@ def _one_line_errors(folder: Path, manifest: Manifest) -> Iterator[None]:
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     by_hand = f"or put {', '.join(manifest.files)} into {folder.absolute()} yourself"
+    elsewhere = f"set HF_ENDPOINT to a mirror that is in reach, {by_hand}"
     try:
         yield
     except HfHubHTTPError as error:  # an OSError too, so it goes first
         answer = error.response
-        raise StartupError(
+        raise DownloadFailed(
             f"{answer.url.host} refused {manifest.repository}: "
-            f"{answer.status_code} {answer.reason_phrase}"
+            f"{answer.status_code} {answer.reason_phrase}; try again later, {elsewhere}"
         ) from error
     except OfflineModeIsEnabled as error:
-        raise StartupError(f"cannot reach the hub: HF_HUB_OFFLINE is set; {by_hand}") from error
+        raise StartupError(
+            f"cannot reach the hub: HF_HUB_OFFLINE is set; remove it, {by_hand}"
+        ) from error
     except httpx.RequestError as error:
         host = error.request.url.host
-        raise StartupError(f"cannot reach {host}: {error}; {by_hand}") from error
+        raise DownloadFailed(
+            f"cannot reach {host} ({error}): connect to the network and repeat the command, "
+            f"{elsewhere}"
+        ) from error
     except OSError as error:
         raise StartupError(f"cannot write to {folder}: {error.strerror}") from error

@@ -62,7 +62,7 @@ def create_app(state: AppState) -> FastAPI:
     handle_errors(app, _paths(*protocols, health.router))
     app.add_middleware(
         ApiKeyMiddleware,
-        api_key=settings.api_key.get_secret_value().strip(),
+        api_key=settings.key,
         open_paths=app.open_paths,
     )
     app.add_middleware(AccessLogMiddleware, metrics=state.metrics, debug=settings.debug)

@@ -83,7 +83,7 @@ def _print_link(settings: Settings, url: str) -> None:
     on_own_screen = settings.host in LOOPBACK and sys.stdout and sys.stdout.isatty()
     if not (settings.key_was_made or on_own_screen):
         return
-    key = quote(settings.api_key.get_secret_value().strip(), safe="")
+    key = quote(settings.key, safe="")
     print(f"\n    Open {url}#key={key}\n", flush=True)  # noqa: T201
 
 

@@ -17,6 +17,7 @@ from app.core.model import Model
 from app.core.running_time import timeout
 from app.http.dependencies import AppState
 from app.observability.metrics import Metrics
+from app.server.made_key import kept_key
 from app.server.voice_cache_dir import voice_cache_dir
 from app.settings import Settings
 from app.speech.service import SpeechService
@@ -37,6 +38,8 @@ async def running_services(
     metrics = Metrics()
     threads = ThreadPoolExecutor(cpu_count(), thread_name_prefix="encoder")
     async with AsyncExitStack() as stack:
+        if settings.key_was_made:
+            stack.enter_context(kept_key(settings.port, settings.key))
         folder = stack.enter_context(runtime_dir())
         decoded_dir = await stack.enter_async_context(
             voice_cache_dir(settings.voices_dir, folder.voices)

@@ -34,7 +34,11 @@ async def voice_cache_dir(voices_dir: Path, fallback: Path) -> AsyncIterator[Pat
         try:
             folder, lock = await thread.run(_open, voices_dir)
         except OSError as error:
-            log.warning("decoded voices will not outlive the service: %s", error.strerror)
+            log.warning(
+                "decoded voices will not outlive the service: %s; XDG_CACHE_HOME may name a folder "
+                "of its own for them",
+                error.strerror,
+            )
             yield fallback
             return
         try:

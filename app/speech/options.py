@@ -93,7 +93,9 @@ _TEXT_OPTIONS = {
 
 
 def _invalid_request(model: type[BaseModel], error: ValidationError) -> InvalidRequest:
-    first = error.errors(include_url=False, include_input=False)[0]
+    errors = error.errors(include_url=False, include_input=False)
+    unknown = (each for each in errors if each["type"] == "extra_forbidden")
+    first = next(unknown, errors[0])  # a name that is misspelt is missing, too
     if not first["loc"]:
         return InvalidRequest("The name of each parameter must be text.")
     param = shortened(str(first["loc"][0]))

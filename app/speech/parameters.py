@@ -1,6 +1,7 @@
 """Complete the parameters of a request for its model and its voice."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
@@ -19,69 +20,75 @@ class CompleteParams(NamedTuple):
     notice: str | None
 
 
-def complete(
-    options: SpeechOptions,
-    defaults: SynthesisParams,
-    model: ModelInfo,
-    voice_id: str | None,
-    voice_language: str | None,
-    text: str,
-) -> CompleteParams:
+@dataclass(frozen=True)
+class Asked:
+    """What a request asks for. `voice_id`: with its ending; `voice_language`: None if unknown."""
+
+    options: SpeechOptions
+    voice_id: str | None
+    voice_language: str | None
+    text: str
+
+
+def complete(asked: Asked, defaults: SynthesisParams, model: ModelInfo) -> CompleteParams:
     """Take `defaults` for parameters that are absent; the voice's name may set the language.
 
-    `voice_id`: with its ending. A language that `model` does not speak is ignored. A voice of
-    another language than the text changes defaults, and is never refused.
+    A language that `model` does not speak is ignored. A voice of another language than the text
+    changes defaults, and is never refused.
     Raises `UnsupportedLanguage` for the language of the request or of `defaults`.
     """
-    named = _spoken_because_of_name(options, defaults, model, voice_id)
+    named = _language_of_name(asked, defaults, model)
     if named:
         defaults = replace(defaults, language=named)
-    params = options.params(defaults)
-    language = resolve_language(params.language, model.name, model.languages)
-    changed = _against_accent(options, params, model, voice_language, language)
-    notices = _ignored(options, model, voice_id)
-    if named:
-        notices.append(f"spoken in {language_of(named).name}, the language of the voice")
-    if changed:
-        spoken, written = (language_of(code or "").name for code in (voice_language, language))
-        values = ", ".join(f"{name} is {value:g}" for name, value in changed.items())
-        notices.append(f"the voice is {spoken}, the text {written}: {values}, for less accent")
-    if other := language_notice(text, language, model.languages):
-        notices.append(other)
-    return CompleteParams(replace(params, language=language, **changed), "; ".join(notices) or None)
+    params = asked.options.params(defaults)
+    params = replace(
+        params, language=resolve_language(params.language, model.name, model.languages)
+    )
+    changed = _against_accent(asked, params, model)
+    notices = (
+        _ignored_voice(asked, model),
+        _ignored_parameters(asked, model),
+        named and f"spoken in {language_of(named).name}, the language of the voice",
+        _less_accent(asked, params, changed),
+        language_notice(asked.text, params.language, model.languages),
+    )
+    return CompleteParams(replace(params, **changed), "; ".join(filter(None, notices)) or None)
 
 
-def _spoken_because_of_name(
-    options: SpeechOptions, defaults: SynthesisParams, model: ModelInfo, voice_id: str | None
-) -> str | None:
+def _language_of_name(asked: Asked, defaults: SynthesisParams, model: ModelInfo) -> str | None:
     """The language in the name of the voice, where that changes the language of the speech."""
-    asked, named = getattr(options, "language", None), named_language(voice_id or "")
-    if asked is not None or named in (None, parse_language(defaults.language)):
+    chosen = getattr(asked.options, "language", None)
+    named = named_language(asked.voice_id or "")
+    if chosen is not None or named in (None, parse_language(defaults.language)):
         return None
     return named if model.languages.get(named or "", "") is None else None
 
 
-def _against_accent(
-    options: SpeechOptions,
-    params: SynthesisParams,
-    model: ModelInfo,
-    voice_language: str | None,
-    language: str,
-) -> dict[str, float]:
+def _against_accent(asked: Asked, params: SynthesisParams, model: ModelInfo) -> dict[str, Any]:
     """The model's defaults for a voice of another language, where they change the parameters."""
-    if voice_language in (None, language):
+    if asked.voice_language in (None, params.language):
         return {}
     return {
         name: value
         for name, value in model.foreign_voice_defaults.items()
-        if getattr(options, name) is None and getattr(params, name) != value
+        if getattr(asked.options, name) is None and getattr(params, name) != value
     }
 
 
-def _ignored(options: SpeechOptions, model: ModelInfo, voice_id: str | None) -> list[str]:
-    notices = []
-    if voice_id is not None and not model.clones_voices:
-        notices.append(f"the {model.name} voice ignores voice_id")
-    if unused := [name for name in model.unused if getattr(options, name, None) is not None]:
-        notices.append(f"{model.name} ignores {', '.join(unused)}")
-    return notices
+def _less_accent(asked: Asked, params: SynthesisParams, changed: dict[str, Any]) -> str | None:
+    if not changed:
+        return None
+    spoken, written = language_of(asked.voice_language or ""), language_of(params.language)
+    values = ", ".join(f"{name} is {value:g}" for name, value in changed.items())
+    return f"the voice is {spoken.name}, the text {written.name}: {values}, for less accent"
+
+
+def _ignored_voice(asked: Asked, model: ModelInfo) -> str | None:
+    if asked.voice_id is None or model.clones_voices:
+        return None
+    return f"the {model.name} voice ignores voice_id"
+
+
+def _ignored_parameters(asked: Asked, model: ModelInfo) -> str | None:
+    unused = [name for name in model.unused if getattr(asked.options, name, None) is not None]
+    return f"{model.name} ignores {', '.join(unused)}" if unused else None

@@ -35,11 +35,15 @@ from app.core.unicode import MAX_DECOMPOSITION
 from app.engines.chatterbox.variants import VARIANTS
 from app.observability.metrics import Metrics
 from app.settings import Settings
+from app.speech.model_resolver import with_download
 from app.speech.options import SpeechOptions
-from app.speech.parameters import CompleteParams, complete
+from app.speech.parameters import Asked, CompleteParams, complete
 from app.speech.stream import SpeechStream
 from app.text.cleaning import clean
 from app.voices.library import VoiceLibrary
+
+SHORTEN_TEXT = "send it in parts, or raise the setting MAX_TEXT_LENGTH"
+"""What to do about a text that is too long."""
 
 LONG_TEXT = 1000
 """In characters; to clean more takes milliseconds."""
@@ -119,7 +123,10 @@ class SpeechService:
 
     def model(self, name: str | None) -> ModelInfo:
         """The model of a request. Raises `ModelNotFound`."""
-        return find_model(self.backend.models, name)
+        try:
+            return find_model(self.backend.models, name)
+        except ModelNotFound as error:
+            raise with_download(error, name, self.settings.model) from None
 
     async def start(self, request: SpeechRequest) -> SpeechStream:
         """Check the text, pin the voice, submit the job. Raises one of `SPEECH_ERRORS`."""
@@ -209,7 +216,8 @@ class SpeechService:
         defaults = self.settings.synthesis_params(model.defaults)
         known = voice_id and self.voices.find(voice_id)
         voice_language = self.voices.snapshot.language_of(known) if known else None
-        return complete(options, defaults, model, known or voice_id, voice_language, text)
+        asked = Asked(options, known or voice_id, voice_language, text)
+        return complete(asked, defaults, model)
 
     def _submit(
         self,
@@ -240,7 +248,7 @@ class SpeechService:
         cleaned = text if len(text) > longest * MAX_DECOMPOSITION else clean(text)
         if len(cleaned) > longest:
             raise TextTooLong(
-                f"The text has {len(cleaned)} characters, {longest} are allowed (MAX_TEXT_LENGTH).",
+                f"The text has {len(cleaned)} characters, {longest} are allowed: {SHORTEN_TEXT}.",
                 param="text",
             )
         return clean(text, markup=True) if self.settings.tts_strip_markup else cleaned

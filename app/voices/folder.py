@@ -26,6 +26,10 @@ _BLOCK_BYTES = 1 << 20
 _MAX_FILE_BYTES = 1 << 30  # no upload can be larger
 
 
+ABSENT, READ_ONLY = "does not exist", "cannot be written"
+CURES = {ABSENT: "make it", READ_ONLY: "let the user of the service write to it"}
+"""Of a folder's problems."""
+
 Signature = str
 """Tells two versions of a file apart without reading them. As text, thousands of signatures at each
 scan cause no garbage collection."""
@@ -83,9 +87,9 @@ class VoiceFolder:
     def problem(self, *, written: bool) -> str:
         """Why the folder has no voices, or cannot be `written`; empty if there is no problem."""
         if not self.path.exists():
-            return "does not exist"
+            return ABSENT
         if written and not os.access(self.path, os.W_OK | os.X_OK):
-            return "cannot be written"
+            return READ_ONLY
         return ""
 
     def new_temp(self) -> Path:

@@ -30,7 +30,7 @@ from app.core.errors import (
 from app.core.unicode import nfc
 from app.core.validation import shortened
 from app.voices.decoded_audio import DecodedAudio
-from app.voices.folder import VoiceFolder, signature_of
+from app.voices.folder import CURES, VoiceFolder, signature_of
 from app.voices.names import MAX_NAME_LENGTH, casefold_key, renamed, validate_voice_id
 from app.voices.open_voice import OpenVoice
 from app.voices.scanner import MAX_VOICES, VoiceScanner
@@ -231,7 +231,11 @@ class VoiceLibrary:
             for folder in folders:
                 problem = await self._thread.run(folder.problem, written=folder is self._user)
                 if problem:
-                    log.warning("the voices folder %s %s", folder.path.absolute(), problem)
+                    setting = "VOICES_DIR" if folder is self._user else "PRELOADED_VOICES_DIR"
+                    log.warning(
+                        "the voices folder %s %s: %s, or set %s to another",
+                        *(folder.path.absolute(), problem, CURES[problem], setting),
+                    )
 
     def close(self) -> None:
         self._thread.close()
@@ -249,7 +253,10 @@ class VoiceLibrary:
     def _unchangeable(self, voice_id: str, change: str) -> ServiceError:
         """The error for a voice that is no file of the user's."""
         if voice_id in self.snapshot.digests:
-            return PreloadedVoice(f"A preloaded voice cannot be {change}.", param="voice_id")
+            return PreloadedVoice(
+                f"A preloaded voice cannot be {change} here: it is a file in PRELOADED_VOICES_DIR.",
+                param="voice_id",
+            )
         return self.not_found(voice_id)
 
     def _existing(self, voice_id: str) -> str:

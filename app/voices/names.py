@@ -56,6 +56,12 @@ def _utf8_or_latin1(content: bytes) -> str:
 def validate_voice_id(name: str, *, param: str = "file") -> str:
     """`name` in NFC; raises InvalidVoiceId unless it may be the name of a voice file."""
     voice_id = nfc(name[:MAX_NAME_LENGTH])
+    if not voice_id.lower().endswith(ENDINGS) and len(name) <= MAX_ID_LENGTH:
+        raise InvalidVoiceId(
+            f"{voice_id!r} is not the name of a sound file, which ends in one of "
+            f"{' '.join(ENDINGS)}.",
+            param=param,
+        )
     if (
         len(name) > MAX_NAME_LENGTH
         or len(voice_id) > MAX_ID_LENGTH

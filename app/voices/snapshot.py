@@ -78,3 +78,12 @@ class VoiceSnapshot:
 def stem_of(voice_id: str) -> str:
     """The id without its ending."""
     return voice_id.rpartition(".")[0]
+
+
+def id_of(name: str, ids: Iterable[str]) -> str | None:
+    """The id that equals `name`, or the only id that equals it without its ending."""
+    name = nfc(name)
+    if name in (ids := list(ids)):
+        return name
+    alike = [voice_id for voice_id in ids if stem_of(voice_id) == name]
+    return alike[0] if len(alike) == 1 else None

@@ -169,7 +169,7 @@ def test_the_built_in_voice_speaks_and_says_that_it_ignores_a_voice(tmp_path: Pa
     args = ("Hello, this is a test.", "-o", "out.wav", "--voice", "austen.wav")
     done = speak(tmp_path, *args, MODEL="auto", PRELOADED_VOICES_DIR=str(ROOT / "preloaded-voices"))
     shown = done.stderr.decode()
-    assert "the preview voice ignores voice_id" in shown
+    assert "the preview voice ignores --voice" in shown
     assert "preview model" in shown
     assert seconds_of((tmp_path / "out.wav").read_bytes()) > 1
     with av.open(tmp_path / "out.wav") as media:
@@ -307,6 +307,16 @@ def test_models_shows_the_state_of_each(tmp_path: Path) -> None:
 def test_unknown_model_is_not_downloaded(tmp_path: Path) -> None:
     line = refusal(command(tmp_path, "models", "download", "flash"))
     assert line.endswith("no model 'flash': give some of chatterbox, turbo, nano, multilingual")
+
+
+def test_download_without_a_network_is_no_mistake_and_leaves_no_folder(tmp_path: Path) -> None:
+    args = ("models", "download", "turbo")
+    done = command(tmp_path, *args, HF_ENDPOINT="http://127.0.0.1:1", COLUMNS="300")
+    assert done.returncode == 1
+    line = refusal(done)
+    assert "cannot reach 127.0.0.1" in line
+    assert "connect to the network and repeat the command, set HF_ENDPOINT" in line
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

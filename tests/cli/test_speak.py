@@ -18,10 +18,14 @@ import pytest
 
 from app.audio.formats import FORMAT_OF_NAME
 from app.cli import main as main_module
+from app.cli import player as player_module
 from app.cli import speak as speak_module
 from app.cli.output import opened
+from app.cli.player import Player
 from app.cli.server_client import Server
+from app.cli.terms import in_options
 from app.core.params import ALL_PARAMETERS
+from app.server.made_key import kept_key
 from tests.support.contract import ContractService, contract_service
 from tests.support.engines import expected_pcm
 from tests.support.media import audio_file, seconds_of, tone
@@ -145,24 +149,55 @@ def test_every_synthesis_parameter_is_an_option_with_its_bounds(run: Terminal) -
     assert "must be 'full' or 'zero'" in run.mistake("speak", "a", "--chunk-overlap-method", "x")
 
 
+PLAYS = f"""#!{sys.executable}
+import sys
+open('played', 'wb').write(sys.stdin.buffer.read())
+"""
+
+
 def test_play_gives_the_audio_to_an_installed_player(run: Terminal) -> None:
     programs = run.folder / "bin"
     programs.mkdir()
     run.set(PATH=str(programs))
     assert "install ffmpeg" in run.mistake("speak", "audio3", "--play")
     player = programs / "aplay"
-    player.write_text(f"#!{sys.executable}\nimport sys\n"
-                      "open('played', 'wb').write(sys.stdin.buffer.read())\n")  # fmt: skip
+    player.write_text(PLAYS)
     player.chmod(0o755)
     run.done("speak", "audio3", "--play", "--seed", "7")
     assert (run.folder / "played").read_bytes() == expected_pcm("audio3", 7)
     assert not (run.folder / "speech.wav").exists()
     run.done("speak", "audio3", "--play", "-o", "out.pcm", "--seed", "7")
     assert (run.folder / "out.pcm").read_bytes() == expected_pcm("audio3", 7)
-    player.write_text(f"#!{sys.executable}\nraise SystemExit(3)\n")
+
+
+def test_play_takes_the_next_player_if_one_fails_at_once(run: Terminal) -> None:
+    programs = run.folder / "bin"
+    programs.mkdir()
+    run.set(PATH=str(programs))
+
+    def install(name: str, content: str) -> None:
+        (programs / name).write_text(content)
+        (programs / name).chmod(0o755)
+
+    fails = f"#!{sys.executable}\nraise SystemExit(3)\n"
+    install("ffplay", "no program")
+    install("mpv", fails)
     line = run.mistake("speak", "audio3", "--play", status=1)
-    assert "aplay cannot play it: it ended with" in line
+    assert "ffplay cannot be started: Exec format error, mpv cannot play it: it ended" in line
     assert "write a file with -o instead" in line
+    install("paplay", PLAYS)
+    run.done("speak", "audio300", "--play", "--seed", "7")
+    assert (run.folder / "played").read_bytes() == expected_pcm("audio300", 7)
+
+
+def test_play_does_not_begin_again_after_a_while(
+    run: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(player_module, "EARLY_S", 0.05)
+    monkeypatch.setattr(player_module, "PLAYERS", [Player("sh", ("-c", "sleep 0.2; exit 4"), ""),
+                                                   Player("cat", (), "")])  # fmt: skip
+    line = run.mistake("speak", "audio3", "--play", status=1)
+    assert line.endswith("sh cannot play it: it ended with 4; write a file with -o instead")
 
 
 MISTAKES = {
@@ -175,7 +210,11 @@ MISTAKES = {
     ("serve", "--port", "0"): "--port",
     ("voices", "rm", "nobody"): "no voice nobody",
     ("voices", "add", "no.wav"): "cannot read no.wav",
-    ("voices", "add", "text.txt"): "ends in one of .wav",
+    (
+        "voices",
+        "add",
+        "text.txt",
+    ): "'text.txt' is not the name of a sound file, which ends in one of",
     ("completion", "tcsh"): "tcsh",
     ("speaks",): "No such command",
 }
@@ -241,7 +280,7 @@ def test_file_behind_a_link_is_written(run: Terminal) -> None:
 
 def test_two_commands_may_write_one_file(tmp_path: Path) -> None:
     target = str(tmp_path / "out.pcm")
-    with opened(target, "pcm", None, 1) as one, opened(target, "pcm", None, 1) as other:
+    with opened(target, "pcm", (), 1) as one, opened(target, "pcm", (), 1) as other:
         for output, pcm in ((one, b"ab"), (other, b"cd")):
             output.write(pcm)
             output.finish()
@@ -284,8 +323,38 @@ def test_service_of_a_url_must_speak(run: Terminal, url: str) -> None:
     run.set(API_KEY=API_KEY)
     line = run.mistake("speak", "audio3", "--server", f"{url}/v1/", "--voice", "ana")
     assert "Is 'anna.wav' meant?" in line
+    line = run.mistake("speak", "audio3", "--server", url, "--model", "turbo")
+    assert "models download turbo" in line
     done = run.done("speak", "Это русский текст.", "--server", url, "-o", "out.mp3")
     assert "the text is in Cyrillic letters" in done.err
+
+
+SAID = {
+    "the preview voice ignores voice_id": "the preview voice ignores --voice",
+    "'top_k' must be at most 6563": "--top-k must be at most 6563",
+    "nano ignores cfg_guidance_weight, min_p": "nano ignores --cfg-guidance-weight, --min-p",
+    "the text looks like German (de): set language to de": "the text looks like German (de): "
+    "add --language de",
+    "There are 20: a, …; GET /voices lists them all.": "There are 20: a, …; chatterbox-tts voices "
+    "lists them all.",
+    "no voice top_k.wav, whose seed and text": "no voice top_k.wav, whose seed and text",
+}
+
+
+@pytest.mark.parametrize("said", SAID)
+def test_names_of_the_api_are_shown_as_options(said: str) -> None:
+    assert in_options(said) == SAID[said]
+
+
+def test_key_that_the_service_has_made_is_known(run: Terminal, url: str) -> None:
+    port = int(url.rpartition(":")[2])
+    run.set(PORT=str(port), API_KEY="", XDG_STATE_HOME=str(run.folder / "state"))
+    assert "needs API_KEY, which is not set here" in run.done("speak", "audio3").err
+    with kept_key(port, API_KEY):
+        assert f"model of the server at http://127.0.0.1:{port}" in run.done("speak", "a").err
+        assert run.done("voices", "list", "--server", url).out == b"anna.wav\n"
+        run.set(API_KEY="wrong")
+        assert "refuses the key" in run.mistake("voices", "list", "--server", url)
 
 
 def test_key_passes_no_proxy_on_the_way_to_this_machine(run: Terminal, url: str) -> None:
@@ -340,7 +409,7 @@ def test_voices_of_a_service(run: Terminal, url: str) -> None:
     run.done("voices", "rename", "b c", "d e", "--server", url)
     shown = run.done("voices", "list", "--server", url).out.decode()
     assert shown == "anna.wav\nd e.wav\n"
-    run.done("voices", "rm", "d e", "--server", url)
+    assert run.done("voices", "rm", "d e", "--server", url).out == b"removed d e.wav\n"
     assert "no voice 'd e'" in run.mistake("voices", "rm", "d e", "--server", url)
 
 

@@ -89,7 +89,10 @@ def test_unknown_model_is_refused_before_a_job(
     before = len(polyglot.backend.jobs)
     error = refusal(ask(speaks, route, model="chatterbox-turbo"), 404)
     assert (error["code"], error["param"]) == ("model_not_found", "model")
-    assert error["message"] == "There is no model 'chatterbox-turbo', only: scripted."
+    assert error["message"] == (
+        "There is no model 'chatterbox-turbo', only: scripted. 'chatterbox-tts models download "
+        "turbo' fetches it, and MODEL=turbo starts it."
+    )
     assert len(polyglot.backend.jobs) == before
 
 

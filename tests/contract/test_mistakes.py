@@ -50,14 +50,14 @@ def spoken(**values: Any) -> bytes:
 
 MISTAKES = {
     # no key
-    "no key": without_key("is missing"),
+    "no key": without_key("is missing", "the API_KEY that", "in the link"),
     "no key after Bearer": without_key("is missing", "no key", Authorization="Bearer "),
     # wrong header, wrong key
     "no Bearer": without_key("is missing", "lacks the word Bearer", Authorization=API_KEY),
     "Basic": without_key("is missing", "another kind than Bearer", Authorization="Basic eDp5"),
     "other header": without_key("is missing", "header api-key is not read", api_key="k"),
     "ElevenLabs' header": without_key("header xi-api-key is not read", xi_api_key="k"),
-    "wrong key": without_key("is wrong", "not the API_KEY that this service has", X_API_Key="k"),
+    "wrong key": without_key("is wrong", "the API_KEY that", "in the link", X_API_Key="k"),
     "quotes": without_key("is wrong", "with quotes", X_API_Key=f'"{API_KEY}"'),
     **{
         f"placeholder {key}": without_key("is wrong", "placeholder", X_API_Key=key)
@@ -83,13 +83,24 @@ MISTAKES = {
     "backslashes stay": bad_json(r'{\"text\": \"Hello\"}', "backslashes", "@request.json"),
     "Python's dict": bad_json("{'text': 'Hello'}", "not in single ones"),
     "typographic quotes": bad_json("{“text”: “Hello”}", "typographic quotes"),
-    "empty": bad_json("", "is empty"),
+    "empty": bad_json("", "is empty", "curl --json"),
+    "query": typed(
+        "", "In the query 'text' is not read", "a JSON body", "curl --json",
+        path=f"{NATIVE}?text=Hello&api_key={API_KEY}", body=b"",
+    ),
+    "OpenAI's text": typed("", "curl --json '{\"input\": \"Hello.\"}'", path=OPENAI),
+    "OpenAI's text in quotes": Mistake(
+        400, "invalid_request", ("Windows", r'"{\"input\": \"Hello.\"}"'), OPENAI, body=b"'{input:",
+    ),
     "not UTF-8": bad_json(b'{"text": "\xe9t\xe9"}', "byte 11 is not UTF-8", "saved as UTF-8"),
     "twice": Mistake(
         400, "invalid_request", ("JSON object", "twice"), body=json.dumps('{"text": "a"}').encode()
     ),
     # wrong format
     "format": Mistake(400, "invalid_request", ("must be 'wav'",), body=spoken(format="x")),
+    "misspelt text": Mistake(
+        400, "invalid_request", ("no parameter 'txt'", "Is 'text' meant?"), body=b'{"txt": "a"}'
+    ),
     "parameter": Mistake(400, "invalid_request", ("Is 'voice_id'",), body=spoken(voiceid="")),
     # wrong path, wrong method
     "path": Mistake(404, "not_found", ("the route is /v1/audio/speech",), "/audio/speech"),
@@ -98,12 +109,27 @@ MISTAKES = {
     "method": Mistake(405, "method_not_allowed", ("GET", "Allowed: POST."), OPENAI, "GET"),
     # huge text
     "text": Mistake(
-        413, "text_too_long", ("101 characters, 100 are allowed", "MAX_TEXT_LENGTH"),
+        413, "text_too_long", ("101 characters, 100 are allowed", "in parts", "MAX_TEXT_LENGTH"),
         body=spoken(text="x" * 101),
     ),
     "huge text": Mistake(
-        413, "payload_too_large", ("at most 100 characters", "MAX_TEXT_LENGTH"),
+        413, "payload_too_large", ("at most 100 characters", "in parts", "MAX_TEXT_LENGTH"),
         body=spoken(text="x" * 100_000),
+    ),
+    "huge name": Mistake(
+        413, "payload_too_large", ("at most 16384 bytes", '{"voice_id": "new name"}'),
+        "/voices/anna", "PATCH", body=spoken(voice_id="x" * 17_000),
+    ),
+    # unknown model
+    "model": Mistake(
+        404, "model_not_found", ("'turbo', only: scripted", "models download turbo", "MODEL=turbo"),
+        body=spoken(model="turbo"),
+    ),
+    "other file": Mistake(
+        400, "invalid_voice_id", ("'README.md' is not the name of a sound file", ".wav"), "/voices",
+        headers={"X-API-Key": API_KEY, "Content-Type": "multipart/form-data; boundary=b"},
+        body=b'--b\r\nContent-Disposition: form-data; name="file"; filename="README.md"\r\n\r\n'
+             b"x\r\n--b--\r\n",
     ),
     # unknown voice
     "voice": Mistake(

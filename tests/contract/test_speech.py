@@ -186,7 +186,10 @@ def test_body_over_the_limit_is_refused(client: httpx.Client, chunked: bool) -> 
     answer = post(client, iter([body]) if chunked else body)  # type: ignore[arg-type]
     error = refusal(answer, 413)
     assert (error["code"], error["param"]) == ("payload_too_large", "text")
-    assert error["message"] == "The text may have at most 20000 characters (MAX_TEXT_LENGTH)."
+    assert error["message"] == (
+        "The text may have at most 20000 characters: send it in parts, or raise the setting "
+        "MAX_TEXT_LENGTH."
+    )
 
 
 @pytest.mark.usefixtures("no_job")

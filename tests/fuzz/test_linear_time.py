@@ -111,12 +111,14 @@ def request(body: Iterable[bytes], content_type: str) -> Request:
         return {"type": "http.request", "body": piece or b"", "more_body": piece is not None}
 
     headers = [(b"content-type", content_type.encode("utf-8", "replace"))]
-    return Request({"type": "http", "method": "POST", "headers": headers}, receive)
+    return Request(
+        {"type": "http", "method": "POST", "headers": headers, "query_string": b""}, receive
+    )
 
 
 def encoded(encoding: str) -> Request:
     headers = [(b"content-encoding", encoding.encode("utf-8", "replace"))]
-    return Request({"type": "http", "method": "POST", "headers": headers})
+    return Request({"type": "http", "method": "POST", "headers": headers, "query_string": b""})
 
 
 CORS = CorsMiddleware(lambda *message: asyncio.sleep(0), ["https://mine.example"])
@@ -135,7 +137,7 @@ def run(work: Awaitable[Any]) -> None:
 
 
 def read_json(body: bytes) -> None:
-    run(read_json_object(request([body], "application/json"), 10**9, TOO_LARGE))
+    run(read_json_object(request([body], "application/json"), 10**9, TOO_LARGE, "{}"))
 
 
 def read_form(body: bytes) -> None:
@@ -163,8 +165,10 @@ OF_TEXT: dict[str, Callable[[str], object]] = {
     "resolve_voice": lambda text: resolve_voice(text, library(), {}),
     "not_found": error_of,
     "negotiate": negotiate,
-    "ensure_media_type": lambda text: ensure_media_type(request([], text), "multipart/form-data"),
-    "encoded body": lambda text: ensure_media_type(encoded(text), "application/json"),
+    "ensure_media_type": lambda text: ensure_media_type(
+        request([], text), "multipart/form-data", ""
+    ),
+    "encoded body": lambda text: ensure_media_type(encoded(text), "application/json", ""),
     "similar_route": lambda text: similar_route(text, ["/tts/generate", "/voices/{voice_id}"]),
     "preflight": lambda text: CORS.preflight_response(preflight(text)),
     "from_json": lambda text: from_json({"text": text, "voice_id": text, "format": text}),

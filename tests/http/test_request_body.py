@@ -14,6 +14,7 @@ from app.http.request_body import limit_body, read_json_object
 MOST = 1000
 TOO_LARGE = PayloadTooLarge("less, please", param="text")
 JSON = "application/json"
+EXAMPLE = '{"text": "Hello."}'
 
 
 def request(
@@ -30,18 +31,19 @@ def request(
             return await asyncio.Event().wait()  # type: ignore[return-value]
         return {"type": "http.request", "body": coming.pop(0), "more_body": bool(coming)}
 
-    return Request({"type": "http", "method": "POST", "headers": headers}, receive)
+    scope = {"type": "http", "method": "POST", "headers": headers, "query_string": b""}
+    return Request(scope, receive)
 
 
 async def read(body: bytes, content_type: str | None = JSON) -> dict[str, Any]:
-    return await read_json_object(request([body], content_type), MOST, TOO_LARGE)
+    return await read_json_object(request([body], content_type), MOST, TOO_LARGE, EXAMPLE)
 
 
 async def test_reads_object_from_single_bytes() -> None:
     sent = {"text": "Grüße 🎧", "seed": 7, "stream": False, "voice_id": None}
     body = json.dumps(sent, ensure_ascii=False).encode()
     pieces = [body[index : index + 1] for index in range(len(body))]
-    assert await read_json_object(request(pieces), MOST, TOO_LARGE) == sent
+    assert await read_json_object(request(pieces), MOST, TOO_LARGE, EXAMPLE) == sent
 
 
 @pytest.mark.parametrize("content_type", [JSON, "Application/JSON; charset=utf-8"])
@@ -65,7 +67,7 @@ async def test_refuses_encoded_body_before_reading(encoding: str, content_type: 
     headers += [(b"content-encoding", each.encode()) for each in encoding.split(", ")]
     encoded = Request({"type": "http", "method": "POST", "headers": headers}, receive)
     with pytest.raises(UnsupportedMedia, match=f"The Content-Encoding '{encoding}' is not"):
-        await read_json_object(encoded, MOST, TOO_LARGE)
+        await read_json_object(encoded, MOST, TOO_LARGE, EXAMPLE)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +88,7 @@ async def test_refuses_encoded_body_before_reading(encoding: str, content_type: 
 )
 async def test_refuses_invalid_json(body: bytes) -> None:
     with pytest.raises(InvalidRequest, match="not valid JSON") as refusal:
-        await read_json_object(request([body]), 10**9, TOO_LARGE)
+        await read_json_object(request([body]), 10**9, TOO_LARGE, EXAMPLE)
     assert type(refusal.value) is InvalidRequest
 
 

@@ -58,6 +58,7 @@ class Service:
             "PRELOADED_VOICES_DIR": self.preloaded_dir,
             "MODEL": SCRIPTED,
             "XDG_CACHE_HOME": self.cache_dir,
+            "XDG_STATE_HOME": folder / "state",
             "PYTHONPATH": ROOT,
         } | env
         inherited = {

@@ -585,8 +585,10 @@ async def test_warns_of_unusable_voice_folders(store, folders, caplog, monkeypat
     monkeypatch.setattr("app.voices.folder.os.access", lambda path, mode: False)
     await store.log_folders()
     assert [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING] == [
-        f"the voices folder {folders.user} cannot be written",
-        f"the voices folder {folders.preloaded} does not exist",
+        f"the voices folder {folders.user} cannot be written: let the user of the service write to "
+        "it, or set VOICES_DIR to another",
+        f"the voices folder {folders.preloaded} does not exist: make it, or set "
+        "PRELOADED_VOICES_DIR to another",
     ]
 
 

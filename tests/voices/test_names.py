@@ -23,9 +23,15 @@ def test_casefold_key_ignores_case_and_unicode_form() -> None:
     assert casefold_key("E\u0301.WAV") == casefold_key(COMPOSED)
 
 
-@pytest.mark.parametrize("name", ["", "a", ".a.wav", "a/b.wav", "a.txt", "ä" * 126 + ".wav"])
+@pytest.mark.parametrize("name", [".a.wav", "a/b.wav", "ä" * 126 + ".wav", "a" * 4000])
 def test_rejects_invalid_names(name: str) -> None:
     with pytest.raises(InvalidVoiceId, match=f"at most {MAX_ID_LENGTH} letters"):
+        validate_voice_id(name)
+
+
+@pytest.mark.parametrize("name", ["", "a", "README.md", "a.wav.txt"])
+def test_rejects_names_of_other_files(name: str) -> None:
+    with pytest.raises(InvalidVoiceId, match=f"'{name}' is not the name of a sound file"):
         validate_voice_id(name)
 
 

@@ -23,7 +23,7 @@ from app.core.errors import (
     VoiceExists,
     VoiceNotFound,
 )
-from app.http.dependencies import READ_ERRORS, get_state, read_parameters
+from app.http.dependencies import READ_ERRORS, get_state, read_short_object
 from app.http.form import read_upload
 from app.http.openapi import error_responses, json_response, request_body
 from app.http.request_body import run_while_connected
@@ -131,7 +131,7 @@ async def list_voices(
 )
 async def rename(voice_id: str, request: Request) -> Renamed:
     """Only uploaded ones; a generation that was accepted before ends with the voice it had."""
-    new = validated(NewName, await read_parameters(request))
+    new = validated(NewName, await read_short_object(request, '{"voice_id": "new name"}'))
     old_id, new_id = await get_state(request).voices.rename(voice_id, new.voice_id)
     return Renamed(voice_id=new_id, message=f"Voice '{old_id}' renamed to '{new_id}'.")
 

@@ -71,7 +71,7 @@ _MODEL_EXAMPLE: dict[str, Any] = {
 async def create_speech(request: Request) -> Response:
     """OpenAI-compatible; also accepts the synthesis parameters of `/tts/generate`."""
     request.state.parameter_names = _PARAM_NAMES
-    parameters = from_openai_json(await read_parameters(request))
+    parameters = from_openai_json(await read_parameters(request, "input"))
     state = get_state(request)
     model = resolve_model(parameters.model, state.backend.models)
     state.speech.model(model)  # raises ModelNotFound
