@@ -1,4 +1,4 @@
-"""`chatterbox-tts bench serve` and `bench engine`."""
+"""`chatterbox-tts bench serve`, `bench engine` and `bench checkpoint`."""
 
 import asyncio
 import json
@@ -181,10 +181,29 @@ def _measure(plan: "Plan", json_file: Path | None, picture: Path | None) -> None
             draw(report, file)
 
 
+@bench.command("checkpoint")
+def bench_checkpoint(
+    folder: Annotated[Path, typer.Argument(help="Where to make the model's folder.")],
+    model: Annotated[Model, typer.Option(help="Which of the models.")] = Model.CHATTERBOX,
+) -> None:
+    """Write a model of random weights (2 to 3.2 GB), to measure a service without the real ones.
+
+    It speaks noise, as fast as the real one. Each text chunk takes about 4 seconds
+    of it, as a sentence of 12 words does.
+    """
+    _check_chatterbox(model, "")
+    from app.bench.model_folder import write_model  # imports torch
+
+    with progress_bar() as bar:
+        bar.add_task("writing random weights", total=None)
+        write_model(folder, model)
+    typer.echo(f"MODEL={model} MODEL_PATH={folder} chatterbox-tts serve")
+
+
 def _check_chatterbox(model: Model, model_path: str) -> None:
     if not find_spec("torch") or not find_spec("chatterbox"):
         raise StartupError(
-            "bench engine needs Chatterbox's Python packages: "
+            "bench needs Chatterbox's Python packages: "
             "in a clone, pip install -c .ci/constraints.txt '.[chatterbox]'"
         )
     files = VARIANTS[model].needed_files
