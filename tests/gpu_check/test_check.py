@@ -79,7 +79,7 @@ def test_machine_without_gpu_is_one_line(
 
 
 @pytest.mark.heavy
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_every_step_runs_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "check.json"
     main(["--device", "cpu", "--size", "tiny", "--json", str(file)])
