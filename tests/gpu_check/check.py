@@ -59,7 +59,7 @@ class Effort:
 
 FULL = Effort(paced={"turbo": (32, 100, 300), "chatterbox": (32, 120)})
 TINY = Effort(
-    240, requests=2, at_once=2, paced=dict.fromkeys(TITLES, (1,)), paced_text="Hi.", ramp_s=0
+    420, requests=2, at_once=2, paced=dict.fromkeys(TITLES, (1,)), paced_text="Hi.", ramp_s=0
 )
 
 
