@@ -12,7 +12,7 @@ from statistics import median
 import msgspec
 import numpy as np
 
-from app.bench import engine_process, upstream
+from app.bench import arithmetic, engine_process, upstream
 from app.bench.checkpoint import benchmark_checkpoint
 from app.bench.child_process import Run, child_process
 from app.bench.equivalence import (
@@ -24,6 +24,7 @@ from app.bench.equivalence import (
     common_prefix,
 )
 from app.bench.report import Figures, Report, Summary, summarize
+from app.core.audio import SAMPLES_PER_TOKEN
 from app.core.engine_config import EngineConfig
 from app.core.process_env import worker_thread_env
 from app.engines.chatterbox.variants import VARIANTS
@@ -37,8 +38,14 @@ WARM_UP_SEED = 2**32 - 1
 """Not the seed of any round."""
 
 FULL_PROMPT_S = 10
-STAGES = ("T3", "flow's encoder", "flow's solver", "vocoder", "rest of S3Gen", "PCM, watermark")
+STAGES = (
+    *("T3", "flow's encoder", "flow's solver", "vocoder", "rest of S3Gen"),
+    *("watermark", "PCM"),
+)
 """The stages of a job in pipeline order."""
+
+COUNTED_STAGES = {"flow": "flow's solver", "vocoder": "vocoder"}
+"""The stages whose operations are counted, by their names in `arithmetic`."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +53,8 @@ class Plan:
     """What to measure.
 
     An empty `config.model_path` means random weights of `config.variant`, `tiny` or of full size.
-    With 0 `rounds` the package, which is compared for the original alone, is left out, and the
-    engine measured once. `jobs`: numbers of concurrent jobs, measured
-    one after the other; `config.slots` must have room for the largest.
+    With 0 `rounds` the package is left out, and the engine measured once. `jobs`: numbers of
+    concurrent jobs, measured one after the other; `config.slots` must have room for the largest.
     """
 
     config: EngineConfig
@@ -95,7 +101,7 @@ def measure(plan: Plan, on_progress: Callable[[str], None]) -> Report:
         own_config = msgspec.structs.replace(config, model_path=str(folder))
         machine, loaded = own(engine_process.load, own_config, plan.tiny)
         if plan.rounds:
-            model = (folder, plan.tiny, config.device, config.threads)
+            model = (config.variant, folder, plan.tiny, config.device, config.threads)
             other(upstream.load, *model, plan.tokens)
         on_progress("warming up")
         warm = warm_up(plan, own)
@@ -164,26 +170,51 @@ def run_round(plan: Plan, own: Run, other: Run, seed: int) -> dict[str, Figures 
         "first_audio_s": streamed.first_audible_s,
         "total_s": streamed.total_s,
         "real_time_factor": streamed.total_s / streamed.audio_s,
-        "t3_tokens_per_s": len(staged.tokens) / staged.stages_s["T3"],
+        "t3_tokens_per_s": plan.tokens / staged.stages_s["T3"],
+        "t3_ms_per_token": 1000 * staged.stages_s["T3"] / plan.tokens,
         "slices_s": staged.slices_s,
         "stages_s": {stage: staged.stages_s[stage] for stage in STAGES},
+        "arithmetic": _arithmetic(plan, own, staged),
     }
-    if not generated:
-        return {"own": figures, "package": None}
+    package = _beside(plan, streamed, staged, generated) if generated else None
+    return {"own": figures, "package": package}
+
+
+def _arithmetic(plan: Plan, own: Run, staged: engine_process.StagedJob) -> Figures | None:
+    """Rates in GFLOP/s and the stages' shares of a matrix product's; of a CPU at full size only."""
+    if plan.tiny or plan.config.device != "cpu":
+        return None
+    product = own(arithmetic.gemm_gflops)
+    rates = {
+        name: staged.flop[name] / staged.stages_s[stage] / 1e9
+        for name, stage in COUNTED_STAGES.items()
+    }
+    shares = {f"{name}_share": rate / product for name, rate in rates.items()}
+    return {"matrix_product": product, **rates, **shares}
+
+
+def _beside(
+    plan: Plan,
+    streamed: engine_process.StreamedJob,
+    staged: engine_process.StagedJob,
+    generated: upstream.UpstreamResult,
+) -> Figures:
+    """The package's figures of a round, after a comparison of what both said."""
     correlation = None
     if plan.compares_streams:
         check_tokens(staged.tokens, generated.tokens, "T3 beside the package's")
-        correlation = check_spectrum(
-            streamed.audio, generated.audio, "the stream beside the package's"
-        )
-    package = {
+        trimmed = VARIANTS[plan.config.variant].t3.end_trim_tokens * SAMPLES_PER_TOKEN
+        expected = generated.audio[: len(generated.audio) - trimmed]
+        correlation = check_spectrum(streamed.audio, expected, "the stream beside the package's")
+    return {
         "total_s": generated.total_s,
+        "t3_ms_per_token": 1000 * generated.t3_s / plan.tokens,
+        "s3gen_s": generated.s3gen_s,
         "real_time_factor": generated.total_s / generated.audio_s,
         "first_audio_ratio": streamed.first_audible_s / generated.total_s,
         "total_ratio": streamed.total_s / generated.total_s,
         "correlation": correlation,
     }
-    return {"own": figures, "package": package}
 
 
 def run_concurrent(plan: Plan, own: Run, jobs: int) -> Figures:

@@ -13,9 +13,11 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import torch
 
+from app.bench.arithmetic import counted_flop
 from app.bench.checkpoint import tiny_sizes
 from app.bench.client import first_audible_sample
 from app.bench.equivalence import Tokens
@@ -34,6 +36,7 @@ from app.core.errors import EngineFailed
 from app.core.log import set_up_logging
 from app.core.params import SynthesisParams
 from app.engines.base import Engine, SpeechSlice, TextChunk
+from app.engines.chatterbox.variants import VARIANTS
 from app.engines.registry import load_engine
 from app.pipeline.joiner import ChunkJoiner, to_int16
 from app.pipeline.pipeline import Pipeline
@@ -45,6 +48,7 @@ FULL_SCALE = 32767
 
 _engine: Engine
 _device: str
+_defaults: dict[str, Any]
 _runner: asyncio.Runner
 
 
@@ -66,10 +70,11 @@ class StagedJob:
     """A job whose stages ran one after the other.
 
     `stages_s` are seconds by stage, `slices_s` of S3Gen for each slice, `chunks_s` of each text
-    chunk; `memory_gb` was measured after each chunk.
+    chunk; `memory_gb` was measured after each chunk. `flop`: see `arithmetic.counted_flop`.
     """
 
     stages_s: dict[str, float]
+    flop: dict[str, float]
     slices_s: list[float] = field(default_factory=list)
     chunks_s: list[float] = field(default_factory=list)
     memory_gb: list[float] = field(default_factory=list)
@@ -92,10 +97,11 @@ def load(config: EngineConfig, tiny: bool) -> tuple[dict[str, str | int], dict[s
 
     Returns descriptions of the machine and of the loaded engine.
     """
-    global _engine, _device, _runner
+    global _engine, _device, _defaults, _runner
     set_up_logging("ERROR", "bench")
     torch.set_num_threads(config.threads)
     _device, _runner = config.device, asyncio.Runner()
+    _defaults = VARIANTS[config.variant].defaults
     began = perf_counter()
     with tiny_sizes() if tiny else nullcontext(), without_end_token():
         _engine = load_engine("chatterbox", config)
@@ -130,12 +136,17 @@ def run_concurrent(text: str, jobs: int, tokens: int, takes: int) -> ConcurrentJ
 
 def decode_tokens(tokens: Tokens, seed: int) -> Samples:
     """Decode the tokens in one slice without a watermark; returns float32 [960·n]."""
-    decoder = _engine.new_decoder(_engine.default_voice, SynthesisParams(seed=seed))
+    decoder = _engine.new_decoder(_engine.default_voice, _params(seed))
     return _runner.run(decoder.decode(SpeechSlice(tokens.tolist(), last=True)))
 
 
 def memory_gb() -> float:
     return peak_memory_gb(_device)
+
+
+def _params(seed: int) -> SynthesisParams:
+    """The model's defaults, as a worker takes them."""
+    return msgspec.structs.replace(SynthesisParams(seed=seed), **_defaults)
 
 
 async def _run_streamed(text: str, seed: int) -> StreamedJob:
@@ -149,7 +160,7 @@ async def _run_streamed(text: str, seed: int) -> StreamedJob:
 
     pipeline = Pipeline(_engine, QUEUES)
     try:
-        await pipeline.run(text, _engine.default_voice, SynthesisParams(seed=seed), receive)
+        await pipeline.run(text, _engine.default_voice, _params(seed), receive)
     finally:
         pipeline.close()
     if first_s is None:
@@ -158,17 +169,20 @@ async def _run_streamed(text: str, seed: int) -> StreamedJob:
 
 
 async def _run_stages(chunks: list[str], seed: int) -> StagedJob:
-    params = SynthesisParams(seed=seed)
+    params = _params(seed)
     timer = StageTimer(torch.cuda.synchronize if _device == "cuda" else lambda: None)
     decoder = _engine.new_decoder(_engine.default_voice, params)
     joiner = ChunkJoiner(params, _engine.sample_rate)
     watermark = _engine.new_watermark()
-    job, all_slices, pcm = StagedJob(timer.seconds), [], bytearray()
+    all_slices, pcm = [], bytearray()
 
     def mark(audio: Samples, last: bool) -> None:
-        pcm.extend(to_int16(watermark.push(audio, last) if watermark else audio))
+        with timer.stage("watermark"):
+            marked = watermark.push(audio, last) if watermark else audio
+        pcm.extend(to_int16(marked))
 
-    with timed_stages(timer):
+    with timed_stages(timer), counted_flop() as flop:
+        job = StagedJob(timer.seconds, flop)
         for index, text in enumerate(chunks):
             began = perf_counter()
             with timer.stage("T3"):
@@ -179,11 +193,11 @@ async def _run_stages(chunks: list[str], seed: int) -> StagedJob:
                 with timer.stage("rest of S3Gen"):
                     audio = await decoder.decode(piece)
                 job.slices_s.append(perf_counter() - sliced)
-                with timer.stage("PCM, watermark"):
+                with timer.stage("PCM"):
                     mark(joiner.push(audio, piece.last), last=False)
             job.chunks_s.append(perf_counter() - began)
             job.memory_gb.append(current_memory_gb(_device))
-        with timer.stage("PCM, watermark"):
+        with timer.stage("PCM"):
             mark(joiner.finish(), last=True)
     job.tokens, job.audio = _tokens(all_slices), _samples(pcm)
     return job
@@ -191,7 +205,7 @@ async def _run_stages(chunks: list[str], seed: int) -> StagedJob:
 
 async def _run_concurrent(text: str, seeds: Iterable[int], takes: int) -> ConcurrentJobs:
     async def tokens_of(seed: int) -> Tokens:
-        return _tokens(await _speech_slices(TextChunk(text, 0), SynthesisParams(seed=seed)))
+        return _tokens(await _speech_slices(TextChunk(text, 0), _params(seed)))
 
     alone, alone_s, together_s = [], [], []
     for seed in seeds:
@@ -225,6 +239,7 @@ def _machine(config: EngineConfig) -> dict[str, str | int]:
     return gpu | {
         "cpu": names[0] if names else platform.machine(),
         "cores": cpu_count(),
+        "vectors": torch.backends.cpu.get_cpu_capability(),
         "threads": config.threads,
         "torch": torch.__version__,
     }

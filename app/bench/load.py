@@ -45,16 +45,16 @@ class Workload:
 
 @dataclass(frozen=True)
 class Percentiles:
-    """Percentiles in ms: values that 50, 95 and 99% of the values do not exceed."""
+    """Values that 50, 95 and 99% of the values do not exceed; times are in ms."""
 
     p50: float
     p95: float
     p99: float
 
     @classmethod
-    def of(cls, seconds: Iterable[float | None]) -> "Percentiles | None":
-        """Leave out None; return None if nothing is left."""
-        values = [1000 * value for value in seconds if value is not None]
+    def of(cls, seconds: Iterable[float | None], scale: float = 1000) -> "Percentiles | None":
+        """Leave out None, multiply by `scale`; return None if nothing is left."""
+        values = [scale * value for value in seconds if value is not None]
         if not values:
             return None
         return cls(*np.percentile(values, (50, 95, 99), method="higher").tolist())
@@ -64,8 +64,9 @@ class Percentiles:
 class LoadResult:
     """The figures of a workload; the field names are those of the JSON file.
 
-    Times are those of complete responses, CPU times are in seconds. `messages`: the first error
-    message of each outcome. `underruns` are gaps in the playout, `underrun_s` their total length.
+    Times are those of complete responses, CPU times are in seconds. `real_time_factor`: the time of
+    a response for a second of its audio. `messages`: the first error message of each outcome.
+    `underruns` are gaps in the playout, `underrun_s` their total length.
     """
 
     seconds: float
@@ -75,6 +76,7 @@ class LoadResult:
     first_byte_ms: Percentiles | None
     first_audible_ms: Percentiles | None
     total_ms: Percentiles | None
+    real_time_factor: Percentiles | None
     lateness_ms: Percentiles | None
     underruns: int
     underrun_s: float
@@ -94,6 +96,9 @@ class LoadResult:
             first_byte_ms=Percentiles.of(each.first_byte_s for each in complete),
             first_audible_ms=Percentiles.of(each.first_audible_s for each in complete),
             total_ms=Percentiles.of(each.total_s for each in complete),
+            real_time_factor=Percentiles.of(
+                (each.total_s / each.audio_s for each in complete if each.audio_s), scale=1
+            ),
             lateness_ms=Percentiles.of(s for each in results for s in each.playout.lateness_s),
             underruns=len(gaps),
             underrun_s=sum(gaps),
@@ -133,6 +138,8 @@ class LoadResult:
         ):
             if ms:
                 yield name, f"p50 {ms.p50:.1f}  p95 {ms.p95:.1f}  p99 {ms.p99:.1f} ms"
+        if factor := self.real_time_factor:
+            yield "real-time factor", f"p50 {factor.p50:.3g}  p95 {factor.p95:.3g}"
         if self.audio_s:
             yield "audio", f"{self.audio_s:.1f} s, {self.audio_s / self.seconds:.1f}× real time"
             yield "underruns", f"{self.underruns}, {self.underrun_s:.3f} s in all"

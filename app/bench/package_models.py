@@ -1,11 +1,13 @@
 """Load a variant with the package's own classes, from the files in a folder, without a network.
 
-Called by `bench.upstream` and by the engine's tests.
+Called by `bench.upstream`, with what its `generate` needs to say as much as this engine, and by the
+engine's tests.
 """
 
 import tempfile
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from dataclasses import dataclass, field, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from app.engines.chatterbox.variants import NANO, TURBO
 def load_package_model(variant: str, folder: Path, device: str) -> Any:
     """The package's model of that name in `VARIANTS`."""
     with redirect_stdout(StringIO()), SkipWeightInit():  # it prints
-        return _LOADERS[variant](folder, device)
+        return PACKAGE_MODELS[variant].load(folder, device)
 
 
 def _load_multilingual(folder: Path, device: str) -> ChatterboxMultilingualTTS:
@@ -51,9 +53,41 @@ def _load_nano(folder: Path, device: str) -> ChatterboxTurboTTS:
         return ChatterboxTurboTTS.from_local(name, device)
 
 
-_LOADERS: dict[str, Callable[[Path, str], Any]] = {
-    "chatterbox": ChatterboxTTS.from_local,
-    "turbo": ChatterboxTurboTTS.from_local,
-    "nano": _load_nano,
-    "multilingual": _load_multilingual,
+@dataclass(frozen=True)
+class PackageModel:
+    """One variant's class in the package.
+
+    `t3_method`: the method of its T3 that generates speech tokens, whose argument `limit` allows
+    `beside_limit` tokens more than it says. `options`: of `generate`, where its defaults differ
+    from this engine's. `t3_config`: attributes of `T3Config` that differ from the package's while
+    it generates.
+    """
+
+    load: Callable[[Path, str], Any]
+    t3_method: str = "inference"
+    limit: str = "max_new_tokens"
+    beside_limit: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
+    t3_config: dict[str, Any] = field(default_factory=dict)
+
+
+_TURBO = PackageModel(
+    ChatterboxTurboTTS.from_local, "inference_turbo", limit="max_gen_len", beside_limit=1
+)
+
+PACKAGE_MODELS = {
+    "chatterbox": PackageModel(ChatterboxTTS.from_local),
+    "turbo": _TURBO,
+    "nano": replace(_TURBO, load=_load_nano),
+    "multilingual": PackageModel(
+        _load_multilingual,
+        options={"language_id": "en", "repetition_penalty": 1.2},
+        t3_config={"is_multilingual": False},
+    ),
 }
+"""By the variant's name.
+
+Multilingual is compared without the alignment analyzer, which later versions of the package have
+dropped, and with their repetition penalty. `T3Config.is_multilingual` decides on the analyzer
+alone.
+"""

@@ -67,6 +67,8 @@ class Report:
         yield _settings(self.machine | self.settings)
         yield _latency(self.own, self.package)
         yield _stages(self.own)
+        if rates := self.own["arithmetic"]:
+            yield _arithmetic(rates)
         if self.at_once:
             yield _at_once(self.at_once)
         if self.long_text:
@@ -88,6 +90,8 @@ def _latency(own: Figures, package: Figures | None) -> Table:
         ["first audio, s", own["first_audio_s"]],
         ["all of it, s", own["total_s"]],
         ["real-time factor", own["real_time_factor"]],
+        ["T3, ms a token", own["t3_ms_per_token"]],
+        ["S3Gen, s", Summary.of([sum(seconds.median for seconds in own["slices_s"])])],
         ["peak memory, GB", f"{own['memory_gb']:.2f}"],
     ]
     if package:
@@ -96,7 +100,9 @@ def _latency(own: Figures, package: Figures | None) -> Table:
         rows[0] += [package["total_s"], package["first_audio_ratio"]]
         rows[1] += [package["total_s"], package["total_ratio"]]
         rows[2] += [package["real_time_factor"]]
-        rows[3] += [f"{package['memory_gb']:.2f}"]
+        rows[3] += [package["t3_ms_per_token"]]
+        rows[4] += [package["s3gen_s"]]
+        rows[5] += [f"{package['memory_gb']:.2f}"]
         table.caption = _equality(package)
     for row in rows:
         table.add_row(*map(str, row))
@@ -120,6 +126,14 @@ def _stages(own: Figures) -> Table:
     for number, seconds in enumerate(own["slices_s"], 1):
         table.add_row(f"S3Gen, slice {number}", str(seconds))
     table.add_row("T3, tokens a second", str(own["t3_tokens_per_s"]))
+    return table
+
+
+def _arithmetic(rates: Figures) -> Table:
+    table = Table("", "GFLOP/s", "share", title="Arithmetic in float32")
+    table.add_row("product of 1024 × 1024 matrices", str(rates["matrix_product"]), "")
+    for stage in ("flow", "vocoder"):
+        table.add_row(stage, str(rates[stage]), str(rates[f"{stage}_share"]))
     return table
 
 

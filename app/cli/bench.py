@@ -1,4 +1,4 @@
-"""`chatterbox-tts bench serve` and `bench engine`."""
+"""`chatterbox-tts bench serve`, `bench engine` and `bench checkpoint`."""
 
 import asyncio
 import json
@@ -6,7 +6,7 @@ from dataclasses import asdict
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
@@ -20,6 +20,9 @@ from app.core.errors import StartupError
 from app.core.process_env import visible_cuda_devices
 from app.engines.chatterbox.variants import VARIANTS
 from app.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from app.bench.engine import Plan
 
 bench = typer.Typer(
     help="Measure a running service, or the engine.",
@@ -98,53 +101,53 @@ def bench_serve(
         raise typer.Exit(1)
 
 
+Device = Annotated[Kind | None, typer.Option(help="By default a GPU if there is one.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads, by default all.")]
+Rounds = Annotated[
+    int, typer.Option(min=0, help="Rounds in turns with the package, 0: without it.")
+]
+Jobs = Annotated[
+    list[int] | None, typer.Option(min=1, help="Also this many jobs at once; repeatable.")
+]
+Tokens = Annotated[
+    int, typer.Option(min=20, max=1000, help="Speech tokens of each job, 25 a second.")
+]
+LongText = Annotated[bool, typer.Option("--long", help="Also a text of 31 chunks.")]
+Compile = Annotated[bool | None, typer.Option("--compile/--no-compile", help="As TORCH_COMPILE.")]
+
+
 @bench.command("engine")
 def bench_engine(
-    model: Annotated[
-        Model, typer.Option(help="Only chatterbox is compared with the package.")
-    ] = Model.CHATTERBOX,
+    model: Annotated[Model, typer.Option(help="Which of the models.")] = Model.CHATTERBOX,
     model_path: Annotated[
         str, typer.Option(help="A folder of its weights; random ones by default.")
     ] = "",
     size: Annotated[Size, typer.Option(help="Of random weights.")] = Size.FULL,
-    device: Annotated[Kind | None, typer.Option(help="By default a GPU if there is one.")] = None,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads, by default all.")] = cpu_count(),
-    rounds: Annotated[
-        int | None,
-        typer.Option(min=0, help="Rounds in turns with the package, by default 3; 0: without it."),
-    ] = None,
-    jobs: Annotated[
-        list[int] | None, typer.Option(min=1, help="Also this many jobs at once; repeatable.")
-    ] = None,
-    tokens: Annotated[
-        int, typer.Option(min=20, max=1000, help="Speech tokens of each job, 25 a second.")
-    ] = 70,
-    long_text: Annotated[bool, typer.Option("--long", help="Also a text of 31 chunks.")] = False,
+    device: Device = None,
+    threads: Threads = None,
+    rounds: Rounds = 3,
+    jobs: Jobs = None,
+    tokens: Tokens = 70,
+    long_text: LongText = False,
     t3_dtype: Annotated[str | None, typer.Option(help="As TTS_T3_DTYPE.")] = None,
     prompt_seconds: Annotated[int | None, typer.Option(help="As TTS_VOICE_PROMPT_SECONDS.")] = None,
     first_slice: Annotated[int | None, typer.Option(help="As TTS_FIRST_SLICE_TOKENS.")] = None,
     growth: Annotated[float | None, typer.Option(help="As TTS_SLICE_GROWTH.")] = None,
-    torch_compile: Annotated[
-        bool | None, typer.Option("--compile/--no-compile", help="As TORCH_COMPILE.")
-    ] = None,
+    torch_compile: Compile = None,
     json_file: JsonFile = None,
     picture: PlotFile = None,
 ) -> None:
     """Measure the Chatterbox engine in turns with the package's own generate, on the same weights.
 
     Options default to the service's settings on this machine. Random weights of
-    full size take 3.2 GB, kept in the temporary folder, and both programs 12 GB of
-    memory. Both outputs are compared before any time counts.
+    full size take 2 to 3.2 GB, kept in the temporary folder, and both programs up
+    to 12 GB of memory. Both outputs are compared before any time counts.
     """
-    from app.bench.plot import check_matplotlib, draw
+    from app.bench.plot import check_matplotlib
 
     if picture:
         check_matplotlib()
     _check_chatterbox(model, model_path)
-    if rounds is None:
-        rounds = 3 if model is Model.CHATTERBOX else 0
-    elif rounds and model is not Model.CHATTERBOX:
-        raise StartupError(f"--model {model}: only chatterbox is compared, give --rounds 0")
     settings = _settings(
         tts_t3_dtype=t3_dtype,
         tts_voice_prompt_seconds=prompt_seconds,
@@ -152,13 +155,20 @@ def bench_engine(
         tts_slice_growth=growth,
         torch_compile=None if torch_compile is None else str(torch_compile),
     )
-    config = settings.engine_config(_kind(device), threads, slots=max(jobs or [1]))
+    config = settings.engine_config(_kind(device), threads or cpu_count(), slots=max(jobs or [1]))
     config = msgspec.structs.replace(
         config, model_path=model_path, variant=str(model), watermark=True
     )
-    from app.bench.engine import Plan, measure  # imports torch
+    from app.bench.engine import Plan  # imports torch
 
     plan = Plan(config, size is Size.TINY, tokens, rounds, tuple(jobs or ()), long_text)
+    _measure(plan, json_file, picture)
+
+
+def _measure(plan: "Plan", json_file: Path | None, picture: Path | None) -> None:
+    from app.bench.engine import measure
+    from app.bench.plot import draw
+
     with progress_bar() as bar:
         task = bar.add_task("starting", total=None)
         report = measure(plan, lambda step: bar.update(task, description=step))
@@ -171,10 +181,29 @@ def bench_engine(
             draw(report, file)
 
 
+@bench.command("checkpoint")
+def bench_checkpoint(
+    folder: Annotated[Path, typer.Argument(help="Where to make the model's folder.")],
+    model: Annotated[Model, typer.Option(help="Which of the models.")] = Model.CHATTERBOX,
+) -> None:
+    """Write a model of random weights (2 to 3.2 GB), to measure a service without the real ones.
+
+    It speaks noise, as fast as the real one. Each text chunk takes about 4 seconds
+    of it, as a sentence of 12 words does.
+    """
+    _check_chatterbox(model, "")
+    from app.bench.model_folder import write_model  # imports torch
+
+    with progress_bar() as bar:
+        bar.add_task("writing random weights", total=None)
+        write_model(folder, model)
+    typer.echo(f"MODEL={model} MODEL_PATH={folder} chatterbox-tts serve")
+
+
 def _check_chatterbox(model: Model, model_path: str) -> None:
     if not find_spec("torch") or not find_spec("chatterbox"):
         raise StartupError(
-            "bench engine needs Chatterbox's Python packages: "
+            "bench needs Chatterbox's Python packages: "
             "in a clone, pip install -c .ci/constraints.txt '.[chatterbox]'"
         )
     files = VARIANTS[model].needed_files

@@ -51,7 +51,7 @@ def folder() -> Iterator[Path]:
 def other(folder: Path) -> Iterator[Run]:
     """The upstream process."""
     with child_process(TQDM_DISABLE="1") as run:
-        run(upstream.load, folder, True, "cpu", 1, PLAN.tokens)
+        run(upstream.load, "chatterbox", folder, True, "cpu", 1, PLAN.tokens)
         yield run
 
 
@@ -117,11 +117,26 @@ def test_writes_table_json_and_plot(tmp_path: Path) -> None:
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("model", ["turbo", "multilingual"])
-def test_measures_each_model(model: str) -> None:
-    done = bench("--model", model, "--jobs", "2")
+@pytest.mark.parametrize("model", ["turbo", "nano", "multilingual"])
+def test_measures_each_model_beside_the_package(model: str, tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    done = bench("--model", model, "--rounds", "1", "--jobs", "2", "--json", str(file))
     assert done.returncode == 0, done.stderr
     assert model in done.stdout
+    figures = json.loads(file.read_text())
+    beside = figures["package"]
+    assert beside["tokens_same"] >= 40
+    assert beside["difference_db"] < -50
+    assert beside["correlation"]["median"] > 0.4
+    parts_s = beside["t3_ms_per_token"]["median"] * 40 / 1000 + beside["s3gen_s"]["median"]
+    assert 0.5 < parts_s / beside["total_s"]["median"] < 1
+    assert figures["own"]["stages_s"].keys() >= {"T3", "flow's solver", "vocoder", "watermark"}
+
+
+@pytest.mark.heavy
+def test_measures_the_engine_alone() -> None:
+    done = bench("--model", "nano", "--rounds", "0")
+    assert done.returncode == 0, done.stderr
     assert "generate" not in done.stdout
 
 
@@ -132,7 +147,6 @@ def test_measures_each_model(model: str) -> None:
         (("--first-slice", "501"), "TTS_FIRST_SLICE_TOKENS"),
         (("--model-path", "nowhere"), "nowhere"),
         (("--model", "turbo", "--model-path", "nowhere"), "t3_turbo_v1.safetensors"),
-        (("--model", "nano", "--rounds", "1"), "--rounds 0"),
     ],
 )
 def test_invalid_option_is_one_line(arguments: tuple[str, ...], said: str) -> None:

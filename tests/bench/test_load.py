@@ -35,6 +35,9 @@ def test_writes_table_and_json(service: Service, tmp_path: Path) -> None:
     assert figures["audio_s"] == pytest.approx(5 * 5 * 0.04)
     assert 0 < figures["first_byte_ms"]["p50"] <= figures["first_byte_ms"]["p99"]
     assert figures["first_byte_ms"]["p50"] <= figures["first_audible_ms"]["p50"]
+    factor, total_ms = figures["real_time_factor"], figures["total_ms"]
+    assert factor["p50"] == pytest.approx(total_ms["p50"] / 1000 / (5 * 0.04))
+    assert "real-time factor" in done.stdout
     assert figures["cpu_s"].keys() == {"master", "workers"}
 
 

@@ -9,7 +9,7 @@ from app.bench.plot import draw
 from app.bench.report import Figures, Report, Summary
 from tests.support.service import ROOT
 
-STAGES = ("T3", "flow's encoder", "flow's solver", "vocoder", "rest of S3Gen", "PCM, watermark")
+STAGES = ("T3", "flow's encoder", "flow's solver", "vocoder", "watermark", "PCM")
 ROUNDS = Summary(2.0, 1.5, 2.5)
 OWN: Figures = {
     "first_audio_s": Summary(1.0, 0.9, 1.1),
