@@ -34,11 +34,12 @@ def child_environment(**extra: str) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.upper() != "API_KEY"} | extra
 
 
-def worker_thread_env(device: str, threads: int, shares_cores: bool = False) -> dict[str, str]:
+def worker_thread_env(device: str, threads: int) -> dict[str, str]:
     """Variables that an engine's libraries read on loading; `device` is `cpu` or `cuda`.
 
-    `shares_cores`: other processes have as many threads for the same cores. Any of them may use all
-    of them while the others rest, but a thread that waits must not spin.
+    On a CPU a thread that waits for others sleeps. If it spins, as is usual, it takes its core from
+    T3, other models and other programs, and from the thread that it waits for: beside one busy
+    program a slice took ten times as long, and without one as long as now.
     """
     variables = {
         "OMP_NUM_THREADS": str(threads),
@@ -46,8 +47,7 @@ def worker_thread_env(device: str, threads: int, shares_cores: bool = False) -> 
     }
     if device == "cpu":
         variables["MALLOC_ARENA_MAX"] = "1"  # threads share the memory that is idle
-        if shares_cores:
-            variables["OMP_WAIT_POLICY"] = "PASSIVE"
+        variables["OMP_WAIT_POLICY"] = "PASSIVE"
     return variables
 
 

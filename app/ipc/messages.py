@@ -30,7 +30,6 @@ class WorkerConfig(msgspec.Struct, frozen=True):
     channels_dir: str  # holds the sockets
     voices_dir: str  # holds the decoded voices, one file per digest
     log_level: str
-    shares_cores: bool = False  # with the workers of other models
 
 
 # --- Jobs: backend → one worker (PUSH/PULL) ---------------------------------------------------

@@ -226,7 +226,6 @@ class LocalBackend:
             channels_dir=str(self._runtime_dir.channels),
             voices_dir=str(self._runtime_dir.voices),
             log_level=settings.effective_log_level,
-            shares_cores=bool(self._prefix),
         )
 
     async def _repeat_state(self) -> None:

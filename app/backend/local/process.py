@@ -48,9 +48,7 @@ class WorkerProcess:
                 env=child_environment(
                     **device.environment(),
                     CUDA_DEVICE_ORDER="PCI_BUS_ID",
-                    **worker_thread_env(
-                        device.kind, config.engine_config.threads, config.shares_cores
-                    ),
+                    **worker_thread_env(device.kind, config.engine_config.threads),
                     PYTHONPATH=python_path(PACKAGE_PARENT),
                 ),
             )

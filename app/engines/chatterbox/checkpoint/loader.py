@@ -45,6 +45,7 @@ from app.engines.chatterbox.runtime.linear import (
     Int8Linear,
     PackedLinear,
     convert_linears_to_bf16,
+    fuse_linears,
     replace_linears,
     use_linears,
 )
@@ -129,6 +130,7 @@ def _load_s3gen(checkpoint: "_Checkpoint", dtype: S3GenDtype, packed: bool) -> S
         for blocks in (estimator.down_blocks, estimator.mid_blocks, estimator.up_blocks):
             convert_linears_to_bf16(blocks, ("to_q", "to_k", "to_v"))
     elif packed:
+        fuse_linears(s3gen, PackedLinear, path, "flow.decoder.", "to_q", "to_k", "to_v")
         replace_linears(s3gen, PackedLinear, path, "flow.")
     if checkpoint.mapped_files:
         offload_blocks(s3gen.tokenizer.encoder.blocks, path, "tokenizer.encoder.blocks.")

@@ -41,10 +41,18 @@ class PackedLinear(nn.Module):
         self.register_buffer("weight", packed, persistent=False)
         self.register_buffer("bias", bias, persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """float32 [..., in] → float32 [..., out]."""
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+    def forward(self, x: Tensor, activation: str = "none") -> Tensor:
+        """float32 [..., in] → float32 [..., out]. `activation`: "none" or "gelu"."""
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(
+            x, self.weight, self.bias, activation, [], "none"
+        )
         return y
+
+
+def linear_gelu(layer: nn.Module, x: Tensor) -> Tensor:
+    """GELU (with the error function) of the layer's output, in one operation where there is one."""
+    y: Tensor = layer(x, "gelu") if isinstance(layer, PackedLinear) else F.gelu(layer(x))
+    return y
 
 
 class Int8Linear(nn.Module):
@@ -192,3 +200,16 @@ def replace_linears(
                 weight = weight.T.contiguous()
             parent, _, attribute = name.rpartition(".")
             setattr(module.get_submodule(parent), attribute, replacement(weight, layer.bias))
+
+
+def fuse_linears(
+    module: nn.Module, replacement: Replacement, file: Path, prefix: str, *names: str
+) -> None:
+    """As `replace_linears`, by one layer for those of `names` in a submodule, without biases."""
+    weights = map_file(file)
+    for path, parent in list(module.named_modules()):
+        if path.startswith(prefix) and all(hasattr(parent, name) for name in names):
+            rows = [weights.read(f"{path}.{name}.weight").float() for name in names]
+            setattr(parent, FUSED_PREFIX + names[0], replacement(torch.cat(rows), None))
+            for name in names:
+                delattr(parent, name)

@@ -10,7 +10,7 @@ from chatterbox.models.s3gen.matcha.transformer import BasicTransformerBlock
 from torch import Tensor, nn
 
 from app.engines.chatterbox.runtime.compilation import NO_COMPILER, Compiler
-from app.engines.chatterbox.runtime.linear import fused_linears
+from app.engines.chatterbox.runtime.linear import fused_linears, linear_gelu
 
 
 class Estimator:
@@ -87,7 +87,7 @@ class TransformerBlock(nn.Module):
             attn_mask=None if mask is None else mask[:, None, None],
         )
         x = x + self.output(attn_out.transpose(1, 2).flatten(2))
-        hidden: Tensor = x + self.ff_out(F.gelu(self.ff_in(self.ff_norm(x))))
+        hidden: Tensor = x + self.ff_out(linear_gelu(self.ff_in, self.ff_norm(x)))
         return hidden
 
 
