@@ -11,6 +11,8 @@ import { nameOf } from "./voice_names.js";
 const SHOWN = 6;
 const MORE = 50;
 const HOUR_MS = 3_600_000;
+/** Firefox ends requests as failed a moment before it closes the page. */
+const LEAVING_MS = 2000;
 
 export class History {
   _runs = [];
@@ -46,7 +48,7 @@ export class History {
     await this._loaded;
     const id = await unfinished.end();
     if (playback.file) await this._add({ ...runOf(playback), ...(id !== undefined && { id }) }, playback.file);
-    else await this._store.remove([{ id }]);
+    else setTimeout(() => this._store.remove([{ id }]), LEAVING_MS);
   }
 
   /** @param {import("./run_store.js").Run} run @param {Blob} sound */

@@ -399,6 +399,7 @@ async def test_history_and_choices_survive_a_reload(open_page: Open, scripted: S
     await expect(page.locator("#history")).to_contain_text("What you have spoken is kept here")
 
 
+@pytest.mark.heavy
 async def test_speech_interrupted_by_a_reload_is_in_the_history(
     open_page: Open, preview: Service
 ) -> None:
