@@ -2,16 +2,22 @@
 
 import { confirm } from "./confirm.js";
 import { byId, element, iconButton } from "./dom.js";
+import { format } from "./formats.js";
+import { fileNameOf, incompleteFileOf } from "./received.js";
 import { RunStore, surplus } from "./run_store.js";
+import { UnfinishedRun } from "./unfinished_run.js";
 import { nameOf } from "./voice_names.js";
 
 const SHOWN = 6;
 const MORE = 50;
 const HOUR_MS = 3_600_000;
+/** Firefox ends requests as failed a moment before it closes the page. */
+const LEAVING_MS = 2000;
 
 export class History {
   _runs = [];
   _shown = SHOWN;
+  _coming = new Map(); // by playback: its unfinished run
 
   /** @param {{onHear: Function, onUse: Function}} reactions to a run's buttons */
   constructor({ onHear, onUse }) {
@@ -27,9 +33,26 @@ export class History {
     this._loaded = this._load();
   }
 
-  /** @param {import("./run_store.js").Run} run @param {Blob} sound */
-  async add(run, sound) {
+  /** Keeps what comes of a speech, for the next page if this one is closed before `end`. */
+  begin(playback) {
+    const madeAt = Date.now();
+    const describe = () => ({ ...runOf(playback), unfinished: true, madeAt });
+    this._coming.set(playback, new UnfinishedRun(this._store, playback, describe));
+  }
+
+  /** Nothing more will come of it: what has come is listed. */
+  async end(playback) {
+    const unfinished = this._coming.get(playback);
+    if (!unfinished || unfinished.left) return;
+    this._coming.delete(playback);
     await this._loaded;
+    const id = await unfinished.end();
+    if (playback.file) await this._add({ ...runOf(playback), ...(id !== undefined && { id }) }, playback.file);
+    else setTimeout(() => this._store.remove([{ id }]), LEAVING_MS);
+  }
+
+  /** @param {import("./run_store.js").Run} run @param {Blob} sound */
+  async _add(run, sound) {
     this._runs.unshift(await this._store.add(run, sound));
     const old = surplus(this._runs);
     this._runs.length -= old.length;
@@ -66,6 +89,7 @@ export class History {
     const facts = element("p", { className: "small" }, factsOf(run).join(" · "));
     const hear = iconButton("▶", `Play: ${brief(run)}`, () => this._hear(run));
     const save = iconButton("↓", `Download: ${brief(run)}`, () => this._save(run));
+    hear.disabled = save.disabled = !run.seconds;
     const use = element("button", { type: "button", className: "quiet" }, "Use again");
     use.setAttribute("aria-label", `Use again: ${brief(run)}`);
     use.addEventListener("click", () => this._onUse(run.request));
@@ -86,7 +110,8 @@ export class History {
   }
 
   async _sound(run) {
-    const sound = await this._store.soundOf(run);
+    const kept = await this._store.soundOf(run);
+    const sound = kept && run.unfinished ? await incompleteFileOf(format(run.request.format), kept) : kept;
     if (!sound) this._said.textContent = "The browser has deleted this sound.";
     return sound;
   }
@@ -103,14 +128,28 @@ export class History {
 
 const brief = (run) => [...run.text].slice(0, 40).join("");
 
-function factsOf({ request, seconds, madeAt, incomplete }) {
+/** Of a playback, as it is at this moment. */
+function runOf(playback) {
+  const { request, file, pieces, peaks, incomplete } = playback;
+  const size = file?.size ?? pieces.reduce((sum, piece) => sum + piece.length, 0);
+  const facts = { name: fileNameOf(playback), size, seconds: peaks.seconds, incomplete };
+  return { text: request.text, request, madeAt: Date.now(), ...facts };
+}
+
+function lengthOf({ seconds, incomplete, unfinished }) {
+  if (unfinished && !seconds) return "interrupted before the first sound";
+  return `${seconds.toFixed(1)} s${unfinished ? ", interrupted" : incomplete ? ", incomplete" : ""}`;
+}
+
+function factsOf(run) {
+  const { request, madeAt } = run;
   const made = new Date(madeAt);
   const recent = Date.now() - madeAt < 12 * HOUR_MS;
   const when = recent ? { timeStyle: "short" } : { dateStyle: "medium", timeStyle: "short" };
   return [
     request.voice_id ? nameOf(request.voice_id) : "Default voice",
     request.model,
-    `${seconds.toFixed(1)} s${incomplete ? ", incomplete" : ""}`,
+    lengthOf(run),
     new Intl.DateTimeFormat(undefined, when).format(made),
   ].filter(Boolean);
 }

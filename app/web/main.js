@@ -12,7 +12,7 @@ import { Models } from "./models.js";
 import { Parameters } from "./parameters.js";
 import { isSample } from "./presets.js";
 import { Snippets } from "./snippets.js";
-import { Speaker, fileNameOf } from "./speaker.js";
+import { Speaker } from "./speaker.js";
 import { Status } from "./status.js";
 import { nameOf } from "./voice_names.js";
 import { Voices } from "./voices.js";
@@ -83,7 +83,10 @@ class Page {
       event.preventDefault();
       this._speak(this._request);
     });
-    this._speaker.onmade = (playback) => this._keep(playback);
+    this._speaker.onbegun = (playback) => {
+      if (playback.request.text !== SAMPLE) this._history.begin(playback); // else a voice is tried
+    };
+    this._speaker.onended = (playback) => this._history.end(playback);
     this._speaker.onfailed = (playback) => this._failed(playback);
     document.addEventListener("keydown", (event) => this._shortcut(event));
     for (const name of ["dragover", "drop"]) document.addEventListener(name, (event) => this._dropped(event));
@@ -257,14 +260,6 @@ class Page {
     if (error.status === 401 && this._api.key.value !== this._keyAsked) this._speak(request);
     if (error.code === "unreachable") this._status.refresh(); // so that its return is noticed
     if (error.code === "voice_not_found") this._voices.refresh(); // another tab has deleted it
-  }
-
-  _keep(playback) {
-    const { request, file, peaks, incomplete } = playback;
-    const { text } = request;
-    if (text === SAMPLE) return; // a voice was tried
-    const facts = { name: fileNameOf(playback), type: file.type, size: file.size, madeAt: Date.now() };
-    this._history.add({ text, request, seconds: peaks.seconds, incomplete, ...facts }, file);
   }
 }
 

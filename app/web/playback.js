@@ -8,7 +8,8 @@
 import { ApiError } from "./api.js";
 import { format } from "./formats.js";
 import { Peaks } from "./peaks.js";
-import { playable, wavOf } from "./wav.js";
+import { fileOf } from "./received.js";
+import { playable } from "./wav.js";
 
 export class Playback {
   state = "asking";
@@ -21,6 +22,8 @@ export class Playback {
   answer = null;
   /** Seconds since the click; null before the event. */
   times = { firstByte: null, firstSound: null, lastByte: null };
+  /** What has been received. @type {Uint8Array[]} */
+  pieces = [];
   /** The file to save, incomplete after an error; null before. */
   file = null;
   onchange = () => {};
@@ -37,7 +40,6 @@ export class Playback {
     this._api = api;
     this._audio = audio;
     this._stopping = new AbortController();
-    this._pieces = [];
   }
 
   /** Returns when everything was received; never raises. */
@@ -87,7 +89,7 @@ export class Playback {
   stop() {
     this._halt();
     if (!this.peaks.seconds) return;
-    this.file ??= this._saved(this._whole());
+    this.file ??= this._whole();
     if (!this.unplayable) this._offerAgain();
   }
 
@@ -118,7 +120,7 @@ export class Playback {
   async _receive(reader) {
     for (let piece; !(piece = await reader.read()).done; ) {
       this.times.firstByte ??= this._elapsed();
-      this._pieces.push(piece.value);
+      this.pieces.push(piece.value);
       this.player.append(piece.value);
       this.peaks.add(piece.value);
     }
@@ -131,7 +133,7 @@ export class Playback {
       this._end(new Error("The answer has no sound in it."));
       return;
     }
-    this.file = this._saved(new Blob(this._pieces));
+    this.file = fileOf(this.format, new Blob(this.pieces));
     this._play();
   }
 
@@ -143,20 +145,14 @@ export class Playback {
       return;
     }
     this.error = new ApiError(this._broken(), 200, "broken_off");
-    this.file = this._saved(this._whole());
+    this.file = this._whole();
     this._play();
   }
 
-  /** The received bytes up to the end of the last complete part. */
+  /** What was received, up to the end of the last complete part. */
   _whole() {
-    const sound = new Blob(this._pieces);
-    return sound.slice(0, sound.size - this.peaks.unfinishedBytes);
-  }
-
-  /** @param {Blob} sound */
-  _saved(sound) {
-    const { ending, headerBytes, type } = this.format;
-    return ending === "wav" ? wavOf(sound.slice(headerBytes)) : sound.slice(0, sound.size, type);
+    const sound = new Blob(this.pieces);
+    return fileOf(this.format, sound.slice(0, sound.size - this.peaks.unfinishedBytes));
   }
 
   /** Of all that was to come. */

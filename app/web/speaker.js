@@ -4,6 +4,7 @@ import { sentence } from "./api.js";
 import { byId, say, showPairs } from "./dom.js";
 import { Playback } from "./playback.js";
 import { QueuePlace } from "./queue_place.js";
+import { fileNameOf } from "./received.js";
 import { Replay } from "./replay.js";
 import { Retry } from "./retry.js";
 import { RunChart } from "./run_chart.js";
@@ -13,8 +14,10 @@ import { Transport } from "./transport.js";
 const NOTHING = { format: "", firstByte: null, firstSound: null, realTimeFactor: null, audio: 0, underruns: 0 };
 
 export class Speaker {
-  /** With a playback that is over, and has a file. */
-  onmade = (playback) => {};
+  /** With a playback that asks. */
+  onbegun = (playback) => {};
+  /** With a playback of which nothing more will come. */
+  onended = (playback) => {};
   /** With a playback that has failed. */
   onfailed = (playback) => {};
   /** A sentence about why nothing can be asked for; empty if it can. */
@@ -60,9 +63,10 @@ export class Speaker {
     this._status.hurried = true;
     this._showState(playback);
     setTimeout(() => playback.state === "asking" && this._status.refresh(), 200);
+    this.onbegun(playback);
     await playback.speak();
     if (playback === this._playback) this._offerDownload(playback);
-    if (playback.file) this.onmade(playback);
+    this.onended(playback);
     if (playback.error) this.onfailed(playback);
     if (playback.error && playback === this._playback) this._retry.offer(playback.error);
   }
@@ -149,9 +153,6 @@ export class Speaker {
     this._shownFigures = String(pairs);
   }
 }
-
-/** @param {Playback | Replay} playback */
-export const fileNameOf = ({ incomplete, format }) => `speech${incomplete ? "-incomplete" : ""}.${format.ending}`;
 
 /** Makes a change; moves the focus to Speak if the focused element is then hidden or disabled. */
 function keepingFocus(change) {

@@ -399,6 +399,58 @@ async def test_history_and_choices_survive_a_reload(open_page: Open, scripted: S
     await expect(page.locator("#history")).to_contain_text("What you have spoken is kept here")
 
 
+@pytest.mark.heavy
+async def test_speech_interrupted_by_a_reload_is_in_the_history(
+    open_page: Open, preview: Service
+) -> None:
+    page = (await open_page(preview)).page
+    rows = page.locator("#history li")
+    await speak(page, LONG, "wav")
+
+    async def is_kept() -> bool:
+        return bool((await page.evaluate(COUNT_KEPT))[1] >= 2)
+
+    await until(is_kept)
+    await page.reload()
+    await loaded(page)
+    await expect(rows).to_have_count(1)
+    await expect(rows).to_contain_text("s, interrupted")
+    name, content = await file_of(rows.get_by_role("button", name="Download"))
+    sound = decode_audio(content, "wav")
+    assert name == "speech-incomplete.wav"
+    assert f" {len(sound) / 24_000:.1f} s, interrupted" in await rows.inner_text()
+    assert np.abs(sound).max() > 0.1
+    await rows.get_by_role("button", name="Play").click()
+    await until(lambda: page.evaluate("audio.currentTime > 0.1"))
+
+    await page.route("**/tts/generate", lambda route: asyncio.sleep(0))  # without an answer
+    await speak(page, "Not heard.")
+    await expect(page.locator("#stop")).to_be_enabled()
+    await page.reload()
+    await loaded(page)
+    await expect(rows.first).to_contain_text("interrupted before the first sound")
+    await expect(rows.first.get_by_role("button", name="Play")).to_be_disabled()
+    await page.fill("#text", "")
+    await rows.first.get_by_role("button", name="Use again").click()
+    await expect(page.locator("#text")).to_have_value("Not heard.")
+    await page.click("#history-clear")
+    await page.get_by_role("button", name="Clear", exact=True).click()
+    await expect(rows).to_have_count(0)
+    await page.reload()
+    assert await page.evaluate(COUNT_KEPT) == [0, 0]
+    preview.wait_until(lambda: preview.busy() == 0)
+
+
+COUNT_KEPT = """async () => {
+    const opening = indexedDB.open("chatterbox-tts", 1);
+    await new Promise(done => { opening.onsuccess = done; });
+    const transaction = opening.result.transaction(["runs", "sounds"]);
+    const counts = ["runs", "sounds"].map(name => transaction.objectStore(name).count());
+    await new Promise(done => { transaction.oncomplete = done; });
+    return counts.map(one => one.result);
+}"""
+
+
 FILL = """async count => {
     const opening = indexedDB.open("chatterbox-tts", 1);
     await new Promise(done => { opening.onsuccess = done; });
