@@ -1,8 +1,11 @@
-"""Numba kernels for one decoding step of T3 with int8 weights on a CPU.
+"""Numba kernels for one decoding step of a layer of T3 with int8 weights on a CPU.
 
 Between torch's operations a step would spend more time than in them; a kernel runs a whole layer
 in one call, without the GIL and on one core, and leaves the others to S3Gen. Each row is computed
 by itself, so that its result does not depend on the rows beside it.
+
+They are in one file, because Numba does not compile a kernel anew when one that it calls has
+changed in another file.
 """
 
 from collections.abc import Callable
@@ -30,6 +33,35 @@ class NormWeights(NamedTuple):
     weight: Floats
     bias: Floats
     eps: float
+
+
+class GPT2Layer(NamedTuple):
+    """`keys`, `values`: the layer's KV cache, float32 [rows, heads, positions, head_dim]."""
+
+    attention_norm: NormWeights
+    qkv: Int8Weights
+    output: Int8Weights
+    mlp_norm: NormWeights
+    up: Int8Weights
+    down: Int8Weights
+    keys: Floats
+    values: Floats
+
+
+class LlamaLayer(NamedTuple):
+    """`keys`, `values`: the layer's KV cache, float32 [rows, kv_heads, positions, head_dim]."""
+
+    attention_norm: NormWeights
+    query: Int8Weights
+    key: Int8Weights
+    value: Int8Weights
+    output: Int8Weights
+    mlp_norm: NormWeights
+    gate: Int8Weights
+    up: Int8Weights
+    down: Int8Weights
+    keys: Floats
+    values: Floats
 
 
 _OPTIONS: dict[str, Any] = {
@@ -145,3 +177,90 @@ def write_kv(cache: Floats, position: int, entry: Floats) -> None:
     for head in range(kv_heads):
         for index in range(head_dim):
             cache[head, position, index] = entry[head * head_dim + index]
+
+
+@compiled
+def gelu(x: Floats) -> None:
+    """GPT-2's (Hendrycks & Gimpel 2016, with the hyperbolic tangent), in place."""
+    slope, cubic = np.float32(np.sqrt(2 / np.pi)), np.float32(0.044715)
+    half, one = np.float32(0.5), np.float32(1)
+    for row in range(len(x)):
+        for index in range(x.shape[1]):
+            value = x[row, index]
+            inner = slope * (value + cubic * value * value * value)
+            x[row, index] = half * value * (one + np.tanh(inner))
+
+
+@compiled
+def rotate(x: Floats, cosine: Floats, sine: Floats) -> None:
+    """`llama.rotate` of `x`, float32 [heads · head_dim], at one position, in place."""
+    half = len(cosine) // 2
+    for start in range(0, len(x), 2 * half):
+        for index in range(half):
+            left, right = x[start + index], x[start + half + index]
+            x[start + index] = left * cosine[index] - right * sine[index]
+            x[start + half + index] = right * cosine[half + index] + left * sine[half + index]
+
+
+@compiled
+def swiglu(gate: Floats, up: Floats) -> None:
+    """float32 [rows, n] each; the result replaces `gate`."""
+    one = np.float32(1)
+    for row in range(len(gate)):
+        for index in range(gate.shape[1]):
+            value = gate[row, index]
+            gate[row, index] = value / (one + np.exp(-value)) * up[row, index]
+
+
+@compiled
+def decode_gpt2(
+    layer: GPT2Layer, x: Floats, rows: NDArray[np.int64], positions: NDArray[np.int64]
+) -> Floats:
+    """float32 [rows, dim] → float32 [rows, dim]; `x[i]` is at `positions[i]` of row `rows[i]`."""
+    dim = x.shape[1]
+    qkv = linear(layer.qkv, layer_norm(layer.attention_norm, x))
+    attended, y = np.empty_like(x), x.copy()
+    for index in range(len(x)):
+        keys, values = layer.keys[rows[index]], layer.values[rows[index]]
+        position = positions[index]
+        write_kv(keys, position, qkv[index, dim : 2 * dim])
+        write_kv(values, position, qkv[index, 2 * dim :])
+        attend(qkv[index, :dim], keys, values, position + 1, attended[index])
+    add_linear(layer.output, attended, y)
+    hidden = linear(layer.up, layer_norm(layer.mlp_norm, y))
+    gelu(hidden)
+    add_linear(layer.down, hidden, y)
+    return y
+
+
+@compiled
+def decode_llama(
+    layer: LlamaLayer,
+    x: Floats,
+    cosine: Floats,
+    sine: Floats,
+    rows: NDArray[np.int64],
+    positions: NDArray[np.int64],
+) -> Floats:
+    """float32 [rows, dim] → float32 [rows, dim]; `x[i]` is at `positions[i]` of row `rows[i]`.
+
+    `cosine`, `sine`: of the rotary embedding, float32 [max_positions, head_dim].
+    """
+    normed = rms_norm(layer.attention_norm, x)
+    query, key = linear(layer.query, normed), linear(layer.key, normed)
+    value = linear(layer.value, normed)
+    attended, y = np.empty_like(query), x.copy()
+    for index in range(len(x)):
+        keys, values = layer.keys[rows[index]], layer.values[rows[index]]
+        position = positions[index]
+        rotate(query[index], cosine[position], sine[position])
+        rotate(key[index], cosine[position], sine[position])
+        write_kv(keys, position, key[index])
+        write_kv(values, position, value[index])
+        attend(query[index], keys, values, position + 1, attended[index])
+    add_linear(layer.output, attended, y)
+    normed = rms_norm(layer.mlp_norm, y)
+    hidden = linear(layer.gate, normed)
+    swiglu(hidden, linear(layer.up, normed))
+    add_linear(layer.down, hidden, y)
+    return y

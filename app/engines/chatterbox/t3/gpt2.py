@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from app.engines.chatterbox.runtime import kernels
 from app.engines.chatterbox.runtime.compilation import Compiler
 from app.engines.chatterbox.runtime.linear import Bfloat16Linear, Int8Linear
-from app.engines.chatterbox.t3 import gpt2_kernel
 from app.engines.chatterbox.t3.backbone import AttentionInputs, Backbone, CachedLayer, KVRange
 
 
@@ -23,10 +23,10 @@ class GPT2Backbone(Backbone):
         )
         self.position_embedding = tfmr.wpe
         self.norm = tfmr.ln_f
-        self._kernel_layers: tuple[gpt2_kernel.LayerWeights, ...] = ()
+        self._kernel_layers: tuple[kernels.GPT2Layer, ...] = ()
         if isinstance(tfmr.h[0].attn.c_proj, Int8Linear):
             self._kernel_layers = tuple(
-                gpt2_kernel.layer_weights(layer, cached.keys.numpy(), cached.values.numpy())
+                kernel_weights(layer, cached.keys.numpy(), cached.values.numpy())
                 for layer, cached in zip(tfmr.h, self.layers, strict=True)
             )
 
@@ -38,7 +38,7 @@ class GPT2Backbone(Backbone):
         if self._kernel_layers and x.shape[1] == 1:
             hidden, places = x[:, 0].numpy(), (rows.numpy(), positions[:, 0].numpy())
             for weights in self._kernel_layers:
-                hidden = gpt2_kernel.decode(weights, hidden, *places)
+                hidden = kernels.decode_gpt2(weights, hidden, *places)
             x = torch.from_numpy(hidden)[:, None]
         else:
             inputs = AttentionInputs.of(rows, positions, kv_range, self.cache_dtype)
@@ -92,3 +92,21 @@ class AttentionOutputAndMLP(nn.Module):
         x = x + self.output(attn_out.transpose(1, 2).flatten(2))
         hidden: Tensor = x + self.down(self.activation(self.up(self.norm(x))))
         return hidden
+
+
+def kernel_weights(layer: Any, keys: kernels.Floats, values: kernels.Floats) -> kernels.GPT2Layer:
+    """Of transformers' GPT2Block, whose linear layers are `Int8Linear`."""
+    return kernels.GPT2Layer(
+        _norm(layer.ln_1),
+        layer.attn.c_attn.arrays,
+        layer.attn.c_proj.arrays,
+        _norm(layer.ln_2),
+        layer.mlp.c_fc.arrays,
+        layer.mlp.c_proj.arrays,
+        keys,
+        values,
+    )
+
+
+def _norm(norm: Any) -> kernels.NormWeights:
+    return kernels.NormWeights(norm.weight.numpy(), norm.bias.numpy(), norm.eps)

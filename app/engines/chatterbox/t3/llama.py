@@ -2,13 +2,14 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from app.engines.chatterbox.runtime import kernels
 from app.engines.chatterbox.runtime.compilation import Compiler
 from app.engines.chatterbox.runtime.linear import Bfloat16Linear, Int8Linear, fused_linears
-from app.engines.chatterbox.t3 import llama_kernel
 from app.engines.chatterbox.t3.backbone import AttentionInputs, Backbone, CachedLayer, KVRange
 
 
@@ -27,10 +28,10 @@ class LlamaBackbone(Backbone):
             for layer in tfmr.layers
         )
         self.norm = tfmr.norm
-        self._kernel_layers: tuple[llama_kernel.LayerWeights, ...] = ()
+        self._kernel_layers: tuple[kernels.LlamaLayer, ...] = ()
         if isinstance(tfmr.layers[0].self_attn.o_proj, Int8Linear):
             self._kernel_layers = tuple(
-                llama_kernel.layer_weights(layer, cached.keys.numpy(), cached.values.numpy())
+                kernel_weights(layer, cached.keys.numpy(), cached.values.numpy())
                 for layer, cached in zip(tfmr.layers, self.layers, strict=True)
             )
         device = tfmr.norm.weight.device
@@ -47,7 +48,7 @@ class LlamaBackbone(Backbone):
             hidden, places = x[:, 0].numpy(), (rows.numpy(), positions[:, 0].numpy())
             angles = self.cosine.numpy(), self.sine.numpy()
             for weights in self._kernel_layers:
-                hidden = llama_kernel.decode(weights, hidden, *angles, *places)
+                hidden = kernels.decode_llama(weights, hidden, *angles, *places)
             x = torch.from_numpy(hidden)[:, None]
         else:
             inputs = AttentionInputs.of(rows, positions, kv_range, self.cache_dtype)
@@ -122,3 +123,26 @@ def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     """Rotary position embedding (Su et al. 2021, RoFormer) of `x`, [rows, n, heads, head_dim]."""
     left, right = x.chunk(2, dim=-1)
     return (x * cosine + torch.cat([-right, left], dim=-1) * sine).to(x.dtype)
+
+
+def kernel_weights(layer: Any, keys: kernels.Floats, values: kernels.Floats) -> kernels.LlamaLayer:
+    """Of transformers' LlamaDecoderLayer, whose linear layers are `Int8Linear`."""
+    attention, mlp = layer.self_attn, layer.mlp
+    return kernels.LlamaLayer(
+        _norm(layer.input_layernorm),
+        attention.q_proj.arrays,
+        attention.k_proj.arrays,
+        attention.v_proj.arrays,
+        attention.o_proj.arrays,
+        _norm(layer.post_attention_layernorm),
+        mlp.gate_proj.arrays,
+        mlp.up_proj.arrays,
+        mlp.down_proj.arrays,
+        keys,
+        values,
+    )
+
+
+def _norm(norm: Any) -> kernels.NormWeights:
+    weight = norm.weight.numpy()
+    return kernels.NormWeights(weight, np.zeros_like(weight), norm.variance_epsilon)
