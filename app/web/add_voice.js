@@ -38,12 +38,13 @@ export class AddVoice {
     if (!this._dialog.open) this._dialog.showModal();
   }
 
-  /** Goes on with a file that was dropped, or chosen. @param {File} file */
-  async take(file) {
+  /** Goes on with the first of the files that were dropped, or chosen. @param {FileList} files */
+  async take([file, ...others]) {
     this.open();
     try {
       const id = voiceNameOf(file.name);
       await this._edit(await Clip.of(file), id);
+      if (others.length) say(byId("add-failure"), `One voice at a time: this is ${file.name}. Add the others after it.`);
     } catch (error) {
       say(byId("add-failure"), error.message);
     }
@@ -54,7 +55,7 @@ export class AddVoice {
     on("record", "click", () => this._record());
     on("record-stop", "click", () => this._microphone?.stop());
     on("upload", "change", ({ target }) => {
-      if (target.files.length) this.take(target.files[0]);
+      if (target.files.length) this.take(target.files);
       target.value = "";
     });
     on("add-from", "input", () => this._trim("from"));

@@ -112,7 +112,7 @@ class Page {
   _dropped(event) {
     if (!event.dataTransfer.types.includes("Files")) return;
     event.preventDefault();
-    if (event.type === "drop" && event.dataTransfer.files.length) this._addVoice.take(event.dataTransfer.files[0]);
+    if (event.type === "drop" && event.dataTransfer.files.length) this._addVoice.take(event.dataTransfer.files);
   }
 
   // --- what is chosen ---------------------------------------------------------------------------

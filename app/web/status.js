@@ -1,6 +1,6 @@
 /** The server's status, polled every 2 s while the page is visible. */
 
-import { element, say, showPairs } from "./dom.js";
+import { byId, element, say, showPairs } from "./dom.js";
 import { UNREACHABLE, failureOf, sentence } from "./api.js";
 import { copied } from "./snippets.js";
 
@@ -70,6 +70,7 @@ export class Status {
     if (text === this._shownNotice) return;
     this._shownNotice = text;
     this._notice.hidden = !text;
+    byId("add-preview").hidden = model !== "preview";
     this._notice.replaceChildren(element("p", {}, text ?? ""));
     if (model === "preview") this._notice.append(commandBox(CURE));
   }
