@@ -36,7 +36,8 @@ class GPT2Backbone(Backbone):
         """See `Backbone`. Positions are embedded here, over the whole stream."""
         x = x + self.position_embedding(positions)
         if self._kernel_layers and x.shape[1] == 1:
-            hidden, places = x[:, 0].numpy(), (rows.numpy(), positions[:, 0].numpy())
+            hidden = x[:, 0].contiguous().numpy()
+            places = rows.numpy(), positions[:, 0].contiguous().numpy()
             for weights in self._kernel_layers:
                 hidden = kernels.decode_gpt2(weights, hidden, *places)
             x = torch.from_numpy(hidden)[:, None]

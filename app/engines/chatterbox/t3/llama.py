@@ -45,7 +45,8 @@ class LlamaBackbone(Backbone):
     ) -> Tensor:
         """See `Backbone`."""
         if self._kernel_layers and x.shape[1] == 1:
-            hidden, places = x[:, 0].numpy(), (rows.numpy(), positions[:, 0].numpy())
+            hidden = x[:, 0].contiguous().numpy()
+            places = rows.numpy(), positions[:, 0].contiguous().numpy()
             angles = self.cosine.numpy(), self.sine.numpy()
             for weights in self._kernel_layers:
                 hidden = kernels.decode_llama(weights, hidden, *angles, *places)
