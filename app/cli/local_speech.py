@@ -31,7 +31,7 @@ async def speak_here(
     from app.core.model import ModelInfo
     from app.engines.registry import load_engine
     from app.speech.options import SpeechOptions, validated
-    from app.speech.parameters import Asked, complete
+    from app.speech.parameters import RequestedSpeech, complete
     from app.text.cleaning import clean
     from app.voices.folder import digest_of
     from app.voices.language import language_of_voice
@@ -52,8 +52,8 @@ async def speak_here(
         engine = load_engine(chosen.engine, chosen.engine_config(config))
         try:
             info = ModelInfo.of(engine)
-            asked = Asked(options, voice_id, voice_language, text)
-            params, notice = complete(asked, defaults, info)
+            requested = RequestedSpeech(options, voice_id, voice_language, text)
+            params, notice = complete(requested, defaults, info)
             if notice and not quiet:
                 said = f"chatterbox-tts: {in_options(notice)}"
                 bar.console.print(said, markup=False, soft_wrap=True)

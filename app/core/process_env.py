@@ -37,9 +37,8 @@ def child_environment(**extra: str) -> dict[str, str]:
 def worker_thread_env(device: str, threads: int) -> dict[str, str]:
     """Variables that an engine's libraries read on loading; `device` is `cpu` or `cuda`.
 
-    On a CPU a thread that waits for others sleeps. If it spins, as is usual, it takes its core from
-    T3, other models and other programs, and from the thread that it waits for: beside one busy
-    program a slice took ten times as long, and without one as long as now.
+    On a CPU, OpenMP's threads sleep while they wait for each other. By default they spin, and so
+    keep a core from T3, from other processes, and from the very thread that they wait for.
     """
     variables = {
         "OMP_NUM_THREADS": str(threads),

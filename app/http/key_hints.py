@@ -31,7 +31,7 @@ MAX_QUERY_LENGTH = 4096
 
 
 def describe_key(scope: Scope, keys: list[str]) -> str:
-    """A sentence about why none of the `keys` of a request is right, or where the key belongs."""
+    """Explain why a request with these `keys` was refused, and how to send the key."""
     sent = [key for key in keys if key.strip()]
     if not sent:
         return f"The API key is missing. {_misplaced(scope) or WHICH}{PLACES}"

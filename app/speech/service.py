@@ -37,7 +37,7 @@ from app.observability.metrics import Metrics
 from app.settings import Settings
 from app.speech.model_resolver import with_download
 from app.speech.options import SpeechOptions
-from app.speech.parameters import Asked, CompleteParams, complete
+from app.speech.parameters import CompleteParams, RequestedSpeech, complete
 from app.speech.stream import SpeechStream
 from app.text.cleaning import clean
 from app.voices.library import VoiceLibrary
@@ -216,8 +216,8 @@ class SpeechService:
         defaults = self.settings.synthesis_params(model.defaults)
         known = voice_id and self.voices.find(voice_id)
         voice_language = self.voices.snapshot.language_of(known) if known else None
-        asked = Asked(options, known or voice_id, voice_language, text)
-        return complete(asked, defaults, model)
+        requested = RequestedSpeech(options, known or voice_id, voice_language, text)
+        return complete(requested, defaults, model)
 
     def _submit(
         self,

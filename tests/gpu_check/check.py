@@ -47,7 +47,7 @@ STOP_S = 2.0
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is measured. `paced`: numbers of clients that play what they hear, by model."""
+    """How much is measured. `paced`: how many clients play in real time, for each model."""
 
     total_s: float = 350
     requests: int = 20
@@ -191,7 +191,7 @@ async def _many_streams(plan: Plan, service: Service) -> Figures:
 
 
 async def _paced_streams(plan: Plan, service: Service, clients: int, passed: int) -> Figures:
-    """`passed`: the largest number of clients so far of whom none had an underrun."""
+    """`passed`: the most clients that have played without an underrun so far."""
     result = await _run_load(
         service,
         concurrency=clients,

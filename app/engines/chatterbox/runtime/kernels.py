@@ -35,7 +35,7 @@ class NormWeights(NamedTuple):
     eps: float
 
 
-class GPT2Layer(NamedTuple):
+class GPT2Weights(NamedTuple):
     """`keys`, `values`: the layer's KV cache, float32 [rows, heads, positions, head_dim]."""
 
     attention_norm: NormWeights
@@ -48,7 +48,7 @@ class GPT2Layer(NamedTuple):
     values: Floats
 
 
-class LlamaLayer(NamedTuple):
+class LlamaWeights(NamedTuple):
     """`keys`, `values`: the layer's KV cache, float32 [rows, kv_heads, positions, head_dim]."""
 
     attention_norm: NormWeights
@@ -75,13 +75,14 @@ def compiled(function: Kernel) -> Kernel:
     """Compile at the first call; keep the result on disk where Numba finds a folder to write to."""
     try:
         kernel = numba.njit(cache=True, **_OPTIONS)(function)
-    except RuntimeError:
+    except RuntimeError:  # Numba found none
         kernel = numba.njit(**_OPTIONS)(function)
     return cast(Kernel, kernel)
 
 
 @compiled
 def dot(weights: NDArray[Any], x: Floats) -> np.float32:
+    """Of `weights`, int8 or float32 [n], and `x`, float32 [n]."""
     total = np.float32(0)
     for index in range(len(x)):
         total += np.float32(weights[index]) * x[index]
@@ -214,7 +215,7 @@ def swiglu(gate: Floats, up: Floats) -> None:
 
 @compiled
 def decode_gpt2(
-    layer: GPT2Layer, x: Floats, rows: NDArray[np.int64], positions: NDArray[np.int64]
+    layer: GPT2Weights, x: Floats, rows: NDArray[np.int64], positions: NDArray[np.int64]
 ) -> Floats:
     """float32 [rows, dim] → float32 [rows, dim]; `x[i]` is at `positions[i]` of row `rows[i]`."""
     dim = x.shape[1]
@@ -235,7 +236,7 @@ def decode_gpt2(
 
 @compiled
 def decode_llama(
-    layer: LlamaLayer,
+    layer: LlamaWeights,
     x: Floats,
     cosine: Floats,
     sine: Floats,

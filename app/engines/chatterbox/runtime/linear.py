@@ -58,13 +58,13 @@ def linear_gelu(layer: nn.Module, x: Tensor) -> Tensor:
 class Int8Linear(nn.Module):
     """Weight-only int8 quantisation with one scale per output.
 
-    Decoding is bound by memory bandwidth and reads the int8 weights, by a kernel of its own, with
-    float32 activations. A long prompt is not: its weights are float32, made for each product.
+    Decoding is bound by memory bandwidth: `kernels.linear` reads the int8 weights, with float32
+    activations. A long prompt is not: its product takes float32 weights, dequantised for it.
     """
 
     weight: Tensor
     scale: Tensor
-    bias: Tensor | None
+    bias: Tensor  # zero if the layer has none
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
@@ -74,12 +74,12 @@ class Int8Linear(nn.Module):
         quantised = torch.cat([_quantise(rows, scales) for rows, scales in blocks])
         self.register_buffer("weight", quantised, persistent=False)
         self.register_buffer("scale", scale, persistent=False)
+        bias = torch.zeros_like(scale) if bias is None else bias.detach()
         self.register_buffer("bias", bias, persistent=False)
 
     @property
     def arrays(self) -> Int8Weights:
-        bias = torch.zeros_like(self.scale) if self.bias is None else self.bias
-        return Int8Weights(self.weight.numpy(), self.scale.numpy(), bias.detach().numpy())
+        return Int8Weights(self.weight.numpy(), self.scale.numpy(), self.bias.numpy())
 
     def forward(self, x: Tensor) -> Tensor:
         """float32 [rows, n, in] → float32 [rows, n, out]."""
@@ -93,7 +93,7 @@ ROW_INDEPENDENT = (PackedLinear, Int8Linear)
 """Layers that compute a row equally in a batch of any size."""
 
 _MAX_KERNEL_POSITIONS = 32
-"""For longer prompts, a product with float32 weights made for it takes less time."""
+"""For longer prompts, dequantising all weights takes less time than the kernel."""
 
 _BLOCK = 64
 """Rows quantised at a time: larger temporary tensors leave the heap fragmented, by about 1 GB."""
@@ -205,7 +205,10 @@ def replace_linears(
 def fuse_linears(
     module: nn.Module, replacement: Replacement, file: Path, prefix: str, *names: str
 ) -> None:
-    """As `replace_linears`, by one layer for those of `names` in a submodule, without biases."""
+    """Replace the layers of `names` in each submodule by one whose output is theirs, concatenated.
+
+    They have the same input and no bias. Weights are read as by `replace_linears`.
+    """
     weights = map_file(file)
     for path, parent in list(module.named_modules()):
         if path.startswith(prefix) and all(hasattr(parent, name) for name in names):

@@ -23,7 +23,7 @@ class GPT2Backbone(Backbone):
         )
         self.position_embedding = tfmr.wpe
         self.norm = tfmr.ln_f
-        self._kernel_layers: tuple[kernels.GPT2Layer, ...] = ()
+        self._kernel_layers: tuple[kernels.GPT2Weights, ...] = ()
         if isinstance(tfmr.h[0].attn.c_proj, Int8Linear):
             self._kernel_layers = tuple(
                 kernel_weights(layer, cached.keys.numpy(), cached.values.numpy())
@@ -95,9 +95,9 @@ class AttentionOutputAndMLP(nn.Module):
         return hidden
 
 
-def kernel_weights(layer: Any, keys: kernels.Floats, values: kernels.Floats) -> kernels.GPT2Layer:
+def kernel_weights(layer: Any, keys: kernels.Floats, values: kernels.Floats) -> kernels.GPT2Weights:
     """Of transformers' GPT2Block, whose linear layers are `Int8Linear`."""
-    return kernels.GPT2Layer(
+    return kernels.GPT2Weights(
         _norm(layer.ln_1),
         layer.attn.c_attn.arrays,
         layer.attn.c_proj.arrays,

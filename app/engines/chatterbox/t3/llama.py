@@ -28,7 +28,7 @@ class LlamaBackbone(Backbone):
             for layer in tfmr.layers
         )
         self.norm = tfmr.norm
-        self._kernel_layers: tuple[kernels.LlamaLayer, ...] = ()
+        self._kernel_layers: tuple[kernels.LlamaWeights, ...] = ()
         if isinstance(tfmr.layers[0].self_attn.o_proj, Int8Linear):
             self._kernel_layers = tuple(
                 kernel_weights(layer, cached.keys.numpy(), cached.values.numpy())
@@ -126,10 +126,12 @@ def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     return (x * cosine + torch.cat([-right, left], dim=-1) * sine).to(x.dtype)
 
 
-def kernel_weights(layer: Any, keys: kernels.Floats, values: kernels.Floats) -> kernels.LlamaLayer:
+def kernel_weights(
+    layer: Any, keys: kernels.Floats, values: kernels.Floats
+) -> kernels.LlamaWeights:
     """Of transformers' LlamaDecoderLayer, whose linear layers are `Int8Linear`."""
     attention, mlp = layer.self_attn, layer.mlp
-    return kernels.LlamaLayer(
+    return kernels.LlamaWeights(
         _norm(layer.input_layernorm),
         attention.q_proj.arrays,
         attention.k_proj.arrays,
